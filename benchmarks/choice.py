@@ -12,8 +12,8 @@ from benchmarks.common import check_name
 from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.config import registry, sizes
-from spiky_rl.config.options import UserError, check_number, declared
-from spiky_rl.hosts.common.devices import memory_of
+from spiky_rl.config.options import UserError, check_number, get_options
+from spiky_rl.hosts.common.devices import get_memory
 from spiky_rl.networks.feedforward import FeedForward
 
 
@@ -72,10 +72,10 @@ def settings(args: argparse.Namespace, device: str) -> list[Setting]:
 
 def chosen_neurons(names: Sequence[str]) -> list[str]:
     """The neurons to run. Raises UserError for one that does not exist."""
-    found = registry.names("neurons") if "all" in names else list(names)
+    found = registry.list_names("neurons") if "all" in names else list(names)
     for name in found:
         if ":" not in name:
-            check_name("--neurons", name, ("all", *registry.names("neurons")))
+            check_name("--neurons", name, ("all", *registry.list_names("neurons")))
         try:
             registry.resolve("neurons", name)
         except registry.RegistryError as error:
@@ -86,8 +86,8 @@ def chosen_neurons(names: Sequence[str]) -> list[str]:
 def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:
     """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
     for setting in compared:
-        declared(FeedForward.Options)["steps"].require("--steps", setting.steps)
+        get_options(FeedForward.Options)["steps"].require("--steps", setting.steps)
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
-    sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, memory_of(device))
+    sizes.require_memory({f"--batch {batch}": sizes.NUMBER * batch * largest}, get_memory(device))

@@ -31,11 +31,11 @@ from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
-from spiky_rl.classification.split import Split, split, subset
-from spiky_rl.classification.training import EVALUATED, over_time
+from spiky_rl.classification.split import Split, split, select_subset
+from spiky_rl.classification.training import EVALUATED, to_sequence
 from spiky_rl.cli import common
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive, seed_number
+from spiky_rl.config.arguments import positive_int, seed_int
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.datasets._events import MissingData
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         default=DATASET,
         metavar="NAME",
-        help=f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class",
+        help=f"what is classified: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class",
     )
     add(
         "--data",
@@ -65,15 +65,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--recordings",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="use N of them, of every class its share, the same for everyone",
     )
-    add("--epochs", type=positive, default=10, help="passes over the recordings")
+    add("--epochs", type=positive_int, default=10, help="passes over the recordings")
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
     add(
         "--split",
-        type=seed_number,
+        type=seed_int,
         default=1,
         help="seed that draws the recordings to test on, where a dataset has no test set of its own; settings were chosen on"
         " those that 0 draws, so a race on them flatters; default: 1",
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 def seeds(text: str) -> list[int]:
     """Whole numbers between commas, each once."""
-    found = [seed_number(part) for part in text.split(",")]
+    found = [seed_int(part) for part in text.split(",")]
     if min(found) < 0 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 0, each once, got {text!r}")
     return found
@@ -159,7 +159,9 @@ class Race:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Frames [T, B, O] and labels [B]."""
-        return over_time(self.held.frames(indices)).contiguous(), torch.from_numpy(self.held.labels[indices])
+        return to_sequence(self.held.frames(indices)).contiguous(), torch.from_numpy(
+            self.held.labels[indices]
+        )
 
     def _learn(self, name: str, order: np.ndarray) -> tuple[float, float]:
         """One pass over the recordings in this order; returns the mean loss and the process time."""
@@ -242,7 +244,7 @@ def load(args: argparse.Namespace) -> tuple[str, Samples]:
         if args.data is not None or args.dataset != DATASET:
             raise UserError(f"--data: {error}") from None
         name, dataset = SYNTHETIC, dataset_of(SYNTHETIC, given).build(data=folder)
-    chosen = subset(dataset.recordings, args.recordings, None)
+    chosen = select_subset(dataset.recordings, args.recordings, None)
     require_classes(dataset, chosen, folder)
     return dataset.agent, samples.load(name, dataset, chosen)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spiky_rl.classification.training import logits
+from spiky_rl.classification.training import compute_logits
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.networks.base import SpikingNetwork
 
@@ -30,7 +30,7 @@ class Ours(torch.nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames [T, B, O] -> what the largest of tells the class, [B, classes]."""
-        return logits(self.network, frames)
+        return compute_logits(self.network, frames)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of outputs [B, classes]."""

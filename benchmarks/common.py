@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
@@ -25,4 +25,6 @@ def keep_memory() -> bool:
 def check_name(flag: str, name: str, known: Sequence[str]) -> None:
     """Raise UserError for a name that is none of ``known``."""
     if name not in known:
-        raise UserError(f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{nearest(name, known)}")
+        raise UserError(
+            f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{suggest_name(name, known)}"
+        )

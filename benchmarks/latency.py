@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.plan import Plan, Request
+from spiky_rl.config.arguments import positive_int
+from spiky_rl.config.plan import RunPlan, RunRequest
 from spiky_rl.deploy import _calibration
-from spiky_rl.hosts.common.stopping import started
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.common.stopping import start_simulation
+from spiky_rl.hosts.run.prepare import make_plan
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""
@@ -33,39 +33,39 @@ WARM_UP = 50
 
 def parser() -> common.Parser:
     """The command line."""
-    how = {**TRAINED, "without": (*TRAINED["without"], "agent")}
-    found = common.Parser("bench.py latency", __doc__, Request, num_envs=1, device="cpu", **how)
+    how = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "agent")}
+    found = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **how)
     found.add_argument(
         "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
     )
-    found.add_argument("--steps", type=positive, default=2000, help="control steps that are timed")
+    found.add_argument("--steps", type=positive_int, default=2000, help="control steps that are timed")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     return found
 
 
 def bench(argv: Sequence[str]) -> int:
     """Time, print, write."""
-    args = parser().read(argv)
+    args = parser().parse(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
     plans = []
 
     from spiky_rl.hosts.run.checkpoint import find_checkpoint
-    from spiky_rl.hosts.run.simulate import played, simulated
+    from spiky_rl.hosts.run.simulate import load_inference_policy, open_env
 
     for agent in args.agents.split(","):
-        plan = prepare(picked(Request, args, agent=agent.strip()))
+        plan = make_plan(parse_settings(RunRequest, args, agent=agent.strip()))
         plans.append((plan, find_checkpoint(plan)))
     torch.set_num_threads(1)
 
     first = plans[0][0]
-    with started(simulated(first)) as env, tempfile.TemporaryDirectory() as folder:
+    with start_simulation(open_env(first)) as env, tempfile.TemporaryDirectory() as folder:
         contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
         policies = []
         for plan, checkpoint in plans:
-            policies.append(played(plan, env, checkpoint)[0].alg.get_policy())
-            with Bar("recording", plan.agent) as shown:
-                rollout = _calibration.record(policies[-1], env, shown)
+            policies.append(load_inference_policy(plan, env, checkpoint)[0].alg.get_policy())
+            with ProgressBar("recording", plan.agent) as shown:
+                rollout = _calibration.record_rollout(policies[-1], env, shown)
             contenders |= forms(plan, policies[-1], Path(folder) / plan.agent, rollout)
         seen = observations(env, policies[0])
     rows = race(contenders, seen, args.steps)
@@ -75,7 +75,7 @@ def bench(argv: Sequence[str]) -> int:
 
 
 def forms(
-    plan: Plan, policy: Any, folder: Path, rollout: _calibration.Rollout
+    plan: RunPlan, policy: Any, folder: Path, rollout: _calibration.CalibrationRollout
 ) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
     """A policy as it is and in every form that it can be written in: each maps an observation [1, O] to an action."""
     from tensordict import TensorDict
@@ -89,10 +89,10 @@ def forms(
             return policy(TensorDict({groups[0]: torch.from_numpy(x)}, batch_size=[1]))
 
     found: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
-    for name in registry.names("targets"):
+    for name in registry.list_names("targets"):
         target = registry.configure("targets", name, "targets").build()
         try:
-            target.refuse(plan.spec.tree())
+            target.refuse(plan.spec.to_dict())
         except registry.UserError as error:
             common.log.info("%s has no form %s: %s", agent, name, error)
             continue
@@ -105,9 +105,9 @@ def forms(
 
 def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
     """A session that is given back what it gives of its state."""
-    from spiky_rl.deploy._proof import state_of
+    from spiky_rl.deploy._proof import get_flat_state
 
-    state = state_of(policy)
+    state = get_flat_state(policy)
 
     def step(x: np.ndarray) -> Any:
         returned = session(x, state)
@@ -123,7 +123,7 @@ def observations(env: Any, policy: Any) -> list[np.ndarray]:
     env.reset()
     policy.reset()
     found = []
-    with torch.inference_mode(), Bar("recording", "an episode") as shown:
+    with torch.inference_mode(), ProgressBar("recording", "an episode") as shown:
         while True:
             obs = env.get_observations()
             found.append(torch.cat([obs[group] for group in policy.obs_groups], dim=-1)[:1].numpy().copy())

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.extras import require
+from spiky_rl.config.arguments import positive_int
+from spiky_rl.config.extras import require_module
 from spiky_rl.config.options import UserError, check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
@@ -41,13 +41,15 @@ def parser() -> Any:
         description="Time a task's environment, with its managers and random actions, on both physics.",
     )
     found.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
-    found.add_argument("--num_envs", type=positive, nargs="+", metavar="N", help="default: by task")
-    found.add_argument("--threads", type=positive, nargs="+", default=[1], metavar="N", help="CPU threads")
+    found.add_argument("--num_envs", type=positive_int, nargs="+", metavar="N", help="default: by task")
+    found.add_argument(
+        "--threads", type=positive_int, nargs="+", default=[1], metavar="N", help="CPU threads"
+    )
     found.add_argument(
         "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="in turns"
     )
-    found.add_argument("--rounds", type=positive, default=5, help="slices of each")
-    found.add_argument("--slice", type=positive, default=30, help="control steps in a slice")
+    found.add_argument("--rounds", type=positive_int, default=5, help="slices of each")
+    found.add_argument("--slice", type=positive_int, default=30, help="control steps in a slice")
     found.add_argument(
         "--assets", default="auto", choices=["auto", "local", "nucleus"], help="the robots' source"
     )
@@ -60,7 +62,7 @@ def bench(argv: list[str]) -> int:
     if argv[:1] == ["serve"]:
         return serve(json.loads(argv[1]))
     args = parser().parse_args(argv)
-    require("isaaclab", "isaaclab")
+    require_module("isaaclab", "isaaclab")
     common.setup_logging(False)
     for threads in args.threads:
         check_number("--threads", threads, int, low=1, high=len(os.sched_getaffinity(0)))
@@ -159,13 +161,15 @@ def serve(asked: dict[str, Any]) -> int:
     common.setup_logging(False)
     torch.set_num_threads(asked["threads"])
     configure_assets(asked["assets"])
-    from spiky_rl.hosts.isaaclab.environment import load_configs, simulation
+    from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation
     from spiky_rl.hosts.isaaclab.mujoco import choice
 
-    wanted, overrides = choice.split([f"physics={asked['physics']}"])
+    wanted, overrides = choice.split_physics_override([f"physics={asked['physics']}"])
     env_cfg, _ = load_configs(asked["task"], None, overrides)
-    choice.apply(env_cfg, wanted, "cpu")
-    launched = simulation(env_cfg, task_id=asked["task"], device="cpu", num_envs=asked["num_envs"], seed=SEED)
+    choice.apply_physics(env_cfg, wanted, "cpu")
+    launched = open_simulation(
+        env_cfg, task_id=asked["task"], device="cpu", num_envs=asked["num_envs"], seed=SEED
+    )
     with launched as env:
         env.reset(seed=SEED)
         clocks = Clocks(env.unwrapped.sim.physics_manager._solver)  # pylint: disable=protected-access

@@ -30,9 +30,9 @@ from benchmarks.contenders import (
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks._layer import Layer
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.reservoir import Reservoir
 
 ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}
@@ -95,7 +95,7 @@ class RecurrentSetting(SequenceSetting):
                 signal = run(gain * current)
         return network
 
-    def _run(self, layer: Layer, ops: TorchOps, current: Tensor) -> Tensor:
+    def _run(self, layer: SpikingLayer, ops: TorchOps, current: Tensor) -> Tensor:
         assert layer.loop is not None and layer.recurrent is not None
         within = {"feedback": layer.loop, "synapses": layer.recurrent.synapses()}
         values = layer.parameters_of_neuron()
@@ -135,7 +135,7 @@ class ReservoirSetting(SequenceSetting):
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:
-        record = Record()
+        record = ForwardRecord()
         self.reference(x, None, record=record)
         return [firing_rate(record.signal[1])]
 

@@ -27,10 +27,10 @@ from benchmarks.contenders import Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.extras import require
+from spiky_rl.config.arguments import positive_int
+from spiky_rl.config.extras import require_module
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.common.devices import check_device
+from spiky_rl.hosts.common.devices import resolve_device
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
         " MuJoCo-Warp; bench.py latency: exported policies one action at a time; see their own --help.",
     )
-    counts: dict[str, Any] = {"type": positive, "nargs": "+", "metavar": "N"}
+    counts: dict[str, Any] = {"type": positive_int, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     found.add_argument(
         "--networks", choices=NETWORKS, nargs="+", help="what to compare", default=["feedforward"]
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         **counts,
     )
     found.add_argument(
-        "--control-steps", type=positive, help="of recurrent networks and reservoirs", default=24
+        "--control-steps", type=positive_int, help="of recurrent networks and reservoirs", default=24
     )
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     found.add_argument(
@@ -77,9 +77,9 @@ def parser() -> argparse.ArgumentParser:
         "--neurons", help=f"all, or some of them; if not given, {usual}", default=argparse.SUPPRESS, **names
     )
     found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
-    found.add_argument("--rounds", type=positive, default=7, help="interleaved rounds")
+    found.add_argument("--rounds", type=positive_int, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    found.add_argument("--threads", type=positive, default=1, help="CPU threads; with several, wall time")
+    found.add_argument("--threads", type=positive_int, default=1, help="CPU threads; with several, wall time")
     found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
     found.add_argument(
         "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
@@ -292,7 +292,7 @@ def bench(argv: list[str]) -> int:
 
         return bench_physics.bench(argv[1:])
     args = parser().parse_args(argv)
-    device = check_device(args.device)
+    device = resolve_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
     compared = settings(args, device)
     names = chosen(vars(args).get("contenders"), args.networks)
@@ -301,7 +301,7 @@ def bench(argv: list[str]) -> int:
     if args.json:
         files.require_file("--json", args.json, (".json",))
     if args.plot or importlib.util.find_spec("matplotlib"):
-        require("matplotlib", "isaaclab")
+        require_module("matplotlib", "isaaclab")
         args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
         files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     common.setup_logging(False)
@@ -323,7 +323,7 @@ def bench(argv: list[str]) -> int:
     ):
         sys.stderr.write(f"failed: {line}\n")
     if args.plot:
-        files.write(
+        files.write_atomically(
             args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:])
         )
         print(f"plot: {args.plot}")

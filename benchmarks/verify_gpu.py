@@ -16,7 +16,7 @@ from benchmarks.verify_page import BENCHES, TRAININGS, Outcome, page
 from benchmarks.verify_results import RESULTS
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
+from spiky_rl.config.arguments import positive_int
 from spiky_rl.config.registry import UserError
 
 PAGE = Path("docs/gpu.md")
@@ -79,7 +79,7 @@ def parser() -> common.Parser:
     )
     found.add_argument(
         "--limit",
-        type=positive,
+        type=positive_int,
         metavar="SECONDS",
         help="of a step, which is then ended",
         default=7200,
@@ -171,7 +171,7 @@ def require_device() -> None:
     """Raise UserError where the CUDA kernels cannot run."""
     from spiky_rl.kernels import dispatch
 
-    if reason := dispatch.built("cupy").available():
+    if reason := dispatch.get_backend("cupy").get_unavailable_reason():
         raise UserError(f"{reason}; --dry-run walks the steps on the CPU")
 
 
@@ -191,7 +191,7 @@ def verify(argv: list[str]) -> int:
     size = DRY if args.dry_run else FULL
     outcomes = run_all(steps(folder, size), folder, size.device, args.limit)
     text = page(folder, outcomes, args.dry_run, size.environments, size.iterations)
-    files.write(out, lambda beside: beside.write_text(text, encoding="utf-8"))
+    files.write_atomically(out, lambda beside: beside.write_text(text, encoding="utf-8"))
     failed = [name for name, outcome in outcomes.items() if outcome.code != 0]
     for name in failed:
         sys.stderr.write(f"failed: {name}: {outcomes[name].told()}; see {folder / name}.log\n")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import equations
 import pictures
 from spiky_rl.config import registry
-from spiky_rl.config.options import Declared, declared
+from spiky_rl.config.options import OptionInfo, get_options
 from spiky_rl.config.registry import Component
 from spiky_rl.config.spec import read_agent
 
@@ -68,7 +68,7 @@ KINDS = {
 
 def kinds() -> list[str]:
     """All kinds, in the order of the pages."""
-    every = [*registry.ROOMS, *registry.DATA]
+    every = [*registry.COMPONENT_KINDS, *registry.FILE_KINDS]
     return [*(kind for kind in KINDS if kind in every), *(kind for kind in every if kind not in KINDS)]
 
 
@@ -79,7 +79,9 @@ def write(folder: Path) -> list[tuple[str, str]]:
     (folder / "index.md").write_text(overview(), encoding="utf-8")
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
-        sections = data_sections(kind) if kind in registry.DATA else sections_of(kind, folder / "pictures")
+        sections = (
+            data_sections(kind) if kind in registry.FILE_KINDS else sections_of(kind, folder / "pictures")
+        )
         text = "\n\n".join([f"# {title}", lead, *sections])
         (folder / f"{kind}.md").write_text(f"{text}\n", encoding="utf-8")
         pages.append((title, f"{kind}.md"))
@@ -95,14 +97,14 @@ def overview() -> str:
     lines = [lines[0], "", f"{lines[1]} from the registry.", ""]
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
-        entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.names(kind))
+        entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.list_names(kind))
         lines += [f"## [{title}]({kind}.md)", "", lead.partition(". ")[0].rstrip(".") + ".", "", entries, ""]
     return "\n".join(lines)
 
 
 def sections_of(kind: str, folder: Path) -> Iterator[str]:
     """A kind's entries, each with text, picture and options."""
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         cls = registry.resolve(kind, name)
         module = sys.modules[cls.__module__]
         head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
@@ -126,7 +128,7 @@ def drawn(kind: str, name: str) -> Figure | None:
     try:
         return pictures.draw(kind, name, registry.configure(kind, name, name))
     except registry.RegistryError:
-        for agent in registry.names("agents"):
+        for agent in registry.list_names("agents"):
             for settings in mappings(read_agent(agent)[1]):
                 if (
                     settings.get("name") == name
@@ -156,7 +158,7 @@ def prose(text: str, names: list[str] | None = None) -> str:
 def options(cls: type[Component]) -> str:
     """The table of what an entry can be told."""
     rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for key, option in declared(cls.Options).items():
+    for key, option in get_options(cls.Options).items():
         unit = "" if option.unit in ("", "1") else f" {option.unit}"
         rows.append(
             f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.meaning)} |"
@@ -177,9 +179,9 @@ def plain(value: object) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
-def allowed(option: Declared) -> str:
+def allowed(option: OptionInfo) -> str:
     """What an option may be, in words."""
-    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed
+    return ", ".join(f"`{choice}`" for choice in option.choices) or option.format_allowed
 
 
 def cell(text: str) -> str:
@@ -195,7 +197,7 @@ def source(kind: str, file: str | None) -> str:
 
 def data_sections(kind: str) -> Iterator[str]:
     """A kind of YAML files: each with its first words and its text."""
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         text = (registry.data_dir(kind) / f"{name}.yaml").read_text(encoding="utf-8")
         summary = str(yaml.safe_load(text).get("summary", ""))
         yield f'## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title="{kind}/{name}.yaml"\n{text.rstrip()}\n```'

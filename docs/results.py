@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, nearest
+from spiky_rl.config.options import UserError, suggest_name
 from spiky_rl.config.reading import parse_json, read_file
-from spiky_rl.experiments.analysis.comparisons import compare
-from spiky_rl.experiments.analysis.measures import PRICE, Energy, Row, choose_prices
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.experiments.analysis.comparisons import compare_agents
+from spiky_rl.experiments.analysis.measures import PRICE, Energy, AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
 from spiky_rl.experiments.report.verdicts import sentences
@@ -38,17 +38,19 @@ FIGURE = re.compile(r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>.*?)<!-- end
 def pick[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
     """The value of a name. Raises UserError that names the nearest."""
     if name not in found:
-        raise UserError(f"no {what} {name!r}; there are: {', '.join(sorted(found))}{nearest(name, found)}")
+        raise UserError(
+            f"no {what} {name!r}; there are: {', '.join(sorted(found))}{suggest_name(name, found)}"
+        )
     return found[name]
 
 
 @functools.cache
-def study(folder: str) -> Analysis:
+def study(folder: str) -> StudyAnalysis:
     """What a study's result files come to."""
-    return analyse(ROOT / folder)
+    return analyze_study(ROOT / folder)
 
 
-def row(folder: str, task: str, agent: str) -> Row:
+def row(folder: str, task: str, agent: str) -> AgentTaskRow:
     """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
     rows = study(folder).rows.items()
     found = {" on ".join(names): one for names, one in rows}
@@ -78,7 +80,7 @@ def score(folder: str, task: str, *agent: str) -> str:
     return mean(row(folder, task, " ".join(agent)))
 
 
-def mean(one: Row) -> str:
+def mean(one: AgentTaskRow) -> str:
     """The mean return with its interval, which a single seed has not."""
     return interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
 
@@ -130,7 +132,7 @@ def difference(folder: str, task: str, agent: str, *varied: str) -> str:
         first = [name for name in study(folder).labels if name.split()[0] == agent][:1]
         names = [*first, " ".join([agent, *varied])]
         scores = {name: {task: row(folder, task, name).by_seed} for name in names}
-        return interval(compare(scores, names[0])[0].difference)
+        return interval(compare_agents(scores, names[0])[0].difference)
     families = pick(study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
     found = {comparison.agent: comparison for comparison in families}
     return interval(pick(found, agent, f"agent compared in {folder}").difference)
@@ -333,7 +335,7 @@ KINDS = {
 def kinds(_: str) -> str:
     """A table of what there is, from the registry."""
     lines = [
-        [kind, meaning, ", ".join(f"`{name}`" for name in registry.names(kind))]
+        [kind, meaning, ", ".join(f"`{name}`" for name in registry.list_names(kind))]
         for kind, meaning in KINDS.items()
     ]
     return table("kind | what it is | entries", lines)
@@ -352,7 +354,20 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, verdicts, difference, lost, remains, energy, metre, operations, processor, value),
+        *(
+            score,
+            scores,
+            across,
+            verdicts,
+            difference,
+            lost,
+            remains,
+            energy,
+            metre,
+            operations,
+            processor,
+            value,
+        ),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )

@@ -34,9 +34,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def made_by_the_cpu() -> Iterator[None]:
     """What is made inside is made by the CPU's own kernels, also where the host plays the device: a reservoir's calibration there
     takes minutes."""
-    caches = (dispatch.backend, dispatch.automatic)
+    caches = (dispatch.require_backend, dispatch.resolve_auto)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(dispatch.compiled(), "cpu", "cpu")
+        patch.setitem(dispatch.list_compiled_backends(), "cpu", "cpu")
         for cached in caches:
             cached.cache_clear()
         yield

@@ -13,7 +13,7 @@ from benchmarks import run as bench
 from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
 from spiky_rl.config import registry, sizes, spec
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}
@@ -36,7 +36,7 @@ NO_NETWORK = (
 def configured(agent: str, *overrides: str) -> dict:
     """rsl_rl's configuration of an agent, as before a simulator starts."""
     merged = spec.resolve_agent(agent, "Isaac-Point", copy.deepcopy(HOST), [f"agent.{o}" for o in overrides])
-    return runner_config(merged)
+    return make_runner_cfg(merged)
 
 
 def said(capsys, command, *arguments) -> str:
@@ -187,11 +187,11 @@ def test_a_class_that_a_task_registers_may_be_given_more_by_its_own_model_and_on
         configured("mlp_ppo", f"actor.distribution_cfg.class_name={name}")
     host = copy.deepcopy(HOST)
     host["actor"]["distribution_cfg"] = {**GAUSSIAN, "class_name": name}
-    config = runner_config(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
+    config = make_runner_cfg(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
     assert config["actor"]["distribution_cfg"] == {**GAUSSIAN, "class_name": name}
     # which another model does not give
     with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no"):
-        runner_config(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
+        make_runner_cfg(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
 
 
 FILES = {
@@ -349,13 +349,13 @@ def test_a_size_that_no_memory_holds_is_refused_with_what_it_takes(case):
     (agent, *overrides), num_envs, message = SIZES[case]
     merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST), [f"agent.{o}" for o in overrides])
     with pytest.raises(UserError, match=f"{message}.*and there are 64 GB; make it smaller"):
-        sizes.check(merged, num_envs, 64 * GIGABYTE)
+        sizes.check_run_memory(merged, num_envs, 64 * GIGABYTE)
 
 
 def test_the_estimate_is_no_more_than_what_runs_need():
-    for agent in registry.names("agents"):
+    for agent in registry.list_names("agents"):
         merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST))
-        sizes.check(merged, 4096, GIGABYTE)
+        sizes.check_run_memory(merged, 4096, GIGABYTE)
     assert GIGABYTE < sizes.machine_memory() < 10**15
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.codecs.decoders.rate import RateDecoder
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, check_number, option
 from spiky_rl.kernels import dispatch
@@ -41,8 +41,8 @@ def mine(tmp_path):
 
 def test_names_are_the_files_of_a_room_without_its_helpers():
     zoo = ["alif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
-    assert registry.names("neurons") == zoo
-    assert registry.names("encoders") == [
+    assert registry.list_names("neurons") == zoo
+    assert registry.list_names("encoders") == [
         "beside",
         "delta",
         "direct",
@@ -52,23 +52,23 @@ def test_names_are_the_files_of_a_room_without_its_helpers():
         "sigma_delta",
     ]
     readouts = ["first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta"]
-    assert registry.names("decoders") == readouts
-    assert registry.names("networks") == ["feedforward", "reservoir"]
-    assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.names("agents"))
-    assert {"ant", "cartpole", "humanoid"} <= set(registry.names("tasks"))
-    for kind in registry.ROOMS:
-        assert not [name for name in registry.names(kind) if name == "base" or name[0] == "_"], kind
+    assert registry.list_names("decoders") == readouts
+    assert registry.list_names("networks") == ["feedforward", "reservoir"]
+    assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.list_names("agents"))
+    assert {"ant", "cartpole", "humanoid"} <= set(registry.list_names("tasks"))
+    for kind in registry.COMPONENT_KINDS:
+        assert not [name for name in registry.list_names(kind) if name == "base" or name[0] == "_"], kind
 
 
 def test_unknown_kind_is_named_with_the_nearest():
     with pytest.raises(RegistryError, match="unknown kind 'neuron'.*did you mean 'neurons'"):
-        registry.names("neuron")
+        registry.list_names("neuron")
 
 
 def test_file_stem_and_module_path_and_file_path_give_the_class(mine):
     assert registry.resolve("neurons", "lif") is Lif
     assert registry.resolve("neurons", "spiky_rl.neurons.lif:Lif") is Lif
-    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:Rate") is Rate
+    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:Rate") is RateDecoder
     leaky = registry.resolve("neurons", mine)
     assert leaky.__name__ == "Leaky"
     assert registry.resolve("neurons", mine) is leaky, "the file is executed once"
@@ -255,9 +255,9 @@ def test_whole_numbers_become_numbers_where_a_number_is_meant():
     assert isinstance(tau, float)
 
 
-@pytest.mark.parametrize("kind", registry.ROOMS)
+@pytest.mark.parametrize("kind", registry.COMPONENT_KINDS)
 def test_settings_round_trip_through_configure(kind):
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         first = registry.configure(kind, name, kind)
         assert registry.configure(kind, first.settings(), kind) == first
     chosen = {

@@ -8,7 +8,7 @@ import pytest
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config import registry, spec
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 
 TASK = "Isaac-Point"
 MLP = {
@@ -49,8 +49,8 @@ network:
   neuron: {name: lif, tau: 2.0}
   decoder: {name: membrane, tau: 2.0}
 """
-AGENTS = registry.names("agents")
-TASKS = registry.names("tasks")
+AGENTS = registry.list_names("agents")
+TASKS = registry.list_names("tasks")
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_values_that_nobody_sets_are_defaults_and_all_of_them_are_listed(agent):
     assert origin["network.stateful"] == "default"
     assert origin["network.decoder.name"] == "mine.yaml"
     assert origin["network.decoder.read"] == "default"
-    assert set(origin) == set(spec.flatten(found.tree()))
+    assert set(origin) == set(spec.flatten(found.to_dict()))
 
 
 def test_the_command_line_is_named_as_origin_of_its_errors(spiking):
@@ -307,11 +307,11 @@ def test_every_agent_parses_resolves_and_configures_the_host(name):
     found = resolve(name)
     assert spec.read_agent(name)[1]["summary"]
     assert {"actor", "critic", "algorithm", "num_steps_per_env"} <= set(found.runner)
-    config = runner_config(found)
+    config = make_runner_cfg(found)
     for role, network in (("actor", found.network), ("critic", found.critic_network)):
         assert ("network" in config[role]) == (network is not None)
         assert ("SpikingModel" in config[role]["class_name"]) == (network is not None)
-    assert all(origin for _, _, origin in found.rows())
+    assert all(origin for _, _, origin in found.list_values())
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -336,13 +336,13 @@ def test_a_task_without_a_file_is_no_error():
 
 def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
     host = {key: value for key, value in HOST.items() if key in RunnerSettings.model_fields}
-    assert runner_config(resolve("mlp_ppo")) == host
+    assert make_runner_cfg(resolve("mlp_ppo")) == host
     # an option of ours that changes nothing must not reach rsl_rl's own class
-    assert runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host
+    assert make_runner_cfg(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host
 
 
 def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
-    config = runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
+    config = make_runner_cfg(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
     assert config["algorithm"]["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
     assert config["algorithm"]["learning_rate_floor"] == 1e-4
     assert config["actor"]["class_name"] == "MLPModel"
@@ -352,7 +352,7 @@ STATEFUL = "agent.network.stateful=true"
 
 
 def test_burn_in_reaches_both_models_and_the_algorithm(spiking):
-    config = runner_config(resolve(spiking, STATEFUL, "agent.burn_in=6"))
+    config = make_runner_cfg(resolve(spiking, STATEFUL, "agent.burn_in=6"))
     assert [config[part]["burn_in"] for part in ("actor", "critic", "algorithm")] == [6, 6, 6]
     assert config["critic"]["class_name"] == "spiky_rl.hosts.rsl_rl:BurnInMLPModel"
     assert "burn_in" not in config
@@ -368,18 +368,18 @@ BAD_BURN_IN = {
 @pytest.mark.parametrize("texts", BAD_BURN_IN)
 def test_burn_in_is_refused(texts, spiking):
     with pytest.raises(SpecError, match=BAD_BURN_IN[texts]):
-        runner_config(resolve(spiking, *texts.split()))
+        make_runner_cfg(resolve(spiking, *texts.split()))
     with pytest.raises(SpecError, match="need a stateful network; set agent.network.stateful=true"):
-        runner_config(resolve("mlp_ppo", "agent.burn_in=6"))
+        make_runner_cfg(resolve("mlp_ppo", "agent.burn_in=6"))
 
 
 def test_a_learning_rate_of_the_critics_own_needs_the_fixed_schedule():
     fixed = ("agent.algorithm.critic_learning_rate=1e-2", "agent.algorithm.schedule=fixed")
-    algorithm = runner_config(resolve("mlp_ppo", *fixed))["algorithm"]
+    algorithm = make_runner_cfg(resolve("mlp_ppo", *fixed))["algorithm"]
     assert algorithm["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
     assert algorithm["critic_learning_rate"] == 1e-2
     with pytest.raises(SpecError, match="critic_learning_rate: needs agent.algorithm.schedule=fixed"):
-        runner_config(resolve("mlp_ppo", *fixed[:1]))
+        make_runner_cfg(resolve("mlp_ppo", *fixed[:1]))
 
 
 BAD_LAYERS = {

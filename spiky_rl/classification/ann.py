@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import Trainer, accuracy, seen
+from spiky_rl.classification.training import Trainer, compute_accuracy, get_sequence_shape
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.hosts.common.stopping import StopRequest
 
 NAME = "mlp"
 """Name in `Flags` and in result files."""
@@ -42,7 +42,7 @@ def build(trainer: Trainer, seed: int) -> Trainer:
     spec = agent_of(AGENT, trainer.samples.name, OVERRIDES)
     assert spec.network is not None
     how = spec.runner["frames"]
-    _, inputs = seen(trainer.samples.size, how)
+    _, inputs = get_sequence_shape(trainer.samples.size, how)
     weights = math.prod(inputs) * WIDTHS[0]
     if weights > MAX_WEIGHTS:
         raise UserError(
@@ -59,7 +59,9 @@ def build(trainer: Trainer, seed: int) -> Trainer:
     return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
 
 
-def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> dict[str, Any]:
+def train(
+    trainer: Trainer, seed: int, stop: StopRequest, shown: ProgressFactory = no_progress
+) -> dict[str, Any]:
     """Train the ANN beside a network's ``trainer`` and test it; return what a result file says of it.
 
     Args:
@@ -77,14 +79,14 @@ def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> di
                     return {"name": NAME, "accuracy": None, "left_out": "a stop was asked for"}
     except (UserError, FloatingPointError) as error:
         return {"name": NAME, "accuracy": None, "left_out": str(error)}
-    best = ann.choose()
-    _, _, operations = ann.observe()
+    best = ann.load_best()
+    _, _, operations = ann.measure_activity()
     history = ann.history
     return {
         "name": NAME,
         "layers": list(WIDTHS),
         "learning_rate": ann.settings.learning_rate,
-        "accuracy": accuracy(ann, ann.split.test),
+        "accuracy": compute_accuracy(ann, ann.split.test),
         "accuracy_validation": history.accuracy_validation[best],
         "accuracy_train": history.accuracy_train[best],
         "epoch": best + 1,

@@ -86,6 +86,8 @@ def write_confusion(folder: Path, board: SummaryWriter | None, result: Mapping[s
         log.warning("matplotlib is not installed: confusion.png is not drawn")
         return
     figure = confusion_picture(result["confusion"], result["classes"], title)
-    files.write(folder / "confusion.png", lambda beside: figure.savefig(beside, format="png", dpi=120))
+    files.write_atomically(
+        folder / "confusion.png", lambda beside: figure.savefig(beside, format="png", dpi=120)
+    )
     if board is not None:
         board.add_figure("Classification/confusion", figure, result["epochs"] - 1)

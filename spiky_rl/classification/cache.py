@@ -21,9 +21,9 @@ import numpy as np
 from spiky_rl.config import files
 from spiky_rl.config.reading import open_regular
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check_events
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ KEYS = ("offsets", "digests", "index", "ends", "skipped")
 
 
 @dataclass(frozen=True)
-class Stored:
+class CachedRecordings:
     """Recordings as the cache holds them: events, their hashes, and what was left out."""
 
     places: np.ndarray
@@ -56,7 +56,7 @@ class Stored:
     """What is wrong with each of the others."""
 
 
-def placed(events: Events, dataset: Dataset) -> np.ndarray:
+def index_events(events: Events, dataset: Dataset) -> np.ndarray:
     """Where the events within the window fall in the flat frames [bins, channels, rows, columns]."""
     start, end = dataset.window
     k = (events.t - start) * dataset.bins // (end - start)
@@ -65,9 +65,12 @@ def placed(events: Events, dataset: Dataset) -> np.ndarray:
     return place[(k >= 0) & (k < dataset.bins)].astype(PLACE)
 
 
-def stored(
-    dataset: Dataset, recordings: Sequence[Recording], skip_bad: bool = False, shown: Shown = unseen
-) -> Stored:
+def load_cached(
+    dataset: Dataset,
+    recordings: Sequence[Recording],
+    skip_bad: bool = False,
+    progress: ProgressFactory = no_progress,
+) -> CachedRecordings:
     """Recordings from the cache; those that it does not hold yet are read from their files.
 
     Args:
@@ -85,19 +88,26 @@ def stored(
         raise UserError(
             f"dataset.bins: {dataset.bins} frames of {' x '.join(map(str, dataset.shape))} are more than 2^32 values"
         )
-    sees = (VERSION, dataset.reader(), dataset.bins, dataset.window, dataset.shape, sorted(dataset.stamps()))
+    sees = (
+        VERSION,
+        dataset.get_reader_fingerprint(),
+        dataset.bins,
+        dataset.window,
+        dataset.shape,
+        sorted(dataset.get_fingerprints()),
+    )
     text = repr((sees, [(r.name, r.member, r.row) for r in recordings]))
     name = f"{type(dataset).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path = files.cache_folder() / "frames" / f"{name}.events"
-    held = _held(path)
+    held = _open_cached(path)
     if held is None:
         try:
-            _build(path, dataset, recordings, skip_bad, shown)
+            _build(path, dataset, recordings, skip_bad, progress)
         except OSError as error:
             raise UserError(
                 f"recordings cannot be kept in {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to another folder"
             ) from None
-        held = _held(path)
+        held = _open_cached(path)
         if held is None:
             raise UserError(
                 f"{path}: is another than was written; set SPIKY_RL_CACHE to a folder on another disk"
@@ -107,7 +117,7 @@ def stored(
     return held
 
 
-def _held(path: Path) -> Stored | None:
+def _open_cached(path: Path) -> CachedRecordings | None:
     """What lies on the disk, mapped; None where there is nothing, or something damaged. A use is noted as the files' time."""
     about = path.with_suffix(".npz")
     if not (path.is_file() and about.is_file()):
@@ -128,7 +138,7 @@ def _held(path: Path) -> Stored | None:
     for file_used in (path, about):
         os.utime(file_used)
     skipped = tuple(map(str, held.pop("skipped")))
-    return Stored(places, **held, skipped=skipped)
+    return CachedRecordings(places, **held, skipped=skipped)
 
 
 def _digest_all(places: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -141,11 +151,11 @@ def _digest_all(places: str, path: Path, arrays: Mapping[str, np.ndarray]) -> st
 
 
 def _build(
-    path: Path, dataset: Dataset, recordings: Sequence[Recording], skip_bad: bool, shown: Shown
+    path: Path, dataset: Dataset, recordings: Sequence[Recording], skip_bad: bool, shown: ProgressFactory
 ) -> None:
     """Read the recordings into the cache."""
     limit = limit_bytes()
-    size = estimate(dataset, recordings)
+    size = estimate_bytes(dataset, recordings)
     path.parent.mkdir(parents=True, exist_ok=True)
     # refused before anything makes room for it
     free = shutil.disk_usage(path.parent).free + sum(s for s, _ in _unused(path.parent, limit - size))
@@ -159,7 +169,7 @@ def _build(
             f"{len(recordings)} recordings of {dataset.title} take about {size / 1e9:.3g} GB, and {have}; take fewer with"
             " --recordings, or set SPIKY_RL_CACHE to another folder, or SPIKY_RL_CACHE_GB to more"
         )
-    make_room(path.parent, limit - size)
+    evict(path.parent, limit - size)
     log.info(
         "reading %d recordings of %s, about %.3g MB, into %s",
         len(recordings),
@@ -174,13 +184,13 @@ def _build(
         with beside.open("wb") as file, shown(f"reading {dataset.title}") as tell:
             for number, recording in enumerate(recordings):
                 try:
-                    events = _sound(dataset, recording)
+                    events = _read_valid(dataset, recording)
                 except EventFileError as error:
                     if not skip_bad:
                         raise EventFileError(f"{error}; --skip_bad leaves such recordings out") from None
                     skipped.append(str(error))
                     continue
-                own = placed(events, dataset)
+                own = index_events(events, dataset)
                 offsets.append(offsets[-1] + len(own))
                 if offsets[-1] * PLACE.itemsize > limit:
                     raise UserError(
@@ -195,7 +205,7 @@ def _build(
         if not index:
             raise EventFileError(f"{skipped[0]}; no recording is left")
 
-    files.write(path, fill, durable=False)
+    files.write_atomically(path, fill, durable=False)
     arrays = {
         "offsets": np.array(offsets, np.int64),
         "digests": np.array(digests, np.uint64),
@@ -209,13 +219,13 @@ def _build(
         with beside.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
-    files.write(path.with_suffix(".npz"), note, durable=False)
+    files.write_atomically(path.with_suffix(".npz"), note, durable=False)
 
 
-def _sound(dataset: Dataset, recording: Recording) -> Events:
+def _read_valid(dataset: Dataset, recording: Recording) -> Events:
     """A recording with events in the window, all on the sensor. Raises EventFileError."""
-    events, (start, end) = dataset.read(recording), dataset.window
-    check(events, dataset.path(recording), dataset.shape)
+    events, (start, end) = dataset.read_events(recording), dataset.window
+    check_events(events, dataset.path(recording), dataset.shape)
     if not ((events.t >= start) & (events.t < end)).any():
         first, last = int(events.t.min()), int(events.t.max())
         raise EventFileError(
@@ -230,14 +240,14 @@ def digest(events: Events) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def estimate(dataset: Dataset, recordings: Sequence[Recording]) -> int:
+def estimate_bytes(dataset: Dataset, recordings: Sequence[Recording]) -> int:
     """Bytes that recordings take in the cache, from some of them."""
     counts = []
     for number in sorted(
         {round(i) for i in np.linspace(0, len(recordings) - 1, min(MEASURED, len(recordings)))}
     ):
         try:
-            counts.append(len(dataset.read(recordings[number])))
+            counts.append(len(dataset.read_events(recordings[number])))
         except EventFileError:  # refused or skipped where all are read
             continue
     return round(PLACE.itemsize * len(recordings) * sum(counts) / max(len(counts), 1))
@@ -255,7 +265,7 @@ def limit_bytes() -> float:
     return limit * 1e9
 
 
-def make_room(folder: Path, limit: float) -> None:
+def evict(folder: Path, limit: float) -> None:
     """Delete what was not used for longest, until no more than ``limit`` bytes of recordings are left."""
     files.remove_leftovers(folder)
     for _, path in _unused(folder, limit):

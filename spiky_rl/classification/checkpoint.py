@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from spiky_rl.classification.loaded import LoadedCheckpoint
-from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of
+from spiky_rl.classification.settings import LIBRARY, ClassifyOptions, dataset_of
 from spiky_rl.classification.training import History, Trainer
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.named_code import find_code
-from spiky_rl.config.options import Names, Record, RegistryError, UserError, nearest, short
+from spiky_rl.config.options import Names, FileRecord, RegistryError, UserError, suggest_name, shorten
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets._events import LATEST, MOST_PIXELS
@@ -33,7 +33,7 @@ FIRST_MOMENT, SECOND_MOMENT, STEP = "exp_avg", "exp_avg_sq", "step"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
-class DatasetSettings(Record):
+class DatasetSettings(FileRecord):
     """A run's dataset: what all have in common."""
 
     name: str
@@ -41,14 +41,14 @@ class DatasetSettings(Record):
     binary: bool
 
 
-class RunSettings(Record):
+class RunSettings(FileRecord):
     """Flags and dataset of a run."""
 
-    flags: Flags
+    flags: ClassifyOptions
     dataset: DatasetSettings
 
 
-class ClassifierIdentity(Record):
+class ClassifierIdentity(FileRecord):
     """Identity of a classification: what it was trained on, and how."""
 
     dataset: str
@@ -77,7 +77,7 @@ class ClassifierIdentity(Record):
         return self
 
 
-class Content(Record):
+class Content(FileRecord):
     """A checkpoint but for its random states and its identity."""
 
     network: dict[str, Any]
@@ -106,7 +106,7 @@ def read(path: Path) -> LoadedCheckpoint:
         ClassifierIdentity.check(IDENTITY, loaded.identity)
         RunnerSettings.check(f"{IDENTITY}.spec", loaded.identity["spec"])
         dataset = loaded.identity["settings"]["dataset"]
-        if dataset["name"] in registry.names("datasets"):
+        if dataset["name"] in registry.list_names("datasets"):
             _require_options(dataset)
         if not find_code(loaded.identity["spec"]):
             loaded.spec()
@@ -121,13 +121,13 @@ def _require_tensors(key: str, weights: Mapping[Any, object]) -> None:
     """Raise RegistryError where the ``weights`` below ``key`` are not tensors by name."""
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RegistryError(f"{key}.{name}: expected a tensor, got {short(value)}")
+            raise RegistryError(f"{key}.{name}: expected a tensor, got {shorten(value)}")
 
 
 def _require_digests(learned: object) -> None:
     """Raise RegistryError where ``learned`` is no list of recordings' hashes."""
     if not isinstance(learned, Tensor):
-        raise RegistryError(f"learned: expected a tensor, got {short(learned)}")
+        raise RegistryError(f"learned: expected a tensor, got {shorten(learned)}")
     if learned.dtype != torch.int64 or learned.ndim != 1 or not learned.numel():
         raise RegistryError(f"learned: {_describe(learned)}; it must be a list of whole numbers")
 
@@ -151,9 +151,9 @@ def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], wher
     named = {EXTRA if name == EARLIER else name: tensor for name, tensor in weights.items()}
     own = network.state_dict()
     if missing := [name for name in own if name not in named]:
-        raise CheckpointError(f"{where}: missing {missing[0]}{nearest(missing[0], named)}")
+        raise CheckpointError(f"{where}: missing {missing[0]}{suggest_name(missing[0], named)}")
     if unknown := [name for name in named if name not in own]:
-        raise CheckpointError(f"{where}.{unknown[0]}: no such weight{nearest(unknown[0], own)}")
+        raise CheckpointError(f"{where}.{unknown[0]}: no such weight{suggest_name(unknown[0], own)}")
     for name, tensor in named.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
@@ -170,12 +170,12 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
     if len(groups) != 1:
         raise CheckpointError(f"{where}.param_groups: has {len(groups)} values; it must have 1")
     if (params := groups[0]["params"]) != own["params"]:
-        raise CheckpointError(f"{where}.param_groups.0.params: {short(params)}; it must be {own['params']}")
+        raise CheckpointError(f"{where}.param_groups.0.params: {shorten(params)}; it must be {own['params']}")
     for key, value in groups[0].items():
         # the schedule sets the learning rate; a setting that came later is none of this version's
         if key not in ("lr", "params") and key in own and value != own[key]:
             raise CheckpointError(
-                f"{where}.param_groups.0.{key}: {short(value)} is none of this run's; it must be {own[key]}"
+                f"{where}.param_groups.0.{key}: {shorten(value)} is none of this run's; it must be {own[key]}"
             )
     for index, moments in state["state"].items():
         place = f"{where}.state.{index}"
@@ -184,7 +184,7 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
         for key, shape in ((STEP, ()), *((k, weights[index].shape) for k in (FIRST_MOMENT, SECOND_MOMENT))):
             value = moments.get(key)
             if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-                text = _describe(value) if isinstance(value, Tensor) else f"got {short(value)}"
+                text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"
                 raise CheckpointError(f"{place}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
@@ -198,12 +198,12 @@ def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, have: int) -> None
     """
     assert spec.network is not None
     layers, connection = getattr(spec.network.options, "layers", ()), spec.network.parts.get("connection")
-    dense = isinstance(connection, registry.Configured) and connection.name == "linear"
+    dense = isinstance(connection, registry.ComponentSpec) and connection.name == "linear"
     inputs = loaded.identity["shape"]
     weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
     first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": sizes.NUMBER * weights}
     try:
-        sizes.require({**first, **sizes.models(spec, "one recording", 1)}, have)
+        sizes.require_memory({**first, **sizes.compute_model_bytes(spec, "one recording", 1)}, have)
     except UserError as error:
         raise CheckpointError(f"{loaded.path}: {error}") from None
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.training import logits
+from spiky_rl.classification.training import compute_logits
 from spiky_rl.config.options import UserError
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.reservoirs.calibration import bisect
 
@@ -82,6 +82,6 @@ def _make_factor_error(index: int) -> UserError:
 
 def _record_signal(network: FeedForward, frames: Tensor) -> list[Tensor]:
     """Return the input of every layer of a ``network``, and of its decoder, for ``frames``."""
-    record = Record(only_signal=True)
-    logits(network, frames, record)
+    record = ForwardRecord(only_signal=True)
+    compute_logits(network, frames, record)
     return record.signal

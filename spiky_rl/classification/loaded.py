@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.options import RegistryError, at
-from spiky_rl.config.spec import AgentSpec, complete, flatten
+from spiky_rl.config.options import RegistryError, error_path
+from spiky_rl.config.spec import AgentSpec, build_agent_spec, flatten
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LoadedCheckpoint:
     def spec(self) -> AgentSpec:
         """The run's agent; classes that it names are imported. Raises RegistryError that names the file and the key."""
         spec = self.identity["spec"]
-        with at(f"{self.path}: infos.spiky_rl.identity.spec"):
-            built = complete(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
+        with error_path(f"{self.path}: infos.spiky_rl.identity.spec"):
+            built = build_agent_spec(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
             if built.network is None:
                 raise RegistryError("missing network")
         return built

@@ -9,7 +9,7 @@ from typing import Any
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.classification.training import Trainer, confusion, scores, seen
+from spiky_rl.classification.training import Trainer, compute_confusion, compute_scores, get_sequence_shape
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common.checkpoints import read_checkpoint, write_checkpoint
@@ -28,7 +28,7 @@ def read(path: Path, device: str) -> dict[str, Any]:
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
     """Which recordings were used, and as what: ``--ids`` takes the file for the same ones and the same split."""
-    rows = zip(samples.names, samples.labels, split.part(len(samples)), strict=True)
+    rows = zip(samples.names, samples.labels, split.get_parts(len(samples)), strict=True)
     write_csv(
         folder / "params" / "recordings.csv",
         [
@@ -45,7 +45,7 @@ def write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
         with beside.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(rows)
 
-    files.write(path, fill)
+    files.write_atomically(path, fill)
 
 
 def write_result(
@@ -62,16 +62,16 @@ def write_result(
     """
     held, history, split = trainer.samples, trainer.history, trainer.split
     finished = outcome == "finished"
-    best = trainer.choose() if finished else history.best
+    best = trainer.load_best() if finished else history.best
     rise = history.find_rise(len(split.validation), trainer.settings.schedule) if finished else None
-    layers, rate, operations = trainer.observe()
-    steps, _ = seen(held.size, trainer.settings.frames)
+    layers, rate, operations = trainer.measure_activity()
+    steps, _ = get_sequence_shape(held.size, trainer.settings.frames)
     counts, accuracy = None, None
     if finished:
-        predicted = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(
-            1
-        )
-        counts = confusion(held.labels[split.test], predicted, len(held.classes))
+        predicted = compute_scores(
+            trainer.network, held, split.test, trainer.device, trainer.settings.frames
+        ).argmax(1)
+        counts = compute_confusion(held.labels[split.test], predicted, len(held.classes))
         accuracy = float(counts.trace() / counts.sum())
     result = {
         "dataset": held.name,

@@ -19,38 +19,40 @@ from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import (
     LIBRARY,
-    Flags,
-    Request,
-    Settings,
+    ClassifyOptions,
+    ClassifyRequest,
+    ClassificationSettings,
     agent_of,
     class_of,
     dataset_of,
-    label,
-    resumed,
+    format_dataset_label,
+    resume_settings,
 )
 from spiky_rl.classification.sizing import MIN_BATCH, compute_batch_size, compute_epochs
-from spiky_rl.classification.split import split, subset
-from spiky_rl.classification.training import Epoch, History, Trainer, seen
-from spiky_rl.classification.training import Settings as Training
+from spiky_rl.classification.split import split, select_subset
+from spiky_rl.classification.training import Epoch, History, Trainer, get_sequence_shape
+from spiky_rl.classification.training import TrainerSettings as Training
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import UserError
-from spiky_rl.config.registry import Configured
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.devices import check_device, memory_of
-from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.hosts.common.devices import resolve_device, get_memory
+from spiky_rl.hosts.common.stopping import StopRequest
 from spiky_rl.networks.feedforward import FeedForward
 
 log = logging.getLogger(__name__)
 
-TRAINED = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
+TRAINING_ONLY_KEYS = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
 """Flags that say how a network is trained."""
 
 
-def begun(asked: Request, settings: Settings | None, shown: Shown = unseen) -> Run:
+def create_run(
+    request: ClassifyRequest, settings: ClassificationSettings | None, shown: ProgressFactory = no_progress
+) -> ClassificationRun:
     """The run that is asked for: a new one, or a checkpoint's that goes on. Raises UserError.
 
     Args:
@@ -60,19 +62,19 @@ def begun(asked: Request, settings: Settings | None, shown: Shown = unseen) -> R
     """
     loaded = None
     if settings is None:
-        loaded = find(asked)
-        settings = resumed(asked, loaded)
-    trainer = prepare(settings, loaded, asked.device, asked.download, shown)
-    return Run(trainer, settings, asked.log_root, asked.run_name)
+        loaded = find_checkpoint(request)
+        settings = resume_settings(request, loaded)
+    trainer = prepare_data(settings, loaded, request.device, request.download, shown)
+    return ClassificationRun(trainer, settings, request.log_root, request.run_name)
 
 
-def find(asked: Request) -> LoadedCheckpoint:
+def find_checkpoint(asked: ClassifyRequest) -> LoadedCheckpoint:
     """The checkpoint that is ``asked`` for, of the run that dataset, agent and seed tell, and its content. Raises UserError."""
     named = asked.checkpoint
     assert named is not None
     if asked.dataset is None and named in ("latest", "best"):
         raise UserError(f"--checkpoint {named}: name the --dataset too, or the run's folder instead")
-    name = label(asked.dataset or "any")
+    name = format_dataset_label(asked.dataset or "any")
     agent = None if asked.agent is None else Path(asked.agent).stem
     given = asked.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
@@ -80,12 +82,12 @@ def find(asked: Request) -> LoadedCheckpoint:
     return checkpoint.read(path)
 
 
-def prepare(
-    settings: Settings,
+def prepare_data(
+    settings: ClassificationSettings,
     loaded: LoadedCheckpoint | None,
     device: str | None,
     fetch: bool = False,
-    shown: Shown = unseen,
+    progress: ProgressFactory = no_progress,
 ) -> Trainer:
     """The data and a network: freshly drawn, or that of a checkpoint. What needs no data is refused before they are read.
 
@@ -101,13 +103,13 @@ def prepare(
     """
     if loaded is not None:
         _require_epochs(settings, loaded)
-    device = check_device(device)
+    device = resolve_device(device)
     if loaded is not None:
-        checkpoint.require_memory(loaded, settings.spec, memory_of(device))
+        checkpoint.require_memory(loaded, settings.spec, get_memory(device))
     _require_memory(settings, device)
     if loaded is not None and settings.flags.initial is None:  # of a run before there was a choice
         settings.flags = settings.flags.with_changes(initial="agent")
-    trainer = _drawn(settings, device, fetch, shown)
+    trainer = _make_trainer(settings, device, fetch, progress)
     if loaded is None and settings.flags.initial == "data":
         scale_to_recordings(trainer.network, trainer.sample_frames())
     if loaded is not None:
@@ -124,7 +126,7 @@ def prepare(
     return trainer
 
 
-def _require_epochs(settings: Settings, loaded: LoadedCheckpoint) -> None:
+def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) -> None:
     """Raise UserError where a run has nothing left to do."""
     history, flags = History(**loaded.content["history"]), settings.flags
     done = len(history.loss)
@@ -133,7 +135,7 @@ def _require_epochs(settings: Settings, loaded: LoadedCheckpoint) -> None:
         raise UserError(
             f"--epochs {flags.epochs}: {loaded.path} has seen {done} epochs; --epochs is how many there are in all"
         )
-    if flags.patience and history.stale >= flags.patience:
+    if flags.patience and history.epochs_without_improvement >= flags.patience:
         raise UserError(
             f"--patience {flags.patience}: {loaded.path} ended early by it after {done} epochs; 0 or more of it goes on"
         )
@@ -155,14 +157,16 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
         )
 
 
-def _require_memory(settings: Settings, device: str, batch: int = MIN_BATCH) -> None:
+def _require_memory(settings: ClassificationSettings, device: str, batch: int = MIN_BATCH) -> None:
     """Raise UserError where the network does not fit the ``device`` with the batches of the run, or of ``batch`` if none are given."""
     given = settings.flags.batch_size
     rows = f"batches of {batch} recordings" if given is None else f"--batch_size {given}"
-    sizes.require(sizes.models(settings.spec, rows, given or batch), memory_of(device))
+    sizes.require_memory(sizes.compute_model_bytes(settings.spec, rows, given or batch), get_memory(device))
 
 
-def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Trainer:
+def _make_trainer(
+    settings: ClassificationSettings, device: str, fetch: bool, shown: ProgressFactory
+) -> Trainer:
     """The data and a network, freshly drawn. Raises UserError."""
     flags = settings.flags
     folder = samples.data_folder(None if flags.data is None else Path(flags.data))
@@ -179,11 +183,13 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
         settings.spec = agent_of(dataset.agent, settings.dataset["name"], settings.unnamed)
         _require_memory(settings, device)
     spec = settings.spec
-    chosen = subset(dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids))
+    chosen = select_subset(
+        dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids)
+    )
     require_classes(dataset, chosen, folder)
     held = samples.load(settings.dataset["name"], dataset, chosen, flags.skip_bad, shown)
     how = spec.runner.get("frames", "turn")
-    steps, inputs = seen(held.size, how)
+    steps, inputs = get_sequence_shape(held.size, how)
     require_state(spec, steps)
     parted = split(held.labels, held.parts, flags.hold_out, flags.validation, flags.split)
     sized = _complete_sizes(flags, len(parted.train))
@@ -196,11 +202,13 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
     settings.flags = flags = sized.with_changes(initial=initial)
     rate = spec.runner["algorithm"]["learning_rate"]
-    training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
+    training = Training(
+        learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINING_ONLY_KEYS}
+    )
     return Trainer(network, held, parted, training, device)
 
 
-def _complete_sizes(flags: Flags, recordings: int) -> Flags:
+def _complete_sizes(flags: ClassifyOptions, recordings: int) -> ClassifyOptions:
     """Return ``flags`` with the batches and epochs that fit a number of ``recordings`` where none are given."""
     batch_size = flags.batch_size or compute_batch_size(recordings)
     epochs = flags.epochs or compute_epochs(recordings, batch_size)
@@ -245,7 +253,7 @@ def require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path)
         raise UserError(f"{where}: all recordings are of one class, so there is nothing to tell apart")
 
 
-def download(dataset: Configured, folder: Path, shown: Shown = unseen) -> None:
+def download(dataset: ComponentSpec, folder: Path, shown: ProgressFactory = no_progress) -> None:
     """Fetch a dataset's archives. Raises UserError where there are none, or they cannot be had.
 
     Args:
@@ -255,17 +263,19 @@ def download(dataset: Configured, folder: Path, shown: Shown = unseen) -> None:
     """
     cls = class_of(dataset)
     if not cls.archives:
-        names = registry.names("datasets")
+        names = registry.list_names("datasets")
         able = [name for name in names if getattr(registry.resolve("datasets", name), "archives", ())]
         raise UserError(f"--download: goes with {', '.join(able)} only, not with {dataset.name}")
     for archive in cls.archives:
         archive.fetch(folder / cls.home, shown)
 
 
-class Run:
+class ClassificationRun:
     """A training with its run folder."""
 
-    def __init__(self, trainer: Trainer, settings: Settings, log_root: Path, run_name: str) -> None:
+    def __init__(
+        self, trainer: Trainer, settings: ClassificationSettings, log_root: Path, run_name: str
+    ) -> None:
         """Make the folder, with what the run is made from.
 
         Args:
@@ -278,12 +288,12 @@ class Run:
         self.trainer, self.settings = trainer, settings
         self.identity = {
             "dataset": held.name, "agent": spec.name, "seed": seed, "data": held.digest, "split": parted.digest,
-            "spec": spec.tree(), "settings": settings.tree(), "shape": list(held.shape), "classes": list(held.classes),
+            "spec": spec.to_dict(), "settings": settings.tree(), "shape": list(held.shape), "classes": list(held.classes),
             "window": list(settings.window), "scale": held.scale, "device": trainer.device,
             "overridden": list(settings.overridden),
         }  # fmt: skip
-        name = label(held.name)
-        self.folder = runs.new_run(log_root, name, run_name, name, spec.name, LIBRARY, seed)
+        name = format_dataset_label(held.name)
+        self.folder = runs.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
         runs.write_spec(self.folder, spec)
         results.write_recordings(self.folder, held, parted)
         counts = tuple(map(len, (parted.train, parted.validation, parted.test)))
@@ -299,7 +309,7 @@ class Run:
         """Agent and dataset."""
         return f"{self.settings.spec.name} on {self.trainer.samples.name}"
 
-    def learn(self, asked: Asked, display: Callable[[Epoch], object]) -> str:
+    def learn(self, asked: StopRequest, display: Callable[[Epoch], object]) -> str:
         """Train to the end, or until a stop is asked for.
 
         Args:
@@ -329,7 +339,7 @@ class Run:
             return f"failed: {error}"
         return "finished"
 
-    def keep(self, outcome: str) -> dict[str, Any] | None:
+    def write_result(self, outcome: str) -> dict[str, Any] | None:
         """Write what came of the run: ``result.json`` and pictures.
 
         Args:
@@ -354,7 +364,9 @@ class Run:
                 boards.write_confusion(self.folder, self.board, result, title)
             return result
 
-    def compare(self, result: dict[str, Any], asked: Asked, shown: Shown = unseen) -> None:
+    def compare(
+        self, result: dict[str, Any], asked: StopRequest, shown: ProgressFactory = no_progress
+    ) -> None:
         """Train the ANN that the run asks for on the same frames, and add what came of it to the ``result`` and its file.
 
         Args:

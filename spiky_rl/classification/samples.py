@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.cache import PLACE, stored
+from spiky_rl.classification.cache import PLACE, load_cached
 from spiky_rl.config import files
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,12 @@ def load(
     dataset: Dataset,
     recordings: Sequence[Recording],
     skip_bad: bool = False,
-    shown: Shown = unseen,
+    shown: ProgressFactory = no_progress,
 ) -> Samples:
     """Some of a dataset's recordings as samples; arguments and errors as of `cache.stored`. ``name``: the dataset's."""
     if dataset.synthetic:
         log.warning("synthetic recordings (%s): no result of them is one of real ones", dataset.synthetic)
-    held = stored(dataset, recordings, skip_bad, shown)
+    held = load_cached(dataset, recordings, skip_bad, shown)
     chosen = [recordings[i] for i in held.index]
     if held.skipped:
         log.warning("skipped %d of %d recordings:", len(held.skipped), len(recordings))

@@ -13,10 +13,10 @@ from spiky_rl.config import files, options, registry
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import UserError, option
 from spiky_rl.config.reading import ReadingError, parse_yaml
-from spiky_rl.config.registry import Configured, short
+from spiky_rl.config.registry import ComponentSpec, shorten
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.hosts.common.rules import get_local_rule
 
 if TYPE_CHECKING:
     from spiky_rl.datasets.base import Dataset
@@ -25,15 +25,15 @@ LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
 """What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
-READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
+USED_AGENT_KEYS = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
 """What of an agent is read here."""
 DECLARED = ("epochs", "batch_size", "shift", "rotation", "ann")
 """Flags whose defaults a dataset declares."""
-FREE = ("epochs", "patience", "data", "ann")
+CHANGEABLE_ON_RESUME = ("epochs", "patience", "data", "ann")
 """Flags that may change when a run goes on."""
 
 
-class Flags(options.Settings):
+class ClassifyOptions(options.Settings):
     """Settings that make a run what it is, besides its dataset and agent."""
 
     epochs: int | None = option(
@@ -98,19 +98,19 @@ class Flags(options.Settings):
     )
 
 
-NAMES = tuple(Flags.model_fields)
+NAMES = tuple(ClassifyOptions.model_fields)
 READING = ("data", "recordings", "ids", "skip_bad")
 """Flags that say which recordings are read, by a training or by what uses its network."""
 PATHS = ("data", "ids")
 """Flags that are paths."""
 
 
-class Request(options.Settings):
+class ClassifyRequest(options.Settings):
     """What a user asks a classification for."""
 
     dataset: str | None = option(
         None,
-        f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class; own: any recordings in --data",
+        f"what is classified: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class; own: any recordings in --data",
         metavar="NAME",
     )
     agent: str | None = option(
@@ -138,10 +138,13 @@ class Request(options.Settings):
     log_root: Path = option(Path("logs"), "folder of all runs")
     run_name: str = option("", "suffix of the run folder")
     overrides: tuple[str, ...] = option(
-        (), f"dataset.x=v, or agent.x.y=v, of {', '.join(READ)}", flags=["overrides"], metavar="key=value"
+        (),
+        f"dataset.x=v, or agent.x.y=v, of {', '.join(USED_AGENT_KEYS)}",
+        flags=["overrides"],
+        metavar="key=value",
     )
 
-    def require(self) -> None:
+    def check(self) -> None:
         """Raise UserError for what does not go together, or cannot be written."""
         files.require_writable("--log_root", self.log_root)
         if self.run_name:
@@ -181,16 +184,20 @@ class Request(options.Settings):
         found = [text for text in self.overrides if not text.startswith("dataset.")]
         for text in found:
             key = text.partition("=")[0].removeprefix("agent.")
-            if text.startswith("agent.") and not any(key == k or key.startswith(f"{k}.") for k in READ):
-                raise UserError(f"{text!r}: a classification reads of an agent {', '.join(READ)} only")
+            if text.startswith("agent.") and not any(
+                key == k or key.startswith(f"{k}.") for k in USED_AGENT_KEYS
+            ):
+                raise UserError(
+                    f"{text!r}: a classification reads of an agent {', '.join(USED_AGENT_KEYS)} only"
+                )
         return found
 
 
 @dataclass
-class Settings:
+class ClassificationSettings:
     """All that a run is made from."""
 
-    flags: Flags
+    flags: ClassifyOptions
     dataset: dict[str, Any]
     """The dataset's name and options."""
     spec: AgentSpec
@@ -212,17 +219,17 @@ class Settings:
         }
 
 
-def fresh(asked: Request) -> Settings:
+def make_settings(asked: ClassifyRequest) -> ClassificationSettings:
     """Settings of a new run. Raises UserError."""
     if asked.dataset is None:
         raise UserError(
-            f"--dataset: name one of {', '.join(registry.names('datasets'))}, or --checkpoint to go on with a run"
+            f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to go on with a run"
         )
     if asked.dataset == "own" and "data" not in asked.flags:
         raise UserError("--dataset own: name the folder of your recordings with --data")
     dataset = dataset_of(asked.dataset, asked.dataset_options())
     cls = class_of(dataset)
-    flags = Flags(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
+    flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     agent, overrides = asked.agent or cls.agent, asked.agent_overrides()
@@ -232,10 +239,10 @@ def fresh(asked: Request) -> Settings:
     # a component that is named anew has no option of the file's any more
     overridden = tuple(path.removesuffix(".name") for path in paths)
     unnamed = None if agent else overrides
-    return Settings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
+    return ClassificationSettings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
 
 
-def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
+def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:
     """Settings of a run that goes on: as it was.
 
     Args:
@@ -251,35 +258,37 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
             f"{flag} {now}: the run of {loaded.path} has {before}; leave it out, or train anew without --checkpoint"
         )
 
-    require_named(asked, loaded)
+    require_code_named(request, loaded)
     identity = loaded.identity
-    theirs, overrides = identity["settings"], asked.agent_overrides()
-    flags, changed = {**Flags().model_dump(), **theirs["flags"]}, {}
-    for key, now in asked.absolute.items():
+    theirs, overrides = identity["settings"], request.agent_overrides()
+    flags, changed = {**ClassifyOptions().model_dump(), **theirs["flags"]}, {}
+    for key, now in request.absolute.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue
-        if key not in FREE:
+        if key not in CHANGEABLE_ON_RESUME:
             refuse(f"--{key}", now, flags[key])
         changed[key] = [flags[key], now]
         flags[key] = now
-    if asked.dataset not in (None, theirs["dataset"]["name"]):
-        refuse("--dataset", asked.dataset, theirs["dataset"]["name"])
-    for key, now in asked.dataset_options().items():
+    if request.dataset not in (None, theirs["dataset"]["name"]):
+        refuse("--dataset", request.dataset, theirs["dataset"]["name"])
+    for key, now in request.dataset_options().items():
         if now != (before := theirs["dataset"].get(key)):
             refuse(f"dataset.{key}", now, before)
-    if asked.agent is not None and read_agent(asked.agent)[0] != identity["agent"]:
-        refuse("--agent", asked.agent, identity["agent"])
+    if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
+        refuse("--agent", request.agent, identity["agent"])
     known = flatten(identity["spec"])
     for key, now in flatten(parse_overrides(overrides)).items():
         if now != known.get(key):
             refuse(f"agent.{key}", now, known.get(key))
     spec = loaded.spec()
     overridden = tuple(identity.get("overridden", ()))
-    if asked.agent is not None:
-        given = agent_of(asked.agent, theirs["dataset"]["name"], overrides)
-        if key := _difference(now := flatten(given.tree()), known := flatten(spec.tree()), overridden):
-            refuse(f"--agent {asked.agent}: agent.{key}", now.get(key), known.get(key))
-    return Settings(Flags(**flags), dict(theirs["dataset"]), spec, changed=changed, overridden=overridden)
+    if request.agent is not None:
+        given = agent_of(request.agent, theirs["dataset"]["name"], overrides)
+        if key := _difference(now := flatten(given.to_dict()), known := flatten(spec.to_dict()), overridden):
+            refuse(f"--agent {request.agent}: agent.{key}", now.get(key), known.get(key))
+    return ClassificationSettings(
+        ClassifyOptions(**flags), dict(theirs["dataset"]), spec, changed=changed, overridden=overridden
+    )
 
 
 def _difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
@@ -288,12 +297,12 @@ def _difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: S
     return next((k for k in differ if not any(f"{k}.".startswith(f"{path}.") for path in overridden)), "")
 
 
-def label(dataset: str) -> str:
+def format_dataset_label(dataset: str) -> str:
     """Name under which runs on a ``dataset`` are kept: its own, or that of a class from elsewhere."""
     return dataset.rpartition(":")[2].lower()
 
 
-def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
+def require_code_named(asked: ClassifyRequest, loaded: LoadedCheckpoint) -> None:
     """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing.
 
     Its dataset need not be named where another one is: nothing of it is executed then.
@@ -307,16 +316,16 @@ def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
         check_code_is_named(loaded.path, dataset, named, remedy.format("--dataset"))
 
 
-def named_again(asked: Request, settings: Settings) -> list[str]:
+def format_required_arguments(asked: ClassifyRequest, settings: ClassificationSettings) -> list[str]:
     """The words that a command line must repeat to go on with a run, because they name code."""
-    if not find_code([settings.spec.tree(), settings.dataset["name"]]):
+    if not find_code([settings.spec.to_dict(), settings.dataset["name"]]):
         return []
     words = ["--dataset", asked.dataset] if asked.dataset else []
     words += ["--agent", asked.agent] if asked.agent else []
     return [*words, *(text for text in asked.agent_overrides() if find_code(parse_overrides([text])))]
 
 
-def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:
+def dataset_of(name: str, given: Mapping[str, Any]) -> ComponentSpec:
     """A dataset with options. Raises RegistryError that names the nearest."""
     try:
         return registry.configure("datasets", {"name": name, **given}, "dataset")
@@ -324,7 +333,7 @@ def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:
         raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
 
 
-def class_of(dataset: Configured) -> type[Dataset]:
+def class_of(dataset: ComponentSpec) -> type[Dataset]:
     """The dataset's class, with what it declares before its recordings are looked for."""
     return cast("type[Dataset]", dataset.cls)
 
@@ -349,7 +358,7 @@ def dataset_options(
             try:
                 found[path.removeprefix("dataset.")] = parse_yaml(value)
             except ReadingError as error:
-                raise UserError(f"{path}: {short(value)} is no value: {error}") from None
+                raise UserError(f"{path}: {shorten(value)} is no value: {error}") from None
     return found | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
 
 
@@ -359,7 +368,7 @@ def agent_of(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
     spec = resolve_agent(agent, dataset, HOST, overrides)
     if spec.network is None:
         raise UserError(f"--agent {agent}: has no `network`, so nothing in it spikes")
-    if rule := local_rule(spec.network):
+    if rule := get_local_rule(spec.network):
         raise UserError(
             f"agent.network.learning: {rule!r} learns from what actions were worth, and a class is no action; name a rule"
             " that is a gradient, such as bptt"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spiky_rl.config.reading import read_regular
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.datasets.base import PARTS, Recording
 
 TESTED, VALIDATED = 0.2, 0.1
@@ -35,7 +35,7 @@ class Split:
             held.update(np.asarray([len(indices), *indices], np.int64).tobytes())
         return held.hexdigest()[:16]
 
-    def part(self, count: int) -> list[str]:
+    def get_parts(self, count: int) -> list[str]:
         """The part of the split that each of ``count`` recordings belongs to; empty for one that is left out."""
         names = [""] * count
         for part in PARTS:
@@ -63,20 +63,22 @@ def split(
     of = {part: np.array([own == part for own in parts], bool) for part in PARTS}
     train, test, chosen = of["train"], of["test"], of["validation"]
     if hold_out is not None or not test.any():
-        test = drawn(
+        test = draw_part(
             labels, train, round(TESTED * train.sum()) if hold_out is None else hold_out, [seed], "--hold_out"
         )
         train = train & ~test
     if validation is not None or not chosen.any():
         count = round(VALIDATED * train.sum()) if validation is None else validation
         chosen = (
-            drawn(labels, train, count, [seed, 1], "--validation") if count else np.zeros(len(labels), bool)
+            draw_part(labels, train, count, [seed, 1], "--validation")
+            if count
+            else np.zeros(len(labels), bool)
         )
         train = train & ~chosen
     return Split(*(np.flatnonzero(mask) for mask in (train, chosen, test)))
 
 
-def drawn(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
+def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
     """Mark ``count`` recordings among the marked ones, of every code as large a part as of all, give or take one.
 
     Raises UserError, which names ``flag``, where that is none of them, or all.
@@ -98,23 +100,23 @@ def drawn(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int],
     return chosen
 
 
-def subset(recordings: Sequence[Recording], count: int | None, ids: Path | None) -> list[Recording]:
+def select_subset(recordings: Sequence[Recording], count: int | None, ids: Path | None) -> list[Recording]:
     """The recordings that ``ids`` lists, and of them ``count``, of every class and part its share: for everyone the same.
 
     Raises UserError for a count that there is not, and for a list that does not fit.
     """
-    chosen = list(recordings) if ids is None else listed(recordings, ids)
+    chosen = list(recordings) if ids is None else read_id_list(recordings, ids)
     if count is None or count == len(chosen):
         return chosen
     groups = {key: i for i, key in enumerate(sorted({(r.part, r.label) for r in chosen}))}
     codes = np.array([groups[r.part, r.label] for r in chosen])
     if count > len(chosen):
         raise UserError(f"--recordings {count}: there are {len(chosen)}")
-    marked = drawn(codes, np.ones(len(chosen), bool), count, [0], "--recordings")
+    marked = draw_part(codes, np.ones(len(chosen), bool), count, [0], "--recordings")
     return [chosen[i] for i in np.flatnonzero(marked)]
 
 
-def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
+def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
     """The recordings whose names stand in a file, one a line, or in its column ``recording``; a column ``part`` is their split.
 
     A name may be its last part alone, where only one recording has that. Raises UserError that names file and line.
@@ -144,7 +146,9 @@ def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         name, part = cells["recording"], cells.get("part")
         if name not in by_name:
-            raise UserError(f"--ids {str(ids)!r}: there is no recording {name!r}{nearest(name, by_name)}")
+            raise UserError(
+                f"--ids {str(ids)!r}: there is no recording {name!r}{suggest_name(name, by_name)}"
+            )
         if part == "":  # left alone by the run that wrote the list
             continue
         if part is not None and part not in PARTS:

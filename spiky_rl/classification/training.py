@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.config.options import Record, RegistryError
-from spiky_rl.hosts.common.checkpoints import random_state, restore_random_state
+from spiky_rl.config.options import FileRecord, RegistryError
+from spiky_rl.hosts.common.checkpoints import get_random_state, restore_random_state
 from spiky_rl.hosts.common.progress import Amount
-from spiky_rl.metrics.spikes import Firing, firing, mean_rate
+from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, mean_rate
 from spiky_rl.metrics.synops import effective_operations
-from spiky_rl.networks.base import Record as Recorder
+from spiky_rl.networks.base import ForwardRecord as Recorder
 from spiky_rl.networks.base import SpikingNetwork
 
 EVALUATED = 200
@@ -42,7 +42,7 @@ Part = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainerSettings:
     """How a network is trained."""
 
     epochs: int
@@ -75,7 +75,7 @@ class Epoch:
     """Share of the validation set that is classified right; None: there is no such set."""
     seconds: float
     """Wall time of learning."""
-    layers: list[Firing]
+    layers: list[LayerActivity]
     rate: float
     """Mean spikes per neuron and inner step."""
     operations: float
@@ -101,7 +101,7 @@ class Rise:
     """Mean over the last fifth of the epochs."""
 
 
-class History(Record):
+class History(FileRecord):
     """All epochs so far; saved with every checkpoint, so that a resumed run counts on."""
 
     model_config = ConfigDict(frozen=False)
@@ -128,7 +128,7 @@ class History(Record):
         return len(self.loss) - 1 - (known[::-1].index(max(known)) if known else 0)
 
     @property
-    def stale(self) -> int:
+    def epochs_without_improvement(self) -> int:
         """Epochs since the accuracy on the validation set was raised for the last time."""
         known = [value for value in self.accuracy_validation if value is not None]
         return len(known) - 1 - known.index(max(known)) if known else 0
@@ -157,7 +157,7 @@ class History(Record):
         return None
 
 
-def logits(network: SpikingNetwork, frames: Tensor, record: Recorder | None = None) -> Tensor:
+def compute_logits(network: SpikingNetwork, frames: Tensor, record: Recorder | None = None) -> Tensor:
     """Frames [T, B, O] -> mean features over T [B, classes], from rest."""
     state = network.zero_state(frames.shape[1], frames) if network.stateful else None
     features, _ = network(frames, state, record=record)
@@ -175,16 +175,16 @@ def training_step(
 
     Both stay where the network is: to read them is to wait for the device.
     """
-    output = logits(network, frames)
+    output = compute_logits(network, frames)
     loss = functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    network.advance()
+    network.count_update()
     return loss.detach(), (output.argmax(1) == labels).sum()
 
 
-def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
+def augment(frames: Tensor, shift: float, rotation: float) -> Tensor:
     """Samples [B, T, C, H, W], each moved and turned at random as a whole; counts between pixels are shared among them."""
     if not (shift or rotation):
         return frames
@@ -201,7 +201,7 @@ def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
     return functional.grid_sample(flat, grid.to(frames), align_corners=False).reshape(frames.shape)
 
 
-def over_time(frames: Tensor, how: str = "turn") -> Tensor:
+def to_sequence(frames: Tensor, how: str = "turn") -> Tensor:
     """Samples [B, T, C, H, W] as a network takes them, [T, B, O]; as one frame, [1, B, O], if they are summed or stacked."""
     if how == "sum":
         frames = frames.sum(1, keepdim=True)
@@ -210,17 +210,17 @@ def over_time(frames: Tensor, how: str = "turn") -> Tensor:
     return frames.transpose(0, 1).flatten(2)
 
 
-def seen(size: tuple[int, int, int, int], how: str) -> tuple[int, tuple[int, int, int]]:
+def get_sequence_shape(size: tuple[int, int, int, int], frame_mode: str) -> tuple[int, tuple[int, int, int]]:
     """How many of a sample's T frames [C, H, W] a network takes one after another, and the shape of each."""
     steps, channels, *pixels = size
-    return (steps if how == "turn" else 1), (channels * (steps if how == "stack" else 1), *pixels)  # type: ignore[return-value]
+    return (steps if frame_mode == "turn" else 1), (channels * (steps if frame_mode == "stack" else 1), *pixels)  # type: ignore[return-value]
 
 
 class Trainer:
     """A network, what it learns from, and how far it is."""
 
     def __init__(
-        self, network: SpikingNetwork, samples: Samples, split: Split, settings: Settings, device: str
+        self, network: SpikingNetwork, samples: Samples, split: Split, settings: TrainerSettings, device: str
     ) -> None:
         self.network, self.samples, self.split = network.to(device), samples, split
         self.settings, self.device = settings, device
@@ -232,14 +232,14 @@ class Trainer:
     def epochs(self) -> Iterator[Epoch]:
         """Train to the last epoch, or an early end. Raises FloatingPointError where the loss is no number."""
         for index in range(len(self.history.loss), self.settings.epochs):
-            if self.settings.patience and self.history.stale >= self.settings.patience:
+            if self.settings.patience and self.history.epochs_without_improvement >= self.settings.patience:
                 return
             started = time.perf_counter()
             loss, right = self._learn(index)
             seconds = time.perf_counter() - started
-            layers, rate, operations = self.observe()
-            chosen = accuracy(self, self.split.validation) if len(self.split.validation) else None
-            steps, _ = seen(self.samples.size, self.settings.frames)
+            layers, rate, operations = self.measure_activity()
+            chosen = compute_accuracy(self, self.split.validation) if len(self.split.validation) else None
+            steps, _ = get_sequence_shape(self.samples.size, self.settings.frames)
             epoch = Epoch(
                 *(index, self.settings.epochs - 1, loss, right, chosen, seconds),
                 *(layers, rate, operations, steps),
@@ -255,10 +255,10 @@ class Trainer:
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
         told = torch.zeros(2, dtype=torch.double, device=self.device)
-        for i, (frames, labels) in enumerate(loaded(self.samples, batches, self.device)):
+        for i, (frames, labels) in enumerate(iterate_batches(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate((index + i / len(batches)) / settings.epochs)
-            frames = over_time(augmented(frames, settings.shift, settings.rotation), settings.frames)
+            frames = to_sequence(augment(frames, settings.shift, settings.rotation), settings.frames)
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
@@ -276,19 +276,19 @@ class Trainer:
     def sample_frames(self) -> Tensor:
         """Return frames [T, B, O] of some samples that are learned from, as the network takes them."""
         frames = self.samples.frames(spread_out(self.split.train, SCALED)).to(self.device)
-        return over_time(frames, self.settings.frames)
+        return to_sequence(frames, self.settings.frames)
 
-    def observe(self) -> tuple[list[Firing], float, float]:
+    def measure_activity(self) -> tuple[list[LayerActivity], float, float]:
         """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
         record = Recorder()
         few = self.split.validation if len(self.split.validation) else self.split.train
-        ((frames, _),) = loaded(self.samples, [spread_out(few, OBSERVED)], self.device)
+        ((frames, _),) = iterate_batches(self.samples, [spread_out(few, OBSERVED)], self.device)
         with torch.no_grad():
-            logits(self.network, over_time(frames, self.settings.frames), record)
-        layers = firing(record)
+            compute_logits(self.network, to_sequence(frames, self.settings.frames), record)
+        layers = compute_layer_activity(record)
         return layers, mean_rate(layers, record), effective_operations(record)
 
-    def choose(self) -> int:
+    def load_best(self) -> int:
         """Take the network of the best epoch; returns which that is."""
         self.network.load_state_dict(self.best)
         return self.history.best
@@ -300,8 +300,8 @@ class Trainer:
             "best": self.best,
             "optimizer": self.optimiser.state_dict(),
             "history": self.history.model_dump(),
-            "random": random_state(self.device),
-            "learned": torch.from_numpy(learned(self.samples, self.split)),
+            "random": get_random_state(self.device),
+            "learned": torch.from_numpy(hash_training_recordings(self.samples, self.split)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -318,12 +318,14 @@ def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[:: max(1, len(indices) // count)]
 
 
-def learned(samples: Samples, split: Split) -> np.ndarray:
+def hash_training_recordings(samples: Samples, split: Split) -> np.ndarray:
     """Hashes of all recordings that a network learned from or was chosen by, int64."""
     return np.sort(samples.digests[np.concatenate([split.train, split.validation])].view(np.int64))
 
 
-def loaded(samples: Samples, batches: Sequence[np.ndarray], device: str) -> Iterator[tuple[Tensor, Tensor]]:
+def iterate_batches(
+    samples: Samples, batches: Sequence[np.ndarray], device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Frames [B, T, C, H, W] and labels [B] of each batch of samples, on the device.
 
     For a GPU the events of the next batch are gathered into pinned memory while it works, and become frames there.
@@ -356,15 +358,15 @@ def _pinned(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).pin_memory()
 
 
-def scores(
+def compute_scores(
     network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, how: str = "turn"
 ) -> np.ndarray:
     """How much speaks for each class of some samples, [samples, classes]: positive, one in sum."""
     batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
     with torch.no_grad():
         probabilities = [
-            logits(network, over_time(frames, how)).softmax(1)
-            for frames, _ in loaded(samples, batches, device)
+            compute_logits(network, to_sequence(frames, how)).softmax(1)
+            for frames, _ in iterate_batches(samples, batches, device)
         ]
         return (
             torch.cat(probabilities).cpu().numpy()
@@ -373,15 +375,15 @@ def scores(
         )
 
 
-def accuracy(trainer: Trainer, indices: np.ndarray) -> float:
+def compute_accuracy(trainer: Trainer, indices: np.ndarray) -> float:
     """Share of some of the trainer's samples that its network tells right."""
-    predicted = scores(
+    predicted = compute_scores(
         trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames
     ).argmax(1)
     return float((predicted == trainer.samples.labels[indices]).mean())
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def compute_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How many samples of each class (rows) were taken for each (columns)."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predicted), 1)

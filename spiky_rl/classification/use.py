@@ -15,22 +15,22 @@ from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.loaded import LoadedCheckpoint
-from spiky_rl.classification.settings import Request, dataset_of, require_named
-from spiky_rl.classification.training import confusion, scores
-from spiky_rl.classification.training import seen as shape_of
+from spiky_rl.classification.settings import ClassifyRequest, dataset_of, require_code_named
+from spiky_rl.classification.training import compute_confusion, compute_scores
+from spiky_rl.classification.training import get_sequence_shape as shape_of
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import TIMES, Dataset
-from spiky_rl.hosts.common.devices import check_device, memory_of
+from spiky_rl.hosts.common.devices import resolve_device, get_memory
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """The best network of a run, and recordings for it."""
 
     loaded: LoadedCheckpoint
@@ -47,12 +47,16 @@ class Trained:
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
         """How much speaks for each class of some samples, [samples, classes]."""
-        return scores(self.network, self.held, indices, self.device, self.frames)
+        return compute_scores(self.network, self.held, indices, self.device, self.frames)
 
 
-def load(
-    asked: Request, loaded: LoadedCheckpoint, device: str | None, only_tests: bool, shown: Shown = unseen
-) -> Trained:
+def load_classifier(
+    request: ClassifyRequest,
+    loaded: LoadedCheckpoint,
+    device: str | None,
+    only_tests: bool,
+    shown: ProgressFactory = no_progress,
+) -> TrainedClassifier:
     """Read a run's best network and the recordings that are asked for. Raises UserError.
 
     Args:
@@ -63,11 +67,11 @@ def load(
         shown: Shows how far reading is.
     """
     identity = loaded.identity
-    require_named(asked, loaded)
-    device = check_device(device)
+    require_code_named(request, loaded)
+    device = resolve_device(device)
     spec = loaded.spec()
-    checkpoint.require_memory(loaded, spec, memory_of(device))
-    held, elsewhere = _recordings(asked, identity, only_tests, shown)
+    checkpoint.require_memory(loaded, spec, get_memory(device))
+    held, elsewhere = _recordings(request, identity, only_tests, shown)
     how = spec.runner.get("frames", "turn")
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
@@ -75,10 +79,10 @@ def load(
     checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
     network.load_state_dict(loaded.content["best"])
     learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
-    return Trained(loaded, spec.name, network, how, device, held, learned, elsewhere)
+    return TrainedClassifier(loaded, spec.name, network, how, device, held, learned, elsewhere)
 
 
-def predict(trained: Trained, out: Path | None) -> Path:
+def predict(trained: TrainedClassifier, out: Path | None) -> Path:
     """Write a CSV with the class of each recording; returns where. Raises UserError where it cannot be written.
 
     Args:
@@ -99,7 +103,7 @@ def predict(trained: Trained, out: Path | None) -> Path:
     return out
 
 
-def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
+def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[str, Any]]:
     """Write the accuracy on the recordings that the network was not trained with; returns where, and what that file says.
 
     Args:
@@ -118,11 +122,11 @@ def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
             f"--evaluate: of {len(held)} recordings the network was trained with {count_seen}, and the others have no class;"
             " name other ones with --data"
         )
-    counts = confusion(held.labels[fresh], trained.scores(fresh).argmax(1), len(held.classes))
+    counts = compute_confusion(held.labels[fresh], trained.scores(fresh).argmax(1), len(held.classes))
     right, count = int(counts.trace()), len(fresh)
     result = {
         "checkpoint": str(trained.loaded.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
-        "interval_95": list(interval(right, count)), "samples": count, "trained_with": count_seen,
+        "interval_95": list(compute_wilson_interval(right, count)), "samples": count, "trained_with": count_seen,
         "without_class": int((held.labels < 0).sum()), "other_parts": trained.elsewhere, "skipped": list(held.skipped), "classes": list(held.classes),
         "confusion": counts.tolist(),
     }  # fmt: skip
@@ -131,7 +135,7 @@ def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
 
 
 def _recordings(
-    asked: Request, identity: Mapping[str, Any], only_tests: bool, shown: Shown
+    asked: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, shown: ProgressFactory
 ) -> tuple[Samples, int]:
     """The samples that are asked for, labelled as the network counts its classes, and how many are of other parts. Raises UserError."""
     given = asked.flags
@@ -149,7 +153,7 @@ def _recordings(
         )
     count, ids = given.get("recordings"), given.get("ids")
     assert count is None or isinstance(count, int)
-    chosen = split.subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
+    chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
     asked_for = len(chosen)
     if only_tests:
         chosen = [r for r in chosen if r.part == "test"] or chosen
@@ -172,7 +176,7 @@ def _say_what_is_late(held: Samples, window: tuple[int, int]) -> None:
         log.warning(words, list(window), len(late), len(held), held.names[last], held.ends[last])
 
 
-def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
+def _reader(asked: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
     """What reads the folder: the dataset that is named, or the checkpoint's, or where its layout is not there, any recordings."""
     theirs, given = identity["settings"]["dataset"], asked.dataset_options()
     frames = {key: theirs[key] for key in ("bins", "binary")}
@@ -194,21 +198,26 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
                 raise
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]
-    sees = {"sensor": sensor, "channels": channels, "window": identity["window"], "time": time_of(theirs)}
+    sees = {
+        "sensor": sensor,
+        "channels": channels,
+        "window": identity["window"],
+        "time": format_time_layout(theirs),
+    }
     options = {**frames, **sees, **others, "names": identity["classes"], **given}
     return "own", dataset_of("own", options).build(data=folder)
 
 
-def time_of(theirs: Mapping[str, Any]) -> str:
+def format_time_layout(dataset_settings: Mapping[str, Any]) -> str:
     """What the times of a run's recordings are, by the settings of its dataset, ``theirs``; empty: code of its own alone knows."""
-    if theirs["name"] in registry.names("datasets") and "time" not in theirs:
-        cls = registry.resolve("datasets", theirs["name"])
+    if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
+        cls = registry.resolve("datasets", dataset_settings["name"])
         assert issubclass(cls, Dataset)
         return TIMES[cls.steps]
-    return theirs.get("time", "")
+    return dataset_settings.get("time", "")
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
+def compute_wilson_interval(right: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share: ``right`` of ``count``."""
     z, share = 1.959964, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from spiky_rl.cli.common import run
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 
 COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
 
@@ -27,7 +27,7 @@ def main() -> int:
         return 0
     if name not in COMMANDS:
         sys.stderr.write(
-            f"error: command {name!r}: choose from {', '.join(COMMANDS)}{nearest(name, COMMANDS)}\n"
+            f"error: command {name!r}: choose from {', '.join(COMMANDS)}{suggest_name(name, COMMANDS)}\n"
         )
         return 2
     del sys.argv[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.experiments.run import cells, steps
-from spiky_rl.hosts.run.asked import Evaluation
+from spiky_rl.hosts.run.asked import EvaluateOptions
 
 
 def parser() -> common.Parser:
@@ -22,16 +22,18 @@ def parser() -> common.Parser:
     return made
 
 
-def step(argv: list[str]) -> int:
+def run_step(argv: list[str]) -> int:
     """Train or evaluate as the cell's specification says."""
-    args = parser().read(argv)
+    args = parser().parse(argv)
     if args.step == "evaluate":
-        asked, episodes, conditions, out = steps.evaluation(args.folder)
-        return evaluate.begin(asked, Evaluation(episodes=episodes, conditions=conditions, out=out))
+        asked, episodes, conditions, out = steps.make_evaluation_request(args.folder)
+        return evaluate.run_evaluation(
+            asked, EvaluateOptions(episodes=episodes, conditions=conditions, out=out)
+        )
     if args.distributed:
         cells.join(args.folder)
-    return train.begin(*steps.training(args.folder, args.checkpoint, args.distributed))
+    return train.run_training(*steps.make_training_request(args.folder, args.checkpoint, args.distributed))
 
 
 if __name__ == "__main__":
-    raise SystemExit(common.run(step))
+    raise SystemExit(common.run(run_step))

@@ -8,12 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.classification.settings import Flags, Request, fresh, named_again
+from spiky_rl.classification.settings import (
+    ClassifyOptions,
+    ClassifyRequest,
+    make_settings,
+    format_required_arguments,
+)
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar, Display, Reading, sparkline
-from spiky_rl.cli.flags import given, picked
+from spiky_rl.cli.display import ProgressBar, TrainingDisplay, DisplayRow, sparkline
+from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.hosts.common.stopping import stoppable
+from spiky_rl.hosts.common.stopping import handle_stop_signals
 
 if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch
@@ -22,46 +27,48 @@ if TYPE_CHECKING:
 def parser() -> common.Parser:
     """The command line."""
     about = "Train an agent's network as a classifier (Ctrl-C keeps it), evaluate it, or predict with it."
-    return common.Parser("classify.py", about, Request, Flags, verbose=True)
+    return common.Parser("classify.py", about, ClassifyRequest, ClassifyOptions, verbose=True)
 
 
 def classify(argv: list[str]) -> int:
     """Train as the arguments say; what can be refused without the data is refused before they are read."""
-    args = parser().read(argv)
-    asked = picked(Request, args, flags=given(Flags, args))
-    asked.require()
+    args = parser().parse(argv)
+    asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
+    asked.check()
     if asked.evaluate or asked.predict:
-        return use(asked)
-    settings = None if asked.checkpoint else fresh(asked)
+        return evaluate_or_predict(asked)
+    settings = None if asked.checkpoint else make_settings(asked)
 
-    from spiky_rl.classification.run import begun
+    from spiky_rl.classification.run import create_run
 
-    run = begun(asked, settings, Bar)
+    run = create_run(asked, settings, ProgressBar)
     first, course = len(run.trainer.history.loss), []
-    with stoppable("stopping after this epoch") as stop:
-        with Display(run.title) as display:
-            outcome = run.learn(stop, lambda epoch: show(display, epoch, first, course))
-        if (result := run.keep(outcome)) is not None:
+    with handle_stop_signals("stopping after this epoch") as stop:
+        with TrainingDisplay(run.title) as display:
+            outcome = run.learn(stop, lambda epoch: show_epoch(display, epoch, first, course))
+        if (result := run.write_result(outcome)) is not None:
             if outcome == "finished":
-                run.compare(result, stop, Bar)
-            summarise(result, asked.log_root, run.folder, named_again(asked, run.settings))
+                run.compare(result, stop, ProgressBar)
+            print_summary(result, asked.log_root, run.folder, format_required_arguments(asked, run.settings))
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
-    return stop.code_after(outcome)
+    return stop.get_exit_code(outcome)
 
 
-def use(asked: Request) -> int:
+def evaluate_or_predict(request: ClassifyRequest) -> int:
     """Evaluate the best network of a run, or predict with it."""
     from spiky_rl.classification import run
     from spiky_rl.classification import use as using
 
-    trained = using.load(asked, run.find(asked), asked.device, asked.evaluate, Bar)
+    trained = using.load_classifier(
+        request, run.find_checkpoint(request), request.device, request.evaluate, ProgressBar
+    )
     seen = int(trained.seen.sum())
-    if asked.predict:
-        out = using.predict(trained, asked.out)
+    if request.predict:
+        out = using.predict(trained, request.out)
         print(f"{len(trained.held)} recordings predicted, {seen} of which the network was trained with")
         print(out)
         return 0
-    out, result = using.evaluate(trained, asked.out)
+    out, result = using.evaluate(trained, request.out)
     share, (low, high) = result["accuracy"], result["interval_95"]
     print(
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
@@ -74,26 +81,26 @@ def use(asked: Request) -> int:
     return 0
 
 
-def show(display: Display, epoch: Epoch, first: int, course: list[float]) -> None:
+def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history: list[float]) -> None:
     """Show an epoch of a training that began with the ``first``, and the ``course`` of its accuracy."""
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
-    course.append(epoch.accuracy_train if chosen is None else chosen)
-    blocks = sparkline(course)
+    history.append(epoch.accuracy_train if chosen is None else chosen)
+    blocks = sparkline(history)
     readings = (
-        Reading("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
-        Reading(
+        DisplayRow("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
+        DisplayRow(
             "validation", f"{'-' if chosen is None else f'{chosen:.1%}':>6}", "" if chosen is None else blocks
         ),
-        Reading("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
-        Reading("loss", f"{epoch.loss:6.3f}"),
-        Reading("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
-        Reading("operations", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
-        Reading("time", f"{epoch.seconds:5.1f} s", "per epoch"),
+        DisplayRow("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
+        DisplayRow("loss", f"{epoch.loss:6.3f}"),
+        DisplayRow("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
+        DisplayRow("operations", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
+        DisplayRow("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
-    display.show((epoch.index - first + 1) / (epoch.last - first + 1), readings)
+    display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), readings)
 
 
-def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
+def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
     """The end of a run on the terminal; ``named``: words of the command line that a later one must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     chosen, tested = result["accuracy_validation"], result["samples_test"]

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.foreign_flags import INSTEAD
-from spiky_rl.config.options import Settings, nearest
+from spiky_rl.config.options import Settings, suggest_name
 from spiky_rl.hosts.common import command
 
 log = logging.getLogger("spiky_rl")
-run = command.run
+run = command.run_command
 
 
 def program(name: str) -> str:
@@ -29,7 +29,7 @@ def program(name: str) -> str:
     return f"spiky {name}"
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Says what a flag is where it is not given, unless that is nothing, or the flag is a switch."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -52,13 +52,13 @@ class Parser(argparse.ArgumentParser):
 
         ``how`` says which fields, and what else they default to, as in `add_flags`.
         """
-        super().__init__(prog, None, description, epilog, formatter_class=Help, allow_abbrev=False)
+        super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show the libraries' own messages")
         for each in settings:
             add_flags(self, each, **how)
 
-    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments ``argv``, parsed; from here on, our messages go to the terminal."""
         args = self.parse_intermixed_args(argv)
         setup_logging(getattr(args, "verbose", False))
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
         flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-        hint = f"; here: {INSTEAD[flag]}" if flag in INSTEAD else nearest(flag, flags) if flag else ""
+        hint = f"; here: {INSTEAD[flag]}" if flag in INSTEAD else suggest_name(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any, override
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.plan import RANDOM, Request
-from spiky_rl.deploy._targets import in_integers
+from spiky_rl.config.plan import RANDOM, RunRequest
+from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts.common.run_folders import require_checkpoint
-from spiky_rl.hosts.run.asked import Evaluation
-from spiky_rl.hosts.run.prepare import known_agent, prepare
+from spiky_rl.hosts.run.asked import EvaluateOptions
+from spiky_rl.hosts.run.prepare import known_agent, make_plan
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Titles of what a task is about besides its reward."""
@@ -34,44 +34,44 @@ class Parser(common.Parser):
 def parser() -> common.Parser:
     """The command line."""
     about = "Measure a trained policy, undisturbed and under other conditions."
-    return Parser("evaluate.py", about, Request, Evaluation, **TRAINED)
+    return Parser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
 
 
 def evaluate(argv: list[str]) -> int:
     """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().read(argv)
-    return begin(picked(Request, args), picked(Evaluation, args))
+    args = parser().parse(argv)
+    return run_evaluation(parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args))
 
 
-def begin(asked: Request, options: Evaluation) -> int:
+def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     """Evaluate, write the result and print it; returns the exit code.
 
     Args:
         asked: What is evaluated.
         options: How.
     """
-    options.require(asked)
-    if asked.checkpoint not in (None, RANDOM):
-        require_checkpoint(asked.checkpoint)
+    options.check(request)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)
     bits = options.quantize
-    target = None if bits is None else in_integers(bits)
-    if target is not None and (known := known_agent(asked)) is not None:
-        target.refuse(known)
+    target = None if bits is None else make_integer_target(bits)
+    if target is not None and (known := known_agent(request)) is not None:
+        target.check_network(known)
 
-    from spiky_rl.hosts.isaaclab.conditions import chosen
+    from spiky_rl.hosts.isaaclab.conditions import parse_conditions
 
-    chosen(options.conditions)
-    plan = prepare(asked)
+    parse_conditions(options.conditions)
+    plan = make_plan(request)
     if target is not None:
-        target.refuse(plan.spec.tree())
+        target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import evaluating
 
-    measured = evaluating.select(plan, options.conditions, options.episodes, options.integers)
-    out = options.beside(measured.checkpoint)
-    change = target and (lambda policy, env: _export.quantised(policy, env, target, Bar))
-    result = evaluating.evaluate(measured, change, Bar)
+    measured = evaluating.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
+    out = options.get_result_path(measured.checkpoint)
+    change = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
+    result = evaluating.evaluate(measured, change, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):

@@ -6,29 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
-from spiky_rl.config.plan import Request
-from spiky_rl.deploy._asked import Export
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
+from spiky_rl.config.plan import RunRequest
+from spiky_rl.deploy._asked import ExportOptions
+from spiky_rl.hosts.run.prepare import make_plan
 
 
 def parser() -> common.Parser:
     """The command line."""
     about = "Write a trained policy for other programs and chips."
-    return common.Parser("export.py", about, Request, Export, num_envs=1, **TRAINED)
+    return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **CHECKPOINT_FLAGS)
 
 
 def export(argv: list[str]) -> int:
     """Export as the arguments say."""
-    args = parser().read(argv)
-    asked, options = picked(Request, args), picked(Export, args)
-    targets = options.require(asked)
-    plan = prepare(asked)
+    args = parser().parse(argv)
+    asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
+    targets = options.check(asked)
+    plan = make_plan(asked)
 
     from spiky_rl.deploy import _export
 
-    written = _export.exported(plan, options, targets, Bar)
+    written = _export.run_export(plan, options, targets, ProgressBar)
     for path in written:
         print(path)
     if options.report is not None:
@@ -42,6 +42,6 @@ def print_report(chip: str, files: Sequence[Path]) -> None:
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
-        found = _chip.footprint(path, chip)
+        found = _chip.measure_footprint(path, chip)
         label = "/".join(path.parts[-2:])
         print(f"{label:<40}{found.flash:>10,}{found.state:>10,}{found.stack:>10,}")

@@ -12,18 +12,18 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.arguments import number
-from spiky_rl.config.options import Declared, RegistryError, Settings, UserError, declared
+from spiky_rl.config.arguments import number_type
+from spiky_rl.config.options import OptionInfo, RegistryError, Settings, UserError, get_options
 
-UNSAID = re.compile(r"; (?:null|empty): ")
+DEFAULT_SEPARATOR = re.compile(r"; (?:null|empty): ")
 """How a field's meaning says what holds where it has no value."""
-TRAINED: dict[str, Any] = {
+CHECKPOINT_FLAGS: dict[str, Any] = {
     "without": ("distributed", "max_iterations"),
     "checkpoint": "latest",
     "verbose": True,
 }
 """How a parser takes what asks for a trained policy."""
-TOLD = int | float | str | tuple | Path
+SHOWN_DEFAULT_TYPES = int | float | str | tuple | Path
 """Types of defaults that a help names, where they are not empty and no switch's."""
 
 
@@ -46,10 +46,10 @@ def add_flags(
         optional: Whether no flag must be given, although its field has no default.
         defaults: The command's own, by name, in the place of the fields'.
     """
-    for key, field in declared(settings).items():
+    for key, field in get_options(settings).items():
         names = field.extra.get("flags", [f"--{key}"])
         if names and key not in without and (not only or key in only):
-            arguments = _arguments(key, field, defaults)
+            arguments = _build_argument(key, field, defaults)
             if names[0].startswith("-"):
                 required = settings.model_fields[key].is_required() and not optional
                 arguments |= {"dest": key, "required": required}
@@ -58,25 +58,25 @@ def add_flags(
             parser.add_argument(*names, **arguments)
 
 
-def given(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
+def get_given_values(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
     """Values in ``args`` of the fields of ``settings``, by name; only of flags that are given."""
     return {key: getattr(args, key) for key in settings.model_fields if hasattr(args, key)}
 
 
-def picked[Asked: Settings](settings: type[Asked], args: argparse.Namespace, **more: object) -> Asked:
+def parse_settings[Asked: Settings](settings: type[Asked], args: argparse.Namespace, **more: object) -> Asked:
     """The ``settings`` that ``args`` ask for, with ``more`` that is no flag. Raises UserError that names the flag."""
     try:
-        return settings.check("", {**given(settings, args), **more})
+        return settings.check("", {**get_given_values(settings, args), **more})
     except RegistryError as error:
         raise UserError(f"--{error}") from None
 
 
-def _arguments(key: str, field: Declared, defaults: Mapping[str, object]) -> dict[str, Any]:
+def _build_argument(key: str, field: OptionInfo, defaults: Mapping[str, object]) -> dict[str, Any]:
     """What ``add_argument`` gets for a field, whatever it is called."""
     own, shown = key in defaults, field.default
-    meaning = UNSAID.split(field.meaning)
+    meaning = DEFAULT_SEPARATOR.split(field.meaning)
     text = meaning[0] if own else "; default: ".join(meaning)
-    if not own and isinstance(shown, TOLD) and shown is not False and shown not in ("", ()):
+    if not own and isinstance(shown, SHOWN_DEFAULT_TYPES) and shown is not False and shown not in ("", ()):
         text += f" (default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
     arguments: dict[str, Any] = {"help": text.replace("%", "%%")}
     arguments["default"] = defaults[key] if own else argparse.SUPPRESS
@@ -89,5 +89,5 @@ def _arguments(key: str, field: Declared, defaults: Mapping[str, object]) -> dic
     if field.many:  # a text with commas, which the settings read
         return arguments
     if field.kind in (int, float):
-        return arguments | {"type": number(field.kind, **field.limits)}
+        return arguments | {"type": number_type(field.kind, **field.limits)}
     return arguments | ({"type": Path} if field.kind is Path else {})

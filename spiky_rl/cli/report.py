@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.extras import require
+from spiky_rl.config.extras import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
@@ -26,19 +26,19 @@ def report(argv: list[str]) -> int:
         raise UserError(f"{str(folder)!r}: is no study's folder; there is no study.json")
     files.require_writable("folder", folder)
     require_report(folder)
-    print_report(folder)
+    write_and_print_report(folder)
     return 0
 
 
 def require_report(folder: Path) -> None:
     """Raise UserError where what writes a report is not installed, or something lies in the way of it in its ``folder``."""
     for module in ("jinja2", "matplotlib", "tensorboard"):
-        require(module, "experiments")
+        require_module(module, "experiments")
     for name in (FIGURES, TENSORBOARD):
         files.require_own_folder(folder / name)
 
 
-def print_report(folder: Path) -> None:
+def write_and_print_report(folder: Path) -> None:
     """Write it, from what is finished, and say where it lies."""
     from spiky_rl.experiments.report.hparams import write_hparams
     from spiky_rl.experiments.report.sections import write_report

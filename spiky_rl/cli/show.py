@@ -9,14 +9,14 @@ from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
-from spiky_rl.config.described import options, plain, summary, text
-from spiky_rl.config.extras import require
-from spiky_rl.config.options import UserError, nearest
-from spiky_rl.config.plan import Request
+from spiky_rl.config.described import list_option_rows, format_value, get_summary, get_text
+from spiky_rl.config.extras import require_module
+from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.plan import RunRequest
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
 
-KINDS = (*registry.DATA, *registry.ROOMS)
+KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
 RESERVOIR = "reservoir"
 """Not a kind with entries but one thing to look at: it is measured and drawn."""
 SCHEMA = "schema"
@@ -43,7 +43,7 @@ def parser() -> common.Parser:
     found.add_argument(
         "--task", help="with an agent: its merged specification for this task, on --rl_library"
     )
-    add_flags(found, Request, only=("library",), library="rsl_rl")
+    add_flags(found, RunRequest, only=("library",), library="rsl_rl")
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
@@ -85,11 +85,11 @@ def show(argv: list[str]) -> int:
 
         print(json_schema.schema_text(args.name))
     elif args.name is None:
-        print_columns([(name, summary(args.kind, name)) for name in registry.names(args.kind)])
+        print_columns([(name, get_summary(args.kind, name)) for name in registry.list_names(args.kind)])
     elif args.source:
         from spiky_rl.kernels import contract
 
-        print(contract.source(args.kind, args.name))
+        print(contract.get_generated_source(args.kind, args.name))
     elif args.kind == "agents":
         show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
@@ -97,7 +97,7 @@ def show(argv: list[str]) -> int:
     elif args.kind == "spaces":
         from spiky_rl.experiments.design import tuning_space
 
-        data = tuning_space.read(args.name).data
+        data = tuning_space.read_space(args.name).data
         print_columns([(key, str(value)) for key, value in flatten(data).items()])
     else:
         show_component(args.kind, args.name)
@@ -113,14 +113,18 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and where it comes from.")
         return
-    require("isaaclab", "isaaclab")
-    from spiky_rl.hosts.run.prepare import merged
+    require_module("isaaclab", "isaaclab")
+    from spiky_rl.hosts.run.prepare import merge_agent_on_task
 
-    gym_id, spec = merged(name, task, library, overrides)
+    gym_id, spec = merge_agent_on_task(name, task, library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
     replaced = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
-    rows = [(path, plain(value), origin) for path, value, origin in spec.rows() if path not in replaced]
+    rows = [
+        (path, format_value(value), origin)
+        for path, value, origin in spec.list_values()
+        if path not in replaced
+    ]
     print_columns(rows)
 
 
@@ -130,29 +134,31 @@ def show_reservoir(args: argparse.Namespace) -> None:
     files.require_file("--out", out, (".png", ".pdf", ".svg"))
     if args.json:
         files.require_file("--json", args.json, (".json",))
-    require("matplotlib", "isaaclab")
+    require_module("matplotlib", "isaaclab")
     import torch
 
     from spiky_rl.reservoirs import description
-    from spiky_rl.reservoirs.picture import figure
+    from spiky_rl.reservoirs.picture import draw_graph
 
     torch.set_num_threads(1)
-    named = description.load(args.name, args.overrides)
+    named = description.load_reservoir(args.name, args.overrides)
     net = named.net
     print(f"{named.name}: {named.title}\n")
-    print_columns(description.structure(net.wiring))
+    print_columns(description.describe_structure(net.wiring))
     print()
-    print_columns(description.measures(net))
+    print_columns(description.compute_measures(net))
     if args.compare:
-        found = description.comparison(net)
+        found = description.compare_with_echo_state(net)
         print()
-        print_columns(description.compared(found))
+        print_columns(description.format_comparison(found))
         if args.json:
             sizes = {"neurons": net.size, "features": net.size * len(net.trace_decays)}
             files.write_json(
                 args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found}
             )
-    files.write(out, lambda beside: figure(named).savefig(beside, dpi=150, format=out.suffix[1:]))
+    files.write_atomically(
+        out, lambda beside: draw_graph(named).savefig(beside, dpi=150, format=out.suffix[1:])
+    )
     print(f"\npicture: {out}")
 
 
@@ -160,16 +166,16 @@ def show_task(name: str) -> None:
     """A task's file."""
     task = load_task(name)
     if task is None:
-        known = registry.names("tasks")
-        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    print_columns([(key, plain(getattr(task, key))) for key in type(task).model_fields])
+        known = registry.list_names("tasks")
+        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
+    print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
 
 
 def show_component(kind: str, name: str) -> None:
     """A component's text and options."""
     cls = registry.resolve(kind, name)
-    print(text(cls), "\n")
+    print(get_text(cls), "\n")
     if about := getattr(cls, "about", None):
         print_columns(about())
         print()
-    print_columns([("option", "default", "allowed", "meaning"), *options(cls)])
+    print_columns([("option", "default", "allowed", "meaning"), *list_option_rows(cls)])

@@ -9,28 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Display, show_iteration
-from spiky_rl.cli.flags import picked
+from spiky_rl.cli.display import TrainingDisplay, show_iteration
+from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.config.plan import Plan, Request, Training
+from spiky_rl.config.plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import stoppable
-from spiky_rl.hosts.run.asked import require
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.common.stopping import handle_stop_signals
+from spiky_rl.hosts.run.asked import check_train_options
+from spiky_rl.hosts.run.prepare import make_plan
 
 
 def parser() -> common.Parser:
     """The command line."""
-    return common.Parser("train.py", "Train an agent on an Isaac Lab task.", Request, Training, verbose=True)
+    return common.Parser(
+        "train.py", "Train an agent on an Isaac Lab task.", RunRequest, TrainOptions, verbose=True
+    )
 
 
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().read(argv)
-    return begin(picked(Request, args), picked(Training, args), argv)
+    args = parser().parse(argv)
+    return run_training(parse_settings(RunRequest, args), parse_settings(TrainOptions, args), argv)
 
 
-def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
+def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:
     """Train; returns the exit code.
 
     Args:
@@ -38,48 +40,48 @@ def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
         options: How.
         argv: What was parsed, for processes that are started for it.
     """
-    require(asked, options)
-    plan, options = planned(asked, options)
+    check_train_options(request, options)
+    plan, options = planned(request, options)
 
     from spiky_rl.hosts.run import training
 
-    run = training.begin(plan, options)
+    run = training.create_training_run(plan, options)
     if options.processes:
-        processes.start(plan.device, options.processes, argv)
+        processes.launch_processes(plan.device, options.processes, argv)
     run.make_folder()
-    with stoppable("stopping once the simulator has started") as stop:
-        outcome = run.train(stop, lambda: displayed(plan))
+    with handle_stop_signals("stopping once the simulator has started") as stop:
+        outcome = run.train(stop, lambda: open_display(plan))
         if run.folder is not None:
-            summarise(run.keep(outcome), run.plan.request, options, run.folder)
+            print_summary(run.write_result(outcome), run.plan.request, options, run.folder)
             print(run.folder / "result.json")
-    return stop.code_after(outcome)
+    return stop.get_exit_code(outcome)
 
 
-def planned(asked: Request, options: Training) -> tuple[Plan, Training]:
+def planned(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
     """The plan of a training, and how it is done: as the run that it goes on from has recorded, where nothing else is given.
 
     Args:
         asked: What is trained.
         options: How.
     """
-    plan = prepare(asked)
+    plan = make_plan(asked)
     if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
         return plan, options
 
     from spiky_rl.hosts.run import resume
 
     asked, options = resume.take_up(plan, options)
-    return prepare(asked), options
+    return make_plan(asked), options
 
 
 @contextmanager
-def displayed(plan: Plan) -> Iterator[Any]:
+def open_display(plan: RunPlan) -> Iterator[Any]:
     """The training's display: what it gives takes every iteration."""
-    with Display(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
+    with TrainingDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
         yield lambda step: show_iteration(display, step)
 
 
-def summarise(result: Mapping[str, Any], asked: Request, options: Training, folder: Path) -> None:
+def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOptions, folder: Path) -> None:
     """The end of a run on the terminal."""
     from spiky_rl.hosts.run.resume import find_named_code
 
@@ -112,7 +114,7 @@ def summarise(result: Mapping[str, Any], asked: Request, options: Training, fold
     )
 
 
-def checkpoint_arguments(asked: Request, folder: Path) -> str:
+def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
     """The arguments of a command that takes the last checkpoint of the run in ``folder``, but for what a run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
     words += ["--rl_library", asked.library] if asked.library != "rsl_rl" else []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from spiky_rl.config.options import RegistryError, check_number, short
+from spiky_rl.config.options import RegistryError, check_number, shorten
 from spiky_rl.config.schema import MOST_STEPS
 
 
-def number[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
+def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
     """Reads numbers of a ``kind`` within ``bounds``, those of `check_number`; it raises ArgumentTypeError."""
 
     def read(text: str) -> N:
@@ -17,7 +17,7 @@ def number[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[
             value = kind(text)
         except ValueError:
             expected = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}") from None
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shorten(text)}") from None
         try:
             return check_number("", value, kind, **bounds)
         except RegistryError as error:
@@ -26,7 +26,7 @@ def number[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[
     return read
 
 
-positive = number(int, low=1, high=MOST_STEPS)
+positive_int = number_type(int, low=1, high=MOST_STEPS)
 """Reads a whole number above zero that counters of 32 bits hold."""
-seed_number = number(int, low=-1, high=MOST_STEPS)
+seed_int = number_type(int, low=-1, high=MOST_STEPS)
 """Reads a whole number from zero, or -1, which asks for a random one."""

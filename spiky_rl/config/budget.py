@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 
 KINDS = {
     "env_steps": "environment steps",
@@ -18,11 +18,11 @@ KINDS = {
 }
 
 
-MOST = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
+MAX_AMOUNT = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
 """Decades of any machine's time."""
 
 
-class Progress(Protocol):
+class BudgetProgress(Protocol):
     """How far a training is, such as `spiky_rl.hosts.common.runner.Progress`."""
 
     env_steps: int
@@ -50,11 +50,11 @@ class Budget:
         amount = round(self.amount) if self.amount >= 1000 else self.amount
         return f"{amount:,.12g} {KINDS[self.kind]}"
 
-    def iterations(self, steps: int) -> int | None:
+    def to_iterations(self, steps: int) -> int | None:
         """How many iterations of ``steps`` environment steps that is; None where only the run itself can tell."""
         return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
 
-    def share(self, progress: Progress) -> float:
+    def compute_share(self, progress: BudgetProgress) -> float:
         """Share of the budget that is used up after this ``progress``, in [0, ...); 1 and more: all of it."""
         used = {
             "env_steps": lambda: progress.env_steps,
@@ -64,7 +64,7 @@ class Budget:
         return used[self.kind]() / self.amount
 
 
-def parse(data: object, path: str = "") -> Budget:
+def parse_budget(data: object, path: str = "") -> Budget:
     """A budget from plain data. Raises RegistryError.
 
     Args:
@@ -80,25 +80,25 @@ def parse(data: object, path: str = "") -> Budget:
     ((kind, amount),) = data.items()
     if kind not in KINDS:
         raise RegistryError(
-            f"{place}{kind!r} is no budget; choose from {', '.join(KINDS)}{nearest(kind, KINDS)}"
+            f"{place}{kind!r} is no budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
         )
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
-    if number > MOST[kind]:
-        raise RegistryError(f"{place}{kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
+    if number > MAX_AMOUNT[kind]:
+        raise RegistryError(f"{place}{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
     if not math.isfinite(number) or number <= 0:
         raise RegistryError(f"{place}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
     return Budget(kind, number)
 
 
-def read(value: object) -> Budget | None:
+def read_budget(value: object) -> Budget | None:
     """The budget that ``value`` stands for: ``KIND=AMOUNT``, {KIND: AMOUNT}, {kind: KIND, amount: AMOUNT}; None: none."""
     if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
         value = {value["kind"]: value["amount"]}
-    return value if value is None or isinstance(value, Budget) else parse(value)
+    return value if value is None or isinstance(value, Budget) else parse_budget(value)
 
 
-Spending = Annotated[Budget | None, BeforeValidator(read, json_schema_input_type=str | None)]
+OptionalBudget = Annotated[Budget | None, BeforeValidator(read_budget, json_schema_input_type=str | None)]
 """A setting that is a budget, or none."""

@@ -7,16 +7,16 @@ from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.keys import read_parts, with_hint
-from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
-from spiky_rl.config.spec import SpecError, find_origin, with_layers
+from spiky_rl.config.spec import SpecError, find_origin, add_default_layers
 
 LIGHT = ("neurons", "surrogates")
 """Kinds whose files import the standard library and pydantic only."""
 
 
-def check_networks(tree: Tree, origins: Mapping[str, str]) -> None:
+def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
     """Refuse networks that cannot be, whatever Isaac Lab adds to the agent. Raises SpecError that names layer and key.
 
     Args:
@@ -30,17 +30,17 @@ def check_networks(tree: Tree, origins: Mapping[str, str]) -> None:
         for key in NETWORKS:
             if tree.get(key):
                 settings = registry.check_name("networks", tree[key], f"agent.{key}")
-                role = section(tree, "actor" if key == "network" else "critic")
+                role = get_section(tree, "actor" if key == "network" else "critic")
                 hidden_dims: Any = role.get("hidden_dims") or [1] * _count_layers(settings)
                 registry.configure(
-                    "networks", with_layers(settings, hidden_dims, f"agent.{key}"), f"agent.{key}"
+                    "networks", add_default_layers(settings, hidden_dims, f"agent.{key}"), f"agent.{key}"
                 )
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
 
 
-def check_light(kind: str, settings: Plain, path: str) -> None:
+def check_light(kind: str, settings: PlainValue, path: str) -> None:
     """Check the parts of a component that need no torch; the others, and those from outside the package, are left to `registry`.
 
     Args:
@@ -65,7 +65,7 @@ def check_light(kind: str, settings: Plain, path: str) -> None:
             check_light(part_kind, given, place)
 
 
-def _each(path: str, given: Plain) -> Iterator[tuple[str, Plain]]:
+def _each(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
     """The settings of a part with their places: none, one or those of a list."""
     if isinstance(given, list | tuple):
         yield from ((f"{path}[{i}]", element) for i, element in enumerate(given) if element is not None)
@@ -73,6 +73,6 @@ def _each(path: str, given: Plain) -> Iterator[tuple[str, Plain]]:
         yield path, given
 
 
-def _count_layers(settings: Tree) -> int:
+def _count_layers(settings: PlainMapping) -> int:
     """How many layers a network has whose parts are listed layer by layer; 1 where none is."""
     return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)

@@ -26,11 +26,14 @@ class UnknownKey(RegistryError):
         self.text, self.path, self.known = text, path, tuple(known)
         super().__init__(
             text
-            + (nearest(path.rpartition(".")[2], self.known) or f"; known: {', '.join(self.known) or 'none'}")
+            + (
+                suggest_name(path.rpartition(".")[2], self.known)
+                or f"; known: {', '.join(self.known) or 'none'}"
+            )
         )
 
 
-def short(value: object) -> str:
+def shorten(value: object) -> str:
     """The ``value`` as an error message shows it: as Python writes it, cut where it is long."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a whole number of {int(value.bit_length() * math.log10(2)) + 1} digits"
@@ -46,7 +49,7 @@ def message_of(error: BaseException) -> str:
         return f"its own text fails with {type(failure).__name__}"
 
 
-def nearest(value: object, valid: Iterable[str]) -> str:
+def suggest_name(value: object, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
     match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
     return f"; did you mean '{match[0]}'?" if match else ""

@@ -7,7 +7,7 @@ import importlib.util
 from spiky_rl.config.options import UserError
 
 
-def require(module: str, extra: str) -> None:
+def require_module(module: str, extra: str) -> None:
     """Raise UserError with the install line where a library is missing.
 
     Args:

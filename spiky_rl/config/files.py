@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spiky_rl.config.plain import Plain
+from spiky_rl.config.plain import PlainValue
 from spiky_rl.config.registry import UserError
 
-LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
+TEMPORARY_PATTERN = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
 """A file, or a folder of files, that is being written, or was when its writer was killed: where the writer runs, and its number there."""
-ABANDONED = 24 * 3600.0
+ABANDONED_AGE_S = 24 * 3600.0
 """Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
 LONGEST_NAME = 100
-PLACES = {
+NAMESPACES = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 """Errors of a file or folder that was named, or that is not the user's: bad input."""
@@ -32,12 +32,12 @@ DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno
 """Errors of a disk or a terminal that no longer takes what is written."""
 
 
-def explained(error: OSError) -> str:
+def format_os_error(error: OSError) -> str:
     """An error in one line: the file, where it is known, and the system's reason."""
     return f"{error.filename or 'cannot write'}: {error.strerror}"
 
 
-def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> None:
+def write_atomically(path: Path, write_content: Callable[[Path], object], durable: bool = True) -> None:
     """Let ``fill`` write a file beside ``path``, then move it there: a crash leaves the old file or the new, never half.
 
     Args:
@@ -49,14 +49,16 @@ def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> N
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # processes in two containers may share a folder and a number
-    beside = path.with_name(f".{path.name}.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    beside = path.with_name(
+        f".{path.name}.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    )
     try:
-        fill(beside)
+        write_content(beside)
         if durable:
-            synchronise(beside)
+            fsync_path(beside)
         os.replace(beside, path)
         if durable:
-            synchronise(path.parent)
+            fsync_path(path.parent)
             remove_leftovers(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside)):
@@ -79,17 +81,17 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    beside = folder / f".files.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    beside = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     new, old = beside / "new", beside / "old"
     try:
         new.mkdir(parents=True)
         yield new
         names = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
         for name in names:
-            synchronise(new / name)
+            fsync_path(new / name)
         _move(new, folder, names, [Path(name) for name in stale if Path(name) not in names], old)
         for parent in {(folder / name).parent for name in names}:
-            synchronise(parent)
+            fsync_path(parent)
     except UserError as error:
         error.args = tuple(str(text).replace(str(new), str(folder)) for text in error.args)
         raise
@@ -127,15 +129,15 @@ def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path],
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write ``text`` into the file ``path``; ``durable`` as `write` takes it."""
-    write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
 
 
-def write_json(path: Path, data: Plain, durable: bool = True) -> None:
+def write_json(path: Path, data: PlainValue, durable: bool = True) -> None:
     """Write ``data`` as indented JSON into the file ``path``; ``durable`` as `write` takes it."""
     write_text(path, json.dumps(data, indent=2) + "\n", durable)
 
 
-def synchronise(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until the disk has the file ``path``, or the list of names where it is a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -148,7 +150,7 @@ def synchronise(path: Path) -> None:
 
 
 @functools.cache
-def place() -> str:
+def get_process_namespace() -> str:
     """Where this process has its number: a digest of the machine's boot and the process-number space."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -161,7 +163,7 @@ def place() -> str:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in ``folder``; a file whose writer lives, or may live elsewhere, is left alone."""
     for path in folder.glob(".*.part"):
-        match = LEFTOVER.fullmatch(path.name)
+        match = TEMPORARY_PATTERN.fullmatch(path.name)
         try:
             if match and is_abandoned(path, match[1], int(match[2])):
                 if path.is_dir():
@@ -172,7 +174,7 @@ def remove_leftovers(folder: Path) -> None:
             continue
 
 
-def is_abandoned(path: Path, where: str | None, process: int) -> bool:
+def is_abandoned(path: Path, namespace: str | None, process: int) -> bool:
     """Whether the writer of a leftover has ended: known of a process here, concluded from its age elsewhere.
 
     Args:
@@ -180,8 +182,8 @@ def is_abandoned(path: Path, where: str | None, process: int) -> bool:
         where: What `place` was there; None where the file's name does not say.
         process: The writer's number there.
     """
-    if where != place():
-        return time.time() - path.stat().st_mtime > ABANDONED
+    if namespace != get_process_namespace():
+        return time.time() - path.stat().st_mtime > ABANDONED_AGE_S
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -191,29 +193,29 @@ def is_abandoned(path: Path, where: str | None, process: int) -> bool:
     return False
 
 
-def require_plain_name(what: str, name: str) -> None:
+def require_plain_name(flag: str, name: str) -> None:
     """Raise UserError where ``name``, which ``what`` gives, is no plain name of a folder."""
     if re.fullmatch(r"\w[\w.+=-]*", name) is None or len(name.encode()) > LONGEST_NAME:
         raise UserError(
-            f"{what} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
+            f"{flag} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
             f" at most {LONGEST_NAME} bytes"
         )
 
 
-def require_writable(what: str, folder: Path) -> None:
+def require_writable(flag: str, folder: Path) -> None:
     """Raise UserError where ``folder``, which ``what`` gives, can neither be written to nor made; it is not made."""
     probe = folder.absolute()
     while not os.path.lexists(probe):
         probe = probe.parent
     if not os.path.isdir(probe):
-        raise UserError(f"{what}: cannot write to {str(folder)!r}: {str(probe)!r} is no folder")
+        raise UserError(f"{flag}: cannot write to {str(folder)!r}: {str(probe)!r} is no folder")
     try:
         with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
             pass
         with suppress(FileNotFoundError):
             folder.lstat()  # a name may be too long
     except OSError as error:
-        raise UserError(f"{what}: cannot write to {str(folder)!r}: {error.strerror}") from None
+        raise UserError(f"{flag}: cannot write to {str(folder)!r}: {error.strerror}") from None
 
 
 def require_own_folder(path: Path) -> None:
@@ -223,16 +225,16 @@ def require_own_folder(path: Path) -> None:
         raise UserError(f"{path}: is {what}, and a folder is to be written there; move it away")
 
 
-def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
+def require_file(flag: str, path: Path, endings: Sequence[str] = ()) -> None:
     """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it.
 
     Its ending has to be one of ``endings``, such as ``.json``; empty: any.
     """
     if endings and path.suffix not in endings:
-        raise UserError(f"{what} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
+        raise UserError(f"{flag} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
     if path.is_dir():
-        raise UserError(f"{what} {str(path)!r}: is a folder; name a file in it")
-    require_writable(what, path.absolute().parent)
+        raise UserError(f"{flag} {str(path)!r}: is a folder; name a file in it")
+    require_writable(flag, path.absolute().parent)
 
 
 class NoHomeError(UserError):

@@ -14,11 +14,11 @@ from spiky_rl.config.options import Settings
 from spiky_rl.config.schema import DEVICES, NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
+OWN_TASKS_KEYS = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
 """The name of a component that is not in the registry."""
 
 
-def agent() -> JsonSchemaValue:
+def build_agent_schema() -> JsonSchemaValue:
     """The schema of a file in ``agents/``."""
     layer, schema = _layer(), _layer(AgentFile)
     del layer["$defs"]  # the schema's
@@ -27,9 +27,9 @@ def agent() -> JsonSchemaValue:
     return _document("An agent of spiky_rl", schema, definitions)
 
 
-def task() -> JsonSchemaValue:
+def build_task_schema() -> JsonSchemaValue:
     """The schema of a file in ``tasks/``."""
-    schema, layer = of(TaskSpec), _layer()
+    schema, layer = build_schema(TaskSpec), _layer()
     definitions = layer.pop("$defs")
     properties = schema["properties"]
     del properties["name"]  # the file's
@@ -41,7 +41,7 @@ def task() -> JsonSchemaValue:
     return _document("A task of spiky_rl", {**schema, "required": ["id"]}, definitions)
 
 
-def of(settings: type[Settings]) -> JsonSchemaValue:
+def build_schema(settings: type[Settings]) -> JsonSchemaValue:
     """The schema of ``settings``, with units in the descriptions and without pydantic's titles."""
 
     def plain(node: object) -> object:
@@ -66,16 +66,16 @@ OURS = ("unit", "param", "transform", "flags", "metavar")
 """What fields say of themselves besides what JSON Schema knows."""
 
 
-def component(kind: str) -> JsonSchemaValue:
+def reference_component(kind: str) -> JsonSchemaValue:
     """A reference to the schema of a ``kind``, whose entry is a name or a mapping with its options."""
     return {"$ref": f"#/$defs/{kind}"}
 
 
 def _layer(settings: type[RunnerSettings] = RunnerSettings) -> JsonSchemaValue:
-    schema = of(settings)
+    schema = build_schema(settings)
     for key in NETWORKS:
         schema["properties"][key] = {
-            **component("networks"),
+            **reference_component("networks"),
             "description": schema["properties"][key]["description"],
         }
     return schema
@@ -92,7 +92,7 @@ def _kinds() -> JsonSchemaValue:
     while waiting:
         kind = waiting.pop()
         if kind not in schemas:
-            classes = {name: registry.resolve(kind, name) for name in registry.names(kind)}
+            classes = {name: registry.resolve(kind, name) for name in registry.list_names(kind)}
             schemas[kind] = _kind(kind, classes)
             waiting += [part for cls in classes.values() for part, _ in cls.parts.values()]
     return dict(sorted(schemas.items()))
@@ -101,14 +101,14 @@ def _kinds() -> JsonSchemaValue:
 def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> JsonSchemaValue:
     entries, every = [], {}
     for name, cls in classes.items():
-        schema = of(cls.Options)
+        schema = build_schema(cls.Options)
         properties = schema["properties"] | {
             key: _part(part, default, key in cls.listed) for key, (part, default) in cls.parts.items()
         }
         named = {"name": {"const": name, "description": registry.summary(kind, name)}, **properties}
         entries.append({**schema, "properties": named, "required": ["name"]})
         every |= {key: {} for key in properties}
-    own = {"type": "object", "properties": {"name": OWN}, "required": ["name"]}
+    own = {"type": "object", "properties": {"name": OWN_TASKS_KEYS}, "required": ["name"]}
     # a layer above another one may change options of what that one names
     nameless = {
         "type": "object",
@@ -116,11 +116,15 @@ def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> JsonSch
         "additionalProperties": False,
         "not": {"required": ["name"]},
     }
-    return {"anyOf": [{"enum": list(classes)}, OWN, *entries, own, nameless]}
+    return {"anyOf": [{"enum": list(classes)}, OWN_TASKS_KEYS, *entries, own, nameless]}
 
 
 def _part(kind: str, default: object, listed: bool) -> JsonSchemaValue:
-    choices = [component(kind)]
-    choices += [{"type": "array", "items": {"anyOf": [component(kind), {"type": "null"}]}}] if listed else []
+    choices = [reference_component(kind)]
+    choices += (
+        [{"type": "array", "items": {"anyOf": [reference_component(kind), {"type": "null"}]}}]
+        if listed
+        else []
+    )
     choices += [{"type": "null"}] if default is None else []
     return {"anyOf": choices} if len(choices) > 1 else choices[0]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.errors import RegistryError, UnknownKey, nearest
-from spiky_rl.config.options import Settings, declared
+from spiky_rl.config.errors import RegistryError, UnknownKey, suggest_name
+from spiky_rl.config.options import Settings, get_options
 from spiky_rl.config.schema import NETWORKS, RunnerSettings
 
 SURE = 0.75
@@ -51,17 +51,17 @@ def suggest_key(path: str, siblings: Iterable[str]) -> str:
     ratio = _likeness(leaf, _leaf(best))
     if best != path and ratio >= SURE and ratio > near + AHEAD:
         return f"; did you mean '{best}'?"
-    return nearest(leaf, among)
+    return suggest_name(leaf, among)
 
 
 @functools.cache
 def list_keys() -> tuple[str, ...]:
     """Every key that an agent may have, dotted; those of its networks for all networks and parts that there are."""
     keys = [*_settings_keys(RunnerSettings)]
-    for name in registry.names("networks"):
+    for name in registry.list_names("networks"):
         inner = [*read_options("networks", name)]
         for key, (kind, _) in read_parts("networks", name).items():
-            options = {option for entry in registry.names(kind) for option in read_options(kind, entry)}
+            options = {option for entry in registry.list_names(kind) for option in read_options(kind, entry)}
             inner += [key, *(f"{key}.{option}" for option in sorted(options))]
         keys += [f"{network}.{key}" for network in NETWORKS for key in inner]
     return tuple(dict.fromkeys(keys))
@@ -88,7 +88,7 @@ def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
 
 
 def _settings_keys(settings: type[Settings]) -> Iterator[str]:
-    for key, field in declared(settings).items():
+    for key, field in get_options(settings).items():
         yield key
         if isinstance(field.kind, type) and issubclass(field.kind, Settings):
             yield from (f"{key}.{below}" for below in _settings_keys(field.kind))

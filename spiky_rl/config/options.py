@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
-from spiky_rl.config.errors import RegistryError, UnknownKey, nearest, short
+from spiky_rl.config.errors import RegistryError, UnknownKey, suggest_name, shorten
 from spiky_rl.config.errors import UserError  # noqa: F401  # pylint: disable=unused-import
 
 LARGEST_INTEGER = 2**63 - 1
@@ -46,7 +46,7 @@ OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_eq
 
 
 @contextmanager
-def at(path: str) -> Iterator[None]:
+def error_path(path: str) -> Iterator[None]:
     """Say in a RegistryError that its cause stands at ``path``, such as ``agent.network``."""
     try:
         yield
@@ -56,15 +56,15 @@ def at(path: str) -> Iterator[None]:
 
 def option(
     default: object,
-    meaning: str,
+    description: str,
     *,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
     unit: str = "",
-    least: int | None = None,
-    most: int | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
     neutral: bool = False,
     **extra: JsonValue,
 ) -> Any:
@@ -89,22 +89,22 @@ def option(
     extra |= {"neutral": True} if neutral else {}
     return Field(
         default,
-        description=meaning,
+        description=description,
         ge=low,
         le=high,
         gt=above,
         lt=below,
-        min_length=least,
-        max_length=most,
+        min_length=min_length,
+        max_length=max_length,
         strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
         json_schema_extra=extra or None,
     )
 
 
-def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     """The ``names``, if none stands twice. Raises RegistryError."""
     if (name := find_repeated(names)) is not None:
-        raise RegistryError(f"{short(name)} stands twice")
+        raise RegistryError(f"{shorten(name)} stands twice")
     return names
 
 
@@ -118,20 +118,20 @@ def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:
     return None
 
 
-def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:
+def check_range(limits: tuple[float, ...]) -> tuple[float, ...]:
     """The ``limits`` of a range: nothing, or two numbers, the lower one first. Raises RegistryError."""
     if len(limits) not in (0, 2):
-        raise RegistryError(f"{short(list(limits))} has {len(limits)} values; it must have 0 or 2")
+        raise RegistryError(f"{shorten(list(limits))} has {len(limits)} values; it must have 0 or 2")
     if limits and limits[0] >= limits[1]:
         raise RegistryError(f"{list(limits)} is no range; give [low, high] with low < high")
     return limits
 
 
-Names = Annotated[tuple[str, ...], AfterValidator(distinct)]
+Names = Annotated[tuple[str, ...], AfterValidator(check_unique)]
 """A list of names, none of them twice."""
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
 """Sizes of layers."""
-Range = Annotated[tuple[float, ...], AfterValidator(ordered)]
+Range = Annotated[tuple[float, ...], AfterValidator(check_range)]
 """[low, high], or nothing."""
 
 
@@ -162,19 +162,19 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _explain(error, path, cls) from None
+            raise _format_error(error, path, cls) from None
 
     @classmethod
     def default(cls, key: str) -> Any:
         """The default of the field ``key``."""
-        return declared(cls)[key].default
+        return get_options(cls)[key].default
 
     def with_changes(self, **changes: object) -> Self:
         """The same settings, with ``changes`` by key; checked again."""
         return self.check("", {**self.model_dump(exclude_unset=True), **changes})
 
 
-class Record(Settings):
+class FileRecord(Settings):
     """Part of a file that a program wrote: keys that came later than this program are left alone."""
 
     model_config = ConfigDict(extra="ignore")
@@ -206,11 +206,11 @@ def check_number[N: (int, float)](
     try:
         return settings(number=value).number
     except ValidationError as error:
-        raise RegistryError(path + str(_explain(error, "", settings)).removeprefix("number")) from None
+        raise RegistryError(path + str(_format_error(error, "", settings)).removeprefix("number")) from None
 
 
 @dataclass(frozen=True)
-class Declared:
+class OptionInfo:
     """The declaration of a field of `Settings`, for tables, help and schemas."""
 
     default: Any
@@ -233,7 +233,7 @@ class Declared:
         return {"low": self.low, "high": self.high, "above": self.above, "below": self.below}
 
     @property
-    def bounds(self) -> str:
+    def format_bounds(self) -> str:
         """The range in words, empty where there is none."""
         if self.low is not None and self.high is not None:
             return f"between {self.low} and {self.high}"
@@ -244,13 +244,13 @@ class Declared:
         return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
 
     @property
-    def allowed(self) -> str:
+    def format_allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
             return " | ".join(self.choices)
         words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
         what = "a list" if self.many else words.get(self.kind, "anything")
-        return f"{what}, {self.bounds}" if self.bounds else what
+        return f"{what}, {self.format_bounds}" if self.format_bounds else what
 
     def require(self, path: str, value: object) -> None:
         """Raise RegistryError that names ``path`` where ``value`` is no number of its kind or out of range."""
@@ -258,18 +258,18 @@ class Declared:
 
 
 @cache
-def declared(settings: type[Settings]) -> Mapping[str, Declared]:
+def get_options(settings: type[Settings]) -> Mapping[str, OptionInfo]:
     """Every field of ``settings`` in the order of their declaration, what they inherit last."""
     fields = sorted(settings.model_fields.items(), key=lambda item: item[0] not in settings.__annotations__)
     return {key: _declared(field) for key, field in fields}
 
 
-def _declared(field: FieldInfo) -> Declared:
-    kind, metadata = _bare(field.annotation), list(field.metadata)
+def _declared(field: FieldInfo) -> OptionInfo:
+    kind, metadata = _strip_annotation(field.annotation), list(field.metadata)
     many = get_origin(kind) in (tuple, list)
     if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
-        kind = _bare(element)
+        kind = _strip_annotation(element)
         marks = getattr(element, "__metadata__", ())  # bounds, and functions that check
         metadata += [bound for mark in marks for bound in getattr(mark, "metadata", ())]
     bounds = {
@@ -277,21 +277,21 @@ def _declared(field: FieldInfo) -> Declared:
     }
     choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
-    return Declared(
+    return OptionInfo(
         *(field.default, field.description or "", str if choices else kind, many, choices),
         *(bounds.get("ge"), bounds.get("le"), bounds.get("gt"), bounds.get("lt")),
         *(str(extra.pop("unit", "")), extra),
     )
 
 
-def _bare(annotation: object) -> Any:
+def _strip_annotation(annotation: object) -> Any:
     """An annotation without what pydantic reads in it, and without the None that may stand for a value."""
     while get_origin(annotation) in (Annotated, Union, UnionType):
         annotation = next(arg for arg in get_args(annotation) if arg is not NoneType)
     return annotation
 
 
-def _explain(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
+def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
     """The first of pydantic's errors in one line that names the key; keys that there are not come first."""
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
@@ -311,12 +311,16 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> Reg
         ]
         others = [str(key) for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
-        return RegistryError(f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}")
-    if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
+        return RegistryError(f"{place}missing {', '.join(missing)}{suggest_name(missing[0], others)}")
+    if first["type"] == "value_error" and (
+        not keys or field is None or model is _strip_annotation(field.annotation)
+    ):
         message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
         return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
-    return RegistryError(f"{path}: {_reason(first, field and _declared(field), element)}".removeprefix(": "))
+    return RegistryError(
+        f"{path}: {_format_reason(first, field and _declared(field), element)}".removeprefix(": ")
+    )
 
 
 class _Error(TypedDict):
@@ -328,28 +332,28 @@ class _Error(TypedDict):
     ctx: NotRequired[dict[str, Any]]
 
 
-def _reason(error: _Error, field: Declared | None, element: bool) -> str:
+def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> str:
     """What is wrong with a value, and what is allowed."""
     value, kind = error["input"], error["type"]
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
-        return f"{short(number)} is out of range; it must be {field.bounds}"
+        return f"{shorten(number)} is out of range; it must be {field.format_bounds}"
     if kind == "finite_number":
-        return f"{value!r} is out of range; it must be finite{f', {field.bounds}' if field and field.bounds else ''}"
+        return f"{value!r} is out of range; it must be finite{f', {field.format_bounds}' if field and field.format_bounds else ''}"
     no_float_holds_it = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
     if no_float_holds_it:
         return _out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)
-        return f"{short(value)} is not allowed; choose from {names}{nearest(value, field.choices)}"
+        return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
     if kind in ("too_short", "too_long"):
         limits, items = error.get("ctx", {}), list(error["input"])
         allowed = (
             f"at least {limits['min_length']}" if kind == "too_short" else f"at most {limits['max_length']}"
         )
-        return f"{short(items)} has {len(items)} values; it must have {allowed}"
+        return f"{shorten(items)} has {len(items)} values; it must have {allowed}"
     if kind in EXPECTED:
-        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else short(value)}"
+        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else shorten(value)}"
     return str(error.get("ctx", {}).get("error") or error["msg"])
 
 
@@ -357,6 +361,6 @@ def _largest(number: float) -> float:
     return LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
 
 
-def _out_of_range(value: object, low: float, high: float, field: Declared | None = None) -> str:
-    bounds = (field and field.bounds) or f"between {low} and {high}"
-    return f"{short(value)} is out of range; it must be {bounds}"
+def _out_of_range(value: object, low: float, high: float, field: OptionInfo | None = None) -> str:
+    bounds = (field and field.format_bounds) or f"between {low} and {high}"
+    return f"{shorten(value)} is out of range; it must be {bounds}"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 
-type Plain = bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None
+type PlainValue = bool | int | float | str | Sequence[PlainValue] | Mapping[str, PlainValue] | None
 """A value to be read, not changed; a list and a tuple are the same to it."""
-type Tree = Mapping[str, Plain]
+type PlainMapping = Mapping[str, PlainValue]
 """Values by key."""
 
 
-def section(tree: Tree, key: str) -> Tree:
+def get_section(tree: PlainMapping, key: str) -> PlainMapping:
     """The mapping below ``key`` in ``tree``; empty where there is none."""
     below = tree.get(key)
     return below if isinstance(below, Mapping) else {}
 
 
-def hashable(value: Plain) -> Hashable:
+def hashable(value: PlainValue) -> Hashable:
     """A key for ``value`` in sets and mappings, equal for equal values."""
     if isinstance(value, Mapping):
         return frozenset((key, hashable(below)) for key, below in value.items())
@@ -26,11 +26,11 @@ def hashable(value: Plain) -> Hashable:
     return value
 
 
-def written(value: Plain) -> str:
+def format_value(value: PlainValue) -> str:
     """The ``value`` as a command line writes it: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def assignment(key: str, value: Plain) -> str:
+def format_override(key: str, value: PlainValue) -> str:
     """``key=value`` as a command line takes it."""
-    return f"{key}={written(value)}"
+    return f"{key}={format_value(value)}"

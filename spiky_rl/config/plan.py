@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict
 
-from spiky_rl.config.budget import Spending
+from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
@@ -23,15 +23,15 @@ RANDOM = "random"
 """In the place of a checkpoint or an agent: actions of N(0, 1), PPO's initial noise, from which normalised scores count."""
 Assets = Literal["auto", "local", "nucleus"]
 """Where robots come from."""
-MOST_FRAMES = 10_000
+MAX_VIDEO_FRAMES = 10_000
 """Longest film, in frames: they are held until it is written, some 10 GB of them."""
-VISIBLE = 16
+DEFAULT_VISIBLE_ENVS = 16
 """Environments that are shown live: a page of thousands is slow to send and to draw."""
-FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
+FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
 
 
-def listed(value: object) -> object:
+def parse_visualizers(value: object) -> object:
     """The names of visualizers that a text lists with commas; ``none`` is an empty list, which also ends a task's own."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
@@ -39,11 +39,11 @@ def listed(value: object) -> object:
     return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
 
 
-Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(listed)]
+Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_visualizers)]
 """Names as Isaac Lab's ``--visualizer`` has them; None: as the task has it."""
 
 
-class Request(Settings):
+class RunRequest(Settings):
     """What a user asks of a command that runs an environment; names and meanings are Isaac Lab's."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -73,7 +73,7 @@ class Request(Settings):
     assets: Assets = option("auto", "where robots come from")
     log_root: Path = option(Path("logs"), "folder of all runs")
     video: bool = option(False, "record the robot, rendered without a display")
-    video_length: int = option(300, "control steps per clip", low=1, high=MOST_FRAMES)
+    video_length: int = option(300, "control steps per clip", low=1, high=MAX_VIDEO_FRAMES)
     deterministic: bool = option(False, "deterministic kernels where there is a choice")
     distributed: bool = option(False, "data-parallel, one process per GPU (or core), started by torchrun")
     max_iterations: int | None = option(
@@ -94,7 +94,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     agent = [text for text in overrides if text.startswith("agent.")]
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
-        if flag := FLAGS.get(text.partition("=")[0]):
+        if flag := FLAG_BY_ENV_KEY.get(text.partition("=")[0]):
             raise UserError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
             key = text.partition("=")[0]
@@ -107,10 +107,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 @dataclass
-class Plan:
+class RunPlan:
     """A run of one process: task, agent, host, device and sizes."""
 
-    request: Request
+    request: RunRequest
     """What it was made from."""
     task: str
     """Gym id, or the name of the task file that makes another task of it."""
@@ -146,9 +146,9 @@ class Plan:
         """Names of the joints of one leg, as a regular expression; empty: the task file names none."""
         return self.task_spec.leg if self.task_spec else ""
 
-    def setting(self, key: str) -> Any:
+    def get_setting(self, key: str) -> Any:
         """See `AgentSpec.setting`."""
-        return self.spec.setting(key)
+        return self.spec.get_setting(key)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Plan:
             "seed": self.seed,
             "assets": self.assets,
             "physics": self.physics,
-            "spec": self.spec.tree(),
+            "spec": self.spec.to_dict(),
         }
 
     @property
@@ -169,7 +169,7 @@ class Plan:
         return {key: getattr(self, key) for key in keys}
 
 
-class Watching(Settings):
+class VisualizerOptions(Settings):
     """How a run is watched while it goes on, as Isaac Lab's own commands have it."""
 
     visualizer: Visualizers = option(
@@ -178,10 +178,12 @@ class Watching(Settings):
         flags=["--visualizer", "--viz"],
         metavar="NAMES",
     )
-    max_visible_envs: int = option(VISIBLE, "environments that --visualizer shows", low=1, high=MOST_STEPS)
+    max_visible_envs: int = option(
+        DEFAULT_VISIBLE_ENVS, "environments that --visualizer shows", low=1, high=MOST_STEPS
+    )
 
 
-class Training(Watching):
+class TrainOptions(VisualizerOptions):
     """What a user asks of a training, besides a `Request`."""
 
     teacher: str | None = option(
@@ -189,12 +191,12 @@ class Training(Watching):
         "run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
         metavar="RUN",
     )
-    teacher_code: Annotated[tuple[str, ...], BeforeValidator(listed)] = option(
+    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(
         (),
         "code outside the package that the teacher's checkpoint may execute, module:Class or path/file.py:Class as it names them",
         metavar="NAMES",
     )
-    budget: Spending = option(
+    budget: OptionalBudget = option(
         None,
         "instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic operations) are"
         " spent; what a resumed run spent before counts",

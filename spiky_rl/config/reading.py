@@ -30,15 +30,15 @@ from spiky_rl.config.options import (
     Settings,
     UserError,
     find_repeated,
-    short,
+    shorten,
 )
-from spiky_rl.config.plain import Plain
+from spiky_rl.config.plain import PlainValue
 
-DEEPEST = 64
+MAX_DEPTH = 64
 """Lists and mappings inside each other."""
-MOST_NODES = 20_000
+MAX_NODES = 20_000
 """Values of a YAML text, with what its aliases stand for: the largest of ours has 200."""
-LONGEST = 2**28
+MAX_BYTES = 2**28
 """Bytes of a file: a result with a long curve has some 10^5."""
 LONGEST_YAML = 2**20
 """Characters of a YAML text, which take a second to read: the largest of ours has 4,000."""
@@ -66,7 +66,7 @@ def open_regular(path: Path) -> BinaryIO:
     raise PermissionError(errno.EACCES, NO_FILE, str(path))
 
 
-def read_regular(path: Path, most: int = LONGEST) -> bytes:
+def read_regular(path: Path, most: int = MAX_BYTES) -> bytes:
     """The bytes of the file ``path``, ``most`` of them. Raises OSError that names it, as `open_regular` and where it is longer."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -99,7 +99,7 @@ def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
         raise ReadingError(f"{path}: {error}") from None
 
 
-def read_record[R: Settings](path: Path, kind: type[R]) -> R:
+def read_json_record[R: Settings](path: Path, kind: type[R]) -> R:
     """What the JSON file ``path`` says of a ``kind``. Raises ReadingError that names the file, and the key or the line."""
     data = read_file(path, parse_json)
     try:
@@ -121,18 +121,18 @@ def _parsed(text: str) -> Any:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ReadingError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    return _checked(value)
+    return _check_value(value)
 
 
 def parse_json(text: str) -> Any:
     """The value of a JSON ``text``. Raises ReadingError that names the key, or the line."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_check_unique_keys)
     except RecursionError:
-        raise ReadingError(f"no JSON: nested more than {DEEPEST} deep") from None
+        raise ReadingError(f"no JSON: nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
         raise ReadingError(f"no JSON: {error}") from None
-    return _checked(value)
+    return _check_value(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -151,15 +151,17 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and id(node) not in self.sizes:
-                raise _fault(f"the alias *{event.anchor} stands inside of what it stands for", event)
+                raise _format_yaml_error(
+                    f"the alias *{event.anchor} stands inside of what it stands for", event
+                )
             self._count(0 if node is None else self.sizes[id(node)], event)
             return super().compose_node(parent, index)
         if getattr(event, "tag", None) is not None:
-            raise _fault(f"the tag {event.tag} is not read; write the value alone", event)
+            raise _format_yaml_error(f"the tag {event.tag} is not read; write the value alone", event)
         before = self.nodes
         self.depth += 1
-        if self.depth > DEEPEST:
-            raise _fault(f"nested more than {DEEPEST} deep", event)
+        if self.depth > MAX_DEPTH:
+            raise _format_yaml_error(f"nested more than {MAX_DEPTH} deep", event)
         self._count(1, event)
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -173,21 +175,21 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in mapping.value:
             if not isinstance(key, ScalarNode):
-                raise _fault("a list or a mapping cannot be a key", key)
+                raise _format_yaml_error("a list or a mapping cannot be a key", key)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise _fault(f"the key {short(key.value)} is no text; write it in quotes", key)
+                raise _format_yaml_error(f"the key {shorten(key.value)} is no text; write it in quotes", key)
             if key.value in seen:
-                raise _fault(f"the key {short(key.value)} stands twice", key)
+                raise _format_yaml_error(f"the key {shorten(key.value)} stands twice", key)
             seen.add(key.value)
         return mapping
 
     def _count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
-        if self.nodes > MOST_NODES:
-            raise _fault(f"more than {MOST_NODES:,} values, with those of aliases", event)
+        if self.nodes > MAX_NODES:
+            raise _format_yaml_error(f"more than {MAX_NODES:,} values, with those of aliases", event)
 
 
-def _fault(problem: str, where: Event | Node) -> yaml.MarkedYAMLError:
+def _format_yaml_error(problem: str, where: Event | Node) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
@@ -211,22 +213,22 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _unique(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
+def _check_unique_keys(pairs: list[tuple[str, PlainValue]]) -> dict[str, PlainValue]:
     """A JSON object without a key that stands twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {short(find_repeated(names))} stands twice")
+        raise ValueError(f"the key {shorten(find_repeated(names))} stands twice")
     return value
 
 
-def _checked[T](value: T) -> T:
+def _check_value[T](value: T) -> T:
     """The value, if all that is in it can be a configuration's."""
 
     def check(node: object, path: str, depth: int) -> None:
         where = f"{path}: " if path else ""
-        if depth > DEEPEST:
-            raise ReadingError(f"{re.split('[.[]', path)[0]}: nested more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise ReadingError(f"{re.split('[.[]', path)[0]}: nested more than {MAX_DEPTH} deep")
         if isinstance(node, dict):
             for key, below in node.items():
                 check(key, path, depth)
@@ -238,10 +240,10 @@ def _checked[T](value: T) -> T:
             raise ReadingError(f"{where}expected a finite number, got {node}")
         elif isinstance(node, int) and not -LARGEST_INTEGER <= node <= LARGEST_INTEGER:
             raise ReadingError(
-                f"{where}{short(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
+                f"{where}{shorten(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
             )
         elif isinstance(node, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node):
-            raise ReadingError(f"{where}{short(node)} holds a character that is none")
+            raise ReadingError(f"{where}{shorten(node)} holds a character that is none")
 
     check(value, "", 0)
     return value

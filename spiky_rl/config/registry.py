@@ -22,12 +22,12 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from spiky_rl.config.errors import UnknownKey, message_of
-from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
-from spiky_rl.config.plain import Plain, Tree
+from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, suggest_name, shorten
+from spiky_rl.config.plain import PlainValue, PlainMapping
 
 PACKAGE = Path(__file__).parents[1]
 
-ROOMS = {
+COMPONENT_KINDS = {
     "neurons": "neurons",
     "surrogates": "surrogates",
     "encoders": "codecs/encoders",
@@ -44,10 +44,10 @@ ROOMS = {
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 
-DATA = ("agents", "tasks", "spaces")
+FILE_KINDS = ("agents", "tasks", "spaces")
 """Kinds whose entries are YAML files."""
 
-SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
+SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
 """Kinds whose singular is not the word without its last letter."""
 
 BASE = "base"
@@ -59,13 +59,13 @@ class Component:
 
     Options: ClassVar[type[Settings]] = Settings
     """Its values, each with type, default, meaning and range; one that has any gets them as its constructor's first argument."""
-    parts: ClassVar[Mapping[str, tuple[str, str | Tree | None]]] = {}
+    parts: ClassVar[Mapping[str, tuple[str, str | PlainMapping | None]]] = {}
     """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
 
     @classmethod
-    def of(cls, **values: object) -> Self:
+    def from_options(cls, **values: object) -> Self:
         """A component that needs nothing but options, such as a neuron: with these ``values``, the others at their defaults."""
         component: Any = cls
         return component(cls.Options.check(cls.__name__, values))
@@ -82,7 +82,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Configured:
+class ComponentSpec:
     """A component's class with the complete, checked settings it is to be built from."""
 
     name: str
@@ -103,9 +103,9 @@ class Configured:
         except BaseException as error:
             if ":" not in self.name:
                 raise
-            raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
+            raise RegistryError(f"{self.name!r} cannot be built: {format_exception(error)}") from error
 
-    def each(self, key: str) -> tuple[Configured, ...]:
+    def get_parts(self, key: str) -> tuple[ComponentSpec, ...]:
         """The components that the part ``key`` consists of: one, several or none."""
         part = self.parts[key]
         return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
@@ -117,18 +117,18 @@ class Configured:
             neutral: With options that were added later and whose values change nothing.
         """
         values = self.options.model_dump(mode="json")
-        for key, field in declared(type(self.options)).items() if not neutral else ():
+        for key, field in get_options(type(self.options)).items() if not neutral else ():
             if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                 del values[key]
         parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
         return {"name": self.name, **values, **parts}
 
 
-type Part = Configured | tuple[Configured | None, ...] | None
+type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
 """A component's part; None for one that is absent, a tuple for a list."""
 
 
-def _settings(part: Part, neutral: bool) -> Plain:
+def _settings(part: Part, neutral: bool) -> PlainValue:
     if isinstance(part, tuple):
         return [_settings(element, neutral) for element in part]
     return None if part is None else part.settings(neutral)
@@ -142,13 +142,13 @@ def data_dir(kind: str) -> Path:
     raise RegistryError(f"the folder '{kind}' is missing beside the package; install spiky_rl again")
 
 
-def names(kind: str) -> list[str]:
+def list_names(kind: str) -> list[str]:
     """All entries of a ``kind``, sorted. Reads file names only."""
-    if kind in DATA:
+    if kind in FILE_KINDS:
         return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
-    if kind not in ROOMS:
+    if kind not in COMPONENT_KINDS:
         raise RegistryError(
-            f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}"
+            f"unknown kind {kind!r}; choose from {', '.join((*COMPONENT_KINDS, *FILE_KINDS))}{suggest_name(kind, (*COMPONENT_KINDS, *FILE_KINDS))}"
         )
     return sorted(_files(kind))
 
@@ -167,7 +167,7 @@ def parse_file(kind: str, name: str) -> ast.Module:
 
 def _module(kind: str, name: str = "") -> str:
     """What Python imports a room, or a file of it, by."""
-    return ".".join(filter(None, ("spiky_rl", *ROOMS[kind].split("/"), name)))
+    return ".".join(filter(None, ("spiky_rl", *COMPONENT_KINDS[kind].split("/"), name)))
 
 
 def summary(kind: str, name: str) -> str:
@@ -186,14 +186,14 @@ def resolve(kind: str, name: str) -> type[Component]:
             raise RegistryError(f"{name!r}: {error}") from error.__cause__
         if not hasattr(module, attribute):
             public = [key for key in vars(module) if key[0] != "_"]
-            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
+            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{suggest_name(attribute, public)}")
         cls = getattr(module, attribute)
-        base = _base(kind)
+        base = _get_base_class(kind)
         if not (inspect.isclass(cls) and issubclass(cls, base)):
             raise RegistryError(
                 f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
             )
-        if missing := [key for key in dir(cls) if _abstract(cls, key)]:
+        if missing := [key for key in dir(cls) if _list_abstract_methods(cls, key)]:
             raise RegistryError(
                 f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
             )
@@ -201,10 +201,14 @@ def resolve(kind: str, name: str) -> type[Component]:
         return cls
     _require_known(kind, name)
     module = importlib.import_module(_module(kind, name))
-    return _only(module, [cls for cls in _own_classes(module) if issubclass(cls, _base(kind))], _base(kind))
+    return _get_single_class(
+        module,
+        [cls for cls in _list_defined_classes(module) if issubclass(cls, _get_base_class(kind))],
+        _get_base_class(kind),
+    )
 
 
-def configure(kind: str, settings: Plain, path: str) -> Configured:
+def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     """A component's settings, completed with defaults and checked.
 
     Args:
@@ -217,16 +221,16 @@ def configure(kind: str, settings: Plain, path: str) -> Configured:
     tree = check_name(kind, settings, path)
     name = tree.get("name")
     if not isinstance(name, str):
-        raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
+        raise RegistryError(f"{path}.name: name one of {', '.join(list_names(kind))}")
     try:
         cls = resolve(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
-    known = ("name", *declared(cls.Options), *cls.parts)
+    known = ("name", *get_options(cls.Options), *cls.parts)
     for key in tree:
         if key not in known:
             raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known[1:])
-    with from_outside(path, name):
+    with wrap_foreign_errors(path, name):
         options = cls.Options.check(
             path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
         )
@@ -240,19 +244,19 @@ def configure(kind: str, settings: Plain, path: str) -> Configured:
                 (
                     None
                     if element is None and default is None
-                    else configure(part_kind, _named(element, default), f"{place}[{i}]")
+                    else configure(part_kind, _merge_part_settings(element, default), f"{place}[{i}]")
                 )
                 for i, element in enumerate(given)
             )
         else:
-            parts[key] = configure(part_kind, _named(given, default), place)
-    with from_outside(path, name):
+            parts[key] = configure(part_kind, _merge_part_settings(given, default), place)
+    with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
-    return Configured(name, cls, options, parts)
+    return ComponentSpec(name, cls, options, parts)
 
 
 @contextmanager
-def from_outside(path: str, name: str) -> Iterator[None]:
+def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
     """Turn whatever a component of someone else's, called ``name`` at ``path``, raises while it is checked into one line."""
     try:
         yield
@@ -261,17 +265,17 @@ def from_outside(path: str, name: str) -> Iterator[None]:
     except BaseException as error:
         if ":" not in name:
             raise
-        raise RegistryError(f"{path}: {name!r} cannot be checked: {fault(error)}") from error
+        raise RegistryError(f"{path}: {name!r} cannot be checked: {format_exception(error)}") from error
 
 
-def check_name(kind: str, settings: Plain, path: str) -> Tree:
+def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
     """The ``settings`` of a ``kind`` at ``path``, a name or a mapping with one, as a mapping. Imports and executes nothing.
 
     Raises RegistryError for what are no component's settings, and for a component that the package does not have.
     """
     tree = {"name": settings} if isinstance(settings, str) else settings
     if not isinstance(tree, Mapping):
-        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
+        raise RegistryError(f"{path}: expected a name or a mapping, got {shorten(settings)}")
     name = tree.get("name")
     if isinstance(name, str) and ":" not in name:
         try:
@@ -282,20 +286,20 @@ def check_name(kind: str, settings: Plain, path: str) -> Tree:
 
 
 def _require_known(kind: str, name: str) -> None:
-    if name not in names(kind):
+    if name not in list_names(kind):
         raise RegistryError(
-            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+            f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(list_names(kind))}{suggest_name(name, list_names(kind))}"
         )
 
 
-def _named(settings: Plain, default: str | Tree | None) -> Plain:
+def _merge_part_settings(settings: PlainValue, default: str | PlainMapping | None) -> PlainValue:
     """A part's settings; those that name no component are the default's, over its own."""
     if not isinstance(settings, Mapping) or default is None or "name" in settings:
         return settings
     return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
-def _own_classes(module: ModuleType) -> list[type]:
+def _list_defined_classes(module: ModuleType) -> list[type]:
     """The public classes that a module defines, as opposed to those it imports."""
     return [
         cls
@@ -307,7 +311,9 @@ def _own_classes(module: ModuleType) -> list[type]:
     ]
 
 
-def _only(module: ModuleType, classes: list[type[Component]], base: type[Component]) -> type[Component]:
+def _get_single_class(
+    module: ModuleType, classes: list[type[Component]], base: type[Component]
+) -> type[Component]:
     """The one class of a file. Raises RegistryError where there is none or more than one."""
     if len(classes) == 1:
         return classes[0]
@@ -328,25 +334,30 @@ def _check_declarations(name: str, cls: type[Component]) -> None:
             " key: type = option(default, meaning)"
         )
     fine = isinstance(cls.parts, Mapping) and all(
-        isinstance(part, tuple) and len(part) == 2 and part[0] in ROOMS for part in cls.parts.values()
+        isinstance(part, tuple) and len(part) == 2 and part[0] in COMPONENT_KINDS
+        for part in cls.parts.values()
     )
     if not fine:
         raise RegistryError(
-            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(ROOMS)}"
+            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(COMPONENT_KINDS)}"
         )
 
 
-def _abstract(cls: type, key: str) -> bool:
+def _list_abstract_methods(cls: type, key: str) -> bool:
     # components are no ABCs: torch.nn.Module would have to be one
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 
 @cache
-def _base(kind: str) -> type[Component]:
+def _get_base_class(kind: str) -> type[Component]:
     """What every entry of a kind derives from: the one component of its room's ``base.py`` that derives from nothing else of ours."""
     module = importlib.import_module(_module(kind, BASE))
-    bases = [cls for cls in _own_classes(module) if issubclass(cls, Component) and Component in cls.__bases__]
-    return _only(module, bases, Component)
+    bases = [
+        cls
+        for cls in _list_defined_classes(module)
+        if issubclass(cls, Component) and Component in cls.__bases__
+    ]
+    return _get_single_class(module, bases, Component)
 
 
 def load_module(target: str) -> ModuleType:
@@ -364,10 +375,10 @@ def load_module(target: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise RegistryError(f"the module {target!r} cannot be imported: {fault(error)}") from error
+        raise RegistryError(f"the module {target!r} cannot be imported: {format_exception(error)}") from error
 
 
-def fault(error: BaseException, file: str | None = None) -> str:
+def format_exception(error: BaseException, file: str | None = None) -> str:
     """Where and how code that is not ours went wrong, which raised ``error``; in one line.
 
     The line number that it names is that of ``file``, or of what raised it.
@@ -383,7 +394,7 @@ def fault(error: BaseException, file: str | None = None) -> str:
 
 def _load_file(path: Path) -> ModuleType:
     if not os.path.isfile(path):
-        raise RegistryError(f"there is no file {short(str(path))}")
+        raise RegistryError(f"there is no file {shorten(str(path))}")
     key = f"spiky_rl_file_{path.resolve()}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
@@ -395,5 +406,5 @@ def _load_file(path: Path) -> ModuleType:
             sys.modules.pop(key, None)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise RegistryError(fault(error, str(path))) from error
+            raise RegistryError(format_exception(error, str(path))) from error
     return sys.modules[key]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from spiky_rl.config.options import Names, Range, RegistryError, Settings, Widths, nearest, option
+from spiky_rl.config.options import Names, Range, RegistryError, Settings, Widths, suggest_name, option
 
 MOST_LAYERS = 100
 """Layers of a network."""
@@ -275,7 +275,7 @@ class TaskSpec(Settings):
         for kind in numbers:
             if kind not in DEVICES:
                 raise RegistryError(
-                    f"{kind!r} is no kind of device; choose from {' and '.join(DEVICES)}{nearest(kind, DEVICES)}"
+                    f"{kind!r} is no kind of device; choose from {' and '.join(DEVICES)}{suggest_name(kind, DEVICES)}"
                 )
         return numbers
 

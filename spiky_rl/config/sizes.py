@@ -12,20 +12,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypedDict
 
-from spiky_rl.config.registry import Configured, UserError
+from spiky_rl.config.registry import ComponentSpec, UserError
 from spiky_rl.config.schema import ModelSettings
 from spiky_rl.config.spec import AgentSpec
 
 NUMBER = 4
 """Bytes."""
-LEARNED = 4
+TRAINING_COPIES = 4
 """Numbers kept for a weight that is learned: itself, its gradient, the optimiser's two moments."""
 STORED = 10
 """Numbers that rsl_rl stores for a sample at least: an observation, an action, its mean and deviation, and six more."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
-def readable(count: int) -> str:
+def format_bytes(count: int) -> str:
     """``count`` bytes of memory as people write them."""
     size = float(min(count, 2**200))
     for unit in UNITS:
@@ -46,29 +46,29 @@ def machine_memory() -> int:
     return have
 
 
-def require(parts: Mapping[str, int], have: int) -> None:
+def require_memory(parts: Mapping[str, int], available: int) -> None:
     """Raise UserError where ``parts``, each a number of bytes under its name, are more than the machine ``have``."""
     total = sum(parts.values())
-    if total > have:
+    if total > available:
         largest = max(parts, key=lambda name: parts[name])
         raise UserError(
-            f"{largest}: would take at least {readable(parts[largest])} of memory, and there are {readable(have)}; make it"
+            f"{largest}: would take at least {format_bytes(parts[largest])} of memory, and there are {format_bytes(available)}; make it"
             " smaller"
         )
 
 
-def check(spec: AgentSpec, num_envs: int, have: int) -> None:
+def check_run_memory(spec: AgentSpec, num_envs: int, available: int) -> None:
     """Refuse a run of ``spec`` with ``num_envs`` environments that cannot fit into ``have`` bytes.
 
     Raises UserError that names what is largest, and its memory.
     """
-    steps = spec.setting("num_steps_per_env")
+    steps = spec.get_setting("num_steps_per_env")
     rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
     stored = {rollout: STORED * NUMBER * num_envs * steps}
-    require({**stored, **models(spec, f"--num_envs {num_envs}", num_envs)}, have)
+    require_memory({**stored, **compute_model_bytes(spec, f"--num_envs {num_envs}", num_envs)}, available)
 
 
-def models(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
+def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
     """Bytes of a specification's models at least, where they see ``count`` samples at once; ``rows`` says how that is set."""
     parts: dict[str, int] = {}
     for role, key, network in (
@@ -78,7 +78,7 @@ def models(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
         model: _Model = spec.runner.get(role) or {}
         name = f"agent.{role}" if network is None else f"agent.{key}"
         weights, width = _ann(model) if network is None else _network(network)
-        parts[f"{name} with {weights:,} weights"] = NUMBER * LEARNED * weights
+        parts[f"{name} with {weights:,} weights"] = NUMBER * TRAINING_COPIES * weights
         parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
     return parts
 
@@ -112,13 +112,13 @@ def _ann(model: _Model) -> tuple[int, int]:
     return weights, width
 
 
-def _network(network: Configured) -> tuple[int, int]:
+def _network(network: ComponentSpec) -> tuple[int, int]:
     """(weights, neurons) of a spiking network. Channels of maps are no neurons: of such layers only a map's one is counted."""
     layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
     connection = network.parts.get("connection")
-    dense = isinstance(connection, Configured) and connection.name == "linear"
+    dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
     recurrent = network.parts.get("recurrent")
     weights = _chain(layers) if dense else sum(layers)
-    if isinstance(recurrent, Configured) and recurrent.name == "recurrent":
+    if isinstance(recurrent, ComponentSpec) and recurrent.name == "recurrent":
         weights += sum(width * width for width in layers)
     return weights + size * size, sum(layers) + size

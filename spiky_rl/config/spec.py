@@ -23,10 +23,10 @@ from pydantic import InstanceOf
 
 from spiky_rl.config import registry, together
 from spiky_rl.config.keys import with_hint
-from spiky_rl.config.options import RegistryError, Settings, declared, nearest, short
-from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.config.options import RegistryError, Settings, get_options, suggest_name, shorten
+from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 
@@ -42,16 +42,16 @@ class AgentSpec(Settings):
     """Isaac Lab's rsl_rl configuration after all layers, without the networks: its values as they were written and not as
     `RunnerSettings` holds them, of which every layer was checked. There a 1 would become 1.0, which is another digest, and the
     host's own part has keys that are none of ours."""
-    network: InstanceOf[Configured] | None = None
-    critic_network: InstanceOf[Configured] | None = None
+    network: InstanceOf[ComponentSpec] | None = None
+    critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
     """Dotted path -> the layer that set the value."""
 
-    def setting(self, key: str) -> Any:
+    def get_setting(self, key: str) -> Any:
         """The value of the runner's ``key``, or the default of `RunnerSettings`."""
         return self.runner.get(key, RunnerSettings.default(key))
 
-    def tree(self, neutral: bool = True) -> dict[str, Any]:
+    def to_dict(self, neutral: bool = True) -> dict[str, Any]:
         """The whole specification as plain data.
 
         Args:
@@ -66,12 +66,14 @@ class AgentSpec(Settings):
     @property
     def digest(self) -> str:
         """Hash of the specification: equal for runs that differ in nothing but seed, device and names."""
-        return hashlib.sha256(json.dumps(self.tree(neutral=False), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_dict(neutral=False), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
-    def rows(self) -> list[tuple[str, Any, str]]:
+    def list_values(self) -> list[tuple[str, Any, str]]:
         """(path, value, origin) of every value."""
         return [
-            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.tree()).items()
+            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.to_dict()).items()
         ]
 
 
@@ -100,13 +102,13 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     """(name, file content, file name) of the agent ``name``, a file stem or a path. Raises SpecError."""
     if name.endswith(".yaml"):
         path = Path(name)
-    elif name in registry.names("agents"):
+    elif name in registry.list_names("agents"):
         path = registry.data_dir("agents") / f"{name}.yaml"
     else:
-        known = registry.names("agents")
-        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+        known = registry.list_names("agents")
+        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
     folder = path.parent.absolute()
-    data: dict[str, Any] = {key: _with_paths(value, folder) for key, value in read_yaml(path).items()}
+    data: dict[str, Any] = {key: _resolve_paths(value, folder) for key, value in read_yaml(path).items()}
     _check_layer(data, path.name, AgentFile)
     for task, override in (data.get("tasks") or {}).items():
         _check_layer(override, f"{path.name} for {task}")
@@ -116,10 +118,10 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
 def resolve_agent(
     name: str,
     task: str,
-    host: Tree,
+    host: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
-    tuned: tuple[str, Tree] = ("", {}),
+    tuned: tuple[str, PlainMapping] = ("", {}),
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -131,16 +133,16 @@ def resolve_agent(
         task_spec: The task's file, where it has one.
         tuned: Where tuned values come from, and the values.
     """
-    return complete(*merge_agent(name, task, host, overrides, task_spec, tuned))
+    return build_agent_spec(*merge_agent(name, task, host, overrides, task_spec, tuned))
 
 
 def merge_agent(
     name: str,
     task: str,
-    host: Tree,
+    host: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
-    tuned: tuple[str, Tree] = ("", {}),
+    tuned: tuple[str, PlainMapping] = ("", {}),
 ) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Merge all layers, given as to `resolve_agent`, of which only keys, types and ranges of the runner's part are checked then.
 
@@ -148,21 +150,23 @@ def merge_agent(
     """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    layers: list[tuple[str, Tree]] = [
-        ("Isaac Lab", {k: host[k] for k in host if k in declared(RunnerSettings)})
+    layers: list[tuple[str, PlainMapping]] = [
+        ("Isaac Lab", {k: host[k] for k in host if k in get_options(RunnerSettings)})
     ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, own))
     layers += [
-        (f"{file} for {t}", v) for t, v in (data.get("tasks") or {}).items() if _meant(t, task, task_spec)
+        (f"{file} for {t}", v)
+        for t, v in (data.get("tasks") or {}).items()
+        if _matches_task(t, task, task_spec)
     ]
     _check_layer(tuned[1], tuned[0])
     layers += [tuned, ("command line", parse_overrides(overrides))]
     return stem, *merge(layers)
 
 
-def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
+def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) -> AgentSpec:
     """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError.
 
     Args:
@@ -173,13 +177,13 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
     try:
         networks = {
             key: (
-                registry.configure("networks", _with_layers(tree, key), f"agent.{key}")
+                registry.configure("networks", _add_default_layers(tree, key), f"agent.{key}")
                 if tree.get(key)
                 else None
             )
             for key in NETWORKS
         }
-        together.check(tree)
+        together.check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
@@ -188,7 +192,7 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
 
-def _check_models(tree: Tree, origins: Mapping[str, str]) -> None:
+def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
     """Refuse a model that is named for an agent and that its spiking network would take the place of. Raises RegistryError.
 
     What Isaac Lab or a task's file names is for the agents that do not spike.
@@ -197,7 +201,7 @@ def _check_models(tree: Tree, origins: Mapping[str, str]) -> None:
         origin = origins.get(f"{role}.class_name", "Isaac Lab")
         if tree.get(network) and origin != "Isaac Lab" and not origin.startswith("tasks/"):
             raise RegistryError(
-                f"agent.{role}.class_name: {short(section(tree, role)['class_name'])} given, and agent.{network} takes its place;"
+                f"agent.{role}.class_name: {shorten(get_section(tree, role)['class_name'])} given, and agent.{network} takes its place;"
                 f" allowed: nothing with agent.{network}"
             )
 
@@ -218,27 +222,27 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         try:
             node[keys[-1]] = parse_yaml(value)
         except ReadingError as error:
-            raise SpecError(f"command line: {path}: {short(value)} is no value: {error}") from None
+            raise SpecError(f"command line: {path}: {shorten(value)} is no value: {error}") from None
     _check_layer(layer, "command line")
     return layer
 
 
-def merge(layers: Iterable[tuple[str, Tree]]) -> tuple[dict[str, Any], dict[str, str]]:
+def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """The ``layers``, (origin, values) each, as one nested mapping, later over earlier, and the origin of every leaf.
 
     A component (a mapping with a ``name``) that a later layer names anew loses the earlier one's options.
     """
-    tree: dict[str, Plain] = {}
+    tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
 
-    def put(node: dict[str, Plain], layer: Tree, prefix: str, origin: str) -> None:
+    def put(node: dict[str, PlainValue], layer: PlainMapping, prefix: str, origin: str) -> None:
         for key, value in layer.items():
             path = f"{prefix}{key}"
-            below: Plain = node.get(key)
+            below: PlainValue = node.get(key)
             if isinstance(below, dict) and "name" in below and isinstance(value, str):
                 value = {"name": value}
             if isinstance(below, str) and isinstance(value, Mapping) and value:
-                below = node[key] = dict[str, Plain](name=below)
+                below = node[key] = dict[str, PlainValue](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
                 renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
@@ -269,7 +273,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
+def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     """Whether an agent's entry for ``name`` is for this task; one for a gym id holds for all tasks made of it."""
     known = load_task(name)
     if known is not None and known.env:
@@ -277,7 +281,7 @@ def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     return task_id(name).rpartition(":")[2] == task.rpartition(":")[2]
 
 
-def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
+def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
     """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
     try:
         settings.check("agent", layer)
@@ -294,12 +298,12 @@ def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = Run
         raise SpecError(f"{origin}: {with_hint(error)}") from None
 
 
-def _with_paths(node: Plain, folder: Path) -> Plain:
+def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
     """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
     if isinstance(node, Mapping):
-        return {key: _with_paths(value, folder) for key, value in node.items()}
+        return {key: _resolve_paths(value, folder) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_paths(element, folder) for element in node]
+        return [_resolve_paths(element, folder) for element in node]
     if isinstance(node, str):
         target, _, attribute = node.rpartition(":")
         if target.endswith(".py") and os.path.isfile(folder / target):
@@ -325,14 +329,18 @@ def _task(path: Path) -> TaskSpec:
     return task
 
 
-def _with_layers(tree: Tree, key: str) -> Tree:
+def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
     """A network's settings; without layers of its own it takes those of the ANN in its place."""
     settings = registry.check_name("networks", tree[key], f"agent.{key}")
-    hidden_dims = section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
-    return with_layers(settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}")
+    hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
+    return add_default_layers(
+        settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}"
+    )
 
 
-def with_layers(settings: Tree, hidden_dims: Sequence[Plain], path: str = "network") -> dict[str, Any]:
+def add_default_layers(
+    settings: PlainMapping, hidden_dims: Sequence[PlainValue], path: str = "network"
+) -> dict[str, Any]:
     """A network's settings, with layers where it has layers and names none.
 
     Args:
@@ -342,7 +350,7 @@ def with_layers(settings: Tree, hidden_dims: Sequence[Plain], path: str = "netwo
 
     Raises RegistryError for one that has none at all: nothing of it would spike.
     """
-    if "layers" not in _options(settings.get("name")):
+    if "layers" not in _get_network_options(settings.get("name")):
         return dict(settings)
     layers = settings.get("layers", list(hidden_dims))
     if layers is None or (isinstance(layers, list | tuple) and not layers):
@@ -355,7 +363,7 @@ def with_layers(settings: Tree, hidden_dims: Sequence[Plain], path: str = "netwo
     return {**settings, "layers": layers}
 
 
-def _options(network: Plain) -> Iterable[str]:
+def _get_network_options(network: PlainValue) -> Iterable[str]:
     """The options of a network; none of one that is not there, of which `registry.configure` says so."""
     try:
         return registry.resolve("networks", network).Options.model_fields if isinstance(network, str) else ()
@@ -363,9 +371,9 @@ def _options(network: Plain) -> Iterable[str]:
         return ()
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: PlainMapping, prefix: str = "") -> dict[str, Any]:
     """The nested ``tree`` by dotted paths, each behind ``prefix``."""
-    flat: dict[str, Plain] = {}
+    flat: dict[str, PlainValue] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")

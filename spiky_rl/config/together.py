@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spiky_rl.config.options import RegistryError
-from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
 
-NEEDED = {
+REQUIRED_KEYS = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
     "symmetry_cfg": ("data_augmentation_func",),
 }
@@ -20,10 +20,10 @@ SCHEDULES = {
 """Mode of RND's weight schedule -> what it needs."""
 
 
-def check(runner: Tree) -> None:
+def check_combination(runner: PlainMapping) -> None:
     """Refuse a merged specification ``runner`` whose values contradict each other. Raises RegistryError that names the key."""
-    actor, algorithm = section(runner, "actor"), section(runner, "algorithm")
-    distribution = section(actor, "distribution_cfg")
+    actor, algorithm = get_section(runner, "actor"), get_section(runner, "algorithm")
+    distribution = get_section(actor, "distribution_cfg")
     if "distribution_cfg" in actor and not distribution.get("class_name"):
         raise RegistryError(
             "agent.actor.distribution_cfg.class_name: is missing; name one, such as GaussianDistribution"
@@ -33,26 +33,26 @@ def check(runner: Tree) -> None:
         raise RegistryError(
             f"agent.actor.distribution_cfg.init_std: {first[0]} is out of std_range: {limits}"
         )
-    for group, keys in NEEDED.items():
+    for group, keys in REQUIRED_KEYS.items():
         if algorithm.get(group) is not None:
-            _need(f"agent.algorithm.{group}", section(algorithm, group), keys)
-    noise = section(algorithm, "rnd_cfg")
+            _require_keys(f"agent.algorithm.{group}", get_section(algorithm, group), keys)
+    noise = get_section(algorithm, "rnd_cfg")
     if noise.get("weight_schedule") is not None:
-        path, schedule = "agent.algorithm.rnd_cfg.weight_schedule", section(noise, "weight_schedule")
+        path, schedule = "agent.algorithm.rnd_cfg.weight_schedule", get_section(noise, "weight_schedule")
         mode = str(schedule.get("mode"))
-        _need(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
+        _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
         steps = _numbers([schedule.get("initial_step"), schedule.get("final_step")])
         if mode == "linear" and steps[0] >= steps[1]:
             raise RegistryError(f"{path}.final_step: {steps[1]} has to be above initial_step: {steps[0]}")
 
 
-def _numbers(value: Plain) -> list[float]:
+def _numbers(value: PlainValue) -> list[float]:
     """A number or the numbers of a list; none of anything else."""
     listed = value if isinstance(value, Sequence) else [value]
     return [number for number in listed if isinstance(number, int | float)]
 
 
-def _need(path: str, settings: Tree, keys: tuple[str, ...]) -> None:
+def _require_keys(path: str, settings: PlainMapping, keys: tuple[str, ...]) -> None:
     for key in keys:
         if settings.get(key) in (None, ""):
             raise RegistryError(f"{path}.{key}: is missing; it has no default")

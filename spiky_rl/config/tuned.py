@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from spiky_rl.config.options import Record, RegistryError, nearest
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.options import FileRecord, RegistryError, suggest_name
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.config.spec import SpecError, read_yaml
 
-FILE = "tuned.yaml"
+FILE_NAME = "tuned.yaml"
 """In a tuning's folder."""
 MIN_TRIALS, MIN_SEEDS = 30, 2
 """Trials of each agent, and seeds of each trial, below which a tuning is warned of: chance chooses its values."""
@@ -27,7 +27,7 @@ def find_shortfall(trials: int, seeds: int) -> str:
     return f"{trials} trials of {seeds} seed{'s' * (seeds != 1)}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
 
 
-class TunedAgent(Record):
+class TunedAgent(FileRecord):
     """Tuned values of one agent on one task."""
 
     agent: dict[str, Any]
@@ -41,12 +41,12 @@ class TunedAgent(Record):
     operations: float | None = None
     """Effective operations per control step, where they were an objective."""
 
-    def named(self, agent: str) -> str:
+    def format_name(self, agent: str) -> str:
         """The name of the ``agent`` that has these values, with the number of their trial: ``lif_ppo (trial 17)``."""
         return agent if self.trial is None else f"{agent} (trial {self.trial})"
 
 
-class Tuned(Record):
+class TunedValuesFile(FileRecord):
     """A file of tuned values."""
 
     path: Path
@@ -61,26 +61,26 @@ class Tuned(Record):
     """Budget of one trial, in words."""
     tasks: dict[str, dict[str, TunedAgent]]
 
-    def layer(self, task: str, agent: str) -> tuple[str, Tree]:
+    def get_layer(self, task: str, agent: str) -> tuple[str, PlainMapping]:
         """Where an ``agent``'s values on a ``task`` come from, and the values. Raises SpecError where it was not tuned there."""
         agents = self.tasks.get(task)
         if agents is None:
-            there = f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
+            there = f"{', '.join(self.tasks)}{suggest_name(task, self.tasks)}"
             raise SpecError(f"{self.path}: has no values for the task {task}; it has some for {there}")
         if agent not in agents:
-            there = f"{', '.join(agents)}{nearest(agent, agents)}"
+            there = f"{', '.join(agents)}{suggest_name(agent, agents)}"
             raise SpecError(f"{self.path}: has no values for {agent} on {task}; it has some for {there}")
         return f"{self.path.name} for {task}", agents[agent].agent
 
 
-def read_tuned(path: Path) -> Tuned:
+def read_tuned(path: Path) -> TunedValuesFile:
     """The values in the file of a tuning at ``path``, or in its folder. Raises SpecError that names the file and the key."""
     if path.is_dir():
-        if not (path / FILE).exists():
-            raise SpecError(f"{str(path)!r}: holds no finished tuning; there is no {FILE}")
-        path = path / FILE
+        if not (path / FILE_NAME).exists():
+            raise SpecError(f"{str(path)!r}: holds no finished tuning; there is no {FILE_NAME}")
+        path = path / FILE_NAME
     data = read_yaml(path)
     try:
-        return Tuned.check("", {**data, "path": path})
+        return TunedValuesFile.check("", {**data, "path": path})
     except RegistryError as error:
         raise SpecError(f"{path}: {error}; this is no file of tune.py that this program reads") from None

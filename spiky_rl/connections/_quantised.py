@@ -15,18 +15,18 @@ MOST = 127
 """The largest multiple: symmetric, so that a weight and its negative are both there."""
 
 
-def units(*weights: Tensor) -> Tensor:
+def compute_scales(*weights: Tensor) -> Tensor:
     """The unit of every output neuron, [N], of all ``weights`` [inputs, N] that lead to it; 1 where all of them are 0."""
     largest = torch.stack([weight.detach().abs().amax(0) for weight in weights]).amax(0)
     return torch.where(largest > 0.0, largest / MOST, torch.ones_like(largest))
 
 
-def multiples(weight: Tensor, unit: Tensor) -> Tensor:
+def quantize(weight: Tensor, unit: Tensor) -> Tensor:
     """A ``weight`` [inputs, N] as the nearest whole multiples of its neurons' ``unit`` [N], still floats."""
     return (weight.detach() / unit).round().clamp(-MOST, MOST)
 
 
-class Quantiser:
+class WeightQuantizer:
     """Rounds the weights of one or more matrices that lead to the same neurons, with a common unit per neuron."""
 
     def __init__(self, *sources: Callable[[], Tensor]) -> None:
@@ -35,6 +35,6 @@ class Quantiser:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """One of the matrices, rounded; its gradient is the identity."""
-        unit = units(*(source() for source in self.sources))
+        unit = compute_scales(*(source() for source in self.sources))
         # the sum is exactly the rounded weight: what is added to it is 0 and carries the gradient
-        return multiples(weight, unit) * unit + (weight - weight.detach())
+        return quantize(weight, unit) * unit + (weight - weight.detach())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.kernels import dispatch
 
 Shape = tuple[int, ...]
@@ -20,11 +20,11 @@ Shape = tuple[int, ...]
 class Connection(Component, torch.nn.Module):
     """Built with ``inputs``, the shape of what comes in, and ``outputs``, the layer's entry: neurons, or channels of maps."""
 
-    within: ClassVar[bool] = False
+    is_intra_layer: ClassVar[bool] = False
     """Whether it links the neurons of one layer among themselves: then `IntraLayerConnection`."""
     shape: Shape
     """What comes out."""
-    quantiser: Quantiser | None = None
+    quantiser: WeightQuantizer | None = None
     """What rounds its weights while they are trained; None: nothing does."""
 
     @property
@@ -45,7 +45,7 @@ class Connection(Component, torch.nn.Module):
             bfloat16: The gradient of x may be computed in bfloat16.
         """
 
-    def in_force(self, weight: Tensor) -> Tensor:
+    def get_effective_weights(self, weight: Tensor) -> Tensor:
         """The weights [inputs, N] that are used for a stored ``weight``: the same, or rounded by the quantiser."""
         return weight if self.quantiser is None else self.quantiser(weight)
 
@@ -57,7 +57,7 @@ class Connection(Component, torch.nn.Module):
 class IntraLayerConnection(Connection):
     """A connection among a layer's own neurons: a spike arrives 1 to ``delays`` inner steps after it was sent."""
 
-    within = True
+    is_intra_layer = True
     delays: int
     """D: inner steps that a layer has to remember its spikes for."""
 
@@ -72,7 +72,7 @@ class IntraLayerConnection(Connection):
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
 
 
-def strengths(size: int, inhibitory: float) -> Tensor:
+def make_dale_factors(size: int, inhibitory: float) -> Tensor:
     """Factors of the synapses of each of ``size`` presynaptic neurons under Dale's law, [size, 1].
 
     1 for an excitatory neuron; the last ones inhibit, as many as the fraction ``inhibitory`` says, and as much stronger as it
@@ -84,12 +84,12 @@ def strengths(size: int, inhibitory: float) -> Tensor:
     return factors
 
 
-def vector(inputs: Shape | int) -> int:
+def require_flat(inputs: Shape | int) -> int:
     """The number of channels of ``inputs``, of maps too: what does not look at places takes them as a vector."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
-def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
+def make_sparse_mask(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
     """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one.
 
     Args:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.config.options import RegistryError, Settings, Widths, option
-from spiky_rl.connections.base import Connection, Shape, vector
+from spiky_rl.connections.base import Connection, Shape, require_flat
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
 
@@ -73,7 +73,7 @@ class Convolutional(Connection):
         """Whether the backend's kernels sum where torch does: slower, in an order that the sizes alone give. Torch's depends on the
         instructions of the CPU, the rows of the batch and the threads too."""
         channels, *size = self.inputs
-        self.places = places = [_places(side, kernel, self.stride, self.padding) for side in size]
+        self.places = places = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
         if min(places) < self.pool:
             what = f"convolutional.pool: {self.pool}" if min(places) else f"convolutional.kernel: {kernel}"
             most = min(places) or min(size) + 2 * self.padding
@@ -84,12 +84,12 @@ class Convolutional(Connection):
         offset = options.offset
         if self.pooling == "max" and self.pool > 1:
             norm = float(self.weight.detach().flatten(1).norm(dim=1).mean())
-            offset -= SIGNAL * norm * _excess(self.pool * self.pool)
+            offset -= SIGNAL * norm * _expected_maximum(self.pool * self.pool)
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
         rows, columns = (
-            _reach(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
+            _count_covering(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
             for side, count in zip(size, places, strict=True)
         )
         self.register_buffer(
@@ -104,7 +104,7 @@ class Convolutional(Connection):
         if self.in_order or not self.summed_by_torch:
             pool = 1 if self.summed_by_torch else self.pool
             geometry = (self.inputs, self.stride, self.padding, pool)
-            kernels = dispatch.choose(backend, x)
+            kernels = dispatch.choose_backend(backend, x)
             current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
             if not self.summed_by_torch:
                 return current
@@ -132,7 +132,7 @@ class Convolutional(Connection):
 
 def _maps(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
     """Channels, height and width of what comes in. Raises RegistryError where they are not known or contradict."""
-    size = vector(inputs)
+    size = require_flat(inputs)
     if given:
         if math.prod(given) != size:
             raise RegistryError(
@@ -147,18 +147,18 @@ def _maps(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
     return inputs
 
 
-def _places(side: int, kernel: int, stride: int, padding: int) -> int:
+def _count_positions(side: int, kernel: int, stride: int, padding: int) -> int:
     """Places of the kernel along a side, none where it does not fit."""
     return max(0, (side + 2 * padding - kernel) // stride + 1)
 
 
-def _reach(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
+def _count_covering(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
     """How many of the kernel's first ``places`` cover each position along a side, [side]."""
     ahead = torch.arange(side)[:, None] + padding - stride * torch.arange(places)
     return ((ahead >= 0) & (ahead < kernel)).sum(1).float()
 
 
-def _excess(count: int) -> float:
+def _expected_maximum(count: int) -> float:
     """Expectation of the largest of ``count`` standard normal values, by Blom's formula."""
     share = (count - 0.375) / (count + 0.25)
     return float(math.sqrt(2.0) * torch.erfinv(torch.tensor(2.0 * share - 1.0)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, vector
+from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, require_flat
 
 
 class Lateral(IntraLayerConnection):
@@ -39,7 +39,7 @@ class Lateral(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = vector(inputs)
+        size = require_flat(inputs)
         require_neurons("lateral", size)
         self.shape = (size,)
         place = torch.arange(size)
@@ -53,7 +53,7 @@ class Lateral(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.in_force(self.exact())
+        return self.get_effective_weights(self.exact())
 
     def exact(self) -> Tensor:
         """The weights behind their rounding, [N, N]."""

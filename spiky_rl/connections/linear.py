@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Connection, Shape, sparse, strengths, vector
+from spiky_rl.connections.base import Connection, Shape, make_sparse_mask, make_dale_factors, require_flat
 from spiky_rl.kernels import dispatch
 
 
-class Linear(Connection):
+class LinearConnection(Connection):
     """[..., inputs] -> [..., outputs]."""
 
     class Options(Settings):
@@ -46,7 +46,7 @@ class Linear(Connection):
         outputs: int,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.shape = vector(inputs), outputs, (outputs,)
+        self.in_features, self.out_features, self.shape = require_flat(inputs), outputs, (outputs,)
         # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
         weight = torch.nn.init.orthogonal_(
             torch.nn.Linear(self.in_features, outputs).weight.detach(), options.gain
@@ -70,15 +70,19 @@ class Linear(Connection):
                 self.weight *= self.mask != 0
 
     @property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the weights in force are the stored ones, as they are or by the mask."""
         return self.quantiser is None
 
     def synapses(self) -> Tensor:
         """The weights in force, [inputs, outputs]."""
-        return self.exact() if self.quantiser is None else self.in_force(self.exact())
+        return (
+            self.unrounded_weights()
+            if self.quantiser is None
+            else self.get_effective_weights(self.unrounded_weights())
+        )
 
-    def exact(self) -> Tensor:
+    def unrounded_weights(self) -> Tensor:
         """The weights behind their rounding, [inputs, outputs]."""
         if self.mask is None:
             return self.weight
@@ -101,5 +105,5 @@ def _mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -
     """What stored weights are multiplied with: 0 where there is no synapse, else a sign and a strength; None: nothing."""
     if density == 1.0 and inhibitory is None:
         return None
-    mask = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
-    return mask if inhibitory is None else mask * strengths(inputs, inhibitory)
+    mask = torch.ones(inputs, outputs) if density == 1.0 else make_sparse_mask((inputs, outputs), density)
+    return mask if inhibitory is None else mask * make_dale_factors(inputs, inhibitory)

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, sparse, strengths, vector
+from spiky_rl.connections.base import (
+    Shape,
+    IntraLayerConnection,
+    require_neurons,
+    make_sparse_mask,
+    make_dale_factors,
+    require_flat,
+)
 
 
 class Recurrent(IntraLayerConnection):
@@ -38,7 +45,7 @@ class Recurrent(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = vector(inputs)
+        size = require_flat(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), options.delays, options.dale
         if options.density == 1.0:
@@ -46,11 +53,11 @@ class Recurrent(IntraLayerConnection):
             if not options.self_connections:
                 mask.fill_diagonal_(0.0)
         else:
-            mask = sparse((size, size), options.density, diagonal=options.self_connections)
+            mask = make_sparse_mask((size, size), options.density, diagonal=options.self_connections)
         self.fan_in = float(mask.sum(0).mean())
         gain = options.gain
         if options.dale:
-            strength = strengths(size, options.inhibitory)
+            strength = make_dale_factors(size, options.inhibitory)
             mask = mask * strength
             gain /= math.sqrt(float(strength.square().mean()))
         self.weight = torch.nn.Parameter(
@@ -63,7 +70,7 @@ class Recurrent(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.in_force(self.exact())
+        return self.get_effective_weights(self.exact())
 
     def exact(self) -> Tensor:
         """The weights behind their rounding, [D N, N]."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.shown import ProgressFactory, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class DownloadError(UserError):
 
 
 @dataclass(frozen=True)
-class Archive:
+class DatasetArchive:
     """A .zip and its checksums."""
 
     name: str
@@ -44,7 +44,7 @@ class Archive:
     folder: str
     """What it unpacks to; empty: any number of folders."""
 
-    def fetch(self, folder: Path, shown: Shown = unseen) -> None:
+    def fetch(self, folder: Path, shown: ProgressFactory = no_progress) -> None:
         """Download it into ``folder``, unless it or what it unpacks to is there. Raises DownloadError, with what to do by hand.
 
         ``shown`` opens a display of how far it is.
@@ -54,7 +54,7 @@ class Archive:
         path = folder / self.name
         if path.is_file():
             try:
-                wrong = self._wrong(path)
+                wrong = self._find_checksum_error(path)
             except OSError as error:
                 raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
             if wrong:
@@ -70,7 +70,7 @@ class Archive:
                 finally:
                     if not file.tell():
                         partial.unlink()
-                if wrong := self._wrong(partial):
+                if wrong := self._find_checksum_error(partial):
                     partial.unlink()
                     raise DownloadError(f"{self.url}: its {wrong}; the file was not kept")
                 os.replace(partial, path)
@@ -81,7 +81,7 @@ class Archive:
                 f"cannot write {str(partial)!r}: {error.strerror or error}; when that is mended, run the same command again"
             ) from None
 
-    def _wrong(self, path: Path) -> str:
+    def _find_checksum_error(self, path: Path) -> str:
         """How a file's checksums differ from what they have to be; nothing where they do not."""
         for algorithm, wanted in self.checksums.items():
             with path.open("rb") as file:

@@ -26,7 +26,7 @@ SUFFIXES = (".bin", ".npy", ".npz", ".csv", ".mat")
 COLUMNS = ("t", "x", "y", "p")
 OVERFLOW, OVERFLOW_US, SIZE = 240, 1 << 13, 5
 """N-MNIST's bytes: the row that is no event, what it adds to all later times, and the bytes of an event."""
-MOST = 1 << 15
+MAX_EVENTS = 1 << 15
 """Events of one pixel, channel and step that a tensor may count."""
 MOST_EVENTS = 1 << 25
 """Events of a recording: in memory they take a gigabyte."""
@@ -63,7 +63,9 @@ class Events:
         return len(self.t)
 
 
-def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int] | None = None) -> Events:
+def decode_events(
+    data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int] | None = None
+) -> Events:
     """The events in a file's bytes, by the ending of its name.
 
     Args:
@@ -79,19 +81,19 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
         raise EventFileError(f"{path}: is empty")
     kind = path.rpartition(".")[2].lower()
     if kind == "bin":
-        return of_bytes(data, path)
+        return decode_bytes(data, path)
     try:
         if kind == "csv":
-            return of_columns(_table(data.decode("utf-8-sig")), path, unit)
+            return decode_columns(_table(data.decode("utf-8-sig")), path, unit)
         if kind == "npz":
-            return of_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
+            return decode_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
         held = read_array(data, fields=COLUMNS)
         if names := held.dtype.names:
             if missing := [key for key in COLUMNS if key not in names]:
                 raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")
-            return of_columns({key: held[key] for key in COLUMNS}, path, unit)
+            return decode_columns({key: held[key] for key in COLUMNS}, path, unit)
         if held.ndim == 2 and held.shape[1] == len(COLUMNS):
-            return of_columns(dict(zip(COLUMNS, held.T, strict=True)), path, unit)
+            return decode_columns(dict(zip(COLUMNS, held.T, strict=True)), path, unit)
     except EventFileError:
         raise
     except DAMAGE as error:
@@ -101,10 +103,10 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
         raise EventFileError(
             f"{path}: is {list(held.shape)}; expected [time, {', '.join(map(str, shape))}] as of the others"
         )
-    return of_tensor(held, path)
+    return decode_tensor(held, path)
 
 
-def of_bytes(data: bytes, path: str) -> Events:
+def decode_bytes(data: bytes, path: str) -> Events:
     """The events in ``data`` in N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError that names ``path`` and byte."""
     if len(data) % SIZE:
         whole = len(data) // SIZE * SIZE
@@ -119,7 +121,7 @@ def of_bytes(data: bytes, path: str) -> Events:
     return Events(x[is_event], y[is_event], high[is_event] >> 7, t[is_event])
 
 
-def of_tensor(held: np.ndarray, path: str) -> Events:
+def decode_tensor(held: np.ndarray, path: str) -> Events:
     """The events that a tensor ``held`` [time, channels, rows, columns] counts, times in steps. Raises EventFileError that names ``path``."""
     if held.ndim != 4 or held.dtype.kind not in "biuf":
         raise EventFileError(
@@ -129,17 +131,17 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
     _require_count(int(np.count_nonzero(held)), path)
     place = np.argwhere(held)
     count = held[tuple(place.T)]
-    wrong = (count < 0) | (count > MOST) | (count != np.floor(count))
+    wrong = (count < 0) | (count > MAX_EVENTS) | (count != np.floor(count))
     if wrong.any():
         raise EventFileError(
-            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MOST}"
+            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MAX_EVENTS}"
         )
     _require_count(int(count.sum(dtype=np.float64)), path)
     t, p, y, x = np.repeat(place, count.astype(np.int64), 0).T
     return Events(x, y, p, t, steps=True)
 
 
-def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
+def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
     """Events of ``columns`` t, x, y, p, where p is 0 and 1, or -1 and 1, and t is in ``unit`` microseconds.
 
     Raises EventFileError that names ``path`` and event.
@@ -189,7 +191,7 @@ def _table(text: str) -> dict[str, array[float]]:
     return columns
 
 
-def check(events: Events, path: str, shape: tuple[int, int, int]) -> None:
+def check_events(events: Events, path: str, shape: tuple[int, int, int]) -> None:
     """Raise EventFileError that names ``path`` for ``events`` that cannot be a recording.
 
     Those are no events, and, at the first of them, events outside the sensor of this ``shape`` [channels, rows, columns].

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_record
+from spiky_rl.config.reading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
 from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error
@@ -55,7 +55,7 @@ class KeptNeeds(Needs):
 def load_needs(path: Path, find_out: Callable[[], Needs]) -> Needs:
     """The needs in the cache's file ``path``, else those that ``find_out`` finds out, which are written there."""
     try:
-        kept = read_record(path, KeptNeeds) if path.exists() else None
+        kept = read_json_record(path, KeptNeeds) if path.exists() else None
         if kept is not None:
             needs = Needs(**kept.model_dump(exclude={"digest"}))
             if kept.digest == _digest(path, needs):

@@ -32,7 +32,7 @@ def make_read_error(path: str | Path, error: Exception) -> EventFileError:
     return EventFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-class Store:
+class RecordingStore:
     """Files below a folder or in an archive, by their names from there, with / between folders.
 
     Only regular files are read that lie in the folder itself: no pipe and no device, and nothing that a link or a name leads to elsewhere.
@@ -85,7 +85,7 @@ class Store:
         """Where the file ``name`` lies, for messages."""
         return str(self.root / name.removeprefix(self.prefix))
 
-    def stamp(self, name: str) -> str:
+    def get_fingerprint(self, name: str) -> str:
         """A text that changes when the file ``name`` does: size and time of a file, size and checksum in an archive.
 
         One that is not there has one too: what is wrong with it is said where it is read.
@@ -140,10 +140,10 @@ class Store:
         return data
 
 
-class Tensors:
+class TensorFile:
     """One .npy of many recordings, [recordings, ...], read row by row, in an archive too."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: RecordingStore, name: str) -> None:
         self.path, self.file = store.path(name), store.open(name)
         try:
             header = read_header(self.file)
@@ -178,14 +178,14 @@ class Tensors:
         return np.frombuffer(data, self.kind).reshape(self.shape[1:])
 
 
-def stores(data: Path, names: Sequence[str]) -> Iterator[Store]:
+def find_stores(data: Path, names: Sequence[str]) -> Iterator[RecordingStore]:
     """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order, or ``data`` where it is a .zip."""
     for path in [data] if data.is_file() else [data / name for name in names]:
         if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
-            yield Store(path)
+            yield RecordingStore(path)
 
 
-def to_unpack(*places: Path | Store, dataset: str = "") -> str:
+def format_unpack_hint(*places: Path | RecordingStore, dataset: str = "") -> str:
     """What a message that a dataset is missing ends in where archives lie there that are not read as they are.
 
     Args:
@@ -196,7 +196,9 @@ def to_unpack(*places: Path | Store, dataset: str = "") -> str:
         ``; there is FILE: unpack it``; empty: there is none.
     """
     found = list(dict.fromkeys(path for place in places for path in _archives(place)))
-    others = [_letters(name) for name in registry.names("datasets") if name != dataset] if dataset else []
+    others = (
+        [_letters(name) for name in registry.list_names("datasets") if name != dataset] if dataset else []
+    )
     own = _letters(dataset)
     meant = [
         str(path)
@@ -210,9 +212,9 @@ def to_unpack(*places: Path | Store, dataset: str = "") -> str:
     return f"; there {verb} {', '.join(meant[:NAMED])}{more}: unpack {what}"
 
 
-def _archives(place: Path | Store) -> list[Path]:
+def _archives(place: Path | RecordingStore) -> list[Path]:
     """The archives in a store, in a folder itself, or the one that ``place`` is."""
-    if isinstance(place, Store):
+    if isinstance(place, RecordingStore):
         found = [Path(place.path(name)) for name in place.names()]
     elif place.is_dir():
         found = sorted(path for path in place.iterdir() if path.name[0] != ".")

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 
 from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
-from spiky_rl.datasets._download import Archive
+from spiky_rl.datasets._download import DatasetArchive
 from spiky_rl.datasets._events import Events
-from spiky_rl.datasets._store import Store
+from spiky_rl.datasets._store import RecordingStore
 
 PARTS = ("train", "validation", "test")
 TIMES = {False: "us", True: "steps"}
@@ -44,14 +44,14 @@ class Recording:
     """Index of its class; `UNKNOWN`."""
     part: str
     """One of `PARTS`; of a dataset without an official split all are ``train``."""
-    store: Store | None = None
+    store: RecordingStore | None = None
     member: str = ""
     """Its file in the store."""
     row: int = 0
     """Its place in that file, where the file holds many."""
 
 
-def counted(bins: int) -> Any:
+def declare_bins(bins: int) -> Any:
     """Declare into how many frames a dataset's events are counted: ``bins`` where nothing else is said."""
     return option(bins, "T: frames of a recording, control steps of the network", low=1, high=100_000)
 
@@ -62,7 +62,7 @@ class Dataset(Component):
     class Options(Settings):
         """Options of every dataset."""
 
-        bins: int = counted(10)
+        bins: int = declare_bins(10)
         binary: bool = option(False, "whether a frame says that there were events, or how many")
 
     options: Options
@@ -84,7 +84,7 @@ class Dataset(Component):
     """What an event counts in a frame."""
     synthetic: str = ""
     """What stood in for the sensor; empty: nothing, the recordings are real."""
-    archives: ClassVar[tuple[Archive, ...]] = ()
+    archives: ClassVar[tuple[DatasetArchive, ...]] = ()
     """What ``--download`` fetches, into the folder ``home`` below the data folder."""
     home: ClassVar[str] = ""
     agent: str = "lif_conv_classifier"
@@ -106,7 +106,7 @@ class Dataset(Component):
         """``data``: the folder of the datasets. Raises MissingData where this one is not there."""
         self.options = options
         self.data, self.bins, self.binary = data, options.bins, options.binary
-        self.recordings = self.find()
+        self.recordings = self.list_recordings()
         start, end = self.window
         if self.bins > end - start:
             raise RegistryError(
@@ -114,7 +114,7 @@ class Dataset(Component):
             )
 
     @classmethod
-    def about(cls) -> list[tuple[str, str]]:
+    def describe(cls) -> list[tuple[str, str]]:
         """The dataset's declaration as pairs of name and text."""
         sensor, window, classes = (getattr(cls, key, ()) for key in ("shape", "window", "classes"))
         rows = [("title", cls.title), ("licence", cls.licence), ("source", cls.source)]
@@ -127,25 +127,25 @@ class Dataset(Component):
         ]
 
     @abstractmethod
-    def find(self) -> list[Recording]:
+    def list_recordings(self) -> list[Recording]:
         """All recordings, in an order that does not depend on where they lie; none of them is read. Raises MissingData."""
 
     @abstractmethod
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         """The events of a ``recording``. Raises EventFileError where it is damaged."""
 
     def path(self, recording: Recording) -> str:
         """Where a ``recording`` lies, for messages."""
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
-    def stamps(self) -> Iterator[str]:
+    def get_fingerprints(self) -> Iterator[str]:
         """Texts that change when the recordings' files do; nothing is read."""
         files = {(id(r.store), r.member): r for r in self.recordings if r.store is not None}
         for recording in files.values():
             assert recording.store is not None
-            yield f"{recording.member} {recording.store.stamp(recording.member)}"
+            yield f"{recording.member} {recording.store.get_fingerprint(recording.member)}"
 
-    def reader(self) -> str:
+    def get_reader_fingerprint(self) -> str:
         """A text that changes with what may change the events that are read: the folder, the options, and the class's own code."""
         code = hashlib.sha256(
             inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()

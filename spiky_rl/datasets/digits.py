@@ -15,7 +15,7 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import UserError, option
-from spiky_rl.datasets._events import Events, of_tensor
+from spiky_rl.datasets._events import Events, decode_tensor
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, LEVELS = 8, 16
@@ -50,13 +50,13 @@ class Digits(Dataset):
     agent = "lif_ppo"
     shift, rotation = 0.5, 10.0
 
-    def find(self) -> list[Recording]:
+    def list_recordings(self) -> list[Recording]:
         self.images, labels = load()
         return [Recording(f"{i:04}", label, "train", row=i) for i, label in enumerate(labels.tolist())]
 
-    def stamps(self) -> Iterator[str]:
+    def get_fingerprints(self) -> Iterator[str]:
         yield hashlib.sha256(self.images.tobytes()).hexdigest()
 
     @override
-    def read(self, recording: Recording) -> Events:
-        return of_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))
+    def read_events(self, recording: Recording) -> Events:
+        return decode_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))

@@ -15,9 +15,9 @@ from typing import override
 import numpy as np
 
 from spiky_rl.datasets._arrays import read_array
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_tensor
+from spiky_rl.datasets._store import find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
 FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
@@ -37,13 +37,13 @@ class EvObjects(Dataset):
     classes = tuple(str(label) for label in range(OBJECTS))
 
     class Options(Dataset.Options):
-        bins: int = counted(50)
+        bins: int = declare_bins(50)
 
     agent = "lif_linear_classifier"
     epochs, batch_size = 150, 20
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
             names = store.names()
             matches = [
                 (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
@@ -60,11 +60,11 @@ class EvObjects(Dataset):
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='ev_objects')}"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='ev_objects')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         path = self.path(recording)
         try:
@@ -73,4 +73,4 @@ class EvObjects(Dataset):
             raise EventFileError(f"{path}: no recording, or a damaged one: {error}") from None
         if held.shape != (TAXELS, POLARITIES, STEPS):
             raise EventFileError(f"{path}: is {list(held.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]")
-        return of_tensor(held.transpose(2, 1, 0)[:, :, np.newaxis], path)
+        return decode_tensor(held.transpose(2, 1, 0)[:, :, np.newaxis], path)

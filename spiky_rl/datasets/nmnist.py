@@ -20,9 +20,9 @@ import numpy as np
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import list_arrays, read_arrays
-from spiky_rl.datasets._download import Archive
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, make_read_error, to_unpack
+from spiky_rl.datasets._download import DatasetArchive
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_events
+from spiky_rl.datasets._store import RecordingStore, make_read_error, format_unpack_hint
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
@@ -32,7 +32,7 @@ LONGEST_US = 2**31 - 1
 """Between two events: more than half an hour, so that no sum of times overflows."""
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
-    Archive(
+    DatasetArchive(
         "train.zip",
         {
             "sha256": "1a54ee392a5e5082a0bef52911cd9211f63b950a4905ccd8890553804d3335f9",
@@ -41,7 +41,7 @@ ARCHIVES = (
         f"{_BASE}/39c25547-014b-4137-a934-9d29fa53c7a0/file_downloaded",
         "Train",
     ),
-    Archive(
+    DatasetArchive(
         "test.zip",
         {
             "sha256": "6ecfd5d85dbb49a631961d8dc3101871c5be53e645004ee34064f6557d169f09",
@@ -68,7 +68,7 @@ class NMnist(Dataset):
     shift, rotation = 2.0, 10.0
     packed: _Packed | None = None
 
-    def find(self) -> list[Recording]:
+    def list_recordings(self) -> list[Recording]:
         for folder in (self.data / name for name in FOLDERS):
             recordings = [r for archive in ARCHIVES for r in _part(folder, archive)]
             if recordings:
@@ -80,15 +80,15 @@ class NMnist(Dataset):
             f"N-MNIST is not in {str(self.data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it lies elsewhere, or"
             f" --dataset nmnist_synthetic to simulate it. By hand: get {' and '.join(a.name for a in ARCHIVES)} from"
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
-            f"{to_unpack(*(self.data / name for name in FOLDERS), dataset='nmnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in FOLDERS), dataset='nmnist')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         if self.packed is not None:
             return self.packed.read(recording.row, self.path(recording))
         assert recording.store is not None
-        return decode(recording.store.read(recording.member), self.path(recording))
+        return decode_events(recording.store.read(recording.member), self.path(recording))
 
     @override
     def path(self, recording: Recording) -> str:
@@ -96,19 +96,21 @@ class NMnist(Dataset):
         return path if self.packed is None else f"{path}: row {recording.row} ({recording.name})"
 
 
-def _part(folder: Path, archive: Archive) -> list[Recording]:
+def _part(folder: Path, archive: DatasetArchive) -> list[Recording]:
     """The recordings of Train or Test, from the folder, else from the archive."""
     if (folder / archive.folder).is_dir():
-        store = Store(folder / archive.folder, f"{archive.folder}/")
+        store = RecordingStore(folder / archive.folder, f"{archive.folder}/")
     elif (folder / archive.name).is_file():
-        store = Store(folder / archive.name)
+        store = RecordingStore(folder / archive.name)
     else:
         return []
     part = "test" if archive.folder == "Test" else "train"
     names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
     recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
     if not recordings:
-        raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it{to_unpack(store)}")
+        raise MissingData(
+            f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it{format_unpack_hint(store)}"
+        )
     return recordings
 
 
@@ -117,7 +119,7 @@ class _Packed:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError for a file that is damaged or does not hold such recordings."""
-        self.path, self.store = path, Store(path.parent)
+        self.path, self.store = path, RecordingStore(path.parent)
         self.labels, self.ids = self._arrays("label", "id")
 
     def _arrays(self, *keys: str) -> list[np.ndarray]:

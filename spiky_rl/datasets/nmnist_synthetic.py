@@ -122,8 +122,8 @@ class NMnistSynthetic(Dataset):
     options: Options
     shift, rotation = 2.0, 10.0
 
-    def find(self) -> list[Recording]:
-        images, labels, source = like_mnist(self.data)
+    def list_recordings(self) -> list[Recording]:
+        images, labels, source = load_mnist_like(self.data)
         if self.options.count > len(labels):
             raise UserError(
                 f"dataset.count: {self.options.count} is out of range; there are {len(labels)} images of {source} to simulate"
@@ -134,17 +134,17 @@ class NMnistSynthetic(Dataset):
             for i, label in enumerate(labels[: self.options.count].tolist())
         ]
 
-    def stamps(self) -> Iterator[str]:
+    def get_fingerprints(self) -> Iterator[str]:
         model = (PATH.tolist(), LEAD_MS, DARK, LOW_PASS_MS, CONTRAST, CONTRAST_DEVIATION, REFRACTORY_MS)
         yield repr((STEPS, NOISE_HZ, JITTER_MS, SACCADES_MS, model))
         yield hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         return simulate(self.images[recording.row], np.random.default_rng([0, recording.row]))
 
 
-def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
+def load_mnist_like(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """Images [images, 28, 28] from 0 to 255, labels, and whose they are.
 
     MNIST's own where they lie in the folder ``data``, else scikit-learn's, enlarged.

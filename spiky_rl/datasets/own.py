@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, override
 from pydantic import Field, field_validator
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Names, RegistryError, nearest, option
+from spiky_rl.config.options import Names, RegistryError, suggest_name, option
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import (
     DAMAGE,
@@ -33,10 +33,10 @@ from spiky_rl.datasets._events import (
     EventFileError,
     Events,
     MissingData,
-    decode,
+    decode_events,
 )
 from spiky_rl.datasets._needs import Needs, load_needs, measure
-from spiky_rl.datasets._store import Store, to_unpack
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
 from spiky_rl.datasets.base import TIMES, UNKNOWN, Dataset, Recording
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ LAYOUT = (
 )
 
 
-class Own(Dataset):
+class CustomDataset(Dataset):
     """Recordings in a layout that anybody can make."""
 
     title = "own recordings"
@@ -106,14 +106,14 @@ class Own(Dataset):
 
         @field_validator("sensor", "window")
         @classmethod
-        def _two(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        def _check_two_values(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
             if len(numbers) not in (0, 2):
                 raise RegistryError(f"{list(numbers)} has {len(numbers)} values; it must have 0 or 2")
             return numbers
 
         @field_validator("window")
         @classmethod
-        def _forward(cls, window: tuple[int, ...]) -> tuple[int, ...]:
+        def _check_window_order(cls, window: tuple[int, ...]) -> tuple[int, ...]:
             if window and window[0] >= window[1]:
                 raise RegistryError(f"{list(window)} ends before it begins")
             return window
@@ -123,10 +123,10 @@ class Own(Dataset):
         self.given, self.time = (options.sensor, options.channels, options.window), options.time
         super().__init__(options, data)
 
-    def find(self) -> list[Recording]:
+    def list_recordings(self) -> list[Recording]:
         if not self.data.exists():
             raise MissingData(f"{self.data}: there is no such folder; {LAYOUT}")
-        store = Store(self.data)
+        store = RecordingStore(self.data)
         names = store.names()
         if store.outward:
             raise MissingData(
@@ -135,25 +135,27 @@ class Own(Dataset):
         manifest = next((name for name in MANIFESTS if name in names), None)
         rows = _of_folders(names) if manifest is None else _of_manifest(store, manifest)
         if not rows:
-            raise MissingData(f"{self.data}: there is no recording in it{to_unpack(store)}; {LAYOUT}")
-        there = sorted({label for _, label, _ in rows if label is not None}, key=_natural)
+            raise MissingData(
+                f"{self.data}: there is no recording in it{format_unpack_hint(store)}; {LAYOUT}"
+            )
+        there = sorted({label for _, label, _ in rows if label is not None}, key=_natural_sort_key)
         self.classes = self.classes or tuple(there)
         if strangers := [name for name in there if name not in self.classes]:
-            self._meet(strangers)
+            self._check_unknown_classes(strangers)
         label_of = {name: i for i, name in enumerate(self.classes)}
         recordings = [
             Recording(name, label_of.get(label or "", UNKNOWN), part, store, name)
             for name, label, part in rows
         ]
-        self._settle(recordings)
+        self._infer_layout(recordings)
         self.agent = _agent_for(self.shape)
         return recordings
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
-        events = decode(data, path, UNITS[self.unit], getattr(self, "shape", None))
+        events = decode_events(data, path, UNITS[self.unit], getattr(self, "shape", None))
         if self.time and self.time != TIMES[events.steps]:
             raise EventFileError(
                 f"{path}: has times in {TIMES[events.steps]}, and the others, or dataset.time, in {self.time}"
@@ -164,33 +166,35 @@ class Own(Dataset):
         sees = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
         return {**super().settings(), **sees, "unit": self.unit, "time": self.time, "names": self.classes}
 
-    def _meet(self, strangers: list[str]) -> None:
+    def _check_unknown_classes(self, unknown_classes: list[str]) -> None:
         """Refuse classes that are none of those named, with MissingData, or say that they count as none."""
-        name, known = strangers[0], ", ".join(self.classes)
+        name, known = unknown_classes[0], ", ".join(self.classes)
         if self.others == "refused":
             raise MissingData(
-                f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}; with dataset.others=unlabelled its"
+                f"{self.data}: class {name!r} is none of {known}{suggest_name(name, self.classes)}; with dataset.others=unlabelled its"
                 " recordings have no class"
             )
         log.info(
             "%s: recordings of %s have no class here, which is one of %s",
             self.data,
-            ", ".join(strangers),
+            ", ".join(unknown_classes),
             known,
         )
 
-    def _settle(self, recordings: list[Recording]) -> None:
+    def _infer_layout(self, recordings: list[Recording]) -> None:
         """Take sensor and window as they are given, else from the recordings; what was found out is kept in the cache."""
         sensor, channels, window = self.given
         if not (sensor and channels and window):
-            stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
+            stamps = [
+                f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
+            ]
             given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
             asked = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
             key = hashlib.sha256("\n".join([asked, *stamps]).encode()).hexdigest()[:16]
 
             def measure_once() -> Needs:
                 log.info("%s: reading %d recordings once to see what they need", self.data, len(recordings))
-                return measure(recordings, self.read, self.time, given)
+                return measure(recordings, self.read_events, self.time, given)
 
             needs = load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure_once)
             channels, sensor, window = (
@@ -211,7 +215,7 @@ class Own(Dataset):
         """What the times of the first recording are that can be read."""
         for recording in recordings:
             try:
-                return TIMES[self.read(recording).steps]
+                return TIMES[self.read_events(recording).steps]
             except EventFileError:  # refused or skipped where it is read to be learned from
                 continue
         return TIMES[False]
@@ -233,7 +237,7 @@ def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
     if (parts_there := sorted(top for top in tops if top.lower() in SPLITS)) and len(tops) > len(parts_there):
         other = min(tops - {*parts_there})
         raise MissingData(
-            f"{other}: stands beside {parts_there[0]}, and is none of {', '.join(SPLITS)}{nearest(other.lower(), SPLITS)}"
+            f"{other}: stands beside {parts_there[0]}, and is none of {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
         )
     rows: list[tuple[str, str | None, str]] = []
     for name, parts in zip((n for n in names if n.lower().endswith(ENDINGS)), split, strict=True):
@@ -243,7 +247,7 @@ def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
     return rows
 
 
-def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str]]:
+def _of_manifest(store: RecordingStore, manifest: str) -> list[tuple[str, str | None, str]]:
     """Name, class and part of every recording that a manifest lists. Raises EventFileError that names the row."""
     path, data = store.path(manifest), store.read(manifest)
     try:
@@ -266,7 +270,7 @@ def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str
         split = (row.get("split") or "train").strip().lower()
         if split not in SPLITS:
             raise EventFileError(
-                f"{path}: row {number}: split {split!r} is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
+                f"{path}: row {number}: split {split!r} is none of {', '.join(SPLITS)}{suggest_name(split, SPLITS)}"
             )
         name = (row["recording"] or "").strip()
         if (first := seen.setdefault(name, number)) != number:
@@ -275,6 +279,6 @@ def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str
     return listed
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
+def _natural_sort_key(name: str) -> tuple[bool, int, str]:
     """Whole numbers by their value, before all else."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

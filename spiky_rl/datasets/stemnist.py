@@ -19,9 +19,9 @@ from typing import Literal, override
 import numpy as np
 
 from spiky_rl.config.options import option
-from spiky_rl.datasets._events import EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import Store, Tensors, stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._events import EventFileError, Events, MissingData, decode_tensor
+from spiky_rl.datasets._store import RecordingStore, TensorFile, find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 SIDE, STEPS = 16, 240
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
@@ -42,7 +42,7 @@ class Stemnist(Dataset):
     steps = True
 
     class Options(Dataset.Options):
-        bins: int = counted(24)
+        bins: int = declare_bins(24)
         characters: Literal["all", "digits", "letters"] = option(
             "all", "which of them: all 35, the nine digits, or the letters"
         )
@@ -56,18 +56,18 @@ class Stemnist(Dataset):
         self.classes = tuple({"all": LETTERS + DIGITS, "digits": DIGITS, "letters": LETTERS}[self.characters])
         super().__init__(options, data)
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
             recordings = [r for name in store.names() for r in self._part(store, name)]
             if recordings:
                 return recordings
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stemnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stemnist')}"
         )
 
-    def _part(self, store: Store, name: str) -> list[Recording]:
+    def _part(self, store: RecordingStore, name: str) -> list[Recording]:
         """The recordings that a manifest lists; none where ``name`` is no manifest."""
         match = re.search(r"(?:^|/)(train|val|test)/manifest\.csv$", name)
         if match is None:
@@ -97,18 +97,18 @@ class Stemnist(Dataset):
         ]
 
     @cached_property
-    def files(self) -> dict[str, Tensors]:
+    def files(self) -> dict[str, TensorFile]:
         """The opened spikes of each part."""
         return {}
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         name = recording.member
         if name not in self.files:
-            self.files[name] = Tensors(recording.store, name)
+            self.files[name] = TensorFile(recording.store, name)
         path = f"{self.path(recording)}: row {recording.row}"
         held = self.files[name][recording.row]
         if held.shape != (STEPS, SIDE, SIDE):
             raise EventFileError(f"{path}: is {list(held.shape)}; expected [{STEPS}, {SIDE}, {SIDE}]")
-        return of_tensor(held[:, np.newaxis], path)
+        return decode_tensor(held[:, np.newaxis], path)

@@ -20,8 +20,8 @@ import numpy as np
 
 from spiky_rl.datasets._arrays import LARGEST, NUMBERS
 from spiky_rl.datasets._events import LATEST, EventFileError, Events, MissingData
-from spiky_rl.datasets._store import stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._store import find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 SIDE = 10
 COMPRESSED, CHUNK = 15, 1 << 20
@@ -105,13 +105,13 @@ class StMnist(Dataset):
     classes = tuple("0123456789")
 
     class Options(Dataset.Options):
-        bins: int = counted(25)
+        bins: int = declare_bins(25)
 
     agent = "lif_conv_small_classifier"
     shift, rotation = 1.0, 10.0
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
             names = [
                 n for n in store.names() if "LUT" not in n
             ]  # a table of the taxels lies among the recordings
@@ -121,10 +121,10 @@ class StMnist(Dataset):
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stmnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stmnist')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))

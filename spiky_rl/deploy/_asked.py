@@ -6,18 +6,18 @@ from pathlib import Path
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plan import Request
+from spiky_rl.config.plan import RunRequest
 from spiky_rl.deploy._targets import refuse, require_chip, targets
 from spiky_rl.deploy.base import Target
 from spiky_rl.hosts.run.prepare import known_agent
 
 
-class Export(Settings):
+class ExportOptions(Settings):
     """What a user asks of an export, besides a `Request`."""
 
     to: str = option(
         "c",
-        f"one or more of {', '.join(registry.names('targets'))}, with commas; c-int8 is c_int8",
+        f"one or more of {', '.join(registry.list_names('targets'))}, with commas; c-int8 is c_int8",
         metavar="TARGETS",
     )
     out: Path | None = option(
@@ -28,11 +28,11 @@ class Export(Settings):
     )
 
     @property
-    def names(self) -> list[str]:
+    def target_names(self) -> list[str]:
         """The targets, as the registry has them."""
         return [name.strip().replace("-", "_") for name in self.to.split(",")]
 
-    def require(self, asked: Request) -> dict[str, Target]:
+    def check(self, asked: RunRequest) -> dict[str, Target]:
         """The targets by name; raise UserError for what cannot be exported, as far as that shows without Isaac Lab.
 
         Args:
@@ -40,7 +40,7 @@ class Export(Settings):
         """
         if asked.library != "rsl_rl":
             raise UserError(f"export.py: not available with --rl_library {asked.library}, only with rsl_rl")
-        built = targets(self.names)
+        built = targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, built.values())
         if (agent := known_agent(asked)) is not None:

@@ -34,16 +34,16 @@ class Footprint:
     """At most: the frames of all its functions together."""
 
 
-def require(chip: str) -> None:
+def require_compiler(chip: str) -> None:
     """Raise UserError where the compiler of a ``chip`` is missing."""
     prefix, _, packages = CHIPS[chip]
     if not all(shutil.which(f"{prefix}-{program}") for program in ("gcc", "size")):
         raise UserError(f"--report {chip}: {prefix}-gcc is not installed; Debian has it in {packages}")
 
 
-def footprint(policy: Path, chip: str) -> Footprint:
+def measure_footprint(policy: Path, chip: str) -> Footprint:
     """Memory that ``policy``, the path of a policy.c, takes on a ``chip``. Raises UserError with what the compiler says if it refuses it."""
-    require(chip)
+    require_compiler(chip)
     prefix, machine, _ = CHIPS[chip]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -23,15 +23,15 @@ type Progress = Callable[[float], None]
 
 
 @dataclass
-class Agreement:
+class VerificationResult:
     """How a file's actions compare with the live policy's."""
 
     steps: int = 0
     difference: float = 0.0
     """Largest one, of the control steps that count as equal."""
-    apart: float = 0.0
+    max_error: float = 0.0
     """Largest one of all others."""
-    flips: int = 0
+    mismatches: int = 0
     """Control steps that differ by more than the target's tolerance."""
     aside: float = 0.0
     """Mean difference of the policy that the target made of the live one from the live one; 0 where it is the live one."""
@@ -51,7 +51,7 @@ class Agreement:
         """
         worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
         self.largest = max(self.largest, float(np.abs(wanted[0]).max()))
-        self.add(worst, target.allowed(model) * (self.largest if target.relative else 1.0))
+        self.add(worst, target.get_tolerance(model) * (self.largest if target.relative else 1.0))
 
     def add(self, worst: float, allowed: float) -> None:
         """Count a control step whose numbers differ by ``worst`` at most; it is equal where no more is ``allowed``."""
@@ -59,23 +59,23 @@ class Agreement:
         if worst <= allowed:
             self.difference = max(self.difference, worst)
         else:
-            self.flips += 1
-            self.apart = max(self.apart, math.inf if math.isnan(worst) else worst)
+            self.mismatches += 1
+            self.max_error = max(self.max_error, math.inf if math.isnan(worst) else worst)
 
     def text(self, target: Target, model: MLPModel) -> str:
         """How the file of a ``target`` compares with the live policy, ``model``, in words."""
-        limit = target.allowed(model)
+        limit = target.get_tolerance(model)
         share = " of the largest action so far, or of 1," if target.relative else ""
         allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
-        if target.reference(model) is not model:
+        if target.get_reference_model(model) is not model:
             allowed += f" to the policy {target.changed}"
             changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
-        return f"{allowed} in {self.steps - self.flips} of {self.steps} control steps of an episode{changed}"
+        return f"{allowed} in {self.steps - self.mismatches} of {self.steps} control steps of an episode{changed}"
 
 
-def prove(
+def verify_targets(
     model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], progress: Progress
-) -> dict[Path, Agreement]:
+) -> dict[Path, VerificationResult]:
     """Run files beside the policy they were written from, each over an episode of the first environment.
 
     Args:
@@ -86,31 +86,31 @@ def prove(
 
     Raises UserError for a file that differs from the live policy by more than its target allows.
     """
-    agreements: dict[Path, Agreement] = {}
+    agreements: dict[Path, VerificationResult] = {}
     for compiled in dict.fromkeys(target.compiled for target in targets.values()):
         group = {path: target for path, target in targets.items() if target.compiled == compiled}
-        backend = dispatch.compiled()["cpu"] if compiled else dispatch.REFERENCE
+        backend = dispatch.list_compiled_backends()["cpu"] if compiled else dispatch.REFERENCE
         agreements |= _episode(model, env, group, backend, progress)
     for path, agreement in agreements.items():
-        if agreement.flips > targets[path].flips * agreement.steps:
+        if agreement.mismatches > targets[path].flips * agreement.steps:
             raise UserError(
-                f"{path}: actions differ from the live policy's in {agreement.flips} of {agreement.steps} control steps,"
-                f" by up to {agreement.apart:.2g}"
+                f"{path}: actions differ from the live policy's in {agreement.mismatches} of {agreement.steps} control steps,"
+                f" by up to {agreement.max_error:.2g}"
             )
     return agreements
 
 
 def _episode(
     model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], backend: str, progress: Progress
-) -> dict[Path, Agreement]:
-    sessions = {path: session for path, target in targets.items() if (session := target.open(path))}
-    agreements = {path: Agreement() for path in sessions}
-    references = {path: targets[path].reference(model) for path in sessions}
+) -> dict[Path, VerificationResult]:
+    sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
+    agreements = {path: VerificationResult() for path in sessions}
+    references = {path: targets[path].get_reference_model(model) for path in sessions}
     network = model.network if isinstance(model, SpikingModel) else None
     device, before_backend = next(model.parameters()).device, network.backend if network else ""
     model.to("cpu")
     if network:
-        network.run_on(backend)
+        network.set_backend(backend)
     steps = 0
     with torch.inference_mode():
         env.reset()
@@ -119,9 +119,9 @@ def _episode(
         while sessions:
             obs = env.get_observations()[:1].to("cpu")
             x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
-            before = state_of(model)
+            before = get_flat_state(model)
             action = model(obs)
-            expected = [action.numpy(), *state_of(model)]
+            expected = [action.numpy(), *get_flat_state(model)]
             for path, session in sessions.items():
                 returned, wanted = session(x.numpy(), before), expected
                 if references[path] is not model:
@@ -137,13 +137,13 @@ def _episode(
     for agreement in agreements.values():
         agreement.aside /= max(steps, 1)
     if network:
-        network.run_on(before_backend)
+        network.set_backend(before_backend)
     model.to(device)
     model.reset()
     return agreements
 
 
-def state_of(model: MLPModel) -> list[np.ndarray]:
+def get_flat_state(model: MLPModel) -> list[np.ndarray]:
     """The state that a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
     if isinstance(model, SpikingModel):
         if not model.network.stateful:

@@ -36,7 +36,7 @@ class Onnx(Target):
         return folder / "policy.onnx"
 
     @override
-    def open(self, path: Path) -> Session | None:
+    def open_session(self, path: Path) -> Session | None:
         try:
             import onnxruntime
         except ImportError:

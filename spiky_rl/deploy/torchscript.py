@@ -24,7 +24,7 @@ class TorchScript(Target):
         return folder / "policy.pt"
 
     @override
-    def open(self, path: Path) -> Session:
+    def open_session(self, path: Path) -> Session:
         import torch
 
         scripted = torch.jit.load(path)

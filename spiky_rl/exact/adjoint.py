@@ -25,8 +25,8 @@ from scipy.integrate import DOP853
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.exact import solver
-from spiky_rl.exact.solver import Event, Integrand, Problem, Solver, Spike, Trajectory
-from spiky_rl.exact.terms import Array, Terms
+from spiky_rl.exact.solver import Event, Integrand, SpikingProblem, EventSolver, SpikeEvent, Trajectory
+from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Neuron, Ode
 
 type Numbers = float | Sequence[float] | Array
@@ -38,7 +38,7 @@ SILENT = 1e-9
 
 
 @dataclass(frozen=True)
-class Gradients:
+class AdjointGradients:
     """dL/d everything that went into a solution."""
 
     weights: Array
@@ -59,12 +59,12 @@ class Gradients:
 class Solution:
     """A solved network."""
 
-    spikes: tuple[Spike, ...]
+    spikes: tuple[SpikeEvent, ...]
     """In order of time."""
     events: tuple[Event, ...]
     segments: tuple[Trajectory, ...]
     """States and currents [S + 1, N] between events: one before each event, one behind the last."""
-    problem: Problem
+    problem: SpikingProblem
 
     def times(self, neuron: int) -> Array:
         """Spike times of a neuron in ms."""
@@ -72,9 +72,9 @@ class Solution:
 
     def integral(self, integrand: Integrand) -> float:
         """The integral of the ``integrand``, a function of time and states, from 0 to the end. See `Solution.gradient`."""
-        return solver.integral(self.segments, integrand)
+        return solver.integrate(self.segments, integrand)
 
-    def gradient(self, of_spikes: Numbers = 0.0, integrand: Integrand | None = None) -> Gradients:
+    def gradient(self, of_spikes: Numbers = 0.0, integrand: Integrand | None = None) -> AdjointGradients:
         """Gradients of a loss of spike times plus the integral of a function of the states.
 
         Args:
@@ -85,11 +85,11 @@ class Solution:
             UserError: Sizes that do not fit; a spike that only touches the threshold, so that its time has no derivative; a
                 neuron that changes without a spike at a moment that the loss depends on.
         """
-        rates = solver.fitting("of_spikes", of_spikes, (len(self.spikes),))
+        rates = solver.to_array("of_spikes", of_spikes, (len(self.spikes),))
         return _Backward(self, integrand).run(rates)
 
 
-def solve(
+def solve_network(
     neuron: Neuron,
     weights: Sequence[Sequence[float]] | Array,
     input_times: Sequence[Sequence[float] | Array],
@@ -124,7 +124,7 @@ def solve(
             f"neuron: {type(neuron).__name__!r} is no ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
         )
     width = len(weights)
-    inputs = tuple(solver.fitting(f"input_times[{i}]", t, (len(t),)) for i, t in enumerate(input_times))
+    inputs = tuple(solver.to_array(f"input_times[{i}]", t, (len(t),)) for i, t in enumerate(input_times))
     for i, times in enumerate(inputs):
         for time in times:
             if not 0.0 <= time <= duration:
@@ -134,20 +134,20 @@ def solve(
     for n in readouts:
         if not 0 <= n < width:
             raise UserError(f"readouts: there is no neuron {n!r}; there are {width}, counted from 0")
-    taus = solver.fitting("tau_synapse", tau_synapse, (width,))
+    taus = solver.to_array("tau_synapse", tau_synapse, (width,))
     if taus.min() <= 0.0:
         raise UserError(f"tau_synapse: {taus.min()!r} is out of range; it must be above 0 ms")
-    problem = Problem(
-        Terms(neuron, solver.parameters_of(neuron, width, parameters or {})),
-        solver.fitting("weights", weights, (width, len(inputs) + width)),
+    problem = SpikingProblem(
+        NeuronTerms(neuron, solver.parameters_of(neuron, width, parameters or {})),
+        solver.to_array("weights", weights, (width, len(inputs) + width)),
         inputs,
         float(duration),
         taus,
         ~np.isin(np.arange(width), readouts),
         tolerance,
     )
-    states = solver.fitting("start", start, (len(neuron.states), width))
-    forward = Solver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
+    states = solver.to_array("start", start, (len(neuron.states), width))
+    forward = EventSolver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
     forward.run()
     return Solution(tuple(forward.spikes), tuple(forward.events), tuple(forward.segments), problem)
 
@@ -166,15 +166,15 @@ class _Backward:
         self.inputs = tuple(np.zeros_like(times) for times in problem.inputs)
         self.segments: list[Trajectory] = []
 
-    def run(self, of_spikes: Array) -> Gradients:
+    def run(self, of_spikes: Array) -> AdjointGradients:
         """dL/d everything, given dL/dt of every spike, ``of_spikes`` in 1/ms."""
         parts = list(self.solution.segments)
-        self._back(parts.pop())
+        self._integrate_adjoint(parts.pop())
         for event in reversed(self.solution.events):
             self._jump(event, of_spikes)
-            self._back(parts.pop())
+            self._integrate_adjoint(parts.pop())
         names = self.problem.terms.neuron.params
-        return Gradients(
+        return AdjointGradients(
             self.weights,
             self.inputs,
             dict(zip(names, self.parameters, strict=True)),
@@ -183,7 +183,7 @@ class _Backward:
             tuple(reversed(self.segments)),
         )
 
-    def _back(self, part: Trajectory) -> None:
+    def _integrate_adjoint(self, part: Trajectory) -> None:
         """Through a segment: the adjoint, and beside it what parameters collect over time."""
         segment = Trajectory(self.adjoint.shape)
         self.segments.append(segment)

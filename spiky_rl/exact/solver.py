@@ -26,8 +26,8 @@ from scipy.integrate import DOP853
 from scipy.optimize import brentq
 from torch import Tensor
 
-from spiky_rl.config.options import UserError, nearest
-from spiky_rl.exact.terms import Array, Terms
+from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Ode
 
 PROBES = 8
@@ -64,7 +64,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Spike:
+class SpikeEvent:
     """A neuron and the time of its spike in ms."""
 
     neuron: int
@@ -91,10 +91,10 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SpikingProblem:
     """A network, what it is given and how exactly it is to be solved; see `spiky_rl.exact.adjoint.solve`."""
 
-    terms: Terms
+    terms: NeuronTerms
     weights: Array
     inputs: tuple[Array, ...]
     duration: float
@@ -116,16 +116,16 @@ class Problem:
         return (gradient * self.slope(values)[:-1]).sum(0)
 
 
-class Solver:
+class EventSolver:
     """Goes through a problem from event to event."""
 
-    def __init__(self, problem: Problem, start: Array, max_spikes: int) -> None:
+    def __init__(self, problem: SpikingProblem, start: Array, max_spikes: int) -> None:
         self.problem, self.max_spikes = problem, max_spikes
         self.time, self.values = 0.0, start
         self.armed = np.ones(start.shape[1], bool)
         self.events: list[Event] = []
         self.segments: list[Trajectory] = []
-        self.spikes: list[Spike] = []
+        self.spikes: list[SpikeEvent] = []
 
     def run(self) -> None:
         """Fill ``events`` and ``segments``: one segment before each event and one behind the last."""
@@ -180,7 +180,7 @@ class Solver:
                     f"the network cannot be solved beyond {stepper.t:.6g} ms: {message} (do states grow without bound?)"
                 )
             before, interpolant = stepper.t_old, stepper.dense_output()
-            event, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
+            event, time = self._find_first_event(float(before or 0.0), float(stepper.t), interpolant)
             segment.add(float(before or 0.0), time, interpolant)
             if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
@@ -188,7 +188,9 @@ class Solver:
         self.time, self.values = end, stepper.y.reshape(shape)
         return None
 
-    def _look(self, start: float, end: float, interpolant: Callable[..., Array]) -> tuple[int | None, float]:
+    def _find_first_event(
+        self, start: float, end: float, interpolant: Callable[..., Array]
+    ) -> tuple[int | None, float]:
         """What happens first in a step, and when."""
         times = np.linspace(start, end, PROBES + 1)
         shape = self.values.shape
@@ -251,11 +253,11 @@ class Solver:
                 f"neuron {neuron} is above its threshold after its reset at {self.time:.6g} ms, by {distance:.3g}: it would spike without end"
             )
         self.armed[neuron] = distance < -ON_THRESHOLD
-        self.spikes.append(Spike(neuron, self.time))
+        self.spikes.append(SpikeEvent(neuron, self.time))
         self._jump("spike", neuron, len(self.spikes) - 1, after)
 
 
-def integral(segments: Sequence[Trajectory], integrand: Integrand) -> float:
+def integrate(segments: Sequence[Trajectory], integrand: Integrand) -> float:
     """The ``integrand`` over the time of ``segments``, by Gauss and Legendre's quadrature over each of the solver's steps."""
     total = 0.0
     for start, end, interpolant, shape in (
@@ -273,17 +275,17 @@ def parameters_of(neuron: Ode, width: int, instead: Mapping[str, object]) -> Arr
     for name in instead:
         if name not in neuron.params:
             raise UserError(
-                f"parameters: {name!r} is no parameter of this neuron; it has {', '.join(neuron.params)}{nearest(name, neuron.params)}"
+                f"parameters: {name!r} is no parameter of this neuron; it has {', '.join(neuron.params)}{suggest_name(name, neuron.params)}"
             )
     table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
-        table[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
+        table[row] = to_array(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
         for value in (table[row].min(), table[row].max()) if width else ():
             param.require(f"parameters.{name}", float(value))
     return table
 
 
-def fitting(name: str, values: object, shape: tuple[int, ...]) -> Array:
+def to_array(name: str, values: object, shape: tuple[int, ...]) -> Array:
     """The ``values`` as finite doubles of a ``shape``, to which they may be broadcast. Raises UserError that names them by ``name``."""
     array = np.asarray(values, float)
     if not np.isfinite(array).all():

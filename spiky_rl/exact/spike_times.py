@@ -31,7 +31,7 @@ ITERATIONS = 100
 
 
 @dataclass(frozen=True)
-class Kernels:
+class SrmKernels:
     """Time constants, threshold and limits that all neurons of a layer share."""
 
     tau: float = 7.0
@@ -68,7 +68,7 @@ class Kernels:
         return value, -value / self.tau_refractory
 
 
-def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels) -> Tensor:
+def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: SrmKernels) -> Tensor:
     """Spike times [B, J, ``kernels.spikes``] in ms, in order; infinite where there are no more.
 
     Args:
@@ -91,7 +91,7 @@ def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels
     return spikes.to(weights.dtype)  # type: ignore[union-attr]
 
 
-class SpikeTimes(torch.nn.Module):
+class SpikeTimeLayer(torch.nn.Module):
     """A layer of neurons, connected to each input through synapses of several delays.
 
     Args:
@@ -115,7 +115,7 @@ class SpikeTimes(torch.nn.Module):
         scale: float = 0.25,
         delays: Sequence[float] | Tensor = tuple(range(1, 17)),
         signs: Sequence[float] | Tensor | None = None,
-        kernels: Kernels = Kernels(),
+        kernels: SrmKernels = SrmKernels(),
     ) -> None:
         super().__init__()
         self.kernels = kernels
@@ -127,10 +127,10 @@ class SpikeTimes(torch.nn.Module):
 
     def forward(self, times: Tensor) -> Tensor:
         """Spike ``times`` [B, I, S] in ms -> [B, J, spikes]."""
-        return spike_times(times, self.weights, self.delays, self.kernels)
+        return compute_spike_times(times, self.weights, self.delays, self.kernels)
 
     @torch.no_grad()
-    def revive(self, times: Tensor, amount: float = 0.01) -> None:
+    def raise_silent_weights(self, times: Tensor, amount: float = 0.01) -> None:
         """Raise all weights of neurons that are silent in ``times`` [B, J, spikes]: by ``amount`` if they are in every sample."""
         silent = times[..., 0].isinf().to(self.weights.dtype).mean(0)
         self.weights += amount * silent[:, None, None]
@@ -148,7 +148,7 @@ class _SpikeTimes(torch.autograd.Function):
     """Located forward, implicit backward."""
 
     @staticmethod
-    def forward(ctx: Any, times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels) -> Tensor:
+    def forward(ctx: Any, times: Tensor, weights: Tensor, delays: Tensor, kernels: SrmKernels) -> Tensor:
         steps = round(kernels.duration / kernels.resolution)
         grid = torch.linspace(0.0, kernels.duration, steps + 1, dtype=torch.float64, device=times.device)
         arrivals = times[..., None] + delays
@@ -157,7 +157,7 @@ class _SpikeTimes(torch.autograd.Function):
         potential = torch.einsum("bimg,jim->bjg", driven, weights)
         spikes: list[Tensor] = []
         for _ in range(kernels.spikes):
-            spikes.append(_next(grid, potential, spikes, arrivals, weights, kernels))
+            spikes.append(_find_next_spike(grid, potential, spikes, arrivals, weights, kernels))
             since = grid - spikes[-1][..., None]
             potential = potential + kernels.refractory(since)[0]
             # what was before this spike is over
@@ -170,14 +170,14 @@ class _SpikeTimes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         times, weights, delays, located = ctx.saved_tensors
-        kernels: Kernels = ctx.kernels
+        kernels: SrmKernels = ctx.kernels
         alive = located.isfinite()
         grad = torch.where(alive, grads[0], 0.0)
         spikes = torch.where(alive, located, 0.0)
         arrivals = times[..., None] + delays
         to_weights, to_arrivals = torch.zeros_like(weights), torch.zeros_like(arrivals)
         for k in reversed(range(kernels.spikes)):
-            value, slope = kernels.postsynaptic(_since(spikes[..., k], arrivals))
+            value, slope = kernels.postsynaptic(_elapsed_times(spikes[..., k], arrivals))
             _, own = kernels.refractory(spikes[..., k, None] - spikes[..., :k])
             steepness = torch.einsum("bjism,jim->bj", slope, weights) + own.sum(-1)
             share = torch.where(alive[..., k], grad[..., k] / steepness.clamp(min=kernels.floor), 0.0)
@@ -187,13 +187,18 @@ class _SpikeTimes(torch.autograd.Function):
         return to_arrivals.sum(-1), to_weights, to_arrivals.sum((0, 1, 2)), None
 
 
-def _since(time: Tensor, arrivals: Tensor) -> Tensor:
+def _elapsed_times(time: Tensor, arrivals: Tensor) -> Tensor:
     """[B, J, I, S, M]: time [B, J] since every arrival [B, I, S, M]."""
     return time[:, :, None, None, None] - arrivals[:, None]
 
 
-def _next(
-    grid: Tensor, potential: Tensor, before: list[Tensor], arrivals: Tensor, weights: Tensor, kernels: Kernels
+def _find_next_spike(
+    grid: Tensor,
+    potential: Tensor,
+    before: list[Tensor],
+    arrivals: Tensor,
+    weights: Tensor,
+    kernels: SrmKernels,
 ) -> Tensor:
     """The first crossing of ``potential`` [B, J, grid], which is minus infinity up to the last spike: [B, J]."""
     above = potential >= kernels.threshold
@@ -203,7 +208,7 @@ def _next(
         low = torch.maximum(low, before[-1].clamp(max=kernels.duration))
     time = 0.5 * (low + high)
     for _ in range(ITERATIONS):
-        value, slope = kernels.postsynaptic(_since(time, arrivals))
+        value, slope = kernels.postsynaptic(_elapsed_times(time, arrivals))
         distance = torch.einsum("bjism,jim->bj", value, weights) - kernels.threshold
         steepness = torch.einsum("bjism,jim->bj", slope, weights)
         for spike in before:

@@ -13,8 +13,8 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, decays
+from spiky_rl.kernels.trace import TraceGraph, Node, TraceOps
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, is_time_constant
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ ARRAYS: Mapping[str, Callable[..., Any]] = {
 """Every operation on arrays."""
 
 
-class Program:
+class ArrayProgram:
     """Some expressions of a graph as a list of array operations."""
 
     def __init__(self, inputs: Sequence[Node], outputs: Sequence[Value]) -> None:
@@ -61,7 +61,7 @@ class Program:
         return values
 
 
-class Terms:
+class NeuronTerms:
     """Flow, threshold and reset of a neuron with given parameters, and their transposed derivatives.
 
     States are [S, ..., N], parameters [P, N] in the neuron's order and its units, time constants in ms.
@@ -72,14 +72,14 @@ class Terms:
 
     def __init__(self, neuron: Ode, parameters: Array) -> None:
         self.neuron, self.parameters, self.count = neuron, parameters, len(neuron.states)
-        self._flow = _programs(
+        self._flow = _build_programs(
             neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, states, times)
         )
-        self._threshold = _programs(
+        self._threshold = _build_programs(
             neuron, lambda ops, _, states, __, params: (neuron.distance(ops, states, params),)
         )
         self._reset = {
-            spike: _programs(
+            spike: _build_programs(
                 neuron,
                 lambda ops, _, states, __, params, spike=spike: neuron.reset(ops, spike, states, params),
             )
@@ -118,18 +118,18 @@ class Terms:
 Definition = Callable[[Ops, Value, States, Params, Params], Sequence[Value]]
 
 
-def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
+def _build_programs(neuron: Ode, definition: Definition) -> tuple[ArrayProgram, ArrayProgram]:
     """A function of the neuron, and its transposed derivative: both take current, states and parameters."""
-    graph = Graph()
+    graph = TraceGraph()
     current = graph.input("current")
     states = [graph.input(f"state {name}") for name in neuron.states]
     params = [graph.input(name) for name in neuron.params]
     # only the flow takes time constants in ms
     times = [
-        graph.make("exp", -neuron.dt / node) if decays(param) else node
+        graph.make("exp", -neuron.dt / node) if is_time_constant(param) else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
-    outputs = trace.call(
+    outputs = trace.call_function(
         neuron,
         definition,
         *(TraceOps(graph), current, neuron.named_states(*states)),
@@ -138,5 +138,5 @@ def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
     inputs = [current, *states, *params]
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
-    transposed = trace.gradients(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
-    return Program(inputs, outputs), Program([*inputs, *seeds], transposed)
+    transposed = trace.differentiate(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
+    return ArrayProgram(inputs, outputs), ArrayProgram([*inputs, *seeds], transposed)

@@ -53,7 +53,7 @@ class CompileError(UserError):
 
 
 @cache
-def command() -> tuple[str, ...] | None:
+def find_compiler() -> tuple[str, ...] | None:
     """The compiler: $CXX if set, else the first of g++, clang++ and c++; None: there is none."""
     if chosen := os.environ.get("CXX", "").strip():
         try:
@@ -65,7 +65,7 @@ def command() -> tuple[str, ...] | None:
     return (first,) if first else None
 
 
-def missing() -> str:
+def get_missing_message() -> str:
     """The message where there is no compiler."""
     if chosen := os.environ.get("CXX", "").strip():
         return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
@@ -73,7 +73,7 @@ def missing() -> str:
 
 
 @cache
-def identity() -> str:
+def get_compiler_identity() -> str:
     """Compiler, its version, and the CPU that -march=native means."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -82,13 +82,13 @@ def identity() -> str:
         )
     except OSError:
         cpu = platform.processor()
-    return f"{command()} {version()} {platform.machine()} {cpu}"
+    return f"{find_compiler()} {version()} {platform.machine()} {cpu}"
 
 
 @cache
 def version() -> str:
     """Return what the compiler says of its version. Raises CompileError where it does not start."""
-    words = command()
+    words = find_compiler()
     assert words is not None
     return _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
 
@@ -97,11 +97,11 @@ def refuse_foreign_cache() -> None:
     """Raise UserError as `folder` will, without making one: what can be said before there is anything to compile."""
     try:
         wanted = _wanted()
-        exists = command() is not None and wanted.is_dir()
+        exists = find_compiler() is not None and wanted.is_dir()
     except (OSError, files.NoHomeError):  # no cache that can be read: `folder` says so and takes another
         return
     if exists:
-        ownership.refuse_foreign(wanted)
+        ownership.check_owner(wanted)
 
 
 def _wanted() -> Path:
@@ -109,14 +109,14 @@ def _wanted() -> Path:
 
 
 @cache
-def folder() -> Path:
+def get_cache_folder() -> Path:
     """Where shared objects are kept: the cache, or a temporary folder where that cannot be written.
 
     Raises UserError where the cache is another user's, or others may write to it.
     """
     try:
         wanted = _wanted()
-        ownership.make_private(wanted)
+        ownership.create_private_folder(wanted)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted
     except (OSError, files.NoHomeError) as error:
@@ -131,24 +131,26 @@ def folder() -> Path:
 
 
 @cache
-def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The shared object of a C++ text; ``of``: whose kernels these are; ``flags``: of the compiler, besides `FLAGS`.
 
     Raises `CompileError` with the compiler's words.
     """
-    if command() is None:
-        raise CompileError(missing())
-    key = hashlib.sha256("\0".join([text, *FLAGS, *flags, identity(), "sealed"]).encode()).hexdigest()[:24]
-    path = folder() / f"{key}.so"
+    if find_compiler() is None:
+        raise CompileError(get_missing_message())
+    key = hashlib.sha256(
+        "\0".join([text, *FLAGS, *flags, get_compiler_identity(), "sealed"]).encode()
+    ).hexdigest()[:24]
+    path = get_cache_folder() / f"{key}.so"
     if path.is_file():
-        ownership.refuse_foreign(path)
+        ownership.check_owner(path)
         try:
             return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(command() or ()))
+    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(find_compiler() or ()))
     try:
-        files.write(path, lambda beside: compile_to(beside, text, flags))
+        files.write_atomically(path, lambda beside: compile_to(beside, text, flags))
         return _load(path)
     except OSError as error:
         raise CompileError(
@@ -164,7 +166,7 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
         text: C++.
         flags: Flags of the compiler, besides `FLAGS`.
     """
-    words = command()
+    words = find_compiler()
     assert words is not None
     last = ""
     for parallel in (["-fopenmp"], []):

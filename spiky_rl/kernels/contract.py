@@ -36,32 +36,32 @@ AGREEMENT, SHARE = 1e-3, 0.1
 """How far, relative to the rate, and of how many samples the two may differ: at a kink of the equation they do."""
 TINY = 1e-300
 """Below any rate: two that are 0 agree."""
-LAST_DIGITS = 1e-14
+ROUNDING_TOLERANCE = 1e-14
 """Relative size of what is lost where two states are subtracted."""
 _AGREED: set[tuple[type, str]] = set()
 """What was compared before."""
 
 
-def check(neuron: Neuron, surrogate: Surrogate) -> None:
+def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     """Raise `TraceError` that names the ``neuron`` and says what it lacks, with the ``surrogate`` of its spikes.
 
     A text and the units of its parameters; functions that take states and parameters by name; a step within the op vocabulary
     that returns an output and every state; silence at rest: zero for every state is a fixed point without
     input, because episodes begin there; an integration that follows the flow, where there is one.
     """
-    _check_text(neuron.declared)
-    _check_arguments(neuron.declared)
+    _check_text(neuron.get_author_class)
+    _check_arguments(neuron.get_author_class)
     for varying in (False, True):
-        emit.program(neuron, surrogate, (varying,) * len(neuron.params))
+        emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
-    _check_flow(neuron.declared, surrogate)
+    _check_flow(neuron.get_author_class, surrogate)
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
     """Raise `TraceError` that names the ``surrogate`` if its derivative leaves the op vocabulary."""
-    graph = trace.Graph()
+    graph = trace.TraceGraph()
     x, slope = graph.input("x"), graph.input("slope", False)
-    trace.call(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+    trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
 
 
 def _check_text(neuron: Neuron) -> None:
@@ -70,10 +70,10 @@ def _check_text(neuron: Neuron) -> None:
     text = f"{vars(cls).get('__doc__') or ''}{getattr(module, '__doc__', None) or ''}"
     if sys.flags.optimize < 2 and not any(sign in text for sign in ("=", "<-")):
         lack = "its docstring holds no equation" if text.strip() else "it has no docstring"
-        raise trace.error(neuron, f"{lack}; say its equations, its units and its source")
+        raise trace.make_error(neuron, f"{lack}; say its equations, its units and its source")
     for name, param in neuron.params.items():
         if not param.unit:
-            raise trace.error(
+            raise trace.make_error(
                 neuron, f"its parameter {name!r} has no unit; say unit='ms', or unit='1' for a pure number"
             )
 
@@ -98,16 +98,16 @@ def _check_arguments(neuron: Neuron) -> None:
             names = [f"s.{name}" for name in neuron.states]
             params = neuron.named_times if function == "flow" else neuron.named_params
             names += [f"p.{name}" for name in params._fields]
-            raise trace.error(
+            raise trace.make_error(
                 neuron,
                 f"its {function} takes ({given}), and must take ({', '.join(wanted)}): its states and parameters come by name,"
-                f" {', '.join(names)}{_place(neuron, function)}",
+                f" {', '.join(names)}{_locate(neuron, function)}",
             )
 
 
-def _place(neuron: Neuron, function: str) -> str:
+def _locate(neuron: Neuron, function: str) -> str:
     """Where a function is to be mended: its line if it is the neuron's own, else the neuron's file."""
-    own = next(iter(trace.files(neuron)), None)
+    own = next(iter(trace.find_source_files(neuron)), None)
     if own is None:
         return ""
     code = getattr(inspect.unwrap(getattr(type(neuron), function)), "__code__", None)
@@ -117,18 +117,20 @@ def _place(neuron: Neuron, function: str) -> str:
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
     zero = torch.zeros(1, dtype=torch.float64)
-    params = neuron.named_params(*map(neuron.number, neuron.params))
+    params = neuron.named_params(*map(neuron.get_step_value, neuron.params))
     rest = neuron.named_states(*(zero for _ in neuron.states))
-    output, states = trace.call(neuron, reference(neuron), TorchOps(surrogate), zero, rest, params)
+    output, states = trace.call_function(neuron, reference(neuron), TorchOps(surrogate), zero, rest, params)
     for name, value in zip(neuron.states, states, strict=True):
         if not abs(float(value)) < REST:
-            raise trace.error(
+            raise trace.make_error(
                 neuron,
                 f"its state {name!r} is {float(value):g} after one step from rest without input; rest must be 0, so store it "
                 "relative to its resting value",
             )
     if float(output) != 0.0:
-        raise trace.error(neuron, f"its output at rest and without input is {float(output):g}; it must be 0")
+        raise trace.make_error(
+            neuron, f"its output at rest and without input is {float(output):g}; it must be 0"
+        )
 
 
 def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
@@ -138,18 +140,18 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     if (key := (type(neuron), repr(neuron.chosen))) in _AGREED:
         return
     ops = TorchOps(surrogate)
-    current, states = _driven(neuron, ops)
+    current, states = _sample_states(neuron, ops)
     named, times = neuron.named_states, neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
     errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
-        finer = type(neuron).of(**{**neuron.chosen, "dt": step * neuron.dt})
-        h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.number, neuron.params))
-        flow = trace.call(neuron, finer.flow, ops, current, named(*states), times)
-        after = trace.call(neuron, finer.integrate, ops, current, named(*states), numbers)
+        finer = type(neuron).from_options(**{**neuron.chosen, "dt": step * neuron.dt})
+        h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
+        flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
+        after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)
         for what, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
             if not isinstance(values, named):
-                raise trace.error(neuron, f"its {what} must return its states, as s.{form}(v=...)")
+                raise trace.make_error(neuron, f"its {what} must return its states, as s.{form}(v=...)")
         flow, after = (
             [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
             for values in (flow, after)
@@ -161,41 +163,44 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         ]
         errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
         for place in (states, after):  # beyond the threshold nothing has to be integrated
-            below &= torch.as_tensor(trace.call(neuron, finer.threshold, ops, named(*place), numbers)) < 0.0
+            below &= (
+                torch.as_tensor(trace.call_function(neuron, finer.threshold, ops, named(*place), numbers))
+                < 0.0
+            )
     for name, old, rate, wanted, size, coarse, fine in zip(
         neuron.states, states, rates, flow, sizes, *errors, strict=True
     ):
         known = below & rate.isfinite()
         # an error of the step falls with it, relative to the rate, which may itself depend on the step; a difference of two
         # states has lost their last digits
-        allowed = AGREEMENT + LAST_DIGITS / h * old.abs() / size
+        allowed = AGREEMENT + ROUNDING_TOLERANCE / h * old.abs() / size
         wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
         if wrong.sum() > SHARE * known.sum():
             worst = (fine * wrong).nan_to_num(torch.inf).argmax()
             at = ", ".join(f"{n} = {x[worst]:.3g}" for n, x in zip(neuron.states, states, strict=True))
-            raise trace.error(
+            raise trace.make_error(
                 neuron,
                 f"its integrate does not follow its flow: with {at} and a current of {current[worst]:.3g} the state {name!r}"
                 f" changes by {rate[worst]:.4g} per ms, and flow says {wanted[worst]:.4g}; mend one, or leave flow out"
-                f"{_place(neuron, 'integrate')}",
+                f"{_locate(neuron, 'integrate')}",
             )
     _AGREED.add(key)
 
 
-def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Currents of all sizes, and the states that they bring the neuron to."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
     states = (torch.zeros_like(current),) * len(neuron.states)
-    numbers = neuron.named_params(*map(neuron.number, neuron.params))
+    numbers = neuron.named_params(*map(neuron.get_step_value, neuron.params))
     for _ in range(STEPS):
         named = neuron.named_states(*states)
-        _, states = trace.call(neuron, reference(neuron), ops, current, named, numbers)
+        _, states = trace.call_function(neuron, reference(neuron), ops, current, named, numbers)
     return current, states
 
 
-def source(kind: str, name: str) -> str:
+def get_generated_source(kind: str, name: str) -> str:
     """The C of a neuron's step and adjoint, with its default options and the arctangent for its spikes.
 
     Args:
@@ -204,7 +209,7 @@ def source(kind: str, name: str) -> str:
     """
     neuron = registry.configure(kind, name, name).build()
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
-    check(neuron, surrogate)
-    program = emit.program(neuron, surrogate, (False,) * len(neuron.params))
+    check_neuron(neuron, surrogate)
+    program = emit.build_program(neuron, surrogate, (False,) * len(neuron.params))
     numbers = f"// u: numbers computed on the host from {', '.join(program.names)} and the surrogate's slope"
     return f"{numbers}\n{program.text.rstrip()}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch, operators
 from spiky_rl.kernels.operators import LIBRARY
-from spiky_rl.kernels.programs import words_of
+from spiky_rl.kernels.programs import count_words
 
 LIBRARY.define(
     "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary, bool bfloat16) -> (Tensor, Tensor, Tensor)"
@@ -62,7 +62,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weight, bias, shape)
     y, place, bits = _forward_fake(x, weight, bias, shape, binary, bfloat16)
-    kernels, rows = dispatch.on(x.device.type), x.reshape(-1, x.shape[-1])
+    kernels, rows = dispatch.get_device_backend(x.device.type), x.reshape(-1, x.shape[-1])
     kernels.convolution_forward(rows, bits if binary else None, weight, bias, y, place, shape)
     return y, place, bits
 
@@ -71,7 +71,7 @@ def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
-    packed = (rows, words_of(x.shape[-1])) if binary else (0,)
+    packed = (rows, count_words(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
@@ -90,7 +90,7 @@ def _backward(
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradients = _backward_fake(saved, place, weight, grad, shape, binary, bfloat16, inputs)
-    kernels = dispatch.on(grad.device.type)
+    kernels = dispatch.get_device_backend(grad.device.type)
     kernels.convolution_backward(saved, place, weight, grad, gradients, shape, bfloat16)
     return gradients
 
@@ -150,10 +150,10 @@ def convolution(
         binary: x is 0 or 1.
         bfloat16: Its gradients may be computed in bfloat16.
     """
-    if operators.as_operator(x, weight, bias):
+    if operators.needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary, bfloat16)[0]
     _check(x, weight, bias, shape)
     y = x.new_empty(*x.shape[:-1], shape[3] * blocks(shape))
     rows = x.reshape(-1, x.shape[-1])
-    dispatch.on(x.device.type).convolution_forward(rows, None, weight, bias, y, None, shape)
+    dispatch.get_device_backend(x.device.type).convolution_forward(rows, None, weight, bias, y, None, shape)
     return y

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import option
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.runs import Feedback, Run
+from spiky_rl.kernels.runs import RecurrentFeedback, NeuronRun
 from spiky_rl.neurons.base import Neuron
 
 if TYPE_CHECKING:
@@ -32,36 +32,36 @@ AUTO, REFERENCE = "auto", "torch"
 _BUILT: dict[str, Backend] = {}
 
 
-def names() -> list[str]:
+def list_backends() -> list[str]:
     """All backends of the package."""
-    return registry.names("backends")
+    return registry.list_names("backends")
 
 
 def backend_option() -> Any:
     """Declare a network's option ``backend``, whose meaning lists all backends of the package."""
-    meaning = (
-        f"backend that runs neurons and connections: {', '.join((AUTO, *names()))}, or path/file.py:Class"
-    )
+    meaning = f"backend that runs neurons and connections: {', '.join((AUTO, *list_backends()))}, or path/file.py:Class"
     return option(AUTO, meaning)
 
 
-def built(name: str) -> Backend:
+def get_backend(name: str) -> Backend:
     """The backend called ``name``, whether or not it is available: always the same object."""
     if name not in _BUILT:
-        made = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
-        made.stand_in = made if name == REFERENCE else built(REFERENCE)
+        made = registry.ComponentSpec(name, registry.resolve("backends", name), {}, {}).build()
+        made.stand_in = made if name == REFERENCE else get_backend(REFERENCE)
         _BUILT[name] = made
     return _BUILT[name]
 
 
 @cache
-def backend(name: str) -> Backend:
+def require_backend(name: str) -> Backend:
     """The backend called ``name``. Raises `RegistryError` for an unknown one and for one that is not available."""
-    if ":" not in name and name not in names():
-        known = (AUTO, *names())
-        raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    chosen = built(name)
-    if reason := chosen.available():
+    if ":" not in name and name not in list_backends():
+        known = (AUTO, *list_backends())
+        raise RegistryError(
+            f"unknown backend {name!r}; choose from {', '.join(known)}{suggest_name(name, known)}"
+        )
+    chosen = get_backend(name)
+    if reason := chosen.get_unavailable_reason():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
     return chosen
 
@@ -72,17 +72,17 @@ def check(name: str) -> None:
     Raises UserError where ``auto`` will want kernels for this CPU whose cache is not to be trusted.
     """
     if name != AUTO:
-        backend(name)
+        require_backend(name)
     elif not torch.cuda.is_available():
         compiler.refuse_foreign_cache()
 
 
 @cache
-def compiled() -> dict[str, str]:
+def list_compiled_backends() -> dict[str, str]:
     """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
     names_by_device: dict[str, str] = {}
-    for name in names():
-        device = built(name).device
+    for name in list_backends():
+        device = get_backend(name).device
         if device in names_by_device:
             raise RegistryError(
                 f"backends {names_by_device[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
@@ -92,16 +92,18 @@ def compiled() -> dict[str, str]:
     return names_by_device
 
 
-def on(device: str) -> Compiled:
+def get_device_backend(device: str) -> Compiled:
     """The backend whose kernels compute on a kind of ``device``: what a torch operator runs."""
-    return built(compiled()[device])  # type: ignore[return-value]
+    return get_backend(list_compiled_backends()[device])  # type: ignore[return-value]
 
 
 @cache
-def automatic(device: str) -> str:
+def resolve_auto(device: str) -> str:
     """Name of the backend that ``auto`` stands for on a kind of ``device``: its compiled backend, or the torch reference."""
-    name = compiled().get(device)
-    reason = f"no backend compiles for {device}" if name is None else built(name).available()
+    name = list_compiled_backends().get(device)
+    reason = (
+        f"no backend compiles for {device}" if name is None else get_backend(name).get_unavailable_reason()
+    )
     if name is None or reason:
         log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
         return REFERENCE
@@ -110,30 +112,30 @@ def automatic(device: str) -> str:
 
 
 @cache
-def _fall(device: str, reason: str) -> None:
+def _log_fallback(device: str, reason: str) -> None:
     """Log, once for each of them, that ``auto`` gives the torch backend what compiled kernels cannot take."""
     log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
 
 
-def _meant(name: str, device: str) -> str:
+def _resolve_name(name: str, device: str) -> str:
     """The name of the backend that ``name`` means for a kind of device. Raises as `backend`."""
     if name == AUTO:
-        return automatic(device)
-    backend(name)
+        return resolve_auto(device)
+    require_backend(name)
     return name
 
 
-def _say_fall(device: str, reason: str) -> None:
+def _log_fallback_if_eager(device: str, reason: str) -> None:
     """As `_fall`: what `choose` calls while a graph is compiled, too."""
-    _fall(device, reason)
+    _log_fallback(device, reason)
 
 
 # not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
-for function in (_meant, _say_fall):
+for function in (_resolve_name, _log_fallback_if_eager):
     setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
-def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
+def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
 
     Args:
@@ -144,7 +146,7 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
     """
     device = x.device.type
-    meant = _meant(name, device)
+    meant = _resolve_name(name, device)
     chosen, reason = _BUILT[meant], None
     if chosen.device is None:
         return chosen
@@ -158,8 +160,8 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
         return chosen
     if name != AUTO:
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
-    _say_fall(device, f"backend {meant!r} {reason}")
-    return _BUILT[_meant(REFERENCE, device)]
+    _log_fallback_if_eager(device, f"backend {meant!r} {reason}")
+    return _BUILT[_resolve_name(REFERENCE, device)]
 
 
 def unroll(
@@ -172,7 +174,7 @@ def unroll(
     params: tuple[Tensor | float, ...],
     keep: Tensor | None = None,
     trace: list[Tensor] | None = None,
-    feedback: Feedback | None = None,
+    feedback: RecurrentFeedback | None = None,
     synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Neurons over time: outputs [T, K, B, N] and the states after the last step.
@@ -190,9 +192,9 @@ def unroll(
         feedback: With one the backend's `recurrent` runs.
         synapses: Its weights.
     """
-    run = Run(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
-    chosen = choose(name, current, ops)
-    return chosen.unroll(run) if feedback is None else chosen.recurrent(run)
+    run = NeuronRun(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
+    chosen = choose_backend(name, current, ops)
+    return chosen.run_neuron(run) if feedback is None else chosen.run_recurrent(run)
 
 
 def linear(
@@ -202,4 +204,4 @@ def linear(
 
     ``x``, ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
     """
-    return choose(name, x).linear(x, weight, bias, binary, bfloat16)
+    return choose_backend(name, x).linear(x, weight, bias, binary, bfloat16)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Expression, Graph, Node, TraceError, TraceOps
+from spiky_rl.kernels.trace import Expression, TraceGraph, Node, TraceError, TraceOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
@@ -21,7 +21,7 @@ INFIX = {"+", "-", "*", "/", *trace.COMPARISONS}
 
 
 @dataclass(frozen=True)
-class Program:
+class KernelProgram:
     """A neuron's program: the C text, its parameters and states."""
 
     neuron: str
@@ -45,7 +45,7 @@ class Program:
             raise TraceError(f"neuron {self.neuron!r}: its step fails with {error} for {numbers}") from error
 
 
-def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> Program:
+def build_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> KernelProgram:
     """Trace a neuron, derive its adjoint, write both down.
 
     Args:
@@ -60,8 +60,8 @@ def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> 
         parts = [writer.function("step", neuron.step, True, False)]
     else:
         parts = [
-            writer.function("advance", neuron.advance, True, True),
-            writer.function("emit", neuron.emit, False, True),
+            writer.function("advance", neuron.substep, True, True),
+            writer.function("emit", neuron.finish_step, False, True),
         ]
     constants = {
         "STATES": len(neuron.states),
@@ -73,7 +73,7 @@ def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> 
     count = range(len(writer.slots))
     defines.append(f"#define UNIFORM_PARAMETERS {''.join(f', float u{i}' for i in count)}")
     defines.append(f"#define UNIFORM_VALUES {', '.join(f'u{i}' for i in count) or '0.0f'}")
-    return Program(
+    return KernelProgram(
         type(neuron).__name__,
         "\n".join([*defines, "", *parts]),
         tuple(writer.slots),
@@ -89,7 +89,7 @@ class _Writer:
 
     def __init__(self, neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> None:
         self.neuron, self.surrogate, self.varying = neuron, surrogate, varying
-        self.graph = Graph()
+        self.graph = TraceGraph()
         self.slots: list[Node] = []
 
     def function(self, name: str, step: Callable[..., object], has_current: bool, has_peak: bool) -> str:
@@ -111,7 +111,9 @@ class _Writer:
         peak = [graph.input(f"s[{count}]")] if has_peak else []
         current = [graph.input("i")] if has_current else []
         named, values = self.neuron.named_states(*states), self.neuron.named_params(*params)
-        first, new = self.checked(name, trace.call(self.neuron, step, ops, *current, *peak, named, values))
+        first, new = self.checked(
+            name, trace.call_function(self.neuron, step, ops, *current, *peak, named, values)
+        )
         # advance returns (peak, states): the peak is one more state; step and emit return (output, states)
         updates = [*new, first] if has_current and has_peak else list(new)
         seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
@@ -119,7 +121,7 @@ class _Writer:
         seeds += [(x, graph.input("go")) for x in outputs]
         lanes = [p for p in params if p.lane]
         wrt = [*states, *peak, *lanes, *current]
-        gradients = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
+        gradients = trace.differentiate(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
         width = count + len(peak)
         targets = [(f"g[{i}] =", x) for i, x in enumerate(gradients[:width])]
         targets += [(f"gp[{i}] +=", x) for i, x in enumerate(gradients[width : width + len(lanes)])]
@@ -141,7 +143,7 @@ class _Writer:
         pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
         first, new = pair
         if not isinstance(new, self.neuron.named_states):
-            raise trace.error(
+            raise trace.make_error(
                 self.neuron, f"its {name} must return a pair: its output, and its states, as s.replace(v=...)"
             )
         nodes = []
@@ -149,12 +151,12 @@ class _Writer:
             ("output", *(f"state {n!r}" for n in self.neuron.states)), (first, *new), strict=True
         ):
             if not isinstance(x, Node) or not x.lane:
-                raise trace.error(
+                raise trace.make_error(
                     self.neuron,
                     f"its {what} is a number that depends on no current and no state; return 0.0 * v + number",
                 )
             if x.op in trace.COMPARISONS:
-                raise trace.error(
+                raise trace.make_error(
                     self.neuron, f"its {what} is a comparison; use ops.where(condition, 1.0, 0.0)"
                 )
             nodes.append(x)
@@ -205,12 +207,12 @@ class _Writer:
             value = f"LANE(u[{slot}])"
             return f"({value} > 0.5f)" if x.op in trace.COMPARISONS else value
         try:
-            return f"LANE({literal(x)})"
+            return f"LANE({format_literal(x)})"
         except TraceError as error:
-            raise trace.error(self.neuron, str(error)) from None
+            raise trace.make_error(self.neuron, str(error)) from None
 
 
-def literal(x: float) -> str:
+def format_literal(x: float) -> str:
     """A C float with exactly the value that x rounds to."""
     try:
         rounded = struct.unpack("f", struct.pack("f", x))[0]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch, programs
-from spiky_rl.kernels.programs import words_of
-from spiky_rl.kernels.runs import Feedback, Launch, Loop, Run
+from spiky_rl.kernels.programs import count_words
+from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaunch, NeuronRun
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
-PLACES = ("CPU", "CUDA")
+ARGUMENT_INDEX = ("CPU", "CUDA")
 """Torch's words for where tensors may lie; the kernels are those of the backend that computes there."""
 NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
 
@@ -42,29 +42,29 @@ LIBRARY.define(
 )
 
 
-def _launch(arguments: Sequence[Any]) -> Launch:
+def _launch(arguments: Sequence[Any]) -> KernelLaunch:
     """What the operators' arguments are. Raises `ValueError` where a kernel would read beyond what it is given."""
     current, state, params, keep, *others = arguments
     synapses = others.pop(0) if isinstance(others[0], Tensor) else None
     numbers, steps, key, *loop = others
-    key, uniforms = programs.resolved(key, tuple(numbers))
+    key, uniforms = programs.resolve_key(key, tuple(numbers))
     T, _, B, N = current.shape
-    given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
+    given, states = (key, current, state, params, keep, uniforms, steps), programs.PROGRAMS[key].states
     if synapses is None:
-        fit(T, B, N, state, params, keep, states)
-        return Launch(*given)
+        check_shapes(T, B, N, state, params, keep, states)
+        return KernelLaunch(*given)
     delays, decay, binary, cut = loop
-    feedback = Feedback(delays, binary, decay, cut)
-    fit(T, B, N, state, params, keep, states + feedback.states)
+    feedback = RecurrentFeedback(delays, binary, decay, cut)
+    check_shapes(T, B, N, state, params, keep, states + feedback.states)
     if synapses.shape != (delays * N, N):
         raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
-    return Loop(*given, feedback, synapses)
+    return RecurrentLaunch(*given, feedback, synapses)
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *given, last, trace = arguments
-    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
-    if isinstance(launch, Loop):
+    launch, kernels = _launch(given), dispatch.get_device_backend(given[0].device.type)
+    if isinstance(launch, RecurrentLaunch):
         return kernels.recurrent_forward(launch, last, trace)
     return kernels.forward(launch, last, trace)
 
@@ -77,7 +77,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     current, *_, last = arguments
     steps, key, *loop = arguments[5 + isinstance(arguments[4], Tensor) : -1]
     T, _, B, N = current.shape
-    states = programs.states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
+    states = programs.count_states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
 
 
@@ -85,8 +85,8 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, grad_output, grad_last = arguments
     # in one piece, because the gradients lie in memory as their tensors do
     given[1:3] = (None if x is None else x.contiguous() for x in given[1:3])
-    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
-    if isinstance(launch, Loop):
+    launch, kernels = _launch(given), dispatch.get_device_backend(given[0].device.type)
+    if isinstance(launch, RecurrentLaunch):
         return kernels.recurrent_backward(launch, grad_output, grad_last)
     return kernels.backward(launch, grad_output, grad_last)
 
@@ -113,7 +113,7 @@ def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) ->
     return *due[:3], None, *due[3:], *(None,) * (len(ctx.others) + 1)
 
 
-def fit(
+def check_shapes(
     T: int,
     B: int,
     N: int,
@@ -134,7 +134,7 @@ def fit(
         raise ValueError(f"keep of shape {[*keep.shape]} does not fit: {[T, B]} is wanted")
 
 
-def refuse_unfit(weight: Tensor) -> None:
+def check_weight(weight: Tensor) -> None:
     """Raise `TypeError` for a ``weight`` that the kernels would read as something else, as torch does for unlike types."""
     if weight.dtype != torch.float32:
         raise TypeError(
@@ -159,8 +159,10 @@ def _linear(
 ) -> tuple[Tensor, Tensor]:
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    bits = rows.new_empty((rows.shape[0], words_of(rows.shape[1])) if binary else (0,), dtype=torch.int64)
-    y = dispatch.on(x.device.type).linear_forward(rows, bits if binary else None, weight, bias, binary)
+    bits = rows.new_empty((rows.shape[0], count_words(rows.shape[1])) if binary else (0,), dtype=torch.int64)
+    y = dispatch.get_device_backend(x.device.type).linear_forward(
+        rows, bits if binary else None, weight, bias, binary
+    )
     return y.view(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -168,7 +170,7 @@ def _linear_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
-    bits = x.new_empty((rows, words_of(x.shape[-1])) if binary else (0,), dtype=torch.int64)
+    bits = x.new_empty((rows, count_words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
     return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -179,7 +181,7 @@ def _linear_backward(
     device = grad.device.type
     with torch.autocast(device, enabled=False):  # the forward is exact under it, so its gradient is
         if binary:
-            kernels = dispatch.on(device)
+            kernels = dispatch.get_device_backend(device)
             grad_weight, grad_bias = kernels.linear_backward(saved, grad_rows, weight.shape[1], bias)
         else:
             grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
@@ -236,7 +238,7 @@ for name, impl, fake in (
     ("linear", _linear, _linear_fake),
     ("linear_backward", _linear_backward, _linear_backward_fake),
 ):
-    for place in PLACES:
+    for place in ARGUMENT_INDEX:
         LIBRARY.impl(name, impl, place)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 for name, gradient, save in (
@@ -248,17 +250,17 @@ for name, gradient, save in (
     torch.library.register_autograd(f"spiky_rl::{name}_backward", no_second_derivative, lib=LIBRARY)
 
 
-def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+def unroll(run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`Backend.unroll`, or `Backend.recurrent`, of a ``run`` by the kernels of a compiled backend."""
     neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
-    call = programs.call(neuron, ops, params, current.shape[-1])
+    call = programs.prepare_call(neuron, ops, params, current.shape[-1])
     tensors = [current, None if state is None else torch.stack(state), call.params, keep]
     others: list[Any] = [call.numbers, steps, call.key]
     if loop is not None:
         tensors.append(synapses)
         others += [loop.delays, loop.decay, loop.binary, loop.cut]
     last, potentials = state is not None, None
-    if not as_operator(*tensors):
+    if not needs_operator(*tensors):
         output, after, potentials = _forward(*tensors, *others, last, trace is not None)
     else:
         operator = torch.ops.spiky_rl.unroll if loop is None else torch.ops.spiky_rl.recurrent
@@ -276,15 +278,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 
     ``x`` [..., C], ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
     """
-    if as_operator(x, weight, bias):
+    if needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    y = dispatch.on(x.device.type).linear_forward(rows, None, weight, bias, binary)
+    y = dispatch.get_device_backend(x.device.type).linear_forward(rows, None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
-def as_operator(*tensors: Tensor | None) -> bool:
+def needs_operator(*tensors: Tensor | None) -> bool:
     """Whether a call with these ``tensors`` must be a torch operator, because autograd or torch.compile records it."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

@@ -114,5 +114,5 @@ class _Spike(torch.autograd.Function):
         return grad[0] * derivative(ops, x, slope), None
 
 
-SPIKELESS = TorchOps(Rectangle.of())
+SPIKELESS = TorchOps(Rectangle.from_options())
 """For neurons that never spike: nobody asks for the surrogate."""

@@ -14,14 +14,14 @@ PRIVATE = 0o700
 """Mode of folders and files that code is loaded from."""
 
 
-def make_private(folder: Path) -> None:
+def create_private_folder(folder: Path) -> None:
     """Make a ``folder`` that is this user's alone. Raises UserError as `refuse_foreign`, OSError where it cannot be made."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    refuse_foreign(folder)
+    check_owner(folder)
     folder.chmod(PRIVATE)
 
 
-def refuse_foreign(path: Path) -> None:
+def check_owner(path: Path) -> None:
     """Raise UserError where code in ``path`` may be another user's: it belongs to one, or others may write to it."""
     status, own = path.stat(), os.geteuid()
     remedy = "set SPIKY_RL_CACHE to a folder of your own"

@@ -18,7 +18,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
-KNOWN: dict[str, emit.Program] = {}
+PROGRAMS: dict[str, emit.KernelProgram] = {}
 """Programs by key: what a registered operator finds its kernel by."""
 _KEYS: dict[tuple[Any, ...], str] = {}
 FILE = "spiky_rl_file_"
@@ -26,7 +26,7 @@ FILE = "spiky_rl_file_"
 
 
 @dataclass(frozen=True)
-class Call:
+class NeuronCall:
     """One neuron with its parameters, as a kernel takes it."""
 
     key: str
@@ -39,10 +39,10 @@ class Call:
     @property
     def uniforms(self) -> tuple[float, ...]:
         """The numbers that the kernel computes with, derived from ``numbers``."""
-        return resolved(self.key, self.numbers)[1]
+        return resolve_key(self.key, self.numbers)[1]
 
 
-def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> Call:
+def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> NeuronCall:
     """Trace the neuron, or find what was traced before, and sort its parameters.
 
     Args:
@@ -52,25 +52,25 @@ def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], widt
         width: N.
     """
     varying = tuple(isinstance(p, Tensor) for p in params)
-    name = in_words if torch.compiler.is_compiling() else _key
+    name = serialize_key if torch.compiler.is_compiling() else _key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
-    return Call(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
+    return NeuronCall(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
 
 
 @lru_cache(maxsize=4096)
-def resolved(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
     """The ``key`` in `KNOWN` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
-    key = key if key in KNOWN else _read(key)
-    program = KNOWN[key]
+    key = key if key in PROGRAMS else _read(key)
+    program = PROGRAMS[key]
     names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
     given = dict(zip((*names, "slope"), numbers, strict=True))
     return key, tuple(program.uniforms(given))
 
 
-def states(key: str) -> int:
+def count_states(key: str) -> int:
     """How many states the neuron of the program ``key`` has."""
-    return KNOWN[key if key in KNOWN else _read(key)].states
+    return PROGRAMS[key if key in PROGRAMS else _read(key)].states
 
 
 def _shape(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
@@ -82,18 +82,18 @@ def _key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     options = tuple(ops.surrogate.chosen.items())
     index = (type(neuron), _shape(neuron), type(ops.surrogate), options, varying)
     if index not in _KEYS:
-        _KEYS[index] = _know(neuron, ops.surrogate, varying)
+        _KEYS[index] = _register_program(neuron, ops.surrogate, varying)
     return _KEYS[index]
 
 
-def _know(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
-    program = emit.program(neuron, surrogate, varying)
+def _register_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
+    program = emit.build_program(neuron, surrogate, varying)
     key = f"{type(neuron).__name__}-{hashlib.sha256(program.text.encode()).hexdigest()[:16]}"
-    KNOWN.setdefault(key, program)
+    PROGRAMS.setdefault(key, program)
     return key
 
 
-def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
+def serialize_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     """A key that says all that a program is made from: ``neuron``, the surrogate of ``ops``, and which parameters are ``varying``.
 
     For compiled graphs: it is plain Python on plain values, which a compiler can trace and guard, and a graph that was
@@ -121,18 +121,18 @@ def _literal(value: object) -> str:
 def _read(words: str) -> str:
     """The key in `KNOWN` of a program that is given in words."""
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
-    neuron, surrogate = component("neurons", kind), component("surrogates", surrogate_kind)
+    neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)
     # the slope is an argument of the program
-    return _know(neuron.of(**dict(shape)), surrogate.of(slope=1.0, **dict(options)), varying)
+    return _register_program(neuron.of(**dict(shape)), surrogate.of(slope=1.0, **dict(options)), varying)
 
 
-def component(room: str, name: str) -> Any:
+def load_component(room: str, name: str) -> Any:
     """The class of a ``room``'s component, by its module and ``name``, also one whose module is a file."""
     return registry.resolve(room, name.removeprefix(FILE))
 
 
 @cache
-def header(name: str) -> str:
+def read_header(name: str) -> str:
     """Text of the C header ``csrc/NAME.h``."""
     return (
         (Path(__file__).parent / "csrc" / f"{name}.h")
@@ -141,11 +141,11 @@ def header(name: str) -> str:
     )
 
 
-def source(program: emit.Program) -> str:
+def source(program: emit.KernelProgram) -> str:
     """The complete text of the kernels of a ``program``: lanes, step, loops; for the GPU where GPU is defined."""
-    return "\n".join([header("lanes"), header("job"), program.text, header("loops")])
+    return "\n".join([read_header("lanes"), read_header("job"), program.text, read_header("loops")])
 
 
-def words_of(inputs: int) -> int:
+def count_words(inputs: int) -> int:
     """64-bit words that hold the events of a row of so many ``inputs``."""
     return (inputs + 63) // 64

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 
-def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+def concat_parts(parts: Sequence[Tensor], dim: int) -> Tensor:
     """The whole, of its ``parts`` along the dimension ``dim``."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
-def added(parts: Sequence[Tensor]) -> Tensor:
+def sum_parts(parts: Sequence[Tensor]) -> Tensor:
     """The sum of ``parts``, from the first to the last."""
     total = parts[0]
     for part in parts[1:]:
@@ -21,12 +21,12 @@ def added(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def turned_round(past: Tensor) -> Tensor:
+def reverse_delays(past: Tensor) -> Tensor:
     """Outputs of the ``past`` [D, ...] from the earliest to the latest where they came from the latest on, and the reverse."""
     return past if len(past) == 1 else past.flip(0)
 
 
-def masks(keep: Tensor | None, T: int, steps: int, delays: int) -> list[Tensor] | None:
+def make_delay_masks(keep: Tensor | None, T: int, steps: int, delays: int) -> list[Tensor] | None:
     """For each delay: 1 where a step still has what was sent then, 0 where an episode began since; [T K + 1, B].
 
     The last step is the one after all, which reads the state that is left.

@@ -15,7 +15,7 @@ from spiky_rl.kernels.backends.base import Backend
 Run = Callable[..., tuple[Tensor, ...]]
 
 
-def recomputed(
+def run_with_recomputation(
     run: Run, backend: str, binary: bool, parameters: tuple[Tensor, ...], signal: Tensor, *rest: Tensor
 ) -> tuple[Tensor, ...]:
     """``run(signal, *rest)``, of which only the inputs are kept.
@@ -31,7 +31,7 @@ def recomputed(
     if torch.compiler.is_compiling():
         # the compiler's own way; what is kept are then numbers
         return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
-    packs = dispatch.choose(backend, signal) if binary else None
+    packs = dispatch.choose_backend(backend, signal) if binary else None
     return _Recomputed.apply(run, packs, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
 
 

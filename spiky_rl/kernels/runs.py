@@ -16,7 +16,7 @@ from spiky_rl.neurons.base import Neuron
 
 
 @dataclass(frozen=True)
-class Feedback:
+class RecurrentFeedback:
     """Everything about a recurrent loop but its weights [D N, N]: a block for every delay from 1 on, input-major.
 
     Its states follow the neuron's: the output of the last D inner steps, the latest first, then I where it is filtered.
@@ -37,7 +37,7 @@ class Feedback:
         return self.delays + (self.decay is not None)
 
 
-class Run(NamedTuple):
+class NeuronRun(NamedTuple):
     """Neurons over T environment steps of K inner steps each, as a backend takes them."""
 
     neuron: Neuron
@@ -57,14 +57,14 @@ class Run(NamedTuple):
     """[T, B]; 0 where the environment starts a new episode with this step: its states start from rest."""
     trace: list[Tensor] | None = None
     """If given, gets the first state after every step, [B, N] each."""
-    feedback: Feedback | None = None
+    feedback: RecurrentFeedback | None = None
     """How the output returns into the current, if it does."""
     synapses: Tensor | None = None
     """By what weights it then does, [D N, N]."""
 
 
 @dataclass(frozen=True)
-class Launch:
+class KernelLaunch:
     """A run as kernels take it; shapes as a `Run`'s."""
 
     key: str
@@ -81,9 +81,9 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Loop(Launch):
+class RecurrentLaunch(KernelLaunch):
     """A launch whose output returns into its current."""
 
-    feedback: Feedback
+    feedback: RecurrentFeedback
     synapses: Tensor
     """[D N, N]."""

@@ -44,12 +44,15 @@ def strip_comments(text: str) -> str:
 def emit_programs() -> tuple[str, ...]:
     """Return the program of every built-in neuron with every built-in surrogate, with shared and with varying parameters."""
     pairs = [
-        (registry.resolve("neurons", neuron).of(), registry.resolve("surrogates", surrogate).of())
-        for neuron in registry.names("neurons")
-        for surrogate in registry.names("surrogates")
+        (
+            registry.resolve("neurons", neuron).from_options(),
+            registry.resolve("surrogates", surrogate).from_options(),
+        )
+        for neuron in registry.list_names("neurons")
+        for surrogate in registry.list_names("surrogates")
     ]
     return tuple(
-        emit.program(neuron, surrogate, (varying,) * len(neuron.params)).text  # type: ignore[attr-defined, arg-type]
+        emit.build_program(neuron, surrogate, (varying,) * len(neuron.params)).text  # type: ignore[attr-defined, arg-type]
         for neuron, surrogate in pairs
         for varying in (False, True)
     )

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs, structures
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.runs import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.structures import Layer
+from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron
 
 _PER_STAGE = 5
@@ -26,7 +26,7 @@ _PER_STAGE = 5
 
 
 @dataclass(frozen=True)
-class Stage:
+class StackStage:
     """One layer of a stack."""
 
     map: Any
@@ -42,7 +42,7 @@ class Stage:
     """Whether the map's bias is part of the current."""
     output_major: bool = False
     """Whether the map's weight is [N, C], as torch's, or [C, N]."""
-    feedback: Feedback | None = None
+    feedback: RecurrentFeedback | None = None
     """How its output returns into its current, if it does."""
     synapses: Callable[[], Tensor] | None = None
     """By what weights it then does, [D N, N]."""
@@ -63,7 +63,7 @@ class Stage:
         return len(self.neuron.states) + (self.feedback.states if self.feedback else 0)
 
 
-class Libraries(Protocol):
+class StackBackend(Protocol):
     """Interface of a backend that can run a stack of layers."""
 
     launches: Counter[str]
@@ -79,10 +79,12 @@ class Libraries(Protocol):
         ...
 
 
-class Stack:
+class LayerStack:
     """Stages, and what of them stays the same from call to call."""
 
-    def __init__(self, kernels: Libraries, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
+    def __init__(
+        self, kernels: StackBackend, stages: Sequence[StackStage], bfloat16: bool, recompute: bool
+    ) -> None:
         self.kernels, self.stages = kernels, tuple(stages)
         self.bfloat16, self.recompute = bfloat16, recompute
         self.inputs = stages[0].map.in_features
@@ -90,8 +92,8 @@ class Stack:
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self.events = all(stage.binary for stage in stages[1:])
-        self._layers = (Layer * len(stages))()
-        self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._layers = (LayerStruct * len(stages))()
+        self._stack = structures.StackStruct(layers=ctypes.addressof(self._layers), count=len(stages))
         self._forward = kernels.core().spiky_stack_forward
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
@@ -128,11 +130,11 @@ class Stack:
                 events. They have gradients.
         """
         if states is not None and len(states) < self.states:
-            raise _misfit("states", len(states), self.states)
+            raise _shape_error("states", len(states), self.states)
         calls, tensors, rest = [], [], None if states is None else list(states)
         for stage in self.stages:
             own = stage.ops or ops
-            calls.append(programs.call(stage.neuron, own, stage.parameters(), stage.map.out_features))
+            calls.append(programs.prepare_call(stage.neuron, own, stage.parameters(), stage.map.out_features))
             count = stage.states
             state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
             rest = None if rest is None else rest[count:]
@@ -144,7 +146,7 @@ class Stack:
         count = len(found) - (len(self.stages) - 1) * counted
         return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
 
-    def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
+    def run_last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
         """The output of the last stage's last inner step plus ``offset``: [T, B, N].
 
         From rest, without gradients, learned neurons, masks or recurrence: what a rollout wants, and what can be set up once.
@@ -164,11 +166,11 @@ class Stack:
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
-            raise _misfit("channels", C, self.inputs)
+            raise _shape_error("channels", C, self.inputs)
         features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return features
-        stack = structures.Stack.from_buffer_copy(
+        stack = structures.StackStruct.from_buffer_copy(
             self._stack
         )  # of its own: other threads may be running the same network
         stack.x, stack.last_step, stack.offset = x.data_ptr(), features.data_ptr(), offset.data_ptr()
@@ -182,23 +184,25 @@ class Stack:
     def _prepare(self, ops: TorchOps) -> None:
         self._held = []
         for layer, stage in zip(self._layers, self.stages, strict=True):
-            call = programs.call(stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features)
+            call = programs.prepare_call(
+                stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features
+            )
             bias = stage.map.bias if stage.biased else None
             self._held.append(_fill(self.kernels, layer, stage, call, stage.map.weight, bias, None, None))
 
 
 def _fill(
-    kernels: Libraries,
-    layer: Layer,
-    stage: Stage,
-    call: programs.Call,
+    kernels: StackBackend,
+    layer: LayerStruct,
+    stage: StackStage,
+    call: programs.NeuronCall,
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
     synapses: Tensor | None,
 ) -> list[Any]:
     """What a layer reads; returns what must outlive it."""
-    operators.refuse_unfit(weight)
+    operators.check_weight(weight)
     library = kernels.kernels(call.key)
     numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
     weight = weight.detach().contiguous()
@@ -216,7 +220,7 @@ def _fill(
     return [numbers, weight, params, state, bias, synapses]
 
 
-def _misfit(what: str, given: int, wanted: int) -> ValueError:
+def _shape_error(what: str, given: int, wanted: int) -> ValueError:
     return ValueError(f"{given} {what} do not fit: {wanted} are wanted")
 
 
@@ -224,7 +228,7 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _rates(kernels: Libraries, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
+def _rates(kernels: StackBackend, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
     """Mean events [N] of the ``bits`` [T, K, B, words]."""
     counts, rows = torch.zeros(neurons, dtype=torch.long), bits.shape[0] * bits.shape[1] * bits.shape[2]
     kernels.core().spiky_count(bits.data_ptr(), counts.data_ptr(), rows, neurons)
@@ -237,8 +241,8 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        stack: Stack,
-        calls: Sequence[programs.Call],
+        stack: LayerStack,
+        calls: Sequence[programs.NeuronCall],
         steps: int,
         recorded: bool,
         counted: bool,
@@ -250,13 +254,13 @@ class _Run(torch.autograd.Function):
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         T, K, B, C = x.shape
         if C != stack.inputs:
-            raise _misfit("channels", C, stack.inputs)
+            raise _shape_error("channels", C, stack.inputs)
         wanted = recorded and any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
-        layers, held, last, signals, currents = (Layer * len(calls))(), [], [], [], []
+        layers, held, last, signals, currents = (LayerStruct * len(calls))(), [], [], [], []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            operators.fit(T, B, stage.map.out_features, state, params, keep, stage.states)
+            operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
             state = None if state is None else state.contiguous()
             held.append(_fill(stack.kernels, layer, stage, call, weight, bias, state, synapses))
             inner = K if i == 0 else steps
@@ -266,7 +270,7 @@ class _Run(torch.autograd.Function):
             C = stage.map.in_features
             if stage.binary:
                 kept = wanted or (counted and i > 0)
-                words = x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if kept else None
+                words = x.new_empty(T, inner, B, programs.count_words(C), dtype=torch.int64) if kept else None
                 signals.append(words)
                 layer.bits = _pointer(signals[-1])
             else:
@@ -277,7 +281,7 @@ class _Run(torch.autograd.Function):
             shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
             currents.append(x.new_empty(shape) if saves else None)
             layer.current = _pointer(currents[-1])
-        c = structures.Stack(
+        c = structures.StackStruct(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
             count=len(calls),
             T=T,
@@ -316,7 +320,7 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        layers, held = (Layer * n)(), []
+        layers, held = (LayerStruct * n)(), []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             state = None if state is None else state.contiguous()
@@ -345,7 +349,7 @@ class _Run(torch.autograd.Function):
                 grad_synapses,
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[5] else None
-        c = structures.Stack(
+        c = structures.StackStruct(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
             grad_output=grad_output.data_ptr(),
             grad_x=_pointer(grad_x),

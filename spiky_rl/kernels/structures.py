@@ -6,7 +6,7 @@ import ctypes
 
 from torch import Tensor
 
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.runs import RecurrentFeedback
 
 POINTERS = (
     *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
@@ -14,7 +14,7 @@ POINTERS = (
 )
 
 
-class Job(ctypes.Structure):
+class JobStruct(ctypes.Structure):
     """`job.h`'s struct."""
 
     _fields_ = [
@@ -25,7 +25,7 @@ class Job(ctypes.Structure):
     ]
 
 
-class IntraLayer(ctypes.Structure):
+class IntraLayerStruct(ctypes.Structure):
     """`recurrent.h`'s struct."""
 
     _fields_ = [
@@ -35,7 +35,7 @@ class IntraLayer(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
     ]
 
-    def fill(self, feedback: Feedback, synapses: Tensor) -> None:
+    def fill(self, feedback: RecurrentFeedback, synapses: Tensor) -> None:
         """Take over what does not change with the direction from ``feedback``; ``synapses`` [D N, N] must outlive it."""
         self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
         self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
@@ -45,7 +45,7 @@ class IntraLayer(ctypes.Structure):
 _GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """`layers.h`'s struct."""
 
     _fields_ = [
@@ -57,13 +57,13 @@ class Layer(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
         ("binary", ctypes.c_int),
         ("output_major", ctypes.c_int),
-        ("within", IntraLayer),
+        ("within", IntraLayerStruct),
         ("padded", ctypes.c_void_p),
         ("charge", ctypes.c_void_p),
     ]
 
 
-class Stack(ctypes.Structure):
+class StackStruct(ctypes.Structure):
     """`layers.h`'s struct."""
 
     _fields_ = [

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl.config.registry import Component, RegistryError, nearest
+from spiky_rl.config.registry import Component, RegistryError, suggest_name
 from spiky_rl.neurons.base import Ops, Value
 from spiky_rl.surrogates.base import Surrogate
 
@@ -79,28 +79,28 @@ class TraceError(RegistryError):
     """A step that leaves the op vocabulary."""
 
 
-def error(owner: Component, message: str) -> TraceError:
+def make_error(owner: Component, message: str) -> TraceError:
     """The error of a neuron or a surrogate, the ``owner``, with its name and a ``message``."""
     kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
-    return TraceError(f"{kind} {type(_written(owner)).__name__!r}: {message}")
+    return TraceError(f"{kind} {type(_get_author_class(owner)).__name__!r}: {message}")
 
 
-def files(owner: Component) -> list[str]:
+def find_source_files(owner: Component) -> list[str]:
     """Where the author of a neuron or surrogate, the ``owner``, wrote it, its own file first."""
     modules = [
         sys.modules.get(cls.__module__)
-        for cls in type(_written(owner)).__mro__
+        for cls in type(_get_author_class(owner)).__mro__
         if cls.__module__ not in BASES
     ]
     return [file for module in modules if (file := getattr(module, "__file__", None))]
 
 
-def _written(owner: Component) -> Component:
+def _get_author_class(owner: Component) -> Component:
     """What an author wrote: a neuron may stand in for another."""
     return getattr(owner, "declared", owner)
 
 
-def call[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+def call_function[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
     """Call a function of a neuron or surrogate. Raises `TraceError` with its line for all that goes wrong in it.
 
     Args:
@@ -113,18 +113,20 @@ def call[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **na
         # numpy wraps a refusal in an error of its own
         refusal = next((e for e in (reason, reason.__cause__) if isinstance(e, TraceError)), None)
         message = str(refusal or f"it fails with {type(reason).__name__}: {reason}")
-        own = files(owner)
+        own = find_source_files(owner)
         lines = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.filename in own]
         line = f", line {lines[-1].lineno}: {lines[-1].line}" if lines else ""
         file = lines[-1].filename if lines else next(iter(own), None)
         where = f" (mend {Path(file).name}{line})" if file else ""
-        raise error(owner, message + where) from (None if refusal else reason)
+        raise make_error(owner, message + where) from (None if refusal else reason)
 
 
 class Node:
     """One expression: an operation and its arguments, or an input, which has a name instead."""
 
-    def __init__(self, graph: Graph, op: str, args: tuple[Expression, ...], lane: bool, name: str) -> None:
+    def __init__(
+        self, graph: TraceGraph, op: str, args: tuple[Expression, ...], lane: bool, name: str
+    ) -> None:
         self.graph, self.op, self.args, self.lane, self.name = graph, op, args, lane, name
         self.index = len(graph.nodes)
 
@@ -185,12 +187,12 @@ class Node:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise TraceError(f"'.{name}' of a value {unknown(name)}")
+        raise TraceError(f"'.{name}' of a value {format_unknown_function(name)}")
 
     @classmethod
     def __torch_function__(cls, function: Callable[..., object], *_: object) -> NoReturn:
         name = function.__name__
-        raise TraceError(f"'torch.{name}', or a tensor in a step, {unknown(name)}")
+        raise TraceError(f"'torch.{name}', or a tensor in a step, {format_unknown_function(name)}")
 
 
 def _refusal(message: str) -> Callable[..., NoReturn]:
@@ -204,7 +206,7 @@ for method, hint in REFUSED.items():
     setattr(Node, method, _refusal(hint))
 
 
-class Graph:
+class TraceGraph:
     """The nodes of one step, each expression once."""
 
     def __init__(self) -> None:
@@ -264,12 +266,12 @@ class TraceOps(Ops):
 
     vocabulary = (*FUNCTIONS, "max", "min", "where", "heaviside", "spike", "detach")
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: TraceGraph) -> None:
         self.graph = graph
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
         if name not in self.vocabulary:
-            raise TraceError(f"'ops.{name}' {unknown(name)}")
+            raise TraceError(f"'ops.{name}' {format_unknown_function(name)}")
         count = ARGUMENTS.get(name, 1)
 
         def function(*args: Value, **named: Value) -> Value:
@@ -280,15 +282,13 @@ class TraceOps(Ops):
         return function
 
 
-def unknown(name: str) -> str:
+def format_unknown_function(name: str) -> str:
     """Why the function called ``name`` is refused, with the vocabulary and the nearest of it."""
-    return (
-        f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{nearest(name, TraceOps.vocabulary)}"
-    )
+    return f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{suggest_name(name, TraceOps.vocabulary)}"
 
 
-def gradients(
-    graph: Graph,
+def differentiate(
+    graph: TraceGraph,
     surrogate: Surrogate,
     slope: Expression,
     seeds: Iterable[tuple[Value, Node]],
@@ -351,12 +351,12 @@ def gradients(
                 add(x, where(condition, g, 0.0))
                 add(y, where(condition, 0.0, g))
             case "spike", x:
-                derivative = call(surrogate, surrogate.derivative, TraceOps(graph), x, slope)
+                derivative = call_function(surrogate, surrogate.derivative, TraceOps(graph), x, slope)
                 add(x, graph.make("*", g, derivative))
     return [adjoints.get(x.index, 0.0) for x in wrt]
 
 
-def _share(graph: Graph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
+def _share(graph: TraceGraph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
     """Gradient of one argument of a maximum or minimum: all, or nothing, or half of it where two lanes are equal."""
     if not (isinstance(x, Node) and x.lane):
         return 0.0

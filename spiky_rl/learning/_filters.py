@@ -10,18 +10,18 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.networks._layer import Layer
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
-class Smooth(Neuron):
+class DoubleExponential(Neuron):
     """A double exponential, e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1, of unit area; its output is e2."""
 
     states = ("e1", "e2")
 
     class Options(Neuron.Options):
-        tau_rise: float = param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay")
-        tau_fall: float = param(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay")
+        tau_rise: float = parameter(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay")
+        tau_fall: float = parameter(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True
@@ -33,7 +33,7 @@ class Smooth(Neuron):
         return e2, s.replace(e1=e1, e2=e2)
 
 
-def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
+def smooth_gradient(output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str) -> Tensor:
     """The ``output`` [T, K, B, N] as it is, whose gradient is correlated with the double exponential ``smooth`` by a ``backend``.
 
     That of a moment then counts the errors after it, within its episode (``keep`` [T, B]; 0 where one begins).
@@ -43,13 +43,15 @@ def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) 
 
 class _Smoothed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str
+    ) -> Tensor:
         ctx.smooth, ctx.keep, ctx.backend = smooth, keep, backend
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        flipped, keep = grads[0].flip(0, 1), going_back(ctx.keep)
+        flipped, keep = grads[0].flip(0, 1), reverse_keep(ctx.keep)
         parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
         filtered, _ = dispatch.unroll(
@@ -58,12 +60,12 @@ class _Smoothed(torch.autograd.Function):
         return filtered.flip(0, 1), None, None, None
 
 
-def going_back(keep: Tensor | None) -> Tensor | None:
+def reverse_keep(keep: Tensor | None) -> Tensor | None:
     """``keep`` [T, ...] for a pass from the end to the beginning, in which an episode ends after its first step."""
     return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
-def fed_back(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
+def add_feedback_gradient(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
     """The ``output`` [T, K, B, N] as it is; its gradient is that of the ``signal`` [T, K or 1, B, C] too, by ``way``."""
     return _FedBack.apply(output, signal, way)  # type: ignore[return-value]
 
@@ -80,7 +82,7 @@ class _FedBack(torch.autograd.Function):
         return grads[0], ctx.way(error), None
 
 
-def transposed(layer: Layer, signal: Tensor) -> Callable[[Tensor], Tensor]:
+def backpropagate_current(layer: SpikingLayer, signal: Tensor) -> Callable[[Tensor], Tensor]:
     """Error at a ``layer``'s current -> error at its ``signal``: its connection's own weights, in the other direction.
 
     Where a connection pools, through the currents that were the largest for this signal.

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from typing import override
-from spiky_rl.learning._wrapped import Wrapped
+from spiky_rl.learning._wrapped import NeuronWrapper
 from spiky_rl.neurons.base import Ops, Params, States, Value
 
 
-class Timed(Wrapped):
+class ExactSpikeNeuron(NeuronWrapper):
     """Any neuron with exactly timed spikes. States: the neuron's, its synaptic current, and what is still to be sent of its last spike."""
 
-    own = ("tau_synapse", "slope")
+    own_values = ("tau_synapse", "slope")
     more = ("timed_synapse", "timed_late")
     graded = True
     once = False
@@ -65,8 +65,8 @@ class Timed(Wrapped):
         return sent, s.replace(**states._asdict(), timed_synapse=synapse, timed_late=late, **own)
 
 
-class Once(Timed):
+class SingleSpikeNeuron(ExactSpikeNeuron):
     """The same, silent behind its first spike. One state more: whether that has come."""
 
     once = True
-    more = (*Timed.more, "timed_spent")
+    more = (*ExactSpikeNeuron.more, "timed_spent")

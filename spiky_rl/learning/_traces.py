@@ -32,18 +32,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from spiky_rl.config.options import RegistryError, Settings, option
-from spiky_rl.config.registry import Configured
-from spiky_rl.connections.linear import Linear
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.learning.base import Rule
-from spiky_rl.learning._filters import going_back
-from spiky_rl.networks._layer import Layer
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.learning._filters import reverse_keep
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
 @dataclass(frozen=True)
-class Window:
+class StdpWindow:
     """The numbers of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
 
     tau_plus: float = 20.0
@@ -72,22 +72,22 @@ class Window:
     """Inner time step."""
 
 
-PAIRS = Window()
+PAIRS = StdpWindow()
 """Potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
 TRIPLETS = {
-    "all": Window(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
-    "nearest": Window(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
+    "all": StdpWindow(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
+    "nearest": StdpWindow(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
 }
 """Pfister & Gerstner's minimal sets for the visual cortex, by the neighbours that a spike pairs with."""
 
 
-class Trace(Neuron):
+class InputTrace(Neuron):
     """A decaying trace of earlier input; the input of the step itself does not belong to it yet."""
 
     states = ("r",)
 
     class Options(Neuron.Options):
-        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau: float = parameter(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
         nearest: bool = option(False, "an event replaces what was there")
 
     options: Options
@@ -101,7 +101,7 @@ class Trace(Neuron):
         return left, s.replace(r=left + current)
 
 
-def trace(
+def compute_trace(
     signal: Tensor, keep: Tensor | None, tau: float, dt: float, nearest: bool = False, backend: str = "auto"
 ) -> Tensor:
     """The trace [S, B, C] of a signal, before each step's own events.
@@ -114,13 +114,13 @@ def trace(
         nearest: An event replaces what was there.
         backend: What runs it.
     """
-    neuron = Trace.of(tau=tau, nearest=nearest, dt=dt)
-    parameters, current = (neuron.number("tau"),), signal.unsqueeze(1)
+    neuron = InputTrace.from_options(tau=tau, nearest=nearest, dt=dt)
+    parameters, current = (neuron.get_step_value("tau"),), signal.unsqueeze(1)
     return dispatch.unroll(backend, neuron, SPIKELESS, current, 1, None, parameters, keep)[0].squeeze(1)
 
 
 @torch.no_grad()
-def modulation_by_credit(
+def compute_modulation(
     credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
 ) -> Tensor:
     """The modulation M [S, B] of the events of each step.
@@ -133,16 +133,18 @@ def modulation_by_credit(
         backend: What runs it.
     """
     flipped = credit.flip(0).unsqueeze(-1)
-    return (flipped + trace(flipped, going_back(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
+    return (
+        (flipped + compute_trace(flipped, reverse_keep(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
+    )
 
 
 @torch.no_grad()
-def change(
+def compute_weight_change(
     pre: Tensor,
     post: Tensor,
     keep: Tensor | None,
     weights: Tensor,
-    window: Window,
+    window: StdpWindow,
     bounds: tuple[Tensor | float, Tensor | float] = (0.0, 1.0),
     modulation: Tensor | None = None,
     backend: str = "auto",
@@ -161,12 +163,12 @@ def change(
     """
 
     def traced(signal: Tensor, tau: float) -> Tensor:
-        return trace(signal, keep, tau, window.dt, window.nearest, backend)
+        return compute_trace(signal, keep, tau, window.dt, window.nearest, backend)
 
     def paired(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
         if not triplet:
-            return pair * correlated(left, events)
-        return correlated(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
+            return pair * correlate_events(left, events)
+        return correlate_events(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
 
     r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
     if window.causal:
@@ -182,7 +184,7 @@ def change(
     return up - down
 
 
-def correlated(left: Tensor, events: Tensor) -> Tensor:
+def correlate_events(left: Tensor, events: Tensor) -> Tensor:
     """sum over steps of ``left`` [S, B, L] times ``events`` [S, B, E], mean over environments: [L, E]."""
     return left.flatten(0, 1).t() @ events.flatten(0, 1) / left.shape[1]
 
@@ -200,7 +202,7 @@ def normalisation(default: Normalisation) -> Any:
     return option(default, meaning)
 
 
-class Local(Rule):
+class LocalRule(LearningRule):
     """Changes weights by the spikes on their two sides, and never by a gradient; the rest of the network has BPTT's.
 
     Weights have signs here, and potentiation moves them up: within -limit and limit times the layer's largest initial
@@ -259,16 +261,16 @@ class Local(Rule):
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
     @override
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:
             if index >= count:
                 raise RegistryError(f"layers: {index} is out of range; the layers are 0 to {count - 1}")
         self.chosen = self.chosen or tuple(range(count))
-        links: list[Linear] = []
+        links: list[LinearConnection] = []
         for index in self.chosen:
             link = layers[index].connection
-            if not isinstance(link, Linear):
+            if not isinstance(link, LinearConnection):
                 kind = type(link).__module__.rpartition(".")[2]
                 raise RegistryError(
                     f"layers: the connection of layer {index} is {kind!r}, and spike timing changes 'linear' ones only;"
@@ -283,13 +285,15 @@ class Local(Rule):
         self.sizes: Tensor
 
     @abstractmethod
-    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
+    def modulation(
+        self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int
+    ) -> Tensor | None:
         """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: that of all events is the same."""
 
     @override
     @torch.no_grad()
-    def change(
-        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    def apply_weight_change(
+        self, layers: Sequence[SpikingLayer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
         steps = signals[-1].shape[1]
         if keep is not None:
@@ -298,16 +302,18 @@ class Local(Rule):
             keep = starts.flatten(0, 1)
         for index, size in zip(self.chosen, self.sizes, strict=True):
             layer, link = layers[index], layers[index].connection
-            assert isinstance(link, Linear)
+            assert isinstance(link, LinearConnection)
             pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
-            sign, places = _signs(link), link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            sign, places = _dale_signs(link), (
+                link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            )
             weights = (link.weight.abs() * sign if link.dale else link.weight) * places
             top = self.limit * size
             bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
             window = replace(self.window, dt=layer.neuron.dt)
             modulation = self.modulation(credit, keep, layer, steps)
-            delta = change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
-            delta = self.rate * size * _shared(delta) * places
+            delta = compute_weight_change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
+            delta = self.rate * size * _all_reduce_mean(delta) * places
             if self.normalisation == "subtractive":
                 delta = (delta - delta.sum(0) / (places * torch.ones_like(delta)).sum(0)) * places
             weights = (weights + delta).clamp(*bounds)
@@ -318,12 +324,12 @@ class Local(Rule):
             link.weight.copy_(weights * sign if link.dale else weights)
 
 
-def _signs(link: Linear) -> Tensor:
+def _dale_signs(link: LinearConnection) -> Tensor:
     """Sign of every synapse under Dale's law; without it 1."""
     return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 
-def _shared(values: Tensor) -> Tensor:
+def _all_reduce_mean(values: Tensor) -> Tensor:
     """The mean over the ranks of a distributed run, which have the same weights."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self, override
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels.programs import component
-from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, naming
+from spiky_rl.kernels.programs import load_component
+from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, make_named_type
 
 
-class Wrapped(Neuron):
+class NeuronWrapper(Neuron):
     """Keeps an ODE neuron's states first, behind them those that it has ``more`` of, and the neuron's parameters."""
 
-    own: ClassVar[tuple[str, ...]] = ()
+    own_values: ClassVar[tuple[str, ...]] = ()
     """Names of the wrapper's own numbers."""
     more: ClassVar[tuple[str, ...]] = ()
     """States of its own."""
@@ -23,14 +23,14 @@ class Wrapped(Neuron):
         self.inner, self.params, self.substeps = inner, inner.params, 1
         self.chosen = {"inner": f"{kind.__module__}:{kind.__qualname__}", **inner.chosen, **own}
         self.states = (*inner.states, *self.more)  # type: ignore[misc]
-        self.named_states = naming(States, self.states) if self.more else inner.named_states
+        self.named_states = make_named_type(States, self.states) if self.more else inner.named_states
         self.named_params, self.named_times = inner.named_params, inner.named_times
 
     @classmethod
-    def of(cls, inner: str, **values: Any) -> Self:
+    def from_class(cls, inner: str, **values: Any) -> Self:
         """The same again, from what it was chosen to be: the class ``inner``, and ``values``, its options and the wrapper's own numbers."""
-        own = {name: values.pop(name) for name in cls.own}
-        return cls(component("neurons", inner).of(**values), **own)
+        own = {name: values.pop(name) for name in cls.own_values}
+        return cls(load_component("neurons", inner).of(**values), **own)
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
@@ -45,15 +45,15 @@ class Wrapped(Neuron):
         return cls(neuron, **own)
 
     @property
-    def declared(self) -> Neuron:
+    def get_author_class(self) -> Neuron:
         return self.inner
 
     @override
-    def limits(self, name: str) -> tuple[float | None, float | None]:
-        return self.inner.limits(name)
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        return self.inner.get_parameter_range(name)
 
 
-class Unreset(Wrapped):
+class GradientThroughReset(NeuronWrapper):
     """The same neuron, through whose reset the gradient passes as if there were none."""
 
     def __init__(self, inner: Ode) -> None:
@@ -67,13 +67,13 @@ class Unreset(Wrapped):
         return spike, self._reset(ops, ops.detach(spike), s, p)
 
     @override
-    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.inner.integrate(ops, current, s, p)
         distance = self.inner.distance(ops, s, p)
         return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
 
     @override
-    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 
     def _reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:

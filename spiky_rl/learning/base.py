@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.registry import Component, Configured
-from spiky_rl.networks._layer import Layer
+from spiky_rl.config.registry import Component, ComponentSpec
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
 
-class Rule(Component, torch.nn.Module):
+class LearningRule(Component, torch.nn.Module):
     """BPTT, unless a method is replaced."""
 
     plain: ClassVar[bool] = True
@@ -31,7 +31,7 @@ class Rule(Component, torch.nn.Module):
     """Whether spikes that return to their own layer carry no gradient."""
     counts: ClassVar[bool] = True
     """Whether there is a gradient for whether a neuron spikes, and not only for when."""
-    no_way_through: ClassVar[tuple[str, ...]] = ()
+    blocks_gradient: ClassVar[tuple[str, ...]] = ()
     """Decoders through which the rule's errors do not pass."""
     local: ClassVar[bool] = False
     """Whether `change` is to be called after every rollout, for weights that no gradient reaches; who says so defines it."""
@@ -40,27 +40,31 @@ class Rule(Component, torch.nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain = (cls.before, cls.after, cls.read) == (Rule.before, Rule.after, Rule.read)
-        if cls.local != (cls.change is not Rule.change):
+        cls.plain = (cls.on_layer_input, cls.on_layer_output, cls.decode) == (
+            LearningRule.on_layer_input,
+            LearningRule.on_layer_output,
+            LearningRule.decode,
+        )
+        if cls.local != (cls.apply_weight_change is not LearningRule.apply_weight_change):
             raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
 
-    def surrogate(self, surrogate: Surrogate) -> Surrogate:
+    def choose_surrogate(self, surrogate: Surrogate) -> Surrogate:
         """The surrogate that is used where the agent names this ``surrogate``."""
         return surrogate
 
-    def neuron(self, neuron: Neuron) -> Neuron:
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
         """The neuron that runs where the agent names this ``neuron``. Raises RegistryError where the rule has no gradient for it."""
         return neuron
 
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         """Make what the rule needs for these ``layers``, and a configured ``decoder`` with ``outputs`` features."""
 
-    def before(self, signal: Tensor) -> Tensor:
+    def on_layer_input(self, signal: Tensor) -> Tensor:
         """The input that a layer reads for its ``signal`` [T, K or 1, B, C]."""
         return signal
 
-    def after(  # pylint: disable=unused-argument
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    def on_layer_output(  # pylint: disable=unused-argument
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         """A layer's output, with the gradient that the rule gives it.
 
@@ -73,7 +77,7 @@ class Rule(Component, torch.nn.Module):
         """
         return output
 
-    def read(
+    def decode(
         self,
         decoder: Decoder,
         outputs: Sequence[Tensor],
@@ -83,8 +87,8 @@ class Rule(Component, torch.nn.Module):
         """Features [T, B, F] of the ``decoder`` and its new ``state``, from the ``outputs`` of all layers; ``keep`` as in `after`."""
         return decoder(outputs[-1], state, keep)
 
-    def change(
-        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    def apply_weight_change(
+        self, layers: Sequence[SpikingLayer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
         """Change weights without a gradient in place after a rollout; for a `local` rule.
 

@@ -9,10 +9,10 @@ Source: Neftci, Mostafa & Zenke (2019); truncation: Williams & Peng (1990).
 """
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.learning.base import Rule
+from spiky_rl.learning.base import LearningRule
 
 
-class Bptt(Rule):
+class Bptt(LearningRule):
     """Backpropagation through time with surrogate gradients."""
 
     class Options(Settings):

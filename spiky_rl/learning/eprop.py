@@ -22,13 +22,13 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import RegistryError, Settings, option
-from spiky_rl.config.registry import Configured
-from spiky_rl.learning.base import Rule
-from spiky_rl.networks._layer import Layer
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 
 
-class Eprop(Rule):
+class Eprop(LearningRule):
     """e-prop: a three-factor rule with eligibility traces and broadcast errors."""
 
     class Options(Settings):
@@ -44,7 +44,7 @@ class Eprop(Rule):
         self.mirrors: Any = torch.nn.ModuleList()
 
     @override
-    def neuron(self, neuron: Neuron) -> Neuron:
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
             raise RegistryError(
                 "detach_reset: false is not allowed with 'eprop', whose reset has no gradient"
@@ -52,18 +52,18 @@ class Eprop(Rule):
         return neuron
 
     @override
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.connect(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
     @override
-    def before(self, signal: Tensor) -> Tensor:
+    def on_layer_input(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
     @override
-    def read(
+    def decode(
         self,
         decoder: Decoder,
         outputs: Sequence[Tensor],

@@ -18,14 +18,14 @@ from typing import Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.learning._exact import Exact
-from spiky_rl.learning._timed import Timed
+from spiky_rl.learning._exact import ExactGradientRule
+from spiky_rl.learning._timed import ExactSpikeNeuron
 
 
-class Eventprop(Exact):
+class Eventprop(ExactGradientRule):
     """EventProp: exact gradients of spike times through event-based adjoints."""
 
-    class Options(Exact.Options):
+    class Options(ExactGradientRule.Options):
         lowest: float = option(0.3, "lower end of the band: mean spikes per neuron and control step", low=0.0)
         highest: float = option(0.3, "upper end of the band, in the same unit", low=0.0)
 
@@ -37,7 +37,7 @@ class Eventprop(Exact):
                 )
             return self
 
-    timed = Timed
+    timed = ExactSpikeNeuron
 
     def __init__(self, options: Options) -> None:
         super().__init__(options, options.highest)

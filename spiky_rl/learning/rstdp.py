@@ -14,14 +14,14 @@ from typing import override
 from torch import Tensor
 
 from spiky_rl.config.options import option
-from spiky_rl.learning._traces import Local, modulation_by_credit
-from spiky_rl.networks._layer import Layer
+from spiky_rl.learning._traces import LocalRule, compute_modulation
+from spiky_rl.networks._layer import SpikingLayer
 
 
-class Rstdp(Local):
+class Rstdp(LocalRule):
     """Reward-modulated spike-timing-dependent plasticity."""
 
-    class Options(Local.Options):
+    class Options(LocalRule.Options):
         tau_eligibility: float = option(500.0, "time constant of the eligibility", low=1e-3, unit="ms")
 
     def __init__(self, options: Options) -> None:
@@ -29,7 +29,7 @@ class Rstdp(Local):
         self.tau = options.tau_eligibility
 
     @override
-    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit
-        return modulation_by_credit(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)
+        return compute_modulation(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)

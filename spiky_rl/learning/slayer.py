@@ -11,26 +11,26 @@ Source: Shrestha & Orchard (2018).
 
 from typing import override
 
-from spiky_rl.config.registry import Configured
-from spiky_rl.learning.base import Rule
-from spiky_rl.learning._wrapped import Unreset
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.learning._wrapped import GradientThroughReset
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
 
-class Slayer(Rule):
+class Slayer(LearningRule):
     """SLAYER: backpropagation through spike responses; ``density`` takes the place of the network's surrogate."""
 
     parts = {"density": ("surrogates", "exponential")}
 
-    def __init__(self, density: Configured) -> None:
+    def __init__(self, density: ComponentSpec) -> None:
         super().__init__()
         self.density: Surrogate = density.build()
 
     @override
-    def surrogate(self, surrogate: Surrogate) -> Surrogate:
+    def choose_surrogate(self, surrogate: Surrogate) -> Surrogate:
         return self.density
 
     @override
-    def neuron(self, neuron: Neuron) -> Neuron:
-        return Unreset.wrap(neuron, "slayer")
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
+        return GradientThroughReset.wrap(neuron, "slayer")

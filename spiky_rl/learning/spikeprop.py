@@ -16,19 +16,19 @@ Source: Bohte, Kok & La Poutre (2002).
 from __future__ import annotations
 
 from spiky_rl.config.options import option
-from spiky_rl.learning._exact import Exact, regularization, slope
-from spiky_rl.learning._timed import Once
+from spiky_rl.learning._exact import ExactGradientRule, declare_regularization, declare_slope
+from spiky_rl.learning._timed import SingleSpikeNeuron
 
 
-class Spikeprop(Exact):
+class Spikeprop(ExactGradientRule):
     """SpikeProp: exact gradients of every neuron's first spike time."""
 
-    class Options(Exact.Options):
-        slope: float = slope(0.1)
-        regularization: float = regularization("spike too rarely")
+    class Options(ExactGradientRule.Options):
+        slope: float = declare_slope(0.1)
+        regularization: float = declare_regularization("spike too rarely")
         lowest: float = option(0.3, "mean spikes per neuron and control step", low=0.0, high=1.0)
 
-    timed = Once
+    timed = SingleSpikeNeuron
 
     def __init__(self, options: Options) -> None:
         super().__init__(options, highest=1.0)

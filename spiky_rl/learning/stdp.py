@@ -14,16 +14,16 @@ from typing import override
 
 from torch import Tensor
 
-from spiky_rl.learning._traces import Local, Normalisation, normalisation
-from spiky_rl.networks._layer import Layer
+from spiky_rl.learning._traces import LocalRule, Normalisation, normalisation
+from spiky_rl.networks._layer import SpikingLayer
 
 
-class Stdp(Local):
+class StdpRule(LocalRule):
     """Spike-timing-dependent plasticity: pairs or triplets of spikes change a synapse."""
 
-    class Options(Local.Options):
+    class Options(LocalRule.Options):
         normalisation: Normalisation = normalisation("subtractive")
 
     @override
-    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int) -> None:
         return None

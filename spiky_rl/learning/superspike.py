@@ -24,15 +24,20 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.config.registry import Configured
-from spiky_rl.learning.base import Rule
-from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
-from spiky_rl.learning._wrapped import Unreset
-from spiky_rl.networks._layer import Layer
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.learning._filters import (
+    DoubleExponential,
+    add_feedback_gradient,
+    smooth_gradient,
+    backpropagate_current,
+)
+from spiky_rl.learning._wrapped import GradientThroughReset
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 
 
-class Superspike(Rule):
+class Superspike(LearningRule):
     """SuperSpike: a three-factor rule with surrogate derivatives and filtered errors."""
 
     class Options(Settings):
@@ -47,11 +52,11 @@ class Superspike(Rule):
         self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback
 
     @override
-    def neuron(self, neuron: Neuron) -> Neuron:
-        return Unreset.wrap(neuron, "superspike")
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
+        return GradientThroughReset.wrap(neuron, "superspike")
 
     @override
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
         for below, layer in itertools.pairwise(layers):
@@ -62,19 +67,21 @@ class Superspike(Rule):
             layer.register_buffer("feedback", way)
 
     @override
-    def before(self, signal: Tensor) -> Tensor:
+    def on_layer_input(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
     @override
-    def after(
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    def on_layer_output(
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         if not torch.is_grad_enabled():
             return output
-        smooth = Smooth.of(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt)
-        filtered = smoothed(output, smooth, keep, layer.backend)
+        smooth = DoubleExponential.from_options(
+            tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt
+        )
+        filtered = smooth_gradient(output, smooth, keep, layer.backend)
         if not signal.requires_grad:
             return filtered
         fixed = getattr(layer, "feedback", None)
-        way = transposed(layer, signal) if fixed is None else lambda error: error @ fixed
-        return fed_back(filtered, signal, way)
+        way = backpropagate_current(layer, signal) if fixed is None else lambda error: error @ fixed
+        return add_feedback_gradient(filtered, signal, way)

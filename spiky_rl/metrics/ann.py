@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.metrics.updates import Arithmetic, of_activation, of_recurrent_cell
+from spiky_rl.metrics.lists import WeightStorage
+from spiky_rl.metrics.updates import ArithmeticCounts, count_activation, count_recurrent_cell
 
 Hook = Callable[..., None]
 """As torch calls it after a forward pass: module, inputs, output."""
 
 
 @dataclass
-class Tally:
+class OperationCounter:
     """Operations of a pass, summed over its samples."""
 
     macs: float = 0.0
@@ -32,11 +32,11 @@ class Tally:
     """Values of activations, and steps of recurrent units."""
     zeros: int = 0
     """How many of them are 0."""
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    arithmetic: ArithmeticCounts = field(default_factory=ArithmeticCounts)
     index_reads: float = 0.0
     """Bytes of lists that are read, besides weights."""
 
-    def synapses(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
+    def add_layer(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
         """Add a layer's ``effective`` and ``dense`` operations on its ``inputs``."""
         if bool(((inputs == 0) | (inputs.abs() == 1)).all()):
             self.acs += float(effective)
@@ -44,7 +44,7 @@ class Tally:
             self.macs += float(effective)
         self.dense += dense
 
-    def values(self, outputs: Tensor, each: Arithmetic) -> None:
+    def add_activations(self, outputs: Tensor, each: ArithmeticCounts) -> None:
         """Add a layer's activations, its ``outputs``, and the arithmetic of ``each``."""
         self.updates += outputs.numel()
         self.zeros += int((outputs == 0).sum())
@@ -52,9 +52,9 @@ class Tally:
 
 
 @contextmanager
-def watched(body: nn.Module) -> Iterator[Tally]:
+def count_operations(body: nn.Module) -> Iterator[OperationCounter]:
     """Count what the linear, two-dimensional convolutional and recurrent modules and the activations of ``body`` do inside."""
-    tally, handles = Tally(), []
+    tally, handles = OperationCounter(), []
     for module in body.modules():
         hook = _hook(tally, module)
         if hook is not None:
@@ -66,7 +66,7 @@ def watched(body: nn.Module) -> Iterator[Tally]:
             handle.remove()
 
 
-def weights(body: nn.Module) -> list[Tensor]:
+def get_weights(body: nn.Module) -> list[Tensor]:
     """The weights of all connections in ``body``."""
     matrices: list[Tensor] = []
     for module in body.modules():
@@ -77,15 +77,15 @@ def weights(body: nn.Module) -> list[Tensor]:
     return matrices
 
 
-def stored(body: nn.Module) -> list[Stored]:
+def get_weight_storage(body: nn.Module) -> list[WeightStorage]:
     """How the weights in ``body`` lie in memory: those of linear layers may be lists."""
     lists = [_lists(module) for module in body.modules() if isinstance(module, nn.Linear)]
-    others = sum(w.numel() for w in weights(body)) - sum(s.inputs * s.neurons for s in lists)
-    return [*lists, Stored(1, others, 0)]
+    others = sum(w.numel() for w in get_weights(body)) - sum(s.inputs * s.neurons for s in lists)
+    return [*lists, WeightStorage(1, others, 0)]
 
 
-def _lists(module: nn.Linear) -> Stored:
-    return Stored(module.in_features, module.out_features, int((module.weight == 0).sum()))
+def _lists(module: nn.Linear) -> WeightStorage:
+    return WeightStorage(module.in_features, module.out_features, int((module.weight == 0).sum()))
 
 
 def state_values(body: nn.Module) -> int:
@@ -94,30 +94,30 @@ def state_values(body: nn.Module) -> int:
     return sum(m.num_layers * m.hidden_size * (1 + isinstance(m, nn.LSTM)) for m in layers)
 
 
-def _hook(tally: Tally, module: nn.Module) -> Hook | None:
+def _hook(tally: OperationCounter, module: nn.Module) -> Hook | None:
     if isinstance(module, nn.Linear):
         return _linear(tally, module)
     if isinstance(module, nn.Conv2d):
         return _convolution(tally, module)
     if isinstance(module, nn.RNNBase):
         return _recurrent(tally, module)
-    each = of_activation(module)
-    return None if each is None else lambda _, inputs, output: tally.values(output.detach(), each)
+    each = count_activation(module)
+    return None if each is None else lambda _, inputs, output: tally.add_activations(output.detach(), each)
 
 
-def _linear(tally: Tally, module: nn.Linear) -> Hook:
+def _linear(tally: OperationCounter, module: nn.Linear) -> Hook:
     fan_out, lists = (module.weight.detach() != 0).float().sum(0), _lists(module)
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
         effective = ((x != 0).float() @ fan_out).double().sum()
-        tally.index_reads += float(lists.reads(effective, (x != 0).double().sum()))
-        tally.synapses(effective, output.numel() * module.in_features, x)
+        tally.index_reads += float(lists.count_read_bytes(effective, (x != 0).double().sum()))
+        tally.add_layer(effective, output.numel() * module.in_features, x)
 
     return hook
 
 
-def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
+def _convolution(tally: OperationCounter, module: nn.Conv2d) -> Hook:
     binary = copy.deepcopy(module)
     binary.bias = None
     full = copy.deepcopy(binary)
@@ -129,23 +129,23 @@ def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
         x = inputs[0].detach()
         with torch.no_grad():
             effective, dense = binary((x != 0).to(x)), full(torch.ones_like(x))
-        tally.synapses(effective.double().sum(), float(dense.double().sum()), x)
+        tally.add_layer(effective.double().sum(), float(dense.double().sum()), x)
 
     return hook
 
 
-def _recurrent(tally: Tally, module: nn.RNNBase) -> Hook:
-    first, *rest = weights(module)
+def _recurrent(tally: OperationCounter, module: nn.RNNBase) -> Hook:
+    first, *rest = get_weights(module)
     fan_out = (first != 0).float().sum(0)
     hidden = sum(int((w != 0).sum()) for w in rest)
-    each = of_recurrent_cell(module) * module.num_layers
+    each = count_recurrent_cell(module) * module.num_layers
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0].detach(), outputs[0].detach()
         rows = x.numel() // x.shape[-1]
         tally.macs += float(((x != 0).float() @ fan_out).double().sum()) + rows * hidden
         tally.dense += rows * sum(w.numel() for w in (first, *rest))
-        tally.values(last, each)
+        tally.add_activations(last, each)
         # layers below the last show no outputs; none of theirs are 0
         tally.updates += (module.num_layers - 1) * last.numel()
 

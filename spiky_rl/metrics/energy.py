@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 
 CAVEATS = (
     "prices without memory count arithmetic alone: moving data takes most of the energy of real hardware, and often reverses the"
@@ -57,7 +57,7 @@ ZEROS = 0.5
 
 
 @dataclass(frozen=True)
-class Prices:
+class EnergyModel:
     """Energy per operation, in pJ."""
 
     text: str
@@ -77,8 +77,8 @@ class Prices:
     """Whether the weights of sparse connections lie in memory as lists of synapses; else as matrices with their zeros."""
 
 
-FP32 = Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
-INT8 = Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
+FP32 = EnergyModel("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
+INT8 = EnergyModel("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
 IN_SRAM, IN_DRAM = (
     "weights and states each in an SRAM of their size",
     "weights in DRAM, states in SRAM",
@@ -86,13 +86,13 @@ IN_SRAM, IN_DRAM = (
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
-def _with_memory(price: Prices, kind: str, word: int, where: str) -> Prices:
+def _with_memory(price: EnergyModel, kind: str, word: int, where: str) -> EnergyModel:
     return dataclasses.replace(
         price, text=f"{kind} at 45 nm, {where}", word=word, outside=where == IN_DRAM, lists=where == IN_LISTS
     )
 
 
-PRICES: Mapping[str, Prices] = MappingProxyType(
+ENERGY_MODELS: Mapping[str, EnergyModel] = MappingProxyType(
     {
         "fp32": FP32,
         "int8": INT8,
@@ -102,11 +102,11 @@ PRICES: Mapping[str, Prices] = MappingProxyType(
         "int8_sram": _with_memory(INT8, "int8", 1, IN_SRAM),
         "int8_lists": _with_memory(INT8, "int8", 1, IN_LISTS),
         "int8_dram": _with_memory(INT8, "int8", 1, IN_DRAM),
-        "loihi": Prices("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
+        "loihi": EnergyModel("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
     }
 )
 """By name. Loihi has one price for any synaptic operation, memory included, and says nothing of an ANN."""
-RIVALS = tuple(name for name in PRICES if name != "loihi")
+ANN_ENERGY_MODELS = tuple(name for name in ENERGY_MODELS if name != "loihi")
 """Prices under which a spiking network stands beside an ANN of its sizes that skips zeros: all that are an ANN's as well."""
 MAIN: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
 """Prices that stand first wherever energies are shown, of every agent alike, and the arithmetic that they are named by there."""
@@ -114,17 +114,17 @@ AS_LISTS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32_lists", "int8
 """Prices of matrices with their zeros, and the same of lists of synapses."""
 
 
-def prices(name: str) -> Prices:
+def get_energy_model(name: str) -> EnergyModel:
     """The assumption called ``name``. Raises RegistryError for one that there is not."""
-    if name not in PRICES:
+    if name not in ENERGY_MODELS:
         raise RegistryError(
-            f"prices: {name!r} is not known; choose from {', '.join(PRICES)}{nearest(name, PRICES)}"
+            f"prices: {name!r} is not known; choose from {', '.join(ENERGY_MODELS)}{suggest_name(name, ENERGY_MODELS)}"
         )
-    return PRICES[name]
+    return ENERGY_MODELS[name]
 
 
 @dataclass(frozen=True)
-class Cost:
+class InferenceCost:
     """Cost of one action, or of one sample; counts are means over what was measured."""
 
     effective_macs: float
@@ -158,7 +158,7 @@ class Cost:
     """Reads and writes of numbers that are neither weights nor inputs: neurons' states, an ANN's activations."""
     index_reads: float = 0.0
     """Bytes of lists that are read, besides weights."""
-    rival: Cost | None = None
+    rival: InferenceCost | None = None
     """Cost of an ANN of the same sizes and synapses that skips zeros, beside a spiking network; None: there is none."""
 
     @property
@@ -166,7 +166,7 @@ class Cost:
         """Synaptic operations of both kinds, also called EFLOPs; encoder and updates stand apart."""
         return self.effective_macs + self.effective_acs
 
-    def energy(self, price: Prices) -> float:
+    def energy(self, price: EnergyModel) -> float:
         """In pJ at a ``price``. An encoder's operations count as multiplications, the dearer ones."""
         return (
             price.multiply_accumulate * self.effective_macs
@@ -178,22 +178,22 @@ class Cost:
             + self.traffic(price)
         )
 
-    def traffic(self, price: Prices) -> float:
+    def traffic(self, price: EnergyModel) -> float:
         """Energy of the memory traffic at that ``price``, in pJ."""
         held, read = self.footprint_bytes * price.word / WORD, price.word * self.effective_operations
         if price.lists:
             held, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
-        weight = DRAM if price.outside else access(held)
-        state = access(self.state_bytes * price.word / WORD)
+        weight = DRAM if price.outside else compute_access_energy(held)
+        state = compute_access_energy(self.state_bytes * price.word / WORD)
         return (weight * read + price.word * state * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
         """Effective operations per second at so many actions or samples ``per_second``."""
         return self.effective_operations * per_second
 
-    def times(self, passes: int) -> Cost:
+    def scale(self, passes: int) -> InferenceCost:
         """The cost of so many ``passes``, one after another: counts multiply, shares and memory stay."""
-        rival = None if self.rival is None else self.rival.times(passes)
+        rival = None if self.rival is None else self.rival.scale(passes)
         return dataclasses.replace(
             self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
         )
@@ -204,18 +204,18 @@ class Cost:
 
     def as_dict(self) -> dict[str, Any]:
         """For a result file: all numbers, and ``energy_nj`` by assumption; those of the ANN beside it likewise."""
-        energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
+        energies = {name: self.energy(price) / 1000.0 for name, price in ENERGY_MODELS.items()}
         data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.rival is not None:
             data["ann_skipping_zeros"] = self.rival.counts()
-            data["ann_skipping_zeros_energy_nj"] = self.rival_energies()
+            data["ann_skipping_zeros_energy_nj"] = self.get_ann_energies()
         return data
 
-    def rival_energies(self) -> dict[str, float]:
+    def get_ann_energies(self) -> dict[str, float]:
         """Energy in nJ of the ANN beside it, by the name of the prices; empty where there is none."""
         if self.rival is None:
             return {}
-        return {name: self.rival.energy(PRICES[name]) / 1000.0 for name in RIVALS}
+        return {name: self.rival.energy(ENERGY_MODELS[name]) / 1000.0 for name in ANN_ENERGY_MODELS}
 
 
 COUNTS = (
@@ -225,7 +225,7 @@ COUNTS = (
 """Fields of `Cost` that grow with the number of passes."""
 
 
-def access(size: float) -> float:
+def compute_access_energy(size: float) -> float:
     """Return the energy in pJ of an access to 8 bytes of an SRAM of ``size`` bytes.
 
     It is a power law between two memories of `SRAM`: they rise with about the square root of the size, as the length of wires
@@ -242,7 +242,9 @@ def access(size: float) -> float:
     return min(cheap * (size / small) ** slope, DRAM)
 
 
-def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> dict[str, float] | None:
+def compute_energy_per_metre(
+    energy_nj: Mapping[str, float], steps: float, distance: float
+) -> dict[str, float] | None:
     """Energy per metre, in µJ by the name of the prices.
 
     Args:
@@ -255,7 +257,7 @@ def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> 
     return {name: energy * steps / distance / 1000.0 for name, energy in energy_nj.items()}
 
 
-def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
+def mean(costs: Sequence[InferenceCost], weights: Sequence[float] | None = None) -> InferenceCost:
     """The mean of the ``costs`` of a model's passes, each counted by its own of the ``weights``. Raises ValueError for no costs."""
     if not costs:
         raise ValueError("the mean of no costs")
@@ -265,7 +267,7 @@ def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
     )
 
 
-def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
     """A few lines for people, with what the numbers do not say.
 
     Args:
@@ -282,26 +284,26 @@ def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
         f"memory               {cost.footprint_bytes:,} bytes for {cost.parameters:,} parameters and buffers, "
         f"{cost.state_bytes:,} per environment",
         f"energy               {energy_text(cost, name, ann_operations)}",
-        *(f"                     {text}" for text in rival_texts(cost)),
+        *(f"                     {text}" for text in format_ann_energy(cost)),
     ]
     return "\n".join([*lines, *(f"  note: {caveat}" for caveat in CAVEATS)])
 
 
-def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+def energy_text(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
     """The energy of ``cost`` in words, with the assumption; the other arguments are those of `report`: ``name`` and ``ann_operations``."""
-    price = prices(name)
+    price = get_energy_model(name)
     text = f"{cost.energy(price) / 1000.0:,.1f} nJ"
     if ann_operations:
         text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
     return f"{text} ({price.text})"
 
 
-def rival_texts(cost: Cost) -> list[str]:
+def format_ann_energy(cost: InferenceCost) -> list[str]:
     """The energy of ``cost`` beside that of an ANN of the same sizes which skips zeros, in words, for each of `MAIN`; none without one."""
-    others = cost.rival_energies()
+    others = cost.get_ann_energies()
     return [
-        f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
-        f" ({PRICES[name].text})"
+        f"{cost.energy(ENERGY_MODELS[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
+        f" ({ENERGY_MODELS[name].text})"
         for name in MAIN
         if name in others
     ]

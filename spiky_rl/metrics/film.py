@@ -65,16 +65,16 @@ class RasterPanel:
         return np.asarray(drawn)
 
 
-def beside(left: Frame, right: Frame) -> Frame:
+def concat_frames(left: Frame, right: Frame) -> Frame:
     """Two frames of equal height, ``left`` and ``right``, as one."""
     return np.concatenate([left, right], axis=1)
 
 
-def write_film(path: Path, frames: Sequence[Frame], fps: float) -> list[Path]:
+def write_video(path: Path, frames: Sequence[Frame], fps: float) -> list[Path]:
     """Write ``frames``, ``fps`` of them a second, as an mp4 to ``path`` and, beside it, as a GIF of half the size and rate; gives both paths."""
     gif = path.with_suffix(".gif")
-    files.write(path, lambda part: _mp4(part, frames, fps))
-    files.write(gif, lambda part: _gif(part, frames, fps))
+    files.write_atomically(path, lambda part: _mp4(part, frames, fps))
+    files.write_atomically(gif, lambda part: _gif(part, frames, fps))
     return [path, gif]
 
 
@@ -104,6 +104,6 @@ def _gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     )
 
 
-def spikes_of(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
+def get_spikes(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
     """Spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
     return [layer[0, :, environment].detach() for layer in signal[1:]]

@@ -15,7 +15,7 @@ START = 4
 
 
 @dataclass(frozen=True)
-class Stored:
+class WeightStorage:
     """A matrix of weights in memory, as lists if it is sparse enough, as it is if not."""
 
     inputs: int
@@ -40,7 +40,7 @@ class Stored:
         """What lists take besides."""
         return (self.values * self.index + self._starts) * bool(self.index)
 
-    def reads[N: (float, Tensor)](self, operations: N, events: N) -> N:
+    def count_read_bytes[N: (float, Tensor)](self, operations: N, events: N) -> N:
         """Bytes read besides weights by so many ``operations`` that so many ``events`` cause."""
         return (operations * self.index + events * 2 * START * self.delays) * bool(self.index)
 

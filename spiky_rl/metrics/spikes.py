@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Firing:
+class LayerActivity:
     """Firing of one layer over a batch."""
 
     rate: float
@@ -27,32 +27,32 @@ class Firing:
     """Fraction of neurons that spiked in every inner step of every sample."""
 
 
-def firing(record: Record) -> list[Firing]:
+def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
     """Firing of every layer of a pass, from its ``record``."""
     return [_firing(spikes) for spikes in record.signal[1:]]
 
 
-def mean_rate(layers: Sequence[Firing], record: Record) -> float:
+def mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
     """Mean rate over all neurons of all ``layers`` of a ``record``."""
     widths = [spikes.shape[-1] for spikes in record.signal[1:]]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
-def rate_by_environment(record: Record) -> Tensor:
+def rate_by_environment(record: ForwardRecord) -> Tensor:
     """Mean rate over all neurons of all layers of a ``record``, of every environment, [B]."""
     layers = record.signal[1:]
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
     return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
 
 
-def _firing(spikes: Tensor) -> Firing:
+def _firing(spikes: Tensor) -> LayerActivity:
     fired = (spikes != 0).flatten(0, -2)
-    return Firing(
+    return LayerActivity(
         fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item()
     )
 
 
-def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
+def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Spikes and potentials of every layer of a ``record`` over all inner steps of one environment, [steps, N] each.
 
     A ``stateful`` pass is [T, K, 1, N]; a stateless one holds the control steps in its batch, [1, K, T, N].
@@ -64,7 +64,7 @@ def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor
     return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
 
 
-def picture(
+def draw_raster(
     spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3
 ) -> Figure:
     """Spike rasters and membrane traces of every layer.

@@ -22,20 +22,20 @@ from torch.nn import grad
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.decoders.first_spike import FirstSpike
-from spiky_rl.codecs.decoders.linear import Linear as LastStep
+from spiky_rl.codecs.decoders.linear import LinearDecoder as LastStep
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
-from spiky_rl.connections.linear import Linear
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.connections.linear import LinearConnection
+from spiky_rl.metrics.lists import WeightStorage
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
 
 
 @dataclass(frozen=True)
-class Synapses:
+class ConnectionCost:
     """One connection: which signal it reads, and what that costs."""
 
     signal: int | None
@@ -49,24 +49,24 @@ class Synapses:
     """Effective operations of events [T, K or 1, B, C]: [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
     """The signal as the weights see it."""
-    reached: float | None = None
+    fan_out: float | None = None
     """Operations of a call in which every input counts; None: one for each weight that is not 0."""
-    matrix: Stored | None = None
+    matrix: WeightStorage | None = None
     """How a matrix of weights lies in memory; None: they are none, those of convolutions among them."""
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> WeightStorage:
         """How the weights lie in memory."""
-        return self.matrix or Stored(1, self.weights, 0)
+        return self.matrix or WeightStorage(1, self.weights, 0)
 
     @property
     def once(self) -> float:
         """Operations of a call in which every input counts, and every weight that is not 0."""
-        return float(self.weights - self.zeros) if self.reached is None else self.reached
+        return float(self.weights - self.zeros) if self.fan_out is None else self.fan_out
 
 
 @dataclass(frozen=True)
-class Operations:
+class OperationCounts:
     """Operations of one control step, as means over those of a pass and over its environments."""
 
     effective_macs: float
@@ -78,7 +78,7 @@ class Operations:
     """Bytes of lists that are read, besides weights."""
 
 
-def synapses(network: SpikingNetwork) -> list[Synapses]:
+def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     """All connections of a ``network``, its readout among them, with the weights as they are now.
 
     Raises RegistryError for a network of which it is not known where its connections are.
@@ -86,9 +86,9 @@ def synapses(network: SpikingNetwork) -> list[Synapses]:
     if isinstance(network, FeedForward):
         links, count = [], 0
         for i, layer in enumerate(network.layers):
-            links.append(of_connection(layer.connection, i))
+            links.append(make_connection_cost(layer.connection, i))
             if layer.recurrent is not None:
-                links.append(of_connection(layer.recurrent, i + 1))
+                links.append(make_connection_cost(layer.recurrent, i + 1))
             count = i + 1
         return [*links, _of_readout(network.decoder, count)]
     if isinstance(network, Reservoir):
@@ -96,25 +96,25 @@ def synapses(network: SpikingNetwork) -> list[Synapses]:
         return [
             _of_weights(network.input_weight, 0),
             _of_weights(network.weight, 1),
-            *(Synapses(None, w.numel(), _zeros(w), w.numel()) for w in readout),
+            *(ConnectionCost(None, w.numel(), _zeros(w), w.numel()) for w in readout),
         ]
     raise RegistryError(
         f"cost: where the connections of a network {type(network).__name__!r} are is not known; choose from FeedForward, Reservoir"
     )
 
 
-def of_connection(connection: Connection, signal: int = 0) -> Synapses:
+def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionCost:
     """A ``connection`` that reads `Record.signal` number ``signal``."""
     if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
         return _of_weights(delayed.abs().sum(0), signal, delays=connection.delays)
-    if isinstance(connection, Linear):
+    if isinstance(connection, LinearConnection):
         return _of_weights(connection.synapses(), signal)
     if isinstance(connection, Convolutional):
         weight, reached = connection.weight.detach(), _reached(connection)
         dense = float(connection.fan_out.sum())
-        return Synapses(
+        return ConnectionCost(
             *(
                 signal,
                 weight.numel(),
@@ -122,10 +122,12 @@ def of_connection(connection: Connection, signal: int = 0) -> Synapses:
                 dense,
                 lambda events: (events != 0).to(reached) @ reached,
             ),
-            reached=float(reached.sum()),
+            fan_out=float(reached.sum()),
         )
     own = [p.detach() for p in connection.parameters() if p.ndim > 1]
-    return Synapses(signal, sum(p.numel() for p in own), sum(map(_zeros, own)), None, connection.operations)
+    return ConnectionCost(
+        signal, sum(p.numel() for p in own), sum(map(_zeros, own)), None, connection.operations
+    )
 
 
 def _of_weights(
@@ -133,18 +135,20 @@ def _of_weights(
     signal: int,
     read: Callable[[Tensor], Tensor] = lambda signal: signal,
     delays: int = 1,
-) -> Synapses:
+) -> ConnectionCost:
     """The synapses of weights in force [C, N], each with one of so many ``delays``."""
     fan_out = (weight.detach() != 0).sum(1).float()
 
     def effective(events: Tensor) -> Tensor:
         return (events != 0).to(fan_out) @ fan_out
 
-    matrix = Stored(weight.shape[0], weight.shape[1], _zeros(weight), delays)
-    return Synapses(signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix)
+    matrix = WeightStorage(weight.shape[0], weight.shape[1], _zeros(weight), delays)
+    return ConnectionCost(
+        signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix
+    )
 
 
-def _of_readout(decoder: Decoder, signal: int) -> Synapses:
+def _of_readout(decoder: Decoder, signal: int) -> ConnectionCost:
     weight = decoder.readout.weight.detach().t()
     if isinstance(decoder, PopulationVector):
         weight = weight * decoder.mask.t()
@@ -172,12 +176,12 @@ def _zeros(weight: Tensor) -> int:
     return int((weight == 0).sum())
 
 
-def connection_sparsity(links: Sequence[Synapses]) -> float:
+def connection_sparsity(links: Sequence[ConnectionCost]) -> float:
     """Zero weights over all weights of the connections ``links``."""
     return sum(link.zeros for link in links) / sum(link.weights for link in links)
 
 
-def counted(links: Sequence[Synapses], record: Record) -> Operations:
+def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
     """Operations of a pass, by its ``record``, of the network whose connections are ``links``."""
     accumulated = multiplied = indices = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
     dense = 0.0
@@ -191,7 +195,7 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
         accumulated = accumulated + (operations * plain).sum(1).mean()
         multiplied = multiplied + (operations * ~plain).sum(1).mean()
         spikes = (events != 0).sum(-1).double().mean(2)
-        indices = indices + link.stored.reads(operations, spikes).sum(1).mean()
+        indices = indices + link.stored.count_read_bytes(operations, spikes).sum(1).mean()
         ones = torch.ones_like(events[:1, :1, :1])
         dense += events.shape[1] * (float(link.count(ones)) if link.dense is None else link.dense)
     if any(link.signal is None for link in links):
@@ -199,15 +203,15 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
     silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
     sparsity = silent.double() / sum(s.numel() for s in record.signal[1:])
     macs, acs, sparsity, read = torch.stack([multiplied, accumulated, sparsity, indices]).tolist()
-    return Operations(macs, acs, dense, sparsity, read)
+    return OperationCounts(macs, acs, dense, sparsity, read)
 
 
-def effective_operations(record: Record) -> float:
+def effective_operations(record: ForwardRecord) -> float:
     """Mean effective operations per control step of a ``record``, as its parts say: encoder, connections and decoder."""
     return float(sum(operations.float().mean().item() for operations in record.operations))
 
 
-def operations_by_environment(record: Record) -> Tensor:
+def operations_by_environment(record: ForwardRecord) -> Tensor:
     """As `effective_operations` of a ``record``, of every environment, [B]."""
     return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
 
@@ -218,7 +222,7 @@ def dense_operations(model: torch.nn.Module) -> int:
     for i, cnn in enumerate(getattr(model, "cnns", {}).values()):
         total += convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear | Linear):
+        if isinstance(module, torch.nn.Linear | LinearConnection):
             total += module.weight.numel()
         elif isinstance(module, torch.nn.RNNBase):
             total += sum(p.numel() for name, p in module.named_parameters() if name.startswith("weight"))

@@ -15,7 +15,7 @@ from typing import TypeGuard
 from torch import nn
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps
+from spiky_rl.kernels.trace import TraceGraph, Node, TraceOps
 from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
 COMPARING = {*trace.COMPARISONS, "max", "min"}
@@ -23,7 +23,7 @@ ITERATED = {"exp", "tanh", "tan", "sqrt"}
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ArithmeticCounts:
     """Scalar operations; means of them may be fractions."""
 
     additions: float = 0.0
@@ -33,15 +33,17 @@ class Arithmetic:
     transcendental: float = 0.0
     """exp, tanh, tan, sqrt and the division of two variables: what hardware computes in several steps or by a table."""
 
-    def __add__(self, other: Arithmetic) -> Arithmetic:
-        return Arithmetic(
+    def __add__(self, other: ArithmeticCounts) -> ArithmeticCounts:
+        return ArithmeticCounts(
             self.additions + other.additions,
             self.multiplications + other.multiplications,
             self.transcendental + other.transcendental,
         )
 
-    def __mul__(self, times: float) -> Arithmetic:
-        return Arithmetic(self.additions * times, self.multiplications * times, self.transcendental * times)
+    def __mul__(self, times: float) -> ArithmeticCounts:
+        return ArithmeticCounts(
+            self.additions * times, self.multiplications * times, self.transcendental * times
+        )
 
     @property
     def total(self) -> float:
@@ -49,23 +51,23 @@ class Arithmetic:
         return self.additions + self.multiplications + self.transcendental
 
 
-def of_neuron(neuron: Neuron) -> Arithmetic:
+def count_neuron(neuron: Neuron) -> ArithmeticCounts:
     """One update of one ``neuron``, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
 
-    def of(function: Callable[..., tuple[Value, States]], *before: str) -> Arithmetic:
-        graph = Graph()
+    def of(function: Callable[..., tuple[Value, States]], *before: str) -> ArithmeticCounts:
+        graph = TraceGraph()
         inputs = [graph.input(name) for name in before]
         states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
         params = neuron.named_params(*(graph.input(name, lane=False) for name in neuron.params))
-        first, new = trace.call(neuron, function, TraceOps(graph), *inputs, states, params)
+        first, new = trace.call_function(neuron, function, TraceOps(graph), *inputs, states, params)
         return _counted([first, *new])
 
     if neuron.substeps == 1:
         return of(neuron.step, "current")
-    return of(neuron.advance, "current", "peak") * neuron.substeps + of(neuron.emit, "peak")
+    return of(neuron.substep, "current", "peak") * neuron.substeps + of(neuron.finish_step, "peak")
 
 
-def of_synapse_and_traces(traces: int) -> Arithmetic:
+def count_synapse_and_traces(traces: int) -> ArithmeticCounts:
     """One inner step of what stands around a reservoir's neuron: its exponential synapse, and so many ``traces`` of its spikes."""
 
     def step(
@@ -78,13 +80,13 @@ def of_synapse_and_traces(traces: int) -> Arithmetic:
     return _of_function(step, 3 + traces, constants=1)
 
 
-def of_activation(module: nn.Module) -> Arithmetic | None:
+def count_activation(module: nn.Module) -> ArithmeticCounts | None:
     """One value of an ANN's activation, the ``module``; None of a module that is none."""
     known = next((kind for kind in ACTIVATIONS if isinstance(module, kind)), None)
     return None if known is None else _of_function(ACTIVATIONS[known], 1)
 
 
-def of_recurrent_cell(module: nn.RNNBase) -> Arithmetic:
+def count_recurrent_cell(module: nn.RNNBase) -> ArithmeticCounts:
     """One hidden unit's gates in one step of a GRU, an LSTM or a plain recurrent ``module``, after the matrix products."""
     if isinstance(module, nn.GRU):
         return _of_function(_gru, 7)
@@ -139,16 +141,18 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
 """What the activations of both hosts compute, to be counted; constants stand for themselves."""
 
 
-def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0) -> Arithmetic:
+def _of_function(
+    function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0
+) -> ArithmeticCounts:
     """The arithmetic of ``function(ops, *constants, *inputs)``."""
-    graph = Graph()
+    graph = TraceGraph()
     fixed = [graph.input(f"constant {i}", lane=False) for i in range(constants)]
     return _counted(function(TraceOps(graph), *fixed, *(graph.input(str(i)) for i in range(inputs))))
 
 
-def _counted(outputs: Iterable[Value]) -> Arithmetic:
+def _counted(outputs: Iterable[Value]) -> ArithmeticCounts:
     """The arithmetic of all that the outputs need."""
-    graph, known, seen, total = Graph(), {}, set(), Arithmetic()
+    graph, known, seen, total = TraceGraph(), {}, set(), ArithmeticCounts()
     ahead = [_forward(graph, x, known) for x in outputs]
     while ahead:
         node = ahead.pop()
@@ -159,7 +163,7 @@ def _counted(outputs: Iterable[Value]) -> Arithmetic:
     return total
 
 
-def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
+def _forward(graph: TraceGraph, x: Value, known: dict[int, Value]) -> Value:
     """An expression without what only its gradient needs: detached values are what they are, and x - x is nothing."""
     if not isinstance(x, Node):
         return x
@@ -172,7 +176,7 @@ def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
     return known[x.index]
 
 
-def _simplified(graph: Graph, op: str, args: list[Value]) -> Value:
+def _simplified(graph: TraceGraph, op: str, args: list[Value]) -> Value:
     if op == "detach":
         return args[0]
     if op == "-" and args[0] is args[1]:
@@ -189,15 +193,15 @@ def _is(x: Value, number: float) -> bool:
     return not isinstance(x, Node) and x == number
 
 
-def _cost(node: Node) -> Arithmetic:
+def _cost(node: Node) -> ArithmeticCounts:
     op, args = node.op, node.args
     if op in COMPARING or (op in ("+", "-") and not _binary(node)):
-        return Arithmetic(additions=1.0)
+        return ArithmeticCounts(additions=1.0)
     if (op == "*" and not any(map(_binary, args))) or (op == "/" and not _varies(args[1])):
-        return Arithmetic(multiplications=1.0)
+        return ArithmeticCounts(multiplications=1.0)
     if op in ITERATED or op == "/":
-        return Arithmetic(transcendental=1.0)
-    return Arithmetic()
+        return ArithmeticCounts(transcendental=1.0)
+    return ArithmeticCounts()
 
 
 def _varies(x: Value) -> TypeGuard[Node]:

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.options import Declared
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.config.options import OptionInfo
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import Feedback
-from spiky_rl.kernels.stack import Stage
+from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.stack import StackStage
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.recompute import recomputed
-from spiky_rl.networks.base import Channel
-from spiky_rl.neurons.base import Neuron, decays
+from spiky_rl.kernels.recompute import run_with_recomputation
+from spiky_rl.networks.base import SpikeChannel
+from spiky_rl.neurons.base import Neuron, is_time_constant
 
 LARGEST = 1e9
 """Upper bound of a learned parameter that declares none: beyond it float32 overflows on the way."""
 
 
-class Parameters(torch.nn.Module):
+class NeuronParameters(torch.nn.Module):
     """A neuron's parameters: numbers, or learned values per neuron.
 
     A learned parameter is stored as its logarithm where it must be positive, and read within its range, so no step of the
@@ -40,7 +40,7 @@ class Parameters(torch.nn.Module):
         for name in neuron.learn:
             param = neuron.params[name]
             values = torch.full((width,), neuron.chosen[name], dtype=torch.float64)
-            if decays(param) and neuron.spread > 1:
+            if is_time_constant(param) and neuron.spread > 1:
                 values *= neuron.spread ** torch.empty_like(values).uniform_(-1.0, 1.0)
             stored = values.log() if _positive(param) else values
             self.register_parameter(name, torch.nn.Parameter(stored.to(torch.get_default_dtype())))
@@ -51,13 +51,13 @@ class Parameters(torch.nn.Module):
         for name, param in self.neuron.params.items():
             if name in self.neuron.learn:
                 value = self._in_range(name, param)
-                values.append(torch.exp(-self.neuron.dt / value) if decays(param) else value)
+                values.append(torch.exp(-self.neuron.dt / value) if is_time_constant(param) else value)
             else:
-                values.append(self.neuron.number(name))
+                values.append(self.neuron.get_step_value(name))
         return tuple(values)
 
-    def _in_range(self, name: str, param: Declared) -> Tensor:
-        stored, (low, high) = self.get_parameter(name), self.neuron.limits(name)
+    def _in_range(self, name: str, param: OptionInfo) -> Tensor:
+        stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
         if _positive(param):
             top = LARGEST if high is None else high
             return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
@@ -73,11 +73,11 @@ class LayerRule(Protocol):
     def before(self, signal: Tensor, /) -> Tensor: ...
 
     def after(
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
     ) -> Tensor: ...
 
 
-class Layer(torch.nn.Module):
+class SpikingLayer(torch.nn.Module):
     """Connection -> neuron, run over time by a backend."""
 
     def __init__(
@@ -111,15 +111,15 @@ class Layer(torch.nn.Module):
         self.neuron = neuron
         self.recurrent = recurrent
         self.width = connection.width
-        self.parameters_of_neuron = Parameters(neuron, self.width)
+        self.parameters_of_neuron = NeuronParameters(neuron, self.width)
         self.loop = (
-            Feedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
+            RecurrentFeedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
             if recurrent
             else None
         )
         self.states = len(neuron.states) + (self.loop.states if self.loop else 0)
         """Tensors [B, N] of state: the neuron's, then the feedback's."""
-        self.channel: Channel | None = None
+        self.channel: SpikeChannel | None = None
         """What the output passes through; None: it arrives as it is."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
@@ -155,7 +155,7 @@ class Layer(torch.nn.Module):
             seen = signal if self.rule.plain else self.rule.before(signal)
             current = self.connection(seen, self.backend, self.binary, self.bfloat16_gradient)
             within = None if self.recurrent is None else self.recurrent.synapses()
-            output, new = fired(
+            output, new = run_neuron(
                 *(self.backend, self.channel, self.neuron, ops, current, steps),
                 *(state if carried else None, self.parameters_of_neuron(), keep, trace, self.loop, within),
             )
@@ -166,14 +166,14 @@ class Layer(torch.nn.Module):
         carried = state is not None
         if self.recompute and trace is None and torch.is_grad_enabled():
             given = (tuple(self.parameters()), signal, *(state or ()))
-            output, *new = recomputed(run, self.backend, self.binary, *given)
+            output, *new = run_with_recomputation(run, self.backend, self.binary, *given)
         else:
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
 
-    def stage(self) -> Stage:
+    def make_stage(self) -> StackStage:
         """As a backend takes it that runs all layers in one call."""
-        return Stage(
+        return StackStage(
             *(self.connection, self.neuron, self.parameters_of_neuron, None, self.binary),
             feedback=self.loop,
             synapses=None if self.recurrent is None else self.recurrent.synapses,
@@ -191,24 +191,24 @@ class Layer(torch.nn.Module):
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def trainable(*modules: torch.nn.Module) -> bool:
+def has_trainable_parameters(*modules: torch.nn.Module) -> bool:
     """Whether a gradient changes anything in these ``modules``."""
     return any(p.requires_grad for module in modules for p in module.parameters())
 
 
-def quantise(layers: Sequence[Layer], decoder: Decoder) -> None:
+def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, those that lead to the same neurons in the same unit."""
     for layer in layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
-        quantiser = Quantiser(*(link.exact for link in links))
+        quantiser = WeightQuantizer(*(link.exact for link in links))
         for link in links:
             link.quantiser = quantiser
-    decoder.quantiser = Quantiser(decoder.exact)
+    decoder.quantiser = WeightQuantizer(decoder.unrounded_weights)
 
 
-def fired(
+def run_neuron(
     backend: str,
-    channel: Channel | None,
+    channel: SpikeChannel | None,
     neuron: Neuron,
     ops: TorchOps,
     current: Tensor,
@@ -217,7 +217,7 @@ def fired(
     params: tuple[Tensor | float, ...],
     keep: Tensor | None,
     trace: list[Tensor] | None,
-    loop: Feedback | None,
+    loop: RecurrentFeedback | None,
     synapses: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`dispatch.unroll`, with a channel that the output passes through: before it returns, in every inner step.
@@ -249,5 +249,5 @@ def fired(
     return torch.cat(outputs, 1), state if carried else ()
 
 
-def _positive(param: Declared) -> bool:
+def _positive(param: OptionInfo) -> bool:
     return param.low is not None and param.low > 0

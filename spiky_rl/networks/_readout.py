@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-def small_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+def make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Linear layers of ``inputs``, ``hidden`` and ``outputs`` values with ELU between them, the last of which begins near zero."""
     widths = [inputs, *hidden, outputs]
     parts: list[nn.Module] = []

@@ -14,12 +14,12 @@ from spiky_rl.config.registry import Component
 
 State = tuple[Tensor, ...]
 """One [1, B, N] tensor per state, in a fixed order; rest is zero."""
-Channel = Callable[[Tensor], Tensor]
+SpikeChannel = Callable[[Tensor], Tensor]
 """What becomes of a layer's spikes [..., N] on their way to whoever gets them, the layer itself among them."""
 
 
 @dataclass
-class Record:
+class ForwardRecord:
     """Tensors recorded during a forward pass, for plots and operation counts. T and K as in the call."""
 
     signal: list[Tensor] = field(default_factory=list)
@@ -52,21 +52,21 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @classmethod
     @abstractmethod
-    def replayed(cls, options: Settings) -> bool:
+    def is_recurrent(cls, options: Settings) -> bool:
         """Whether a network with these ``options`` is trained by replaying a rollout from its stored states."""
 
     @classmethod
-    def cached(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
+    def caches_features(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
         """Whether a host may keep what `extract` gives, because with these ``options`` only what `read` does is trained."""
         return False
 
     @property
     @abstractmethod
-    def widths(self) -> tuple[int, ...]:
+    def layer_sizes(self) -> tuple[int, ...]:
         """Neurons of every layer."""
 
     @abstractmethod
-    def disturb(self, channels: Sequence[Channel]) -> None:
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         """Let the spikes of every layer pass through its own of the ``channels`` from now on; for acting, not for training."""
 
     @property
@@ -76,7 +76,7 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         """Observations -> features [T, B, F] and the state after the last step.
 
@@ -87,7 +87,7 @@ class SpikingNetwork(Component, torch.nn.Module):
             record: If given, is filled.
         """
 
-    def extract(
+    def compute_features(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
         """The part of `forward` that is not trained -> [T, B, `features`] and the new state.
@@ -100,11 +100,11 @@ class SpikingNetwork(Component, torch.nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no extract; a network with features must")
 
-    def read(self, cached: Tensor) -> Tensor:
+    def apply_readout(self, cached: Tensor) -> Tensor:
         """The rest of it: ``cached``, what `extract` gave, [..., `features`] -> features [..., F]."""
         raise NotImplementedError(f"{type(self).__name__} defines no read; a network with features must")
 
-    def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
+    def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         """Let local rules change the weights that are theirs, by a rollout.
 
         Args:
@@ -120,10 +120,10 @@ class SpikingNetwork(Component, torch.nn.Module):
         return tuple(like.new_zeros(1, batch, size) for size in self.state_sizes)
 
     @abstractmethod
-    def run_on(self, backend: str) -> None:
+    def set_backend(self, backend: str) -> None:
         """Let another ``backend`` run everything from now on."""
 
-    def advance(self) -> None:
+    def count_update(self) -> None:
         """Count one update: slope schedules and the noise of random encoders go by it."""
         self.updates += 1
 

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 
 from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.kernels import contract, dispatch
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.runs import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Parameters, fired
-from spiky_rl.networks._readout import small_readout
+from spiky_rl.networks.base import SpikeChannel, ForwardRecord, SpikingNetwork, State
+from spiky_rl.networks._layer import NeuronParameters, run_neuron
+from spiky_rl.networks._readout import make_mlp_readout
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.plasticity.base import Plasticity
@@ -100,25 +100,25 @@ class Reservoir(SpikingNetwork):
 
     @override
     @classmethod
-    def replayed(cls, options: Options) -> bool:
+    def is_recurrent(cls, options: Options) -> bool:
         return options.train_input
 
     @override
     @classmethod
-    def cached(cls, options: Options) -> bool:
+    def caches_features(cls, options: Options) -> bool:
         return not options.train_input
 
     @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
-        with at(f"{path}.backend"):
+        with error_path(f"{path}.backend"):
             dispatch.check(options.backend)
-        with at(f"{path}.surrogate"):
+        with error_path(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
             contract.check_surrogate(surrogate)
-        with at(f"{path}.neuron"):
+        with error_path(f"{path}.neuron"):
             neuron = parts["neuron"].build()
-            contract.check(neuron, surrogate)
+            contract.check_neuron(neuron, surrogate)
             if neuron.graded:
                 raise RegistryError(f"name: {parts['neuron'].name!r} sends graded events and has no rate")
             if neuron.learn:
@@ -129,7 +129,7 @@ class Reservoir(SpikingNetwork):
             raise RegistryError(
                 f"{path}.surrogate.schedule: a reservoir's slope stays as it is; leave it out"
             )
-        with at(f"{path}.graph"):
+        with error_path(f"{path}.graph"):
             parts["graph"].build().check(options.size)
         if parts["plasticity"] is not None and options.train_input:
             raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
@@ -137,11 +137,11 @@ class Reservoir(SpikingNetwork):
     def __init__(
         self,
         options: Options,
-        encoder: Configured,
-        graph: Configured,
-        neuron: Configured,
-        surrogate: Configured,
-        plasticity: Configured | None,
+        encoder: ComponentSpec,
+        graph: ComponentSpec,
+        neuron: ComponentSpec,
+        surrogate: ComponentSpec,
+        plasticity: ComponentSpec | None,
         inputs: int | tuple[int, ...],
         outputs: int,
     ) -> None:
@@ -154,14 +154,18 @@ class Reservoir(SpikingNetwork):
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
-        self.parameters_of_neuron = Parameters(self.neuron, options.size)
+        self.parameters_of_neuron = NeuronParameters(self.neuron, options.size)
         built = surrogate.build()
         self.surrogate, self.ops = built, TorchOps(built, built.slope)
         self.wiring: Wiring = graph.build().wire(options.size, np.random.default_rng(seed))
-        self.unit = calibration.rheobase(self.neuron, self.ops)
-        self.feedback = Feedback(delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse))
+        self.unit = calibration.find_rheobase(self.neuron, self.ops)
+        self.feedback = RecurrentFeedback(
+            delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse)
+        )
         self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in options.traces)
-        self.filter = Potential.of(dt=self.neuron.dt, tau=options.traces[0])  # run with each of the decays
+        self.filter = Potential.from_options(
+            dt=self.neuron.dt, tau=options.traces[0]
+        )  # run with each of the decays
         self.features = None if options.train_input else options.size * len(options.traces)
         drawn = torch.rand(self.encoder.width, options.size, generator=generator)
         self.input_weight = nn.Parameter(
@@ -177,8 +181,8 @@ class Reservoir(SpikingNetwork):
         self.mean: Tensor
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
-        self.channel: Channel | None = None
-        self.decoder = small_readout(options.size * len(options.traces), options.hidden, outputs)
+        self.channel: SpikeChannel | None = None
+        self.decoder = make_mlp_readout(options.size * len(options.traces), options.hidden, outputs)
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += (options.size,) * (len(self.neuron.states) + 2 + len(options.traces))
         self._calibrate(
@@ -196,66 +200,66 @@ class Reservoir(SpikingNetwork):
 
     @override
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_input):
-            traces, new = self._run(x, state, keep, record)
-        return self.read(traces), new
+            traces, new = self._forward_reservoir(x, state, keep, record)
+        return self.apply_readout(traces), new
 
     @override
-    def extract(
+    def compute_features(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
         with torch.no_grad():
-            return self._run(x, state, keep, None, self.plasticity if adapt else None)
+            return self._forward_reservoir(x, state, keep, None, self.plasticity if adapt else None)
 
     @override
-    def read(self, cached: Tensor) -> Tensor:
+    def apply_readout(self, cached: Tensor) -> Tensor:
         return self.decoder((cached - self.mean) / self.deviation)
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def layer_sizes(self) -> tuple[int, ...]:
         return (self.size,)
 
     @override
-    def disturb(self, channels: Sequence[Channel]) -> None:
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         (self.channel,) = channels
 
     @property
     def readout(self) -> nn.Linear:
         return self.decoder[-1]  # type: ignore[return-value]
 
-    def advance(self) -> None:
-        super().advance()
-        self.encoder.redraw(self.updates)
+    def count_update(self) -> None:
+        super().count_update()
+        self.encoder.resample_noise(self.updates)
 
     @override
-    def run_on(self, backend: str) -> None:
+    def set_backend(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend
         if self.plasticity is not None:
             self.plasticity.backend = backend
 
-    def drive(self, u: np.ndarray) -> np.ndarray:
+    def compute_traces(self, u: np.ndarray) -> np.ndarray:
         """Inputs ``u`` [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
 
         One value of a series is one control step.
         """
         x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
-        traces, _ = self.extract(x, self.zero_state(x.shape[1], x))
+        traces, _ = self.compute_features(x, self.zero_state(x.shape[1], x))
         return traces.transpose(0, 1).cpu().numpy()
 
-    def _run(
+    def _forward_reservoir(
         self,
         x: Tensor,
         state: State | None,
         keep: Tensor | None,
-        record: Record | None,
+        record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
         before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         own = len(self.encoder.state_sizes)
-        signal, encoded = self.encoder.encode(x, tuple(before[:own]) if own else None, keep)
+        signal, encoded = self.encoder.encode_stateful(x, tuple(before[:own]) if own else None, keep)
         # where it is plastic, the bias moves from one control step to the next
         bias = self.bias if plastic is None else None
         driven = dispatch.linear(
@@ -264,12 +268,12 @@ class Reservoir(SpikingNetwork):
         states = before[own:]
         potentials: list[Tensor] | None = None if record is None else []
         if plastic is None:
-            spikes, features, states = self._loop(driven, states, keep, potentials)
+            spikes, features, states = self._run_neurons(driven, states, keep, potentials)
         else:
             parts = []
             for t in range(x.shape[0]):
                 episode = None if keep is None else keep[t : t + 1]
-                part = self._loop(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
+                part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
                 states = part[2]
                 parts.append(part[:2])
                 plastic.adapt(self.weight, self.bias)
@@ -280,7 +284,7 @@ class Reservoir(SpikingNetwork):
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
         return features, after
 
-    def _loop(
+    def _run_neurons(
         self,
         current: Tensor,
         states: Sequence[Tensor],
@@ -294,7 +298,7 @@ class Reservoir(SpikingNetwork):
         """
         count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
         own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
-        spikes, new = fired(
+        spikes, new = run_neuron(
             *(self.backend, self.channel, self.neuron, self.ops, current, self.steps, tuple(own)),
             *(self.parameters_of_neuron(), keep, potentials, self.feedback, self.weight),
         )
@@ -311,7 +315,13 @@ class Reservoir(SpikingNetwork):
         return spikes, torch.cat(features, -1), after
 
     def _record(
-        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, features: Tensor
+        self,
+        record: ForwardRecord,
+        x: Tensor,
+        signal: Tensor,
+        spikes: Tensor,
+        potentials: Tensor,
+        features: Tensor,
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
@@ -319,7 +329,7 @@ class Reservoir(SpikingNetwork):
         record.signal += [signal, spikes]
         record.potentials.append(potentials.view_as(spikes))
         record.operations += [
-            self.encoder.operations(x),
+            self.encoder.count_operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
             (features != 0).sum(-1) * width + later,
@@ -336,10 +346,10 @@ class Reservoir(SpikingNetwork):
         """Scale the recurrent weights, then take the features' mean and deviation for what standardises them."""
         drawn = self.get_buffer("weight")
         weight = drawn / (drawn != 0).sum(0).float().mean().clamp(min=1.0).sqrt()
-        x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
+        x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
-            calibration.reach(self, weight, target, lambda: self._rate(x))
+            calibration.calibrate_rate(self, weight, target, lambda: self._measure_rate(x))
         elif control == "gain":
             self.weight = gain * weight
         else:
@@ -347,7 +357,7 @@ class Reservoir(SpikingNetwork):
             if largest < 1e-9:
                 raise RegistryError("control: spectral_radius needs a graph with cycles; this one has none")
             self.weight = float(radius / largest) * weight
-        traces, _ = self.extract(x, self.zero_state(SERIES, x))
+        traces, _ = self.compute_features(x, self.zero_state(SERIES, x))
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)
@@ -358,9 +368,9 @@ class Reservoir(SpikingNetwork):
         # a neuron that kept silent here must not become loud by its first spike
         self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
 
-    def _rate(self, x: Tensor) -> float:
+    def _measure_rate(self, x: Tensor) -> float:
         """Mean rate on observations [T, B, O], in Hz."""
-        record = Record()
+        record = ForwardRecord()
         with torch.no_grad():
-            self._run(x, self.zero_state(x.shape[1], x), None, record)
+            self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
         return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, Self
 
 
-class Condition(Protocol):
+class ComparisonResult(Protocol):
     """Result of comparing values; it can only be given to `Ops.where`."""
 
 
-class Operand(Protocol):
+class StepValue(Protocol):
     """A tensor [..., N] or a symbol for one: ``+ - * /``, squares and cubes, and comparison with its like or a number."""
 
     def __add__(self, other: Self | float, /) -> Value: ...
@@ -38,16 +38,16 @@ class Operand(Protocol):
 
     def __neg__(self) -> Value: ...
 
-    def __lt__(self, other: Self | float, /) -> Condition: ...
+    def __lt__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __le__(self, other: Self | float, /) -> Condition: ...
+    def __le__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __gt__(self, other: Self | float, /) -> Condition: ...
+    def __gt__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __ge__(self, other: Self | float, /) -> Condition: ...
+    def __ge__(self, other: Self | float, /) -> ComparisonResult: ...
 
 
-type Value = Operand | float
+type Value = StepValue | float
 """What a step computes with: one number per neuron, or one for all of them."""
 
 
@@ -78,7 +78,7 @@ class Ops:
             """The larger one; where x and y are equal, each takes half of the gradient."""
             ...
 
-        def where(self, condition: Condition, x: Value, y: Value, /) -> Value:
+        def where(self, condition: ComparisonResult, x: Value, y: Value, /) -> Value:
             """x where the condition holds, else y."""
             ...
 

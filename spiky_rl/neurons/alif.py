@@ -20,7 +20,7 @@ Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 
 class Alif(Ode):
@@ -29,12 +29,12 @@ class Alif(Ode):
     states = ("v", "a")
 
     class Options(Ode.Options):
-        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        threshold: float = param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1")
-        tau_adaptation: float = param(
+        tau: float = parameter(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = parameter(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1")
+        tau_adaptation: float = parameter(
             200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
         )
-        adaptation: float = param(0.1, "rise of the threshold per spike", low=0.0, unit="1")
+        adaptation: float = parameter(0.1, "rise of the threshold per spike", low=0.0, unit="1")
         reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
         detach_reset: bool = DETACH_RESET
         input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from spiky_rl.config.options import Declared, Names, RegistryError, Settings, declared, nearest, option
+from spiky_rl.config.options import (
+    OptionInfo,
+    Names,
+    RegistryError,
+    Settings,
+    get_options,
+    suggest_name,
+    option,
+)
 from spiky_rl.config.registry import Component
 from spiky_rl.neurons._values import Ops, ReferenceOps, Value
 
@@ -39,10 +47,10 @@ __all__ = [
     "ReferenceOps",
     "States",
     "Value",
-    "decays",
     "inner_step",
-    "naming",
-    "param",
+    "is_time_constant",
+    "make_named_type",
+    "parameter",
     "surrogate_scale",
 ]
 
@@ -52,7 +60,7 @@ PLAUSIBLE = 1e6
 """Largest parameter of a neuron that says nothing else: 1,000 s as a time constant, which a float of 32 bits still tells from none."""
 
 
-def param(
+def parameter(
     default: float,
     meaning: str,
     *,
@@ -97,16 +105,16 @@ def surrogate_scale(default: float, unit: str = "1") -> Any:
     )
 
 
-def decays(declared_param: Declared) -> bool:
+def is_time_constant(declared_param: OptionInfo) -> bool:
     """Whether the parameter that ``declared_param`` declares is a time constant that enters the step as its decay."""
     return declared_param.extra.get("transform") == "decay"
 
 
-def _params(options: type[Settings]) -> dict[str, Declared]:
-    return {name: each for name, each in declared(options).items() if each.extra.get("param")}
+def _params(options: type[Settings]) -> dict[str, OptionInfo]:
+    return {name: each for name, each in get_options(options).items() if each.extra.get("param")}
 
 
-class Named(tuple[Value, ...]):
+class NamedValues(tuple[Value, ...]):
     """Values by name."""
 
     __slots__ = ()
@@ -125,16 +133,16 @@ class Named(tuple[Value, ...]):
         raise AttributeError(f"{self._unknown(name)}{hint}")
 
     def _unknown(self, name: str) -> str:
-        return f"there is no {name!r}, but {', '.join(self._fields)}{nearest(name, self._fields)}"
+        return f"there is no {name!r}, but {', '.join(self._fields)}{suggest_name(name, self._fields)}"
 
 
-class Params(Named):
+class Params(NamedValues):
     """A neuron's parameters."""
 
     __slots__ = ()
 
 
-class States(Named):
+class States(NamedValues):
     """A neuron's states."""
 
     __slots__ = ()
@@ -154,7 +162,7 @@ class States(Named):
         return self.__class__(*[0.0] * len(self)).replace(**changes)
 
 
-def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
+def make_named_type[Kind: NamedValues](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
     """The ``kind``, states or parameters, of these ``names`` in this order."""
     fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
     return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
@@ -190,11 +198,14 @@ class Neuron(Component):
             for name in self.learn:
                 if name not in params:
                     raise RegistryError(
-                        f"learn: {name!r} is no parameter of this neuron; it has {', '.join(params)}{nearest(name, params)}"
+                        f"learn: {name!r} is no parameter of this neuron; it has {', '.join(params)}{suggest_name(name, params)}"
                     )
-            times = {name: params[name] for name in self.learn if decays(params[name])}
+            times = {name: params[name] for name in self.learn if is_time_constant(params[name])}
             if self.spread > 1 and not times:
-                what = ", ".join(name for name, each in params.items() if decays(each)) or "it has none"
+                what = (
+                    ", ".join(name for name, each in params.items() if is_time_constant(each))
+                    or "it has none"
+                )
                 raise RegistryError(
                     f"spread: {self.spread:g} is of learned time constants: name them in learn ({what})"
                 )
@@ -202,13 +213,13 @@ class Neuron(Component):
                 low, high = getattr(self, name) / self.spread, getattr(self, name) * self.spread
                 if low < (each.low or 0.0) or high > (math.inf if each.high is None else each.high):
                     raise RegistryError(
-                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.bounds}"
+                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.format_bounds}"
                     )
             return self
 
     options: Options
     states: ClassVar[tuple[str, ...]]
-    params: Mapping[str, Declared]
+    params: Mapping[str, OptionInfo]
     """Those options that are declared with `param`."""
     graded: ClassVar[bool] = False
     """Whether outputs carry values, instead of 0 and 1."""
@@ -225,12 +236,14 @@ class Neuron(Component):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.params = _params(cls.Options)
-        cls.named_states = naming(States, getattr(cls, "states", ()))
-        cls.named_params = naming(Params, [decay_of(n) if decays(p) else n for n, p in cls.params.items()])
-        cls.named_times = naming(Params, cls.params)
+        cls.named_states = make_named_type(States, getattr(cls, "states", ()))
+        cls.named_params = make_named_type(
+            Params, [decay_of(n) if is_time_constant(p) else n for n, p in cls.params.items()]
+        )
+        cls.named_times = make_named_type(Params, cls.params)
 
     @property
-    def declared(self) -> Neuron:
+    def get_author_class(self) -> Neuron:
         """The neuron whose text and functions an author wrote: this one, or the one that this one stands in for."""
         return self
 
@@ -248,12 +261,12 @@ class Neuron(Component):
                 f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
             )
 
-    def number(self, name: str) -> float:
+    def get_step_value(self, name: str) -> float:
         """The parameter called ``name`` as the step takes it: a time constant as its decay over one step."""
         value = self.chosen[name]
-        return math.exp(-self.dt / value) if decays(self.params[name]) else value
+        return math.exp(-self.dt / value) if is_time_constant(self.params[name]) else value
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         """Range in which the learned parameter called ``name`` is kept; None: no bound."""
         return self.params[name].low, self.params[name].high
 
@@ -268,14 +281,14 @@ class Neuron(Component):
             p: Parameters, by name: time constants as decays, all else in its unit.
         """
 
-    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         """One of several sub-steps, with `step`'s arguments ``ops``, ``current``, ``s`` and ``p``.
 
         ``peak`` is the highest distance to threshold so far in this step; what it then is comes back, and the new states.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
 
-    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         """After the sub-steps: output, and the states that the next step starts from.
 
         From the highest distance to threshold, ``peak``, with `step`'s ``ops``, ``s`` and ``p``.
@@ -320,19 +333,19 @@ class Ode(Neuron):
         if self.substeps > 1:
             peak: Value = BELOW_ANY
             for _ in range(self.substeps):
-                peak, s = self.advance(ops, current, peak, s, p)
-            return self.emit(ops, peak, s, p)
+                peak, s = self.substep(ops, current, peak, s, p)
+            return self.finish_step(ops, peak, s, p)
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, s, p)
 
-    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.integrate(ops, current, s, p)
         distance = self.distance(ops, s, p)
         return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 
     def distance(self, ops: Ops, s: States, p: Params) -> Value:

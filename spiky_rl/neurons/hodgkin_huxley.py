@@ -27,7 +27,7 @@ import math
 from collections.abc import Sequence
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, param, surrogate_scale
+from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1
@@ -42,10 +42,10 @@ class HodgkinHuxley(Ode):
     states = ("v", "m", "h", "n", "refractory")
 
     class Options(Ode.Options):
-        sodium: float = param(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2")
-        potassium: float = param(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2")
-        leak: float = param(0.3, "leak conductance", low=1e-3, unit="mS/cm2")
-        gain: float = param(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2")
+        sodium: float = parameter(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2")
+        potassium: float = parameter(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2")
+        leak: float = parameter(0.3, "leak conductance", low=1e-3, unit="mS/cm2")
+        gain: float = parameter(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2")
         capacitance: float = option(1.0, "membrane capacitance", low=1e-3, unit="uF/cm2")
         sodium_reversal: float = option(50.0, "reversal potential of sodium", unit="mV")
         potassium_reversal: float = option(-77.0, "reversal potential of potassium", unit="mV")

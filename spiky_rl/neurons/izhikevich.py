@@ -22,7 +22,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, param, surrogate_scale
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 PATTERNS = {
     "custom": {},
@@ -53,23 +53,23 @@ class Izhikevich(Ode):
             "thalamo_cortical",
             "resonator",
         ] = option("custom", "named values of a, b, c and d, or custom: as they say")
-        a: float = param(0.02, "rate of recovery", low=1e-4, unit="1/ms")
-        b: float = param(
+        a: float = parameter(0.02, "rate of recovery", low=1e-4, unit="1/ms")
+        b: float = parameter(
             0.2,
             "coupling of recovery to the membrane; there is no rest above 0.267",
             low=0.0,
             high=0.267,
             unit="1",
         )
-        c: float = param(-65.0, "potential after a spike", high=0.0, unit="mV")
-        d: float = param(8.0, "rise of recovery per spike", low=0.0, unit="mV")
-        gain: float = param(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms")
+        c: float = parameter(-65.0, "potential after a spike", high=0.0, unit="mV")
+        d: float = parameter(8.0, "rise of recovery per spike", low=0.0, unit="mV")
+        gain: float = parameter(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms")
         peak: float = option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV")
         scale: float = surrogate_scale(50.0, "mV")
         substeps: int = option(4, "parts into which a step is divided", low=1)
 
         @model_validator(mode="after")
-        def _says_it_once(self) -> Self:
+        def _check_pattern_or_values(self) -> Self:
             for name in PATTERNS[self.pattern]:
                 if (value := getattr(self, name)) != self.default(name):
                     raise RegistryError(
@@ -83,23 +83,23 @@ class Izhikevich(Ode):
         super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
+        return s.rates(v=_compute_dv_dt(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
 
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / self.substeps
         v, u = s.v, s.u
         for _ in range(2):
-            v = v + 0.5 * dt * _upstroke(ops, v, u, p.b, p.gain * current)
+            v = v + 0.5 * dt * _compute_dv_dt(ops, v, u, p.b, p.gain * current)
         return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
     def threshold(self, ops: Ops, s: States, p: Params) -> Value:
-        return s.v - (self.options.peak - _rest(ops, p.b))
+        return s.v - (self.options.peak - _compute_rest(ops, p.b))
 
     def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
-        return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)
+        return s.replace(v=s.v + spike * (p.c - _compute_rest(ops, p.b) - s.v), u=s.u + spike * p.d)
 
 
-def _upstroke(ops: Ops, v: Value, u: Value, b: Value, current: Value) -> Value:
+def _compute_dv_dt(ops: Ops, v: Value, u: Value, b: Value, current: Value) -> Value:
     """dv/dt in mV/ms."""
     return (0.04 * v + (b - _root(ops, b))) * v - u + current
 
@@ -109,6 +109,6 @@ def _root(ops: Ops, b: Value) -> Value:
     return ops.sqrt((5.0 - b) ** 2 - 22.4)
 
 
-def _rest(ops: Ops, b: Value) -> Value:
+def _compute_rest(ops: Ops, b: Value) -> Value:
     """The stable fixed point without input, in mV."""
     return -(5.0 - b + _root(ops, b)) / 0.08

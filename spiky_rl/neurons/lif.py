@@ -18,7 +18,7 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 
 class Lif(Ode):
@@ -27,8 +27,8 @@ class Lif(Ode):
     states = ("v",)
 
     class Options(Ode.Options):
-        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        threshold: float = param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
+        tau: float = parameter(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = parameter(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
         reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
         detach_reset: bool = DETACH_RESET
         input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")

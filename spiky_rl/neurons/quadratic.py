@@ -27,7 +27,7 @@ from typing import Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 SERIES = 1e-4
 """|J h^2| below which m is a series: both branches are right to 1e-13 there."""
@@ -43,14 +43,16 @@ class Quadratic(Ode):
     states = ("v",)
 
     class Options(Ode.Options):
-        tau: float = param(1.0, "membrane time constant", low=1e-3, unit="ms")
-        critical: float = param(0.5, "potential above which the neuron runs to its peak", low=1e-3, unit="1")
+        tau: float = parameter(1.0, "membrane time constant", low=1e-3, unit="ms")
+        critical: float = parameter(
+            0.5, "potential above which the neuron runs to its peak", low=1e-3, unit="1"
+        )
         peak: float = option(3.0, "potential at which a spike is emitted; above critical", low=1e-3)
         reset: float = option(0.0, "potential after a spike; below peak")
         detach_reset: bool = DETACH_RESET
 
         @model_validator(mode="after")
-        def _below_the_peak(self) -> Self:
+        def _check_critical_below_peak(self) -> Self:
             for name, value in (("critical", self.critical), ("reset", self.reset)):
                 if value >= self.peak:
                     raise RegistryError(
@@ -60,8 +62,8 @@ class Quadratic(Ode):
 
     options: Options
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:
-        low, high = super().limits(name)
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        low, high = super().get_parameter_range(name)
         return (low, self.options.peak) if name == "critical" else (low, high)
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:

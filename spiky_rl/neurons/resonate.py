@@ -24,7 +24,7 @@ from typing import Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, param
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, parameter
 
 SECOND = 1000.0
 """ms."""
@@ -36,14 +36,16 @@ class Resonate(Ode):
     states = ("u", "v", "q")
 
     class Options(Ode.Options):
-        omega: float = param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s")
-        damping: float = param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s")
-        threshold: float = param(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1")
-        tau_refractory: float = param(
+        omega: float = parameter(
+            40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s"
+        )
+        damping: float = parameter(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s")
+        threshold: float = parameter(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1")
+        tau_refractory: float = parameter(
             95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
         )
-        refractory: float = param(1.0, "rise of threshold and damping per spike", low=0.0, unit="1")
-        gain: float = param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s")
+        refractory: float = parameter(1.0, "rise of threshold and damping per spike", low=0.0, unit="1")
+        gain: float = parameter(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s")
         detach_reset: bool = option(False, "whether gradients stop at the rise of the refractory variable")
         dt: float = inner_step(10.0)
 
@@ -57,8 +59,8 @@ class Resonate(Ode):
 
     options: Options
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:
-        low, high = super().limits(name)
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        low, high = super().get_parameter_range(name)
         return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:

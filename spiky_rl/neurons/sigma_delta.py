@@ -20,17 +20,17 @@ Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
-class SigmaDelta(Neuron):
+class SigmaDeltaNeuron(Neuron):
     """Sigma-delta neuron, which sends graded changes of its value."""
 
     graded = True
     states = ("s", "sent")
 
     class Options(Neuron.Options):
-        threshold: float = param(0.5, "smallest change that is sent", low=1e-3, unit="1")
+        threshold: float = parameter(0.5, "smallest change that is sent", low=1e-3, unit="1")
         activation: Literal["relu", "identity"] = option("relu", "y: max(s, 0), or s itself")
 
     options: Options

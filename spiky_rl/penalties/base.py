@@ -23,7 +23,7 @@ class Penalty(Component):
         self.options = options
 
     @abstractmethod
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         """The term, from the ``rates`` [N] of all layers' neurons: mean events per inner step, of graded ones their mean size.
 
         Args:
@@ -32,12 +32,12 @@ class Penalty(Component):
         """
 
 
-def rate_of(output: Tensor) -> Tensor:
+def compute_rates(output: Tensor) -> Tensor:
     """Mean size [N] of what neurons send, an ``output`` [T, K, B, N]."""
     return output.abs().mean((0, 1, 2))
 
 
-def charged(features: Tensor, cost: Tensor) -> Tensor:
+def add_penalty_gradient(features: Tensor, cost: Tensor) -> Tensor:
     """The ``features`` as they are; a backward pass through them goes through the ``cost`` as well."""
     return _Charged.apply(features, cost)  # type: ignore[return-value]
 

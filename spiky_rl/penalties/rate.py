@@ -18,7 +18,7 @@ from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
-class Rate(Penalty):
+class RatePenalty(Penalty):
     """Penalty on mean firing rates outside a band."""
 
     class Options(Settings):
@@ -37,7 +37,7 @@ class Rate(Penalty):
     options: Options
 
     @override
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
         for rate in rates:
             beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)

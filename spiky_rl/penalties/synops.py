@@ -18,7 +18,7 @@ from spiky_rl.config.options import Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
-class Synops(Penalty):
+class SynopsPenalty(Penalty):
     """Penalty on the share of synaptic operations above a bound."""
 
     class Options(Settings):
@@ -28,7 +28,7 @@ class Synops(Penalty):
     options: Options
 
     @override
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         operations = torch.stack([rate.sum() * fan for rate, fan in zip(rates, fan_out, strict=True)]).sum()
         dense = sum(len(rate) * fan for rate, fan in zip(rates, fan_out, strict=True))
         return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)

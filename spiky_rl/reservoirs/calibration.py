@@ -14,7 +14,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
-PATIENCE = 500.0
+MAX_STEPS = 500.0
 """Milliseconds of constant current after which a neuron that has not spiked counts as silent."""
 HALVINGS = 10
 TOLERANCE = 0.03
@@ -28,13 +28,13 @@ CORRELATION = 0.9
 """Correlation of an observation with the next one, in what reservoirs are calibrated on: standard normal, autoregressive."""
 
 
-def rheobase(neuron: Neuron, ops: TorchOps) -> float:
+def find_rheobase(neuron: Neuron, ops: TorchOps) -> float:
     """The smallest constant current at which a ``neuron`` spikes within `PATIENCE`, found to 1 %; in the neuron's own unit.
 
     ``ops`` is the vocabulary that it runs on.
     """
-    params = tuple(neuron.number(name) for name in neuron.params)
-    steps = math.ceil(PATIENCE / neuron.dt)
+    params = tuple(neuron.get_step_value(name) for name in neuron.params)
+    steps = math.ceil(MAX_STEPS / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)
     spikes, _ = dispatch.unroll(dispatch.REFERENCE, neuron, ops, grid, steps, None, params)
     firing = (spikes != 0).any(1).flatten()
@@ -45,7 +45,7 @@ def rheobase(neuron: Neuron, ops: TorchOps) -> float:
     return float(grid.flatten()[int(firing.int().argmax())])
 
 
-def observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
+def make_observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
     """Random observations that change slowly, standard normal: [steps, series, channels], drawn from the ``generator``."""
     noise = torch.randn(steps, series, channels, generator=generator)
     filtered = [noise[0]]
@@ -70,7 +70,7 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
     return 0.5 * (low + high)
 
 
-class Calibrated(Protocol):
+class CalibratedReservoir(Protocol):
     """Interface of a reservoir that is calibrated: its currents and weights in rheobases, and the rheobase, ``unit``."""
 
     bias: Tensor
@@ -79,7 +79,9 @@ class Calibrated(Protocol):
     unit: float
 
 
-def reach(net: Calibrated, weight: Tensor, target: float, rate: Callable[[], float]) -> None:
+def calibrate_rate(
+    net: CalibratedReservoir, weight: Tensor, target: float, rate: Callable[[], float]
+) -> None:
     """Bring neurons to the target rate: the current alone to a part of it at most, input to more, recurrence to all.
 
     Each of the three is taken as it was asked for where that does not fire too much, and reduced where it does. Where

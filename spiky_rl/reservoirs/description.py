@@ -34,7 +34,7 @@ type Rows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedReservoir:
     """A reservoir with the name of where it stands."""
 
     name: str
@@ -42,7 +42,7 @@ class Named:
     net: SpikingReservoir
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Named:
+def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
     """The reservoir of a grown graph's file, or of an agent with one input in place of its task's.
 
     Args:
@@ -59,11 +59,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Named:
         graph = grown.read(Path(name))
         settings = graph.measured.get("network", {**scoring.NETWORK, "seed": 0})
         try:
-            net = scoring.reservoir(graph.wiring(), settings)
+            net = scoring.make_reservoir(graph.wiring(), settings)
         except (registry.RegistryError, TypeError) as error:
             raise UserError(f"{name}: measured: {error}") from None
         unit, task = graph.measured.get("unit", "fitness"), graph.measured.get("task", "an unnamed task")
-        return Named(
+        return NamedReservoir(
             Path(name).stem, f"grown with seed {graph.seed}, {unit} {graph.fitness:.4f} on {task}", net
         )
     stem, data, file = read_agent(name)
@@ -77,10 +77,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Named:
     configured = registry.configure("networks", settings, "network")
     if configured.options.seed is None:
         configured = replace(configured, options=configured.options.model_copy(update={"seed": 0}))
-    return Named(stem, str(data.get("summary", "")), configured.build(inputs=1, outputs=1))
+    return NamedReservoir(stem, str(data.get("summary", "")), configured.build(inputs=1, outputs=1))
 
 
-def structure(wiring: Wiring) -> Rows:
+def describe_structure(wiring: Wiring) -> Rows:
     """Properties of the graph: neurons, synapses, degrees, spectral radius, strong components."""
     weights = wiring.weights.astype(np.float64)
     there = weights != 0
@@ -103,15 +103,15 @@ def structure(wiring: Wiring) -> Rows:
     ]
 
 
-def measures(net: SpikingReservoir) -> Rows:
+def compute_measures(net: SpikingReservoir) -> Rows:
     """Computational measures of the spiking reservoir, on inputs that are standardised as its observations are."""
-    drive = memory.standardised(net.drive, -1.0, 1.0)
+    drive = memory.standardize_drive(net.drive, -1.0, 1.0)
     features = net.size * len(net.trace_decays)
     kernel = memory.kernel_rank(drive, generator(0), series=features)
     general = memory.generalisation_rank(drive, generator(1), series=features)
     recalled = memory.memory_capacity(drive, generator(2), DELAYS, washout=WASHOUT, series=SERIES)
-    growth = memory.lyapunov(drive, generator(3), perturbation=PERTURBATION)
-    apart = memory.separation(drive, generator(4))
+    growth = memory.compute_lyapunov(drive, generator(3), perturbation=PERTURBATION)
+    apart = memory.compute_separation(drive, generator(4))
     rows = [
         (
             "features",
@@ -123,33 +123,33 @@ def measures(net: SpikingReservoir) -> Rows:
         ("Lyapunov exponent", f"{growth:+.3f} per control step, perturbed by {PERTURBATION}"),
         ("separation", f"{apart:.3f} mean state lengths"),
     ]
-    drive = memory.standardised(net.drive, *narma_task.INPUT)
+    drive = memory.standardize_drive(net.drive, *narma_task.INPUT)
     for order in narma_task.COEFFICIENTS:
         found = narma(drive, order, 0)
         rows.append((f"NARMA-{order}", f"NRMSE {found.nrmse:.3f}, NMSE {found.nmse:.3f}"))
     return rows
 
 
-def comparison(net: SpikingReservoir) -> dict[str, list[float]]:
+def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
     """NRMSE of NARMA-10 with every seed, by the same protocol and data, of this reservoir and of echo-state networks."""
 
     def errors(drives: Sequence[Drive]) -> list[float]:
         return [narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
-    spiking = memory.standardised(net.drive, *narma_task.INPUT)
+    spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
     found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, REFERENCE]):
         found[f"echo state, N = {size}"] = errors([random_echo_state(size, generator(s)) for s in SEEDS])
     return found
 
 
-def compared(found: Mapping[str, Sequence[float]]) -> Rows:
+def format_comparison(found: Mapping[str, Sequence[float]]) -> Rows:
     """What `comparison` found, in words."""
     head = ("NARMA-10", f"2000 samples to train, 2000 to test, seeds {SEEDS[0]} to {SEEDS[-1]}")
     return [head, *((name, f"NRMSE {np.mean(e):.3f} ± {np.std(e):.3f}") for name, e in found.items())]
 
 
-def narma(drive: Drive, order: int, seed: int) -> narma_task.Narma:
+def narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaError:
     """NARMA by the protocol of this description.
 
     Args:
@@ -157,7 +157,7 @@ def narma(drive: Drive, order: int, seed: int) -> narma_task.Narma:
         order: Order of the NARMA system, 10 or 30.
         seed: Draws the series.
     """
-    return narma_task.narma(drive, generator(100 + seed), order, washout=WASHOUT, series=SERIES)
+    return narma_task.evaluate_narma(drive, generator(100 + seed), order, washout=WASHOUT, series=SERIES)
 
 
 def generator(seed: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import ridge_regression, samples
+from spiky_rl.reservoirs.regression import ridge_regression, stack_series
 
 ENERGY = 0.99
 """Share of the sum of all singular values that a matrix of its rank holds."""
@@ -22,7 +22,7 @@ RESOLUTION = 100.0
 
 
 @dataclass(frozen=True)
-class Rank:
+class StateRank:
     """Rank of a matrix of states."""
 
     value: int
@@ -48,21 +48,23 @@ class MemoryCapacity:
         return float(self.correlations[self.correlations >= FLOOR].sum())
 
 
-def standardised(drive: Drive, low: float, high: float) -> Drive:
+def standardize_drive(drive: Drive, low: float, high: float) -> Drive:
     """The ``drive`` for inputs uniform from ``low`` to ``high``, which it then gets with mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
 
-def rank(states: np.ndarray) -> Rank:
+def compute_rank(states: np.ndarray) -> StateRank:
     """Numerical rank of the ``states`` [samples, N]: the fewest singular values that sum to 99 % of them all."""
     s = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = s.sum()
     value = int(np.searchsorted(np.cumsum(s), ENERGY * total) + 1) if total > 0.0 else 0
-    return Rank(value, states.shape[-1])
+    return StateRank(value, states.shape[-1])
 
 
-def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100) -> Rank:
+def kernel_rank(
+    drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100
+) -> StateRank:
     """Rank of the last states under different inputs: into how many directions the reservoir tells them apart.
 
     Source: Legenstein & Maass (2007), as linear separation.
@@ -73,7 +75,7 @@ def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100,
         series: How many inputs: a bound of what is found; take at least N.
         steps: Length of each.
     """
-    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
+    return compute_rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
 
 def generalisation_rank(
@@ -82,7 +84,7 @@ def generalisation_rank(
     series: int = 100,
     steps: int = 100,
     shared: int = 50,
-) -> Rank:
+) -> StateRank:
     """Rank of the last states under inputs that differ in the past alone and agree in their last steps.
 
     Low is good: what ought to be one class spans few directions. Source: Legenstein & Maass (2007).
@@ -96,7 +98,7 @@ def generalisation_rank(
     """
     u = generator.uniform(-1.0, 1.0, (series, steps, 1))
     u[:, steps - shared :] = u[:1, steps - shared :]
-    return rank(drive(u)[:, -1])
+    return compute_rank(drive(u)[:, -1])
 
 
 def memory_capacity(
@@ -119,9 +121,11 @@ def memory_capacity(
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
-    readout = ridge_regression(samples(states[:series], train), samples(past[:series], train), ridge)
-    estimate = readout(samples(states[series:], test))
-    return MemoryCapacity(_squared_correlation(estimate, samples(past[series:], test)))
+    readout = ridge_regression(
+        stack_series(states[:series], train), stack_series(past[:series], train), ridge
+    )
+    estimate = readout(stack_series(states[series:], test))
+    return MemoryCapacity(_squared_correlation(estimate, stack_series(past[series:], test)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -131,7 +135,7 @@ def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(power > 0.0, (a * b).sum(0) ** 2 / np.where(power > 0.0, power, 1.0), 0.0)
 
 
-def lyapunov(
+def compute_lyapunov(
     drive: Drive,
     generator: np.random.Generator,
     series: int = 20,
@@ -170,7 +174,9 @@ def lyapunov(
     return logarithms / lasted if lasted else -np.inf
 
 
-def separation(drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100) -> float:
+def compute_separation(
+    drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100
+) -> float:
     """Mean distance of the last states under two unrelated inputs, in mean lengths of a state.
 
     0: the reservoir cannot tell inputs apart; about 1.4: their states have nothing in common. Source: Maass, Natschlaeger &

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import nmse, ridge_regression, samples
+from spiky_rl.reservoirs.regression import nmse, ridge_regression, stack_series
 
 COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType(
     {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}
@@ -26,13 +26,13 @@ COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType
 """Order n -> (a, b, c, d)."""
 INPUT = (0.0, 0.5)
 """Range of u."""
-ESCAPED = 2.0
+DIVERGED_ABOVE = 2.0
 """A series that gets above this, beyond the unstable fixed points at 1.0 and 0.5, is on its way to infinity."""
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Narma:
+class NarmaError:
     """How well a readout followed the test series."""
 
     nmse: float
@@ -44,7 +44,7 @@ class Narma:
         return float(np.sqrt(self.nmse))
 
 
-def target(u: np.ndarray, order: int = 10) -> np.ndarray:
+def compute_target(u: np.ndarray, order: int = 10) -> np.ndarray:
     """y(t+1) of this ``order`` for every u(t) of ``u`` [time], with y = u = 0 before the first: what is to be read out at time t."""
     a, b, c, d = COEFFICIENTS[order]
     y = np.zeros(order + len(u))
@@ -58,7 +58,7 @@ def target(u: np.ndarray, order: int = 10) -> np.ndarray:
     return y[order:]
 
 
-def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def draw_series(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again.
 
     Args:
@@ -70,13 +70,13 @@ def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[n
         raise ValueError(f"order {order}: NARMA is defined here for {', '.join(map(str, COEFFICIENTS))}")
     for _ in range(DRAWS):
         u = generator.uniform(*INPUT, steps)
-        y = target(u, order)
-        if np.isfinite(y).all() and y.max() < ESCAPED:
+        y = compute_target(u, order)
+        if np.isfinite(y).all() and y.max() < DIVERGED_ABOVE:
             return u, y
     raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; take shorter series")
 
 
-def narma(
+def evaluate_narma(
     drive: Drive,
     generator: np.random.Generator,
     order: int = 10,
@@ -85,7 +85,7 @@ def narma(
     washout: int = 200,
     series: int = 1,
     ridge: float | None = None,
-) -> Narma:
+) -> NarmaError:
     """Error of a ridge readout on series that it was not fitted to.
 
     Args:
@@ -99,8 +99,12 @@ def narma(
         ridge: See `ridge_regression`.
     """
     longest = -(-max(train, test) // series)
-    drawn = [draw(washout + longest, generator, order) for _ in range(2 * series)]
+    drawn = [draw_series(washout + longest, generator, order) for _ in range(2 * series)]
     states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
     targets = np.stack([y for _, y in drawn])[:, washout:, None]
-    readout = ridge_regression(samples(states[:series], train), samples(targets[:series], train), ridge)
-    return Narma(nmse(samples(targets[series:], test), readout(samples(states[series:], test))))
+    readout = ridge_regression(
+        stack_series(states[:series], train), stack_series(targets[:series], train), ridge
+    )
+    return NarmaError(
+        nmse(stack_series(targets[series:], test), readout(stack_series(states[series:], test)))
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spiky_rl.reservoirs.description import Named
+from spiky_rl.reservoirs.description import NamedReservoir
 from spiky_rl.reservoirs.graphs.base import Wiring
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EXCITATORY, INHIBITORY = "#d1495b", "#2e6f95"
 
 
-def layout(wiring: Wiring) -> np.ndarray:
+def compute_layout(wiring: Wiring) -> np.ndarray:
     """Where to draw the neurons, [N, 2]: their own places, seen at a slant, or what springs make of the synapses."""
     if wiring.position is not None:
         place = np.asarray(wiring.position, float)
@@ -24,10 +24,10 @@ def layout(wiring: Wiring) -> np.ndarray:
         # the long axis lies across the picture
         x, y, z = place[:, np.argsort(np.ptp(place, axis=0), kind="stable")].T
         return np.stack([z + 0.35 * x, y + 0.25 * x], 1)
-    return packed(wiring.weights != 0)
+    return compute_spring_layout(wiring.weights != 0)
 
 
-def packed(there: np.ndarray) -> np.ndarray:
+def compute_spring_layout(there: np.ndarray) -> np.ndarray:
     """Positions of the nodes: each connected part laid out by springs, the parts in rows from the largest to single neurons."""
     import networkx
 
@@ -50,7 +50,7 @@ def packed(there: np.ndarray) -> np.ndarray:
     return place
 
 
-def figure(named: Named) -> Figure:
+def draw_graph(named: NamedReservoir) -> Figure:
     """The graph: neurons by kind, sized by how many they project to, synapses in the colour of their neuron.
 
     Args:
@@ -61,7 +61,7 @@ def figure(named: Named) -> Figure:
 
     wiring = named.net.wiring
     there = wiring.weights != 0
-    place = layout(wiring)
+    place = compute_layout(wiring)
     found = Figure(figsize=(9, 9.5 if wiring.position is None else 5.5), layout="constrained")
     axes = found.add_subplot()
     sources, targets = np.nonzero(there & ~np.eye(len(there), dtype=bool))

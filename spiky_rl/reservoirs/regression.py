@@ -12,7 +12,7 @@ HELD_OUT = 5
 
 
 @dataclass(frozen=True)
-class Readout:
+class LinearReadout:
     """A linear map with an intercept."""
 
     weights: np.ndarray
@@ -25,7 +25,7 @@ class Readout:
         return states @ self.weights + self.bias
 
 
-def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | None = None) -> Readout:
+def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | None = None) -> LinearReadout:
     """The readout that minimises squared error + ``ridge`` x squared weights; the intercept is not penalised.
 
     Args:
@@ -43,13 +43,13 @@ def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | Non
     errors = np.array([((readout(x[fitted:]) - y[fitted:]) ** 2).sum(0) for readout in candidates])
     chosen = errors.argmin(0)
     readouts = _solve(x, y, GRID * size)
-    return Readout(
+    return LinearReadout(
         np.stack([readouts[c].weights[:, i] for i, c in enumerate(chosen)], -1),
         np.array([readouts[c].bias[i] for i, c in enumerate(chosen)]),
     )
 
 
-def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[Readout]:
+def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[LinearReadout]:
     """The readout of every ridge, by one decomposition."""
     mean, middle = x.mean(0), y.mean(0)
     u, s, v = np.linalg.svd(x - mean, full_matrices=False)
@@ -57,10 +57,10 @@ def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[Readout]:
     significant = s > s.max(initial=0.0) * 1e-12
     s, v, projected = s[significant], v[significant].T, u[:, significant].T @ (y - middle)
     weights = [v @ ((s / (s**2 + ridge))[:, None] * projected) for ridge in ridges]
-    return [Readout(w, middle - mean @ w) for w in weights]
+    return [LinearReadout(w, middle - mean @ w) for w in weights]
 
 
-def samples(values: np.ndarray, count: int) -> np.ndarray:
+def stack_series(values: np.ndarray, count: int) -> np.ndarray:
     """The first ``count`` rows of all series of ``values`` [series, time, N], one after another."""
     return values.reshape(-1, values.shape[-1])[:count]
 

@@ -5,10 +5,10 @@ import torch
 
 from spiky_rl.classification.initial import RATE, scale_to_recordings
 from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import logits, over_time
+from spiky_rl.classification.training import compute_logits, to_sequence
 from spiky_rl.config.options import UserError
-from spiky_rl.metrics.spikes import firing
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.spikes import compute_layer_activity
+from spiky_rl.networks.base import ForwardRecord
 
 SIZE = (12, 2, 1, 39)
 
@@ -24,14 +24,14 @@ def build(agent, size=SIZE, overrides=()):
 
 def draw_frames(count, size=SIZE):
     torch.manual_seed(1)
-    return over_time((torch.rand(16, *size) < 0.1).float() * count)
+    return to_sequence((torch.rand(16, *size) < 0.1).float() * count)
 
 
 def measure_rates(network, frames):
-    record = Record()
+    record = ForwardRecord()
     with torch.no_grad():
-        logits(network, frames, record)
-    return [layer.rate for layer in firing(record)]
+        compute_logits(network, frames, record)
+    return [layer.rate for layer in compute_layer_activity(record)]
 
 
 @pytest.mark.parametrize("count", [0.02, 1.0, 50.0])

@@ -12,12 +12,12 @@ import traceback
 import torch
 
 from spiky_rl.cli.evaluate import parser
-from spiky_rl.cli.flags import picked
-from spiky_rl.config.plan import Request
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
-from spiky_rl.hosts.run.prepare import prepare
-from spiky_rl.hosts.run.simulate import runner_of
+from spiky_rl.cli.flags import parse_settings
+from spiky_rl.config.plan import RunRequest
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, share_env_origin
+from spiky_rl.hosts.run.prepare import make_plan
+from spiky_rl.hosts.run.simulate import get_runner_class
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
@@ -37,8 +37,10 @@ def planned(library, logs, agent):
         "--log_root",
         logs,
     ]
-    return prepare(
-        picked(Request, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+    return make_plan(
+        parse_settings(
+            RunRequest, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"])
+        )
     )
 
 
@@ -49,7 +51,9 @@ def parts(policy, env, evaluation):
     for _ in range(5):
         obs, _, dones, _ = env.step(policy(obs))
         policy.reset(dones)
-    whole, by_group = policy.activity(obs), [policy.activity(obs, ids) for ids in evaluation.ids]
+    whole, by_group = policy.compute_activity(obs), [
+        policy.compute_activity(obs, ids) for ids in evaluation.ids
+    ]
 
     def numbers(seen):
         return [seen.rate, seen.operations, seen.cost.effective_operations, seen.cost.activation_sparsity]
@@ -59,20 +63,20 @@ def parts(policy, env, evaluation):
 
 def main(library, logs, *agents):
     plan = planned(library, logs, agents[0])
-    stand_together(plan.env_cfg)
+    share_env_origin(plan.env_cfg)
     count = len(NAMES) * EPISODES
-    with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=count, seed=0) as gym_env:
+    with open_simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=count, seed=0) as gym_env:
         for agent in agents:
             found = {"agent": agent}
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     plan = planned(library, logs, agent)
-                    env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+                    env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     torch.manual_seed(SEED)
-                    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = get_runner_class(plan)(env, plan.config, None, "cpu", plan.identity)
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
-                        evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)
+                        evaluation = ConditionEvaluation(env, NAMES, EPISODES, ["policy"], SEED)
                         (conditions,), cost = evaluation.run(policy)
                         found |= parts(policy, env, evaluation)
                 found |= {"conditions": conditions, "cost": cost}

@@ -15,7 +15,7 @@ import torch
 
 from spiky_rl.classification import result as classify_result
 from spiky_rl.classification import training as classify_training
-from spiky_rl.classification.training import augmented, logits, over_time, training_step
+from spiky_rl.classification.training import augment, compute_logits, to_sequence, training_step
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config import registry
@@ -343,7 +343,7 @@ def network():
 def test_a_step_lowers_the_loss_of_its_batch_and_counts_what_was_right_before():
     net = network()
     frames, labels = torch.rand(5, 12, 16), torch.arange(12) % 3
-    before = logits(net, frames)
+    before = compute_logits(net, frames)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     losses = [training_step(net, optimiser, frames, labels) for _ in range(20)]
     assert losses[0][0] == pytest.approx(torch.nn.functional.cross_entropy(before, labels).item(), rel=1e-5)
@@ -357,28 +357,28 @@ def test_logits_are_the_mean_of_the_features_of_each_frame_in_turn():
     for frame in frames:
         features, state = net(frame.unsqueeze(0), state)
         found.append(features[0])
-    assert torch.allclose(logits(net, frames), torch.stack(found).mean(0), atol=1e-6)
+    assert torch.allclose(compute_logits(net, frames), torch.stack(found).mean(0), atol=1e-6)
 
 
 def test_augmentation_moves_a_sample_as_a_whole_and_leaves_it_where_there_is_none():
     frames = torch.zeros(2, 3, 1, 9, 9)
     frames[:, :, :, 4, 4] = 1.0
-    assert augmented(frames, 0.0, 0.0) is frames
+    assert augment(frames, 0.0, 0.0) is frames
     torch.manual_seed(0)
-    moved = augmented(frames, 2.0, 0.0)
+    moved = augment(frames, 2.0, 0.0)
     assert torch.allclose(moved.sum((2, 3, 4)), torch.ones(2, 3), atol=1e-5), "counts are shared, not lost"
     assert torch.allclose(moved[:, 0], moved[:, 2]) and not torch.allclose(moved[0], moved[1])
     axis = torch.arange(9.0)
     centre = (moved[:, 0, 0].sum(1) * axis).sum(-1)
     assert ((centre - 4.0).abs() <= 2.0 + 1e-5).all()
-    turned = augmented(frames, 0.0, 20.0)
+    turned = augment(frames, 0.0, 20.0)
     assert torch.allclose(turned[:, :, 0, 4, 4], torch.ones(2, 3)), "the centre stays when a sample is turned"
 
 
 def test_samples_are_flat_and_time_comes_first():
     frames = torch.arange(2 * 3 * 4.0).reshape(2, 3, 1, 2, 2)
-    assert over_time(frames).shape == (3, 2, 4)
-    assert torch.equal(over_time(frames)[1, 0], frames[0, 1].flatten())
+    assert to_sequence(frames).shape == (3, 2, 4)
+    assert torch.equal(to_sequence(frames)[1, 0], frames[0, 1].flatten())
 
 
 @pytest.mark.slow

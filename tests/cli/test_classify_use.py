@@ -151,7 +151,7 @@ def test_the_times_of_a_run_are_those_of_its_dataset():
         {"name": "own", "time": "steps"},
         {"name": "ds.py:Mine"},
     )
-    assert [use.time_of(each) for each in settings] == ["us", "steps", "steps", ""]
+    assert [use.format_time_layout(each) for each in settings] == ["us", "steps", "steps", ""]
 
 
 def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, trained, capsys):
@@ -178,7 +178,7 @@ def test_recordings_without_a_class_are_predicted(tmp_path, trained):
 def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best_epoch(tmp_path, monkeypatch):
     data = folder(folder(tmp_path / "data", 10, 0, "train"), 5, 1, "test")
     seen = []
-    scores = classify_training.scores
+    scores = classify_training.compute_scores
 
     def noted(network, samples, indices, *rest):
         seen.append({samples.parts[i] for i in indices})
@@ -197,7 +197,7 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
 def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp_path, monkeypatch):
     data = folder(tmp_path / "data", 10, 0)
     accuracies, tested = iter([0.9, 0.5, 0.1]), []
-    scores = classify_training.scores
+    scores = classify_training.compute_scores
 
     def noted(network, *rest):
         tested.append({key: value.clone() for key, value in network.state_dict().items()})
@@ -233,7 +233,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
     line = [*LINE, "--data", data, "--epochs", 3, "--shift", "1", "--label_smoothing", "0.2"]
     assert run(tmp_path, *line) == 0
     _, whole = newest(tmp_path)
-    stop = classify_training.Trainer.observe
+    stop = classify_training.Trainer.measure_activity
 
     def interrupted(self):
         found = stop(self)

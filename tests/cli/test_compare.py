@@ -11,7 +11,7 @@ from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import comparison
-from spiky_rl.experiments.run.planning import Place, cell_share
+from spiky_rl.experiments.run.planning import ExecutionOptions, cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -244,7 +244,7 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
 
 def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
     held = {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-2", "num_envs": 64, "episodes": 2}
-    same = study.build("study", {**held, "conditions": "nominal,push"}).data()
+    same = study.build_study("study", {**held, "conditions": "nominal,push"}).to_dict()
     cell = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
     cell.mkdir(parents=True)
     (cell / "result.json").write_text(json.dumps({"hash": "0" * 16}), encoding="utf-8")
@@ -260,20 +260,22 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
     for path in found:
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
         assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
-        assert "?" in study.read(path, {"tuning": ""}).question  # whose tuning may not have ended
+        assert "?" in study.read_study(path, {"tuning": ""}).question  # whose tuning may not have ended
 
 
 def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_with(tmp_path):
-    asked = study.build("out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64})
-    place = Place(device="cpu")
-    cells = comparison.planned(study.with_baseline(asked), tmp_path, place).cells
+    asked = study.build_study(
+        "out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64}
+    )
+    place = ExecutionOptions(device="cpu")
+    cells = comparison.plan_study(study.with_baseline(asked), tmp_path, place).cells
     for cell in cells:
         path = tmp_path / "cells" / cell.name / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
-    held = comparison.planned(study.with_baseline(asked), tmp_path, place)
+    held = comparison.plan_study(study.with_baseline(asked), tmp_path, place)
     held.check()
-    assert not held.left and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
-    more = comparison.planned(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
+    assert not held.remaining and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
+    more = comparison.plan_study(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
     with pytest.raises(UserError, match="result.json: provenance: none"):
         more.check()

@@ -14,7 +14,7 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
-from spiky_rl.hosts.common.processes import without
+from spiky_rl.hosts.common.processes import remove_flag
 from tests.processes import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,4 +121,4 @@ def test_one_flag_starts_the_processes(tmp_path):
 
 def test_a_flag_is_taken_from_a_command_line_however_it_is_written():
     given = ["--task", "x", "--processes", "4", "--seed", "4", "--processes=2", "agent.x=4"]
-    assert without("--processes", given) == ["--task", "x", "--seed", "4", "agent.x=4"]
+    assert remove_flag("--processes", given) == ["--task", "x", "--seed", "4", "agent.x=4"]

@@ -16,7 +16,7 @@ from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.config.plan import LIBRARIES
-from spiky_rl.hosts.common.checkpoints import random_state
+from spiky_rl.hosts.common.checkpoints import get_random_state
 from tests import processes
 
 if find_spec("isaaclab") is None:
@@ -362,7 +362,7 @@ def checkpoint(folder: Path, name: str) -> Path:
     path = folder / f"{name}.pt"
     content = CHECKPOINTS[name]
     if "task" in content:
-        infos = {"spiky_rl": {"identity": content, "progress": {}, "random": random_state("cpu")}}
+        infos = {"spiky_rl": {"identity": content, "progress": {}, "random": get_random_state("cpu")}}
         content = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0, "infos": infos}
     torch.save(content, path)
     return path

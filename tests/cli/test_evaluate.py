@@ -309,4 +309,4 @@ def test_what_a_task_cannot_be_put_under_is_refused_before_a_simulator_starts(ca
 
 
 def test_the_agents_here_are_shipped():
-    assert set(AGENTS) <= set(registry.names("agents"))
+    assert set(AGENTS) <= set(registry.list_names("agents"))

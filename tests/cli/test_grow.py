@@ -20,7 +20,7 @@ from spiky_rl.reservoirs import description
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
 from spiky_rl.reservoirs.growth.settings import TASKS
-from spiky_rl.reservoirs.picture import packed
+from spiky_rl.reservoirs.picture import compute_spring_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--tournaments", "1", "--population", "2", "--min_size", "5", "--max_size", "40"]
@@ -85,8 +85,8 @@ def test_an_interruption_keeps_the_best_so_far(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_the_command_is_scored(task):
-    score = scoring.Score(task, 0, train=40, test=40, series=2, washout=5)
-    assert np.isfinite(score.of(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))
+    score = scoring.ReservoirScore(task, 0, train=40, test=40, series=2, washout=5)
+    assert np.isfinite(score.evaluate(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))
 
 
 def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
@@ -188,6 +188,6 @@ def test_the_wrong_measure_in_a_file_is_refused_by_key(file, tmp_path, capsys):
 def test_parts_of_a_graph_are_drawn_apart():
     there = np.zeros((7, 7), bool)
     there[0, 1] = there[1, 2] = there[4, 5] = there[6, 6] = True
-    place = packed(there)
+    place = compute_spring_layout(there)
     assert np.isfinite(place).all()
     assert len(np.unique(place.round(6), axis=0)) == 7

@@ -18,7 +18,7 @@ from spiky_rl.hosts.common import command
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cells, work
 from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import started, stoppable
+from spiky_rl.hosts.common.stopping import start_simulation, handle_stop_signals
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -178,7 +178,7 @@ def test_a_full_disk_in_a_writers_thread_is_told_once(number, said, capsys):
 def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        with pytest.raises(KeyboardInterrupt), stoppable("stopping") as asked:
+        with pytest.raises(KeyboardInterrupt), handle_stop_signals("stopping") as asked:
             assert not asked() and asked.exit_code == 0
             os.kill(os.getpid(), number)
             assert asked() and asked.exit_code == 128 + number
@@ -192,7 +192,7 @@ def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_a_second_signal_stops_has_the_exit_code_of_the_first(number, capsys):
     def command(_):
-        with stoppable("stopping"):
+        with handle_stop_signals("stopping"):
             for sent in (number, signal.SIGINT):
                 os.kill(os.getpid(), sent)
         return 0
@@ -220,7 +220,7 @@ def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and
         finally:
             steps.append("closed")
 
-    with pytest.raises(KeyboardInterrupt), started(simulation()):
+    with pytest.raises(KeyboardInterrupt), start_simulation(simulation()):
         steps.append("played")
     assert steps == ["started", "closed"]
 
@@ -228,7 +228,7 @@ def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stoppable("stopping") as asked:
+        with handle_stop_signals("stopping") as asked:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not asked()
     finally:
@@ -275,8 +275,8 @@ def test_a_terminal_that_hangs_up_ends_a_command_in_good_order(tmp_path):
 
 @pytest.mark.parametrize("code", [129, 130, 143])
 def test_a_step_of_a_cell_that_was_stopped_by_itself_goes_on_another_time(code, tmp_path):
-    with cells.locked(tmp_path) as lock, pytest.raises(work.Interrupted):
-        work.step("training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, [])
+    with cells.lock_cell(tmp_path) as lock, pytest.raises(work.StepInterrupted):
+        work.run_step("training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, [])
 
 
 TORCHRUN = {
@@ -309,7 +309,7 @@ def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables
     monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, variables)
-    processes.settle(distributed=False)
+    processes.setup_distributed_env(distributed=False)
     assert not [key for key in processes.NUMBERS if key in os.environ]
     assert re.search("set, but without --distributed this is a single process", caplog.text)
 
@@ -318,7 +318,7 @@ def test_a_process_alone_in_its_job_is_told_nothing(monkeypatch, caplog):
     monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"})
-    processes.settle(distributed=False)
+    processes.setup_distributed_env(distributed=False)
     assert caplog.text == ""
 
 
@@ -340,7 +340,7 @@ def test_a_distributed_run_names_what_torchrun_did_not_set(case, monkeypatch):
     variables = {key: value for key, value in {**TORCHRUN, **change}.items() if value is not None}
     with_variables(monkeypatch, variables)
     with pytest.raises(UserError, match=f"--distributed: .*{re.escape(message)}"):
-        processes.settle(distributed=True)
+        processes.setup_distributed_env(distributed=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("git") is None, reason="GitPython is not installed")

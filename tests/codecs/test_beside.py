@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 
 INPUTS, STEPS, BATCH, TIME = 3, 4, 5, 6
-NAMES = [name for name in registry.names("encoders") if name != "beside"]
+NAMES = [name for name in registry.list_names("encoders") if name != "beside"]
 
 
 def build(settings):

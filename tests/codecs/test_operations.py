@@ -117,7 +117,7 @@ def touched(name, weights, spikes):
     return count
 
 
-DECODERS = registry.names("decoders")
+DECODERS = registry.list_names("decoders")
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 INPUTS, OUTPUTS, STEPS, BATCH, TIME = 3, 2, 3, 5, 30
 
@@ -159,7 +159,7 @@ def test_an_event_driven_network_is_the_rectified_linear_network_within_its_thre
 
 
 def test_an_event_driven_network_pays_for_changes_only():
-    network, record = sigma_delta_network(0.05), Record()
+    network, record = sigma_delta_network(0.05), ForwardRecord()
     x = walk()[:1].expand(TIME, -1, -1)
     y, _ = network(x, network.zero_state(BATCH, x), record=record)
     encoder_alone, *rest_of_it = record.operations

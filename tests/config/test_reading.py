@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from spiky_rl.config.reading import DEEPEST, MOST_NODES, ReadingError, parse_json, parse_yaml, read_file
+from spiky_rl.config.reading import MAX_DEPTH, MAX_NODES, ReadingError, parse_json, parse_yaml, read_file
 
 LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)
@@ -22,13 +22,13 @@ BAD_YAML = {
     "an alias in itself": ("a: &a [1, *a]", r"the alias \*a stands inside of what it stands for.*line 1"),
     "a mapping in itself": ("a: &a {b: *a}", r"the alias \*a stands inside"),
     "an unknown alias": ("a: *b", "undefined alias"),
-    "nested lists": ("a: " + "[" * DEEP, f"nested more than {DEEPEST} deep"),
-    "nested mappings": ("a: " + "{a: " * DEEP, f"nested more than {DEEPEST} deep"),
+    "nested lists": ("a: " + "[" * DEEP, f"nested more than {MAX_DEPTH} deep"),
+    "nested mappings": ("a: " + "{a: " * DEEP, f"nested more than {MAX_DEPTH} deep"),
     "nested by aliases": (
-        "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, DEEPEST + 9)),
-        f"nested more than {DEEPEST} deep",
+        "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, MAX_DEPTH + 9)),
+        f"nested more than {MAX_DEPTH} deep",
     ),
-    "many values": ("a: [" + "1," * MOST_NODES + "]", "more than 20,000 values"),
+    "many values": ("a: [" + "1," * MAX_NODES + "]", "more than 20,000 values"),
     "a key twice": ("a: 1\nb: 2\na: 3", "the key 'a' stands twice.* line 3"),
     "a key twice inside": ("x:\n  a: 1\n  a: 3", "the key 'a' stands twice.* line 3"),
     "a number as key": ("1: a", "the key '1' is no text; write it in quotes.* line 1"),
@@ -64,7 +64,10 @@ def test_a_yaml_text_that_is_none_of_ours_is_refused_in_one_line_and_at_once(cas
 
 BAD_JSON = {
     "nested lists": ('{"a": ' + "[" * DEEP, "nested more than"),
-    "nested lists that end": ('{"a": ' + "[" * 200 + "]" * 200 + "}", f"a: nested more than {DEEPEST} deep"),
+    "nested lists that end": (
+        '{"a": ' + "[" * 200 + "]" * 200 + "}",
+        f"a: nested more than {MAX_DEPTH} deep",
+    ),
     "a key twice": ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
     "the last of many keys twice": (
         "{" + ", ".join(f'"{i}": 1' for i in [*range(50_000), 49_999]) + "}",

@@ -10,8 +10,8 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.convolutional import Convolutional
-from spiky_rl.kernels.backends.cpu import convolutions
-from spiky_rl.networks.base import Record
+from spiky_rl.kernels.backends.cpu import load_convolution_kernels
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 MAPS = (2, 6, 7)
@@ -28,7 +28,7 @@ GEOMETRIES = [
     {"kernel": 1, "stride": 2, "pool": 3, "pooling": "max"},
     {"kernel": 6},
 ]
-ZOO = registry.names("neurons")
+ZOO = registry.list_names("neurons")
 DIGITS = {"name": "convolutional", "kernel": 3, "padding": 1}
 MAX_POOLED, AVERAGED = ({**DIGITS, "pool": 2, "pooling": kind} for kind in ("max", "average"))
 
@@ -84,7 +84,7 @@ def test_current_and_gradients_equal_those_of_plain_loops(geometry):
 def test_a_layer_equals_torchs_convolution_and_a_lif_written_out():
     net = network([OUTPUTS], surrogate={"name": "arctangent", "slope": 2.0}).double()
     net.run_on("torch")
-    link, record = net.layers[0].connection, Record()
+    link, record = net.layers[0].connection, ForwardRecord()
     x = 3.0 * torch.randn(1, BATCH, math.prod(MAPS), dtype=torch.float64)
     net(x, None, record=record)
     current = torch.nn.functional.conv2d(x.view(-1, *MAPS), link.weight, link.bias, padding=1).flatten(1)
@@ -158,7 +158,10 @@ def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_
         )
 
     *found, bias = [(a - b).norm() / b.norm() for a, b in zip(gradients(True), gradients(False), strict=True)]
-    assert all(1e-4 < share < 1e-2 if convolutions().spiky_has_bfloat16() else share == 0 for share in found)
+    assert all(
+        1e-4 < share < 1e-2 if load_convolution_kernels().spiky_has_bfloat16() else share == 0
+        for share in found
+    )
     assert bias < 1e-6, "sums are not rounded"
 
 
@@ -220,7 +223,7 @@ def test_fresh_layers_of_every_neuron_neither_fall_silent_nor_saturate(neuron, p
     options = {"name": neuron}
     if "input_gain" in registry.resolve("neurons", neuron).Options.model_fields:
         options["input_gain"] = "unit"
-    record = Record()
+    record = ForwardRecord()
     net = network([16, 32], inputs=(3, 16, 16), neuron=options, connection=pooled, steps=8)
     net(torch.randn(1, 64, 3 * 16 * 16), None, record=record)
     for spikes in record.signal[1:]:

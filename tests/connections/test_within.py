@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 T, K, BATCH, INPUTS, SIZE = 3, 4, 5, 6, 9
 WITHIN = {
@@ -65,7 +65,7 @@ def test_the_loop_is_its_definition_with_gradients(within, neuron):
     keep = torch.ones(T, BATCH, dtype=torch.float64)
     keep[1, 2] = keep[2, 0] = 0.0
     x = observations().double()
-    record = Record()
+    record = ForwardRecord()
     net(x, net.zero_state(BATCH, x), keep, record)
     layer = net.layers[0]
     own = tuple(s.squeeze(0) for s in net.zero_state(BATCH, x))[: layer.states]
@@ -159,7 +159,7 @@ def test_lateral_inhibition_thins_out_a_code():
     x = observations()
     rates = []
     for strength in (0.0, 4.0):
-        net, record = network({"name": "lateral", "strength": strength}), Record()
+        net, record = network({"name": "lateral", "strength": strength}), ForwardRecord()
         net(x, net.zero_state(BATCH, x), record=record)
         rates.append(float(record.signal[1].mean()))
     assert rates[1] < 0.7 * rates[0]
@@ -167,7 +167,7 @@ def test_lateral_inhibition_thins_out_a_code():
 
 @pytest.mark.parametrize("within", WITHIN)
 def test_operations_count_every_spike_at_every_synapse_once(within):
-    net, x, record = network(WITHIN[within]), observations(), Record()
+    net, x, record = network(WITHIN[within]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
     layer = net.layers[0]
     spikes = (record.signal[1] != 0).float()

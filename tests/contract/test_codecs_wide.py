@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 
 INPUTS, NEURONS, OUTPUTS, STEPS, BATCH, TIME = 3, 8, 2, 4, 5, 6
 WIDE = {"dtype": torch.float64}
-ENCODERS, DECODERS = registry.names("encoders"), registry.names("decoders")
+ENCODERS, DECODERS = registry.list_names("encoders"), registry.list_names("decoders")
 
 
 def encoder(name, inputs=INPUTS):

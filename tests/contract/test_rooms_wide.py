@@ -10,15 +10,15 @@ import torch
 
 from spiky_rl.classification import samples
 from spiky_rl.config import registry
-from spiky_rl.datasets._events import MissingData, check
+from spiky_rl.datasets._events import MissingData, check_events
 
 SIZE, BATCH, STEPS = 24, 5, 30
 MAPS = (2, 6, 6)
-CONNECTIONS = registry.names("connections")
-GRAPHS = [name for name in registry.names("graphs") if name != "grown"]
+CONNECTIONS = registry.list_names("connections")
+GRAPHS = [name for name in registry.list_names("graphs") if name != "grown"]
 """A grown graph is a file's: its own tests have one."""
-PLASTICITIES = registry.names("plasticities")
-DATASETS = registry.names("datasets")
+PLASTICITIES = registry.list_names("plasticities")
+DATASETS = registry.list_names("datasets")
 
 
 def connection(name, seed=0):
@@ -139,7 +139,7 @@ def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
     cls = registry.resolve("datasets", dataset)
     assert all(words for _, words in cls.about())
     # whose sensor is the recordings' own leaves it to them, too, which agent fits it
-    assert cls.agent in (registry.names("agents") if hasattr(cls, "shape") else [""])
+    assert cls.agent in (registry.list_names("agents") if hasattr(cls, "shape") else [""])
     assert {"bins", "binary"} <= cls.Options.model_fields.keys()
 
 
@@ -156,7 +156,7 @@ def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold
         assert len(set(names)) == len(names)
         few = built.recordings[:3]
         for recording in few:
-            check(built.read(recording), built.path(recording), built.shape)
+            check_events(built.read(recording), built.path(recording), built.shape)
             assert 0 <= recording.label < len(built.classes)
         held = samples.load(dataset, built, few)
         assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)

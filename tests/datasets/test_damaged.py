@@ -199,7 +199,7 @@ def test_a_file_that_is_no_mnist_is_named(tmp_path, content, packed):
     name = nmnist_synthetic.IMAGES + (".gz" if packed else "")
     (tmp_path / "mnist" / name).write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 def test_images_without_their_labels_are_refused(tmp_path):
@@ -209,10 +209,10 @@ def test_images_without_their_labels_are_refused(tmp_path):
     for labels, fits in ((b"\0\0\x08\x01\0\0\0\1\5", True), (b"\0\0\x08\x01\0\0\0\2\5\6", False)):
         (tmp_path / "mnist" / nmnist_synthetic.LABELS).write_bytes(labels)
         if fits:
-            assert nmnist_synthetic.like_mnist(tmp_path)[2] == "MNIST"
+            assert nmnist_synthetic.load_mnist_like(tmp_path)[2] == "MNIST"
         else:
             with pytest.raises(UserError, match=r"is \[1, 28, 28\] and .* \[2\]"):
-                nmnist_synthetic.like_mnist(tmp_path)
+                nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip at all", gzip.compress(b"x" * 1000, mtime=0)[:20]])
@@ -220,7 +220,7 @@ def test_a_packed_file_that_is_damaged_is_named(tmp_path, content):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(content)
     with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 OPTIONS = {

@@ -22,7 +22,7 @@ import pytest
 from spiky_rl.config import files
 from spiky_rl.classification.samples import data_folder
 from spiky_rl.datasets import nmnist
-from spiky_rl.datasets._download import Archive, DownloadError
+from spiky_rl.datasets._download import DatasetArchive, DownloadError
 
 
 def zipped():
@@ -50,7 +50,7 @@ def archive(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/train.zip"
         sums = {name: hashlib.new(name, zipped()).hexdigest() for name in ("sha256", "md5")}
-        yield Archive("train.zip", sums, url, "Train")
+        yield DatasetArchive("train.zip", sums, url, "Train")
         server.shutdown()
 
 

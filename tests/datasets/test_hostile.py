@@ -14,10 +14,10 @@ import pytest
 from numpy.lib import format as npy
 
 from spiky_rl.classification import samples
-from spiky_rl.classification.cache import stored
+from spiky_rl.classification.cache import load_cached
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import _arrays, _events, _needs, _store, nmnist_synthetic, stmnist
-from spiky_rl.datasets._events import EventFileError, MissingData, decode
+from spiky_rl.datasets._events import EventFileError, MissingData, decode_events
 from spiky_rl.datasets.base import Recording
 from tests.recorded import dataset, encoded, listed
 
@@ -88,7 +88,7 @@ def test_a_manifest_leads_nowhere_else(name, data, tmp_path):
     (data / "manifest.csv").write_text(f"recording,label\n{name},cat\ncat/a.bin,dog\n")
     found = dataset("own", data, **GIVEN)
     with pytest.raises(EventFileError, match="leads out of"):
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
 
 
 def test_a_linked_folder_elsewhere_is_refused_and_not_walked(data, tmp_path, caplog):
@@ -97,7 +97,7 @@ def test_a_linked_folder_elsewhere_is_refused_and_not_walked(data, tmp_path, cap
     with pytest.raises(MissingData, match=f"{data / 'more'}: is a link that leads out of {data}"):
         dataset("own", data, **GIVEN)
     assert "it is not followed" in caplog.text
-    store = _store.Store(data)
+    store = _store.RecordingStore(data)
     assert store.names() == ["cat/a.bin"] and store.outward == [str(data / "more")]
 
 
@@ -173,7 +173,7 @@ ARRAYS = {
 def test_an_array_that_is_no_recording_is_named_in_words_of_ours(case, tmp_path):
     name, content, words = ARRAYS[case]
     with pytest.raises(EventFileError, match=words.replace("|", "[|]")) as caught:
-        decode(content, str(tmp_path / name))
+        decode_events(content, str(tmp_path / name))
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / name}: ") and "\n" not in said
     assert "pickle" not in said and "max_header_size" not in said
@@ -204,11 +204,11 @@ def test_a_disk_that_fails_is_no_damaged_file(data, monkeypatch):
         with pytest.raises(OSError, match="Input/output error"):
             read(Failing(packed(saved(COLUMNS[:, 0]))))
     np.save(data / "cat" / "b.npy", np.ones((2, 2, 9, 9), np.uint8))
-    monkeypatch.setattr(_store.Store, "open", lambda store, name: Failing())
+    monkeypatch.setattr(_store.RecordingStore, "open", lambda store, name: Failing())
     with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
-        _needs._tensor_of(Recording("b", 0, "train", _store.Store(data), "cat/b.npy"))
+        _needs._tensor_of(Recording("b", 0, "train", _store.RecordingStore(data), "cat/b.npy"))
     with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
-        _store.Tensors(_store.Store(data), "cat/b.npy")
+        _store.TensorFile(_store.RecordingStore(data), "cat/b.npy")
 
 
 def test_what_cannot_be_unpacked_is_damage_though_the_unpacker_says_otherwise():
@@ -231,7 +231,7 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
     (path.with_suffix(".npz")).write_bytes(packed(saved(np.zeros(300, np.int64))))
     found = dataset("own", data, **GIVEN)
     with pytest.raises(EventFileError, match=r"b.npz: .*unpacks to 10,\d\d\d bytes; at most 3,000"):
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
     path.with_suffix(".npz").unlink()
     many = {
         "bytes": (np.zeros((100, 4), np.int64), r"has 3,\d\d\d bytes; a recording has at most 3,000"),
@@ -244,9 +244,9 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
         with pytest.raises(EventFileError, match=words):
             found.read(found.recordings[1])
     with pytest.raises(EventFileError, match="holds 600 events"):
-        decode(encoded([(1, 1, 0, 1)] * 600), "1.bin")
+        decode_events(encoded([(1, 1, 0, 1)] * 600), "1.bin")
     with pytest.raises(EventFileError, match="holds more than 500 events"):
-        decode(b"1,1,1,1\n" * 600, "1.csv")
+        decode_events(b"1,1,1,1\n" * 600, "1.csv")
     with zipfile.ZipFile(data.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/1.bin", bytes(5000))
     found = dataset("own", data.with_suffix(".zip"), **GIVEN)
@@ -264,7 +264,7 @@ def test_images_and_matlab_s_elements_have_a_limit_too(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(gzip.compress(bytes(2000)))
     with pytest.raises(UserError, match="cannot be read: unpacks to more than 1,000 bytes"):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
     element = zlib.compress(bytes(4 << 20))
     head = bytes(124) + b"\x00\x01IM" + struct.pack("<2I", stmnist.COMPRESSED, len(element))
     with pytest.raises(EventFileError, match="1.mat: byte 128: unpacks to more than 3,145,728 bytes"):
@@ -293,7 +293,7 @@ def test_a_folder_of_bad_recordings_alone_names_one(given, data):
     (data / "cat" / "b.npy").write_bytes(b"text")
     with pytest.raises(UserError, match="a.bin: is empty"):
         found = dataset("own", data, **given)
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
 
 
 @pytest.mark.parametrize("kind", ["events", "tensors"])

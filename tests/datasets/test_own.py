@@ -10,7 +10,7 @@ import torch
 
 from spiky_rl.classification import samples
 from spiky_rl.classification.settings import HOST
-from spiky_rl.classification.training import logits
+from spiky_rl.classification.training import compute_logits
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.datasets._events import EventFileError, MissingData
@@ -194,7 +194,7 @@ def test_the_agent_fits_the_sensor(tmp_path, sensor):
     found = dataset("own", tmp_path / "data")
     assert found.agent == SENSORS[sensor]
     network = resolve_agent(found.agent, "own", HOST, []).network.build(inputs=(1, *sensor), outputs=2)
-    assert logits(network, torch.ones(3, 1, sensor[0] * sensor[1])).shape == (1, 2)
+    assert compute_logits(network, torch.ones(3, 1, sensor[0] * sensor[1])).shape == (1, 2)
 
 
 def test_a_manifest_may_call_the_split_a_part_as_the_list_of_a_run_does(tmp_path):

@@ -12,8 +12,8 @@ from scipy.io import savemat
 from spiky_rl.classification.samples import data_folder
 from spiky_rl.config.registry import RegistryError, UserError
 from spiky_rl.datasets import stmnist
-from spiky_rl.datasets._events import EventFileError, MissingData, check, decode
-from spiky_rl.datasets._store import Store, to_unpack
+from spiky_rl.datasets._events import EventFileError, MissingData, check_events, decode_events
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
 from tests.recorded import dataset, encoded, listed
 
 REAL = os.environ.get("SPIKY_RL_DATA")
@@ -25,34 +25,34 @@ EVENTS = [(3, 4, 1, 70_000), (33, 33, 0, 70_001), (0, 0, 1, (1 << 23) - 1)]
 
 
 def test_five_bytes_are_an_event():
-    assert listed(decode(encoded(EVENTS), "a.bin")) == EVENTS
+    assert listed(decode_events(encoded(EVENTS), "a.bin")) == EVENTS
 
 
 def test_y_240_is_no_event_and_moves_all_later_times():
     marked = encoded(EVENTS[:1]) + encoded([(0, 240, 0, 0)]) + encoded(EVENTS[1:])
-    found = listed(decode(marked, "a.bin"))
+    found = listed(decode_events(marked, "a.bin"))
     assert found == EVENTS[:1] + [(x, y, p, t + 8192) for x, y, p, t in EVENTS[1:]]
 
 
 @pytest.mark.parametrize("content", [b"", encoded([(0, 240, 0, 0)])])
 def test_a_recording_without_events_is_refused(content):
     with pytest.raises(EventFileError, match=r"a\.bin: (is empty|holds no events)"):
-        check(decode(content, "a.bin"), "a.bin", (2, 34, 34))
+        check_events(decode_events(content, "a.bin"), "a.bin", (2, 34, 34))
 
 
 def test_a_truncated_recording_names_file_and_byte():
     with pytest.raises(EventFileError, match=r"a\.bin: byte 10: the last event has 3 of 5 bytes"):
-        decode(encoded(EVENTS)[:-2], "a.bin")
+        decode_events(encoded(EVENTS)[:-2], "a.bin")
 
 
 @pytest.mark.parametrize(("place", "what"), [((34, 0), "columns"), ((0, 34), "rows"), ((0, 255), "rows")])
 def test_an_event_outside_the_sensor_is_named_with_file_and_place(place, what):
-    events = decode(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
+    events = decode_events(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
     with pytest.raises(
         EventFileError,
         match=rf"a\.bin: event 1 lies at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
     ):
-        check(events, "a.bin", (2, 34, 34))
+        check_events(events, "a.bin", (2, 34, 34))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_cut_packed_file_is_refused(tmp_path):
 @real
 def test_the_real_recording_in_its_own_bytes_is_the_packed_one():
     folder = Path(REAL or "")
-    single = decode((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
+    single = decode_events((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
     packed = dataset("nmnist", folder)
     assert packed.recordings[0].name == "Train/5/00001"
     assert listed(single) == listed(packed.read(packed.recordings[0]))
@@ -273,7 +273,7 @@ def test_all_archives_within_recordings_are_counted_and_few_are_named(tmp_path):
     for number in range(5):
         (tmp_path / "a" / f"{number}.tgz").write_bytes(b"")
     names = ", ".join(str(tmp_path / "a" / f"{number}.tgz") for number in range(3))
-    assert to_unpack(Store(tmp_path)) == f"; there are {names} and 2 more: unpack them"
+    assert format_unpack_hint(RecordingStore(tmp_path)) == f"; there are {names} and 2 more: unpack them"
 
 
 def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(tmp_path, monkeypatch):

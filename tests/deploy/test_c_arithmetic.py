@@ -35,7 +35,7 @@ def spoilt(seen):
 
 
 def acts(path, seen):
-    step = c.C().open(path)
+    step = c.C().open_session(path)
     return np.concatenate([step(x.numpy(), [])[0] for x in seen])
 
 
@@ -80,7 +80,7 @@ def test_the_policy_of_skrl_does_so_too():
     model = SimpleNamespace(
         network=None, ann_operations=0.0, compute=lambda inputs: (inputs["observations"], after)
     )
-    policy = skrl.Played(SimpleNamespace(normalised=lambda x: x, policy=model), environment)
+    policy = skrl.SkrlInferencePolicy(SimpleNamespace(normalised=lambda x: x, policy=model), environment)
     assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
     assert policy.state[0].tolist() == [[[0.0, 2.0]]]
 
@@ -103,7 +103,7 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     monkeypatch.setitem(os.environ, "CC", words[0])
     monkeypatch.setattr(c, "STANDARD", ())
     seen = walk(policy)
-    step = c.session(path, c.sizes(path)["FLOATS"], (*words[1:], "-march=native"))
+    step = c.open_c_session(path, c.read_sizes(path)["FLOATS"], (*words[1:], "-march=native"))
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     np.testing.assert_array_equal(found, live(policy, seen))
 

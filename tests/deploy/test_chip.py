@@ -37,13 +37,13 @@ def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_qu
     policy, single, integers, _ = written
     weights = sum(layer.connection.weight.numel() for layer in policy.network.layers)
     weights += policy.network.readout.weight.numel()
-    found = {path: _chip.footprint(path, CHIP) for path in (single, integers)}
+    found = {path: _chip.measure_footprint(path, CHIP) for path in (single, integers)}
     for path, size in ((single, 4), (integers, 1)):
         assert size * weights < found[path].flash < size * weights + CODE
         assert 0 < found[path].stack < 1_000
     assert found[integers].flash < 0.35 * found[single].flash
-    assert found[single].state == 4 * c.sizes(single)["FLOATS"]
-    assert found[integers].state == c.sizes(integers)["BYTES"] < found[single].state
+    assert found[single].state == 4 * c.read_sizes(single)["FLOATS"]
+    assert found[integers].state == c.read_sizes(integers)["BYTES"] < found[single].state
 
 
 @needs_compiler
@@ -53,7 +53,7 @@ def test_what_the_chips_compiler_refuses_is_said_in_its_words(written, tmp_path)
     path = tmp_path / "policy.c"
     path.write_text(path.read_text() + "nonsense\n")
     with pytest.raises(UserError, match="arm-none-eabi-gcc refuses it: "):
-        _chip.footprint(path, CHIP)
+        _chip.measure_footprint(path, CHIP)
 
 
 @needs_compiler
@@ -87,4 +87,4 @@ def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
     with pytest.raises(
         UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"
     ):
-        _chip.require(CHIP)
+        _chip.require_compiler(CHIP)

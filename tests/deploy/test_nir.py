@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy import nir as target
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from tests import processes
 from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import live, walk
@@ -94,7 +94,7 @@ def reread(policy, folder):
 
 def assert_equal(policy, folder):
     path, _ = reread(policy, folder)
-    seen, step = walk(policy), target.Nir().open(path)
+    seen, step = walk(policy), target.Nir().open_session(path)
     expected = live(policy, seen)
     assert np.abs(expected - expected[0]).max() > 0.0
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), expected)
@@ -308,7 +308,7 @@ def live_spikes(policy, seen):
     if network.stateful:
         state = network.zero_state(1, seen[0])
     for x in seen:
-        record = Record(only_signal=True)
+        record = ForwardRecord(only_signal=True)
         with torch.inference_mode():
             after = network(policy.obs_normalizer(x)[None], state, record=record)[1]
         state = after if network.stateful else None

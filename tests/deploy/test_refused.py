@@ -72,7 +72,7 @@ def one_of_each(target, path):
     """Every entry of the room behind a key of ``path``, with whether the target lists it."""
     key = path.split(".")[1]
     room = {"recurrent": "connections", "learning": "rules"}.get(key, f"{key}s")
-    return [(name, name in target.supported[path]) for name in registry.names(room)]
+    return [(name, name in target.supported[path]) for name in registry.list_names(room)]
 
 
 SUPPORTED = [
@@ -111,7 +111,9 @@ def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
 
 def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
     lif = registry.configure("neurons", "lif", "neuron").build()
-    rules = {name: registry.configure("rules", name, "learning").build() for name in registry.names("rules")}
+    rules = {
+        name: registry.configure("rules", name, "learning").build() for name in registry.list_names("rules")
+    }
     assert {name for name, rule in rules.items() if not rule.neuron(lif).graded} == set(WHOLE_SPIKES)
 
 
@@ -199,7 +201,7 @@ def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
         def write(self, model, folder):
             raise NotImplementedError
 
-        def open(self, path):
+        def open_session(self, path):
             return None
 
     _targets.refuse([Toy()], {"network": "feedforward"})

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from spiky_rl.config.plan import Plan, Request
+from spiky_rl.config.plan import RunPlan, RunRequest
 from spiky_rl.config.spec import AgentSpec, load_task
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 
 
-def plan(task: str, settings: dict[str, Any]) -> Plan:
+def plan(task: str, settings: dict[str, Any]) -> RunPlan:
     """Of 64 environments, 8 steps and 5 iterations."""
     known = load_task(task)
     assert known is not None
@@ -15,4 +15,4 @@ def plan(task: str, settings: dict[str, Any]) -> Plan:
         name="mine", runner={"num_steps_per_env": 8, "max_iterations": 5, **settings}, origins={}
     )
     where = ("cpu", 64, 42, "robots", EARLIER_PHYSICS)
-    return Plan(Request(task=task), known.label, known.id, "mine", known, spec, {}, "", None, *where)
+    return RunPlan(RunRequest(task=task), known.label, known.id, "mine", known, spec, {}, "", None, *where)

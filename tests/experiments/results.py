@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.energy import InferenceCost
 
 CARTPOLE, MASKED = "Isaac-Cartpole", "cartpole_masked"
 HIGHEST, RANDOM, SOLVED = 5.0, 0.6, 4.5
@@ -272,7 +272,7 @@ def condition(
 
 def cost(truth: Truth) -> dict[str, Any]:
     spiking = truth.rate is not None
-    found = Cost(
+    found = InferenceCost(
         effective_macs=truth.macs,
         effective_acs=truth.acs,
         dense_operations=70_000.0,

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from spiky_rl.experiments.analysis.outcome import ALL, analyse
+from spiky_rl.experiments.analysis.outcome import ALL, analyze_study
 from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import CARTPOLE, MASKED, TRUTHS, change, write_study
 from tests.experiments.test_report import AGENTS, DATE, page_of, section, written
@@ -22,7 +22,7 @@ def verdicts(study: Path) -> dict[str, str]:
 def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path: Path):
     study = write_study(tmp_path / "study", AGENTS, seeds=range(10), conditions=("nominal",))
     write_report(study, DATE)
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert verdicts(study) == {
         c.agent: c.verdict for c in analysis.comparisons[ALL] if c.verdict != "undecided"
     }

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.experiments.analysis.arms import refuse_other_arms
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
-from spiky_rl.experiments.design.grid import cells as plan_cells
+from spiky_rl.experiments.design.grid import build_cells as plan_cells
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import tell_reuse
 from tests.experiments.plans import plan
@@ -35,7 +35,7 @@ def resolve(task, agent, variant):
 
 
 def planned(**more):
-    asked = study.build("ours", {**GIVEN, **more})
+    asked = study.build_study("ours", {**GIVEN, **more})
     return asked, plan_cells(asked, resolve, threads=1)
 
 
@@ -75,7 +75,7 @@ def folder(tmp_path):
 
 def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folder):
     refuse_other_arms(folder, *planned(), ROBOTS)
-    found = analyse(folder)
+    found = analyze_study(folder)
     assert found.labels == ("mlp_ppo", "lif_ppo", "gru_ppo") and found.arms == {"gru_ppo": "studies/theirs"}
     assert dict(found.rows["gru_ppo", "Isaac-Cartpole"].by_seed).keys() == {1, 2}, "seeds of the study alone"
     (compared,) = found.comparisons.values()
@@ -105,7 +105,7 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
         refuse_other_arms(folder, *planned(), ROBOTS)
     if case != "physics":  # of one study, the second physics is left out already
         assert str(refused.value).startswith(f"arms: {CELL} of studies/theirs: {said}")
-    found = analyse(folder)
+    found = analyze_study(folder)
     if case != "physics":
         (left,) = (s for s in found.skipped if s.label == "gru_ppo")
         assert said in left.reason and left.cell == f"studies/theirs: {CELL}"
@@ -135,7 +135,7 @@ def test_other_threads_conditions_besides_and_physics_named_differently_do_not_m
     refuse_other_arms(
         folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]), ROBOTS
     )
-    assert "gru_ppo" in analyse(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
+    assert "gru_ppo" in analyze_study(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_arms_that_are_none_are_refused_by_key(arms, said):
 
 def test_the_baseline_may_be_an_arm_and_a_study_without_arms_is_written_as_before():
     asked = study.with_baseline(planned(baseline="gru_ppo")[0])
-    assert asked.baseline == "gru_ppo" and asked.data()["arms"] == [
+    assert asked.baseline == "gru_ppo" and asked.to_dict()["arms"] == [
         {"study": "studies/theirs", "agents": ["gru_ppo"]}
     ]
-    assert study.StudyFile.check("", asked.data()).arms == asked.arms
-    plain = study.build("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).data()
+    assert study.StudyFile.check("", asked.to_dict()).arms == asked.arms
+    plain = study.build_study("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).to_dict()
     assert not {"arms", "reused_seeds"} & set(plain)

@@ -13,11 +13,19 @@ import pytest
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines import base
-from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING, EngineError, Order
+from spiky_rl.experiments.run.engines.base import (
+    BROKEN,
+    DONE,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    EngineError,
+    WorkOrder,
+)
 from tests.experiments.test_grid import cells as planned
 
 
-def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=2) -> Order:
+def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=2) -> WorkOrder:
     """Of three cells that are finished when their turn comes, and one that fails on a bad argument."""
     cells = planned()[2:6]
     for cell in cells:
@@ -25,7 +33,7 @@ def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=
         files.write_json(out / "cells" / cell.name / "cell.json", own)
         if cell is not cells[1]:
             files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})
-    return Order(cells, out, parallel, changed, asked)
+    return WorkOrder(cells, out, parallel, changed, asked)
 
 
 def test_a_failed_cell_never_stops_the_others(tmp_path):
@@ -44,7 +52,7 @@ def test_cells_run_one_at_a_time_where_that_is_asked(tmp_path):
     assert max(found.count(RUNNING) for found in seen) == 1
 
 
-def later(given: Order, batches: list) -> Order:
+def later(given: WorkOrder, batches: list) -> WorkOrder:
     """The same cells, one batch when all before it have ended."""
 
     def more(states):
@@ -67,10 +75,10 @@ def test_nothing_is_begun_after_a_stop(tmp_path):
 
 def test_a_cell_gets_its_part_of_the_cores_unless_the_user_said_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert base.environment(2, 8)["OMP_NUM_THREADS"] == "4"
-    assert base.environment(16, 8)["OMP_NUM_THREADS"] == "1"
+    assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "4"
+    assert base.make_environment(16, 8)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert base.environment(2, 8)["OMP_NUM_THREADS"] == "3"
+    assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "3"
 
 
 TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]
@@ -81,7 +89,7 @@ TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]
     [(0, "", ()), (2, "", ("0", "1")), (2, "3, 5", ("3", "5")), (1, "MIG-a,9", ("MIG-a",))],
 )
 def test_gpus_are_named_as_the_user_shows_them(count, shown, expected):
-    assert base.visible(count, shown) == expected
+    assert base.list_visible_gpus(count, shown) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ def test_gpus_are_named_as_the_user_shows_them(count, shown, expected):
     [([], 1, []), (TWO, 1, TWO), (FOUR, 2, ["0,1", "2,3"]), (["0", "1", "2"], 2, ["0,1"]), (["7", "MIG-a"], 1, ["7", "MIG-a"])],
 )  # fmt: skip
 def test_gpus_are_shared_out_by_the_processes_of_a_cell(gpus, processes, expected):
-    assert base.shares(gpus, processes) == expected
+    assert base.split_gpus(gpus, processes) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,7 @@ def test_gpus_are_shared_out_by_the_processes_of_a_cell(gpus, processes, expecte
     [([], [], None), (TWO, [], "0"), (TWO, ["0"], "1"), (TWO, ["0", "1", "1"], "0"), (["0,1", "2,3"], ["1"], "2,3"), (TWO, [None], "0")],
 )  # fmt: skip
 def test_a_cell_gets_the_gpus_that_the_fewest_others_use(found, taken, expected):
-    assert base.least_busy(found, taken) == expected
+    assert base.choose_gpus(found, taken) == expected
 
 
 def test_cells_at_once_see_different_gpus(tmp_path):

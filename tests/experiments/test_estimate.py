@@ -5,9 +5,9 @@ import json
 import pytest
 
 from spiky_rl.config.spec import load_task
-from spiky_rl.config.budget import parse
+from spiky_rl.config.budget import parse_budget
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run.estimate import EARLIER_PHYSICS, OVERHEAD, Speeds, estimated
+from spiky_rl.experiments.run.estimate import EARLIER_PHYSICS, OVERHEAD, SpeedTable, estimate_cells
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
 from tests.experiments.test_grid import cells as planned
 
@@ -28,8 +28,8 @@ def record(folder, agent, task, seconds, **more):
 
 
 def told(cells, folder, budget="env_steps=1000", specs=None, **more):
-    study = Study(name="s", agents=("lif_ppo",), tasks=("A",), budget=parse(budget, "budget"), **more)
-    found, sources = estimated(cells, study, Speeds().read([folder]), specs or {})
+    study = Study(name="s", agents=("lif_ppo",), tasks=("A",), budget=parse_budget(budget, "budget"), **more)
+    found, sources = estimate_cells(cells, study, SpeedTable().read([folder]), specs or {})
     return [cell.seconds and cell.seconds - OVERHEAD for cell in found], sources
 
 

@@ -9,17 +9,17 @@ import pytest
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.experiments.analysis.measures import energy_of, energy_per_metre, rival_energy_of
-from spiky_rl.experiments.analysis.outcome import analyse, analysis_of
-from spiky_rl.experiments.analysis.results import LATER, LISTS, read_design, read_result, read_results
-from spiky_rl.experiments.report.hardship import memory
+from spiky_rl.experiments.analysis.outcome import analyze_study, analyze_results
+from spiky_rl.experiments.analysis.results import OPTIONAL_KEYS, LISTS, read_design, read_result, read_results
+from spiky_rl.experiments.report.hardship import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.metrics.energy import PRICES, RIVALS, Cost
+from spiky_rl.metrics.energy import ENERGY_MODELS, ANN_ENERGY_MODELS, InferenceCost
 from tests.experiments.results import CARTPOLE, change, write_study
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 AGENTS, SEEDS, DISTANCE = ("mlp_ppo", "lif_ppo"), 3, 20.0
-RIVAL = Cost(
-    **{field.name: 0 for field in dataclasses.fields(Cost) if field.default is dataclasses.MISSING}
+RIVAL = InferenceCost(
+    **{field.name: 0 for field in dataclasses.fields(InferenceCost) if field.default is dataclasses.MISSING}
     | {"effective_macs": 3_000.0, "additions": 40.0, "footprint_bytes": 40_000, "state_accesses": 80.0}
 )
 
@@ -56,7 +56,7 @@ def a_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_recovery_is_the_mean_of_the_seeds_shares_and_absent_where_a_seed_has_none(study: Path):
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert analysis.recovery["lif_ppo", CARTPOLE, "sensor_loss"].estimate == pytest.approx(0.6)
     assert analysis.recovery["mlp_ppo", CARTPOLE, "nominal"].estimate == pytest.approx(1.0)
     assert ("mlp_ppo", CARTPOLE, "sensor_loss") not in analysis.recovery
@@ -64,16 +64,16 @@ def test_recovery_is_the_mean_of_the_seeds_shares_and_absent_where_a_seed_has_no
 
 
 def test_what_plasticity_gains_is_paired_by_seed(study: Path):
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert list(analysis.adapting) == [("lif_ppo", CARTPOLE, "nominal")]
     frozen, moving, gain = analysis.adapting["lif_ppo", CARTPOLE, "nominal"]
     assert gain.estimate == pytest.approx(0.5) == pytest.approx(moving.estimate - frozen.estimate)
 
 
 def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_the_result(study: Path):
-    row = analyse(study).rows["lif_ppo", CARTPOLE]
+    row = analyze_study(study).rows["lif_ppo", CARTPOLE]
     assert {name: interval.estimate for name, interval in row.rival.items()} == {
-        name: pytest.approx(RIVAL.energy(PRICES[name]) / 1000.0) for name in RIVALS
+        name: pytest.approx(RIVAL.energy(ENERGY_MODELS[name]) / 1000.0) for name in ANN_ENERGY_MODELS
     }
     for name, energy in row.energy.items():
         assert row.metre[name].estimate == pytest.approx(energy.episode.estimate / DISTANCE / 1000.0)
@@ -81,15 +81,15 @@ def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_
         metre = energy.estimate * row.length.estimate / DISTANCE / 1000.0
         assert row.rival_metre[name].estimate == pytest.approx(metre)
     assert row.distance is not None and row.distance.estimate == DISTANCE
-    assert analyse(study).rows["mlp_ppo", CARTPOLE].rival == {}
+    assert analyze_study(study).rows["mlp_ppo", CARTPOLE].rival == {}
 
 
 def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(study: Path):
     """The files of this study hold absurd energies beside their counts."""
     result = next(result for result in read_results(study)[0] if result.agent == "lif_ppo")
     assert result.cost is not None and result.cost.energy_nj == {"fp32": 1e9}
-    counts = Cost(**{name: getattr(result.cost, name) for name in RIVAL.counts()})
-    for name, price in PRICES.items():
+    counts = InferenceCost(**{name: getattr(result.cost, name) for name in RIVAL.counts()})
+    for name, price in ENERGY_MODELS.items():
         energy = counts.energy(price) / 1000.0
         assert energy_of(result, name) == pytest.approx(energy)
         metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
@@ -102,16 +102,19 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
     ("cell", "known"),
     [
         ("ant/cells/Isaac-Ant.lif_ppo.seed0", ["fp32", "int8", "loihi"]),
-        ("ant_pilot/cells/Isaac-Ant.lif_128_ppo.seed0", [name for name in PRICES if "lists" not in name]),
-        ("ant_thin/cells/Isaac-Ant.lif_sparse_ppo.seed0", list(PRICES)),
+        (
+            "ant_pilot/cells/Isaac-Ant.lif_128_ppo.seed0",
+            [name for name in ENERGY_MODELS if "lists" not in name],
+        ),
+        ("ant_thin/cells/Isaac-Ant.lif_sparse_ppo.seed0", list(ENERGY_MODELS)),
         ("ant_pilot/cells/Isaac-Ant.random", []),
     ],
 )
 def test_results_of_every_earlier_version_are_priced_as_far_as_their_counts_go(cell: str, known: list[str]):
     result = read_result(STUDIES / cell)
-    assert [name for name in PRICES if energy_of(result, name) is not None] == known
-    assert [name for name in PRICES if energy_per_metre(result, name) is not None] == known
-    assert not any(rival_energy_of(result, name) for name in RIVALS), "not kept then"
+    assert [name for name in ENERGY_MODELS if energy_of(result, name) is not None] == known
+    assert [name for name in ENERGY_MODELS if energy_per_metre(result, name) is not None] == known
+    assert not any(rival_energy_of(result, name) for name in ANN_ENERGY_MODELS), "not kept then"
 
 
 def test_the_page_shows_all_of_it(study: Path):
@@ -134,9 +137,9 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.cost is not None:
-            earlier = result.cost.model_dump(exclude={*LATER, "ann_skipping_zeros"})
+            earlier = result.cost.model_dump(exclude={*OPTIONAL_KEYS, "ann_skipping_zeros"})
             change(study, result.cell, "cost", {**earlier, "energy_nj": {"fp32": 5.0}})
-    found = analyse(study)
+    found = analyze_study(study)
     assert not found.skipped and not found.recovery and not found.adapting
     assert all(not row.rival and not row.metre for row in found.rows.values())
     text = write_report(study, "2026-11-26")[1].read_text(encoding="utf-8")
@@ -167,6 +170,6 @@ def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     results, skipped = read_results(study)
     late = [r.model_copy(update={"task": "cartpole_delayed", "cell": f"late.{r.cell}"}) for r in results]
-    found = analysis_of(read_design(study), [*results, *late], skipped)
+    found = analyze_results(read_design(study), [*results, *late], skipped)
     assert {(m.task, m.masked) for m in found.memory} == {(CARTPOLE, "cartpole_delayed")}
-    assert "comes late" in str(next(iter(memory(found))))
+    assert "comes late" in str(next(iter(build_memory_section(found))))

@@ -12,14 +12,14 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
 from spiky_rl.experiments.report import markdown
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.terms import terms
 from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run.estimate import Speeds
+from spiky_rl.experiments.run.estimate import SpeedTable
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"
@@ -83,7 +83,7 @@ def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
 
 def rows_of(folder: Path) -> dict[str, list[str]]:
     """The table of threats, by what they are."""
-    return {what: told for what, *told in next(iter(threats(analyse(folder)))).rows}
+    return {what: told for what, *told in next(iter(threats(analyze_study(folder)))).rows}
 
 
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
@@ -94,7 +94,7 @@ def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     said = rows_of(folder)
     assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
     assert "NVIDIA B" in said["Machines"][0]
-    assert "look-alikes, version 9" in dict(terms(analyse(folder)))["Robots"]
+    assert "look-alikes, version 9" in dict(terms(analyze_study(folder)))["Robots"]
 
 
 DAMAGED = {
@@ -141,7 +141,7 @@ def test_a_foreign_result_is_named_and_tells_no_speed(tmp_path: Path, text):
     (folder / "cells" / CELL / "result.json").write_text(text)
     (skipped,) = read_results(folder)[1]
     assert (skipped.cell, skipped.status) == (CELL, "corrupt")
-    assert len(Speeds().read([folder]).known["mlp_ppo", CARTPOLE, "cpu"]) == 1
+    assert len(SpeedTable().read([folder]).known["mlp_ppo", CARTPOLE, "cpu"]) == 1
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b", "..", ""])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.config.options import RegistryError
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.verdicts import count_seeds_to_equate, equivalence_p_value
 from spiky_rl.experiments.design import study as study_design
@@ -81,7 +81,7 @@ def spell_out(interval: Interval | None) -> float:
 
 
 def texts(study: Path) -> dict[tuple[str, str], str]:
-    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyse(study).verdicts}
+    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyze_study(study).verdicts}
 
 
 def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_path: Path):
@@ -89,12 +89,12 @@ def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_pa
     found = texts(study)
     assert len(found) == 6
     assert found["lif_rstdp", "return"] == "worse" and found["lif_ppo", "return"] == "equivalent"
-    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyse(study).verdicts}
+    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
     energy = verdicts["lif_rstdp", "energy per metre, fp32_sram"]
     assert energy.comparison.difference.estimate > 0 and energy.text == "worse"
     assert all(v.is_planned and v.comparison.comparisons == 6 for v in verdicts.values())
     kept = verdicts["lif_ppo", "pushed"]
-    shares = analyse(study).remaining
+    shares = analyze_study(study).remaining
     expected = np.mean([spell_out(shares["lif_ppo", CARTPOLE, c].share) for c in ("push", "mass")])
     assert kept.reference + kept.comparison.difference.estimate == pytest.approx(expected)
 
@@ -134,8 +134,8 @@ def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Pat
 
 def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
     alone = planned(tmp_path, PLAN | {"family": "endpoint"})
-    assert {v.comparison.comparisons for v in analyse(alone).verdicts} == {2}
-    assert [v.endpoint.label for v in analyse(alone).verdicts[:3]] == [
+    assert {v.comparison.comparisons for v in analyze_study(alone).verdicts} == {2}
+    assert [v.endpoint.label for v in analyze_study(alone).verdicts[:3]] == [
         "return", "pushed", "energy per metre, fp32_sram",
     ]  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
 def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
     study = planned(tmp_path)
     change(study, f"{CARTPOLE}.lif_ppo.seed3", "evaluation.conditions.nominal.mean_return", 0.01)
-    pushed = next(v for v in analyse(study).verdicts if v.endpoint.label == "pushed")
+    pushed = next(v for v in analyze_study(study).verdicts if v.endpoint.label == "pushed")
     assert (pushed.comparison.pairs, pushed.comparison.left_out) == (9, 1)
 
 
@@ -179,19 +179,19 @@ def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
 def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path):
     data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"], "seeds": "0-9"}
     bare = {key: PLAN[key] for key in ("comparisons", "endpoints")} | {"comparisons": PAIRS[:1]}
-    asked = study_design.build("study", {**data, "plan": bare})
+    asked = study_design.build_study("study", {**data, "plan": bare})
     merged = merge_study(asked, tmp_path)
     assert merged.plan is not None and merged.plan.date and merged.plan.seeds == tuple(range(10))
-    dump(tmp_path / "study.json", merged.data())
-    assert study_design.StudyFile.check("", merged.data()).plan == merged.plan
+    dump(tmp_path / "study.json", merged.to_dict())
+    assert study_design.StudyFile.check("", merged.to_dict()).plan == merged.plan
     assert merge_study(asked, tmp_path).plan == merged.plan, "a second command keeps when it was made"
-    other = study_design.build("study", {**data, "plan": bare | {"margin": 0.2}})
+    other = study_design.build_study("study", {**data, "plan": bare | {"margin": 0.2}})
     changed = merge_study(other, tmp_path).plan
     assert changed is not None and changed.margin == 0.2, "no cell has begun"
     (tmp_path / "cells/Isaac-Cartpole.lif_ppo.seed0/run").mkdir(parents=True)
     with pytest.raises(StudyError, match=r"plan: .*Isaac-Cartpole\.lif_ppo\.seed0 has begun"):
-        folders.prepare(tmp_path, other)
-    more = study_design.build("study", {**data, "seeds": "0-11"})
+        folders.load_or_extend_study(tmp_path, other)
+    more = study_design.build_study("study", {**data, "seeds": "0-11"})
     assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
 
 
@@ -199,10 +199,10 @@ def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCap
     data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"]}
     plan = {"comparisons": PAIRS[:1], "endpoints": ["return", "metres"]}
     with caplog.at_level(logging.WARNING):
-        warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-4", "plan": plan}))
+        warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-4", "plan": plan}))
     assert "5 seeds and 2 tests" in caplog.text and "7 seeds can decide" in caplog.text
     caplog.clear()
-    warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-6", "plan": plan}))
+    warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-6", "plan": plan}))
     assert not caplog.text and count_deciding_seeds(2, 0.05) == 7
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.results import ResultsError, read_plan
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.metrics.energy import MAIN
@@ -114,7 +114,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
 
 
 def test_the_answer_has_energies_in_fp32_and_in_int8(study: Path):
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     for price, kind in MAIN.items():
         spiking = [label for label in analysis.labels if label not in analysis.anns]
         least = min(analysis.rows[label, CARTPOLE].energy[price].step.estimate for label in spiking)
@@ -181,7 +181,7 @@ def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study:
 
 def test_every_cell_stands_with_hash_and_commands(study: Path):
     hashes, commands = section(study, "versions"), section(study, "commands")
-    for result in analyse(study).results:
+    for result in analyze_study(study).results:
         assert result.hash in hashes and all(command in commands for command in result.commands)
     assert "A isaaclab 3.0.0, spiky_rl 0.1.0, torch 2.9.0; AMD EPYC" in hashes and "B isaaclab" in hashes
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.results import read_design
 from spiky_rl.experiments.design import seeds, study
 from spiky_rl.experiments.design.study import StudyError
@@ -34,7 +34,9 @@ def root(tmp_path):
 
 
 def asked(given="0-2", **more):
-    return study.build("new", {"agents": "lif_ppo", "tasks": "Isaac-Cartpole-v0", "seeds": given, **more})
+    return study.build_study(
+        "new", {"agents": "lif_ppo", "tasks": "Isaac-Cartpole-v0", "seeds": given, **more}
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_a_study_that_tests_on_seeds_chosen_with_before_is_refused_by_seed_task_
 
 
 def test_other_tasks_and_folders_without_the_file_around_them_are_free(root, tmp_path_factory):
-    masked = study.build("new", {"agents": "lif_ppo", "tasks": "cartpole_masked", "seeds": "3"})
+    masked = study.build_study("new", {"agents": "lif_ppo", "tasks": "cartpole_masked", "seeds": "3"})
     seeds.refuse_reused_seeds(root / "new", masked)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "new"
     seeds.refuse_reused_seeds(elsewhere, asked("3"))
@@ -111,7 +113,7 @@ def test_a_report_says_which_seeds_were_used_before_and_why(root):
     found = told(folder)
     assert found["Seeds chosen with"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
     assert found["Seeds tested before"] == "1 of Isaac-Cartpole: early"
-    (block,) = tell_reuse(analyse(folder))
+    (block,) = tell_reuse(analyze_study(folder))
     assert "3 of Isaac-Cartpole: choosing in chosen" in block.text and "so it is" in block.text
     (root / "seeds.yaml").unlink()
     assert told(folder)["Seeds chosen with"] == "so it is" and "Seeds tested before" not in told(folder)
@@ -127,14 +129,14 @@ def designs():
 
 @pytest.mark.parametrize(("folder", "use"), [*designs()])
 def test_every_study_and_tuning_is_in_the_file_on_seeds(folder, use):
-    held = tuning.read(folder)
+    held = tuning.read_tuning(folder)
     design = read_design(folder) if held is None else held.study
     assert seeds.list_missing_lines(folder, design, use) == []
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/study.yaml")), ids=lambda path: path.parent.name)
 def test_every_study_that_tests_on_seeds_chosen_with_says_why_and_no_other_does(path):
-    asked_for = study.read(path, {"tuning": ""})  # which may not have ended
+    asked_for = study.read_study(path, {"tuning": ""})  # which may not have ended
     history = seeds.find_history(path.parent, asked_for)
     assert bool(history.biased) is bool(asked_for.reused_seeds)
 

@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
+from spiky_rl.experiments.analysis.curves import make_step_grid, learning_curve
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
     interquartile_mean,
-    intervals,
+    compute_intervals,
     mean,
     normalise,
     performance_profile,
@@ -63,7 +63,7 @@ def test_intervals_of_95_percent_hold_the_truth_in_92_to_98_percent_of_studies(
     generator = np.random.default_rng(1)
     truth = STATISTICS[statistic](studies(distribution, tasks, 1_000_000, generator, 1)[0])
     scores = studies(distribution, tasks, seeds, generator)
-    _, low, high = intervals(scores, [seeds] * tasks, STATISTICS[statistic], resamples=RESAMPLES)
+    _, low, high = compute_intervals(scores, [seeds] * tasks, STATISTICS[statistic], resamples=RESAMPLES)
     assert LOW <= covered(truth, low, high) <= HIGH
 
 
@@ -75,7 +75,7 @@ def test_so_do_they_where_cells_have_failed(sizes):
     )
     truth = 0.1 * (len(sizes) - 1) / 2
     for statistic in STATISTICS.values():
-        _, low, high = intervals(scores, sizes, statistic, resamples=RESAMPLES)
+        _, low, high = compute_intervals(scores, sizes, statistic, resamples=RESAMPLES)
         assert LOW <= covered(truth, low, high) <= HIGH
 
 
@@ -89,7 +89,7 @@ def test_a_plain_percentile_interval_would_be_caught():
 def test_other_levels_hold_what_they_promise():
     scores = studies("normal", 2, 10, np.random.default_rng(4))
     for level, tolerance in ((0.8, 0.03), (0.99, 0.01)):
-        _, low, high = intervals(scores, [10, 10], mean, level, RESAMPLES)
+        _, low, high = compute_intervals(scores, [10, 10], mean, level, RESAMPLES)
         assert covered(0.25, low, high) == pytest.approx(level, abs=tolerance)
 
 
@@ -155,7 +155,7 @@ def test_neither_the_order_of_seeds_nor_that_of_tasks_matters():
 
 def test_intervals_follow_a_change_of_units():
     scores = np.random.default_rng(6).normal(size=(20, 10))
-    once, scaled = intervals(scores, [5, 5]), intervals(1000 * scores - 7, [5, 5])
+    once, scaled = compute_intervals(scores, [5, 5]), compute_intervals(1000 * scores - 7, [5, 5])
     for before, after in zip(once, scaled, strict=True):
         assert after == pytest.approx(1000 * before - 7, rel=1e-9)
 
@@ -246,14 +246,14 @@ def test_a_curve_says_nothing_before_its_first_episode_and_after_its_end():
     assert np.isnan(band.estimate).tolist() == np.isnan(band.low).tolist() == [True, True, False, False, True]
     # the gap at 30 lies between 1 and 3
     assert band.estimate[2:4].tolist() == [2.0, 3.0]
-    assert common_steps({"a": [first, second]}, 5).tolist() == [10, 15, 20, 25, 30]
+    assert make_step_grid({"a": [first, second]}, 5).tolist() == [10, 15, 20, 25, 30]
 
 
 def test_a_run_without_any_episode_leaves_no_estimate():
     band = learning_curve({"a": [([1, 2], [None, None]), ([1, 2], [0.0, 1.0])]}, [1, 2])
     assert np.isnan(band.estimate).all() and band.runs.tolist() == [1, 1]
     with pytest.raises(StatisticsError, match="lif_ppo: no learning curve has a value"):
-        common_steps({"a": [([1, 2], [None, None])]}, agent="lif_ppo")
+        make_step_grid({"a": [([1, 2], [None, None])]}, agent="lif_ppo")
 
 
 @pytest.mark.parametrize(

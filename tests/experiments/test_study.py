@@ -14,7 +14,7 @@ GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"
 
 
 def build(**more):
-    return study.build("mine", {**GIVEN, **more})
+    return study.build_study("mine", {**GIVEN, **more})
 
 
 def test_seeds_are_ranges_lists_or_both():
@@ -46,10 +46,10 @@ def test_what_varies_without_values_is_refused(text):
 
 def test_combinations_of_what_varies_are_complete_and_leave_an_agent_without_a_network_alone():
     made = build(vary={"agent.network.steps": [2, 4], "agent.algorithm.gamma": [0.9, 0.99]})
-    assert len(made.variants("lif_ppo")) == 4
-    assert {"agent.network.steps": 2, "agent.algorithm.gamma": 0.99} in made.variants("lif_ppo")
-    assert made.variants("mlp_ppo") == [{"agent.algorithm.gamma": 0.9}, {"agent.algorithm.gamma": 0.99}]
-    assert build().variants("mlp_ppo") == [{}]
+    assert len(made.list_variants("lif_ppo")) == 4
+    assert {"agent.network.steps": 2, "agent.algorithm.gamma": 0.99} in made.list_variants("lif_ppo")
+    assert made.list_variants("mlp_ppo") == [{"agent.algorithm.gamma": 0.9}, {"agent.algorithm.gamma": 0.99}]
+    assert build().list_variants("mlp_ppo") == [{}]
 
 
 REFUSED = {
@@ -129,7 +129,7 @@ REFUSED = {
 def test_a_study_that_is_no_comparison_is_refused(case):
     given, words = REFUSED[case]
     with pytest.raises(UserError) as error:
-        study.build("mine", {**GIVEN, **given})
+        study.build_study("mine", {**GIVEN, **given})
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
@@ -167,35 +167,35 @@ def test_a_file_that_is_no_study_is_named(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="mine.yaml") as error:
-        study.read(path)
+        study.read_study(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(UserError, match=path.name):
-            study.read(path)
+            study.read_study(path)
 
 
 def test_a_file_is_read_and_its_errors_name_it(tmp_path):
     path = tmp_path / "memory" / "study.yaml"
     path.parent.mkdir()
     path.write_text("question: Who remembers?\nagents: [lif_ppo]\ntasks: cartpole\nbudget: env_steps=1e5\n")
-    read = study.read(path)
+    read = study.read_study(path)
     assert (read.name, read.question, read.seeds) == ("memory", "Who remembers?", (0, 1, 2, 3, 4))
     assert read.budget == Budget("env_steps", 1e5)
     path.write_text("agents: [lif_ppo]\ntaks: cartpole\n")
     with pytest.raises(StudyError, match="study.yaml: taks: no such key; did you mean 'tasks'"):
-        study.read(path)
+        study.read_study(path)
 
 
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     held = study.with_baseline(build(question="Who wins?"))
-    grown = study.extended(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
+    grown = study.merge_studies(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
     assert grown.agents == ("lif_ppo", "mlp_ppo", "gru_ppo")
     assert grown.seeds == (0, 1, 2, 3, 4)
     assert grown.question == "Who wins?"
-    assert study.with_baseline(study.extended(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
+    assert study.with_baseline(study.merge_studies(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_folders_study_grows_by_agents_tasks_and_seeds():
 def test_a_folder_of_another_study_is_refused(other):
     held = build(question="Who wins?")
     with pytest.raises(StudyError, match="the folder holds a study") as error:
-        study.extended(held, build(**other))
+        study.merge_studies(held, build(**other))
     assert "--out" in str(error.value)
 
 
@@ -219,5 +219,5 @@ def test_a_folder_of_another_study_is_refused(other):
 )
 def test_an_error_names_its_key_once(given, said):
     with pytest.raises(StudyError) as error:
-        study.build("s", {"agents": ["lif_ppo"], "tasks": ["ant"], **given})
+        study.build_study("s", {"agents": ["lif_ppo"], "tasks": ["ant"], **given})
     assert str(error.value).startswith(said)

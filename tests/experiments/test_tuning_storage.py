@@ -158,7 +158,7 @@ URLS = {
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_storage_is_shown_and_kept_without_passwords_and_without_values_of_its_query(url, tmp_path):
-    assert tuning.without_password(url) == URLS[url]
+    assert tuning.redact_url(url) == URLS[url]
     assert "secret" not in URLS[url]
     with pytest.raises(StudyError) as error:
         connect(url.replace("sqlite:////shared", "sqlite:////no/such/folder"))
@@ -168,7 +168,9 @@ def test_a_storage_is_shown_and_kept_without_passwords_and_without_values_of_its
 def test_an_at_sign_in_a_password_is_refused_with_its_remedy():
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
     with pytest.raises(UserError, match="write it as %40") as error:
-        tuning_plan.read(given, tuning_plan.Trials(storage="postgresql://me:p@secret@host/db"))
+        tuning_plan.make_tuning_design(
+            given, tuning_plan.TuneOptions(storage="postgresql://me:p@secret@host/db")
+        )
     assert "secret" not in str(error.value)
 
 
@@ -180,5 +182,5 @@ def test_a_password_that_an_earlier_version_kept_is_not_shown(tmp_path):
         path.read_text().replace('"storage": ""', '"storage": "postgresql://me@host/db?password=secret"')
     )
     with pytest.raises(StudyError) as error:
-        tuning.prepare(tmp_path, wanted)
+        tuning.load_or_extend_tuning(tmp_path, wanted)
     assert "storage" in str(error.value) and "secret" not in str(error.value)

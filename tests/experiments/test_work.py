@@ -13,7 +13,7 @@ import torch
 
 from spiky_rl.config import files
 from spiky_rl.experiments.run import cells, work
-from spiky_rl.experiments.run.work import Failed, Interrupted
+from spiky_rl.experiments.run.work import StepFailed, StepInterrupted
 from spiky_rl.hosts.common import processes
 from tests.experiments.results import TRUTHS, cell_of
 from tests.experiments.test_grid import cells as planned
@@ -24,8 +24,8 @@ PATIENCE = 60.0
 
 
 def run(folder: Path, code: str, asked=()) -> None:
-    with cells.locked(folder) as lock:
-        work.step("test", [sys.executable, "-c", code], folder, lock, list(asked))
+    with cells.lock_cell(folder) as lock:
+        work.run_step("test", [sys.executable, "-c", code], folder, lock, list(asked))
 
 
 def test_a_step_writes_what_it_says_into_the_log(tmp_path):
@@ -36,7 +36,7 @@ def test_a_step_writes_what_it_says_into_the_log(tmp_path):
 
 def test_a_step_that_raises_is_reported_with_its_tracebacks_last_lines(tmp_path):
     run(tmp_path, "print('an earlier step')")
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(StepFailed) as failure:
         run(tmp_path, "for i in range(100): print('line', i)\nraise ValueError('the reason')")
     lines = str(failure.value).splitlines()
     assert lines[0] == "the test ended with exit code 1"
@@ -46,12 +46,12 @@ def test_a_step_that_raises_is_reported_with_its_tracebacks_last_lines(tmp_path)
 
 
 def test_a_step_that_is_killed_says_by_which_signal(tmp_path):
-    with pytest.raises(Failed, match="signal SIGKILL"):
+    with pytest.raises(StepFailed, match="signal SIGKILL"):
         run(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
 
 def test_a_step_is_not_begun_when_a_stop_was_asked_for(tmp_path):
-    with pytest.raises(Interrupted):
+    with pytest.raises(StepInterrupted):
         run(tmp_path, "print('never')", [signal.SIGINT])
     assert not (tmp_path / "log.txt").exists()
 
@@ -133,12 +133,12 @@ def workers_of(folder: Path, starter: list[str], *words: str) -> tuple[subproces
 )
 def test_processes_of_a_distributed_training_end_with_a_killed_command(starter, tmp_path):
     command, workers = workers_of(tmp_path, starter)
-    with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+    with pytest.raises(BlockingIOError), cells.lock_cell(tmp_path, wait=False):
         pass
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
     until(lambda: not any(alive(pid) for pid in workers))
-    with cells.locked(tmp_path, wait=False):
+    with cells.lock_cell(tmp_path, wait=False):
         pass
 
 
@@ -148,14 +148,14 @@ def test_a_cell_is_held_until_the_last_process_of_its_training_has_ended(tmp_pat
     command.wait()
     try:
         for worker in workers:
-            with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+            with pytest.raises(BlockingIOError), cells.lock_cell(tmp_path, wait=False):
                 pass
             os.kill(worker, signal.SIGKILL)
             until(lambda worker=worker: not alive(worker))
     finally:
         for worker in filter(alive, workers):
             os.kill(worker, signal.SIGKILL)
-    with cells.locked(tmp_path, wait=False):
+    with cells.lock_cell(tmp_path, wait=False):
         pass
 
 
@@ -219,7 +219,7 @@ def a_run(folder: Path, name: str, *checkpoints: bool) -> Path:
 )  # fmt: skip
 def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, checkpoints, can_go_on):
     run = a_run(tmp_path, "first", *checkpoints)
-    assert work.resumable(tmp_path, "rsl_rl") == can_go_on
+    assert work.find_resumable(tmp_path, "rsl_rl") == can_go_on
     assert run.is_dir()
     said = (tmp_path / "log.txt").read_text() if False in checkpoints else ""
     assert said.count("a damaged one") == checkpoints.count(False)
@@ -229,7 +229,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     for name in ("run.damaged", "run.damaged1"):
         a_run(tmp_path, "first", False)
         a_run(tmp_path, "second", False, False)
-        assert not work.resumable(tmp_path, "rsl_rl")
+        assert not work.find_resumable(tmp_path, "rsl_rl")
         assert len(list(tmp_path.glob(f"{name}/*/*/*/model_*.pt"))) == 3
         assert not (tmp_path / "run").exists()
     assert "the training begins again" in (tmp_path / "log.txt").read_text()
@@ -259,7 +259,7 @@ def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_
     run = a_run(tmp_path, "first", True, False)
     files.write_json(run / "result.json", TRAINED)
     assert work.finished_training(tmp_path) == TRAINED
-    assert work.resumable(tmp_path, "rsl_rl")
+    assert work.find_resumable(tmp_path, "rsl_rl")
     assert work.finished_training(tmp_path) is None
     assert json.loads((run / "result.lost.json").read_text()) == TRAINED
 
@@ -276,27 +276,29 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
         path.write_text(text)
     files.write_json(run / "run.json", {})
     assert work.finished_training(tmp_path) is None
-    assert work.record(tmp_path / "evaluation.json", work.EVALUATION_FIELDS) is None
-    assert cells.progress(tmp_path) is None
-    made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    assert work.read_mapping(tmp_path / "evaluation.json", work.EVALUATION_FIELDS) is None
+    assert cells.read_progress(tmp_path) is None
+    made = work.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0
     assert made.registered == "" and made.training.worlds_reset == 0, "of an earlier version"
     named, trained = "Isaac-Cartpole of Isaac Lab 3.0.0", {**TRAINED, "worlds_reset": 3}
-    made = work.result(planned()[-1], tmp_path, trained, {**EVALUATED, "registered": named})
+    made = work.build_result(planned()[-1], tmp_path, trained, {**EVALUATED, "registered": named})
     assert made.training is not None and made.training.worlds_reset == 3 and made.registered == named
 
 
 def test_the_machine_is_named_with_the_cards_that_were_used(monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CELLS", "3")
-    plain = work.machine()
+    plain = work.describe_machine()
     assert plain.endswith("3 cells at once") and f"{len(os.sched_getaffinity(0))} cores" in plain
-    assert work.machine(["NVIDIA A", "NVIDIA B", "NVIDIA A"]) == f"{plain}, 2 x NVIDIA A, 1 x NVIDIA B"
-    assert work.gpus("cpu", 4) == []
+    assert (
+        work.describe_machine(["NVIDIA A", "NVIDIA B", "NVIDIA A"]) == f"{plain}, 2 x NVIDIA A, 1 x NVIDIA B"
+    )
+    assert work.list_gpu_names("cpu", 4) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 def test_a_cells_cards_have_their_names():
-    assert work.gpus("cuda:0", 1) == [torch.cuda.get_device_name(0)]
+    assert work.list_gpu_names("cuda:0", 1) == [torch.cuda.get_device_name(0)]
 
 
 def worked(folder: Path) -> int:

@@ -10,7 +10,7 @@ from spiky_rl.hosts.isaaclab.assets import configure_assets
 configure_assets("local")  # Isaac Lab reads it when it is imported
 
 # pylint: disable=wrong-import-position
-from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, simulation
+from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, open_simulation
 from spiky_rl.hosts.isaaclab.mujoco import choice
 
 ENVS, SEED, STEPS = 4, 1, 12
@@ -18,13 +18,13 @@ ENVS, SEED, STEPS = 4, 1, 12
 
 def main(path, task, *overrides):
     name = resolve_task(task)
-    wanted, overrides = choice.split(overrides)
+    wanted, overrides = choice.split_physics_override(overrides)
     cfg, _ = load_configs(name, None, overrides)
-    physics = choice.apply(cfg, wanted, "cpu")
+    physics = choice.apply_physics(cfg, wanted, "cpu")
     draw, images, states = torch.Generator().manual_seed(SEED), [], []
-    with simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as env:
+    with open_simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as env:
         seen, _ = env.reset(seed=SEED)
-        physics = choice.settled(env, physics)
+        physics = choice.get_solver_name(env, physics)
         for _ in range(STEPS):
             images.append(seen["policy"].numpy().copy())
             states.append(seen["critic"].numpy().copy())

@@ -19,8 +19,8 @@ from isaaclab.envs import mdp
 from isaaclab.sensors import ContactSensorCfg
 from isaaclab_newton.physics.newton_manager import NewtonManager
 
-from spiky_rl.hosts.isaaclab.conditions import entity, robot_of
-from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, simulation
+from spiky_rl.hosts.isaaclab.conditions import make_scene_entity_cfg, find_robot
+from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, open_simulation
 from spiky_rl.hosts.isaaclab.mujoco import choice
 
 ENVS, SEED, STEPS = 64, 1, 12
@@ -106,7 +106,7 @@ def everyone(env, term, first=False, **params):
     from isaaclab.managers import EventTermCfg
 
     ids = torch.arange(env.num_envs, dtype=torch.int32)
-    params["asset_cfg"] = entity(env, robot_of(env)[0])
+    params["asset_cfg"] = make_scene_entity_cfg(env, find_robot(env)[0])
     if first:
         params["asset_cfg"].body_ids = [0]
     if isinstance(term, type):
@@ -171,14 +171,14 @@ RANDOMISED = {
 
 def main(task, *overrides):
     name = resolve_task(task)
-    wanted, overrides = choice.split(["physics=mujoco", *overrides])
+    wanted, overrides = choice.split_physics_override(["physics=mujoco", *overrides])
     cfg, _ = load_configs(name, None, overrides)
-    assert choice.apply(cfg, wanted, "cpu") == choice.NATIVE
+    assert choice.apply_physics(cfg, wanted, "cpu") == choice.NATIVE
     if hasattr(cfg.scene, "robot"):
         cfg.scene.robot.spawn.activate_contact_sensors = True
         cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")
     found = {}
-    with simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as gym_env:
+    with open_simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as gym_env:
         env = gym_env.unwrapped
         gym_env.reset(seed=SEED)
         gym_env.step(torch.zeros(gym_env.action_space.shape))

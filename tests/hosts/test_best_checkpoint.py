@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.common.runner import HostRunner
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.common.runner import BaseRunner
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from spiky_rl.hosts.isaaclab.environment import NonFiniteError
 from spiky_rl.hosts.run import training
 from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
@@ -28,11 +28,11 @@ class ResettableEnv(PointEnv):
         self.episode_length_buf[:] = 0
 
 
-def make_runner(env, folder, network=NETWORK) -> HostRunner:
+def make_runner(env, folder, network=NETWORK) -> BaseRunner:
     torch.manual_seed(0)
     cfg = config(network, steps=STEPS)
     cfg["actor"]["obs_normalization"] = True
-    return Runner(env, cfg, None if folder is None else str(folder))
+    return RslRlRunner(env, cfg, None if folder is None else str(folder))
 
 
 def push(run, force: float) -> None:
@@ -106,7 +106,7 @@ def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monk
         raise error
 
     monkeypatch.setattr(training, "choose_best_checkpoint", choose_in_vain)
-    run = training.Run(PLAN, None, runner=object())
+    run = training.TrainingRun(PLAN, None, runner=object())
     assert run._choose_best(None, None, lambda: False) is None
     assert caplog.messages == [f"best.pt stays that of the highest mean return: {str(error) or 'stopped'}"]
 
@@ -119,7 +119,7 @@ def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_g
     for run in (make_runner(PointEnv(), None), skrl_case.runner(network=skrl_case.SPIKING)):
         run.learn(1)
         obs = run.env.get_observations()
-        copy = run.played.copy()
+        copy = run.inference_policy.copy()
         with torch.inference_mode():
             before = copy(obs)
         for model in run.models:

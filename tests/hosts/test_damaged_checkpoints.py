@@ -8,8 +8,8 @@ import zipfile
 import pytest
 import torch
 
-from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, random_state, read_checkpoint
-from spiky_rl.hosts.rsl_rl.observe import last_activity
+from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, get_random_state, read_checkpoint
+from spiky_rl.hosts.rsl_rl.observe import compute_last_activity
 from tests.hosts.test_runner import runner
 
 FLIPS = 400
@@ -240,7 +240,7 @@ def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
 def test_a_classification_s_damaged_metadata_is_refused_too(change, message, tmp_path):
     path, identity = tmp_path / "model.pt", {"dataset": "digits", "agent": "lif_ppo", "seed": 0}
     content = {key: {} for key in KEYS["classify"]} | {"infos": {"spiky_rl": {"identity": identity}}}
-    whole = content | {"random": random_state("cpu")}
+    whole = content | {"random": get_random_state("cpu")}
     torch.save(whole, path)
     assert read_checkpoint(str(path), library="classify")["infos"] == whole["infos"]
     torch.save(whole | change, path)
@@ -281,7 +281,7 @@ def test_checkpoints_without_our_metadata_are_read_as_before(good, tmp_path):
 def test_a_clock_that_is_set_back_within_an_iteration_damages_no_checkpoint(tmp_path):
     run = runner()
     run.learn(1)
-    run.book(1, 1, 8, (-3600.0, 1.0), {}, ([], []), last_activity(run.alg))
+    run.record_iteration(1, 1, 8, (-3600.0, 1.0), {}, ([], []), compute_last_activity(run.alg))
     run.save(str(tmp_path / "model_1.pt"))
     assert read_checkpoint(str(tmp_path / "model_1.pt"))["iter"] == 1
 

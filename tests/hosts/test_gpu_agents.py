@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 
 from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
 from tests.hosts.pretend_case import (
@@ -84,7 +84,7 @@ def trains(run, writer) -> None:
 def test_every_agent_trains_under_rsl_rl(agent, device):
     images, writer = takes_images(agent), Writer()
     with made_by_the_cpu():
-        run = Runner(World(images, device), settings(agent), "nowhere", device)
+        run = RslRlRunner(World(images, device), settings(agent), "nowhere", device)
     run.logger.writer, run.save = writer, lambda path: run.alg.save()
     count = launched(lambda: trains(run, writer))
     assert count >= ITERATIONS * STEPS * (network_of(agent) is not None)
@@ -95,7 +95,7 @@ def test_every_agent_trains_under_rsl_rl(agent, device):
 )
 def test_every_agent_that_skrl_takes_trains_under_it(agent, device):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")
-    from spiky_rl.hosts.skrl.runner import Runner as SkrlRunner
+    from spiky_rl.hosts.skrl.runner import SkrlRunner as SkrlRunner
     from tests.hosts.test_pretend_cuda_skrl import settings as skrl_settings
 
     with made_by_the_cpu():

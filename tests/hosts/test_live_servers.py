@@ -56,7 +56,7 @@ def test_a_request_is_the_own_pages_where_host_and_origin_are_one_and_this_machi
 def a_viser_server():
     viser = pytest.importorskip("viser", reason="viser is not installed: the extra 'live'")
     with refuse_other_pages():
-        server = viser.ViserServer(host=choice.LOCAL, port=choice.free_port(18080), verbose=False)
+        server = viser.ViserServer(host=choice.LOCAL, port=choice.find_free_port(18080), verbose=False)
     yield server.get_port()
     server.stop()
 
@@ -115,8 +115,8 @@ def listeners(*ports: int) -> set[str]:
 
 
 def ports() -> tuple[int, int]:
-    first = choice.free_port(19876)
-    return first, choice.free_port(first + 1)
+    first = choice.find_free_port(19876)
+    return first, choice.find_free_port(first + 1)
 
 
 def test_reruns_server_listens_on_this_machine_alone_and_ends():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def runner(folder, env=None, **algorithm):
     torch.manual_seed(0)
-    return Runner(env or PointEnv(), config({**LIF, "layers": [8]}, steps=8, **algorithm), str(folder))
+    return RslRlRunner(env or PointEnv(), config({**LIF, "layers": [8]}, steps=8, **algorithm), str(folder))
 
 
 def skrl_runner(folder):
@@ -155,7 +155,7 @@ def test_the_largest_weight_and_the_learning_rate_tell_a_learner_that_explodes_f
     name = next(name for name, _ in run.named_weights() if name.startswith("critic"))
     with torch.no_grad():
         dict(run.named_weights())[name].view(-1)[0] = -3e7
-    assert run.facts() == (
+    assert run.describe_weights() == (
         f"the largest weight is 3e+07 in {name}, the learning rate 0.25; there is no checkpoint yet"
     )
 
@@ -190,5 +190,5 @@ def test_a_disk_that_is_full_in_the_middle_of_a_write_keeps_the_last_good_checkp
     assert saved(tmp_path) == ["model_0.pt", "model_1.pt"]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
     assert f"the last good checkpoint is {tmp_path / 'model_1.pt'}" in done.stderr
-    fresh = Runner(PointEnv(), config(steps=8), str(tmp_path / "fresh"))
+    fresh = RslRlRunner(PointEnv(), config(steps=8), str(tmp_path / "fresh"))
     fresh.load(str(tmp_path / "model_1.pt"))

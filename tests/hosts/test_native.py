@@ -52,9 +52,9 @@ def test_a_step_of_a_task_is_mujoco_warps_whatever_is_randomised(case):
 
 
 def configured(*overrides, device="cpu", task="Isaac-Ant"):
-    wanted, overrides = choice.split(overrides)
+    wanted, overrides = choice.split_physics_override(overrides)
     cfg, _ = load_configs(resolve_task(task), None, overrides)
-    return choice.apply(cfg, wanted, device), cfg
+    return choice.apply_physics(cfg, wanted, device), cfg
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     known, offered = (load_cfg_from_registry("Isaac-Cartpole", "env_cfg_entry_point").sim for _ in range(2))
-    choice.offer(SimpleNamespace(sim=offered))
+    choice.add_physics_preset(SimpleNamespace(sim=offered))
     alternatives = type(offered.physics)  # which is what Isaac Lab reads
     assert str(alternatives.default.class_type) == choice.MANAGERS[choice.AUTO]
     assert str(alternatives.mujoco.class_type) == choice.MANAGERS[choice.NATIVE]
@@ -107,10 +107,10 @@ def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     monkeypatch.setattr(compiler, "command", lambda: None)
-    monkeypatch.setattr(compiler, "library", compiler.library.__wrapped__)
-    worlds.library.cache_clear()
+    monkeypatch.setattr(compiler, "library", compiler.compile_library.__wrapped__)
+    worlds.load_library.cache_clear()
     name, _ = configured()
-    worlds.library.cache_clear()
+    worlds.load_library.cache_clear()
     assert name == "newton_mjwarp"
     (record,) = caplog.records
     assert "newton_mjwarp" in record.getMessage() and "there is no C++ compiler" in record.getMessage()
@@ -131,4 +131,4 @@ def test_a_model_whose_solver_differs_between_worlds_is_refused():
     )
     source = SimpleNamespace(opt=option, __dataclass_fields__={})
     with pytest.raises(parameters.UnsupportedModel, match="tolerance .* differ between worlds"):
-        parameters.synchronise(SimpleNamespace(count=2), source, None)  # type: ignore[arg-type]
+        parameters.update_models(SimpleNamespace(count=2), source, None)  # type: ignore[arg-type]

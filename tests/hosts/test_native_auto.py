@@ -11,7 +11,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 import newton
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
+from spiky_rl.hosts.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel
 from spiky_rl.hosts.isaaclab.mujoco.solver import NativeSolver
 from tests import processes
@@ -153,7 +153,7 @@ def test_what_a_run_says_of_its_physics_is_what_it_really_had(folder):
     (result,) = folder.rglob("result.json")
     assert json.loads(result.read_text())["physics"] == "newton_mjwarp"
     (checkpoint,) = result.parent.glob("model_*.pt")
-    assert identity_of(read_checkpoint(str(checkpoint)))["physics"] == "newton_mjwarp"
+    assert get_identity(read_checkpoint(str(checkpoint)))["physics"] == "newton_mjwarp"
 
 
 @pytest.mark.slow

@@ -71,11 +71,11 @@ class ConvertedByNewton(NativeSolver):
     """The same steps between Newton's own conversions."""
 
     def step(self, state_in, state_out, control, contacts, dt):
-        worlds = self.ready(dt)
+        worlds = self.prepare_worlds(dt)
         self._enable_rne_postconstraint(state_out)
         self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
         self._update_mjc_data(self.mjw_data, self.model, state_in)
-        worlds.ask(wrenches=True, report=False, given=False)
+        worlds.configure_step(wrenches=True, report=False, given_contacts=False)
         worlds.step()
         self._update_newton_state(self.model, state_out, self.mjw_data, state_prev=state_in)
 

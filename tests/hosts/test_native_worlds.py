@@ -95,8 +95,8 @@ class Both:
         self.worlds = native.Worlds(model, self.data, threads)
         for each in self.worlds.models:
             each.opt.timestep = model.opt.timestep
-        parameters.synchronise(self.worlds, self.warp_model, model)
-        self.worlds.ask(wrenches=True, report=True, given=False)
+        parameters.update_models(self.worlds, self.warp_model, model)
+        self.worlds.configure_step(wrenches=True, report=True, given_contacts=False)
 
     def read(self, *names):
         return {name: getattr(self.data, name).numpy().copy() for name in names}
@@ -274,7 +274,7 @@ def test_arrays_that_are_too_small_for_mujoco_warp_are_told_once_with_what_is_en
         both.data.njmax = room
     else:
         both.worlds.batch.contacts.capacity = room * WORLDS
-    both.worlds.ask(wrenches=False, report=report, given=False)
+    both.worlds.configure_step(wrenches=False, report=report, given_contacts=False)
     both.native()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == missing
@@ -296,7 +296,7 @@ def test_a_model_that_differs_between_worlds_is_stepped_with_each_worlds_own():
     import warp
 
     both.warp_model.body_mass = warp.array(masses, dtype=float)
-    parameters.synchronise(both.worlds, both.warp_model, model)
+    parameters.update_models(both.worlds, both.warp_model, model)
     both.write({"qvel": 0.3, "qfrc_applied": 0.1})
     before = both.read(*STATES)
     both.native()

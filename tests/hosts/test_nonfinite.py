@@ -36,7 +36,7 @@ def explained(
     last[2, 1] = before
     environment.seen = TensorDict({"policy": last}, batch_size=[ENVS])
     with pytest.raises(NonFiniteError) as caught:
-        environment.explain(actions, total, {"policy": seen})
+        environment.raise_non_finite(actions, total, {"policy": seen})
     blames_policy = "the policy has exploded" in str(caught.value)
     assert caught.value.blames_policy == blames_policy
     assert blames_policy != (SETTINGS in str(caught.value)), "one of both is to blame"

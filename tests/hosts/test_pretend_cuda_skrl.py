@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.skrl.config import host_tree, runner_config
-from spiky_rl.hosts.skrl.runner import Runner
+from spiky_rl.hosts.skrl.config import to_rsl_rl_layout, make_runner_cfg
+from spiky_rl.hosts.skrl.runner import SkrlRunner
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
     AGENTS,
@@ -29,7 +29,7 @@ HERE = ("skrl.", "spiky_rl.hosts.skrl.")
 
 def settings(agent: str) -> dict:
     raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
-    return runner_config(resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), []))
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", to_rsl_rl_layout(raw, "Isaac-Point"), []))
 
 
 @cache
@@ -38,7 +38,7 @@ def trained(agent: str):
     chosen = settings(agent)
     with pretended() as cuda:
         with cuda.pretence.setting_up():
-            run = Runner(World(), chosen, None, DEVICE)
+            run = SkrlRunner(World(), chosen, None, DEVICE)
         run._writer = writer = Writer()
         run.learn(ITERATIONS)
         assert all(weight.is_cuda for model in run.models for weight in model.parameters())

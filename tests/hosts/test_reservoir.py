@@ -6,8 +6,8 @@ from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.observe import compute_last_activity, draw_raster
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
 
@@ -23,9 +23,9 @@ CASES = {
 }
 
 
-def runner(actor, critic=None, num_envs=8, **kwargs) -> Runner:
+def runner(actor, critic=None, num_envs=8, **kwargs) -> RslRlRunner:
     torch.manual_seed(0)
-    return Runner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
+    return RslRlRunner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,8 +100,8 @@ def test_to_look_at_a_plastic_reservoir_does_not_change_it():
     run = runner(PLASTIC)
     rollout(run)
     weight = run.alg.actor.network.weight.clone()
-    assert last_activity(run.alg).rate > 0
-    raster(run.alg)
+    assert compute_last_activity(run.alg).rate > 0
+    draw_raster(run.alg)
     assert torch.equal(run.alg.actor.network.weight, weight)
 
 
@@ -170,7 +170,7 @@ def test_a_resumed_run_goes_on_from_the_same_reservoir(tmp_path):
     run.logger.init_logging_writer()
     run.save(path)
     torch.manual_seed(9)
-    other = Runner(PointEnv(8), config(unseeded))
+    other = RslRlRunner(PointEnv(8), config(unseeded))
     assert not torch.equal(other.alg.actor.network.weight, run.alg.actor.network.weight)
     other.load(path)
     for (name, a), b in zip(
@@ -186,4 +186,4 @@ def test_burn_in_is_refused_where_nothing_is_replayed():
     settings = config(RESERVOIR)
     settings["actor"]["burn_in"] = 4
     with pytest.raises(ValueError, match="burn-in need"):
-        Runner(PointEnv(8), settings)
+        RslRlRunner(PointEnv(8), settings)

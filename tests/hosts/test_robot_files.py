@@ -11,7 +11,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from pxr import Usd, UsdGeom, UsdPhysics
 
 from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.robot_files import compiled, export, robot_spawn, usd_stage
+from spiky_rl.hosts.isaaclab.robot_files import load_mujoco_model, export_stage, robot_spawn, usd_stage
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """
@@ -47,13 +47,13 @@ SEED, POSES, EXACT = 3, 5, 2e-6
 def robot(tmp_path, text=ROBOT):
     path = tmp_path / "robot.xml"
     path.write_text(text)
-    return compiled(path)
+    return load_mujoco_model(path)
 
 
 def simulated(model, tmp_path):
     """The robot as Newton reads it from the file."""
     path = tmp_path / "robot.usdc"
-    export(usd_stage(model), path)
+    export_stage(usd_stage(model), path)
     builder = newton.ModelBuilder()
     # as Isaac Lab has it read
     resolvers = [newton.usd.SchemaResolverNewton(), newton.usd.SchemaResolverMjc()]
@@ -73,7 +73,7 @@ def turn(xyzw):
 
 @pytest.mark.parametrize("name", ["mjcf", "urdf"])
 def test_robot_stands_as_mujoco_says_whatever_its_joints_do(tmp_path, name):
-    model = robot(tmp_path) if name == "mjcf" else compiled(ARM)
+    model = robot(tmp_path) if name == "mjcf" else load_mujoco_model(ARM)
     ours, data, random = simulated(model, tmp_path), mujoco.MjData(model), np.random.default_rng(SEED)
     joints, bodies = short(ours.joint_label), short(ours.body_label)
     names = [model.body(i).name.replace(" ", "_") for i in range(1, model.nbody)]
@@ -103,7 +103,7 @@ def test_robot_stands_as_mujoco_says_whatever_its_joints_do(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mjcf", "urdf"])
 def test_every_body_weighs_and_turns_as_mujoco_says(tmp_path, name):
-    model = robot(tmp_path) if name == "mjcf" else compiled(ARM)
+    model = robot(tmp_path) if name == "mjcf" else load_mujoco_model(ARM)
     ours = simulated(model, tmp_path)
     bodies = short(ours.body_label)
     for i in range(1, model.nbody):

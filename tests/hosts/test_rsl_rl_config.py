@@ -5,8 +5,8 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.rsl_rl import SpikingPPO
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl import RslRlSpikingPPO
+from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 from tests.hosts.point_env import config
 
 OURS = "spiky_rl.hosts.rsl_rl:SpikingPPO"
@@ -17,7 +17,7 @@ class Plain(PPO):
     """A PPO of a user's own that knows nothing of ours."""
 
 
-class Derived(SpikingPPO):
+class Derived(RslRlSpikingPPO):
     """One that does."""
 
 
@@ -25,7 +25,7 @@ def algorithm(agent: str, *overrides: str) -> dict:
     host = config() | {"algorithm": {"class_name": "PPO", "schedule": "fixed"}}
     host["algorithm"] |= {"learning_rate": 1e-3}
     layers = [] if agent == "mlp_ppo" or "reservoir" in agent else ["agent.network.layers=[8,8]"]
-    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["algorithm"]
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["algorithm"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def actor(agent: str, *overrides: str) -> dict:
     host["algorithm"] = {"class_name": "PPO"}
     host["actor"] |= {"class_name": f"{__name__}:Tempered", "temperature": 2.0}
     layers = ["agent.network.layers=[8]"] if agent == "lif_ppo" else []
-    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["actor"]
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["actor"]
 
 
 @pytest.mark.parametrize(("agent", "given"), [("mlp_ppo", 2.0), ("lif_ppo", None), ("gru_ppo", None)])

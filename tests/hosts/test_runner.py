@@ -13,8 +13,8 @@ from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import Progress, Stop
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.common.runner import TrainingProgress, StopTraining
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
@@ -32,7 +32,7 @@ def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, **
     cfg = config(network, steps=8, **algorithm)
     cfg["actor"]["obs_normalization"] = True
     log_dir = None if folder is None else str(folder)
-    return Runner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
+    return RslRlRunner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
 
 
 def parameters(run):
@@ -107,7 +107,7 @@ def test_models_alone_can_be_loaded(tmp_path):
     other.load(path, {"actor": True, "critic": True})
     assert equal(parameters(other), parameters(run))
     assert other.current_learning_iteration == 0
-    assert other.progress == Progress()
+    assert other.progress == TrainingProgress()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -226,7 +226,7 @@ def at(index, action):
 
 
 def stop():
-    raise Stop
+    raise StopTraining
 
 
 def saved(folder):
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
 def test_a_stop_saves_the_iteration_at_hand(tmp_path):
     run = runner(folder=tmp_path)
     run.on_iteration = at(2, stop)
-    with pytest.raises(Stop):
+    with pytest.raises(StopTraining):
         run.learn(10)
     assert saved(tmp_path) == ["model_0.pt", "model_2.pt"]
     other = runner(seed=3)
@@ -347,6 +347,6 @@ def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
 
 
 def test_a_result_without_a_finished_episode_has_no_return(tmp_path):
-    progress = Progress(iterations=1, returns=[math.nan], lengths=[math.nan])
+    progress = TrainingProgress(iterations=1, returns=[math.nan], lengths=[math.nan])
     result = runs.write_result(tmp_path / "result.json", progress)
     assert result["mean_return_final"] is result["mean_return_best"] is result["mean_length_final"] is None

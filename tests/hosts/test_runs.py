@@ -22,7 +22,7 @@ def said(caplog, monkeypatch):
 
 
 def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.pt", "best.pt"), seed=0):
-    folder = runs.new_run(root, "point", "", "Isaac-Point", agent, seed=seed)
+    folder = runs.create_run_folder(root, "point", "", "Isaac-Point", agent, seed=seed)
     for name in checkpoints:
         torch.save({"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}, folder / name)
     return folder
@@ -189,10 +189,12 @@ NAMES = ["../x", "a/b", "/absolute", ".", "..", ".hidden", "-flag", "a b", "new\
 def test_a_run_lies_in_a_plain_folder_below_the_log_root(flag, name, tmp_path):
     names = {"--run_name": "", "--experiment_name": "point", flag: name}
     with pytest.raises(UserError, match=f"{flag} .*must be a plain folder name: letters, digits and"):
-        runs.new_run(tmp_path, names["--experiment_name"], names["--run_name"], "Isaac-Point", "lif")
+        runs.create_run_folder(
+            tmp_path, names["--experiment_name"], names["--run_name"], "Isaac-Point", "lif"
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["v1.2", "lr=1e-3", "größer", "_a", "2025-01-01_x+y"])
 def test_plain_names_are_taken(name, tmp_path):
-    assert runs.new_run(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")
+    assert runs.create_run_folder(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")

@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.rsl_rl.config import runner_config as rsl_rl_config
-from spiky_rl.hosts.skrl.config import host_tree, runner_config
+from spiky_rl.hosts.rsl_rl.config import make_runner_cfg as rsl_rl_config
+from spiky_rl.hosts.skrl.config import to_rsl_rl_layout, make_runner_cfg
 from tests.hosts.skrl_case import NETWORK, RAW, SPIKING, specification
 
 
 def test_isaac_labs_values_arrive_in_the_tree():
-    tree = host_tree(RAW, "Isaac-Point")
+    tree = to_rsl_rl_layout(RAW, "Isaac-Point")
     algorithm = tree["algorithm"]
     assert (tree["num_steps_per_env"], tree["max_iterations"]) == (16, 10)
     assert (tree["experiment_name"], tree["seed"]) == ("point", 42)
@@ -31,7 +31,7 @@ def test_isaac_labs_values_arrive_in_the_tree():
 
 
 def test_unchanged_the_tree_gives_skrl_what_isaac_lab_said():
-    agent, said = runner_config(specification())["agent"], RAW["agent"]
+    agent, said = make_runner_cfg(specification())["agent"], RAW["agent"]
     same = "class rollouts learning_epochs mini_batches discount_factor learning_rate_scheduler kl_threshold"
     same += " learning_rate_scheduler_kwargs value_preprocessor grad_norm_clip ratio_clip value_clip"
     same += " entropy_loss_scale value_loss_scale rewards_shaper_scale time_limit_bootstrap"
@@ -46,7 +46,7 @@ def test_agents_and_the_command_line_change_it_as_they_change_rsl_rls():
         "agent.algorithm.gamma=0.5", "agent.algorithm.value_normalization=false", "agent.num_steps_per_env=4",
         "agent.actor.distribution_cfg.init_std=0.5", agent="lif_ppo",
     )  # fmt: skip
-    config = runner_config(spec)
+    config = make_runner_cfg(spec)
     assert config["agent"]["discount_factor"] == 0.5
     assert config["agent"]["value_preprocessor"] is None
     assert config["agent"]["learning_rate"] == [1e-3, 1e-2], "lif_ppo's two rates"
@@ -59,13 +59,13 @@ def test_agents_and_the_command_line_change_it_as_they_change_rsl_rls():
 
 
 def test_a_floor_is_the_schedules_least_rate():
-    agent = runner_config(specification("agent.algorithm.learning_rate_floor=1.0e-4"))["agent"]
+    agent = make_runner_cfg(specification("agent.algorithm.learning_rate_floor=1.0e-4"))["agent"]
     assert agent["learning_rate_scheduler_kwargs"] == {"kl_threshold": 0.016, "min_lr": 1e-4}
 
 
 def test_value_clipping_is_the_policys_range_unless_said_otherwise():
     def clip(*overrides, **changes):
-        return runner_config(specification(*overrides, **changes))["agent"]["value_clip"]
+        return make_runner_cfg(specification(*overrides, **changes))["agent"]["value_clip"]
 
     assert clip(value_clip=0.25) == clip("agent.algorithm.value_clip=null") == 0.25
     assert clip("agent.algorithm.use_clipped_value_loss=false") == clip(clip_predicted_values=False) == 0.0
@@ -93,7 +93,7 @@ def test_what_skrl_cannot_do_is_refused_by_key_value_and_what_is_allowed(overrid
     with pytest.raises(UserError) as caught:
         # a class beside a network is refused before skrl is asked
         network = {} if "actor.class_name" in override else {"network": SPIKING}
-        runner_config(specification(override, **network))
+        make_runner_cfg(specification(override, **network))
     assert all(word in str(caught.value) for word in REFUSED[override]), str(caught.value)
 
 
@@ -123,19 +123,19 @@ FOREIGN = {
 def test_a_task_whose_agent_is_no_ppo_on_vectors_is_refused(case):
     change, words = FOREIGN[case]
     with pytest.raises(UserError, match=words):
-        host_tree({**RAW, **change}, "Isaac-Point")
+        to_rsl_rl_layout({**RAW, **change}, "Isaac-Point")
 
 
 def test_a_critic_of_its_own_observations_reads_skrls_states():
     states = {"class": "DeterministicMixin", "network": [{**NETWORK[0], "input": "STATES"}]}
-    tree = host_tree({**RAW, "models": {**RAW["models"], "value": states}}, "Isaac-Point")
+    tree = to_rsl_rl_layout({**RAW, "models": {**RAW["models"], "value": states}}, "Isaac-Point")
     assert tree["obs_groups"] == {"actor": ["policy"], "critic": ["critic"]}
     assert tree["actor"]["obs_normalization"] and not tree["critic"]["obs_normalization"]
 
 
 def test_a_critic_of_its_own_normalisation_reads_skrls_states_too():
     for normalised in (True, False):
-        config = runner_config(
+        config = make_runner_cfg(
             specification(
                 f"agent.actor.obs_normalization={normalised}",
                 f"agent.critic.obs_normalization={not normalised}",
@@ -144,7 +144,7 @@ def test_a_critic_of_its_own_normalisation_reads_skrls_states_too():
         assert config["states"] and config["models"]["value"]["source"] == "states"
         scalers = [config["agent"][f"{name}_preprocessor"] is not None for name in ("observation", "state")]
         assert scalers == [normalised, not normalised]
-    both = runner_config(specification())
+    both = make_runner_cfg(specification())
     assert not both["states"] and both["agent"]["state_preprocessor"] is None
 
 
@@ -155,7 +155,7 @@ def test_deviations_without_limits_have_none():
         "initial_log_std": -1.0,
         "fixed_log_std": True,
     }
-    actor = host_tree({**RAW, "models": {**RAW["models"], "policy": policy}}, "Isaac-Point")["actor"]
+    actor = to_rsl_rl_layout({**RAW, "models": {**RAW["models"], "policy": policy}}, "Isaac-Point")["actor"]
     assert actor["distribution_cfg"]["std_range"] == []
     assert actor["distribution_cfg"]["init_std"] == math.exp(-1.0)
     assert not actor["distribution_cfg"]["learn_std"]
@@ -174,18 +174,18 @@ def test_deviations_without_limits_have_none():
 )  # fmt: skip
 def test_what_skrl_cannot_do_right_is_refused(agent, overrides, message):
     with pytest.raises(UserError, match=message):
-        runner_config(specification(*overrides, agent=agent))
+        make_runner_cfg(specification(*overrides, agent=agent))
 
 
 def test_an_encoding_of_the_observations_is_no_network_that_ours_stand_in_for():
     raw = copy.deepcopy(RAW)
     raw["models"]["policy"]["network"][0]["input"] = "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)"
     with pytest.raises(UserError, match="is no MLP on vectors"):
-        host_tree(raw, "Isaac-Point")
+        to_rsl_rl_layout(raw, "Isaac-Point")
 
 
 def test_states_are_what_everybody_observes_where_the_policy_reads_them_too():
     raw = copy.deepcopy(RAW)
     for model in ("policy", "value"):
         raw["models"][model]["network"][0]["input"] = "STATES"
-    assert host_tree(raw, "Isaac-Point")["obs_groups"] == {"actor": ["policy"], "critic": ["policy"]}
+    assert to_rsl_rl_layout(raw, "Isaac-Point")["obs_groups"] == {"actor": ["policy"], "critic": ["policy"]}

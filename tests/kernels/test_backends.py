@@ -65,9 +65,9 @@ def abilities(backend: Backend) -> set[str]:
 
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
 def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
-    built, runs = dispatch.built(toy), []
+    built, runs = dispatch.get_backend(toy), []
     assert abilities(built) == {"unroll"}
-    unroll = type(built).unroll
+    unroll = type(built).run_neuron
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(built), "unroll", lambda self, run: runs.append(run) or unroll(self, run))
         found = results(toy, **settings)
@@ -77,7 +77,7 @@ def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
 
 
 def test_backends_say_what_they_can_do_and_the_reference_can_do_everything():
-    able = {name: abilities(dispatch.built(name)) for name in dispatch.names()}
+    able = {name: abilities(dispatch.get_backend(name)) for name in dispatch.list_backends()}
     assert able["torch"] == able["cpu"] == ABILITIES
     assert able["cupy"] == ABILITIES - {"stack", "convolution"}
 
@@ -89,7 +89,7 @@ def test_an_agent_names_a_backend_in_a_file_beside_it(toy, tmp_path, monkeypatch
     network = read_agent(str(tmp_path / "agent.yaml"))[1]["network"]
     assert network["backend"] == toy
     assert registry.configure("networks", network, "network").options.backend == toy
-    assert dispatch.backend(toy) is dispatch.backend(toy)
+    assert dispatch.require_backend(toy) is dispatch.require_backend(toy)
 
 
 WRONG = {
@@ -116,7 +116,7 @@ def test_a_backend_of_ones_own_that_cannot_run_says_why(tmp_path):
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 def test_an_observation_becomes_its_gradient_within_twelve_files(backend):
-    if reason := dispatch.built(backend).available():
+    if reason := dispatch.get_backend(backend).get_unavailable_reason():
         pytest.skip(reason)
     settings = {**read_agent("lif_ppo")[1]["network"], "layers": [8, 8], "backend": backend}
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)

@@ -63,7 +63,7 @@ FAKES = {
     "hangs": ("sleep 987", "did not finish within 1 s; set CXX to another"),
 }
 
-pytestmark = pytest.mark.skipif(compiler.command() is None, reason=compiler.missing())
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason=compiler.get_missing_message())
 
 
 def environment(cache, **changed):
@@ -96,7 +96,7 @@ def script(path, text):
 
 def counting(path):
     """The compiler, writing a line per compilation beside itself."""
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     return script(path, f'{SHELL}echo "$*" >> {path}.calls\nexec {real} "$@"\n')
 
 
@@ -181,7 +181,7 @@ def test_auto_runs_on_torch_with_one_line_of_log_and_a_named_cpu_backend_is_refu
 
 
 def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     body = 'text=$(cat)\ncase "$text" in *spiky_forward*) echo "no memory" >&2; exit 1;; esac\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}printf "%s\\n" "$text" | {real} "$@" -O0\n')
     printed, _ = python(tmp_path / "cache", NETWORK, CXX=fake)
@@ -195,7 +195,7 @@ def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
 
 
 def test_a_compiler_without_openmp_is_used_without_it(tmp_path):
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     body = 'for word; do [ "$word" = -fopenmp ] && { echo "no OpenMP" >&2; exit 1; }; done\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@"\n')
     assert python(tmp_path / "cache", LIBRARY, TEXT, CXX=fake) == ("42", [])

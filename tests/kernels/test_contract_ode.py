@@ -231,5 +231,5 @@ def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend,
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_neuron_of_the_registry_follows_its_flow(name):
-    contract.check(build(name), vocabulary().surrogate)
+    contract.check_neuron(build(name), vocabulary().surrogate)
     assert name == "sigma_delta" or type(build(name)).flow is not Ode.flow

@@ -9,7 +9,7 @@ from torch.library import opcheck
 from torch.nn import functional
 
 from spiky_rl.kernels import convolution, dispatch
-from spiky_rl.kernels.backends.cpu import convolutions
+from spiky_rl.kernels.backends.cpu import load_convolution_kernels
 from tests.kernels.cases import CPU
 
 pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
@@ -52,7 +52,7 @@ def problem(geometry, binary, real=False, rows=ROWS):
 
 def run(backend, tensors, rest, bfloat16=False):
     *geometry, binary = rest
-    return dispatch.choose(backend, tensors[0]).convolution(*tensors, geometry, binary, bfloat16)
+    return dispatch.choose_backend(backend, tensors[0]).convolution(*tensors, geometry, binary, bfloat16)
 
 
 def results(backend, tensors, rest, bfloat16=False):
@@ -96,7 +96,7 @@ def test_in_bfloat16_what_is_multiplied_is_rounded_and_what_is_added_is_not(geom
     y = run("cpu", tensors, rest, bfloat16=True)
     gradient = torch.randn(y.shape, generator=generator(6))
     found = torch.autograd.grad(y, tensors, gradient)
-    compiled = convolutions().spiky_has_bfloat16()
+    compiled = load_convolution_kernels().spiky_has_bfloat16()
     rounded = [(t.detach().bfloat16() if compiled else t.detach()).double() for t in (*tensors[:2], gradient)]
     x, weight, given = (t.requires_grad_() for t in rounded)
     maps, stride, padding, pool, _ = rest

@@ -20,11 +20,15 @@ from tests.kernels.cases import CPU, CUPY
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
 CACHED = (
-    *(dispatch.backend, dispatch.automatic, dispatch._fall),  # pylint: disable=protected-access
-    *(cpu_backend.missing, cupy_backend.missing, precision.fast),
+    *(
+        dispatch.require_backend,
+        dispatch.resolve_auto,
+        dispatch._log_fallback,
+    ),  # pylint: disable=protected-access
+    *(cpu_backend.get_missing_reason, cupy_backend.get_missing_reason, precision.has_fast_bfloat16),
 )
 
-TORCH = dispatch.built("torch")
+TORCH = dispatch.get_backend("torch")
 
 compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
@@ -105,14 +109,14 @@ def fail(error):
 
 
 def test_every_backend_has_a_name():
-    assert dispatch.names() == ["cpu", "cupy", "torch"]
+    assert dispatch.list_backends() == ["cpu", "cupy", "torch"]
 
 
-@pytest.mark.parametrize("name", dispatch.names())
+@pytest.mark.parametrize("name", dispatch.list_backends())
 def test_a_named_backend_runs_or_says_why_not(name):
-    reason = dispatch.built(name).available()
+    reason = dispatch.get_backend(name).get_unavailable_reason()
     if reason is None:
-        assert dispatch.backend(name) is dispatch.built(name)
+        assert dispatch.require_backend(name) is dispatch.get_backend(name)
         dispatch.check(name)
     else:
         with pytest.raises(RegistryError, match=f"^backend '{name}' is not available: "):
@@ -221,7 +225,7 @@ def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth):
 
 def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog):
     for _ in range(2):
-        assert dispatch.choose("auto", current(device="meta"), ops()) is TORCH
+        assert dispatch.choose_backend("auto", current(device="meta"), ops()) is TORCH
     reason = "no backend compiles for meta"
     assert chosen(caplog) == [
         ("WARNING", f"neurons on meta run on the torch backend, which is slow: {reason}")
@@ -231,7 +235,7 @@ def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog)
 def test_two_backends_for_one_kind_of_device_are_refused(monkeypatch):
     monkeypatch.setattr(CUPY, "device", "cpu")
     with pytest.raises(RegistryError, match="backends 'cpu' and 'cupy' both compute on cpu"):
-        dispatch.compiled.__wrapped__()
+        dispatch.list_compiled_backends.__wrapped__()
 
 
 # CuPy
@@ -318,7 +322,7 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
         RegistryError, match=f"^agent.network.backend: backend 'cupy' is not available: {reason}"
     ):
         network(backend="cupy")
-    assert [dispatch.automatic("cuda") for _ in range(2)] == ["torch"] * 2
+    assert [dispatch.resolve_auto("cuda") for _ in range(2)] == ["torch"] * 2
     ((level, line),) = chosen(caplog)
     assert level == "WARNING"
     assert line.startswith("neurons on cuda run on the torch backend, which is slow: ")
@@ -328,7 +332,7 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
 def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     install(monkeypatch)
-    assert dispatch.automatic("cuda") == "cupy"
+    assert dispatch.resolve_auto("cuda") == "cupy"
     assert chosen(caplog) == [("DEBUG", "neurons on cuda run on the cupy backend")]
     with pytest.raises(
         RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu; backend: torch"

@@ -41,7 +41,7 @@ def test_product_and_its_gradients_are_the_dense_ones(shape, rate, binary):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_row_is_the_same_bits_alone_in_a_batch_dense_by_events_and_from_bits(shape):
     x, weight, bias, _ = case(*shape, 0.3)
-    bits = torch.zeros(shape[0], programs.words_of(shape[1]), dtype=torch.int64)
+    bits = torch.zeros(shape[0], programs.count_words(shape[1]), dtype=torch.int64)
     y = CPU.linear_forward(x, bits, weight, bias, True)
     assert torch.equal(y, CPU.linear_forward(x, None, weight, bias, False)), "dense"
     assert torch.equal(y, CPU.linear_forward(None, bits, weight, bias, True)), "from bits"
@@ -65,7 +65,7 @@ def test_a_row_does_not_depend_on_how_many_come_with_it(shape, binary):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_events_survive_packing_into_bits(shape, dtype):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.4).to(dtype)
-    backend = dispatch.choose("auto", x)
+    backend = dispatch.choose_backend("auto", x)
     bits = backend.pack(x.view(-1, shape[-1]))
     assert bits.dtype == torch.int64 and bits.numel() == x.numel() // shape[-1] * -(-shape[-1] // 64)
     assert torch.equal(backend.unpack(bits, shape[-1]).view(shape).to(dtype), x)

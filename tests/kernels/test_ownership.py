@@ -9,7 +9,7 @@ import pytest
 from spiky_rl.kernels import compiler
 from tests.kernels.test_compiler import LIBRARY, NETWORK, TEXT, entries, python
 
-pytestmark = pytest.mark.skipif(compiler.command() is None, reason=compiler.missing())
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason=compiler.get_missing_message())
 
 WORDY = LIBRARY.replace("basicConfig(", 'basicConfig(level="INFO", ')
 

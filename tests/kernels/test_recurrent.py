@@ -9,9 +9,9 @@ from torch.library import opcheck
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.runs import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks._layer import Parameters
+from spiky_rl.networks._layer import NeuronParameters
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU
 
@@ -39,14 +39,14 @@ def case(neuron, feedback, width, constant=False, cut=False):
     built = registry.configure("neurons", NEURONS[neuron], "neuron").build()
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
     delays, decay = FEEDBACKS[feedback]
-    loop = Feedback(delays, binary=not built.graded, decay=decay, cut=cut)
+    loop = RecurrentFeedback(delays, binary=not built.graded, decay=decay, cut=cut)
     current = exact(T, 1 if constant else K, B, width, seed=1)
     synapses = exact(delays * width, width, seed=2, scale=width**-0.5)
     states = [exact(B, width, seed=3 + i, scale=0.3) for i in range(len(built.states) + loop.states)]
     past = slice(len(built.states), len(built.states) + delays)
     states[past] = [(s > 0).float() for s in states[past]]
     tensors = [x.requires_grad_() for x in (current, synapses, *states)]
-    return built, TorchOps(surrogate, 2.0), Parameters(built, width), loop, tensors
+    return built, TorchOps(surrogate, 2.0), NeuronParameters(built, width), loop, tensors
 
 
 def keep():
@@ -58,7 +58,7 @@ def keep():
 def both(neuron, feedback, width, resets=True, state=True, **settings):
     """(outputs, states, gradients) of the kernels and of the reference."""
     found = []
-    for backend in (dispatch.compiled()["cpu"], "torch"):
+    for backend in (dispatch.list_compiled_backends()["cpu"], "torch"):
         built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, width, **settings)
         own, mask = tuple(states) if state else None, keep() if resets else None
         arguments = (built, ops, current, K, own, parameters(), mask, None, loop, synapses)
@@ -161,7 +161,7 @@ def test_a_trace_has_the_potentials_of_every_step():
 @pytest.mark.parametrize("feedback", FEEDBACKS)
 def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
     built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, 7)
-    call = programs.call(built, ops, parameters(), 7)
+    call = programs.prepare_call(built, ops, parameters(), 7)
     params = None if call.params is None else call.params.detach().requires_grad_()
     tensors = (current, torch.stack(states).detach().requires_grad_(), params, keep(), synapses)
     others = (call.numbers, K, call.key, loop.delays, loop.decay, loop.binary, loop.cut)

@@ -92,7 +92,7 @@ BARRIERS = {
     "place", [pytest.param(p, marks=[pytest.mark.slow] * (i > 0)) for i, p in enumerate(BARRIERS)]
 )
 def test_a_barrier_that_is_left_out_is_caught(place, monkeypatch):
-    right, header = BARRIERS[place], programs.header
+    right, header = BARRIERS[place], programs.read_header
     assert header("recurrent_gpu").count(right) == 1
     assert header("recurrent_gpu").count("__syncthreads();") == len(BARRIERS)
     without = header("recurrent_gpu").replace(right, right.replace("__syncthreads();", ""))

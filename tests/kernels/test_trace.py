@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.trace import TraceError
-from spiky_rl.neurons.base import Neuron, param
+from spiky_rl.neurons.base import Neuron, parameter
 from spiky_rl.surrogates.base import Surrogate
 from tests.kernels.cases import CPU
 
@@ -32,13 +32,13 @@ class Probe(Neuron):
     states = ("v",)
 
     class Options(Neuron.Options):
-        k: float = param(K, "a number", unit="1")
+        k: float = parameter(K, "a number", unit="1")
 
 
 def probe(step, states=("v",)):
     """A neuron with this step."""
     cls = type("Probe", (Probe,), {"step": staticmethod(step), "states": states, "__module__": __name__})
-    return cls.of(k=K)
+    return cls.from_options(k=K)
 
 
 def of_value(f):
@@ -51,7 +51,7 @@ def surrogate():
 
 
 def traced(neuron, varying=False):
-    return emit.program(neuron, surrogate(), (varying,))
+    return emit.build_program(neuron, surrogate(), (varying,))
 
 
 def forward(program):
@@ -122,7 +122,7 @@ def test_literals_round_trip_through_a_float(exponent):
     generator = torch.Generator().manual_seed(exponent + 100)
     for mantissa in (*torch.rand(20, generator=generator, dtype=torch.float64).tolist(), 1.0):
         for x in (mantissa * 10.0**exponent, -mantissa * 10.0**exponent, int(mantissa * 1000)):
-            text = emit.literal(x)
+            text = emit.format_literal(x)
             assert text[-1] == "f" and ("." in text or "e" in text), "C takes it for a float"
             assert struct.pack("f", float(text[:-1])) == struct.pack("f", x)
 
@@ -387,4 +387,4 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_instead_of_the_neuron():
     with pytest.raises(
         TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(mend test_trace\.py, line \d+: return"
     ):
-        emit.program(neuron, Sine.of(), (False, False))
+        emit.build_program(neuron, Sine.from_options(), (False, False))

@@ -7,14 +7,14 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning._filters import Smooth, smoothed
-from spiky_rl.learning._wrapped import Unreset
-from spiky_rl.neurons.base import DETACH_RESET, Ode, param
+from spiky_rl.learning._filters import DoubleExponential, smooth_gradient
+from spiky_rl.learning._wrapped import GradientThroughReset
+from spiky_rl.neurons.base import DETACH_RESET, Ode, parameter
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2
 NEURON = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
 DECAY = math.exp(-0.5)
-RULES = registry.names("rules")
+RULES = registry.list_names("rules")
 SAME_FORWARD = [name for name in RULES if name not in ("eventprop", "spikeprop")]
 """Rules that leave the forward pass as it is; the modules of the two others say that they have one of their own."""
 
@@ -176,7 +176,7 @@ class LavaCuba(Ode):
     states = ("v", "u")
 
     class Options(Ode.Options):
-        threshold: float = param(1.0, "potential at which it spikes", unit="1")
+        threshold: float = parameter(1.0, "potential at which it spikes", unit="1")
         detach_reset: bool = DETACH_RESET
 
     def integrate(self, ops, current, s, p):
@@ -257,12 +257,12 @@ def test_superspike_is_its_three_factor_rule_run_forward(feedback):
 
 
 def test_a_smoothed_gradient_stays_within_its_episode():
-    smooth = Smooth.of(tau_rise=2.0, tau_fall=4.0)
+    smooth = DoubleExponential.from_options(tau_rise=2.0, tau_fall=4.0)
     z = torch.zeros(4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
     keep = torch.tensor([[1.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
     error = torch.zeros_like(z)
     error[3, 1] = 1.0
-    smoothed(z, smooth, keep, "torch").backward(error)
+    smooth_gradient(z, smooth, keep, "torch").backward(error)
     assert (z.grad[:2] == 0).all() and (z.grad[2:] > 0).all()
     response, e1, e2 = [], 0.0, 0.0
     for t in range(4):
@@ -345,10 +345,10 @@ def test_what_a_rule_cannot_do_is_refused_by_name(settings, message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
 
 
-@pytest.mark.parametrize("neuron", [n for n in registry.names("neurons") if n != "sigma_delta"])
+@pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n != "sigma_delta"])
 def test_an_unreset_neuron_computes_what_the_neuron_does(neuron):
     built = registry.configure("neurons", neuron, "n").build()
-    wrapped = Unreset.wrap(built, "slayer")
+    wrapped = GradientThroughReset.wrap(built, "slayer")
     current = (
         3.0
         * torch.rand(40, 1, 5, generator=torch.Generator().manual_seed(2)).double()

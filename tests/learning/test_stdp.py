@@ -8,13 +8,13 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.learning import _traces as traces
-from spiky_rl.learning._traces import PAIRS, TRIPLETS, Window, change, modulation_by_credit
+from spiky_rl.learning._traces import PAIRS, TRIPLETS, StdpWindow, compute_weight_change, compute_modulation
 
 WINDOW = {1: 0.009512294, 5: 0.007788008, 10: 0.006065307, 20: 0.003678794, 50: 0.000820850, 0: 0.0,
           -1: -0.009987909, -5: -0.008177408, -10: -0.006368572, -20: -0.003862734, -50: -0.000861892}  # fmt: skip
 """dw by t_post - t_pre in ms, of Song, Miller & Abbott's exponentials with A+ 0.01, A- 0.0105, tau 20 ms."""
-FULL_NEAREST = Window(16.8, 33.7, 8.8e-11, 6.6e-3, 714.0, 40.0, 5.3e-2, 3.1e-3, nearest=True)
-HIPPOCAMPAL = Window(16.8, 33.7, 5.3e-3, 3.5e-3, tau_y=40.0, triplet_potentiation=8e-3)
+FULL_NEAREST = StdpWindow(16.8, 33.7, 8.8e-11, 6.6e-3, 714.0, 40.0, 5.3e-2, 3.1e-3, nearest=True)
+HIPPOCAMPAL = StdpWindow(16.8, 33.7, 5.3e-3, 3.5e-3, tau_y=40.0, triplet_potentiation=8e-3)
 """Pfister & Gerstner (2006), table 4."""
 FREQUENCIES = (0.1, 10.0, 20.0, 40.0, 50.0)
 CURVES = {
@@ -37,7 +37,9 @@ def one_to_one(pre, post, window, dtype=torch.float64):
     """dw of the synapse from every pre-train to the post-train of its number; times in ms."""
     found = trains([*pre, *post], window.dt, dtype)
     pre, post = found.split(len(pre), -1)
-    return change(pre, post, None, torch.zeros(pre.shape[-1], post.shape[-1]), window).diagonal()
+    return compute_weight_change(
+        pre, post, None, torch.zeros(pre.shape[-1], post.shape[-1]), window
+    ).diagonal()
 
 
 @pytest.mark.parametrize("nearest", [False, True])
@@ -109,7 +111,7 @@ def events(pre, post, keep, weights, window):
 def test_two_products_are_the_rule_run_synapse_by_synapse(window, mu, graded):
     window, case = replace(window, mu=mu), rollout(graded=graded)
     expected = events(*case, window).sum(0).mean(0)
-    assert torch.allclose(change(*case, window), expected, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(compute_weight_change(*case, window), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +125,8 @@ def test_credit_filtered_backwards_is_an_eligibility_in_every_synapse(window):
     for event, k, d in zip(events(pre, post, keep, weights, window), keep, credit, strict=True):
         eligibility = k.view(-1, 1, 1) * math.exp(-window.dt / tau) * eligibility + event
         expected = expected + (d.view(-1, 1, 1) * eligibility).mean(0)
-    found = change(
-        pre, post, keep, weights, window, modulation=modulation_by_credit(credit, keep, tau, window.dt)
+    found = compute_weight_change(
+        pre, post, keep, weights, window, modulation=compute_modulation(credit, keep, tau, window.dt)
     )
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-14)
     assert found.abs().max() > 1e-4
@@ -132,7 +134,9 @@ def test_credit_filtered_backwards_is_an_eligibility_in_every_synapse(window):
 
 def test_compiled_traces_are_those_of_the_reference():
     case = [x.float() for x in rollout()]
-    found, expected = (change(*case, FULL_NEAREST, backend=backend) for backend in ("cpu", "torch"))
+    found, expected = (
+        compute_weight_change(*case, FULL_NEAREST, backend=backend) for backend in ("cpu", "torch")
+    )
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -187,7 +191,7 @@ def test_a_rollout_changes_weights_by_its_spikes_in_place_and_no_gradient_does()
     inner[:, 0] = keep
     pairs = [(x.expand(-1, 4, -1, -1), hidden), (hidden, output)]
     for layer, weight, (pre, post) in zip(net.layers, before, pairs, strict=True):
-        found = change(
+        found = compute_weight_change(
             pre.flatten(0, 1), post.flatten(0, 1), inner.flatten(0, 1), weight, replace(PAIRS, causal=True)
         )
         top = weight.abs().max()

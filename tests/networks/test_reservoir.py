@@ -9,13 +9,13 @@ import torch
 
 from spiky_rl.config import registry, spec
 from spiky_rl.kernels import dispatch
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from tests.kernels.cases import CUPY
 
 BATCH, INPUTS, OUTPUTS, SIZE, T = 4, 3, 2, 60, 6
-SPIKING = [n for n in registry.names("neurons") if not registry.resolve("neurons", n).graded]
+SPIKING = [n for n in registry.list_names("neurons") if not registry.resolve("neurons", n).graded]
 FAST = {"name": "reservoir", "size": SIZE, "seed": 3, "control": "gain"}
 """Without a search for the rate, for tests that need none."""
 RATE = {"control": "rate", "size": 150}
@@ -27,7 +27,7 @@ def reservoir(inputs=INPUTS, **settings):
 
 
 def observations(steps=T, seed=1, batch=BATCH):
-    return calibration.observations(batch, steps, INPUTS, torch.Generator().manual_seed(seed))
+    return calibration.make_observations(batch, steps, INPUTS, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("neuron", [n for n in SPIKING if n != "hodgkin_huxley"])
@@ -50,7 +50,7 @@ def test_the_target_decides_the_rate(target):
     assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
 
 
-AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.names("agents")}
+AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.list_names("agents")}
 
 
 @pytest.mark.parametrize("inputs", [4, 36])
@@ -58,8 +58,8 @@ AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.names(
 def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_silent(agent, inputs):
     torch.manual_seed(0)
     net = registry.configure("networks", AGENTS[agent], "net").build(inputs=inputs, outputs=OUTPUTS)
-    x = calibration.observations(16, 150, inputs, torch.Generator().manual_seed(8))
-    record = Record()
+    x = calibration.make_observations(16, 150, inputs, torch.Generator().manual_seed(8))
+    record = ForwardRecord()
     with torch.no_grad():
         net(x, net.zero_state(16, x), record=record)
     spikes = record.signal[1][20:]
@@ -199,7 +199,7 @@ def test_features_are_standardised_on_what_the_reservoir_was_calibrated_with():
 
 
 def test_operations_are_those_of_the_spikes_and_the_readout():
-    net, x, record = reservoir(hidden=[16]), observations(), Record()
+    net, x, record = reservoir(hidden=[16]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
     spikes = record.signal[1]
     assert spikes.shape == (T, net.steps, BATCH, SIZE) == record.potentials[0].shape
@@ -239,7 +239,7 @@ def test_drive_takes_series_and_gives_traces():
     assert np.array_equal(net.drive(u[1:])[0], states[1]), "series do not see each other"
 
 
-@pytest.mark.parametrize("encoder", registry.names("encoders"))
+@pytest.mark.parametrize("encoder", registry.list_names("encoders"))
 def test_every_encoder_feeds_a_reservoir(encoder):
     net, x = reservoir(encoder=encoder), observations()
     features, _ = net(x, net.zero_state(BATCH, x))
@@ -284,9 +284,9 @@ def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
 
 def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):
     monkeypatch.setattr(CUPY, "available", lambda: None)
-    dispatch.backend.cache_clear()
+    dispatch.require_backend.cache_clear()
     net = reservoir(backend="cupy")
-    dispatch.backend.cache_clear()
+    dispatch.require_backend.cache_clear()
     assert net.backend == "cupy", "calibrated on the CPU all the same"
 
 

@@ -5,7 +5,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
-from spiky_rl.penalties.base import charged
+from spiky_rl.penalties.base import add_penalty_gradient
 
 K, BATCH = 4, 6
 PENALTIES = {
@@ -34,7 +34,7 @@ def observations(batch=BATCH, time=1):
 
 
 def test_every_penalty_of_the_registry_is_tried():
-    assert set(registry.names("penalties")) == set(PENALTIES)
+    assert set(registry.list_names("penalties")) == set(PENALTIES)
 
 
 def test_rates_outside_the_band_cost_their_square():
@@ -59,7 +59,7 @@ def test_operations_count_by_the_synapses_that_events_reach():
 
 def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
     x, y = torch.randn(3, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-    found = charged(x, y**2)
+    found = add_penalty_gradient(x, y**2)
     assert torch.equal(found, x)
     (5.0 * found.sum()).backward()
     assert y.grad.item() == 4.0, "whatever the loss makes of the features"

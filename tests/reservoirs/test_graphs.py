@@ -7,7 +7,7 @@ from spiky_rl.config import registry
 from spiky_rl.reservoirs.graphs import grown, maass
 
 SIZE = 400
-RANDOM = [name for name in registry.names("graphs") if name != "grown"]
+RANDOM = [name for name in registry.list_names("graphs") if name != "grown"]
 
 
 def wire(name, size=SIZE, seed=0, **options):

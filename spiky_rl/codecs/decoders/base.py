@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import Stage
+from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import Neuron
 
 
@@ -35,7 +35,7 @@ class Decoder(Component, torch.nn.Module):
     bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
 
-    quantiser: Quantiser | None = None
+    quantiser: WeightQuantizer | None = None
     """What rounds the readout's weights while they are trained; None: nothing does."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -43,7 +43,7 @@ class Decoder(Component, torch.nn.Module):
         self.readout = torch.nn.Linear(inputs, outputs)
         """The learned weights N -> F."""
 
-    def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
+    def configure(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
         """Take over what runs it and what it reads.
 
         Args:
@@ -70,26 +70,28 @@ class Decoder(Component, torch.nn.Module):
 
     def synapses(self) -> Tensor:
         """The readout's weights in force, [F, N]."""
-        return (self.exact() if self.quantiser is None else self.quantiser(self.exact())).t()
+        return (
+            self.unrounded_weights() if self.quantiser is None else self.quantiser(self.unrounded_weights())
+        ).t()
 
-    def exact(self) -> Tensor:
+    def unrounded_weights(self) -> Tensor:
         """The readout's weights behind their rounding, [N, F]."""
         return self.readout.weight.t()
 
-    def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
+    def get_potential_parameters(self) -> tuple[Tensor | float, ...]:
         """Parameters of the output potential's step; empty where there is no potential."""
         return ()
 
-    def stage(self) -> Stage:
+    def stage(self) -> StackStage:
         """The readout and its potential as a backend takes them that runs all layers in one call."""
         assert self.potential is not None
-        return Stage(
-            *(self.readout, self.potential, self.parameters_of_potential, self.ops, self.binary),
+        return StackStage(
+            *(self.readout, self.potential, self.get_potential_parameters, self.ops, self.binary),
             biased=False,
             output_major=True,
         )
 
-    def read(self, potentials: Tensor) -> Tensor:
+    def decode_potentials(self, potentials: Tensor) -> Tensor:
         """The ``potentials`` [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
         raise NotImplementedError(f"{type(self).__name__} defines no read; a decoder with a potential must")
 

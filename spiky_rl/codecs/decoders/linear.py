@@ -17,7 +17,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class Linear(Decoder):
+class LinearDecoder(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
     @override

@@ -17,7 +17,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS, TorchOps
-from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, parameter
 
 
 class Membrane(Decoder):
@@ -35,7 +35,7 @@ class Membrane(Decoder):
         super().__init__(inputs, outputs)
         self.which, self.last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
-        self.potential = Potential.of(dt=options.dt, tau=options.tau)
+        self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS
 
     @override
@@ -48,15 +48,15 @@ class Membrane(Decoder):
         )  # [T, K, B, F]
         v, new = dispatch.unroll(
             *(self.backend, self.potential, self.ops, drive, steps, state),
-            *(self.parameters_of_potential(), keep),
+            *(self.get_potential_parameters(), keep),
         )
-        return self.read(v), new
+        return self.decode_potentials(v), new
 
-    def parameters_of_potential(self) -> tuple[float]:
+    def get_potential_parameters(self) -> tuple[float]:
         return (self.decay,)
 
     @override
-    def read(self, potentials: Tensor) -> Tensor:
+    def decode_potentials(self, potentials: Tensor) -> Tensor:
         v = potentials
         if self.which == "last":
             v = v[:, -1]
@@ -71,7 +71,7 @@ class Potential(Neuron):
     states = ("v",)
 
     class Options(Neuron.Options):
-        tau: float = param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau: float = parameter(2.0, "time constant", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True

@@ -56,7 +56,7 @@ class PopulationVector(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()
 
-    def exact(self) -> Tensor:
+    def unrounded_weights(self) -> Tensor:
         # masked anew in every call: a host may draw the weights again
         return (self.readout.weight * self.mask).t()
 

@@ -15,7 +15,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class Rate(Decoder):
+class RateDecoder(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
     @override

@@ -20,7 +20,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class SigmaDelta(Decoder):
+class SigmaDeltaDecoder(Decoder):
     """Events [T, K, B, N] -> features [T, B, F]; state: the sums [B, F]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:

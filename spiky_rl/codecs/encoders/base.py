@@ -30,7 +30,7 @@ class Encoder(Component, torch.nn.Module):
         probability of an action in the rollout with that in the update. An encoder with a state starts from rest.
         """
 
-    def encode(  # pylint: disable=unused-argument
+    def encode_stateful(  # pylint: disable=unused-argument
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `forward`, and the new state.
@@ -42,13 +42,13 @@ class Encoder(Component, torch.nn.Module):
         """
         return self(x), ()
 
-    def redraw(self, updates: int) -> None:
+    def resample_noise(self, updates: int) -> None:
         """Draw the noise of a random encoder anew, in place: a captured graph reads the same memory. Once per PPO update.
 
         ``updates``: how many there have been, which seeds it.
         """
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """Operations of the encoder itself for ``x`` [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""
         return torch.zeros(x.shape[:2], device=x.device)
 
@@ -64,6 +64,6 @@ def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
     return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))
 
 
-def redraw_noise(noise: Tensor, seed: int) -> None:
+def resample_noise(noise: Tensor, seed: int) -> None:
     """Draw the ``noise`` of `uniform_noise` anew, in place, from another ``seed``."""
     noise.copy_(uniform_noise(seed, *noise.shape))

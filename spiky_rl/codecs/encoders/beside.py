@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 
 
 class ConcatEncoder(Encoder):
@@ -24,7 +24,7 @@ class ConcatEncoder(Encoder):
 
     parts = {"first": ("encoders", "direct"), "second": ("encoders", "delta")}
 
-    def __init__(self, first: Configured, second: Configured, inputs: int, steps: int) -> None:
+    def __init__(self, first: ComponentSpec, second: ComponentSpec, inputs: int, steps: int) -> None:
         super().__init__()
         self.first: Encoder = first.build(inputs=inputs, steps=steps)
         self.second: Encoder = second.build(inputs=inputs, steps=steps)
@@ -38,22 +38,22 @@ class ConcatEncoder(Encoder):
         return _joined(self.first(x), self.second(x))
 
     @override
-    def encode(
+    def encode_stateful(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         count = len(self.first.state_sizes)
-        one, after = self.first.encode(x, None if state is None else state[:count], keep)
-        two, rest = self.second.encode(x, None if state is None else state[count:], keep)
+        one, after = self.first.encode_stateful(x, None if state is None else state[:count], keep)
+        two, rest = self.second.encode_stateful(x, None if state is None else state[count:], keep)
         return _joined(one, two), (*after, *rest)
 
     @override
-    def redraw(self, updates: int) -> None:
-        self.first.redraw(updates)
-        self.second.redraw(updates)
+    def resample_noise(self, updates: int) -> None:
+        self.first.resample_noise(updates)
+        self.second.resample_noise(updates)
 
     @override
-    def operations(self, x: Tensor) -> Tensor:
-        return self.first.operations(x) + self.second.operations(x)
+    def count_operations(self, x: Tensor) -> Tensor:
+        return self.first.count_operations(x) + self.second.count_operations(x)
 
 
 def _joined(one: Tensor, two: Tensor) -> Tensor:

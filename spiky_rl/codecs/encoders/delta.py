@@ -51,7 +51,7 @@ class Delta(Encoder):
         return self._events(self._count(x.detach()))
 
     @override
-    def encode(
+    def encode_stateful(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
@@ -78,6 +78,6 @@ class Delta(Encoder):
         signed = torch.cat([count, -count], dim=-1)
         return (signed.unsqueeze(1) >= self.step).to(count.dtype)
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """Two per observation of ``x`` and inner step: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * self.steps * x.shape[-1], device=x.device)

@@ -56,6 +56,6 @@ class Latency(Encoder):
         spikes = (latency.unsqueeze(1) == self.step) & (activity >= self.cutoff).unsqueeze(1)
         return spikes.to(x.dtype)
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """Five per field and control step of ``x``: difference, scaling and square, and the two that make a time of an activity."""
         return torch.full(x.shape[:2], 5.0 * self.width, device=x.device)

@@ -19,7 +19,7 @@ from typing import Literal, override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.surrogates.rectangle import Rectangle
@@ -45,7 +45,7 @@ class Population(Encoder):
             torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
         )  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
-        self.ops = TorchOps(Rectangle.of())
+        self.ops = TorchOps(Rectangle.from_options())
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
@@ -67,9 +67,9 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     @override
-    def redraw(self, updates: int) -> None:
-        redraw_noise(self.noise, self.seed + updates)
+    def resample_noise(self, updates: int) -> None:
+        resample_noise(self.noise, self.seed + updates)
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """Three per field and control step of ``x``: difference, scaling, square (the exponential is not counted)."""
         return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)

@@ -21,11 +21,11 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 
 
-class Rate(Encoder):
+class RateEncoder(Encoder):
     """[T, B, O] -> spikes [T, K, B, 2 O], all ON channels, then all OFF ones."""
 
     binary = True
@@ -53,9 +53,9 @@ class Rate(Encoder):
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
     @override
-    def redraw(self, updates: int) -> None:
-        redraw_noise(self.noise, self.seed + updates)
+    def resample_noise(self, updates: int) -> None:
+        resample_noise(self.noise, self.seed + updates)
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """One per observation of ``x``: its scaling."""
         return torch.full(x.shape[:2], 1.0 * x.shape[-1], device=x.device)

@@ -24,7 +24,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import Settings, option
 
 
-class SigmaDelta(Encoder):
+class SigmaDeltaEncoder(Encoder):
     """[T, B, O] -> events [T, K, B, O], zero but for the first inner step; state: the references [B, O]."""
 
     topographic = True
@@ -42,7 +42,7 @@ class SigmaDelta(Encoder):
         return self._first(self._event(x))
 
     @override
-    def encode(
+    def encode_stateful(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
@@ -62,6 +62,6 @@ class SigmaDelta(Encoder):
         """Events [T, B, O] in the first of K inner steps."""
         return torch.stack([events, *[torch.zeros_like(events)] * (self.steps - 1)], dim=1)
 
-    def operations(self, x: Tensor) -> Tensor:
+    def count_operations(self, x: Tensor) -> Tensor:
         """Two per observation of ``x``: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)

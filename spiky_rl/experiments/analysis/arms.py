@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.experiments.analysis.results import Result, Skipped, read_design, read_results
+from spiky_rl.experiments.analysis.results import CellResult, SkippedCell, read_design, read_results
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
@@ -23,7 +23,7 @@ class ArmResult:
     arm: Arm
     design: Study
     """The other study."""
-    result: Result
+    result: CellResult
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
@@ -47,7 +47,7 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
                 yield ArmResult(arm, design, result)
 
 
-def find_conflict(study: Study, ours: Cell | Result, theirs: ArmResult) -> tuple[str, str, str] | None:
+def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> tuple[str, str, str] | None:
     """Return key, theirs and ours of the first thing that has to be alike and is not; None if all is.
 
     Args:
@@ -76,7 +76,7 @@ def find_conflict(study: Study, ours: Cell | Result, theirs: ArmResult) -> tuple
     return next(((key, *pair) for key, pair in differing.items()), None)
 
 
-def _spell(cell: Cell | Result, key: str) -> str:
+def _spell(cell: Cell | CellResult, key: str) -> str:
     return str(
         cell.specification.episodes if isinstance(cell, Cell) and key == "episodes" else getattr(cell, key)
     )
@@ -113,8 +113,8 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots:
 
 
 def take_arms(
-    folder: Path, study: Study, own: Sequence[Result]
-) -> tuple[list[Result], list[Skipped], dict[str, str]]:
+    folder: Path, study: Study, own: Sequence[CellResult]
+) -> tuple[list[CellResult], list[SkippedCell], dict[str, str]]:
     """Return the arms' results that fit those of a ``study``, cells that do not, and the study that each label is from.
 
     Args:
@@ -122,7 +122,7 @@ def take_arms(
         study: What is compared.
         own: Its own results; without one on a task nothing tells what fits there.
     """
-    taken, skipped, sources = list[Result](), list[Skipped](), dict[str, str]()
+    taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()
     labels = {result.label for result in own}
     for theirs in read_arms(folder, study):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
@@ -138,5 +138,7 @@ def take_arms(
             taken.append(result)
             sources[result.label] = theirs.arm.study
             continue
-        skipped.append(Skipped(name, "stale", reason, result.label, result.task, result.seed, result.variant))
+        skipped.append(
+            SkippedCell(name, "stale", reason, result.label, result.task, result.seed, result.variant)
+        )
     return taken, skipped, sources

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, stats
 
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 from spiky_rl.experiments.analysis.statistics import (
     LEVEL,
     RESAMPLES,
@@ -22,9 +22,9 @@ from spiky_rl.experiments.analysis.statistics import (
     Scores,
     StatisticsError,
     aggregate_interval,
-    check,
+    check_scores,
     mean,
-    recovered,
+    combine_intervals,
 )
 
 type SeededScores = Mapping[str, Mapping[int, float]]
@@ -36,7 +36,7 @@ MOST_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """The paired comparison of an agent with its baseline."""
 
     agent: str
@@ -49,7 +49,7 @@ class Comparison:
     """Two-sided p-value of the sign-flip test on its own."""
     corrected: float
     """The same after Holm, for all comparisons made together."""
-    attainable: float
+    min_p_value: float
     """The lowest that `corrected` could be with so many pairs and comparisons: no result counts where this is not below `alpha`."""
     comparisons: int
     pairs: int
@@ -71,7 +71,7 @@ class Comparison:
         return "better" if self.difference.estimate > 0 else "worse"
 
 
-def compare(
+def compare_agents(
     scores: Mapping[str, SeededScores],
     baseline: str | None = None,
     *,
@@ -80,7 +80,7 @@ def compare(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> list[Comparison]:
+) -> list[PairedComparison]:
     """Every agent with the baseline, or without one all pairs of agents, in the order given; Holm's family is all of them.
 
     A score that is missing is left out with its partner; one that is no number is a StatisticsError that names agent and task.
@@ -96,14 +96,14 @@ def compare(
     """
     if baseline is not None and baseline not in scores:
         raise StatisticsError(
-            f"baseline: {baseline!r} has no scores; choose from {', '.join(scores)}{nearest(baseline, scores)}"
+            f"baseline: {baseline!r} has no scores; choose from {', '.join(scores)}{suggest_name(baseline, scores)}"
         )
     if baseline is None:
         made = [(second, first) for first, second in itertools.combinations(scores, 2)]
     else:
         made = [(agent, baseline) for agent in scores if agent != baseline]
     for agent, tasks in scores.items():
-        check({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
+        check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
     how = {"alpha": alpha, "level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
     raw = [compare_pair(scores, agent, other, len(made), **how) for agent, other in made]
     corrected = holm([comparison.p_value for comparison in raw])
@@ -121,7 +121,7 @@ def compare_pair(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> Comparison:
+) -> PairedComparison:
     """Compare an ``agent`` with one ``baseline``, as one of so many ``comparisons``; `Comparison.corrected` is nan until Holm sees all.
 
     The other arguments are those of `compare`.
@@ -134,10 +134,10 @@ def compare_pair(
     }
     pairs = sum(len(seeds) for seeds in common.values())
     left_out = sum(len(seeds) for tasks in (mine, theirs) for seeds in tasks.values()) - 2 * pairs
-    attainable = attainable_p_value(pairs, comparisons, permutations)
+    attainable = compute_min_p_value(pairs, comparisons, permutations)
     if not pairs:
         nothing = Interval(math.nan, math.nan, math.nan, level)
-        return Comparison(
+        return PairedComparison(
             agent, baseline, {}, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
         )  # fmt: skip
     first, second = (
@@ -145,8 +145,8 @@ def compare_pair(
         for of in (mine, theirs)
     )
     differences = {task: first[task] - second[task] for task in common}
-    effect = standardised_difference(differences)
-    return Comparison(
+    effect = cohens_dz(differences)
+    return PairedComparison(
         agent,
         baseline,
         differences={task: tuple(values.tolist()) for task, values in differences.items()},
@@ -155,13 +155,13 @@ def compare_pair(
         ),
         p_value=sign_flip_test(differences, permutations=permutations, seed=seed),
         corrected=math.nan,
-        attainable=attainable,
+        min_p_value=attainable,
         comparisons=comparisons,
         pairs=pairs,
         left_out=left_out,
         effect=effect,
         improvement=probability_of_improvement(first, second, level=level),
-        seeds_needed=seeds_needed(effect, len(common), comparisons, alpha=alpha),
+        seeds_needed=compute_seeds_needed(effect, len(common), comparisons, alpha=alpha),
         alpha=alpha,
     )
 
@@ -178,7 +178,7 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
         permutations: Sign patterns that are tried at most.
         seed: Seed of those that are drawn.
     """
-    checked = check(differences, "differences")
+    checked = check_scores(differences, "differences")
     pooled = np.concatenate(list(checked.values()))
     if len(pooled) == 1:
         return 1.0
@@ -204,7 +204,7 @@ def holm(p_values: list[float]) -> list[float]:
     return [float(p) for p in np.minimum(corrected, 1.0)]
 
 
-def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
+def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
     """The lowest Holm-corrected p that a sign-flip test of so many pairs can give, as one of so many comparisons.
 
     Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
@@ -218,12 +218,12 @@ def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PER
     return min(1.0, lowest * max(1, comparisons))
 
 
-def standardised_difference(differences: Scores) -> float:
+def cohens_dz(differences: Scores) -> float:
     """Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, times Hedges' correction.
 
     nan where no task or all together have too few pairs to tell a deviation (two degrees of freedom); infinite where differences do not vary.
     """
-    checked = check(differences, "differences")
+    checked = check_scores(differences, "differences")
     freedom = sum(len(values) - 1 for values in checked.values())
     if freedom < 2:
         return math.nan
@@ -252,7 +252,7 @@ def probability_of_improvement(
         agents: Their names, for messages.
         level: Confidence of the interval.
     """
-    mine, theirs = check(first, agents[0]), check(second, agents[1])
+    mine, theirs = check_scores(first, agents[0]), check_scores(second, agents[1])
     if mine.keys() != theirs.keys():
         raise StatisticsError(
             f"{agents[0]} has scores of {', '.join(mine)}, {agents[1]} of {', '.join(theirs)}"
@@ -265,7 +265,7 @@ def probability_of_improvement(
         low = _newcombe(share, len(values), len(others), level)
         estimates.append((share, low, 1 - _newcombe(1 - share, len(values), len(others), level)))
     shares, lows, highs = np.array(estimates).T
-    low, high = recovered(shares, lows, highs)
+    low, high = combine_intervals(shares, lows, highs)
     return Interval(float(shares.mean()), float(low), float(high), level)
 
 
@@ -283,7 +283,7 @@ def _newcombe(share: float, first: int, second: int, level: float) -> float:
     return float(optimize.root_scalar(excess, bracket=(0.0, share * (1 - 1e-9))).root)
 
 
-def seeds_needed(
+def compute_seeds_needed(
     effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
 ) -> int | None:
     """Seeds per task that find so large a standardised difference with that power, as a paired t test counts them.

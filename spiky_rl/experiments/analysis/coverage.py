@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy import stats
 
-from spiky_rl.experiments.analysis.statistics import Statistic, interquartile_mean, intervals, mean
+from spiky_rl.experiments.analysis.statistics import Statistic, interquartile_mean, compute_intervals, mean
 
 STUDIES, RESAMPLES, FALL = 4000, 1000, 10.0
 """Simulated studies of a figure, whose standard error is 0.3 to 0.8 %; resamples of each; distance of a poor seed."""
@@ -66,7 +66,7 @@ def simulate(statistic: str, share: float, seeds: int, studies: int = STUDIES, s
     generator = np.random.default_rng((seed, seeds, round(1000 * share)))
     poor = generator.random((studies, seeds)) < share
     scores = generator.standard_normal((studies, seeds)) - FALL * poor
-    _, low, high = intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
+    _, low, high = compute_intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
     truth = true_value(statistic, share)
     return float(((low <= truth) & (truth <= high)).mean())
 

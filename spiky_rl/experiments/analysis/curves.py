@@ -13,14 +13,14 @@ from spiky_rl.experiments.analysis.statistics import (
     Statistic,
     StatisticsError,
     interquartile_mean,
-    intervals,
+    compute_intervals,
 )
 
 type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]
 """The learning curve of a seed: env steps, ascending, and what was measured at each, None where nothing was."""
 
 
-def common_steps(
+def make_step_grid(
     runs: Mapping[str, Sequence[Run]], points: int = 100, *, agent: str = "curves"
 ) -> np.ndarray:
     """Evenly spaced env steps from the first at which some run has a value to the last at which all do.
@@ -30,7 +30,7 @@ def common_steps(
         points: How many steps.
         agent: Whose, for messages.
     """
-    measured = [steps for task in _curves(runs, agent).values() for steps, _ in task if len(steps)]
+    measured = [steps for task in _collect_curves(runs, agent).values() for steps, _ in task if len(steps)]
     if not measured:
         raise StatisticsError(f"{agent}: no learning curve has a value")
     return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
@@ -65,7 +65,7 @@ def learning_curve(
         np.array(
             [np.interp(at, *run, left=np.nan, right=np.nan) if len(run[0]) else at * np.nan for run in curves]
         )
-        for curves in _curves(runs, agent).values()
+        for curves in _collect_curves(runs, agent).values()
     ]
     values = np.concatenate(tasks).T
     there = np.isfinite(values)
@@ -74,13 +74,15 @@ def learning_curve(
     estimate, low, high = np.full((3, len(at)), np.nan)
     if complete.any():
         sizes = [len(task) for task in tasks]
-        estimate[complete], low[complete], high[complete] = intervals(
+        estimate[complete], low[complete], high[complete] = compute_intervals(
             ordered[complete], sizes, statistic, level, resamples, seed
         )
     return Band(at, estimate, low, high, there.sum(axis=1), level)
 
 
-def _curves(runs: Mapping[str, Sequence[Run]], agent: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+def _collect_curves(
+    runs: Mapping[str, Sequence[Run]], agent: str
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """What was measured of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for task in sorted(runs):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.results import Condition, Result
+from spiky_rl.experiments.analysis.results import ConditionRecord, CellResult
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.metrics.energy import MAIN, PRICES, RIVALS
+from spiky_rl.metrics.energy import MAIN, ENERGY_MODELS, ANN_ENERGY_MODELS
 
 PRICE = "fp32"
 """Price of arithmetic alone, which results of every version can be given."""
@@ -27,7 +27,7 @@ LEAST = 0.1
 
 
 @dataclass(frozen=True)
-class Threshold:
+class ThresholdSummary:
     """Environment steps until the training return reached the task's threshold."""
 
     solved: float
@@ -56,7 +56,7 @@ class Energy:
 
 
 @dataclass(frozen=True)
-class Row:
+class AgentTaskRow:
     """One agent on one task; intervals are over seeds."""
 
     label: str
@@ -69,9 +69,9 @@ class Row:
     """Interquartile mean of the normalised scores."""
     training: Interval | None
     """Mean return of the last iterations, exploring."""
-    rise: Interval | None
+    final_slope: Interval | None
     """Rise of the training return from the last tenth but one of all iterations to the last tenth."""
-    threshold: Threshold | None
+    threshold: ThresholdSummary | None
     seconds: Interval | None
     """Seconds of training, by the clock."""
     processor: Interval | None
@@ -99,7 +99,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Remaining:
+class RobustnessScore:
     """The part of an agent's score that is left under a condition."""
 
     text: str
@@ -108,12 +108,14 @@ class Remaining:
     """Share of the undisturbed score, the mean of each seed's; None where a seed's is hardly above zero."""
 
 
-def bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+def drop_seed_names(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
     """The ``scores`` without the names of their seeds."""
     return {task: list(seeds.values()) for task, seeds in scores.items()}
 
 
-def _over(results: Sequence[Result], value: Callable[[Result], float | None]) -> Interval | None:
+def _mean_over_seeds(
+    results: Sequence[CellResult], value: Callable[[CellResult], float | None]
+) -> Interval | None:
     """The mean over seeds; None where a seed has no value."""
     values = [v for result in results if (v := value(result)) is not None]
     if len(values) < len(results):
@@ -121,13 +123,15 @@ def _over(results: Sequence[Result], value: Callable[[Result], float | None]) ->
     return statistics.aggregate_interval({results[0].task: values}, statistics.mean, agent=results[0].label)
 
 
-def _known(interval: Interval | None) -> Interval:
+def _require_interval(interval: Interval | None) -> Interval:
     """The interval of what every cell has."""
     assert interval is not None
     return interval
 
 
-def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Mapping[str, float]) -> Row:
+def compute_row(
+    results: Sequence[CellResult], random: Mapping[str, float], reference: Mapping[str, float]
+) -> AgentTaskRow:
     """The row of an agent on a task.
 
     Args:
@@ -138,40 +142,40 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
     first, scores = results[0], {results[0].task: {result.seed: result.score for result in results}}
     normalised = statistics.normalise(scores, random, reference) if reference else None
 
-    def episode(result: Result, price: str) -> float | None:
+    def episode(result: CellResult, price: str) -> float | None:
         energy = energy_of(result, price)
         return None if energy is None else energy * result.nominal.mean_length
 
-    steps, episodes = (_priced(results, value, PRICES) for value in (energy_of, episode))
-    counts = {name: _over(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
-    counts["arithmetic"] = _over(results, lambda r: _counted(r, *ARITHMETIC))
-    return Row(
+    steps, episodes = (_priced(results, value, ENERGY_MODELS) for value in (energy_of, episode))
+    counts = {name: _mean_over_seeds(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
+    counts["arithmetic"] = _mean_over_seeds(results, lambda r: _counted(r, *ARITHMETIC))
+    return AgentTaskRow(
         label=first.label,
         task=first.task,
         by_seed=scores[first.task],
-        mean=_known(_over(results, lambda r: r.score)),
-        iqm=statistics.aggregate_interval(bare(scores), agent=first.label),
-        normalised=None if normalised is None else statistics.aggregate_interval(bare(normalised)),
-        training=_over(results, lambda r: r.training and r.training.mean_return_final),
-        rise=_over(results, _rise),
+        mean=_require_interval(_mean_over_seeds(results, lambda r: r.score)),
+        iqm=statistics.aggregate_interval(drop_seed_names(scores), agent=first.label),
+        normalised=None if normalised is None else statistics.aggregate_interval(drop_seed_names(normalised)),
+        training=_mean_over_seeds(results, lambda r: r.training and r.training.mean_return_final),
+        final_slope=_mean_over_seeds(results, _rise),
         threshold=_threshold(results),
-        seconds=_over(results, lambda r: r.training and r.training.seconds_total),
-        processor=_over(results, lambda r: r.training and r.training.seconds_cpu),
-        length=_known(_over(results, lambda r: r.nominal.mean_length)),
-        distance=_over(results, lambda r: r.nominal.measures.get("distance")),
-        firing_rate=_over(results, lambda r: r.nominal.firing_rate),
+        seconds=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_total),
+        processor=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_cpu),
+        length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
+        distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
+        firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
         counts={name: interval for name, interval in counts.items() if interval is not None},
-        episode_operations=_over(
+        episode_operations=_mean_over_seeds(
             results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
         energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
-        rival=_priced(results, rival_energy_of, RIVALS),
-        metre=_priced(results, energy_per_metre, PRICES),
-        rival_metre=_priced(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), RIVALS),
+        rival=_priced(results, rival_energy_of, ANN_ENERGY_MODELS),
+        metre=_priced(results, energy_per_metre, ENERGY_MODELS),
+        rival_metre=_priced(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), ANN_ENERGY_MODELS),
     )
 
 
-def energy_of(result: Result, price: str) -> float | None:
+def energy_of(result: CellResult, price: str) -> float | None:
     """Return the energy in nJ of a control step of ``result`` at the prices of that name, from the counts that it holds.
 
     None if there are no counts, or if the prices ask for some that a result of an earlier version does not hold. Raises
@@ -180,18 +184,18 @@ def energy_of(result: Result, price: str) -> float | None:
     return None if result.cost is None else result.cost.compute_energy(price)
 
 
-def energy_per_metre(result: Result, price: str) -> float | None:
+def energy_per_metre(result: CellResult, price: str) -> float | None:
     """Return the energy in µJ of a metre of the undisturbed episode, as `energy_of`; None if the robot goes nowhere, too."""
     return _per_metre(result, energy_of(result, price))
 
 
-def rival_energy_of(result: Result, price: str) -> float | None:
+def rival_energy_of(result: CellResult, price: str) -> float | None:
     """Return `energy_of` the ANN of the same sizes that skips zeros; None if ``result`` does not hold its counts."""
     rival = result.cost and result.cost.ann_skipping_zeros
     return None if rival is None else rival.compute_energy(price)
 
 
-def choose_prices(rows: Iterable[Row]) -> Mapping[str, str]:
+def choose_prices(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
     """Return the prices that stand first for ``rows``, and the arithmetic that names them: `MAIN`, or without memory.
 
     Without memory only if no row holds the counts that memory is priced from.
@@ -204,7 +208,7 @@ def choose_prices(rows: Iterable[Row]) -> Mapping[str, str]:
     )
 
 
-def _per_metre(result: Result, energy: float | None) -> float | None:
+def _per_metre(result: CellResult, energy: float | None) -> float | None:
     """Energy in µJ of a metre, if a control step takes ``energy`` in nJ."""
     distance = result.nominal.measures.get("distance", 0.0)
     return (
@@ -213,19 +217,19 @@ def _per_metre(result: Result, energy: float | None) -> float | None:
 
 
 def _priced(
-    results: Sequence[Result], value: Callable[[Result, str], float | None], names: Iterable[str]
+    results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
     """The mean over seeds of a value at prices of these ``names``; without those at which a seed has none."""
-    means = {name: _over(results, lambda r, n=name: value(r, n)) for name in names}
+    means = {name: _mean_over_seeds(results, lambda r, n=name: value(r, n)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-def _counted(result: Result, *names: str, steps: float = 1.0) -> float | None:
+def _counted(result: CellResult, *names: str, steps: float = 1.0) -> float | None:
     """The sum of what was counted under these names, of so many control steps."""
     return None if result.cost is None else steps * sum(getattr(result.cost, name) for name in names)
 
 
-def steps_to_threshold(result: Result) -> int | None:
+def steps_to_threshold(result: CellResult) -> int | None:
     """The first environment step of a ``result`` at which the mean return of the last `WINDOW` iterations reaches the threshold.
 
     None: it never did, or the task has no threshold, or there was no training.
@@ -241,7 +245,7 @@ def steps_to_threshold(result: Result) -> int | None:
     return None
 
 
-def _threshold(results: Sequence[Result]) -> Threshold | None:
+def _threshold(results: Sequence[CellResult]) -> ThresholdSummary | None:
     solved = results[0].solved
     if solved is None:
         return None
@@ -250,16 +254,18 @@ def _threshold(results: Sequence[Result]) -> Threshold | None:
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     steps = tuple(step for step in reached if step is not None)
-    return Threshold(solved, len(results), steps, None if math.isinf(median) else median, longest)
+    return ThresholdSummary(solved, len(results), steps, None if math.isinf(median) else median, longest)
 
 
-def _rise(result: Result) -> float | None:
+def _rise(result: CellResult) -> float | None:
     known = [value for value in (result.curve.returns if result.curve else ()) if value is not None]
     tenth = len(known) // 10
     return plain.fmean(known[-tenth:]) - plain.fmean(known[-2 * tenth : -tenth]) if tenth else None
 
 
-def remaining_of(results: Sequence[Result], condition: str, reference: float | None) -> Remaining | None:
+def compute_robustness(
+    results: Sequence[CellResult], condition: str, reference: float | None
+) -> RobustnessScore | None:
     """The part of an agent's score on a task that is left under a condition; None where that was not measured.
 
     Args:
@@ -273,25 +279,27 @@ def remaining_of(results: Sequence[Result], condition: str, reference: float | N
     least = LEAST * max(reference or 0.0, 0.0)
     share = None
     if all(result.score > least for result in measured):
-        share = _over(measured, lambda r: r.conditions[condition].mean_return / r.score)
-    score = _known(_over(measured, lambda r: r.conditions[condition].mean_return))
-    return Remaining(measured[0].conditions[condition].text, score, share)
+        share = _mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return / r.score)
+    score = _require_interval(_mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return))
+    return RobustnessScore(measured[0].conditions[condition].text, score, share)
 
 
-def recovery_of(results: Sequence[Result], condition: str) -> Interval | None:
+def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval | None:
     """Share of the reward that is there again at an episode's end, over ``results`` of an agent on a task under a ``condition``.
 
     None where a seed has none.
     """
     measured = [result for result in results if condition in result.conditions]
-    return _over(measured, lambda r: _recovered(r.conditions[condition])) if measured else None
+    return _mean_over_seeds(measured, lambda r: _recovered(r.conditions[condition])) if measured else None
 
 
-def _recovered(condition: Condition) -> float | None:
+def _recovered(condition: ConditionRecord) -> float | None:
     return condition.recovery and condition.recovery.share
 
 
-def adapting_of(results: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:
+def compute_plasticity_gain(
+    results: Sequence[CellResult], condition: str
+) -> tuple[Interval, Interval, Interval] | None:
     """Score with frozen weights, with weights that change as the policy acts, and what that gains, paired by seed.
 
     Args:
@@ -300,9 +308,11 @@ def adapting_of(results: Sequence[Result], condition: str) -> tuple[Interval, In
 
     None where a seed was not measured so.
     """
-    if not all(condition in result.adapting and condition in result.conditions for result in results):
+    if not all(condition in result.plastic and condition in result.conditions for result in results):
         return None
-    frozen = _over(results, lambda r: r.conditions[condition].mean_return)
-    moving = _over(results, lambda r: r.adapting[condition].mean_return)
-    gain = _over(results, lambda r: r.adapting[condition].mean_return - r.conditions[condition].mean_return)
-    return _known(frozen), _known(moving), _known(gain)
+    frozen = _mean_over_seeds(results, lambda r: r.conditions[condition].mean_return)
+    moving = _mean_over_seeds(results, lambda r: r.plastic[condition].mean_return)
+    gain = _mean_over_seeds(
+        results, lambda r: r.plastic[condition].mean_return - r.conditions[condition].mean_return
+    )
+    return _require_interval(frozen), _require_interval(moving), _require_interval(gain)

@@ -16,18 +16,18 @@ from typing import Literal
 
 import numpy as np
 
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.config.spec import read_yaml
-from spiky_rl.config.tuned import Tuned
+from spiky_rl.config.tuned import TunedValuesFile
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.arms import take_arms
-from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
-from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
+from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
+from spiky_rl.experiments.analysis.curves import make_step_grid, learning_curve
 from spiky_rl.experiments.analysis.measures import (
-    Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
+    RobustnessScore, AgentTaskRow, compute_plasticity_gain, drop_seed_names, compute_recovery, compute_robustness, compute_row,
 )  # fmt: skip
-from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
+from spiky_rl.experiments.analysis.results import PlannedCell, CellResult, SkippedCell
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled
@@ -42,7 +42,7 @@ ALL = "all tasks"
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryDependence:
     """The score that an agent loses where the observation lacks velocities."""
 
     label: str
@@ -54,16 +54,16 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class StudyAnalysis:
     """A study's results."""
 
     design: Study
-    results: tuple[Result, ...]
-    skipped: tuple[Skipped, ...]
-    planned: tuple[Planned, ...]
+    results: tuple[CellResult, ...]
+    skipped: tuple[SkippedCell, ...]
+    planned: tuple[PlannedCell, ...]
     plan_problem: str
     """Why the plan could not be read, or nothing."""
-    tuned: Mapping[str, Tuned]
+    tuned: Mapping[str, TunedValuesFile]
     """The tuned values that agents have, by agent; without agents that have none, or whose copy of them is not there."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
@@ -81,25 +81,25 @@ class Analysis:
     solved: Mapping[str, float]
     normalised: bool
     """Whether there is all that normalised scores need, on every task."""
-    rows: Mapping[tuple[str, str], Row]
+    rows: Mapping[tuple[str, str], AgentTaskRow]
     scores: Mapping[str, SeededScores]
     """Scores of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
     overall: Mapping[str, Interval]
     """Interquartile mean of those scores over all tasks."""
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
-    comparisons: Mapping[str, tuple[Comparison, ...]]
+    comparisons: Mapping[str, tuple[PairedComparison, ...]]
     """With the baseline: over all tasks under `ALL`, of normalised scores, then by task, of raw ones; empty where there are
     agents but no two pairs of seeds."""
-    pairs: Mapping[str, tuple[Comparison, ...]]
+    pairs: Mapping[str, tuple[PairedComparison, ...]]
     """All with all: over all tasks, or by task where scores have no common scale."""
-    remaining: Mapping[tuple[str, str, str], Remaining]
+    remaining: Mapping[tuple[str, str, str], RobustnessScore]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
     """By label, task and condition: see `measures.recovery_of`."""
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
     """By label, task and condition: see `measures.adapting_of`."""
-    memory: tuple[Memory, ...]
+    memory: tuple[MemoryDependence, ...]
     verdicts: tuple[Verdict, ...]
     """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""
     uncontrolled: Mapping[str, Mapping[str, str]]
@@ -109,7 +109,7 @@ class Analysis:
     arms: Mapping[str, str] = field(default_factory=dict)
     """The other study that a label's results are from, of those from one."""
 
-    def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
+    def get_energy_and_score(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
         """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
         rows = {label: row for (label, other), row in self.rows.items() if other == task}
         return {
@@ -118,10 +118,11 @@ class Analysis:
             if price in row.energy
         }
 
-    def front(self, task: str, price: str) -> tuple[str, ...]:
+    def get_pareto_front(self, task: str, price: str) -> tuple[str, ...]:
         """Agents on a ``task`` that no other one beats in score and in energy under a ``price``."""
         points = {
-            label: (energy, score.estimate) for label, (energy, score) in self.priced(task, price).items()
+            label: (energy, score.estimate)
+            for label, (energy, score) in self.get_energy_and_score(task, price).items()
         }
 
         def beaten(label: str) -> bool:
@@ -131,30 +132,30 @@ class Analysis:
         return tuple(label for label in points if not beaten(label))
 
 
-def analyse(folder: Path) -> Analysis:
+def analyze_study(folder: Path) -> StudyAnalysis:
     """The analysis of a study's ``folder``. Raises UserError where it holds no study, or tuned values that cannot be read."""
     design = files.read_design(folder)
     try:
         planned, problem = files.read_plan(folder), ""
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
-    tuned = read_copies(folder, design.tuning, design.stems)
+    tuned = read_copies(folder, design.tuning, design.agent_names)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     results, skipped = files.read_results(folder)
     taken, left, sources = take_arms(folder, design, results)
-    found = analysis_of(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
+    found = analyze_results(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
     return replace(found, history=find_history(folder, design), arms=sources)
 
 
-def analysis_of(
+def analyze_results(
     design: Study,
-    results: Sequence[Result],
-    skipped: Sequence[Skipped],
-    planned: Sequence[Planned] = (),
+    results: Sequence[CellResult],
+    skipped: Sequence[SkippedCell],
+    planned: Sequence[PlannedCell] = (),
     plan_problem: str = "",
-    tuned: Mapping[str, Tuned] | None = None,
-    specs: Mapping[str, Tree] | None = None,
-) -> Analysis:
+    tuned: Mapping[str, TunedValuesFile] | None = None,
+    specs: Mapping[str, PlainMapping] | None = None,
+) -> StudyAnalysis:
     """The analysis of results in hand.
 
     Args:
@@ -167,7 +168,7 @@ def analysis_of(
         specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
-    cells: dict[tuple[str, str], list[Result]] = {}
+    cells: dict[tuple[str, str], list[CellResult]] = {}
     for result in sorted(trained, key=lambda result: result.seed):
         cells.setdefault((result.label, result.task), []).append(result)
     tasks = _ordered([*planned, *results], "task", {result.task for result in trained})
@@ -181,7 +182,9 @@ def analysis_of(
         if baseline is not None and (baseline, task) in cells
     }
     known = [task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]]
-    rows = {key: row_of(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()}
+    rows = {
+        key: compute_row(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()
+    }
     normalised = bool(tasks) and known == list(tasks)
     scores: dict[str, dict[str, dict[int, float]]] = {}
     if normalised or len(tasks) == 1:
@@ -196,11 +199,11 @@ def analysis_of(
         families = {ALL: scores, **families}
     conditions = {name: c.text for result in results for name, c in result.conditions.items()}
     comparisons = {
-        name: _compared(family, baseline)
+        name: _choose_comparisons(family, baseline)
         for name, family in families.items()
         if baseline in family and len(family) > 1
     }
-    return Analysis(
+    return StudyAnalysis(
         design=design,
         results=tuple(results),
         skipped=tuple(skipped),
@@ -218,37 +221,45 @@ def analysis_of(
         normalised=normalised,
         rows=rows,
         scores=scores,
-        overall={label: statistics.aggregate_interval(bare(seeds)) for label, seeds in scores.items()},
+        overall={
+            label: statistics.aggregate_interval(drop_seed_names(seeds)) for label, seeds in scores.items()
+        },
         curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
         profiles=_profiles(scores),
         comparisons=comparisons,
-        pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
+        pairs={
+            name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)
+        },
         remaining={
             (*key, name): rest
             for key, runs in cells.items()
             for name in conditions
-            if name != "nominal" and (rest := remaining_of(runs, name, reference.get(key[1]))) is not None
+            if name != "nominal"
+            and (rest := compute_robustness(runs, name, reference.get(key[1]))) is not None
         },
         recovery={
             (*key, name): share
             for key, runs in cells.items()
             for name in conditions
-            if (share := recovery_of(runs, name)) is not None
+            if (share := compute_recovery(runs, name)) is not None
         },
         adapting={
             (*key, name): pair
             for key, runs in cells.items()
             for name in conditions
-            if (pair := adapting_of(runs, name)) is not None
+            if (pair := compute_plasticity_gain(runs, name)) is not None
         },
-        memory=tuple(_memory(rows, labels, tasks)),
+        memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
         verdicts=_verdicts(design, cells, reference, comparisons, tasks),
         uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
 
 def _uncontrolled(
-    planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Mapping[str, Tuned]
+    planned: Sequence[PlannedCell],
+    task: str,
+    specs: Mapping[str, PlainMapping],
+    tuned: Mapping[str, TunedValuesFile],
 ) -> Mapping[str, str]:
     own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
     known = {label: specs[str(cell.spec_hash)] for label, cell in own.items() if cell.spec_hash in specs}
@@ -258,9 +269,9 @@ def _uncontrolled(
 
 def _verdicts(
     design: Study,
-    cells: Mapping[tuple[str, str], Sequence[Result]],
+    cells: Mapping[tuple[str, str], Sequence[CellResult]],
     reference: Mapping[str, float],
-    comparisons: Mapping[str, tuple[Comparison, ...]],
+    comparisons: Mapping[str, tuple[PairedComparison, ...]],
     tasks: Sequence[str],
 ) -> tuple[Verdict, ...]:
     if design.plan is not None:
@@ -278,7 +289,7 @@ def _verdicts(
 
 
 def _ordered(
-    items: Iterable[Planned | Result], name: Literal["task", "label"], among: set[str] | None = None
+    items: Iterable[PlannedCell | CellResult], name: Literal["task", "label"], among: set[str] | None = None
 ) -> tuple[str, ...]:
     """Values of an attribute in the order in which they first occur."""
     values = dict.fromkeys(item.task if name == "task" else item.label for item in items)
@@ -293,23 +304,25 @@ def _baseline(agent: str, labels: Sequence[str]) -> str | None:
     )
 
 
-def _spikes(result: Result) -> bool:
+def _spikes(result: CellResult) -> bool:
     rates = [result.conditions["nominal"].firing_rate, *(result.curve.firing_rate if result.curve else ())]
     return any(rates)
 
 
-def _compared(family: Mapping[str, SeededScores], baseline: str | None = None) -> tuple[Comparison, ...]:
+def _choose_comparisons(
+    family: Mapping[str, SeededScores], baseline: str | None = None
+) -> tuple[PairedComparison, ...]:
     """With the baseline, or all with all; agents that share a single pair with another, too few for a test, stand back."""
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
         others = testable if baseline is None else testable[:1]
-        if not any(_common(family[label], family[other]) == 1 for other in others):
+        if not any(_shared_runs(family[label], family[other]) == 1 for other in others):
             testable.append(label)
     scores = {label: family[label] for label in family if label in testable}
-    return tuple(compare(scores, baseline)) if len(scores) > 1 else ()
+    return tuple(compare_agents(scores, baseline)) if len(scores) > 1 else ()
 
 
-def _common(first: SeededScores, second: SeededScores) -> int:
+def _shared_runs(first: SeededScores, second: SeededScores) -> int:
     """Pairs of task and seed that both have."""
     return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
 
@@ -321,24 +334,25 @@ def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[s
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
     return {
-        label: statistics.performance_profile(bare(tasks), at, agent=label) for label, tasks in scores.items()
+        label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
+        for label, tasks in scores.items()
     }
 
 
-def _curve(results: Sequence[Result]) -> Band | None:
+def _curve(results: Sequence[CellResult]) -> Band | None:
     """None where a run has no return at all."""
     curves = [result.curve for result in results if result.curve is not None]
     if not all(any(value is not None for value in curve.returns) for curve in curves):
         return None
     runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
     points = min(POINTS, max(len(curve.returns) for curve in curves))
-    steps = common_steps(runs, points, agent=results[0].label)
+    steps = make_step_grid(runs, points, agent=results[0].label)
     return learning_curve(runs, steps, agent=results[0].label)
 
 
-def _memory(
-    rows: Mapping[tuple[str, str], Row], labels: Sequence[str], tasks: Sequence[str]
-) -> Iterable[Memory]:
+def _compute_memory_dependence(
+    rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
+) -> Iterable[MemoryDependence]:
     """What hidden or late observations cost each task with such a twin: `X` with `X_masked` or `X_delayed`, as Isaac-Cartpole with cartpole_masked."""
 
     def stem(task: str) -> str:
@@ -352,4 +366,4 @@ def _memory(
             if whole and part and seeds:
                 drops = [whole.by_seed[seed] - part.by_seed[seed] for seed in seeds]
                 drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
-                yield Memory(label, task, masked, len(seeds), drop)
+                yield MemoryDependence(label, task, masked, len(seeds), drop)

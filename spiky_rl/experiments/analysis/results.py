@@ -14,17 +14,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
 
-from spiky_rl.config.options import Record, RegistryError, Settings, UserError
-from spiky_rl.config.plain import Tree
-from spiky_rl.config.reading import ReadingError, read_record
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Planned, PlanFile, Texts
-from spiky_rl.experiments.design.study import Spending, StudyFile
+from spiky_rl.config.options import FileRecord, RegistryError, Settings, UserError
+from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.reading import ReadingError, read_json_record
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, StudyPlanFile, Texts
+from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
 from spiky_rl.hosts.common.provenance import Provenance
-from spiky_rl.metrics.energy import Cost, prices
+from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 
-LAST_LINES = 8
+ERROR_LINES = 8
 """Last lines of an error's traceback that a report shows."""
 
 
@@ -32,20 +32,20 @@ class ResultsError(UserError):
     """A study's folder that says nothing, or a file whose content is not what it has to be."""
 
 
-def as_written(value: float, check: ValidatorFunctionWrapHandler) -> float:
+def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
     """A number's ``value``, if it passes the ``check`` of its type; a whole one stays whole, so that a file is written as it was read."""
     check(value)
     return value
 
 
-Number = Annotated[float, WrapValidator(as_written)]
+Number = Annotated[float, WrapValidator(keep_integer)]
 Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
 """A number per iteration, or null where nothing was measured."""
 Counts = Annotated[tuple[int, ...], Field(strict=False)]
 
 
-class Training(Record):
+class TrainingRecord(FileRecord):
     """Measurements of a training."""
 
     env_steps: int
@@ -62,7 +62,7 @@ class Training(Record):
     """Worlds whose physics broke; 0 in results of earlier versions, in which one of them ended the training."""
 
 
-class Curve(Record):
+class CurveRecord(FileRecord):
     """One entry per iteration; a return is None until an episode has ended."""
 
     env_steps: Counts
@@ -79,7 +79,7 @@ class Curve(Record):
         return self
 
 
-class Recovery(Record):
+class RecoveryRecord(FileRecord):
     """How far reward came back after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
 
     episodes: int
@@ -88,7 +88,7 @@ class Recovery(Record):
     share: float | None
 
 
-class Condition(Record):
+class ConditionRecord(FileRecord):
     """One evaluation of the final policy."""
 
     text: str
@@ -102,28 +102,28 @@ class Condition(Record):
     operations: float | None
     """Effective synaptic operations per control step."""
     measures: dict[str, float]
-    recovery: Recovery | None = None
+    recovery: RecoveryRecord | None = None
 
 
-class Evaluation(Record):
+class EvaluationRecord(FileRecord):
     """Measurements of `evaluate.py`."""
 
     episodes: int
-    conditions: dict[str, Condition]
-    adapting: dict[str, Condition] | None = None
+    conditions: dict[str, ConditionRecord]
+    adapting: dict[str, ConditionRecord] | None = None
 
 
 LISTS = ("stored_values", "index_bytes", "index_reads")
 """Fields of `Cost` that results of before 28 November 2026 do not have."""
-LATER = ("state_accesses", *LISTS)
+OPTIONAL_KEYS = ("state_accesses", *LISTS)
 """All fields of `Cost` that results of earlier versions may not have."""
 _KINDS = {"int": int, "float": float}
-_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(Cost) if f.name != "rival"}
+_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "rival"}
 _COUNTS: dict[str, Any] = {
-    **{name: (kind, ...) for name, kind in _TYPES.items() if name not in LATER},
-    **{name: (_TYPES[name] | None, None) for name in LATER},
+    **{name: (kind, ...) for name, kind in _TYPES.items() if name not in OPTIONAL_KEYS},
+    **{name: (_TYPES[name] | None, None) for name in OPTIONAL_KEYS},
 }
-_Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
+_Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNTS)
 
 
 class CountsRecord(_Counts):
@@ -134,14 +134,14 @@ class CountsRecord(_Counts):
 
         Raises RegistryError for prices that there are not.
         """
-        price = prices(name)
-        asked = LATER if price.lists else ("state_accesses",) if price.word else ()
+        price = get_energy_model(name)
+        asked = OPTIONAL_KEYS if price.lists else ("state_accesses",) if price.word else ()
         if any(getattr(self, field) is None for field in asked):
             return None
         numbers = self.model_dump(include=set(_COUNTS))
         # no price that comes so far asks for what is missing
-        numbers.update({field: 0 for field in LATER if numbers[field] is None})
-        return Cost(**numbers).energy(price) / 1000.0
+        numbers.update({field: 0 for field in OPTIONAL_KEYS if numbers[field] is None})
+        return InferenceCost(**numbers).energy(price) / 1000.0
 
 
 class CostRecord(CountsRecord):
@@ -158,7 +158,7 @@ class CostRecord(CountsRecord):
     effective_operations_per_second: float | None = None
 
 
-class Result(Record):
+class CellResult(FileRecord):
     """Measurements of one cell: the content of result.json."""
 
     version: Literal[1]
@@ -176,11 +176,11 @@ class Result(Record):
     commands: Texts
     outcome: Literal["finished"]
     resumed: int
-    budget: Spending
+    budget: OptionalBudget
     solved: float | None
-    training: Training | None
-    curve: Curve | None
-    evaluation: Evaluation
+    training: TrainingRecord | None
+    curve: CurveRecord | None
+    evaluation: EvaluationRecord
     cost: CostRecord | None
     device: str
     num_envs: int
@@ -207,17 +207,17 @@ class Result(Record):
         return self.evaluation.episodes
 
     @property
-    def conditions(self) -> Mapping[str, Condition]:
+    def conditions(self) -> Mapping[str, ConditionRecord]:
         """Every evaluation of the policy as it was trained."""
         return self.evaluation.conditions
 
     @property
-    def adapting(self) -> Mapping[str, Condition]:
+    def plastic(self) -> Mapping[str, ConditionRecord]:
         """The same of a plastic policy that changes as it acts; empty of others."""
         return self.evaluation.adapting or {}
 
     @property
-    def nominal(self) -> Condition:
+    def nominal(self) -> ConditionRecord:
         """The undisturbed evaluation."""
         return self.conditions["nominal"]
 
@@ -228,7 +228,7 @@ class Result(Record):
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedCell:
     """A cell that gives no numbers."""
 
     cell: str
@@ -246,12 +246,12 @@ def read_design(folder: Path) -> StudyFile:
     return _read(folder / "study.json", StudyFile)
 
 
-def read_plan(folder: Path) -> tuple[Planned, ...]:
+def read_plan(folder: Path) -> tuple[PlannedCell, ...]:
     """The cells that there have to be in a study's ``folder``. Raises ResultsError where plan.json is no plan."""
-    return _read(folder / "plan.json", PlanFile).cells
+    return _read(folder / "plan.json", StudyPlanFile).cells
 
 
-def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
+def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCell, ...]]:
     """Results of the cells in a study's ``folder``, in the plan's order, and the cells without numbers, each with the reason.
 
     A plan that cannot be read only means that cells that never started are not known; see `read_plan`.
@@ -261,14 +261,14 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
     except ResultsError:
         planned = {}
     folders = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
-    results: list[Result] = []
-    skipped: list[Skipped] = []
+    results: list[CellResult] = []
+    skipped: list[SkippedCell] = []
     taken: dict[tuple[str, str, int], str] = {}
     physics: dict[str, str] = {}
     for cell in [*planned, *(name for name in folders if name not in planned)]:
         plan = planned.get(cell)
         outcome = _read_cell(folder / "cells" / cell, plan, bool(planned))
-        if isinstance(outcome, Result):
+        if isinstance(outcome, CellResult):
             key = (outcome.label, outcome.task, outcome.seed)
             first = physics.setdefault(outcome.task, outcome.physics)
             if key not in taken and outcome.physics == first:
@@ -277,7 +277,7 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
                 continue
             other = f"its physics is {outcome.physics}, that of others {first}"
             reason = f"the same label, task and seed as {taken[key]}" if key in taken else other
-            outcome = Skipped(cell, "corrupt", reason, *key)
+            outcome = SkippedCell(cell, "corrupt", reason, *key)
         elif plan is not None:
             names = {name: getattr(plan, name) for name in ("label", "task", "seed", "variant")}
             outcome = dataclasses.replace(outcome, **names)
@@ -285,7 +285,7 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
     return tuple(results), tuple(skipped)
 
 
-def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result | Skipped:
+def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> CellResult | SkippedCell:
     cell, error = folder.name, folder / ERROR
     last = (
         [line for line in error.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -294,41 +294,41 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
     )
     if not (folder / RESULT_FILE).is_file():
         if error.is_file():
-            return Skipped(cell, "failed", "\n".join(last[-LAST_LINES:]) or "error.txt is empty")
+            return SkippedCell(cell, "failed", "\n".join(last[-ERROR_LINES:]) or "error.txt is empty")
         begun = folder.is_dir()
-        return Skipped(cell, "missing", "begun, not finished" if begun else "not begun")
+        return SkippedCell(cell, "missing", "begun, not finished" if begun else "not begun")
     try:
         result = read_result(folder)
     except ResultsError as problem:
         reason = str(problem).replace(f"{folder}/", "")
-        return Skipped(cell, "corrupt", "\n".join([reason, *last[-LAST_LINES:]]))
+        return SkippedCell(cell, "corrupt", "\n".join([reason, *last[-ERROR_LINES:]]))
     if planned is not None and planned.hash != result.hash:
-        return Skipped(cell, "stale", f"its hash is {result.hash}, the plan's {planned.hash}")
+        return SkippedCell(cell, "stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
-        return Skipped(
+        return SkippedCell(
             cell, "stale", "it is not in plan.json", label=result.label, task=result.task, seed=result.seed
         )
     return result
 
 
-def read_result(folder: Path) -> Result:
+def read_result(folder: Path) -> CellResult:
     """What the cell in ``folder`` measured. Raises ResultsError where result.json is none of it."""
-    result = _read(folder / RESULT_FILE, Result)
+    result = _read(folder / RESULT_FILE, CellResult)
     if result.cell != folder.name:
         raise ResultsError(f"{folder / RESULT_FILE}: cell: {result.cell!r} is not the folder's name")
     return result
 
 
-def result_from(data: Tree) -> Result:
+def parse_result(data: PlainMapping) -> CellResult:
     """The result that the content ``data`` of a file stands for. Raises ResultsError that names the key."""
     try:
-        return Result.check("", data)
+        return CellResult.check("", data)
     except RegistryError as error:
         raise ResultsError(f"{RESULT_FILE}: {error}") from None
 
 
 def _read[R: Settings](path: Path, kind: type[R]) -> R:
     try:
-        return read_record(path, kind)
+        return read_json_record(path, kind)
     except ReadingError as error:
         raise ResultsError(str(error)) from None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 
 type Scores = Mapping[str, ArrayLike]
 """By task, the scores of its seeds: anything that becomes an array [seeds]."""
@@ -62,7 +62,7 @@ class Band:
     level: float = LEVEL
 
 
-def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
+def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
     """The ``scores`` as sorted arrays in the order of the tasks' names. Raises StatisticsError that names ``agent`` and task."""
     if not scores:
         raise StatisticsError(f"{agent}: there are no scores of any task")
@@ -98,7 +98,7 @@ def normalise[Seed](
         for what, anchors in (("random", random), ("reference", reference)):
             if task not in anchors or not np.isfinite(anchors[task]):
                 known = f"has no {what} score to normalise by; there are {', '.join(anchors) or 'none'}"
-                raise StatisticsError(f"{task}: {known}{nearest(task, anchors)}")
+                raise StatisticsError(f"{task}: {known}{suggest_name(task, anchors)}")
         low, high = random[task], reference[task]
         if high <= low:
             raise StatisticsError(
@@ -157,14 +157,14 @@ def aggregate_interval(
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
-    checked = check(scores, agent)
+    checked = check_scores(scores, agent)
     sizes = [len(values) for values in checked.values()]
     pooled = np.concatenate(list(checked.values()))
-    estimate, low, high = intervals(pooled, sizes, statistic, level, resamples, seed)
+    estimate, low, high = compute_intervals(pooled, sizes, statistic, level, resamples, seed)
     return Interval(float(estimate), float(low), float(high), level)
 
 
-def intervals(
+def compute_intervals(
     values: np.ndarray,
     sizes: Sequence[int],
     statistic: Statistic = interquartile_mean,
@@ -208,7 +208,7 @@ def intervals(
         part = slice(start, start + step)
         repeated = np.asarray(statistic(rows[part][:, index], weights))
         influence = (repeated - repeated.mean(axis=1, keepdims=True)) @ counts / resamples
-        bounds[:, part] = _stretched_bca(flat[part], repeated, influence, sizes, level)
+        bounds[:, part] = _widened_bca(flat[part], repeated, influence, sizes, level)
     return estimate, bounds[0].reshape(estimate.shape), bounds[1].reshape(estimate.shape)
 
 
@@ -227,7 +227,7 @@ def _resampled(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(drawn, axis=1)
 
 
-def _stretched_bca(
+def _widened_bca(
     estimate: np.ndarray, repeated: np.ndarray, influence: np.ndarray, sizes: Sequence[int], level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds [samples] from the estimates [samples], resampled ones [samples, resamples] and influences [samples, runs]."""
@@ -280,7 +280,7 @@ def performance_profile(
     from statsmodels.stats.proportion import proportion_confint
 
     at = np.asarray(thresholds, dtype=float)
-    checked = check(scores, agent)
+    checked = check_scores(scores, agent)
     above = [(values > at[:, None]).sum(axis=1) for values in checked.values()]
     sizes = [len(values) for values in checked.values()]
     shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
@@ -290,12 +290,14 @@ def performance_profile(
             for count, n in zip(above, sizes, strict=True)
         ]
     )
-    low, high = recovered(shares, bounds[:, 0], bounds[:, 1])
+    low, high = combine_intervals(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
     return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)), level)
 
 
-def recovered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def combine_intervals(
+    estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER).
 
     Args:

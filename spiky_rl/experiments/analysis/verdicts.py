@@ -21,17 +21,17 @@ from spiky_rl.experiments.analysis.comparisons import (
     MOST_SEEDS,
     PERMUTATIONS,
     POWER,
-    Comparison,
+    PairedComparison,
     SeededScores,
     compare_pair,
     holm,
 )
 from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
-from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.results import CellResult
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
 
-type Cells = Mapping[tuple[str, str], Sequence[Result]]
+type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
 """Results of an agent's seeds, by label and task."""
 
 
@@ -41,7 +41,7 @@ class Verdict:
 
     endpoint: Endpoint
     task: str
-    comparison: Comparison
+    comparison: PairedComparison
     """The comparison of the endpoint's numbers; Holm's family is the plan's."""
     reference: float
     """The baseline's mean of the endpoint over the pairs; nan without pairs."""
@@ -71,7 +71,7 @@ class Verdict:
         )
 
 
-def measure(result: Result, endpoint: Endpoint, reference: float | None = None) -> float | None:
+def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:
     """Return the number of an ``endpoint`` that a ``result`` has; None where it was not measured or means nothing.
 
     Args:
@@ -118,7 +118,7 @@ def judge(
     return tuple(verdict for row in zip(*families, strict=True) for verdict in row)
 
 
-def _by_seed(results: Sequence[Result], endpoint: Endpoint, reference: float | None) -> dict[int, float]:
+def _by_seed(results: Sequence[CellResult], endpoint: Endpoint, reference: float | None) -> dict[int, float]:
     measured = {result.seed: measure(result, endpoint, reference) for result in results}
     return {seed: value for seed, value in measured.items() if value is not None}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from spiky_rl.config.plain import Tree, section
+from spiky_rl.config.plain import PlainMapping, get_section
 
 RATES = ("schedule", "learning_rate", "critic_learning_rate")
 """Keys of the algorithm in which a control agrees, unless both agents were tuned."""
 
 
-def find_uncontrolled(specs: Mapping[str, Tree], tuned: Collection[str] = ()) -> dict[str, str]:
+def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
     """Return the spiking agents that have no control among the others, with the widths that it would have.
 
     A network without layers of its own, as a reservoir, is controlled by an ANN of any widths.
@@ -22,14 +22,14 @@ def find_uncontrolled(specs: Mapping[str, Tree], tuned: Collection[str] = ()) ->
     anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
 
     def controls(ann: str, label: str) -> bool:
-        layers = section(specs[label], "network").get("layers")
-        widths_agree = layers is None or section(anns[ann], "actor").get("hidden_dims") == layers
-        first, second = (section(specs[name], "algorithm") for name in (ann, label))
+        layers = get_section(specs[label], "network").get("layers")
+        widths_agree = layers is None or get_section(anns[ann], "actor").get("hidden_dims") == layers
+        first, second = (get_section(specs[name], "algorithm") for name in (ann, label))
         rates_agree = {ann, label} <= {*tuned} or all(first.get(key) == second.get(key) for key in RATES)
-        return widths_agree and rates_agree and "rnn_type" not in section(anns[ann], "actor")
+        return widths_agree and rates_agree and "rnn_type" not in get_section(anns[ann], "actor")
 
     def name_widths(label: str) -> str:
-        layers = section(specs[label], "network").get("layers")
+        layers = get_section(specs[label], "network").get("layers")
         return "-".join(map(str, layers)) if isinstance(layers, Sequence) else "any"
 
     spiking = [label for label in specs if label not in anns]

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from spiky_rl.config.options import Record, RegistryError, Settings
-from spiky_rl.config.plain import Tree, assignment
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.options import FileRecord, RegistryError, Settings
+from spiky_rl.config.plain import PlainMapping, format_override
+from spiky_rl.config.plan import RunPlan
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.design.study import RANDOM, Spending, Study
+from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.hosts.common.provenance import Provenance, compute_kernels_digest, get_deciding_versions
 from spiky_rl.hosts.isaaclab.mujoco import choice
@@ -33,7 +33,7 @@ EARLIER_PHYSICS = "newton_mjwarp"
 """Physics of cells that do not say what stepped their worlds."""
 
 
-type Resolve = Callable[[str, str, Tree], Plan]
+type Resolve = Callable[[str, str, PlainMapping], RunPlan]
 """Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
 
 
@@ -47,7 +47,7 @@ def folder_name(name: str) -> str:
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class Specification(Settings):
+class CellSpecification(Settings):
     """The complete specification of a cell's training and evaluation."""
 
     task: str
@@ -77,7 +77,7 @@ class Specification(Settings):
         return EVALUATION_SEED + self.seed
 
 
-class Planned(Record):
+class PlannedCell(FileRecord):
     """A cell's line of the plan: one training and its evaluation."""
 
     name: Annotated[str, AfterValidator(folder_name)] = Field(alias="cell")
@@ -115,18 +115,18 @@ class Planned(Record):
         return self.kind != RANDOM
 
 
-class PlanFile(Record):
+class StudyPlanFile(FileRecord):
     """plan.json."""
 
     version: Literal[1]
-    cells: Annotated[tuple[Planned, ...], Field(strict=False)]
+    cells: Annotated[tuple[PlannedCell, ...], Field(strict=False)]
 
 
-class Cell(Planned):
+class Cell(PlannedCell):
     """A cell as its own file has it: its line of the plan, and all that who works it needs to know."""
 
-    specification: Specification
-    budget: Spending
+    specification: CellSpecification
+    budget: OptionalBudget
     library: str
     assets: str = ""
     """Which robots it runs with, in words; empty before its file is written."""
@@ -136,13 +136,13 @@ class Cell(Planned):
     """Versions that may change its bits."""
     earlier_hash: str = ""
     """Its hash without provenance and versions, which results of earlier versions have."""
-    goes_on: str = ""
+    resume: str = ""
     """The cell of this study whose last checkpoint its training begins with."""
 
 
-def cells(
+def build_cells(
     study: Study,
-    resolve: Resolve,
+    resolve_agent: Resolve,
     device: str | None = None,
     assets: str = "auto",
     processes: int = 1,
@@ -160,31 +160,31 @@ def cells(
         title: Goes in the place of labels; empty: agents and variations are named.
         threads: Threads of a cell on the CPU.
     """
-    given = _Given(study, device, assets, processes, title, threads)
+    given = _SharedCellInputs(study, device, assets, processes, title, threads)
     combinations = [
-        (task, agent, variant, resolve(task, agent, variant))
+        (task, agent, variant, resolve_agent(task, agent, variant))
         for task in study.tasks
         for agent in study.agents
-        for variant in study.variants(agent)
+        for variant in study.list_variants(agent)
     ]
-    planned = [_random(given, task, resolve(task, RANDOM, {})) for task in study.tasks]
+    planned = [_build_random_cell(given, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
     for seed in study.seeds:
-        planned += [_trained(given, *combination, seed) for combination in combinations]
+        planned += [_build_trained_cell(given, *combination, seed) for combination in combinations]
     return planned
 
 
-def label_of(agent: str, variant: Tree) -> str:
+def format_label(agent: str, variant: PlainMapping) -> str:
     """``lif_ppo network.steps=2``: the file stem of an ``agent``, and the values of its ``variant``."""
-    parts = [assignment(key.removeprefix("agent."), value) for key, value in variant.items()]
+    parts = [format_override(key.removeprefix("agent."), value) for key, value in variant.items()]
     return " ".join((Path(agent).stem, *parts))
 
 
-def quoted(arguments: Iterable[str]) -> str:
+def quote_arguments(arguments: Iterable[str]) -> str:
     """The ``arguments`` as a shell takes them; `OUT` stays a variable."""
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
 
-def commands(given: Specification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
+def format_commands(given: CellSpecification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
     """Command lines that reproduce a cell by hand.
 
     Args:
@@ -209,13 +209,13 @@ def commands(given: Specification, name: str, kind: str, processes: int = 1) -> 
     measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
     measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
     measured += ["--checkpoint", "latest" if is_trained else RANDOM]
-    evaluate = quoted([*common, *measured, *root, *given.overrides])
-    trained = (f"{run} {quoted([*train, *root, *given.overrides])}",) if is_trained else ()
+    evaluate = quote_arguments([*common, *measured, *root, *given.overrides])
+    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}",) if is_trained else ()
     return (*trained, f"python scripts/evaluate.py {evaluate}")
 
 
 @dataclass(frozen=True)
-class _Given:
+class _SharedCellInputs:
     """What all cells share."""
 
     study: Study
@@ -226,30 +226,34 @@ class _Given:
     threads: int | None = None
 
     def specification(
-        self, task: str, agent: str, plan: Plan, seed: int, overrides: Sequence[str]
-    ) -> Specification:
+        self, task: str, agent: str, plan: RunPlan, seed: int, overrides: Sequence[str]
+    ) -> CellSpecification:
         """That of a cell, which names the physics that was chosen, so that no other is chosen where it is worked on."""
         study = self.study
         named = any(text.startswith("physics=") for text in overrides)
         physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
-        return Specification(
+        return CellSpecification(
             task=task, agent=agent, library=study.library, assets=self.assets, device=self.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
             overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
-            conditions=study.conditions, spec=plan.spec.tree(), origins=plan.spec.origins,
+            conditions=study.conditions, spec=plan.spec.to_dict(), origins=plan.spec.origins,
         )  # fmt: skip
 
 
-def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, seed: int) -> Cell:
+def _build_trained_cell(
+    given: _SharedCellInputs, task: str, agent: str, variant: PlainMapping, plan: RunPlan, seed: int
+) -> Cell:
     study, processes = given.study, given.processes
-    label = given.title or label_of(agent, variant)
-    varied = [assignment(key, value) for key, value in variant.items()]
-    per_iteration = plan.num_envs * plan.setting("num_steps_per_env") * processes
+    label = given.title or format_label(agent, variant)
+    varied = [format_override(key, value) for key, value in variant.items()]
+    per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
     counted = (
-        plan.setting("max_iterations") if study.budget is None else study.budget.iterations(per_iteration)
+        plan.get_setting("max_iterations")
+        if study.budget is None
+        else study.budget.to_iterations(per_iteration)
     )
     defining = {
-        "spec": plan.spec.tree(neutral=False),
+        "spec": plan.spec.to_dict(neutral=False),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,
@@ -263,12 +267,12 @@ def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, se
         cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
         **_origin(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
-        commands=commands(specification, name, "trained", processes), specification=specification,
+        commands=format_commands(specification, name, "trained", processes), specification=specification,
         budget=study.budget, library=study.library,
     )  # fmt: skip
 
 
-def _random(given: _Given, task: str, plan: Plan) -> Cell:
+def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
     study = given.study
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
     defining = {"environment": overrides, **_measurement(given, plan)}
@@ -278,31 +282,31 @@ def _random(given: _Given, task: str, plan: Plan) -> Cell:
     return Cell(
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_origin(defining, plan, given.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
-        commands=commands(specification, name, RANDOM), specification=specification, budget=study.budget,
+        commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
         library=study.library,
     )  # fmt: skip
 
 
-def plan_provenance(plan: Plan, threads: int | None) -> Provenance:
+def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; they decide bits as versions do."""
     on_gpu = plan.device.startswith("cuda")
     kernels = compute_kernels_digest(on_gpu, plan.physics == choice.NATIVE)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
-def _origin(defining: Tree, plan: Plan, threads: int | None) -> dict[str, Any]:
+def _origin(defining: PlainMapping, plan: RunPlan, threads: int | None) -> dict[str, Any]:
     """Return a cell's hashes, and what counts in them besides what is ``defining``: kernels, ``threads`` and versions."""
     provenance, versions = plan_provenance(plan, threads), get_deciding_versions(plan.library)
     bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
     return {
-        "hash": digest({**defining, **bits}),
-        "earlier_hash": digest(defining),
+        "hash": hash_data({**defining, **bits}),
+        "earlier_hash": hash_data(defining),
         "provenance": provenance,
         "versions": versions,
     }
 
 
-def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
+def _measurement(given: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
     return {
         "task": plan.task,
         "task_file": _task_data(plan.task_spec),
@@ -318,7 +322,7 @@ def _task_data(task: TaskSpec | None) -> dict[str, Any]:
     return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
 
 
-def digest(data: object) -> str:
+def hash_data(data: object) -> str:
     """16 hexadecimal digits that stand for plain ``data``."""
     text = json.dumps(data, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, nearest, option, short
-from spiky_rl.metrics.energy import PRICES
+from spiky_rl.config.options import RegistryError, Settings, suggest_name, option, shorten
+from spiky_rl.metrics.energy import ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"
 MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
@@ -43,9 +43,9 @@ class Endpoint(Settings):
         given = [key for key in ("kept", "energy_per_metre", "measure") if getattr(self, key)]
         if len(given) != 1:
             raise RegistryError(f"expected one of {', '.join(MEASURES)}, got {' and '.join(given) or 'none'}")
-        if (price := self.energy_per_metre) and price not in PRICES:
+        if (price := self.energy_per_metre) and price not in ENERGY_MODELS:
             raise RegistryError(
-                f"energy_per_metre: {short(price)} given; allowed: {', '.join(PRICES)}{nearest(price, PRICES)}"
+                f"energy_per_metre: {shorten(price)} given; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(price, ENERGY_MODELS)}"
             )
         return self
 
@@ -80,7 +80,7 @@ def read_endpoint(value: object) -> object:
         if value not in (RETURN, METRES):
             known = (*MEASURES[:2], "a mapping with kept or energy_per_metre")
             raise RegistryError(
-                f"{short(value)} given; allowed: {', '.join(known)}{nearest(value, MEASURES)}"
+                f"{shorten(value)} given; allowed: {', '.join(known)}{suggest_name(value, MEASURES)}"
             )
         return {"measure": value}
     return value
@@ -169,5 +169,5 @@ def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
     for agent in plan.agents:
         if agent not in labels:
             raise RegistryError(
-                f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{nearest(agent, labels)}"
+                f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{suggest_name(agent, labels)}"
             )

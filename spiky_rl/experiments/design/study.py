@@ -12,18 +12,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from spiky_rl.config.budget import Spending
+from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.options import (
     RegistryError,
     Settings,
     UserError,
-    declared,
+    get_options,
     find_repeated,
-    nearest,
+    suggest_name,
     option,
-    short,
+    shorten,
 )
-from spiky_rl.config.plain import Plain, Tree, assignment, hashable
+from spiky_rl.config.plain import PlainValue, PlainMapping, format_override, hashable
 from spiky_rl.config.plan import RANDOM, Library
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
@@ -33,7 +33,7 @@ from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tuni
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
-MOST_CELLS = 100_000
+MAX_CELLS = 100_000
 MOST_COMBINATIONS = 2000
 """Agents x tasks x values of ``vary``: each is merged and checked before anything runs, in some 0.05 s."""
 MOST = {"num_envs": 10**7, "episodes": 10**5}
@@ -44,15 +44,15 @@ class StudyError(UserError):
     """A study that does not describe a comparison."""
 
 
-def names(value: object) -> tuple[str, ...]:
+def parse_names(value: object) -> tuple[str, ...]:
     """The names that ``value`` lists; a command line writes them with commas. Raises RegistryError."""
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(n, str) and n.strip() for n in listed):
-        raise RegistryError(f"expected a list of names, got {short(value)}")
+        raise RegistryError(f"expected a list of names, got {shorten(value)}")
     return tuple(name.strip() for name in listed)
 
 
-def some[T](listed: tuple[T, ...]) -> tuple[T, ...]:
+def require_not_empty[T](listed: tuple[T, ...]) -> tuple[T, ...]:
     """The tuple ``listed`` unchanged. Raises RegistryError if it is empty."""
     if not listed:
         raise RegistryError("name at least one; there would be no cell")
@@ -67,7 +67,7 @@ def parse_seeds(value: object) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
         if match is None:
             raise StudyError(
-                f"{short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
+                f"{shorten(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
@@ -80,20 +80,20 @@ def parse_seeds(value: object) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _plain_text(value: object) -> object:
+def _check_one_line(value: object) -> object:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
 NamesOrText = Annotated[
     tuple[str, ...],
-    BeforeValidator(names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
-    AfterValidator(some),
+    BeforeValidator(parse_names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
+    AfterValidator(require_not_empty),
 ]
 Seeds = Annotated[
     tuple[int, ...],
     BeforeValidator(parse_seeds, json_schema_input_type=int | str | list[int]),
 ]
-Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
+Line = Annotated[str, BeforeValidator(_check_one_line, json_schema_input_type=str)]
 """Text on one line."""
 
 
@@ -120,7 +120,7 @@ class Study(Settings):
         propertyNames={"pattern": r"^agent\."},
         flags=[],
     )
-    budget: Spending = option(
+    budget: OptionalBudget = option(
         None,
         "budget of every training: env_steps=N, wall=SECONDS or synops=N (effective synaptic operations); null: the task's"
         " own number of iterations",
@@ -158,25 +158,25 @@ class Study(Settings):
 
     @field_validator("vary")
     @classmethod
-    def _values_of_agents(cls, vary: dict[str, tuple[Plain, ...]]) -> dict[str, tuple[Plain, ...]]:
+    def _values_of_agents(cls, vary: dict[str, tuple[PlainValue, ...]]) -> dict[str, tuple[PlainValue, ...]]:
         for key, values in vary.items():
             if not key.startswith("agent.") or not values:
-                raise RegistryError(f"{key}: expected agent.key: [value, value], got {short(values)}")
+                raise RegistryError(f"{key}: expected agent.key: [value, value], got {shorten(values)}")
             if find_repeated(map(hashable, values)) is not None:
-                raise RegistryError(f"{key}: a value stands twice in {short(values)}")
+                raise RegistryError(f"{key}: a value stands twice in {shorten(values)}")
         return vary
 
-    def data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
         data = {"version": 1, **self.model_dump(mode="json")}
         return {key: value for key, value in data.items() if value or key not in LATER}
 
     @property
-    def stems(self) -> list[str]:
+    def agent_names(self) -> list[str]:
         """The agents' names, which their files give them."""
         return [Path(agent).stem for agent in self.agents]
 
-    def variants(self, agent: str) -> list[dict[str, Any]]:
+    def list_variants(self, agent: str) -> list[dict[str, Any]]:
         """All combinations of what varies of an ``agent``; what varies in a network leaves one without any as it is."""
         data = read_agent(agent)[1]
         roots = {"network", "critic_network"}
@@ -187,7 +187,7 @@ class Study(Settings):
         ]
 
 
-KEYS = tuple(key for key in declared(Study) if key != "name")
+KEYS = tuple(key for key in get_options(Study) if key != "name")
 LATER = ("tuning", "plan", "arms", "reused_seeds")
 """Keys that a file has only where they say something: studies of earlier versions have none of them."""
 
@@ -207,7 +207,7 @@ class StudyFile(Study):
         return data
 
 
-def read(path: Path, flags: Tree | None = None, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequence[str] = ()) -> Study:
     """The study in the YAML file ``path``, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
 
     Raises UserError that names the key, and the file where it is the file's.
@@ -217,14 +217,14 @@ def read(path: Path, flags: Tree | None = None, overrides: Sequence[str] = ()) -
         own = data.get("overrides") or []
         merged = [*own, *overrides] if isinstance(own, list) else own
         name = path.parent.name if path.stem == "study" else path.stem
-        return build(name, {**data, **flags, "overrides": merged})
+        return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         if str(error).partition(":")[0] in flags:
             raise
         raise StudyError(f"{path}: {error}") from None
 
 
-def build(name: str, data: Tree) -> Study:
+def build_study(name: str, data: PlainMapping) -> Study:
     """The study called ``name`` from plain ``data``, checked as far as that is possible without Isaac Lab. Raises UserError."""
     if "name" in data:
         raise StudyError(f"name: no such key; known: {', '.join(KEYS)}")
@@ -233,17 +233,17 @@ def build(name: str, data: Tree) -> Study:
         study = Study.check("", {"name": name, **given})
     except RegistryError as error:
         raise StudyError(str(error)) from None
-    check(study)
+    check_study(study)
     return study
 
 
-def check(study: Study) -> None:
+def check_study(study: Study) -> None:
     """Refuse a ``study`` that names what is not there, or twice the same. Raises UserError."""
     for agent in study.agents:
         if agent == RANDOM:
             raise StudyError("agents: 'random' is measured in every study; it need not be named")
         read_agent(agent)
-    stems = study.stems
+    stems = study.agent_names
     labels = label_tasks(study)
     for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, times in Counter(listed).items():
@@ -253,9 +253,9 @@ def check(study: Study) -> None:
     _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
-    if count > MOST_CELLS:
+    if count > MAX_CELLS:
         raise StudyError(
-            f"agents x tasks x seeds x values of vary are {count:.3g} cells; at most {MOST_CELLS:,} make a study"
+            f"agents x tasks x seeds x values of vary are {count:.3g} cells; at most {MAX_CELLS:,} make a study"
         )
     if (plans := count // len(study.seeds)) > MOST_COMBINATIONS:
         raise StudyError(
@@ -263,7 +263,7 @@ def check(study: Study) -> None:
         )
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([assignment(key, value)])
+            parse_overrides([format_override(key, value)])
 
 
 def _check_arms(study: Study) -> None:
@@ -274,9 +274,11 @@ def _check_arms(study: Study) -> None:
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
             )
     for name, times in Counter(
-        [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+        [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
     ).items():
-        if times > 1 and name not in (stem for stem, count in Counter(study.stems).items() if count > 1):
+        if times > 1 and name not in (
+            stem for stem, count in Counter(study.agent_names).items() if count > 1
+        ):
             raise StudyError(f"arms: {name!r} is an agent of this study, or of two arms")
 
 
@@ -287,14 +289,14 @@ def label_tasks(study: Study) -> list[str]:
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     """Refuse tuned values that are not there, or that were found with the study's own seeds. Raises UserError."""
-    require_agents(study.tuning, study.stems)
-    sources = {agent: source for agent in study.stems if (source := find_tuning(study.tuning, agent))}
+    require_agents(study.tuning, study.agent_names)
+    sources = {agent: source for agent in study.agent_names if (source := find_tuning(study.tuning, agent))}
     try:
         tunings = {source: read_tuned(Path(source)) for source in dict.fromkeys(sources.values())}
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
     for task, (agent, source) in itertools.product(labels, sources.items()):
-        tunings[source].layer(task, agent)
+        tunings[source].get_layer(task, agent)
     for tuned in tunings.values():
         if both := sorted({*tuned.seeds} & {*study.seeds}):
             raise StudyError(
@@ -305,32 +307,34 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
 def with_baseline(study: Study) -> Study:
     """The ``study`` with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
     if not study.baseline:
-        return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
-    known = [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+        return study.with_changes(
+            baseline=BASELINE if BASELINE in study.agent_names else study.agent_names[0]
+        )
+    known = [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
     if Path(study.baseline).stem not in known:
         raise StudyError(
             f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(known)}"
-            f"{nearest(study.baseline, known)}"
+            f"{suggest_name(study.baseline, known)}"
         )
     return study
 
 
-def parse_vary(texts: Iterable[str]) -> dict[str, list[Plain]]:
+def parse_vary(texts: Iterable[str]) -> dict[str, list[PlainValue]]:
     """The variations that ``texts`` describe, ``agent.key=v1,v2`` each; lists and mappings may stand among the values. Raises StudyError."""
-    values_by_key: dict[str, list[Plain]] = {}
+    values_by_key: dict[str, list[PlainValue]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         try:
             listed = parse_yaml(f"[{values}]") if equals else None
         except ReadingError as error:
-            raise StudyError(f"vary: {short(text)}: {error}") from None
+            raise StudyError(f"vary: {shorten(text)}: {error}") from None
         if not listed or key in values_by_key:
             raise StudyError(f"vary: {text!r}: write every key once, as agent.key=value,value")
         values_by_key[key] = listed
     return values_by_key
 
 
-def extended(old: Study, study: Study) -> Study:
+def merge_studies(old: Study, study: Study) -> Study:
     """The study that a folder holds, grown by what the new one adds: agents, tasks, seeds, values.
 
     Args:
@@ -341,9 +345,11 @@ def extended(old: Study, study: Study) -> Study:
     """
     if not study.baseline:
         study = study.with_changes(baseline=old.baseline)
-    held, new = old.data(), study.data()
+    held, new = old.to_dict(), study.to_dict()
     same = ["name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"]
-    tuning = merge_tunings(old.tuning, study.tuning, [stem for stem in study.stems if stem in old.stems])
+    tuning = merge_tunings(
+        old.tuning, study.tuning, [stem for stem in study.agent_names if stem in old.agent_names]
+    )
     for key in [*same, *(["tuning"] if tuning is None else [])]:
         if held.get(key) != new.get(key):
             raise StudyError(

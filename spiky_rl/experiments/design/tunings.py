@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.options import RegistryError, nearest, short
-from spiky_rl.config.tuned import FILE, Tuned, read_tuned
+from spiky_rl.config.options import RegistryError, suggest_name, shorten
+from spiky_rl.config.tuned import FILE_NAME, TunedValuesFile, read_tuned
 
 COPIES = "tuned"
 """Folder of the copies in a study's folder, where agents have tunings of their own."""
@@ -29,7 +29,7 @@ def parse_tunings(value: object) -> str | dict[str, str]:
         else {}
     )
     if not isinstance(value, dict) or len(folders) < len(value) or not all(folders.values()):
-        raise RegistryError(f"{short(value)} given; allowed: a folder, or a mapping of agents to folders")
+        raise RegistryError(f"{shorten(value)} given; allowed: a folder, or a mapping of agents to folders")
     return folders
 
 
@@ -48,14 +48,14 @@ def find_copy(tunings: Tunings, agent: str) -> str:
     """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if the agent has none."""
     if not find_tuning(tunings, agent):
         return ""
-    return FILE if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE}"
+    return FILE_NAME if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE_NAME}"
 
 
 def require_agents(tunings: Tunings, agents: Collection[str]) -> None:
     """Raise RegistryError if the ``tunings`` name something else than ``agents``, which are stems."""
     for agent in () if isinstance(tunings, str) else tunings:
         if agent not in agents:
-            close = nearest(agent, agents) or f"; allowed: {', '.join(agents)}"
+            close = suggest_name(agent, agents) or f"; allowed: {', '.join(agents)}"
             raise RegistryError(f"tuning.{agent}: no agent of the study{close}")
 
 
@@ -76,7 +76,7 @@ def merge_tunings(old: Tunings, new: Tunings, both: Iterable[str]) -> Tunings | 
     return {**old, **new} if is_same else None
 
 
-def read_copies(folder: Path, tunings: Tunings, agents: Iterable[str]) -> dict[str, Tuned]:
+def read_copies(folder: Path, tunings: Tunings, agents: Iterable[str]) -> dict[str, TunedValuesFile]:
     """Return the tuned values of ``agents`` that a study's ``folder`` has copies of, by agent. Raises SpecError."""
     copies = {agent: folder / copy for agent in agents if (copy := find_copy(tunings, agent))}
     read = {path: read_tuned(path) for path in {*copies.values()} if path.exists()}

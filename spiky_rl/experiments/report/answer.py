@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.experiments.analysis.measures import Row, choose_prices
-from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report.blocks import (
     NONE,
     Block,
     Column,
-    count,
-    folded,
-    listed,
-    paragraph,
-    spell,
-    spelled,
+    format_count,
+    make_collapsible,
+    join_names,
+    make_paragraph,
+    format_interval,
+    format_intervals,
     table,
 )
-from spiky_rl.experiments.report.drawing import short
+from spiky_rl.experiments.report.drawing import format_tick
 from spiky_rl.experiments.report.threats import tell_reuse
 from spiky_rl.experiments.report.verdicts import first_screen
-from spiky_rl.metrics.energy import MAIN, PRICES
+from spiky_rl.metrics.energy import MAIN, ENERGY_MODELS
 
-SHOWN = 8
+MAX_LISTED = 8
 """Names in a cell, at most."""
 
 
-def answer(analysis: Analysis) -> Iterable[Block]:
+def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
     """The answer of an ``analysis`` in short."""
     if not analysis.rows:
-        yield paragraph("No cell has a result yet, so there is no answer.")
+        yield make_paragraph("No cell has a result yet, so there is no answer.")
         return
     yield from tell_reuse(analysis)
     if analysis.skipped:
         cells = len(analysis.results) + len(analysis.skipped)
-        yield paragraph(
-            f"{count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
+        yield make_paragraph(
+            f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
     yield from first_screen(analysis)
     rows = {
@@ -48,19 +48,19 @@ def answer(analysis: Analysis) -> Iterable[Block]:
         for i, task in enumerate(analysis.tasks)
     )
     note = f"Energy is that of a control step, and of a metre where robots go somewhere. {priced(analysis.rows.values())}"
-    yield folded(
+    yield make_collapsible(
         "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
     )
 
 
-def reached(analysis: Analysis, task: str) -> str:
+def format_reached(analysis: StudyAnalysis, task: str) -> str:
     """How many runs of an ``analysis`` came to the threshold of a ``task``."""
     ends = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
     runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
     return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
 
 
-def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
+def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
     """The lowest median of environment steps to a ``task``'s threshold among agents of these ``labels`` in an ``analysis``."""
     known = {
         row.label: row.threshold.median
@@ -68,22 +68,22 @@ def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
         if row.threshold and row.threshold.median
     }
     first = min(known, key=known.__getitem__, default=None)
-    return NONE if first is None else f"{short(known[first])} ({first})"
+    return NONE if first is None else f"{format_tick(known[first])} ({first})"
 
 
-def lost_without_memory(analysis: Analysis, task: str) -> str:
+def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
     """The score that the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
     own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
-    return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
+    return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def priced(rows: Iterable[Row]) -> str:
+def priced(rows: Iterable[AgentTaskRow]) -> str:
     """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
-    texts = [PRICES[name].text for name in choose_prices(rows)]
+    texts = [ENERGY_MODELS[name].text for name in choose_prices(rows)]
     return f"Prices: {'; '.join(texts)}." if texts else ""
 
 
-def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], kind: str) -> str:
+def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str], kind: str) -> str:
     """The least energy of a control step, in arithmetic of a ``kind``, on a ``task`` among agents of these ``labels`` in an ``analysis``."""
     if (price := price_of(analysis, kind)) is None:
         return NONE
@@ -91,48 +91,54 @@ def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], kind: str) 
     first = min(priced_rows, key=lambda row: row.energy[price].step.estimate, default=None)
     if first is None:
         return NONE
-    metre = f", {spelled([first.metre[price]], each=True)[0]} µJ per metre" if price in first.metre else ""
-    return f"{spelled([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"
+    metre = (
+        f", {format_intervals([first.metre[price]], each=True)[0]} µJ per metre"
+        if price in first.metre
+        else ""
+    )
+    return f"{format_intervals([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"
 
 
-def front(analysis: Analysis, task: str, kind: str) -> str:
+def front(analysis: StudyAnalysis, task: str, kind: str) -> str:
     """The front of score and energy of an ``analysis`` on a ``task``, in arithmetic of a ``kind``."""
     price = price_of(analysis, kind)
-    return NONE if price is None else listed(analysis.front(task, price), SHOWN) or NONE
+    return NONE if price is None else join_names(analysis.get_pareto_front(task, price), MAX_LISTED) or NONE
 
 
-def price_of(analysis: Analysis, kind: str) -> str | None:
+def price_of(analysis: StudyAnalysis, kind: str) -> str | None:
     """Return the name of the prices that an ``analysis`` shows first for arithmetic of a ``kind``; None if it has none."""
     found = {shown: name for name, shown in choose_prices(analysis.rows.values()).items()}
     return found.get(kind)
 
 
-def spiking(analysis: Analysis) -> list[str]:
+def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
     """Labels of the agents of an ``analysis`` that spike."""
     return [label for label in analysis.labels if label not in analysis.anns]
 
 
-def rows_of(analysis: Analysis, task: str, labels: Iterable[str]) -> list[Row]:
+def rows_of(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
     """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
-def energies(kind: str) -> Mapping[str, Callable[[Analysis, str], str]]:
+def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:
     """Rows of the table about energy in arithmetic of a ``kind``."""
     return {
-        f"energy of the baseline, {kind}": lambda a, task: thriftiest(a, task, [str(a.baseline)], kind),
-        f"least energy of an agent that spikes, {kind}": lambda a, task: thriftiest(
-            a, task, spiking(a), kind
+        f"energy of the baseline, {kind}": lambda a, task: find_lowest_energy(
+            a, task, [str(a.baseline)], kind
+        ),
+        f"least energy of an agent that spikes, {kind}": lambda a, task: find_lowest_energy(
+            a, task, list_spiking_agents(a), kind
         ),
         f"front of score and energy, {kind}": lambda a, task: front(a, task, kind),
     }
 
 
-MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
-    "runs that reached the threshold": reached,
-    "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
-    "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
-    "return that the baseline loses": lost_without_memory,
-    **{title: tell for kind in MAIN.values() for title, tell in energies(kind).items()},
+MEASURES: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
+    "runs that reached the threshold": format_reached,
+    "steps to it, median of the baseline": lambda a, task: find_fastest(a, task, [str(a.baseline)]),
+    "steps to it, lowest median": lambda a, task: find_fastest(a, task, a.labels),
+    "return that the baseline loses": compute_memory_loss,
+    **{title: tell for kind in MAIN.values() for title, tell in build_energy_rows(kind).items()},
 }
 """Row of the second table -> what of it stands under a task."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import drawing
-from spiky_rl.experiments.report.drawing import Sheet
+from spiky_rl.experiments.report.drawing import FigureSheet
 
 NONE = "–"
 """For what there is no number of."""
@@ -53,12 +53,12 @@ class Section:
     blocks: Sequence[Block]
 
 
-def paragraph(text: str) -> Block:
+def make_paragraph(text: str) -> Block:
     """A text."""
     return Block("text", text)
 
 
-def folded(title: str, *blocks: Block) -> Block:
+def make_collapsible(title: str, *blocks: Block) -> Block:
     """``blocks`` below a ``title`` that a reader opens."""
     return Block("details", title=title, blocks=blocks)
 
@@ -84,12 +84,12 @@ def table(
     return Block("table", note, title, columns=[Column(first), *(column for column, _ in shown)], rows=rows)
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """The ``number`` with its ``noun``: 1 seed, 5 seeds."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
+def join_names(names: Iterable[str], most: int = 6) -> str:
     """``a, b and c``; of more ``names`` than ``most`` the first ones, and how many others there are."""
     texts = list(names)
     if len(texts) > most:
@@ -102,7 +102,7 @@ def slug(task: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in task.lower())
 
 
-def plain(value: float | None, digits: int = 2) -> str:
+def format_fixed(value: float | None, digits: int = 2) -> str:
     """The ``value`` with ``digits`` after the point, without a minus before a zero; a dash for None and nan."""
     if value is None or math.isnan(value):
         return NONE
@@ -117,7 +117,7 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def spell(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str:
+def format_interval(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str:
     """``4.89 [4.85, 4.92]``; the estimate alone where nothing varies, or where there are no bounds.
 
     Args:
@@ -127,12 +127,14 @@ def spell(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str
     """
     if interval is None or math.isnan(interval.estimate):
         return NONE
-    low, middle, high = (plain(v * scale, digits) for v in (interval.low, interval.estimate, interval.high))
+    low, middle, high = (
+        format_fixed(v * scale, digits) for v in (interval.low, interval.estimate, interval.high)
+    )
     alone = interval.low == interval.high or not math.isfinite(interval.low)
     return middle if alone else f"{middle} [{low}, {high}]"
 
 
-def spelled(
+def format_intervals(
     intervals: Sequence[Interval | None], scale: float = 1.0, *, least: int = 0, each: bool = False
 ) -> list[str]:
     """A column of intervals, all with as many digits as the largest estimate asks for.
@@ -145,7 +147,8 @@ def spelled(
     """
     shared = shared_digits(intervals, scale, least)
     return [
-        spell(i, digits_of(i, scale, True) if each and i is not None else shared, scale) for i in intervals
+        format_interval(i, count_digits(i, scale, True) if each and i is not None else shared, scale)
+        for i in intervals
     ]
 
 
@@ -157,10 +160,10 @@ def shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, leas
         scale: What they are multiplied by.
         least: Digits, at least.
     """
-    return max(least, min((digits_of(i, scale, False) for i in intervals if i is not None), default=0))
+    return max(least, min((count_digits(i, scale, False) for i in intervals if i is not None), default=0))
 
 
-def digits_of(interval: Interval, scale: float, alone: bool) -> int:
+def count_digits(interval: Interval, scale: float, alone: bool) -> int:
     """Digits after the point: three that count; none of a whole number that stands alone.
 
     Args:
@@ -177,7 +180,7 @@ def digits_of(interval: Interval, scale: float, alone: bool) -> int:
     return 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
 
 
-def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]) -> list[Block]:
+def make_figure(name: str, title: str, caption: str, draw: Callable[[], FigureSheet | None]) -> list[Block]:
     """The figure, or nothing where there is nothing to draw.
 
     Args:

@@ -59,7 +59,7 @@ type Box = tuple[float, float, float, float]
 DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 
-class Sheet:
+class FigureSheet:
     """A figure whose panels are placed in inches, so that their places depend on no font."""
 
     def __init__(self, height: float, width: float = WIDTH) -> None:
@@ -72,7 +72,7 @@ class Sheet:
         return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
 
 
-def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
+def svg(name: str, title: str, draw: Callable[[], FigureSheet | None]) -> str | None:
     """The figure that ``draw`` makes, as SVG that scales with its column; None where it makes none.
 
     Args:
@@ -94,7 +94,7 @@ def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
     return text.replace("<svg ", f'<svg {narrow}role="img" aria-label="{escape(title)}" ', 1).rstrip()
 
 
-def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
+def draw_interval(axes: Axes, y: float, interval: Interval, colour: str) -> None:
     """Draw a dot at the estimate and a line over its interval, where it has bounds.
 
     Args:
@@ -116,7 +116,7 @@ def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
     )
 
 
-def short(value: float, _place: object = None) -> str:
+def format_tick(value: float, _place: object = None) -> str:
     """The count ``value`` for an axis: 800 k, 1.6 M. matplotlib gives its ``_place`` too."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
@@ -129,14 +129,14 @@ def text_width(text: str, size: float = SIZE) -> float:
     return 0.62 * size * len(text) / 72.0
 
 
-def fitted(label: str, most: int = 38) -> str:
+def fit_label(label: str, most: int = 38) -> str:
     """The label; one of more than ``most`` characters with the last part of each varied key, then without its middle."""
     if len(label) > most:
         label = re.sub(r"\S+\.(\w+)=", r"\1=", label)
     return label if len(label) <= most else f"{label[: most // 2]}…{label[most // 2 + 1 - most :]}"
 
 
-def spread(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str, float]:
+def spread_positions(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str, float]:
     """Places near the wanted ones with ``gap`` between them, none above ``highest``."""
     places: dict[str, float] = {}
     last = highest + gap / 2
@@ -145,7 +145,7 @@ def spread(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str,
     return places
 
 
-def beside(
+def place_labels(
     points: Mapping[str, tuple[float, float]], drawn: Sequence[Box], width: float, height: float
 ) -> dict[str, tuple[float, float]]:
     """Where each label's left middle goes, in inches from its point: on no point, no other label, and nothing drawn.
@@ -160,14 +160,14 @@ def beside(
     boxes += [(a - 0.015, b - 0.015, c + 0.015, d + 0.015) for a, b, c, d in drawn]
     offsets: dict[str, tuple[float, float]] = {}
     for label, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
-        wide, candidates = text_width(fitted(label), 8.0), []
+        wide, candidates = text_width(fit_label(label), 8.0), []
         for step in range(1, 21):
             for angle in range(0, 360, 30):
                 dx, dy = (0.12 * step * f(math.radians(angle)) for f in (math.cos, math.sin))
                 dx -= wide if dx < -0.01 else wide / 2 if dx < 0.01 else 0.0
                 box = (x + dx, y + dy - 0.075, x + dx + wide, y + dy + 0.075)
                 outside = max(-box[0], 0) + max(box[2] - width, 0) + max(-box[1], 0) + max(box[3] - height, 0)
-                covered = outside + sum(overlap(box, other) for other in boxes)
+                covered = outside + sum(compute_overlap(box, other) for other in boxes)
                 candidates.append((covered, step, angle, box))
         *_, box = min(candidates)
         boxes.append(box)
@@ -175,6 +175,6 @@ def beside(
     return offsets
 
 
-def overlap(a: Box, b: Box) -> float:
+def compute_overlap(a: Box, b: Box) -> float:
     """Area that the boxes ``a`` and ``b`` share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

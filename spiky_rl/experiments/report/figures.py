@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Rectangle
 
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
     DOTTED,
     PALE,
     WIDTH,
-    Sheet,
-    beside,
-    fitted,
-    short,
-    spread,
+    FigureSheet,
+    place_labels,
+    fit_label,
+    format_tick,
+    spread_positions,
     text_width,
-    whiskers,
+    draw_interval,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ LINE, MANY = 0.235, 6
 """Inches of a row of a list; lines in one panel, more get a panel each, beside the baseline's line."""
 
 
-class Named(Protocol):
+class AgentLabels(Protocol):
     """Parts of an analysis that figures which name agents need."""
 
     @property
@@ -52,7 +52,7 @@ class Named(Protocol):
     def baseline(self) -> str | None: ...  # pylint: disable=missing-function-docstring
 
 
-def colours(analysis: Named) -> dict[str, str]:
+def assign_colors(analysis: AgentLabels) -> dict[str, str]:
     """One colour per label of an ``analysis``, the same in all figures."""
     anns = sorted(analysis.anns, key=lambda label: label != analysis.baseline)
     spiking = [label for label in analysis.labels if label not in anns]
@@ -60,31 +60,31 @@ def colours(analysis: Named) -> dict[str, str]:
     return grey | {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(spiking)}
 
 
-def learning_curves(analysis: Analysis, task: str) -> Sheet | None:
+def learning_curves(analysis: StudyAnalysis, task: str) -> FigureSheet | None:
     """Return while training on a ``task``, over environment steps, with its interval over seeds, as ``analysis`` has it."""
     bands = {label: band for (label, other), band in analysis.curves.items() if other == task}
     bands = {label: bands[label] for label in analysis.labels if label in bands}
-    return lines(
+    return draw_lines(
         analysis, bands, "environment steps", "return while training", 0.0, analysis.solved.get(task)
     )
 
 
-def profiles(analysis: Analysis) -> Sheet | None:
+def draw_profiles(analysis: StudyAnalysis) -> FigureSheet | None:
     """Share of runs of an ``analysis`` that score above, over the score."""
     unit = "normalised score" if analysis.normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
-    return lines(analysis, analysis.profiles, unit, "share of runs above", left, most=0)
+    return draw_lines(analysis, analysis.profiles, unit, "share of runs above", left, most=0)
 
 
-def lines(
-    analysis: Analysis,
+def draw_lines(
+    analysis: StudyAnalysis,
     bands: Mapping[str, Band],
     across: str,
     up: str,
     left: float,
     mark: float | None = None,
     most: int = MANY,
-) -> Sheet | None:
+) -> FigureSheet | None:
     """One panel with labels beside its lines, or a panel for each line where there are many.
 
     Args:
@@ -103,12 +103,12 @@ def lines(
         return None
     values += [] if mark is None else [mark]
     spare = 0.05 * (max(values) - min(values) or 1.0)
-    low, high, colour = min(values) - spare, max(values) + spare, colours(analysis)
+    low, high, colour = min(values) - spare, max(values) + spare, assign_colors(analysis)
     right = max(float(band.at[-1]) for band in bands.values())
 
     def draw(axes: Axes, drawn: Mapping[str, bool]) -> None:
         axes.set(xlim=(left, right), ylim=(low, high))
-        axes.xaxis.set_major_formatter(short)
+        axes.xaxis.set_major_formatter(format_tick)
         if mark is not None:
             axes.axhline(mark, **DOTTED)
         for label, strong in drawn.items():
@@ -119,35 +119,35 @@ def lines(
             axes.plot(band.at, band.estimate, color=colour[label], **dashes)
 
     if len(bands) <= most:
-        height, margin = 3.2, max(text_width(fitted(label)) for label in bands) + 0.25
-        sheet = Sheet(height + 0.65)
+        height, margin = 3.2, max(text_width(fit_label(label)) for label in bands) + 0.25
+        sheet = FigureSheet(height + 0.65)
         axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, height)
         draw(axes, dict.fromkeys(bands, True))
         axes.set(xlabel=across, ylabel=up)
         inch, places = (high - low) / height, {
             label: float(band.estimate[-1]) for label, band in bands.items()
         }
-        for label, place in spread(places, 0.17 * inch, high).items():
+        for label, place in spread_positions(places, 0.17 * inch, high).items():
             axes.annotate(
-                fitted(label), (right, places[label]), (8, (place - places[label]) / inch * 72), color=colour[label],
+                fit_label(label), (right, places[label]), (8, (place - places[label]) / inch * 72), color=colour[label],
                 textcoords="offset points", va="center", fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         return sheet
     columns, height, gap = min(4, len(bands)), 1.3, 0.42
-    sheet = Sheet(math.ceil(len(bands) / columns) * (height + gap) + 0.35)
+    sheet = FigureSheet(math.ceil(len(bands) / columns) * (height + gap) + 0.35)
     width = (WIDTH - 0.72 - (columns - 1) * 0.22) / columns
     for i, label in enumerate(bands):
         row, column = divmod(i, columns)
         axes = sheet.panel(0.62 + column * (width + 0.22), 0.3 + row * (height + gap), width, height)
         draw(axes, {**({str(analysis.baseline): False} if analysis.baseline in bands else {}), label: True})
-        axes.set_title("\n".join(wrap(fitted(label, 48), 26)), color=colour[label], pad=4)
+        axes.set_title("\n".join(wrap(fit_label(label, 48), 26)), color=colour[label], pad=4)
         lowest = i + columns >= len(bands)
         axes.tick_params(labelbottom=lowest, labelleft=column == 0)
         axes.set(xlabel=across if lowest else "", ylabel=up if column == 0 else "")
     return sheet
 
 
-def aggregate(analysis: Analysis) -> Sheet:
+def aggregate(analysis: StudyAnalysis) -> FigureSheet:
     """Interquartile means of an ``analysis`` over all tasks and per task, best first."""
     panels = {}
     if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
@@ -156,25 +156,25 @@ def aggregate(analysis: Analysis) -> Sheet:
         panels[task, "score (return)"] = {
             label: row.iqm for (label, t), row in analysis.rows.items() if t == task
         }
-    return dots(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
+    return draw_intervals(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
 
 
-def improvement(analysis: Analysis) -> Sheet | None:
+def improvement(analysis: StudyAnalysis) -> FigureSheet | None:
     """Probability that a run of an agent scores above one of the baseline of an ``analysis``, best first."""
     panels = {
         (name, "P(above the baseline)"): {c.agent: c.improvement for c in family}
         for name, family in analysis.comparisons.items()
         if family
     }
-    return dots(analysis, panels, 0.5, (-0.02, 1.02)) if panels else None
+    return draw_intervals(analysis, panels, 0.5, (-0.02, 1.02)) if panels else None
 
 
-def dots(
-    analysis: Analysis,
+def draw_intervals(
+    analysis: StudyAnalysis,
     panels: Mapping[tuple[str, str], Mapping[str, Interval]],
     mark: float | None,
     limits: tuple[float, float] | None = None,
-) -> Sheet:
+) -> FigureSheet:
     """Estimates with whiskers in panels beside each other, in the first panel's order.
 
     Args:
@@ -186,18 +186,18 @@ def dots(
     first = next(iter(panels.values()))
     named = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
     named.sort(key=lambda label: -first[label].estimate if label in first else math.inf)
-    sheet, axes = listing(analysis, named, list(panels))
+    sheet, axes = make_row_sheet(analysis, named, list(panels))
     for i, (panel, intervals) in enumerate(zip(axes, panels.values(), strict=True)):
         if mark is not None and (i == 0 or limits):
             panel.axvline(mark, **DOTTED)
         if limits:
             panel.set_xlim(*limits)
         for label, interval in intervals.items():
-            whiskers(panel, named.index(label), interval, colours(analysis)[label])
+            draw_interval(panel, named.index(label), interval, assign_colors(analysis)[label])
     return sheet
 
 
-def thresholds(analysis: Analysis) -> Sheet | None:
+def draw_thresholds(analysis: StudyAnalysis) -> FigureSheet | None:
     """Environment steps until trainings of an ``analysis`` reached what counts as solved: runs, medians, and how many never did."""
     tasks = [task for task in analysis.tasks if task in analysis.solved]
     ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
@@ -210,16 +210,16 @@ def thresholds(analysis: Analysis) -> Sheet | None:
 
     named = sorted((label for label in analysis.labels if order(label)), key=order)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
-    sheet, axes = listing(analysis, named, panels)
+    sheet, axes = make_row_sheet(analysis, named, panels)
     for panel, task in zip(axes, tasks, strict=True):
         end = max(row.budget for (_, other), row in ends.items() if other == task)
         panel.set_xlim(0, end * 1.16)
-        panel.xaxis.set_major_formatter(lambda value, _, end=end: short(value) if value <= end else "")
+        panel.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
         panel.axvline(end, color="#b4bac1", linewidth=0.8)
         for y, label in enumerate(named):
             if (row := ends.get((label, task))) is None:
                 continue
-            colour, missed = colours(analysis)[label], row.runs - row.reached
+            colour, missed = assign_colors(analysis)[label], row.runs - row.reached
             panel.plot(
                 row.steps, [y] * row.reached, "o", color=colour, markersize=4.5, alpha=0.5, markeredgewidth=0
             )
@@ -231,9 +231,9 @@ def thresholds(analysis: Analysis) -> Sheet | None:
     return sheet
 
 
-def listing(
-    analysis: Named, named: Sequence[str], panels: Sequence[tuple[str, str]]
-) -> tuple[Sheet, list[Axes]]:
+def make_row_sheet(
+    analysis: AgentLabels, named: Sequence[str], panels: Sequence[tuple[str, str]]
+) -> tuple[FigureSheet, list[Axes]]:
     """A sheet with panels beside each other and a row for each label, named once.
 
     Args:
@@ -241,8 +241,8 @@ def listing(
         named: Labels of the rows, from the top.
         panels: Title and unit of each.
     """
-    left, height = max(text_width(fitted(label)) for label in named) + 0.15, LINE * len(named) + 0.1
-    sheet, drawn = Sheet(height + 0.85), []
+    left, height = max(text_width(fit_label(label)) for label in named) + 0.15, LINE * len(named) + 0.1
+    sheet, drawn = FigureSheet(height + 0.85), []
     width = (WIDTH - left - 0.15 - (len(panels) - 1) * 0.25) / len(panels)
     for i, (title, across) in enumerate(panels):
         axes = sheet.panel(left + i * (width + 0.25), 0.32, width, height)
@@ -256,7 +256,9 @@ def listing(
     return sheet, drawn
 
 
-def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
+def name_rows(
+    analysis: AgentLabels, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0
+) -> None:
     """Write labels in their colours beside rows that are 1 high.
 
     Args:
@@ -267,16 +269,16 @@ def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, mi
         middle: Where in a row its label stands.
     """
     axes.set_yticks(
-        [y + middle for y in range(len(named))], [fitted(label) if shown else "" for label in named]
+        [y + middle for y in range(len(named))], [fit_label(label) if shown else "" for label in named]
     )
     axes.tick_params(axis="y", length=0)
     for text, label in zip(axes.get_yticklabels(), named, strict=True):
-        text.set_color(colours(analysis)[label])
+        text.set_color(assign_colors(analysis)[label])
 
 
-def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
+def pareto(analysis: StudyAnalysis, task: str, price: str) -> FigureSheet | None:
     """Score on a ``task`` over the energy of a control step under a ``price``, and the front of agents that no other beats in both."""
-    points, leading = analysis.priced(task, price), analysis.front(task, price)
+    points, leading = analysis.get_energy_and_score(task, price), analysis.get_pareto_front(task, price)
     if len(points) < 2 or min(x for x, _ in points.values()) <= 0:
         return None
     width, height = WIDTH - 0.82, 3.9
@@ -285,7 +287,7 @@ def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
     ends = [v for _, y in points.values() for v in (y.low, y.estimate, y.high) if math.isfinite(v)]
     spare = max(ends) - min(ends) or 1.0
     low, high = min(ends) - 0.08 * spare, max(ends) + 0.16 * spare
-    sheet = Sheet(height + 0.65)
+    sheet = FigureSheet(height + 0.65)
     axes = sheet.panel(0.62, 0.1, width, height)
     axes.set(xscale="log", xlim=(10**left, 10**right), ylim=(low, high), ylabel="score (return)")
     axes.set_xlabel(f"energy of a control step in nJ, {price}")
@@ -307,31 +309,31 @@ def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
     segments += [(inches(x, y.low), inches(x, y.high)) for x, y in points.values() if math.isfinite(y.low)]
     drawn = [(min(a, c), min(b, d), max(a, c), max(b, d)) for (a, b), (c, d) in segments]
     places = {label: inches(x, y.estimate) for label, (x, y) in points.items()}
-    for label, (dx, dy) in beside(places, drawn, width, height).items():
-        (x, y), colour = points[label], colours(analysis)[label]
-        whiskers(axes, y.estimate, Interval(x, math.nan, math.nan), colour)
+    for label, (dx, dy) in place_labels(places, drawn, width, height).items():
+        (x, y), colour = points[label], assign_colors(analysis)[label]
+        draw_interval(axes, y.estimate, Interval(x, math.nan, math.nan), colour)
         if math.isfinite(y.low):
             axes.plot([x, x], [y.low, y.high], color=colour, linewidth=1.0, alpha=0.5)
         axes.annotate(
-            fitted(label), (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
+            fit_label(label), (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
             fontsize=8, fontweight="bold" if label in leading else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
         )  # fmt: skip
     return sheet
 
 
-def robustness(analysis: Analysis) -> Sheet | None:
+def robustness(analysis: StudyAnalysis) -> FigureSheet | None:
     """Share of the undisturbed score that is left under each condition, as a map of the agents and conditions of an ``analysis``."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return None
-    named, left = analysis.labels, max(text_width(fitted(label)) for label in analysis.labels) + 0.15
+    named, left = analysis.labels, max(text_width(fit_label(label)) for label in analysis.labels) + 0.15
     columns = min(len(analysis.tasks), max(1, int((WIDTH - left) / (0.66 * len(conditions) + 0.2))))
     cell = min(0.85, ((WIDTH - left) / columns - 0.2) / len(conditions))
     width, height = cell * len(conditions), LINE * len(named)
     upright = max(text_width(word, 8) for name in conditions for word in name.split("_")) > cell
     above = 0.4 + max(text_width(name, 8) for name in conditions) if upright else 0.7
-    sheet = Sheet(math.ceil(len(analysis.tasks) / columns) * (height + above + 0.05) + 0.1)
+    sheet = FigureSheet(math.ceil(len(analysis.tasks) / columns) * (height + above + 0.05) + 0.1)
     for i, task in enumerate(analysis.tasks):
         down, across = divmod(i, columns)
         top = above + down * (height + above + 0.05)
@@ -348,13 +350,15 @@ def robustness(analysis: Analysis) -> Sheet | None:
             for x, condition in enumerate(conditions):
                 left_over = analysis.remaining.get((label, task, condition))
                 share = None if left_over is None or left_over.share is None else left_over.share.estimate
-                axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=shade(share), linewidth=0))
+                axes.add_patch(
+                    Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=get_shade(share), linewidth=0)
+                )
                 text = "–" if share is None else f"{share:.0%}"
                 axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
     return sheet
 
 
-def shade(share: float | None) -> str:
+def get_shade(share: float | None) -> str:
     """Nearly white where a ``share`` of 1 is left, orange where nothing is; grey for None, where there was nothing to keep."""
     if share is None:
         return "#e6e9ec"

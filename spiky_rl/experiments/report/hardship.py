@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from spiky_rl.experiments.analysis.measures import LEAST
-from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report import figures
-from spiky_rl.experiments.report.blocks import Block, Column, figure, folded, spell, spelled, table
+from spiky_rl.experiments.report.blocks import (
+    Block,
+    Column,
+    make_figure,
+    make_collapsible,
+    format_interval,
+    format_intervals,
+    table,
+)
 
-LACKING = {
+UNMEASURED_TEXT = {
     "masked": "an observation that lacks velocities",
     "delayed": "an observation that comes late, so that it lacks what happened since",
 }
 """What a task's twin of that name lacks."""
 
 
-def robustness(analysis: Analysis) -> Iterable[Block]:
+def robustness(analysis: StudyAnalysis) -> Iterable[Block]:
     """The section on scores that are left under each condition of an ``analysis``."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return
     yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
     least = f" or less than {100 * LEAST:g} % of the baseline's mean score" if analysis.reference else ""
-    yield from figure(
+    yield from make_figure(
         "robustness", "Share of the score that is kept",
         "Score under a condition by the undisturbed score, the mean over seeds; what it means depends on where the task's return"
         f" has its zero. Grey: a seed scores nothing undisturbed{least}, so that there is nothing to keep.",
@@ -34,31 +42,31 @@ def robustness(analysis: Analysis) -> Iterable[Block]:
             label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.remaining)
         ]
         columns = {c: [analysis.remaining.get((label, task, c)) for label in named] for c in conditions}
-        yield folded(
+        yield make_collapsible(
             f"Scores and shares on {task}",
             table(
                 f"Share of the score that is kept on {task}, in %",
                 named,
                 *(
-                    (Column(c, "%"), [spell(cell and cell.share, 0, 100) for cell in cells])
+                    (Column(c, "%"), [format_interval(cell and cell.share, 0, 100) for cell in cells])
                     for c, cells in columns.items()
                 ),
             ),
             table(
                 f"Score on {task}, return",
                 named,
-                (Column("nominal"), spelled([analysis.rows[label, task].mean for label in named])),
+                (Column("nominal"), format_intervals([analysis.rows[label, task].mean for label in named])),
                 *(
-                    (Column(c), spelled([cell and cell.score for cell in cells]))
+                    (Column(c), format_intervals([cell and cell.score for cell in cells]))
                     for c, cells in columns.items()
                 ),
             ),
         )
-        yield from recovery(analysis, task)
-        yield from adapting(analysis, task)
+        yield from build_recovery_section(analysis, task)
+        yield from build_plasticity_section(analysis, task)
 
 
-def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
+def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """How policies of an ``analysis`` go on after what happens in mid-episode on a ``task``."""
     shares = {key: share for key, share in analysis.recovery.items() if key[1] == task}
     named = [label for label in analysis.labels if any(key[0] == label for key in shares)]
@@ -69,7 +77,7 @@ def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
         f"Recovery on {task}, in %",
         named,
         *(
-            (Column(name, "%"), [spell(shares.get((label, task, name)), 0, 100) for label in named])
+            (Column(name, "%"), [format_interval(shares.get((label, task, name)), 0, 100) for label in named])
             for name in conditions
         ),
         note=(
@@ -80,7 +88,7 @@ def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
     )
 
 
-def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
+def build_plasticity_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """The gain of plastic policies of an ``analysis`` on a ``task`` by changing as they act."""
     scores = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
     for label in dict.fromkeys(key[0] for key in scores):
@@ -88,15 +96,18 @@ def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
         yield table(
             f"{label} on {task} with plasticity at work",
             list(own),
-            (Column("frozen", "return"), spelled([frozen for frozen, _, _ in own.values()])),
-            (Column("changing", "return"), spelled([moving for _, moving, _ in own.values()])),
-            (Column("difference", "paired"), spelled([gain for _, _, gain in own.values()], least=2)),
+            (Column("frozen", "return"), format_intervals([frozen for frozen, _, _ in own.values()])),
+            (Column("changing", "return"), format_intervals([moving for _, moving, _ in own.values()])),
+            (
+                Column("difference", "paired"),
+                format_intervals([gain for _, _, gain in own.values()], least=2),
+            ),
             first="condition",
             note="The same policy twice in the same episodes: with its weights as training left them, and changing as it acts.",
         )
 
 
-def memory(analysis: Analysis) -> Iterable[Block]:
+def build_memory_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """The section on what hidden velocities or old observations cost in an ``analysis``."""
     for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
         losses = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
@@ -104,9 +115,9 @@ def memory(analysis: Analysis) -> Iterable[Block]:
             f"Loss from {task} to {masked}",
             [m.label for m in losses],
             (Column("n", "seeds"), [str(m.seeds) for m in losses]),
-            (Column("loss", "return"), spelled([m.drop for m in losses], least=2)),
+            (Column("loss", "return"), format_intervals([m.drop for m in losses], least=2)),
             note=(
-                f"{masked} is {task} with {LACKING[masked.rpartition('_')[2]]}. Who scores as well has remembered it, or can do"
+                f"{masked} is {task} with {UNMEASURED_TEXT[masked.rpartition('_')[2]]}. Who scores as well has remembered it, or can do"
                 " without it: what an agent without memory loses tells how much it is needed."
             ),
         )

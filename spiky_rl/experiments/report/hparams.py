@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.plain import Plain, Tree, written
+from spiky_rl.config.plain import PlainValue, PlainMapping, format_value
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import PRICE, energy_of, steps_to_threshold
-from spiky_rl.experiments.analysis.outcome import Analysis, analyse
-from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
+from spiky_rl.experiments.analysis.results import CellResult
 from spiky_rl.experiments.report import TENSORBOARD
 
 FILE = "events.out.tfevents.0.study"
@@ -36,7 +36,7 @@ CURVE = "curve/return"
 
 def write_hparams(folder: Path) -> Path:
     """Write ``folder``/tensorboard anew and return it. Raises ResultsError where the folder holds no study."""
-    analysis = analyse(folder)
+    analysis = analyze_study(folder)
     root = folder / TENSORBOARD
     files.require_own_folder(root)
     for old in [*root.glob(f"*/{FILE}"), root / FILE]:
@@ -46,7 +46,7 @@ def write_hparams(folder: Path) -> Path:
         if old.parent != root and not any(old.parent.iterdir()):
             old.parent.rmdir()
     named = [cell for cell in analysis.skipped if cell.label is not None and cell.status != "missing"]
-    cells: dict[str, Tree] = {
+    cells: dict[str, PlainMapping] = {
         cell.cell: {
             "agent": str(cell.label).partition(" ")[0],
             "task": cell.task,
@@ -70,7 +70,7 @@ def write_hparams(folder: Path) -> Path:
     return root
 
 
-def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
+def measures(result: CellResult, analysis: StudyAnalysis) -> dict[str, float | None]:
     """Measures of the ``result`` of a cell in its study's ``analysis``, by the names of `METRICS`; None where there are none."""
     cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
@@ -88,7 +88,7 @@ def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
     }
 
 
-def _kinds(cells: Iterable[Tree]) -> dict[str, str]:
+def _kinds(cells: Iterable[PlainMapping]) -> dict[str, str]:
     """Type of every hyper-parameter, ``bool``, ``number`` or ``string``, as protobuf names them; a mixed one is text."""
     kinds_by_key: dict[str, set[str]] = {}
     for cell in cells:
@@ -99,12 +99,12 @@ def _kinds(cells: Iterable[Tree]) -> dict[str, str]:
     return {key: kinds.pop() if len(kinds) == 1 else "string" for key, kinds in kinds_by_key.items()}
 
 
-def _plain(value: Plain, kind: str) -> Plain:
+def _plain(value: PlainValue, kind: str) -> PlainValue:
     """The value as its kind asks."""
-    return written(value) if kind == "string" else value
+    return format_value(value) if kind == "string" else value
 
 
-def _experiment(cells: Iterable[Tree], kinds: Mapping[str, str], question: str) -> Any:
+def _experiment(cells: Iterable[PlainMapping], kinds: Mapping[str, str], question: str) -> Any:
     """What there is to see: hyper-parameters with the values they take, and metrics."""
     api, struct = _proto("api_pb2"), importlib.import_module("google.protobuf.struct_pb2")
     types = {"bool": api.DATA_TYPE_BOOL, "number": api.DATA_TYPE_FLOAT64, "string": api.DATA_TYPE_STRING}
@@ -119,7 +119,7 @@ def _experiment(cells: Iterable[Tree], kinds: Mapping[str, str], question: str) 
     return _hidden("EXPERIMENT_TAG", experiment=experiment)
 
 
-def _start(cell: str, chosen: Tree, kinds: Mapping[str, str]) -> Any:
+def _start(cell: str, chosen: PlainMapping, kinds: Mapping[str, str]) -> Any:
     info = _proto("plugin_data_pb2").SessionStartInfo(group_name=cell)
     for key, value in chosen.items():
         setattr(info.hparams[key], f"{kinds[key]}_value", _plain(value, kinds[key]))
@@ -169,4 +169,4 @@ def _write(path: Path, summaries: Iterable[tuple[int, object]]) -> None:
             for one in events:
                 writer.write(one.SerializeToString(deterministic=True))
 
-    files.write(path, fill)
+    files.write_atomically(path, fill)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.measures import Row, choose_prices
-from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
-    Block, Column, figure, folded, paragraph, slug, spelled, table,
+    Block, Column, make_figure, make_collapsible, make_paragraph, slug, format_intervals, table,
 )  # fmt: skip
-from spiky_rl.metrics.energy import AS_LISTS, CAVEATS, PRICES, RIVALS
+from spiky_rl.metrics.energy import AS_LISTS, CAVEATS, ENERGY_MODELS, ANN_ENERGY_MODELS
 
 COUNTS = {
     "effective_operations": "synaptic",
@@ -31,14 +31,14 @@ IN_LISTS = "In lists: sparse connections as lists of synapses, without their zer
 LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only where results hold its counts; those of earlier versions do not."
 
 
-def energy(analysis: Analysis) -> Iterable[Block]:
+def energy(analysis: StudyAnalysis) -> Iterable[Block]:
     """Energy of an action, a metre and an episode in an ``analysis``, under every assumption on prices."""
     shown = choose_prices(analysis.rows.values())
     if not shown:
         return
-    yield paragraph(
+    yield make_paragraph(
         "Counts of operations and of accesses to memory times prices of single ones, of the deterministic policy, undisturbed."
-        f" Figures and main tables have two prices for every agent: {'; '.join(PRICES[name].text for name in shown)}."
+        f" Figures and main tables have two prices for every agent: {'; '.join(ENERGY_MODELS[name].text for name in shown)}."
         " What such energies leave out:"
     )
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
@@ -49,7 +49,7 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             if (row := analysis.rows.get((label, task))) is not None and row.energy
         ]
         for price, kind in shown.items():
-            yield from figure(
+            yield from make_figure(
                 f"pareto_{slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
                 f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
                 " that no other one beats in both, by estimates; their names are bold.",
@@ -59,7 +59,9 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             yield from tables(task, rows, shown, analysis.anns)
 
 
-def tables(task: str, rows: Sequence[Row], shown: Mapping[str, str], anns: Sequence[str]) -> Iterable[Block]:
+def tables(
+    task: str, rows: Sequence[AgentTaskRow], shown: Mapping[str, str], anns: Sequence[str]
+) -> Iterable[Block]:
     """Tables of the energies of ``rows`` on a ``task``, the prices that are ``shown`` first; ``anns`` are labels of ANNs."""
     named = [row.label for row in rows]
     lists = {
@@ -85,23 +87,29 @@ def tables(task: str, rows: Sequence[Row], shown: Mapping[str, str], anns: Seque
         yield table(
             f"A metre on {task}",
             [row.label for row in metres],
-            (Column("way", "metres"), spelled([row.distance for row in metres], each=True)),
+            (Column("way", "metres"), format_intervals([row.distance for row in metres], each=True)),
             *_columns(titles, "µJ", [row.metre for row in metres], [row.rival_metre for row in metres]),
             note="Energy of an undisturbed episode by its way, the distance between its beginning and its end; of the ANN, if it went as far.",
         )
     every = dict.fromkeys(name for row in rows for name in row.energy)
-    texts = [(f"{name}.", PRICES[name].text) for name in every]
+    texts = [(f"{name}.", ENERGY_MODELS[name].text) for name in every]
     episodes = [{name: value.episode for name, value in row.energy.items()} for row in rows]
-    yield folded(
+    yield make_collapsible(
         f"Counts on {task}, and every assumption on prices",
         table(
             f"Operations of a control step on {task}",
             named,
             *(
-                (Column(title, "per step"), spelled([row.counts.get(key) for row in rows], each=True))
+                (
+                    Column(title, "per step"),
+                    format_intervals([row.counts.get(key) for row in rows], each=True),
+                )
                 for key, title in COUNTS.items()
             ),
-            (Column("parameters"), spelled([row.counts.get("parameters") for row in rows], each=True)),
+            (
+                Column("parameters"),
+                format_intervals([row.counts.get("parameters") for row in rows], each=True),
+            ),
             note="Effective synaptic operations (EFLOPs): those that took place, those of the decoder among them; AC: with spikes as"
             " inputs, accumulates only.",
         ),
@@ -110,22 +118,22 @@ def tables(task: str, rows: Sequence[Row], shown: Mapping[str, str], anns: Seque
             f"Energy of a control step on {task}",
             named,
             *_columns({name: name for name in every}, "nJ", steps),
-            *_columns({name: f"ANN {name}" for name in RIVALS}, "nJ", [row.rival for row in rows]),
+            *_columns({name: f"ANN {name}" for name in ANN_ENERGY_MODELS}, "nJ", [row.rival for row in rows]),
         ),
         table(
             f"An episode on {task}",
             named,
-            (Column("length", "control steps"), spelled([row.length for row in rows])),
+            (Column("length", "control steps"), format_intervals([row.length for row in rows])),
             (
                 Column("synaptic", "thousand operations"),
-                spelled([row.episode_operations for row in rows], 1e-3, each=True),
+                format_intervals([row.episode_operations for row in rows], 1e-3, each=True),
             ),
             *_columns({name: name for name in every}, "µJ", episodes, scale=1e-3),
         ),
     )
 
 
-def _differs(rows: Iterable[Row], plain: str, lists: str) -> bool:
+def _differs(rows: Iterable[AgentTaskRow], plain: str, lists: str) -> bool:
     """Whether a network of ``rows`` costs something else under prices that know ``lists``."""
     pairs = [(row.energy[lists], row.energy[plain]) for row in rows if {lists, plain} <= row.energy.keys()]
     return any(abs(a.step.estimate - b.step.estimate) > DIFFERENT * b.step.estimate for a, b in pairs)
@@ -140,6 +148,8 @@ def _columns(
 ) -> Iterable[tuple[Column, list[str]]]:
     """A column of ``values``, row by row, for prices of every name of ``titles``, each beside the one of ``rivals``."""
     for name, title in titles.items():
-        yield Column(title, unit), spelled([row.get(name) for row in values], scale, each=True)
+        yield Column(title, unit), format_intervals([row.get(name) for row in values], scale, each=True)
         if rivals:
-            yield Column(f"ANN {title}", unit), spelled([row.get(name) for row in rivals], scale, each=True)
+            yield Column(f"ANN {title}", unit), format_intervals(
+                [row.get(name) for row in rivals], scale, each=True
+            )

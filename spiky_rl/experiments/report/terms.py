@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from spiky_rl.experiments.analysis.coverage import FALL, SIZES, STATISTICS, find_coverage
-from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.blocks import Block, Column, count, listed, plain, table
+from spiky_rl.experiments.report.blocks import Block, Column, format_count, join_names, format_fixed, table
 
 
-def design(analysis: Analysis) -> Iterable[Block]:
+def design(analysis: StudyAnalysis) -> Iterable[Block]:
     """The terms of an ``analysis``, and what normalised scores count from."""
     yield Block("terms", items=list(terms(analysis)))
     raw = "raw: a score is missing, or that of the baseline is not above that of random actions"
@@ -20,7 +20,10 @@ def design(analysis: Analysis) -> Iterable[Block]:
         (analysis.design.baseline, "1, mean"): analysis.reference,
     }
     columns = (
-        (Column(*title), [plain(scores[task]) if task in scores else "no result" for task in analysis.tasks])
+        (
+            Column(*title),
+            [format_fixed(scores[task]) if task in scores else "no result" for task in analysis.tasks],
+        )
         for title, scores in ends.items()
     )
     yield table(
@@ -28,7 +31,7 @@ def design(analysis: Analysis) -> Iterable[Block]:
     )
 
 
-def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
+def terms(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
     """(Term, what it was) for every term of an ``analysis``."""
     asked = analysis.design
     yield "Agents", ", ".join(f"{a} (baseline)" if a == asked.baseline else a for a in asked.agents)
@@ -37,7 +40,7 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
     for key, values in asked.vary.items():
         yield "Varied", f"{key}: {', '.join(map(str, values))}"
     yield "Tasks", ", ".join(asked.tasks)
-    yield "Seeds", f"{', '.join(map(str, asked.seeds))} ({count(len(asked.seeds), 'seed')} per agent, variant and task)"
+    yield "Seeds", f"{', '.join(map(str, asked.seeds))} ({format_count(len(asked.seeds), 'seed')} per agent, variant and task)"
     own = "each task's own number of iterations"
     yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
     yield "Environments", f"{asked.num_envs:,} at once" if asked.num_envs else "each task's own number"
@@ -46,10 +49,10 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
     if asked.overrides:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"
-    yield "Robots", listed(sorted({result.assets for result in analysis.results})) or "not known yet"
-    yield "Physics", listed(sorted({result.physics for result in analysis.results})) or "not known yet"
+    yield "Robots", join_names(sorted({result.assets for result in analysis.results})) or "not known yet"
+    yield "Physics", join_names(sorted({result.physics for result in analysis.results})) or "not known yet"
     yield "Score", (
-        f"mean return of the final, deterministic policy over {count(asked.episodes, 'undisturbed episode')} that training"
+        f"mean return of the final, deterministic policy over {format_count(asked.episodes, 'undisturbed episode')} that training"
         " did not see; one score per seed"
     )
     yield "Intervals", (
@@ -78,18 +81,18 @@ def describe_coverage(seeds: int) -> str:
     )
 
 
-def tuned_values(analysis: Analysis) -> Iterable[str]:
+def tuned_values(analysis: StudyAnalysis) -> Iterable[str]:
     """Which agents of an ``analysis`` have tuned values and which have none, and what the tuning cost."""
     asked = analysis.design
-    sources = {stem: find_tuning(asked.tuning, stem) for stem in asked.stems}
+    sources = {stem: find_tuning(asked.tuning, stem) for stem in asked.agent_names}
     for source in dict.fromkeys(filter(None, sources.values())):
         stems = [stem for stem in sources if sources[stem] == source]
         yield from describe_tuning(analysis, source, stems)
     if untuned := [stem for stem, source in sources.items() if not source]:
-        yield f"not tuned, as their files have them: {listed(untuned, len(untuned))}"
+        yield f"not tuned, as their files have them: {join_names(untuned, len(untuned))}"
 
 
-def describe_tuning(analysis: Analysis, source: str, stems: Sequence[str]) -> Iterable[str]:
+def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) -> Iterable[str]:
     """Yield what a tuning found for the agents that have its values.
 
     Args:
@@ -97,18 +100,24 @@ def describe_tuning(analysis: Analysis, source: str, stems: Sequence[str]) -> It
         source: The tuning as the study names it.
         stems: The agents.
     """
-    own = f"{source} for {listed(stems, len(stems))}" if len(stems) < len(analysis.design.agents) else source
+    own = (
+        f"{source} for {join_names(stems, len(stems))}"
+        if len(stems) < len(analysis.design.agents)
+        else source
+    )
     copy = find_copy(analysis.design.tuning, stems[0])
     if (tuned := analysis.tuned.get(stems[0])) is None:
         yield f"values of {own}; their copy, {copy}, is not there, which says whose they are"
         return
-    seeds = listed(map(str, tuned.seeds))
+    seeds = join_names(map(str, tuned.seeds))
     yield f"values of {own}, of which {copy} is a copy, from {tuned.trials} trials of every agent with other seeds ({seeds})"
     yield f"budget of a trial: {tuned.budget}"
     for task in (task for task in tuned.tasks if task in analysis.tasks):
         held = {stem: tuned.tasks[task][stem] for stem in stems if stem in tuned.tasks[task]}
-        changed = listed((agent.named(stem) for stem, agent in held.items() if agent.agent), len(held))
-        unchanged = listed((stem for stem, agent in held.items() if not agent.agent), len(held))
+        changed = join_names(
+            (agent.format_name(stem) for stem, agent in held.items() if agent.agent), len(held)
+        )
+        unchanged = join_names((stem for stem, agent in held.items() if not agent.agent), len(held))
         yield f"on {task} tuned: {changed or 'none'}"
         if unchanged:
             yield f"unchanged there, as no sampled trial was better than the agent's own file: {unchanged}"

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from spiky_rl.config.tuned import find_shortfall
-from spiky_rl.experiments.analysis.measures import Row
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis
-from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.measures import AgentTaskRow
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
+from spiky_rl.experiments.analysis.results import CellResult
 from spiky_rl.experiments.design.seeds import spell_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    count,
-    listed,
-    paragraph,
-    plain,
+    format_count,
+    join_names,
+    make_paragraph,
+    format_fixed,
     probability,
     table,
 )
 
-type Look = Callable[[Analysis], str]
+type Look = Callable[[StudyAnalysis], str]
 """Tells the evidence for a threat; empty where there is none."""
 FLAT = 0.02
 """Share of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
@@ -34,17 +34,17 @@ FIXED = (
 )
 
 
-def tell_reuse(analysis: Analysis) -> Iterable[Block]:
+def tell_reuse(analysis: StudyAnalysis) -> Iterable[Block]:
     """Return the sentences of an ``analysis`` that belong beside its answer: seeds that were chosen with, arms from other studies."""
     if told := [reuse.text for reuse in analysis.history.biased]:
         why = f" Why: {analysis.design.reused_seeds}." if analysis.design.reused_seeds else ""
-        yield paragraph(f"Seeds are used again that were tuned or chosen with: {'; '.join(told)}.{why}")
+        yield make_paragraph(f"Seeds are used again that were tuned or chosen with: {'; '.join(told)}.{why}")
     if analysis.arms:
         arms = ", ".join(f"{label} of {study}" for label, study in analysis.arms.items())
-        yield paragraph(f"Taken in from other studies: {arms}.")
+        yield make_paragraph(f"Taken in from other studies: {arms}.")
 
 
-def threats(analysis: Analysis) -> Iterable[Block]:
+def threats(analysis: StudyAnalysis) -> Iterable[Block]:
     """The table of an ``analysis``, from the strongest threat on; one of which there is nothing has no row."""
     rows = [(what, told, why) for what, (why, look) in THREATS.items() if (told := look(analysis))]
     yield table(
@@ -54,59 +54,63 @@ def threats(analysis: Analysis) -> Iterable[Block]:
         (Column("what that means", is_text=True), [why for _, _, why in rows]),
         first="threat",
     )
-    yield paragraph(FIXED)
+    yield make_paragraph(FIXED)
 
 
-def by_name(texts: Mapping[str, str]) -> str:
+def format_by_task(texts: Mapping[str, str]) -> str:
     """``task: text; task: text`` of those ``texts`` that are not empty."""
     return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
 
 
-def seeds(analysis: Analysis) -> str:
+def describe_seeds(analysis: StudyAnalysis) -> str:
     """How many each agent of an ``analysis`` has."""
     sizes = sorted({len(row.by_seed) for row in analysis.rows.values()})
     if not sizes:
         return ""
-    return f"{f'{sizes[0]} to ' if len(sizes) > 1 else ''}{count(sizes[-1], 'seed')} of each agent per task"
+    return f"{f'{sizes[0]} to ' if len(sizes) > 1 else ''}{format_count(sizes[-1], 'seed')} of each agent per task"
 
 
-def undecidable(analysis: Analysis) -> str:
+def list_underpowered_tests(analysis: StudyAnalysis) -> str:
     """The lowest p of families of tests of an ``analysis`` in which none can be low enough."""
     lowest = {
-        name: (min(c.attainable for c in family), family[0].alpha)
+        name: (min(c.min_p_value for c in family), family[0].alpha)
         for name, family in analysis.comparisons.items()
         if family
     }
-    return by_name({name: f"p ≥ {probability(p)}" for name, (p, alpha) in lowest.items() if p >= alpha})
+    return format_by_task(
+        {name: f"p ≥ {probability(p)}" for name, (p, alpha) in lowest.items() if p >= alpha}
+    )
 
 
-def without_numbers(analysis: Analysis) -> str:
+def without_numbers(analysis: StudyAnalysis) -> str:
     """Cells of an ``analysis`` that gave no numbers, by what became of them."""
     statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
-    return by_name({s: listed(cell.cell for cell in analysis.skipped if cell.status == s) for s in statuses})
+    return format_by_task(
+        {s: join_names(cell.cell for cell in analysis.skipped if cell.status == s) for s in statuses}
+    )
 
 
-def alone(analysis: Analysis) -> str:
+def list_uncompared_agents(analysis: StudyAnalysis) -> str:
     """Agents of an ``analysis`` that stand in no comparison."""
     left = {}
     for name, family in analysis.comparisons.items():
         compared = {analysis.baseline, *(c.agent for c in family)}
         there = [label for label in analysis.labels if name == ALL or (label, name) in analysis.rows]
-        left[name] = listed(label for label in there if label not in compared)
-    return by_name(left)
+        left[name] = join_names(label for label in there if label not in compared)
+    return format_by_task(left)
 
 
-def rising(analysis: Analysis) -> str:
+def list_unconverged_agents(analysis: StudyAnalysis) -> str:
     """Agents of an ``analysis`` whose training return had not flattened."""
 
-    def rises(row: Row) -> bool:
+    def rises(row: AgentTaskRow) -> bool:
         way = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
-        return row.rise is not None and row.rise.estimate > FLAT * way
+        return row.final_slope is not None and row.final_slope.estimate > FLAT * way
 
-    return listed((f"{row.label} on {row.task}" for row in analysis.rows.values() if rises(row)), 8)
+    return join_names((f"{row.label} on {row.task}" for row in analysis.rows.values() if rises(row)), 8)
 
 
-def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -> Look:
+def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Look:
     """Tells, task by task, from the least to the most that agents have.
 
     Args:
@@ -115,21 +119,23 @@ def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -
         value: Tells a cell's; None: it has none.
     """
 
-    def look(analysis: Analysis) -> str:
+    def look(analysis: StudyAnalysis) -> str:
         told = {}
         for task in analysis.tasks:
             sizes = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
             least, most = (f(sizes, key=sizes.__getitem__, default="") for f in (min, max))
             if sizes and sizes[most] > tolerated * sizes[least]:
                 told[task] = " to ".join(
-                    f"{plain(sizes[label], 0)} {unit} ({label})" for label in (least, most)
+                    f"{format_fixed(sizes[label], 0)} {unit} ({label})" for label in (least, most)
                 )
-        return by_name(told)
+        return format_by_task(told)
 
     return look
 
 
-def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str | None = None) -> Look:
+def make_difference_check(
+    values: Callable[[CellResult], Mapping[str, str | None]], absent: str | None = None
+) -> Look:
     """Tells by name the values that cells which are compared have, where they differ.
 
     Args:
@@ -137,16 +143,18 @@ def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str 
         absent: What stands for one that a cell does not have; None: nothing does.
     """
 
-    def look(analysis: Analysis) -> str:
+    def look(analysis: StudyAnalysis) -> str:
         held = [values(result) for result in analysis.results]
         names = dict.fromkeys(name for own in held for name in own)
         sets = {name: {str(v) for own in held if (v := own.get(name, absent)) is not None} for name in names}
-        return by_name({name: " / ".join(sorted(those)) for name, those in sets.items() if len(those) > 1})
+        return format_by_task(
+            {name: " / ".join(sorted(those)) for name, those in sets.items() if len(those) > 1}
+        )
 
     return look
 
 
-def tuned_for_other(analysis: Analysis) -> str:
+def tuned_for_other(analysis: StudyAnalysis) -> str:
     """Agents of an ``analysis`` that were tuned as something else than what they are."""
     told = {}
     for cell in analysis.planned:
@@ -161,10 +169,10 @@ def tuned_for_other(analysis: Analysis) -> str:
         told[f"{cell.agent} on {cell.task}"] = ", ".join(
             f"{what} {now}, tuned with {before}" for what, (now, before) in known.items() if now != before
         )
-    return by_name(told)
+    return format_by_task(told)
 
 
-def looked_at_later(analysis: Analysis) -> str:
+def looked_at_later(analysis: StudyAnalysis) -> str:
     """What of the verdicts of an ``analysis`` was not planned before the first cell."""
     plan = analysis.design.plan
     if plan is None:
@@ -175,44 +183,44 @@ def looked_at_later(analysis: Analysis) -> str:
         if analysis.verdicts and analysis.verdicts[0].is_planned
         else [f"the plan is of {plan.date}, after a first result"]
     )
-    return "; ".join([*told, *([f"seeds added since: {listed(map(str, later))}"] if later else [])])
+    return "; ".join([*told, *([f"seeds added since: {join_names(map(str, later))}"] if later else [])])
 
 
-def without_control(analysis: Analysis) -> str:
+def without_control(analysis: StudyAnalysis) -> str:
     """Spiking agents of an ``analysis`` beside which no ANN of equal size stands."""
-    return by_name(
+    return format_by_task(
         {
-            task: listed(f"{label} ({widths})" for label, widths in own.items())
+            task: join_names(f"{label} ({widths})" for label, widths in own.items())
             for task, own in analysis.uncontrolled.items()
         }
     )
 
 
-def find_small_tunings(analysis: Analysis) -> str:
+def find_small_tunings(analysis: StudyAnalysis) -> str:
     """Return the tunings of an ``analysis`` that have too few trials or seeds."""
     held = {
         find_tuning(analysis.design.tuning, agent): find_shortfall(tuned.trials, len(tuned.seeds))
         for agent, tuned in analysis.tuned.items()
     }
-    return by_name(held)
+    return format_by_task(held)
 
 
-def find_unequal_tunings(analysis: Analysis) -> str:
+def find_unequal_tunings(analysis: StudyAnalysis) -> str:
     """Return the agents of an ``analysis`` by tuning; empty if all agents have the same."""
     agents: dict[str, list[str]] = {}
-    for stem in analysis.design.stems:
+    for stem in analysis.design.agent_names:
         agents.setdefault(find_tuning(analysis.design.tuning, stem), []).append(stem)
-    named = {source or "none": listed(stems, len(stems)) for source, stems in agents.items()}
-    return by_name(named) if len(agents) > 1 else ""
+    named = {source or "none": join_names(stems, len(stems)) for source, stems in agents.items()}
+    return format_by_task(named) if len(agents) > 1 else ""
 
 
-def look_alike(analysis: Analysis) -> str:
+def list_local_assets(analysis: StudyAnalysis) -> str:
     """Robots of an ``analysis`` that are not Isaac Lab's own."""
     robots = sorted({result.assets for result in analysis.results})
     return "; ".join(name for name in robots if "look-alike" in name or "derived" in name)
 
 
-def origin(result: Result, key: str) -> str:
+def origin(result: CellResult, key: str) -> str:
     """Return what a ``result`` says of its provenance under a ``key``, in words where it says nothing."""
     if result.provenance is None:
         return "not recorded"
@@ -220,7 +228,10 @@ def origin(result: Result, key: str) -> str:
 
 
 THREATS: Mapping[str, tuple[str, Look]] = {
-    "Seeds": ("Fewer than 10 make wide intervals and weak tests; one says nothing of others.", seeds),
+    "Seeds": (
+        "Fewer than 10 make wide intervals and weak tests; one says nothing of others.",
+        describe_seeds,
+    ),
     "Seeds chosen with": (
         "What was chosen by its return on a seed returns more there than on others.",
         lambda a: "; ".join([*(r.text for r in a.history.biased), *filter(None, [a.design.reused_seeds])]),
@@ -233,9 +244,9 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     ),
     "Arms from other studies": (
         "They ran at another time, and their seeds were tested there.",
-        lambda a: by_name(a.arms),
+        lambda a: format_by_task(a.arms),
     ),
-    "Tests that cannot decide": ("Undecided says nothing there.", undecidable),
+    "Tests that cannot decide": ("Undecided says nothing there.", list_underpowered_tests),
     "Looked at later": (
         "Who chooses what to compare after seeing results finds something by chance more often than a p-value says.",
         looked_at_later,
@@ -245,18 +256,21 @@ THREATS: Mapping[str, tuple[str, Look]] = {
         without_control,
     ),
     "Cells without numbers": ("If they fail because of their agent, those left flatter it.", without_numbers),
-    "Agents not compared": ("They have too few results in common with the baseline.", alone),
+    "Agents not compared": ("They have too few results in common with the baseline.", list_uncompared_agents),
     "No plan": ("Cells that never began are not known.", lambda a: a.plan_problem),
     "Interrupted trainings": (
         "They went on from a checkpoint, which is not the run that was not interrupted; seconds are those of its last part.",
-        lambda a: listed(r.cell for r in a.results if r.resumed),
+        lambda a: join_names(r.cell for r in a.results if r.resumed),
     ),
     "Training not over": (
         f"The return rose by more than {100 * FLAT:g} % of what was learned in the last tenth of the iterations: with a larger budget"
         " the order may be another.",
-        rising,
+        list_unconverged_agents,
     ),
-    "Overrides": ("They hold for all agents, whomever they suit.", lambda a: listed(a.design.overrides, 20)),
+    "Overrides": (
+        "They hold for all agents, whomever they suit.",
+        lambda a: join_names(a.design.overrides, 20),
+    ),
     "Tuned as something else": (
         "The agent's own values or the physics are others than those of the tuning: its values may not be the best any more.",
         tuned_for_other,
@@ -271,46 +285,46 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     ),
     "Variants": (
         "Who picks the best variant of an agent by these scores has tuned it on the test.",
-        lambda a: listed(a.design.vary),
+        lambda a: join_names(a.design.vary),
     ),
     "Unequal networks": (
         "A larger network may score higher for that.",
-        span(1.5, "parameters", lambda r: r.cost.parameters if r.cost else None),
+        make_spread_check(1.5, "parameters", lambda r: r.cost.parameters if r.cost else None),
     ),
     "Unequal experience": (
         "A longer training may, too.",
-        span(1.01, "environment steps", lambda r: r.training.env_steps if r.training else None),
+        make_spread_check(1.01, "environment steps", lambda r: r.training.env_steps if r.training else None),
     ),
     "Machines": (
         "Seconds are not comparable, and last digits may differ.",
-        differing(lambda r: {"cells": r.machine}),
+        make_difference_check(lambda r: {"cells": r.machine}),
     ),
-    "Devices": ("Numbers may differ by device.", differing(lambda r: {"cells": r.device})),
-    "Robots": ("Scores are not comparable.", differing(lambda r: {"cells": r.assets})),
-    "Physics": ("Scores are not comparable.", differing(lambda r: {r.task: r.physics})),
-    "Environments": ("Numbers of them differ.", differing(lambda r: {r.task: str(r.num_envs)})),
-    "Episodes": ("Numbers of them differ.", differing(lambda r: {r.task: str(r.episodes)})),
+    "Devices": ("Numbers may differ by device.", make_difference_check(lambda r: {"cells": r.device})),
+    "Robots": ("Scores are not comparable.", make_difference_check(lambda r: {"cells": r.assets})),
+    "Physics": ("Scores are not comparable.", make_difference_check(lambda r: {r.task: r.physics})),
+    "Environments": ("Numbers of them differ.", make_difference_check(lambda r: {r.task: str(r.num_envs)})),
+    "Episodes": ("Numbers of them differ.", make_difference_check(lambda r: {r.task: str(r.episodes)})),
     "Conditions": (
         "Not all cells were evaluated under the same.",
-        differing(lambda r: {name: condition.text for name, condition in r.conditions.items()}),
+        make_difference_check(lambda r: {name: condition.text for name, condition in r.conditions.items()}),
     ),
-    "Versions": ("Cells ran with different ones.", differing(lambda r: r.versions, "absent")),
+    "Versions": ("Cells ran with different ones.", make_difference_check(lambda r: r.versions, "absent")),
     "Commits": (
         "What is no kernel and no library was not the same for all cells; -dirty: nor is it in any commit.",
-        differing(lambda r: {"cells": origin(r, "commit")}),
+        make_difference_check(lambda r: {"cells": origin(r, "commit")}),
     ),
     "Kernels": (
         "Cells ran other programs: the same specification may give other numbers.",
-        differing(lambda r: {"sources": origin(r, "kernels")}),
+        make_difference_check(lambda r: {"sources": origin(r, "kernels")}),
     ),
     "Threads": (
         "Sums of other orders: the same specification gives other numbers.",
-        differing(lambda r: {"cells": origin(r, "threads")}),
+        make_difference_check(lambda r: {"cells": origin(r, "threads")}),
     ),
     "Specifications": (
         "Not all seeds were trained with the same one.",
-        differing(lambda r: {f"{r.label} on {r.task}": r.spec_hash}),
+        make_difference_check(lambda r: {f"{r.label} on {r.task}": r.spec_hash}),
     ),
-    "Look-alike robots": ("Scores compare with each other, not with published curves.", look_alike),
+    "Look-alike robots": ("Scores compare with each other, not with published curves.", list_local_assets),
 }
 """Threat -> what it means, and what tells how much of it there is; from the strongest on."""

@@ -17,35 +17,42 @@ from optuna.trial import FrozenTrial
 
 from spiky_rl.config.tuned import find_shortfall
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.analysis.tuning_outcome import KEEP, LEAST, QUANTILE, Outcome, outcomes, overrides
+from spiky_rl.experiments.analysis.tuning_outcome import (
+    NEAR_BEST_SHARE,
+    LEAST,
+    QUANTILE,
+    TuningOutcome,
+    collect_outcomes,
+    get_overrides,
+)
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (  # fmt: skip
     NONE,
     Block,
     Column,
     Section,
-    count,
-    listed,
-    paragraph,
-    plain,
+    format_count,
+    join_names,
+    make_paragraph,
+    format_fixed,
     slug,
-    spell,
+    format_interval,
     table,
 )
-from spiky_rl.experiments.report.drawing import WIDTH, Sheet, fitted, text_width, whiskers
+from spiky_rl.experiments.report.drawing import WIDTH, FigureSheet, fit_label, text_width, draw_interval
 from spiky_rl.experiments.report.pages import write_pages
-from spiky_rl.experiments.report.sections import figure
+from spiky_rl.experiments.report.sections import make_figure
 from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP
-from spiky_rl.experiments.run.tuning_search import Search
+from spiky_rl.experiments.run.tuning_search import TuningSearch
 
 FIXED = "The best of many trials looks better than it is: a study with other seeds tells what it is worth."
 
-RING: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
+DEFAULT_MARKER: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
 """How figures mark the agent as it is."""
 
 
 @dataclass(frozen=True)
-class Names:
+class TuningLabels:
     """Agents as figures name them."""
 
     labels: Sequence[str]
@@ -53,15 +60,15 @@ class Names:
     baseline: str | None = None
 
 
-def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, Path]:
+def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[Path, Path]:
     """Write report.html, report.md and figures/ from the trials of a ``search`` that there are; returns the two pages.
 
     ``facts`` are what the trials are made from, by name.
     """
-    pairs = outcomes(search)
+    pairs = collect_outcomes(search)
     dimensions = {o.pair.stem: o.pair.dimensions for o in pairs}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
-    names = Names(list(dimensions), anns)
+    names = TuningLabels(list(dimensions), anns)
     by_task = {o.pair.label: [p for p in pairs if p.pair.label == o.pair.label] for o in pairs}
     failed = {
         f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
@@ -72,18 +79,20 @@ def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, P
     activity = search.tuning.activity
     answers = [block for task, own in by_task.items() for block in answer(task, own, activity)]
     sections = [
-        Section("answer", "In short", [*answers, *describe_effort(search, pairs), paragraph(FIXED)]),
-        Section("design", "Design", [Block("terms", items=[*design(search, pairs), *made_from(facts)])]),
-        *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
+        Section("answer", "In short", [*answers, *describe_effort(search, pairs), make_paragraph(FIXED)]),
+        Section("design", "Design", [Block("terms", items=[*design(search, pairs), *format_facts(facts)])]),
+        *(Section(slug(task), task, list(build_task_blocks(search, names, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
     ended, wanted = sum(len(o.ended) for o in pairs), search.tuning.trials * len(pairs)
-    subtitle = f"Tuning in the space {search.tuning.space.name}: {ended} of {count(wanted, 'trial')} ended"
-    title = f"What does tuning change of {listed(names.labels)}?"
-    return write_pages(search.out, title, subtitle, sections, figures.colours(names), None)
+    subtitle = (
+        f"Tuning in the space {search.tuning.space.name}: {ended} of {format_count(wanted, 'trial')} ended"
+    )
+    title = f"What does tuning change of {join_names(names.labels)}?"
+    return write_pages(search.out, title, subtitle, sections, figures.assign_colors(names), None)
 
 
-def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block]:
+def answer(task: str, pairs: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
     """How many agents tuning changed, and from what to what.
 
     Args:
@@ -91,23 +100,23 @@ def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block
         pairs: The agents on it.
         activity: The second objective; empty: there is none.
     """
-    complete = [best for o in pairs if (best := o.best) is not None]
+    complete = [best for o in pairs if (best := o.best_trial) is not None]
     changed = sum(best.number > 0 for best in complete)
-    yield paragraph(
-        f"{task}: tuning changed {changed} of {count(len(pairs), 'agent')}; {len(pairs) - len(complete)} without a complete trial."
+    yield make_paragraph(
+        f"{task}: tuning changed {changed} of {format_count(len(pairs), 'agent')}; {len(pairs) - len(complete)} without a complete trial."
     )
     yield table(
         f"What tuning changed on {task}", [o.pair.stem for o in pairs],
-        (Column("default", "return"), [objective(o.default, 0) for o in pairs]),
-        (Column("tuned", "return"), [objective(o.best, 0) for o in pairs]),
-        (Column("default", activity), [objective(o.default, 1) for o in pairs]),
-        (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
-        (Column("tuned", "trial"), [NONE if o.best is None else str(o.best.number) for o in pairs]),
+        (Column("default", "return"), [objective(o.default_trial, 0) for o in pairs]),
+        (Column("tuned", "return"), [objective(o.best_trial, 0) for o in pairs]),
+        (Column("default", activity), [objective(o.default_trial, 1) for o in pairs]),
+        (Column("tuned", activity), [objective(o.best_trial, 1) for o in pairs]),
+        (Column("tuned", "trial"), [NONE if o.best_trial is None else str(o.best_trial.number) for o in pairs]),
         note="Return of tuning seeds after a trial's budget. Trial 0 is the agent as it is.",
     )  # fmt: skip
 
 
-def describe_effort(search: Search, pairs: Sequence[Outcome]) -> Iterable[Block]:
+def describe_effort(search: TuningSearch, pairs: Sequence[TuningOutcome]) -> Iterable[Block]:
     """Yield how many trials of a ``search`` were drawn at random, and whether it has too few.
 
     Args:
@@ -116,17 +125,17 @@ def describe_effort(search: Search, pairs: Sequence[Outcome]) -> Iterable[Block]
     """
     tuning, drawn = search.tuning, sorted({o.random_count for o in pairs})
     span = " to ".join(dict.fromkeys(map(str, (drawn[0], drawn[-1]))))
-    yield paragraph(
-        f"Of {count(tuning.trials, 'trial')} of an agent on a task the first is the agent as it is, and {span} were drawn at random:"
+    yield make_paragraph(
+        f"Of {format_count(tuning.trials, 'trial')} of an agent on a task the first is the agent as it is, and {span} were drawn at random:"
         f" Optuna's estimator chooses values once {STARTUP} trials are over."
     )
     if shortfall := find_shortfall(tuning.trials, len(tuning.study.seeds)):
-        yield paragraph(
+        yield make_paragraph(
             f"The tuning has {shortfall}: what so few choose is chance as much as merit, and may be worse than the agent as it is."
         )
 
 
-def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
+def design(search: TuningSearch, pairs: Sequence[TuningOutcome]) -> Iterable[tuple[str, str]]:
     """The design of a ``search``: its values and terms; ``pairs`` are all agents on all tasks."""
     tuning = search.tuning
     yield "Agents", ", ".join(tuning.study.agents)
@@ -135,25 +144,27 @@ def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]
     for pair in {o.pair.label: o.pair for o in pairs}.values():
         yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
     if tuning.activity:
-        least = f"tuned is the least activity whose return lacks at most {KEEP:.0%} of the highest"
+        least = f"tuned is the least activity whose return lacks at most {NEAR_BEST_SHARE:.0%} of the highest"
         yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
     else:
-        rungs = listed(f"{share:.0%}" for share in tuning.rungs[:-1])
+        rungs = join_names(f"{share:.0%}" for share in tuning.rungs[:-1])
         yield "Pruning", (
             f"after {rungs} of its budget a trial ends that is below the median of complete ones, from {PRUNED_FROM} of them on"
         )
-    shared = count(len(tuning.space.shared), "dimension")
+    shared = format_count(len(tuning.space.shared), "dimension")
     yield "Space", f"{tuning.space.name}: {shared} that all share, the others of each agent's own, equally many"
     yield "Search", f"Optuna's tree-structured Parzen estimator, once {STARTUP} trials are over; until then values are random"
-    yield "Evaluation", f"without exploration noise, {count(tuning.study.episodes, 'episode')} that training did not see"
+    yield "Evaluation", f"without exploration noise, {format_count(tuning.study.episodes, 'episode')} that training did not see"
 
 
-def made_from(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def format_facts(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """The ``facts`` that trials are made from, as a page says them; budgets stand there already."""
     return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
 
 
-def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) -> Iterable[Block]:
+def build_task_blocks(
+    search: TuningSearch, names: TuningLabels, task: str, pairs: Sequence[TuningOutcome]
+) -> Iterable[Block]:
     """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values.
 
     Args:
@@ -168,48 +179,54 @@ def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) ->
     said = f"Sensitivity: return of every sampled trial {first}; the agent as it is, trial 0, is not one of them."
     yield table(
         f"Return on {task}", stems,
-        (Column("default"), [objective(o.default, 0) for o in pairs]),
-        (Column("tuned"), [objective(o.best, 0) for o in pairs]),
-        (Column("sensitivity", "median and quartiles"), [spell(o.sensitivity) for o in pairs]),
-        (Column("default", "at that point"), [NONE if o.start is None else plain(o.start) for o in pairs]),
-        (Column("default", activity), [objective(o.default, 1) for o in pairs]),
-        (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
+        (Column("default"), [objective(o.default_trial, 0) for o in pairs]),
+        (Column("tuned"), [objective(o.best_trial, 0) for o in pairs]),
+        (Column("sensitivity", "median and quartiles"), [format_interval(o.sensitivity) for o in pairs]),
+        (Column("default", "at that point"), [NONE if o.default_return is None else format_fixed(o.default_return) for o in pairs]),
+        (Column("default", activity), [objective(o.default_trial, 1) for o in pairs]),
+        (Column("tuned", activity), [objective(o.best_trial, 1) for o in pairs]),
         (Column("trials"), [str(len(o.ended)) for o in pairs]),
         (Column("drawn at random"), [str(o.random_count) for o in pairs]),
         (Column("complete"), [str(len(o.complete)) for o in pairs]),
         (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
         note=f"{said} Trials that are not complete were ended early or diverged.",
     )  # fmt: skip
-    yield from figure(
+    yield from make_figure(
         f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
         f"Default: return of the agent as it is; tuned: of the best trial; both after the whole budget of a trial. {said}"
         " Dots, with median and quartiles; the ring is the agent as it is at the same point.",
-        lambda: three(names, pairs),
+        lambda: make_return_columns(names, pairs),
     )  # fmt: skip
     if activity:
-        yield from figure(
+        yield from make_figure(
             f"activity_{slug(task)}", f"Return and activity on {task}",
             f"Trials by return and {ACTIVITIES[activity]}. Rings: the agents as they are; large dots: tuned.",
-            lambda: scatter(search, names, pairs),
+            lambda: draw_scatter(search, names, pairs),
         )  # fmt: skip
     shares = {o.pair.stem: o.importances() for o in pairs}
     keys = list(dict.fromkeys(d.key for o in pairs for d in o.pair.dimensions))
     if any(shares.values()):
-        cells = ([plain(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values())
+        cells = (
+            [format_fixed(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values()
+        )
         yield table(
             f"Importance of parameters on {task}, in %", [key.removeprefix("agent.") for key in keys],
             *zip(map(Column, shares), cells, strict=True), first="parameter",
             note=f"Share in what makes a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough where trials are few.",
         )  # fmt: skip
     else:
-        yield paragraph(
+        yield make_paragraph(
             f"The importance of parameters is estimated from {LEAST} trials on, the agent as it is not counted."
         )
-    best = {o.pair.stem: [] if o.best is None else overrides(search, o.pair, o.best) for o in pairs}
+    best = {
+        o.pair.stem: [] if o.best_trial is None else get_overrides(search, o.pair, o.best_trial)
+        for o in pairs
+    }
     tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
         columns = (
-            (Column(stem), [readable(own.get(key, NONE)) for key in keys]) for stem, own in tuned.items()
+            (Column(stem), [format_override_value(own.get(key, NONE)) for key in keys])
+            for stem, own in tuned.items()
         )
         yield table(
             f"Tuned values on {task}", [k.removeprefix("agent.") for k in keys], *columns, first="parameter"
@@ -220,10 +237,10 @@ def objective(trial: FrozenTrial | None, index: int) -> str:
     """The return of a ``trial`` or, at ``index`` 1, its activity, if it has one."""
     if trial is None or len(trial.values) <= index:
         return NONE
-    return plain(trial.values[index]) if index == 0 else f"{trial.values[index]:.3g}"
+    return format_fixed(trial.values[index]) if index == 0 else f"{trial.values[index]:.3g}"
 
 
-def readable(text: str) -> str:
+def format_override_value(text: str) -> str:
     """The ``text`` of an override's value, a number with three digits that count."""
     try:
         return f"{float(text):.3g}"
@@ -231,24 +248,24 @@ def readable(text: str) -> str:
         return text
 
 
-def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
+def make_return_columns(names: TuningLabels, pairs: Sequence[TuningOutcome]) -> FigureSheet | None:
     """Default, tuned and sensitivity of ``pairs`` beside each other, a row for each agent, in the colours of ``names``."""
     shown = {o.pair.stem: o for o in pairs if o.complete}
     if not shown:
         return None
-    sheet, panels = figures.listing(
+    sheet, panels = figures.make_row_sheet(
         names, list(shown), [(what, "return") for what in ("default", "tuned", "sensitivity")]
     )
-    ends = [v for o in pairs for v in (*o.firsts.values(), *(t.values[0] for t in o.complete))]
-    ends += [o.start for o in pairs if o.start is not None]
+    ends = [v for o in pairs for v in (*o.first_rung_returns.values(), *(t.values[0] for t in o.complete))]
+    ends += [o.default_return for o in pairs if o.default_return is not None]
     spare = 0.06 * (max(ends) - min(ends) or 1.0)
     for panel in panels:
         panel.set_xlim(min(ends) - spare, max(ends) + spare)
     for y, (stem, outcome) in enumerate(shown.items()):
-        colour, firsts = figures.colours(names)[stem], list(outcome.firsts.values())
-        for panel, trial in zip(panels[:2], (outcome.default, outcome.best), strict=True):
+        colour, firsts = figures.assign_colors(names)[stem], list(outcome.first_rung_returns.values())
+        for panel, trial in zip(panels[:2], (outcome.default_trial, outcome.best_trial), strict=True):
             if trial is not None:
-                whiskers(panel, y, Interval(trial.values[0], nan, nan), colour)
+                draw_interval(panel, y, Interval(trial.values[0], nan, nan), colour)
         panels[2].plot(
             firsts, [y] * len(firsts), "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0
         )
@@ -257,29 +274,31 @@ def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
                 [spread.low, spread.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt"
             )
             panels[2].plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
-        if outcome.start is not None:
-            panels[2].plot([outcome.start], [y], "o", **RING, color=colour)
+        if outcome.default_return is not None:
+            panels[2].plot([outcome.default_return], [y], "o", **DEFAULT_MARKER, color=colour)
     return sheet
 
 
-def scatter(search: Search, names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
+def draw_scatter(
+    search: TuningSearch, names: TuningLabels, pairs: Sequence[TuningOutcome]
+) -> FigureSheet | None:
     """Return over activity of ``pairs``, a dot for each trial of the ``search``, in the colours of ``names``."""
     shown = {o.pair.stem: o for o in pairs if o.complete}
     if not shown:
         return None
-    margin = max(text_width(fitted(stem)) for stem in shown) + 0.25
-    sheet = Sheet(3.6)
+    margin = max(text_width(fit_label(stem)) for stem in shown) + 0.25
+    sheet = FigureSheet(3.6)
     axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, 3.0)
     axes.set(xlabel=ACTIVITIES[search.tuning.activity], ylabel="return")
     for row, (stem, outcome) in enumerate(shown.items()):
-        colour = figures.colours(names)[stem]
+        colour = figures.assign_colors(names)[stem]
         for trials, style in (
             (outcome.complete, {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}),
-            ([outcome.default], RING),
-            ([outcome.best], {"markersize": 9, "markeredgecolor": "white"}),
+            ([outcome.default_trial], DEFAULT_MARKER),
+            ([outcome.best_trial], {"markersize": 9, "markeredgecolor": "white"}),
         ):
             points = [trial.values for trial in trials if trial is not None]
             axes.plot([p[1] for p in points], [p[0] for p in points], "o", color=colour, **style)
         name = {"color": colour, "transform": axes.transAxes, "fontweight": "bold"}
-        axes.text(1.02, 0.95 - 0.07 * row, fitted(stem), **name)
+        axes.text(1.02, 0.95 - 0.07 * row, fit_label(stem), **name)
     return sheet

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from spiky_rl.experiments.analysis.comparisons import ALPHA
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict
 from spiky_rl.experiments.design.planned import count_deciding_seeds
@@ -14,15 +14,22 @@ from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    count,
-    figure,
-    paragraph,
-    plain,
+    format_count,
+    make_figure,
+    make_paragraph,
+    format_fixed,
     probability,
-    spelled,
+    format_intervals,
     table,
 )
-from spiky_rl.experiments.report.drawing import DOTTED, RULE, Sheet, fitted, text_width, whiskers
+from spiky_rl.experiments.report.drawing import (
+    DOTTED,
+    RULE,
+    FigureSheet,
+    fit_label,
+    text_width,
+    draw_interval,
+)
 
 NARROW = 5.4
 """Inches of the picture's width: its text stays legible on a phone."""
@@ -32,11 +39,11 @@ PRICES = ("fp32_sram", "int8_sram")
 """Energy models of the first table."""
 
 
-def first_screen(analysis: Analysis) -> Iterable[Block]:
+def first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
     """Verdicts of an ``analysis``, their picture, and returns per agent."""
     if analysis.verdicts:
-        yield paragraph(describe_plan(analysis))
-        yield from figure(
+        yield make_paragraph(describe_plan(analysis))
+        yield from make_figure(
             "verdicts", "Advantage of the first agent in % of the second",
             f"Differences of paired seeds in % of the second agent's mean, with {100 * LEVEL:g} % intervals before any correction; right"
             f" of the line the first agent is better, also where less is better.{_describe_band(analysis)}",
@@ -44,22 +51,20 @@ def first_screen(analysis: Analysis) -> Iterable[Block]:
         )  # fmt: skip
         yield Block("list", items=list(sentences(analysis)))
     else:
-        yield paragraph("Nothing is compared.")
+        yield make_paragraph("Nothing is compared.")
     for task in analysis.tasks:
         yield table_of_agents(analysis, task)
 
 
-def describe_plan(analysis: Analysis) -> str:
+def describe_plan(analysis: StudyAnalysis) -> str:
     """Return when the comparisons of an ``analysis`` were planned, and under which terms."""
     plan, verdicts = analysis.design.plan, analysis.verdicts
     if plan is None:
         return "No comparison was planned: what follows was looked at when the results were there."
     tests = verdicts[0].comparison.comparisons
-    lowest = min(v.comparison.attainable for v in verdicts)
+    lowest = min(v.comparison.min_p_value for v in verdicts)
     pairs = max(v.comparison.pairs for v in verdicts)
-    powerless = (
-        f" With {count(pairs, 'seed')} no test can decide anything; {count_deciding_seeds(tests, ALPHA)} can."
-    )
+    powerless = f" With {format_count(pairs, 'seed')} no test can decide anything; {count_deciding_seeds(tests, ALPHA)} can."
     commit = f" at commit {plan.commit[:10]}" if plan.commit else ""
     when = (
         f"before the first cell ({plan.date}{commit})"
@@ -67,18 +72,18 @@ def describe_plan(analysis: Analysis) -> str:
         else f"after results were there ({plan.date}{commit})"
     )
     return (
-        f"{count(len(plan.comparisons), 'comparison')} in {count(len(plan.endpoints), 'endpoint')} planned {when}, for"
-        f" {count(len(plan.seeds), 'seed')}; Holm corrects {count(tests, 'test')} together; a difference below"
+        f"{format_count(len(plan.comparisons), 'comparison')} in {format_count(len(plan.endpoints), 'endpoint')} planned {when}, for"
+        f" {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; a difference below"
         f" {100 * plan.margin:g} % of the second agent's mean counts as none.{powerless if lowest >= ALPHA else ''}"
     )
 
 
-def _describe_band(analysis: Analysis) -> str:
+def _describe_band(analysis: StudyAnalysis) -> str:
     margin = max((verdict.margin for verdict in analysis.verdicts), default=0.0)
     return f" Shaded: the margin of {100 * margin:g} %." if margin else ""
 
 
-def sentences(analysis: Analysis) -> Iterable[tuple[str, str]]:
+def sentences(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
     """Yield each pair of agents that an ``analysis`` compares, and the sentence of its verdicts."""
     pairs = dict.fromkeys((v.comparison.agent, v.comparison.baseline) for v in analysis.verdicts)
     several = len({verdict.task for verdict in analysis.verdicts}) > 1
@@ -102,10 +107,10 @@ def describe(verdict: Verdict) -> str:
     compared, endpoint = verdict.comparison, verdict.endpoint
     if not compared.pairs:
         return "undecided (no seed has results of both)"
-    difference = spelled([compared.difference], endpoint.scale, least=1)[0]
+    difference = format_intervals([compared.difference], endpoint.scale, least=1)[0]
     difference += f" {endpoint.unit}" if endpoint.unit else ""
     if math.isfinite(share := verdict.relative.estimate) and verdict.task != ALL:
-        difference += f", {plain(100 * share, 0)} %"
+        difference += f", {format_fixed(100 * share, 0)} %"
     if verdict.text == "equivalent":
         within = f"equivalent within {100 * verdict.margin:g} %"
         return f"{within} ({difference}, p {probability(verdict.equivalence)})"
@@ -119,10 +124,10 @@ def _describe_need(verdict: Verdict) -> str:
         seeds, claim = verdict.seeds_to_equate, "show it to be within the margin"
     else:
         seeds, claim = verdict.comparison.seeds_needed, "tell"
-    return "" if seeds is None else f"; about {count(seeds, 'seed')} would {claim}"
+    return "" if seeds is None else f"; about {format_count(seeds, 'seed')} would {claim}"
 
 
-def draw(verdicts: Sequence[Verdict], agents: figures.Named) -> Sheet | None:
+def draw(verdicts: Sequence[Verdict], agents: figures.AgentLabels) -> FigureSheet | None:
     """Draw advantages in %, a panel for each endpoint and task, a row for each pair; None if no pair has any.
 
     Args:
@@ -141,14 +146,14 @@ def draw(verdicts: Sequence[Verdict], agents: figures.Named) -> Sheet | None:
     def name(verdict: Verdict) -> str:
         compared = verdict.comparison
         if has_one_baseline:
-            return fitted(compared.agent, 30)
-        return f"{fitted(compared.agent, 22)}\n− {fitted(compared.baseline, 22)}"
+            return fit_label(compared.agent, 30)
+        return f"{fit_label(compared.agent, 22)}\n− {fit_label(compared.baseline, 22)}"
 
     row = ROW if has_one_baseline else 1.4 * ROW
     left = max(text_width(line, 8.0) for verdict in verdicts for line in name(verdict).split("\n")) + 0.1
     heights = [row * len(rows) + 0.06 for rows in panels.values()]
-    sheet = Sheet(sum(heights) + len(panels) * (HEADING + 0.26) + 0.12, NARROW)
-    top, palette = 0.0, figures.colours(agents)
+    sheet = FigureSheet(sum(heights) + len(panels) * (HEADING + 0.26) + 0.12, NARROW)
+    top, palette = 0.0, figures.assign_colors(agents)
     for (title, rows), height in zip(panels.items(), heights, strict=True):
         axes = sheet.panel(left, top + HEADING, NARROW - left - 0.95, height)
         top += HEADING + height + 0.26
@@ -170,7 +175,7 @@ def draw(verdicts: Sequence[Verdict], agents: figures.Named) -> Sheet | None:
         axes.axvline(0.0, **DOTTED)
         for y, (verdict, interval) in enumerate(zip(rows, shown, strict=True)):
             colour = palette.get(verdict.comparison.agent, "#1c2126")
-            whiskers(
+            draw_interval(
                 axes,
                 y,
                 Interval(*(100 * v for v in (interval.estimate, interval.low, interval.high))),
@@ -194,16 +199,19 @@ def advantage(verdict: Verdict) -> Interval:
     )
 
 
-def table_of_agents(analysis: Analysis, task: str) -> Block:
+def table_of_agents(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of what agents of an ``analysis`` returned on a ``task``, how far they got, and what a metre cost."""
     rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
     return table(
         f"Agents on {task}",
         [row.label for row in rows],
         (Column("seeds"), [str(len(row.by_seed)) for row in rows]),
-        (Column("return", "mean"), spelled([row.mean for row in rows])),
+        (Column("return", "mean"), format_intervals([row.mean for row in rows])),
         *(
-            (Column(f"energy, {price}", "µJ/m"), spelled([row.metre.get(price) for row in rows], each=True))
+            (
+                Column(f"energy, {price}", "µJ/m"),
+                format_intervals([row.metre.get(price) for row in rows], each=True),
+            )
             for price in PRICES
         ),
     )

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_record, read_text
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
-from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
+from spiky_rl.config.options import FileRecord, RegistryError, Settings
+from spiky_rl.config.reading import ReadingError, read_json_record, read_text
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.hosts.common.provenance import Provenance
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ SHARED_LOCK = "workers.lock"
 VERSION = 1
 
 
-def prepare(folder: Path, study: Study) -> Study:
+def load_or_extend_study(folder: Path, study: Study) -> Study:
     """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
     path = folder / "study.json"
     if path.exists():
         if read_json(path) is None:
             log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
             return study
-        held = held_in(path, StudyFile, "study")
-        return keep_plan(folder, held, extended(held, study))
+        held = read_study_record(path, StudyFile, "study")
+        return keep_plan(folder, held, merge_studies(held, study))
     if folder.is_dir() and (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
     return study
@@ -64,12 +64,12 @@ def keep_plan(folder: Path, held: Study, study: Study) -> Study:
     return study
 
 
-def held_in[R: Settings](path: Path, kind: type[R], what: str) -> R:
+def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
     """What the file ``path`` of a folder says of a ``kind``, which is called ``what``. Raises StudyError that names file and key."""
     try:
-        return read_record(path, kind)
+        return read_json_record(path, kind)
     except ReadingError as error:
-        hint = f"it is damaged, or no {what} of this version; move it away or choose another --out"
+        hint = f"it is damaged, or no {label} of this version; move it away or choose another --out"
         raise StudyError(f"{error}: {hint}") from None
 
 
@@ -85,7 +85,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
     for cell in cells:
         place = folder / "cells" / cell.name
         for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
-            if (held := if_whole(path, Mark)) is not None and held.hash not in ("", cell.hash):
+            if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
                 refuse_other_provenance(path, held, cell)
                 raise StudyError(
                     f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
@@ -94,7 +94,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
         left |= not is_finished(place, cell.hash)
     if left:
         for cell in cells:
-            held = begun_with(folder / "cells" / cell.name)
+            held = read_cell_identity(folder / "cells" / cell.name)
             robots, physics = (held.assets, held.physics) if held else (None, None)
             for what, theirs, ours in (("robots", robots, assets), ("physics", physics, cell.physics)):
                 if theirs not in (None, ours):
@@ -104,7 +104,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
                     )
 
 
-def refuse_other_provenance(path: Path, held: Mark, cell: Cell) -> None:
+def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
     """Raise StudyError that names what a result was computed with, where that decides its bits and is something else now.
 
     Args:
@@ -155,8 +155,10 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         assets: Which robots cells that begin now run with, in words.
     """
     refuse_other_cells(folder, cells, assets)
-    files.write_json(folder / "study.json", study.data())
-    files.write_json(folder / "plan.json", PlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True))
+    files.write_json(folder / "study.json", study.to_dict())
+    files.write_json(
+        folder / "plan.json", StudyPlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True)
+    )
     for cell in cells:
         write_cell(folder, cell, assets)
 
@@ -176,13 +178,13 @@ def write_cell(folder: Path, cell: Cell, assets: str) -> None:
 def read_cell(folder: Path) -> Cell:
     """The cell whose ``folder`` this is. Raises StudyError that names the file and the key."""
     try:
-        return read_record(folder / CELL, Cell)
+        return read_json_record(folder / CELL, Cell)
     except ReadingError as error:
         hint = "it is damaged, or of an earlier version; run the study's command again, which writes it anew"
         raise StudyError(f"{error}: {hint}") from None
 
 
-class Mark(Record):
+class CellIdentity(FileRecord):
     """The keys of a cell's file or result that identify its specification, robots and physics, and what decides its bits besides."""
 
     hash: str = ""
@@ -192,13 +194,13 @@ class Mark(Record):
     versions: dict[str, str] = {}
 
 
-class Ended(Record):
+class TrainingOutcome(FileRecord):
     """What the result of a training says of its end."""
 
     outcome: str
 
 
-class Heartbeat(Record):
+class Heartbeat(FileRecord):
     """What ``progress.json`` says of a training from its first iteration on."""
 
     share: float
@@ -207,7 +209,7 @@ class Heartbeat(Record):
     mean_return: float | None = None
 
 
-def if_whole[R: Record](path: Path, kind: type[R]) -> R | None:
+def read_if_valid[R: FileRecord](path: Path, kind: type[R]) -> R | None:
     """What the file ``path`` says of a ``kind``; None where there is no such file, or a damaged one."""
     try:
         return kind.check("", read_json(path))
@@ -215,10 +217,10 @@ def if_whole[R: Record](path: Path, kind: type[R]) -> R | None:
         return None
 
 
-def begun_with(folder: Path) -> Mark | None:
+def read_cell_identity(folder: Path) -> CellIdentity | None:
     """The identifying keys of the cell in ``folder`` that was measured or has begun to train; None if it has not begun or does not say."""
     name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
-    return None if name is None else if_whole(folder / name, Mark)
+    return None if name is None else read_if_valid(folder / name, CellIdentity)
 
 
 def read_json(path: Path) -> Any:
@@ -229,12 +231,12 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def is_finished(folder: Path, wanted: str) -> bool:
+def is_finished(folder: Path, cell_hash: str) -> bool:
     """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
-    return (held := if_whole(folder / RESULT, Mark)) is not None and held.hash == wanted
+    return (held := read_if_valid(folder / RESULT, CellIdentity)) is not None and held.hash == cell_hash
 
 
-def set_aside(folder: Path) -> Path | None:
+def move_damaged_result(folder: Path) -> Path | None:
     """Move a result that cannot be read out of the way in a cell's ``folder``, and keep it; where it went."""
     path = folder / RESULT
     if not path.exists():
@@ -246,7 +248,7 @@ def set_aside(folder: Path) -> Path | None:
     return to
 
 
-def last_words(folder: Path) -> str:
+def read_error(folder: Path) -> str:
     """The reason why a cell failed, as its ``folder`` tells it."""
     path = folder / ERROR
     if not path.exists():
@@ -255,7 +257,7 @@ def last_words(folder: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[int]:
+def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
     """Hold a cell; gives the lock's file descriptor, for children to inherit.
 
     Args:
@@ -284,7 +286,7 @@ def join(folder: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def progress(folder: Path) -> Heartbeat | None:
+def read_progress(folder: Path) -> Heartbeat | None:
     """How far the training in a cell's ``folder`` is, as ``train.py`` last said; None before its first iteration."""
     reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
-    return if_whole(reports[-1], Heartbeat) if reports else None
+    return read_if_valid(reports[-1], Heartbeat) if reports else None

@@ -13,7 +13,7 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
-from spiky_rl.config.shown import duration
+from spiky_rl.config.shown import format_duration
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
@@ -24,9 +24,9 @@ from spiky_rl.experiments.design.planned import check_agents
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
-from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
-from spiky_rl.experiments.run.estimate import Speeds, estimated
-from spiky_rl.experiments.run.planning import Place, Resolver, recorded
+from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
+from spiky_rl.experiments.run.estimate import SpeedTable, estimate_cells
+from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver, list_bundled_studies
 from spiky_rl.hosts.common.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
@@ -34,16 +34,16 @@ EARLIER = {"provenance": None, "versions": {}}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyRun:
     """A study with its cells."""
 
     study: Study
-    out: Path
+    folder: Path
     """Its folder, absolute."""
-    place: Place
+    place: ExecutionOptions
     robots: str
     """Which robots all cells have, in words."""
-    resolve: Resolver
+    resolve: AgentResolver
     cells: Sequence[Cell]
     sources: set[str]
     """Where the cells' estimated times are from."""
@@ -51,7 +51,7 @@ class Comparison:
     """Names of the cells that have their results."""
 
     @property
-    def left(self) -> list[Cell]:
+    def remaining(self) -> list[Cell]:
         """The cells that are not finished."""
         return [cell for cell in self.cells if cell.name not in self.finished]
 
@@ -59,31 +59,31 @@ class Comparison:
     def time_left(self) -> str:
         """The time that those take, in words, and where that is known from."""
         parallel, known = self.place.parallel, [
-            cell.seconds for cell in self.left if cell.seconds is not None
+            cell.seconds for cell in self.remaining if cell.seconds is not None
         ]
-        text = f"{duration(sum(known) / parallel)} with {parallel} at once"
-        if len(known) < len(self.left):
-            text += f", and {len(self.left) - len(known)} cells of unknown length"
+        text = f"{format_duration(sum(known) / parallel)} with {parallel} at once"
+        if len(known) < len(self.remaining):
+            text += f", and {len(self.remaining) - len(known)} cells of unknown length"
         return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
 
     def check(self) -> None:
         """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
-        refuse_reused_seeds(self.out, self.study)
-        refuse_other_arms(self.out, self.study, self.cells, self.robots)
-        folders.refuse_other_cells(self.out, self.cells, self.robots)
+        refuse_reused_seeds(self.folder, self.study)
+        refuse_other_arms(self.folder, self.study, self.cells, self.robots)
+        folders.refuse_other_cells(self.folder, self.cells, self.robots)
 
     def write(self) -> None:
         """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
         for digest, spec in self.resolve.specs.items():
-            path = self.out / "specs" / f"{digest}.yaml"
+            path = self.folder / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
-        folders.write_plan(self.out, self.study, self.cells, self.robots)
+        folders.write_plan(self.folder, self.study, self.cells, self.robots)
         tunings = self.study.tuning
         copies = {find_copy(tunings, agent): find_tuning(tunings, agent) for agent in self.study.agents}
         for copy, source in copies.items():
             if copy:
                 tuned = read_tuned(Path(source)).path
-                files.write(self.out / copy, partial(shutil.copyfile, tuned))
+                files.write_atomically(self.folder / copy, partial(shutil.copyfile, tuned))
 
     def run(
         self,
@@ -101,10 +101,12 @@ class Comparison:
             stop: Tells whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
-        return done | engine.run(Order(self.left, self.out, self.place.parallel, changed, stop, gpus))
+        return done | engine.run(
+            WorkOrder(self.remaining, self.folder, self.place.parallel, changed, stop, gpus)
+        )
 
 
-def planned(study: Study, out: Path, place: Place) -> Comparison:
+def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """All cells of a study, with their estimated times. Raises UserError for one that cannot be.
 
     Args:
@@ -112,11 +114,13 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
         out: Its folder, absolute.
         place: Where its cells run.
     """
-    place, robots = place.settled()
-    resolve = Resolver(study, place)
-    found = grid.cells(study, resolve, place.device, place.assets, place.distributed, threads=place.threads)
+    place, robots = place.resolve_assets()
+    resolve = AgentResolver(study, place)
+    found = grid.build_cells(
+        study, resolve, place.device, place.assets, place.distributed, threads=place.threads
+    )
     if study.tuning:
-        found = with_base(found, study, place)
+        found = add_base_hashes(found, study, place)
     if study.plan is not None:
         own = (cell.label for cell in found if cell.is_trained)
         labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
@@ -124,18 +128,20 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
             check_agents(study.plan, list(labels))
         except RegistryError as error:
             raise StudyError(f"plan.{error}") from None
-    cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
+    cells, sources = estimate_cells(
+        found, study, SpeedTable().read([out, *list_bundled_studies()]), resolve.tasks
+    )
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return Comparison(study, out, place, robots, resolve, cells, sources, finished)
+    return StudyRun(study, out, place, robots, resolve, cells, sources, finished)
 
 
 def merge_study(asked: Study, out: Path) -> Study:
     """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
-    merged = study_design.with_baseline(folders.prepare(out, asked))
-    study_design.check(merged)
+    merged = study_design.with_baseline(folders.load_or_extend_study(out, asked))
+    study_design.check_study(merged)
     if merged.plan is None or merged.plan.seeds:
         return merged
     plan = merged.plan
@@ -147,8 +153,8 @@ def merge_study(asked: Study, out: Path) -> Study:
 
 
 def write_plan(
-    asked: Study, plan: Comparison, replan: Callable[[Study, Path, Place], Comparison] | None = None
-) -> Comparison:
+    asked: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
+) -> StudyRun:
     """Write a plan into its folder, together with what another command has planned there since the folder was read.
 
     Args:
@@ -162,17 +168,17 @@ def write_plan(
     Raises:
         UserError: The folder has cells of something else.
     """
-    with folders.locked(plan.out):
-        merged = merge_study(asked, plan.out)
+    with folders.lock_cell(plan.folder):
+        merged = merge_study(asked, plan.folder)
         if merged != plan.study:
-            plan = (replan or planned)(merged, plan.out, plan.place)
+            plan = (replan or plan_study)(merged, plan.folder, plan.place)
         plan.write()
     return plan
 
 
-def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
+def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions) -> list[Cell]:
     """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
-    resolve = Resolver(study.with_changes(tuning="", vary={}, conditions=("nominal",)), place)
+    resolve = AgentResolver(study.with_changes(tuning="", vary={}, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:
         given = cell.specification

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
-from spiky_rl.config.shown import duration
-from spiky_rl.experiments.run.comparison import Comparison
+from spiky_rl.config.shown import format_duration
+from spiky_rl.experiments.run.comparison import StudyRun
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
-from spiky_rl.experiments.run.estimate import left
+from spiky_rl.experiments.run.estimate import compute_remaining_seconds
 
 
-class Course:
+class StudyProgress:
     """The cells of a comparison at work."""
 
-    def __init__(self, plan: Comparison) -> None:
+    def __init__(self, plan: StudyRun) -> None:
         """Begin where some cells are finished and all others wait.
 
         Args:
@@ -28,7 +28,7 @@ class Course:
         self.took: dict[str, float] = {}
         """Seconds that ended cells took, by name."""
 
-    def changed(self, states: Mapping[str, str]) -> Iterator[str]:
+    def update(self, states: Mapping[str, str]) -> Iterator[str]:
         """Take the ``states`` of cells at work; yields the name of each whose state is another now."""
         now = time.monotonic()
         for name, state in states.items():
@@ -52,16 +52,16 @@ class Course:
         return sum(self.counts[state] for state in (DONE, BROKEN, STOPPED))
 
     @property
-    def time_left(self) -> str:
+    def format_remaining_time(self) -> str:
         """The time that the others take, in words."""
         now = time.monotonic()
         took = {name: seconds for name, seconds in self.took.items() if self.states[name] == DONE}
         ran = {name: 0.0 for name, state in self.states.items() if state == WAITING}
         ran |= {name: now - self.begun[name] for name, state in self.states.items() if state == RUNNING}
-        seconds = left(self.cells, took, ran)
-        return "unknown" if seconds is None else duration(max(0.0, seconds / self.parallel))
+        seconds = compute_remaining_seconds(self.cells, took, ran)
+        return "unknown" if seconds is None else format_duration(max(0.0, seconds / self.parallel))
 
-    def first(self, count: int) -> list[str]:
+    def list_recent(self, count: int) -> list[str]:
         """The names of ``count`` cells at most: those that run, those that ended last, and those that wait."""
         running = [name for name, state in self.states.items() if state == RUNNING]
         recent = [name for name in self.took if self.states[name] != RUNNING]

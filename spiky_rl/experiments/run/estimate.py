@@ -14,11 +14,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from spiky_rl.config.options import Record
+from spiky_rl.config.options import FileRecord
 from spiky_rl.config.schema import TaskSpec
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run.cells import RESULT, if_whole
+from spiky_rl.experiments.run.cells import RESULT, read_if_valid
 
 OVERHEAD = 25.0
 """Seconds for which a cell starts its two simulators."""
@@ -35,7 +35,7 @@ type Key = tuple[str, ...]
 """What a speed is known of."""
 
 
-class Duration(Record):
+class TrainingSpeedRecord(FileRecord):
     """Fields of a training's result that tell its speed."""
 
     seconds_total: float
@@ -45,17 +45,17 @@ class Duration(Record):
     seconds_inference: float = 0.0
 
 
-class Lengths(Record):
+class EpisodeLengthsRecord(FileRecord):
     """Control steps of the episodes under a condition."""
 
     lengths: Annotated[tuple[float, ...], Field(strict=False)]
 
 
-class Evaluated(Record):
+class EvaluationSpeedRecord(FileRecord):
     """Fields of an evaluation's result that tell how many environment steps it took."""
 
-    conditions: dict[str, Lengths]
-    adapting: dict[str, Lengths] | None = None
+    conditions: dict[str, EpisodeLengthsRecord]
+    adapting: dict[str, EpisodeLengthsRecord] | None = None
 
     @property
     def steps(self) -> float:
@@ -64,7 +64,7 @@ class Evaluated(Record):
         return longest * (2 if self.adapting else 1)
 
 
-class Timed(Record):
+class CellSpeedRecord(FileRecord):
     """Fields of a cell's result that tell its speed."""
 
     agent: str
@@ -72,11 +72,11 @@ class Timed(Record):
     device: str
     physics: str = EARLIER_PHYSICS
     spec_hash: str | None = None
-    training: Duration | None
-    evaluation: Evaluated | None = None
+    training: TrainingSpeedRecord | None
+    evaluation: EvaluationSpeedRecord | None = None
 
 
-class Speed(NamedTuple):
+class CellSpeed(NamedTuple):
     """What a cell takes."""
 
     training: float
@@ -85,30 +85,30 @@ class Speed(NamedTuple):
     """Seconds per condition and episode; 0 where that is not known."""
 
 
-def keys(cell: Timed | Cell, agent: str = "") -> tuple[Key, Key, Key]:
+def make_lookup_keys(cell: CellSpeedRecord | Cell, agent: str = "") -> tuple[Key, Key, Key]:
     """What a ``cell``'s speed says something of, the nearest first; as if it were one of another ``agent``, if that is named."""
     kind, spec = cell.device.partition(":")[0], "" if agent else cell.spec_hash or ""
     whole = (agent or cell.agent, cell.task, kind)
     return (*whole, cell.physics, spec), (*whole, cell.physics), whole
 
 
-def median(speeds: Iterable[Speed]) -> Speed:
+def median(speeds: Iterable[CellSpeed]) -> CellSpeed:
     """The medians of ``speeds``."""
-    return Speed(*map(statistics.median, zip(*speeds, strict=True)))
+    return CellSpeed(*map(statistics.median, zip(*speeds, strict=True)))
 
 
 @dataclass
-class Speeds:
+class SpeedTable:
     """Speeds of agents on tasks, as results tell them."""
 
-    known: dict[Key, list[Speed]] = field(default_factory=dict)
+    known: dict[Key, list[CellSpeed]] = field(default_factory=dict)
     """By agent's file stem, task and kind of device; by the physics too; and by the specification's digest too."""
 
-    def read(self, folders: Iterable[Path]) -> Speeds:
+    def read(self, folders: Iterable[Path]) -> SpeedTable:
         """Add the results of the studies in ``folders``; what cannot be read tells nothing."""
         for folder in folders:
             for path in sorted(folder.glob(f"cells/*/{RESULT}")):
-                held = if_whole(path, Timed)
+                held = read_if_valid(path, CellSpeedRecord)
                 if held and (training := held.training) and training.env_steps > 0 < training.seconds_total:
                     seconds = training.seconds_total
                     if held.device.startswith("cpu") and training.seconds_cpu:
@@ -119,26 +119,28 @@ class Speeds:
                     ) / training.seconds_total
                     step = seconds / training.env_steps
                     steps = held.evaluation.steps if held.evaluation else 0.0
-                    for key in keys(held):
-                        self.known.setdefault(key, []).append(Speed(step, acting * step * steps))
+                    for key in make_lookup_keys(held):
+                        self.known.setdefault(key, []).append(CellSpeed(step, acting * step * steps))
         return self
 
-    def of(self, cell: Cell, specs: Mapping[str, TaskSpec]) -> tuple[Speed, str] | None:
+    def lookup(self, cell: Cell, specs: Mapping[str, TaskSpec]) -> tuple[CellSpeed, str] | None:
         """(speed of a ``cell``, where it is from); None where nothing is known of the task.
 
         Args:
             cell: One that was trained or is to be; of random actions, it takes what the reference's evaluation does.
             specs: Tasks' files by label.
         """
-        for key, source in zip(keys(cell), SOURCES, strict=True):
+        for key, source in zip(make_lookup_keys(cell), SOURCES, strict=True):
             if own := self.known.get(key):
                 return median(own), source
         kind, spec = cell.device.partition(":")[0], specs.get(cell.task)
-        base = next((known for key in keys(cell, REFERENCE)[1:] if (known := self.known.get(key))), None)
+        base = next(
+            (known for key in make_lookup_keys(cell, REFERENCE)[1:] if (known := self.known.get(key))), None
+        )
         if base:
             speed, source = median(base), f"results of {REFERENCE}"
         elif spec is not None and spec.steps_per_second.get(kind):
-            speed, source = Speed(1.0 / spec.steps_per_second[kind], 0.0), "the task's file"
+            speed, source = CellSpeed(1.0 / spec.steps_per_second[kind], 0.0), "the task's file"
         else:
             return None
         if cell.agent == REFERENCE or not cell.is_trained:
@@ -147,7 +149,7 @@ class Speeds:
         if factor is None:
             return speed, f"{source}, as if the agent were {REFERENCE}"
         return (
-            Speed(*(factor * seconds for seconds in speed)),
+            CellSpeed(*(factor * seconds for seconds in speed)),
             f"{source}, times what the agent takes elsewhere",
         )
 
@@ -161,8 +163,8 @@ class Speeds:
         return statistics.fmean(ratios) if ratios else None
 
 
-def estimated(
-    cells: Iterable[Cell], study: Study, speeds: Speeds, specs: Mapping[str, TaskSpec]
+def estimate_cells(
+    cells: Iterable[Cell], study: Study, speeds: SpeedTable, specs: Mapping[str, TaskSpec]
 ) -> tuple[list[Cell], set[str]]:
     """The cells with their seconds, None where nothing is known; and where the numbers are from.
 
@@ -172,12 +174,12 @@ def estimated(
         speeds: What results tell.
         specs: Tasks' files by label.
     """
-    from spiky_rl.hosts.isaaclab.conditions import chosen
+    from spiky_rl.hosts.isaaclab.conditions import parse_conditions
 
     timed, sources = list[Cell](), set[str]()
-    rows = study.episodes * len(chosen(",".join(study.conditions)))
+    rows = study.episodes * len(parse_conditions(",".join(study.conditions)))
     for cell in cells:
-        speed = speeds.of(cell, specs)
+        speed = speeds.lookup(cell, specs)
         seconds: float | None = OVERHEAD + (rows * speed[0].evaluation if speed else 0.0)
         if cell.is_trained and study.budget is not None and study.budget.kind == "wall":
             seconds += study.budget.amount
@@ -190,7 +192,9 @@ def estimated(
     return timed, sources
 
 
-def left(cells: Mapping[str, Cell], took: Mapping[str, float], ran: Mapping[str, float]) -> float | None:
+def compute_remaining_seconds(
+    cells: Mapping[str, Cell], finished_seconds: Mapping[str, float], running_seconds: Mapping[str, float]
+) -> float | None:
     """Seconds of work that are left; None where nothing is known of a cell.
 
     They are the estimates, corrected by what finished cells took of theirs; without one, what a finished cell took.
@@ -200,12 +204,12 @@ def left(cells: Mapping[str, Cell], took: Mapping[str, float], ran: Mapping[str,
         took: Seconds that finished ones took, by name.
         ran: Seconds for which the others have run so far, by name.
     """
-    guesses = {name: cells[name].seconds for name in took}
-    known = [(took[name], guess) for name, guess in guesses.items() if guess]
+    guesses = {name: cells[name].seconds for name in finished_seconds}
+    known = [(finished_seconds[name], guess) for name, guess in guesses.items() if guess]
     factor = sum(seconds for seconds, _ in known) / sum(guess for _, guess in known) if known else 1.0
-    alike = [seconds for name, seconds in took.items() if cells[name].is_trained]
+    alike = [seconds for name, seconds in finished_seconds.items() if cells[name].is_trained]
     total = 0.0
-    for name, seconds in ran.items():
+    for name, seconds in running_seconds.items():
         guess = cells[name].seconds
         if guess is None and not alike:
             return None

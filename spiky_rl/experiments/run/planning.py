@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spiky_rl.config.extras import require
-from spiky_rl.config.options import Settings, UserError, nearest, option
-from spiky_rl.config.plan import RANDOM, Assets, Plan, Request
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.extras import require_module
+from spiky_rl.config.options import Settings, UserError, suggest_name, option
+from spiky_rl.config.plan import RANDOM, Assets, RunPlan, RunRequest
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.config.registry import PACKAGE
 from spiky_rl.config.spec import TaskSpec, load_task
-from spiky_rl.experiments.analysis.comparisons import ALPHA, attainable_p_value
+from spiky_rl.experiments.analysis.comparisons import ALPHA, compute_min_p_value
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.grid import Cell
@@ -22,8 +22,8 @@ from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Engine, cores, environment, visible
-from spiky_rl.hosts.run.prepare import prepare, subject_of
+from spiky_rl.experiments.run.engines.base import Engine, count_cores, make_environment, list_visible_gpus
+from spiky_rl.hosts.run.prepare import make_plan, make_condition_subject
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ FEW = 4096
 """Cells at once, and processes of one, at most."""
 
 
-class Place(Settings):
+class ExecutionOptions(Settings):
     """Where and how cells run."""
 
     parallel: int = option(1, "cells at once", low=1, high=FEW)
@@ -66,16 +66,16 @@ class Place(Settings):
     @property
     def threads(self) -> int:
         """Threads of a cell that runs on the CPU. Raises UserError where OMP_NUM_THREADS is no number."""
-        available = cores()
+        available = count_cores()
         if self.engine == "ray":
             available = self.parallel * max(1, int(cell_share(False, self.distributed, self.cell_cpus)[0]))
-        given = environment(self.parallel, available)["OMP_NUM_THREADS"]
+        given = make_environment(self.parallel, available)["OMP_NUM_THREADS"]
         first = given.partition(",")[0].strip()  # the others are for nested regions
         if not first.isdecimal() or int(first) < 1:
             raise UserError(f"OMP_NUM_THREADS: {given!r} given; allowed: a number of threads, from 1")
         return int(first)
 
-    def open(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
+    def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
         """The engine, None where everything is only planned, and this machine's GPUs for it to spread cells over.
 
         Args:
@@ -90,9 +90,9 @@ class Place(Settings):
             return None, ()
         options: dict[str, Any] = {}
         if self.engine == "ray":
-            from spiky_rl.hosts.common.devices import check_device
+            from spiky_rl.hosts.common.devices import resolve_device
 
-            on_cuda = check_device(self.device).startswith("cuda")
+            on_cuda = resolve_device(self.device).startswith("cuda")
             cpus, gpus = cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
             options = {"address": self.ray_address, "cpus": cpus, "gpus": gpus}
         return engines.create(self.engine, **options), self._gpus()
@@ -103,19 +103,19 @@ class Place(Settings):
 
         if self.engine != "local" or self.device not in (None, "cuda") or not torch.cuda.is_available():
             return ()
-        gpus = visible(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        gpus = list_visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         if self.distributed > len(gpus):
             raise UserError(f"--distributed {self.distributed}: there are {len(gpus)} GPUs here")
         if self.parallel > 1 and len(gpus) > 1:
             log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
         return gpus
 
-    def settled(self) -> tuple[Place, str]:
+    def resolve_assets(self) -> tuple[ExecutionOptions, str]:
         """The place with the robots that all cells have, asked for once, and which those are, in words.
 
         ``auto`` remains where the user's environment says it.
         """
-        require("isaaclab", "isaaclab")
+        require_module("isaaclab", "isaaclab")
         from spiky_rl.hosts.isaaclab.assets import configure_assets
 
         robots = configure_assets(self.assets)
@@ -155,19 +155,19 @@ def default_folder(asked: Study, file: Path | None) -> Path:
     """
     if file is not None:
         return file.parent if file.stem == "study" else Path("logs/compare") / file.stem
-    design = {key: value for key, value in asked.data().items() if key != "seeds"}
-    return Path("logs/compare") / f"{'-'.join(asked.stems)[:40]}-{grid.digest(design)[:6]}"
+    design = {key: value for key, value in asked.to_dict().items() if key != "seeds"}
+    return Path("logs/compare") / f"{'-'.join(asked.agent_names)[:40]}-{grid.hash_data(design)[:6]}"
 
 
-def recorded() -> list[Path]:
+def list_bundled_studies() -> list[Path]:
     """Studies that came with the project: their speeds are a first guess."""
     return sorted(path for path in (PACKAGE.parent / "studies").glob("*") if (path / "cells").is_dir())
 
 
-class Resolver:
+class AgentResolver:
     """Tells what a combination of task, agent and variation is, by merging it as ``train.py`` does, once."""
 
-    def __init__(self, asked: Study, place: Place) -> None:
+    def __init__(self, asked: Study, place: ExecutionOptions) -> None:
         """Begin with nothing merged.
 
         Args:
@@ -179,9 +179,9 @@ class Resolver:
         """Merged specifications by hash."""
         self.tasks: dict[str, TaskSpec] = {}
         """Task files by label."""
-        self.known: dict[tuple[str, str], Plan] = {}
+        self.known: dict[tuple[str, str], RunPlan] = {}
 
-    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Plan:
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> RunPlan:
         """The plan of a training; that of random actions is any of the task's.
 
         Args:
@@ -193,20 +193,20 @@ class Resolver:
             UserError: It cannot be, as ``train.py`` or ``evaluate.py`` would say.
         """
         if agent == RANDOM:
-            return self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
-        varied = tuple(grid.assignment(key, value) for key, value in variant.items())
+            return self(task, self.asked.agents[0], self.asked.list_variants(self.asked.agents[0])[0])
+        varied = tuple(grid.format_override(key, value) for key, value in variant.items())
         key = (task, " ".join((agent, *varied)))
         if key not in self.known:
             self.known[key] = self._planned(task, agent, varied)
         return self.known[key]
 
-    def _planned(self, task: str, agent: str, varied: Sequence[str]) -> Plan:
+    def _planned(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
         asked, place, elsewhere = self.asked, self.place, self.place.is_elsewhere
         number = asked.num_envs
         if elsewhere and number is None and (known := load_task(task)) is not None:
             number = known.num_envs["cuda"]
-        plan = prepare(
-            Request(
+        plan = make_plan(
+            RunRequest(
                 task=task,
                 agent=agent,
                 library=asked.library,
@@ -223,16 +223,16 @@ class Resolver:
         from spiky_rl.hosts.run.training import require_whole_minibatches
 
         require_whole_minibatches(plan)
-        subject = subject_of(plan)
-        chosen = conditions.chosen(",".join(asked.conditions), subject)
-        conditions.require(chosen, subject)
+        subject = make_condition_subject(plan)
+        chosen = conditions.parse_conditions(",".join(asked.conditions), subject)
+        conditions.require_conditions(chosen, subject)
         if asked.plan is not None and (
             absent := [name for name in asked.plan.conditions if name not in chosen]
         ):
             raise UserError(
-                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{nearest(absent[0], chosen)}"
+                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{suggest_name(absent[0], chosen)}"
             )
-        self.specs[plan.spec.digest] = plan.spec.tree()
+        self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec
         if elsewhere:
@@ -247,14 +247,14 @@ def warn_of_undecidable_tests(asked: Study) -> None:
     if (plan := asked.plan) is None:
         return
     tests, pairs = plan.count_tests(len(asked.tasks)), len(asked.seeds)
-    if (lowest := attainable_p_value(pairs, tests)) >= ALPHA:
+    if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
         log.warning(
             "plan: with %d seeds and %d tests that Holm corrects together no p can be below %.3g; %d seeds can decide",
             pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
         )  # fmt: skip
 
 
-def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, Tree]) -> None:
+def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMapping]) -> None:
     """Say which spiking agents have no ANN of their widths and rates beside them: a difference is then not one of spikes.
 
     Args:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiky_rl.config.budget import parse
+from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, Request, Training
-from spiky_rl.config.spec import complete
-from spiky_rl.experiments.design.grid import EVALUATION, Cell, Specification
+from spiky_rl.config.plan import RANDOM, RunRequest, TrainOptions
+from spiky_rl.config.spec import build_agent_spec
+from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
 from spiky_rl.experiments.run.cells import find_differences, read_cell
 from spiky_rl.hosts.common.provenance import get_versions, read_provenance
 
 
-def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[Request, Training]:
+def make_training_request(
+    folder: Path, checkpoint: str | None, distributed: bool
+) -> tuple[RunRequest, TrainOptions]:
     """The request and settings of a cell's training.
 
     Args:
@@ -22,12 +24,12 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
         distributed: Whether this is one of several processes.
     """
     given = read_checked_cell(folder).specification
-    budget = None if given.budget is None else parse(given.budget, "budget")
+    budget = None if given.budget is None else parse_budget(given.budget, "budget")
     asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
-    return asked, Training(budget=budget, choose_best=False)
+    return asked, TrainOptions(budget=budget, choose_best=False)
 
 
-def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
+def make_evaluation_request(folder: Path) -> tuple[RunRequest, int, str, Path]:
     """The request of a cell's evaluation, its number of episodes, its conditions, and the file of the result.
 
     Args:
@@ -54,12 +56,12 @@ def read_checked_cell(folder: Path) -> Cell:
 
 def _request(
     folder: Path,
-    given: Specification,
+    given: CellSpecification,
     seed: int,
     checkpoint: str | None,
     num_envs: int | None,
     distributed: bool,
-) -> Request:
+) -> RunRequest:
     """What both steps are asked for; the agent is as it was when the study was planned."""
     values = {
         "task": given.task,
@@ -74,6 +76,6 @@ def _request(
         "log_root": folder / "run",
         "distributed": distributed,
         "overrides": given.overrides,
-        "spec": complete(Path(given.agent).stem, given.spec, given.origins),
+        "spec": build_agent_spec(Path(given.agent).stem, given.spec, given.origins),
     }
-    return Request.check("specification", values)
+    return RunRequest.check("specification", values)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record
+from spiky_rl.config.options import FileRecord
 from spiky_rl.config.spec import flatten
-from spiky_rl.config.tuned import FILE as TUNED
+from spiky_rl.config.tuned import FILE_NAME as TUNED
 from spiky_rl.experiments.design import grid
 from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.grid import Cell, Resolve
-from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
-from spiky_rl.experiments.design.tuning_space import Dimension, Space
-from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
+from spiky_rl.experiments.design.tuning_space import SearchDimension, SearchSpace
+from spiky_rl.experiments.run.cells import VERSION, read_study_record, write_cell
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -50,7 +50,7 @@ ACTIVITIES = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class AgentTask:
     """An agent on a task: what has trials of its own."""
 
     task: str
@@ -60,7 +60,7 @@ class Pair:
     """The task's."""
     stem: str
     """The agent's file's."""
-    dimensions: tuple[Dimension, ...]
+    dimensions: tuple[SearchDimension, ...]
     budget: Budget
     """Budget of a trial."""
 
@@ -74,7 +74,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Site:
+class TuningEnvironment:
     """Where and how trials run."""
 
     out: Path
@@ -92,12 +92,12 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningDesign:
     """The design of a tuning: agents, tasks, search space, number of trials and objectives."""
 
     study: Study
     """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""
-    space: Space
+    space: SearchSpace
     trials: int
     """Number of trials that every agent has on every task."""
     activity: str = ""
@@ -112,7 +112,7 @@ class Tuning:
         """With two objectives no trial is ended early: a low return may be what a low activity costs."""
         return (1.0,) if self.activity else RUNGS
 
-    def of(self, pair: Pair, overrides: Sequence[str], share: float = 1.0) -> Study:
+    def make_trial_study(self, pair: AgentTask, overrides: Sequence[str], share: float = 1.0) -> Study:
         """The study of a pair's trial; what the command line says stands behind its values.
 
         Args:
@@ -124,7 +124,9 @@ class Tuning:
         own = (*overrides, *self.study.overrides)
         return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
 
-    def cells(self, site: Site, pair: Pair, overrides: Sequence[str], rung: int, name: str) -> list[Cell]:
+    def cells(
+        self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
+    ) -> list[Cell]:
         """The cells of a trial at a rung, one for each seed, each with its folder.
 
         Args:
@@ -134,9 +136,9 @@ class Tuning:
             rung: Place in `rungs`; each goes on from the one before.
             name: The trial's.
         """
-        given, written = self.of(pair, overrides, self.rungs[rung]), list[Cell]()
+        given, written = self.make_trial_study(pair, overrides, self.rungs[rung]), list[Cell]()
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
-        for cell in grid.cells(
+        for cell in grid.build_cells(
             given, site.resolver(given), site.device, site.assets, site.processes, title, site.threads
         ):
             if cell.is_trained:
@@ -150,15 +152,15 @@ class Tuning:
         return {
             "version": VERSION,
             "id": self.id,
-            "study": self.study.data(),
-            "space": self.space.part(self.study.agents),
+            "study": self.study.to_dict(),
+            "space": self.space.select(self.study.agents),
             "trials": self.trials,
             "activity": self.activity,
             "storage": self.storage,
         }
 
 
-class Searched(Record):
+class SearchSpaceRecord(FileRecord):
     """What of a space a tuning searches: `Space.part`."""
 
     set: dict[str, Any]
@@ -166,41 +168,41 @@ class Searched(Record):
     own: dict[str, dict[str, Any]]
 
 
-class TuningFile(Record):
+class TuningFile(FileRecord):
     """tuning.json: `Tuning.data`, and what its trials are made from."""
 
     version: Literal[1]
     id: str
     study: StudyFile
-    space: Searched
+    space: SearchSpaceRecord
     trials: int
     activity: Literal["", Activity]
     storage: str
     facts: dict[str, str]
 
 
-def read(folder: Path) -> TuningFile | None:
+def read_tuning(folder: Path) -> TuningFile | None:
     """What the ``folder`` of a tuning says; None where there is no tuning. Raises StudyError that names file and key."""
     path = folder / FILE
-    return held_in(path, TuningFile, "tuning") if path.exists() else None
+    return read_study_record(path, TuningFile, "tuning") if path.exists() else None
 
 
-def prepare(folder: Path, asked: Tuning) -> Tuning:
+def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
 
     Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared; and where
     its tuning has lost a part without which all trials would be run again.
     """
-    held = read(folder)
-    _check_is_whole(folder, held, (held or asked).storage)
+    held = read_tuning(folder)
+    _check_is_whole(folder, held, (held or design).storage)
     if held is None:
-        return replace(asked, id=secrets.token_hex(4))
-    study = extended(held.study, asked.study)
-    both = [stem for stem in asked.study.stems if stem in held.space.own]
-    ours: dict[str, Any] = {"activity": asked.activity, "storage": asked.storage}
-    ours |= {"seeds": list(asked.study.seeds), "space": asked.space.part(both)}
+        return replace(design, id=secrets.token_hex(4))
+    study = merge_studies(held.study, design.study)
+    both = [stem for stem in design.study.agent_names if stem in held.space.own]
+    ours: dict[str, Any] = {"activity": design.activity, "storage": design.storage}
+    ours |= {"seeds": list(design.study.seeds), "space": design.space.select(both)}
     theirs: dict[str, Any] = held.model_dump(include={"activity", "storage", "space"})
-    theirs["storage"] = without_password(held.storage)
+    theirs["storage"] = redact_url(held.storage)
     theirs["seeds"] = list(held.study.seeds)
     theirs["space"]["own"] = {stem: held.space.own[stem] for stem in both}
     old, new = flatten(theirs), flatten(ours)
@@ -209,8 +211,8 @@ def prepare(folder: Path, asked: Tuning) -> Tuning:
             f"{folder}: holds a tuning with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
             " --out"
         )
-    asked.space.require_equal(study.agents)
-    return replace(asked, study=study, trials=max(asked.trials, held.trials), id=held.id)
+    design.space.require_equal(study.agents)
+    return replace(design, study=study, trials=max(design.trials, held.trials), id=held.id)
 
 
 def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None:
@@ -240,7 +242,7 @@ def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None
             raise StudyError(f"{database}: {what}, and has the trials of the tuning; {remedy}")
 
 
-def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
+def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -> None:
     """Write tuning.json.
 
     Args:
@@ -250,7 +252,7 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
 
     Raises StudyError where one of the facts was another when the tuning began.
     """
-    held = begun.facts if (begun := read(folder)) else {}
+    held = begun.facts if (begun := read_tuning(folder)) else {}
     told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
     if held and known and not told:
         raise StudyError(
@@ -264,7 +266,7 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
     files.write_json(folder / FILE, {**tuning.data(), "facts": {**held, **facts}})
 
 
-def without_password(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return the ``url`` of a storage as it may be shown and stored: without its password and the values of its query."""
     parsed = _parse_url(url)
     if parsed is None:

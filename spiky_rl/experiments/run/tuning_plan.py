@@ -7,18 +7,18 @@ from pathlib import Path
 
 from spiky_rl.config.budget import Budget
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.config.tuned import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
-from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, Pair, Tuning
+from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver
+from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
 from spiky_rl.hosts.common.provenance import get_deciding_versions
 
 MOST_TRIALS = 10_000
 
 
-class Trials(Settings):
+class TuneOptions(Settings):
     """How a tuning searches."""
 
     trials: int = option(
@@ -41,30 +41,30 @@ class Trials(Settings):
     )
 
 
-def read(data: Tree, how: Trials) -> Tuning:
+def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign:
     """Read the plan of a tuning. Raises UserError.
 
     Args:
         data: Keys of a study: agents, tasks, seeds, budget and how trials are evaluated.
         how: The search.
     """
-    dimensions = tuning_space.read(how.space)
-    asked = study.build("tuning", {**data, "conditions": ["nominal"]})
+    dimensions = tuning_space.read_space(options.space)
+    asked = study.build_study("tuning", {**data, "conditions": ["nominal"]})
     dimensions.require_equal(asked.agents)
     given = {text.partition("=")[0] for text in asked.overrides}
-    for dimension in (d for agent in asked.agents for d in dimensions.of(agent)):
+    for dimension in (d for agent in asked.agents for d in dimensions.get_dimensions(agent)):
         if both := given & {dimension.key, *dimension.also}:
             raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
-    storage = "" if how.storage is None else shown_storage(how.storage)
-    return Tuning(asked, dimensions, how.trials, how.activity or "", storage)
+    storage = "" if options.storage is None else redact_storage_url(options.storage)
+    return TuningDesign(asked, dimensions, options.trials, options.activity or "", storage)
 
 
-def shown_storage(url: str) -> str:
+def redact_storage_url(url: str) -> str:
     """The ``url`` of a storage without its password. Raises UserError where it names no kind of database."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    shown = tuning.without_password(url)
+    shown = tuning.redact_url(url)
     try:
         make_url(url).get_dialect()
     except (ArgumentError, ValueError):  # the latter of a port that is no number
@@ -75,22 +75,22 @@ def shown_storage(url: str) -> str:
     return shown
 
 
-def default_folder(asked: Tuning) -> Path:
+def default_folder(asked: TuningDesign) -> Path:
     """Where a tuning lies that was not told where."""
-    return Path("logs/tune") / f"{'-'.join(asked.study.stems)[:40]}-{grid.digest(asked.data())[:6]}"
+    return Path("logs/tune") / f"{'-'.join(asked.study.agent_names)[:40]}-{grid.hash_data(asked.data())[:6]}"
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedTuning:
     """A tuning that can be run."""
 
-    pairs: list[Pair]
+    pairs: list[AgentTask]
     """What has trials of its own."""
     facts: dict[str, str]
     """What its trials are made from, by name."""
 
 
-def checked(asked: Tuning, place: Place, robots: str) -> Checked:
+def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> CheckedTuning:
     """Check a tuning: the pairs of agent and task that have trials, each with its budget.
 
     Args:
@@ -101,23 +101,30 @@ def checked(asked: Tuning, place: Place, robots: str) -> Checked:
     Raises:
         UserError: An agent does not take the ends or choices of a dimension.
     """
-    found = Checked([], {})
-    resolve = Resolver(asked.study, place)
-    for task in asked.study.tasks:
-        plans = {agent: resolve(task, agent, {}) for agent in asked.study.agents}
+    found = CheckedTuning([], {})
+    resolve = AgentResolver(design.study, place)
+    for task in design.study.tasks:
+        plans = {agent: resolve(task, agent, {}) for agent in design.study.agents}
         steps = [
-            p.setting("max_iterations") * p.num_envs * p.setting("num_steps_per_env") for p in plans.values()
+            p.get_setting("max_iterations") * p.num_envs * p.get_setting("num_steps_per_env")
+            for p in plans.values()
         ]
-        whole = asked.study.budget or Budget("env_steps", max(steps) * place.distributed)
+        whole = design.study.budget or Budget("env_steps", max(steps) * place.distributed)
         for agent, plan in plans.items():
-            if asked.activity and plan.spec.network is None:
-                raise UserError(f"--activity {asked.activity}: {agent} does not spike")
-            dimensions = asked.space.of(agent)
+            if design.activity and plan.spec.network is None:
+                raise UserError(f"--activity {design.activity}: {agent} does not spike")
+            dimensions = design.space.get_dimensions(agent)
             budget = Budget(whole.kind, whole.amount * SHARE)
-            pair = Pair(task, agent, plan.task, Path(agent).stem, dimensions, budget)
-            for i in range(max(len(d.ends) for d in dimensions)):
-                values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
-                Resolver(asked.of(pair, [*asked.space.fixed, *values]), place)(task, agent, {})
+            pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
+            for i in range(max(len(d.list_extremes) for d in dimensions)):
+                values = [
+                    text
+                    for d in dimensions
+                    for text in d.assignments(d.list_extremes[min(i, len(d.list_extremes) - 1)])
+                ]
+                AgentResolver(design.make_trial_study(pair, [*design.space.fixed, *values]), place)(
+                    task, agent, {}
+                )
             found.pairs.append(pair)
             found.facts[pair.facts["specification"]] = plan.spec.digest
             found.facts[f"budget on {pair.label}"] = str(pair.budget)

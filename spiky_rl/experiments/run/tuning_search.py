@@ -22,11 +22,27 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spiky_rl.experiments.analysis.results import read_result
-from spiky_rl.experiments.design.grid import Cell, digest
-from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
+from spiky_rl.experiments.design.grid import Cell, hash_data
+from spiky_rl.experiments.run.cells import (
+    ERROR,
+    RESULT,
+    TrainingOutcome,
+    read_if_valid,
+    is_finished,
+    lock_cell,
+)
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
-from spiky_rl.experiments.run.tuning import DATABASE, STARTUP, TRIALS, Pair, Site, Tuning, prepare, write
-from spiky_rl.experiments.run.tuning_plan import Checked
+from spiky_rl.experiments.run.tuning import (
+    DATABASE,
+    STARTUP,
+    TRIALS,
+    AgentTask,
+    TuningEnvironment,
+    TuningDesign,
+    load_or_extend_tuning,
+    write_tuning,
+)
+from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
@@ -38,10 +54,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Open:
+class RunningTrial:
     """A trial at work."""
 
-    pair: Pair
+    pair: AgentTask
     trial: Trial
     overrides: list[str]
     rung: int
@@ -54,9 +70,9 @@ class Open:
         return f"{self.pair.stem} trial{self.trial.number}"
 
 
-def begun(
-    asked: Tuning, checked: Checked, check: Callable[[Tuning], Checked], site: Site, parallel: int, storage: str | None
-) -> Search:  # fmt: skip
+def start_search(
+    asked: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
+) -> TuningSearch:  # fmt: skip
     """The search of a tuning, whose folder says from here on what is tuned.
 
     Another command may have begun in the folder since it was read for ``asked``: the two are one tuning then.
@@ -72,78 +88,82 @@ def begun(
     Raises:
         StudyError: The storage is not there or damaged, or the folder's trials are made from something else.
     """
-    with locked(site.out):
-        merged = prepare(site.out, asked)
+    with lock_cell(site.out):
+        merged = load_or_extend_tuning(site.out, asked)
         if merged != replace(asked, id=merged.id):
             checked = check(merged)
         connected = connect(storage or f"sqlite:///{site.out / DATABASE}")
-        write(site.out, merged, checked.facts)
-        return Search(merged, checked.pairs, connected, site, parallel)
+        write_tuning(site.out, merged, checked.facts)
+        return TuningSearch(merged, checked.pairs, connected, site, parallel)
 
 
-class Search:
+class TuningSearch:
     """Hands out the cells of trials, and decides with their results how it goes on."""
 
     def __init__(
-        self, tuning: Tuning, pairs: Sequence[Pair], storage: optuna.storages.BaseStorage, site: Site, parallel: int
+        self, tuning: TuningDesign, pairs: Sequence[AgentTask], storage: optuna.storages.BaseStorage, site: TuningEnvironment, parallel: int
     ) -> None:  # fmt: skip
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
         where = tuning.storage or str(site.out / DATABASE)
         begun_before = {pair: self.count_begun(pair) for pair in pairs}
         self.studies = open_studies(tuning, pairs, storage, where, begun_before)
-        self.open: list[Open] = []
-        self.taken: set[tuple[Pair, int]] = set()
+        self.open: list[RunningTrial] = []
+        self.taken: set[tuple[AgentTask, int]] = set()
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
         """Names of trials that failed, which the next command tries again, and why."""
         self.looked = 0.0
 
-    def count_begun(self, pair: Pair) -> int:
+    def count_begun(self, pair: AgentTask) -> int:
         """Number of trials of a ``pair`` that the storage has at least: a trial's lock is made just before it."""
         name = f"{pair.label}.{pair.stem}."
         folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
-    def more(self, states: Mapping[str, str]) -> list[Cell]:
+    def next_cells(self, states: Mapping[str, str]) -> list[Cell]:
         """Cells to begin now; ``states`` are those of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
         cells: list[Cell] = []
         for trial in list(self.open):
             if busy.isdisjoint(cell.name for cell in trial.cells):
-                cells += self.ended(trial)
-        while len(busy) + len(cells) < self.parallel and (trial := self.begin()) is not None:
-            cells += self.enter(trial)
+                cells += self.on_cells_ended(trial)
+        while len(busy) + len(cells) < self.parallel and (trial := self.start_trial()) is not None:
+            cells += self.start_rung(trial)
         return cells
 
-    def begin(self) -> Open | None:
+    def start_trial(self) -> RunningTrial | None:
         """The next trial: one that was left, else a new one of the pair that has the fewest."""
         if self.open and time.monotonic() < self.looked + PAUSE:
             return None
-        with locked(self.out):  # so that no other command takes the same
+        with lock_cell(self.out):  # so that no other command takes the same
             for pair, study in self.studies.items():
                 for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    if (pair, left.number) not in self.taken and (lock := self.hold(pair, left.number)):
-                        now = frozen(study, left.number)
+                    if (pair, left.number) not in self.taken and (lock := self.lock_trial(pair, left.number)):
+                        now = get_frozen_trial(study, left.number)
                         if now.state == TrialState.RUNNING:
-                            return self.take(pair, left.number, lock, now)
+                            return self.open_trial(pair, left.number, lock, now)
                         lock.close()  # who held it has told its end since
             counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
             pair = min(counts, key=lambda pair: counts[pair])
-            if counts[pair] < self.tuning.trials and (lock := self.hold(pair, counts[pair])):
-                return self.take(pair, counts[pair], lock)
+            if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
+                return self.open_trial(pair, counts[pair], lock)
         self.looked = time.monotonic()
         return None
 
-    def hold(self, pair: Pair, number: int) -> ExitStack | None:
+    def lock_trial(self, pair: AgentTask, number: int) -> ExitStack | None:
         """The lock of a ``pair``'s trial ``number``, for as long as this process works on it; None where another one does."""
         stack = ExitStack()
         try:
-            stack.enter_context(locked(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False))
+            stack.enter_context(
+                lock_cell(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False)
+            )
         except BlockingIOError:
             return None
         return stack
 
-    def take(self, pair: Pair, number: int, lock: ExitStack, left: FrozenTrial | None = None) -> Open:
+    def open_trial(
+        self, pair: AgentTask, number: int, lock: ExitStack, left: FrozenTrial | None = None
+    ) -> RunningTrial:
         """A new trial, or one that was left.
 
         Args:
@@ -154,7 +174,7 @@ class Search:
             left: As the storage has one that was left, and which may hold all, some or none of its values.
         """
         study, overrides = self.studies[pair], list[str]()
-        seed = int(digest([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
+        seed = int(hash_data([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # groups, for the first trial has no parameters at all
@@ -167,45 +187,47 @@ class Search:
             values = (text for d, value in chosen.items() for text in d.assignments(value))
             overrides = [*self.tuning.space.fixed, *values]
         self.taken.add((pair, number))
-        self.open.append(Open(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock))
+        self.open.append(
+            RunningTrial(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock)
+        )
         return self.open[-1]
 
-    def enter(self, trial: Open) -> Sequence[Cell]:
+    def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
         """The cells of the trial's rung that are not finished; the next rung's where all are."""
         trial.cells = self.tuning.cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
-        return [c for c in trial.cells if not self.is_finished(c)] or self.ended(trial)
+        return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
-    def ended(self, trial: Open) -> Sequence[Cell]:
+    def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
         """Go on after a trial's cells have ended: the cells of its next rung, or nothing."""
         where = f"{trial.name} on {trial.pair.label}"
         unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
         if unfinished:
-            reason = self.reason(unfinished[0])
+            reason = self.get_failure_reason(unfinished[0])
             if any(self.has_diverged(cell) for cell in unfinished):
                 state = TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
                 trial.trial.set_user_attr("diverged", reason)
                 log.info("%s: diverged; %s", where, reason)
-                return self.close(trial, state=state)
+                return self.finish_trial(trial, state=state)
             self.broken[where] = reason
             log.error("%s: failed; %s", where, reason)
-            return self.close(trial)
-        values = self.measured(trial.cells)
+            return self.finish_trial(trial)
+        values = self.compute_objectives(trial.cells)
         said = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
         share = self.tuning.rungs[trial.rung]
         log.info("%s: %s after %.0f %% of its budget", where, said, 100 * share)
         ids = trial.trial.study, trial.trial.number
-        if not self.tuning.activity and trial.rung not in frozen(*ids).intermediate_values:
+        if not self.tuning.activity and trial.rung not in get_frozen_trial(*ids).intermediate_values:
             trial.trial.report(values[0], trial.rung)
         if trial.rung + 1 == len(self.tuning.rungs):
-            return self.close(trial, values=values)
+            return self.finish_trial(trial, values=values)
         if trial.trial.number > 0 and trial.trial.should_prune():
-            return self.close(trial, state=TrialState.PRUNED)
+            return self.finish_trial(trial, state=TrialState.PRUNED)
         trial.rung += 1
         trial.trial.set_user_attr("rung", trial.rung)
-        return self.enter(trial)
+        return self.start_rung(trial)
 
-    def close(
-        self, trial: Open, values: Sequence[float] | None = None, state: TrialState | None = None
+    def finish_trial(
+        self, trial: RunningTrial, values: Sequence[float] | None = None, state: TrialState | None = None
     ) -> Sequence[Cell]:
         """Tell the storage how a trial ended, if it did, and let go of it; nothing follows.
 
@@ -221,7 +243,7 @@ class Search:
         self.looked = 0.0
         return ()
 
-    def measured(self, cells: Sequence[Cell]) -> list[float]:
+    def compute_objectives(self, cells: Sequence[Cell]) -> list[float]:
         """The objectives, means over the ``cells`` of all seeds."""
         nominal = [read_result(self.out / "cells" / cell.name).nominal for cell in cells]
         keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
@@ -231,7 +253,7 @@ class Search:
         """Whether a cell has its result."""
         return is_finished(self.out / "cells" / cell.name, cell.hash)
 
-    def reason(self, cell: Cell) -> str:
+    def get_failure_reason(self, cell: Cell) -> str:
         """Why a cell failed: the last line of what it said."""
         path = self.out / "cells" / cell.name / ERROR
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no word"]
@@ -240,9 +262,11 @@ class Search:
     def has_diverged(self, cell: Cell) -> bool:
         """Whether a cell's training ended because its numbers were none any more."""
         paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
-        return any((held := if_whole(path, Ended)) and DIVERGED.match(held.outcome) for path in paths)
+        return any(
+            (held := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(held.outcome) for path in paths
+        )
 
 
-def frozen(study: optuna.Study, number: int) -> FrozenTrial:
+def get_frozen_trial(study: optuna.Study, number: int) -> FrozenTrial:
     """Trial ``number`` of a ``study`` as the storage has it."""
     return next(t for t in study.get_trials(deepcopy=False) if t.number == number)

@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.design.tuning_space import Dimension
-from spiky_rl.experiments.run.tuning import PRUNED_FROM, Pair, Tuning, list_secrets, without_password
+from spiky_rl.experiments.design.tuning_space import SearchDimension
+from spiky_rl.experiments.run.tuning import PRUNED_FROM, AgentTask, TuningDesign, list_secrets, redact_url
 
 REMEDY = "bring back an earlier copy, or choose another --out"
 CREATION_ATTEMPTS = 6
@@ -47,14 +47,18 @@ def connect(url: str) -> RDBStorage:
         except Exception as error:  # pylint: disable=broad-exception-caught
             # whatever a database's driver raises
             if attempt == CREATION_ATTEMPTS or not _is_creation_race(error):
-                raise StudyError(f"--storage {without_password(url)}: {_get_reason(error, url)}") from None
+                raise StudyError(f"--storage {redact_url(url)}: {_get_reason(error, url)}") from None
         time.sleep(CREATION_PAUSE_S * attempt)
     raise AssertionError
 
 
 def open_studies(
-    tuning: Tuning, pairs: Sequence[Pair], storage: BaseStorage, place: str, begun: Mapping[Pair, int]
-) -> dict[Pair, optuna.Study]:
+    tuning: TuningDesign,
+    pairs: Sequence[AgentTask],
+    storage: BaseStorage,
+    place: str,
+    begun: Mapping[AgentTask, int],
+) -> dict[AgentTask, optuna.Study]:
     """Open the study of every pair, and make it where there is none.
 
     Args:
@@ -69,7 +73,7 @@ def open_studies(
     """
     directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.activity else [])]
     names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
-    found: dict[Pair, optuna.Study] = {}
+    found: dict[AgentTask, optuna.Study] = {}
     try:
         for pair, name in names.items():
             found[pair] = optuna.create_study(
@@ -91,7 +95,7 @@ def open_studies(
     return found
 
 
-def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, begun: int) -> None:
+def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, place: str, begun: int) -> None:
     """Raise StudyError where the trials of a ``study`` are none that a tuning which has ``begun`` so many could have left."""
     where = f"{place}: trials of {pair.stem} on {pair.label}"
     try:
@@ -159,7 +163,7 @@ def _is_of(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def _get_distribution(dimension: Dimension) -> BaseDistribution:
+def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
     """Return what `Dimension.suggest` draws from."""
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)

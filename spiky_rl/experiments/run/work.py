@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.options import UserError, declared
-from spiky_rl.config.plain import Tree
-from spiky_rl.experiments.analysis.results import Result, Training, result_from
+from spiky_rl.config.options import UserError, get_options
+from spiky_rl.config.plain import PlainMapping
+from spiky_rl.experiments.analysis.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 from spiky_rl.hosts.common.provenance import PROVENANCE, Provenance
-from spiky_rl.hosts.common.processes import LOST, STARTER, end_with
+from spiky_rl.hosts.common.processes import LOST, STARTER, die_with_parent
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
@@ -38,7 +38,9 @@ CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
 """Lines of the log that an error keeps."""
-TRAINING_FIELDS = tuple(key for key in declared(Training) if key not in ("seconds_cpu", "worlds_reset"))
+TRAINING_FIELDS = tuple(
+    key for key in get_options(TrainingRecord) if key not in ("seconds_cpu", "worlds_reset")
+)
 """Fields that a cell's result takes from its training's, and that every version has written."""
 EVALUATION_FIELDS = (
     "episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions", "provenance",
@@ -46,46 +48,46 @@ EVALUATION_FIELDS = (
 """Fields that it takes from its evaluation's."""
 
 
-class Failed(Exception):
+class StepFailed(Exception):
     """A step that ended with an error; the message is what error.txt says."""
 
 
-class Interrupted(Exception):
+class StepInterrupted(Exception):
     """A step that was asked to stop."""
 
 
 def begin_step(parent: int) -> None:
     """End with the ``parent``, and tell the processes of a distributed training, where this starts some, to end with this one."""
-    end_with(parent)
+    die_with_parent(parent)
     os.environ[STARTER] = str(os.getpid())
 
 
-def work(folder: Path, out: Path) -> int:
+def run_cell(folder: Path, out: Path) -> int:
     """Bring the cell in ``folder`` of the study in ``out`` to its end; one of the exit codes."""
     asked: list[int] = []
     for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
-    with cells.locked(folder) as lock:
-        own = cells.if_whole(folder / cells.CELL, cells.Mark)
+    with cells.lock_cell(folder) as lock:
+        own = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
         if own is not None and own.hash and cells.is_finished(folder, own.hash):
             return FINISHED
-        if aside := cells.set_aside(folder):
-            note(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
+        if aside := cells.move_damaged_result(folder):
+            append_log(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
             trained = train(cell, folder, out, lock, asked) if cell.is_trained else None
-            measured = result(cell, folder, trained, evaluate(folder, lock, asked))
-        except Interrupted:
+            measured = build_result(cell, folder, trained, evaluate(folder, lock, asked))
+        except StepInterrupted:
             return INTERRUPTED
-        except (Failed, UserError) as failure:
+        except (StepFailed, UserError) as failure:
             files.write_text(folder / ERROR, f"{failure}\n")
             return FAILED
         files.write_json(folder / RESULT, measured.model_dump(by_alias=True, exclude_unset=True))
         return FINISHED
 
 
-def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
     """The training's result, from an earlier attempt where that got so far; an interrupted one goes on.
 
     Args:
@@ -96,43 +98,43 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> d
         asked: Signals that asked for an end, so far.
     """
     trained = finished_training(folder)
-    if trained is not None and record(folder / EVALUATION, EVALUATION_FIELDS) is not None:
+    if trained is not None and read_mapping(folder / EVALUATION, EVALUATION_FIELDS) is not None:
         return trained
-    can_go_on = resumable(folder, cell.library)
+    can_go_on = find_resumable(folder, cell.library)
     if (trained := finished_training(folder)) is not None:
         return trained
     arguments = ["train", str(folder)]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
-    elif before := cell.goes_on:
-        if (checkpoint := newest(out / "cells" / before, cell.library)) is not None:
+    elif before := cell.resume:
+        if (checkpoint := find_latest_checkpoint(out / "cells" / before, cell.library)) is not None:
             arguments += ["--checkpoint", str(checkpoint)]
         else:
-            note(folder, f"{before} left no checkpoint that is whole; the training begins anew")
+            append_log(folder, f"{before} left no checkpoint that is whole; the training begins anew")
     command = [sys.executable, "-m", STEP, *arguments]
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
         command = [sys.executable, *torchrun, "-m", STEP, *arguments, "--distributed"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    step("training", command, folder, lock, asked)
+    run_step("training", command, folder, lock, stop_requested)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files.write_json(folder / CPU, {"seconds": seconds})
     if (trained := finished_training(folder)) is None:
-        raise Interrupted  # it was asked to stop, and kept a checkpoint
+        raise StepInterrupted  # it was asked to stop, and kept a checkpoint
     return trained
 
 
 def finished_training(folder: Path) -> dict[str, Any] | None:
     """The result of the training in a cell's ``folder``, if it ran to its end."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
-        held = record(path, (*TRAINING_FIELDS, "curve", "provenance"))
+        held = read_mapping(path, (*TRAINING_FIELDS, "curve", "provenance"))
         if held is not None and held.get("outcome") == "finished":
             return held
     return None
 
 
-def resumable(folder: Path, library: str) -> bool:
+def find_resumable(folder: Path, library: str) -> bool:
     """Whether a training of ``library`` in ``folder`` can go on from a checkpoint; what is damaged of it is put out of the way.
 
     A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
@@ -140,40 +142,44 @@ def resumable(folder: Path, library: str) -> bool:
     """
 
     def lost(path: Path) -> None:
-        note(folder, f"{path}: no checkpoint, or a damaged one")
+        append_log(folder, f"{path}: no checkpoint, or a damaged one")
         if (held := path.parent / RESULT).exists():
             os.replace(held, path.parent / "result.lost.json")
 
-    whole = [last_whole(run, library, lost) for run in runs(folder)]
+    whole = [find_valid_checkpoint(run, library, lost) for run in list_runs(folder)]
     if not whole or any(whole):
         return bool(whole)
     taken = 0
     while (aside := folder / f"run.damaged{taken or ''}").exists():
         taken += 1
     os.replace(folder / "run", aside)
-    note(
+    append_log(
         folder,
         f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
     )
     return False
 
 
-def newest(folder: Path, library: str) -> Path | None:
+def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
     """The last checkpoint in a cell's ``folder`` from which a training of ``library`` can go on."""
-    return next(filter(None, (last_whole(run, library) for run in reversed(runs(folder)))), None)
+    return next(
+        filter(None, (find_valid_checkpoint(run, library) for run in reversed(list_runs(folder)))), None
+    )
 
 
-def runs(folder: Path) -> list[Path]:
+def list_runs(folder: Path) -> list[Path]:
     """The runs in a cell's ``folder`` that left checkpoints, the newest last."""
     return sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
 
 
-def last_whole(run: Path, library: str, lost: Callable[[Path], None] = lambda path: None) -> Path | None:
+def find_valid_checkpoint(
+    run: Path, library: str, lost: Callable[[Path], None] = lambda path: None
+) -> Path | None:
     """The last checkpoint of a ``run`` from which a training of ``library`` can go on; ``lost`` is called with each behind it."""
     from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
-    from spiky_rl.hosts.common.run_folders import numbered
+    from spiky_rl.hosts.common.run_folders import list_checkpoints
 
-    for path in reversed(numbered(run)):
+    for path in reversed(list_checkpoints(run)):
         try:
             read_checkpoint(str(path), library=library)
             return path
@@ -185,21 +191,21 @@ def last_whole(run: Path, library: str, lost: Callable[[Path], None] = lambda pa
 def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The evaluation, from an earlier attempt where that got so far; ``folder``, ``lock`` and ``asked`` as for `train`."""
     path = folder / EVALUATION
-    if (evaluated := record(path, EVALUATION_FIELDS)) is None:
-        step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
-        evaluated = record(path, EVALUATION_FIELDS)
+    if (evaluated := read_mapping(path, EVALUATION_FIELDS)) is None:
+        run_step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
+        evaluated = read_mapping(path, EVALUATION_FIELDS)
     if evaluated is None:
-        raise Failed(f"the evaluation left no result in {path}")
+        raise StepFailed(f"the evaluation left no result in {path}")
     return evaluated
 
 
-def record(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
+def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     """The mapping in the file ``path``; None where there is none, or one that is damaged or lacks one of the ``keys``."""
     held = cells.read_json(path)
     return held if isinstance(held, dict) and all(key in held for key in keys) else None
 
 
-def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
+def run_step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
     """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped.
 
     Args:
@@ -210,8 +216,8 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
         asked: Signals that asked for an end; SIGTERM is passed on.
     """
     if asked:
-        raise Interrupted
-    note(folder, " ".join(command))
+        raise StepInterrupted
+    append_log(folder, " ".join(command))
     start = (folder / LOG).stat().st_size
     with open(folder / LOG, "ab") as log:
         with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn  # one thread here
@@ -228,23 +234,25 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
                         told = True
                         process.terminate()
     if asked or code - 128 in STOPS:
-        raise Interrupted
+        raise StepInterrupted
     if code != 0:
         with open(folder / LOG, "rb") as log:
             log.seek(start)
             said = log.read().decode("utf-8", "replace").splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise Failed("\n".join([f"the {what} ended with {how}", "", *said[-TAIL:]]))
+        raise StepFailed("\n".join([f"the {what} ended with {how}", "", *said[-TAIL:]]))
 
 
-def note(folder: Path, text: str) -> None:
+def append_log(folder: Path, text: str) -> None:
     """Write ``text`` as a line of the log in a cell's ``folder``."""
     now = datetime.datetime.now().isoformat(" ", "seconds")
     with open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(f"== {now} {text}\n")
 
 
-def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> Result:
+def build_result(
+    cell: Cell, folder: Path, trained: PlainMapping | None, evaluated: PlainMapping
+) -> CellResult:
     """A cell's result, from what its steps measured. Raises ResultsError where that is not whole.
 
     Args:
@@ -256,7 +264,7 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
     training, curve = None, None
     if trained is not None:
-        counted = record(folder / CPU, ("seconds",)) if attempts == 1 else None
+        counted = read_mapping(folder / CPU, ("seconds",)) if attempts == 1 else None
         training = {**trained, "seconds_cpu": None if counted is None else counted["seconds"]}
         curve = trained["curve"]
     data = {
@@ -270,13 +278,13 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
         "training": training,
         "curve": curve,
         "evaluation": {"adapting": None, **evaluated},
-        "machine": machine(gpus(str(evaluated["device"]), cell.processes)),
+        "machine": describe_machine(list_gpu_names(str(evaluated["device"]), cell.processes)),
         "date": datetime.date.today().isoformat(),
     }
-    return result_from(data)
+    return parse_result(data)
 
 
-def provenance_of(folder: Path, trained: Tree | None, evaluated: Tree) -> Provenance:
+def provenance_of(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
     """Return a cell's provenance: that of its training, if it has one, with the commits of all of its processes in their order.
 
     Args:
@@ -286,13 +294,13 @@ def provenance_of(folder: Path, trained: Tree | None, evaluated: Tree) -> Proven
     """
     last = Provenance.check("evaluation.provenance", evaluated["provenance"])
     own = last if trained is None else Provenance.check("training.provenance", trained["provenance"])
-    parts = [cells.if_whole(path, Provenance) for path in sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))]
+    parts = [cells.read_if_valid(path, Provenance) for path in sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))]
     commits = [part and part.commit for part in (*parts, own, last)]
     known = dict.fromkeys(commit for commit in commits if commit is not None)
     return own.model_copy(update={"commit": None if None in commits else ", ".join(known)})
 
 
-def machine(cards: Sequence[str] = ()) -> str:
+def describe_machine(cards: Sequence[str] = ()) -> str:
     """The processor, how many of its cores, how many cells at once, and the GPUs that were used, ``cards``."""
     names = [
         line.partition(":")[2].strip()
@@ -306,7 +314,7 @@ def machine(cards: Sequence[str] = ()) -> str:
     )
 
 
-def gpus(device: str, processes: int) -> list[str]:
+def list_gpu_names(device: str, processes: int) -> list[str]:
     """Names of the GPUs that a cell ran on: one for each of its ``processes``, from the ``device``'s number on; none on the CPU."""
     if not device.startswith("cuda"):
         return []
@@ -317,5 +325,5 @@ def gpus(device: str, processes: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[3]))
-    raise SystemExit(work(Path(sys.argv[1]), Path(sys.argv[2])))
+    die_with_parent(int(sys.argv[3]))
+    raise SystemExit(run_cell(Path(sys.argv[1]), Path(sys.argv[2])))

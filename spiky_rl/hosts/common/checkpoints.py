@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, check_number
-from spiky_rl.hosts.common.progress import Amount, Count, Progress
+from spiky_rl.config.options import FileRecord, check_number
+from spiky_rl.hosts.common.progress import Amount, Count, TrainingProgress
 from spiky_rl.hosts.common.run_folders import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ Not rsl_rl's ``std_param``: an update may take it below 0, and rsl_rl clamps it 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class Group(Record):
+class Group(FileRecord):
     """Rates of some weights in an optimiser's state."""
 
     lr: Amount = 0.0
@@ -57,7 +57,7 @@ class Group(Record):
     params: list[Count]
 
 
-class Optimiser(Record):
+class Optimiser(FileRecord):
     """An optimiser's state, with a mapping for each weight."""
 
     param_groups: list[Group]
@@ -75,7 +75,7 @@ class RandomState(TypedDict):
     cuda: NotRequired[Tensor]
 
 
-class Parts(Record):
+class SpecNetworks(FileRecord):
     """What a specification says of its networks, where it has them."""
 
     actor: dict[str, Any] | None = None
@@ -84,7 +84,7 @@ class Parts(Record):
     critic_network: dict[str, Any] | None = None
 
 
-class Identity(Record):
+class RunIdentity(FileRecord):
     """What a run says of itself: a training, or a classification."""
 
     task: str = ""
@@ -95,28 +95,28 @@ class Identity(Record):
     data: str = ""
     split: str = ""
     seed: Count = 0
-    spec: Parts = Parts()
+    spec: SpecNetworks = SpecNetworks()
 
 
-class Kept(Record):
+class RunnerState(FileRecord):
     """What our runners keep of a run."""
 
-    identity: Identity
-    progress: Progress | None = None
+    identity: RunIdentity
+    progress: TrainingProgress | None = None
     random: dict[str, Any] = Field(default_factory=dict)
 
 
-class Infos(Record):
+class CheckpointInfos(FileRecord):
     """What is kept beside the networks: ours, and another program's."""
 
-    spiky_rl: Kept | None = None
+    spiky_rl: RunnerState | None = None
 
 
 def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as a checkpoint, whole or not at all. Raises OSError that names ``path``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
-    files.write(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
+    files.write_atomically(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
@@ -166,7 +166,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
         raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
     try:
         for key, value in held.items():
-            for name, tensor in tensors(value, str(key)):
+            for name, tensor in iterate_tensors(value, str(key)):
                 check_tensor(name, tensor)
             if isinstance(value, Mapping) and "param_groups" in value:
                 Optimiser.check(str(key), value)
@@ -177,7 +177,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
     return held
 
 
-def tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names.
 
     Raises ValueError where containers are nested too deep; ``depth``: of those around ``value``.
@@ -189,7 +189,7 @@ def tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Ten
     elif isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from tensors(item, f"{name}.{key}", depth + 1)
+            yield from iterate_tensors(item, f"{name}.{key}", depth + 1)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
@@ -213,7 +213,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
 
 
-def check_metadata(held: Mapping[str, object], library: str) -> None:
+def check_metadata(content: Mapping[str, object], library: str) -> None:
     """Look at the iteration and at what our runners keep beside the networks.
 
     Args:
@@ -223,14 +223,14 @@ def check_metadata(held: Mapping[str, object], library: str) -> None:
     Raises:
         ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
     """
-    infos = held.get("infos")
-    ours = None if infos is None else Infos.check("infos", infos).spiky_rl
+    infos = content.get("infos")
+    ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
     if library == "classify":
         if ours is None:
             raise ValueError("infos: missing spiky_rl")
-        check_random_state(held["random"])
+        check_random_state(content["random"])
         return
-    iteration = check_number("iter", held["iter"], int, low=0)
+    iteration = check_number("iter", content["iter"], int, low=0)
     if ours is not None:  # else the host's own
         check_random_state(ours.random)
         if ours.progress is None:
@@ -239,14 +239,14 @@ def check_metadata(held: Mapping[str, object], library: str) -> None:
             raise ValueError(f"iter is {iteration}, but progress.iterations is {ours.progress.iterations}")
 
 
-def runner_data_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
     """The data that our runners save with a checkpoint, ``loaded``; empty if another program wrote it."""
     return (loaded.get("infos") or {}).get("spiky_rl") or {}
 
 
-def identity_of(loaded: Mapping[str, object]) -> Mapping[str, Any]:
+def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
     """The identity that a checkpoint, ``loaded``, carries: its run, task and agent; empty if another program wrote it."""
-    return runner_data_of(loaded).get("identity") or {}
+    return get_runner_state(loaded).get("identity") or {}
 
 
 def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
@@ -260,7 +260,7 @@ def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object],
     Raises:
         CheckpointError: It belongs to another.
     """
-    theirs = identity_of(loaded)
+    theirs = get_identity(loaded)
     for key in ("task", "agent"):
         if key in theirs and key in identity and theirs[key] != identity[key]:
             raise CheckpointError(
@@ -268,16 +268,16 @@ def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object],
             )
 
 
-def warn_of_other_robots(loaded: Mapping[str, object], assets: str, path: str) -> None:
+def warn_if_assets_differ(loaded: Mapping[str, object], assets: str, path: str) -> None:
     """Say in one line where a checkpoint, ``loaded`` from ``path``, was trained on other robots than ``assets``.
 
     Scores do not carry over from one to the other.
     """
-    if (theirs := identity_of(loaded).get("assets")) not in (None, assets):
+    if (theirs := get_identity(loaded).get("assets")) not in (None, assets):
         logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
 
 
-def random_state(device: str) -> RandomState:
+def get_random_state(device: str) -> RandomState:
     """The states of every generator that training on ``device`` draws from."""
     kind, keys, *rest = np.random.get_state()
     version, words, gauss = random.getstate()
@@ -291,16 +291,16 @@ def random_state(device: str) -> RandomState:
     return state
 
 
-def check_random_state(held: Any) -> None:
+def check_random_state(state: Any) -> None:
     """Raise ValueError where the generators could not be put into the states that are ``held``."""
     generators: dict[str, Callable[[], object]] = {
-        "torch": lambda: torch.Generator().set_state(held["torch"].cpu()),
+        "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class
-        "numpy": lambda: np.random.RandomState().set_state(_numpy(held["numpy"])),
-        "python": lambda: random.Random().setstate(_python(held["python"])),
+        "numpy": lambda: np.random.RandomState().set_state(_numpy(state["numpy"])),
+        "python": lambda: random.Random().setstate(_python(state["python"])),
     }
-    if "cuda" in held:
-        generators["cuda"] = lambda: _require_bytes(held["cuda"])
+    if "cuda" in state:
+        generators["cuda"] = lambda: _require_bytes(state["cuda"])
     for name, take in generators.items():
         try:
             take()

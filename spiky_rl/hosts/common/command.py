@@ -11,12 +11,12 @@ import sys
 import threading
 from collections.abc import Callable
 
-from spiky_rl.config.files import DISKS, PLACES, explained
+from spiky_rl.config.files import DISKS, NAMESPACES, format_os_error
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.common.stopping import Stopped
+from spiky_rl.hosts.common.stopping import ImmediateStop
 
 
-def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+def run_command(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
     """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
     prepare_streams()
     prepare_libraries()
@@ -29,17 +29,17 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
         return 2
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted\n")
-        return error.exit_code if isinstance(error, Stopped) else 130
+        return error.exit_code if isinstance(error, ImmediateStop) else 130
     except BrokenPipeError:  # the reader has enough, as `| head` has
         discard_output()
         return 141
     except OSError as error:
-        if error.errno not in PLACES | DISKS:
+        if error.errno not in NAMESPACES | DISKS:
             raise
         if error.filename is None:
             discard_output()
-        sys.stderr.write(f"error: {explained(error)}\n")
-        return 2 if error.errno in PLACES else 1
+        sys.stderr.write(f"error: {format_os_error(error)}\n")
+        return 2 if error.errno in NAMESPACES else 1
 
 
 def prepare_streams() -> None:
@@ -67,12 +67,12 @@ def prepare_libraries() -> None:
         os.environ.setdefault(
             "GIT_PYTHON_REFRESH", "quiet"
         )  # rsl_rl notes the state of repositories, where it can
-    threading.excepthook = leave_to_main_thread
+    threading.excepthook = suppress_disk_full_traceback
     # At its exit the interpreter looks through all objects for garbage: after a training a million of them, for four seconds.
     atexit.register(gc.freeze)
 
 
-def leave_to_main_thread(failure: threading.ExceptHookArgs) -> None:
+def suppress_disk_full_traceback(failure: threading.ExceptHookArgs) -> None:
     """Print no traceback of a full disk: TensorBoard's writer hands it to the main thread, which ends with one line."""
     if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISKS:
         logging.getLogger("spiky_rl").debug("%s: %s", failure.thread, failure.exc_value)

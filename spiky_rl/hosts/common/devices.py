@@ -11,7 +11,7 @@ from spiky_rl.config import sizes
 from spiky_rl.config.options import UserError
 
 
-def check_device(device: str | None, distributed: bool = False) -> str:
+def resolve_device(device: str | None, distributed: bool = False) -> str:
     """The device to use, in torch's words. Raises UserError where it does not exist.
 
     Args:
@@ -36,7 +36,7 @@ def check_device(device: str | None, distributed: bool = False) -> str:
     return f"cuda:{index}"
 
 
-def memory_of(device: str) -> int:
+def get_memory(device: str) -> int:
     """Bytes of memory that a device, as `check_device` names it, has."""
     if device == "cpu":
         return sizes.machine_memory()

@@ -7,16 +7,16 @@ from collections import deque
 import torch
 from torch import Tensor
 
-KEPT = 100
+WINDOW = 100
 """Episodes that a mean is taken over, as in rsl_rl."""
 
 
-class EndedEpisodes:
+class EpisodeStatistics:
     """Returns and lengths of the latest episodes. Which ended in a step is not asked then: that would wait for the device."""
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
-        self.returns: deque[float] = deque(maxlen=KEPT)
-        self.lengths: deque[float] = deque(maxlen=KEPT)
+        self.returns: deque[float] = deque(maxlen=WINDOW)
+        self.lengths: deque[float] = deque(maxlen=WINDOW)
         self._return = torch.zeros(num_envs, device=device)
         self._length = torch.zeros(num_envs, device=device)
         self._steps: list[Tensor] = []
@@ -29,7 +29,7 @@ class EndedEpisodes:
         self._steps.append(torch.stack([self._return, self._length, left]))
         self._return, self._length = self._return * left, self._length * left
 
-    def read(self) -> None:
+    def fetch(self) -> None:
         """Take over what ended since the last call: the one time that the host waits."""
         if not self._steps:
             return

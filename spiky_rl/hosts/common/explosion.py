@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-LARGEST = 1e12
+MAX_RETURN = 1e12
 """Mean return beyond which a training is warned of: a critic begins near zero and learns steps of its learning rate. Isaac Lab's
 tasks stay below 1e5."""
 UNKNOWN = (
@@ -16,7 +16,7 @@ UNKNOWN = (
 )
 
 
-class ReturnWatch:
+class ReturnExplosionCheck:
     """Call it with every iteration's mean return of one training; it warns once."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class ReturnWatch:
             mean_return: That of its episodes; NaN, before the first episode ends, is none.
             blow_up: Gives a phrase that names the simulation's settings where it has blown up; else "".
         """
-        if abs(mean_return) > LARGEST and not self.is_warned:
+        if abs(mean_return) > MAX_RETURN and not self.is_warned:
             self.is_warned = True
             log.warning(
                 "iteration %d: the mean return is %.3g, which no critic can learn: %s",

@@ -37,7 +37,7 @@ class VectorEnv(Protocol):
         ...  # pylint: disable=unnecessary-ellipsis
 
 
-class Writer(Protocol):
+class ScalarWriter(Protocol):
     """TensorBoard's writer, or another of rsl_rl's; those draw no pictures."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:

@@ -8,17 +8,17 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.hosts.common.observe import recorded
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.observe import record_steps
+from spiky_rl.hosts.common.playing import InferencePolicy
 from spiky_rl.metrics.film import Frame, RasterPanel
-from spiky_rl.metrics.spikes import timelines
+from spiky_rl.metrics.spikes import get_timelines
 from spiky_rl.networks.base import State
 
 WIDTH, HEIGHT = 560, 640
 """Pixels: what the side bar of a page shows without blurring the labels."""
 
 
-class SpikePicture:
+class SpikeRaster:
     """The raster of environment 0.
 
     It keeps what the policy saw, and lets the network run over it once a picture is asked for: acting waits for nothing, and
@@ -26,7 +26,7 @@ class SpikePicture:
     column.
     """
 
-    def __init__(self, policy: PlayedPolicy) -> None:
+    def __init__(self, policy: InferencePolicy) -> None:
         """``policy``: a spiking one."""
         assert policy.network is not None
         self.policy, self.network = policy, policy.network
@@ -35,7 +35,7 @@ class SpikePicture:
         # what was seen since the last picture, and whether an episode began with it
         self.seen: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
 
-    def add(self, obs: TensorDict, begins: Tensor) -> None:
+    def add(self, obs: TensorDict, episode_starts: Tensor) -> None:
         """Take over what the policy sees in the control step to come.
 
         Args:
@@ -44,7 +44,7 @@ class SpikePicture:
         """
         if len(self.seen) == self.seen.maxlen:
             self.state = None
-        self.seen.append((obs[:1].clone(), begins.clone()))
+        self.seen.append((obs[:1].clone(), episode_starts.clone()))
 
     def __call__(self) -> Frame:
         """The picture as it stands; one of nothing before the first control step."""
@@ -52,9 +52,9 @@ class SpikePicture:
             rows, begins = zip(*self.seen, strict=True)
             self.seen.clear()
             with torch.no_grad():
-                x = self.policy.seen(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # they are one TensorDict then
-            record, self.state = recorded(self.network, x, self.state, torch.cat(begins).to(x.device))
-            spikes, _ = timelines(record, self.network.stateful)
+                x = self.policy.get_network_input(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # they are one TensorDict then
+            record, self.state = record_steps(self.network, x, self.state, torch.cat(begins).to(x.device))
+            spikes, _ = get_timelines(record, self.network.stateful)
             for step in zip(*(layer.unflatten(0, (len(rows), -1)) for layer in spikes), strict=True):
                 self.panel.add(step)
         return self.panel.frame()

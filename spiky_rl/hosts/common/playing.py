@@ -11,25 +11,25 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.common.observe import Activity
-from spiky_rl.metrics.film import spikes_of
-from spiky_rl.metrics.meter import Meter, meter_of
+from spiky_rl.hosts.common.observe import PolicyActivity
+from spiky_rl.metrics.film import get_spikes
+from spiky_rl.metrics.meter import CostMeter, make_meter
 from spiky_rl.networks.base import SpikingNetwork, State
 
-Part = slice | Tensor
+EnvSelection = slice | Tensor
 """Some of the environments, by index."""
-ALL = slice(None)
+ALL_ENVS = slice(None)
 BOUND = 1e6
 """Largest size of an observation, normalised where a policy normalises, that a policy takes which acts and does not learn."""
 LARGEST = torch.finfo(torch.float32).max
 
 
-def part_of(state: State | None, part: Part) -> State | None:
+def select_state(state: State | None, part: EnvSelection) -> State | None:
     """The ``state`` of some environments, a ``part`` of all; None: rest."""
     return None if state is None else tuple(s[:, part] for s in state)
 
 
-def rested(state: State, dones: Tensor) -> State:
+def reset_state(state: State, dones: Tensor) -> State:
     """A ``state`` in which the environments that are ``dones`` [B] are at rest; a new one, for a rollout may hold the old."""
     done = dones.view(1, -1, 1) > 0
     return tuple(torch.where(done, torch.zeros_like(s), s) for s in state)
@@ -48,7 +48,7 @@ def reset_nonfinite(state: State) -> State:
     return tuple(torch.where(s.abs() <= LARGEST, s, 0.0) if s.is_floating_point() else s for s in state)
 
 
-class PlayedPolicy(ABC):
+class InferencePolicy(ABC):
     """Deterministic actions of a policy that carries its own state through the episodes.
 
     Call it once per control step, and ``reset`` with what the environment says is done.
@@ -58,7 +58,7 @@ class PlayedPolicy(ABC):
     network: SpikingNetwork | None
     """None for an ANN."""
     ann_operations: float
-    adapts: bool = False
+    is_plastic: bool = False
     """Whether what is plastic in its network changes while it acts; what all environments of a call do counts together."""
 
     @abstractmethod
@@ -79,18 +79,18 @@ class PlayedPolicy(ABC):
         """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
 
     @abstractmethod
-    def seen(self, obs: TensorDict) -> Tensor:
+    def get_network_input(self, obs: TensorDict) -> Tensor:
         """Input of the policy's first layer for ``obs`` [B, ...]: the groups it uses, normalised, [B, O]."""
 
     @abstractmethod
-    def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+    def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
         """Activity of an ANN that observes ``obs``, in the environments ``part``, as `activity` is of a spiking network."""
 
     @cached_property
-    def _meter(self) -> Meter | None:
-        return None if self.network is None else meter_of(self.network)
+    def _meter(self) -> CostMeter | None:
+        return None if self.network is None else make_meter(self.network)
 
-    def activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+    def compute_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
         """Spikes and operations of the control step to come, which begins with ``obs``; the state stays.
 
         Args:
@@ -98,13 +98,15 @@ class PlayedPolicy(ABC):
             part: The environments that are looked at.
         """
         if self.network is None:
-            return self.ann_activity(obs, part)
-        x, state = self.seen(obs[part]), part_of(self.state, part)
-        return observe.activity(self.network, x, state, self.ann_operations, self._meter)
+            return self.compute_ann_activity(obs, part)
+        x, state = self.get_network_input(obs[part]), select_state(self.state, part)
+        return observe.compute_activity(self.network, x, state, self.ann_operations, self._meter)
 
-    def spikes(self, obs: TensorDict) -> list[Tensor] | None:
+    def compute_spikes(self, obs: TensorDict) -> list[Tensor] | None:
         """Spikes [K, N] of every layer in the control step that begins with ``obs``, of environment 0; None for an ANN."""
         if self.network is None:
             return None
-        record = observe.one_step(self.network, self.seen(obs)[:1], part_of(self.state, slice(1)))
-        return spikes_of(record.signal)
+        record = observe.compute_step_activity(
+            self.network, self.get_network_input(obs)[:1], select_state(self.state, slice(1))
+        )
+        return get_spikes(record.signal)

@@ -23,7 +23,7 @@ LOST = 3
 START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
 
 
-def start(device: str, count: int, arguments: Sequence[str]) -> None:
+def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
     """Become torchrun, which trains in several processes that share this one's CPU threads; does not return.
 
     Args:
@@ -40,7 +40,7 @@ def start(device: str, count: int, arguments: Sequence[str]) -> None:
 
     threads = max(1, torch.get_num_threads() // count)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    line = [*torchrun, "--module", "spiky_rl.cli", "train", "--distributed", *without(FLAG, arguments)]
+    line = [*torchrun, "--module", "spiky_rl.cli", "train", "--distributed", *remove_flag(FLAG, arguments)]
     log.info("%d processes of %d threads, each with as many environments", count, threads)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -51,14 +51,14 @@ def start(device: str, count: int, arguments: Sequence[str]) -> None:
     os.execve(sys.executable, [sys.executable, *line], {**os.environ, **own})
 
 
-def end_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it was too late to ask
         os._exit(LOST)
 
 
-def without(flag: str, arguments: Sequence[str]) -> list[str]:
+def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
     """Arguments without a flag and its value."""
     found, skipped = [], False
     for argument in arguments:
@@ -68,7 +68,7 @@ def without(flag: str, arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def settle(distributed: bool) -> None:
+def setup_distributed_env(distributed: bool) -> None:
     """Check what torchrun sets, or take it away from a process that runs alone, before a library reads it.
 
     A batch job or another program's shell may have left it: rsl_rl and skrl would wait for processes that never come.
@@ -80,7 +80,7 @@ def settle(distributed: bool) -> None:
             log.info("%s: set, but without --distributed this is a single process", ", ".join(left))
         return
     if (starter := os.environ.get(STARTER, "")).isdecimal():
-        end_with(int(starter))
+        die_with_parent(int(starter))
     missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
     if missing:
         raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import spiky_rl
 from spiky_rl import __version__
-from spiky_rl.config.options import Record
+from spiky_rl.config.options import FileRecord
 from spiky_rl.hosts.isaaclab.mujoco import choice
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
@@ -27,7 +27,7 @@ STEPPING = ("isaaclab", "newton", "mujoco", "mujoco-warp", "warp-lang", "torch")
 """Distributions that step worlds or run networks: another version of one may give other bits."""
 
 
-class Provenance(Record):
+class Provenance(FileRecord):
     """Origin of a result beyond its specification and the versions of libraries."""
 
     kernels: str
@@ -93,7 +93,7 @@ def _ask_git(*words: str) -> str | None:
 def find_compiler() -> str | None:
     """Return the C++ compiler's first line about its version; None if there is none that starts."""
     try:
-        return compiler.version().partition("\n")[0] if compiler.command() else None
+        return compiler.version().partition("\n")[0] if compiler.find_compiler() else None
     except CompileError:
         return None
 

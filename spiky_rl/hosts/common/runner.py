@@ -17,69 +17,69 @@ from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
-    runner_data_of,
-    random_state,
+    get_runner_state,
+    get_random_state,
     restore_random_state,
     write_checkpoint,
 )
-from spiky_rl.hosts.common.explosion import ReturnWatch
-from spiky_rl.hosts.common.interfaces import VectorEnv, Writer
-from spiky_rl.hosts.common.observe import Activity, write_activity
-from spiky_rl.hosts.common.playing import PlayedPolicy
-from spiky_rl.hosts.common.progress import Progress
-from spiky_rl.hosts.common.run_folders import numbered
-from spiky_rl.hosts.common.silence import Watch
-from spiky_rl.metrics.meter import Meter, meter_of
+from spiky_rl.hosts.common.explosion import ReturnExplosionCheck
+from spiky_rl.hosts.common.interfaces import VectorEnv, ScalarWriter
+from spiky_rl.hosts.common.observe import PolicyActivity, write_activity
+from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.progress import TrainingProgress
+from spiky_rl.hosts.common.run_folders import list_checkpoints
+from spiky_rl.hosts.common.silence import SilentLayerCheck
+from spiky_rl.metrics.meter import CostMeter, make_meter
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
 
 
-class Stop(Exception):
+class StopTraining(Exception):
     """Ends training after the iteration at hand; the run is saved."""
 
 
 @dataclass(frozen=True)
-class Iteration:
+class IterationSummary:
     """One finished iteration, for displays."""
 
     index: int
     last: int
-    progress: Progress
-    activity: Activity
+    progress: TrainingProgress
+    activity: PolicyActivity
     losses: dict[str, float]
     steps_per_second: float
     seconds: float
 
 
-class HostRunner(ABC):
+class BaseRunner(ABC):
     """Base of the runners of all libraries; each derives from this and from its library's own runner."""
 
     env: VectorEnv
     """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one like it."""
     device: str
     identity: Mapping[str, object]
-    progress: Progress
-    picture_interval: int
-    notes: Mapping[str, str]
-    on_iteration: Callable[[Iteration], None]
+    progress: TrainingProgress
+    figure_interval: int
+    text_summaries: Mapping[str, str]
+    on_iteration: Callable[[IterationSummary], None]
     current_learning_iteration: int
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
-    is_booked: bool = True
+    is_recorded: bool = True
     """Whether the weights are those with which the last booked iteration ended."""
-    watch: Watch
-    watch_returns: ReturnWatch
+    silence_check: SilentLayerCheck
+    return_check: ReturnExplosionCheck
     _simulated: float = 0.0
     _resets: int = 0
-    _meter: Meter | None = None
+    _meter: CostMeter | None = None
 
-    def keep_books(
+    def setup_bookkeeping(
         self,
         identity: Mapping[str, object] | None,
         picture_interval: int,
         notes: Mapping[str, str] | None,
-        on_iteration: Callable[[Iteration], None] | None,
+        on_iteration: Callable[[IterationSummary], None] | None,
     ) -> None:
         """Begin with nothing done.
 
@@ -90,10 +90,10 @@ class HostRunner(ABC):
             on_iteration: Called after every iteration; may raise `Stop`.
         """
         self.identity = identity or {}
-        self.progress = Progress()
-        self.picture_interval = picture_interval
-        self.notes = notes or {}
-        self.watch, self.watch_returns = Watch(), ReturnWatch()
+        self.progress = TrainingProgress()
+        self.figure_interval = picture_interval
+        self.text_summaries = notes or {}
+        self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
         self.on_iteration = on_iteration or (lambda iteration: None)
 
     @property
@@ -103,7 +103,7 @@ class HostRunner(ABC):
 
     @property
     @abstractmethod
-    def played(self) -> PlayedPolicy:
+    def inference_policy(self) -> InferencePolicy:
         """The policy of the rollouts as playback uses it; what it is in the middle of, training or not, stays."""
 
     @property
@@ -113,11 +113,11 @@ class HostRunner(ABC):
 
     @property
     @abstractmethod
-    def writer(self) -> Writer | None:
+    def writer(self) -> ScalarWriter | None:
         """Where the figures go, while training; None: nowhere."""
 
     @abstractmethod
-    def get_inference_policy(self, device: str | None = None) -> PlayedPolicy:
+    def get_inference_policy(self, device: str | None = None) -> InferencePolicy:
         """Return the policy as playback uses it, in evaluation mode, on ``device``."""
 
     @abstractmethod
@@ -159,7 +159,7 @@ class HostRunner(ABC):
         ours = {
             "identity": self.identity,
             "progress": vars(self.progress),
-            "random": random_state(str(self.device)),
+            "random": get_random_state(str(self.device)),
         }
         held = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
         write_checkpoint(Path(path), {**learned, **held})
@@ -171,21 +171,21 @@ class HostRunner(ABC):
             loaded: All that it holds.
             draws: Whether random numbers, too, go on as they would have.
         """
-        ours, after = runner_data_of(loaded), loaded["iter"] + 1
+        ours, after = get_runner_state(loaded), loaded["iter"] + 1
         self.current_learning_iteration = after
-        self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=after)
+        self.progress = TrainingProgress(**ours["progress"]) if ours else TrainingProgress(iterations=after)
         if ours and draws:
             restore_random_state(ours["random"], self.device)
 
     @contextmanager
-    def learning(self) -> Iterator[None]:
+    def save_on_exit(self) -> Iterator[None]:
         """Around a training: however it ends, its last finished iteration is saved, if no update has begun to change it.
 
         Raises FloatingPointError where the networks' weights are no numbers, and names them.
         """
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
         self._resets = getattr(self.env, "worlds_reset", 0)
-        self.is_booked, self._meter = True, None
+        self.is_recorded, self._meter = True, None
         self._tell_trained(self.progress.iterations > 0)
         try:
             yield
@@ -215,13 +215,19 @@ class HostRunner(ABC):
         path = Path(self.folder) / f"model_{self.progress.iterations - 1}.pt"
         if path.exists():
             return
-        if not self.is_booked:
-            log.warning("ended within an update, so nothing new is saved; %s", self.saved_text())
+        if not self.is_recorded:
+            log.warning(
+                "ended within an update, so nothing new is saved; %s", self.describe_last_checkpoint()
+            )
             return
         try:
             self.save(str(path))
         except (OSError, RuntimeError) as error:  # what ended the training goes on being raised
-            log.error("the last finished iteration could not be saved (%s); %s", error, self.saved_text())
+            log.error(
+                "the last finished iteration could not be saved (%s); %s",
+                error,
+                self.describe_last_checkpoint(),
+            )
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """All that is trained, with names."""
@@ -235,27 +241,29 @@ class HostRunner(ABC):
         finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()
         return None if all(finite) else names[finite.index(False)]
 
-    def facts(self) -> str:
+    def describe_weights(self) -> str:
         """Facts about an exploding training: the largest weight, the learning rate, and the last good checkpoint."""
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.saved_text()}"
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.describe_last_checkpoint()}"
 
     def _rate(self) -> float:
         """The learning rate of the first group of weights."""
         return self.alg.optimizer.param_groups[0]["lr"]
 
-    def saved_text(self) -> str:
+    def describe_last_checkpoint(self) -> str:
         """A phrase that names the last good checkpoint, or says that there is none."""
-        held = numbered(Path(self.folder)) if self.folder is not None else []
+        held = list_checkpoints(Path(self.folder)) if self.folder is not None else []
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
     def _fail(self, index: int, what: str) -> None:
         """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, who did it or what to do, and what is kept."""
         cause = self._blow_up()
         learners = f"at a learning rate of {self._rate():.3g}; lower agent.algorithm.learning_rate"
-        raise FloatingPointError(f"iteration {index}: {what}, {cause or learners}; {self.saved_text()}")
+        raise FloatingPointError(
+            f"iteration {index}: {what}, {cause or learners}; {self.describe_last_checkpoint()}"
+        )
 
     @property
     def network(self) -> SpikingNetwork | None:
@@ -263,7 +271,7 @@ class HostRunner(ABC):
         return getattr(next(iter(self.models)), "network", None)
 
     @property
-    def meter(self) -> Meter | None:
+    def meter(self) -> CostMeter | None:
         """The actor's, made once in a training; None of an ANN and of a network from elsewhere.
 
         Anew in every call where rules of its own change a network's weights: they may come to rest at zero.
@@ -272,13 +280,13 @@ class HostRunner(ABC):
         if network is None:
             return None
         if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
-            self._meter = meter_of(network)
+            self._meter = make_meter(network)
         return self._meter
 
     def write_notes(self) -> None:
         """The notes, once the writer is there."""
         if add := getattr(self.writer, "add_text", None):
-            for name, text in self.notes.items():
+            for name, text in self.text_summaries.items():
                 add(name, text, self.current_learning_iteration)
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
@@ -289,7 +297,7 @@ class HostRunner(ABC):
         if (spoilt := self._find_non_finite()) is not None:  # the last minibatch may have done that
             self._fail(index, f"{spoilt} has values that are no numbers")
 
-    def book(
+    def record_iteration(
         self,
         index: int,
         last: int,
@@ -297,7 +305,7 @@ class HostRunner(ABC):
         seconds: tuple[float, float],
         losses: dict[str, float],
         episodes: tuple[Sequence[float], Sequence[float]],
-        activity: Activity,
+        activity: PolicyActivity,
     ) -> None:
         """Count a finished iteration, write what TensorBoard shows of it on every host, and tell the display.
 
@@ -326,30 +334,30 @@ class HostRunner(ABC):
         progress.firing_rate, progress.synops_per_step = activity.rate, activity.operations
         progress.steps.append(progress.env_steps)
         progress.seconds.append(progress.seconds_total)
-        progress.firing.append(activity.rate)
+        progress.firing_rates.append(activity.rate)
         progress.operations.append(activity.operations)
         resets = getattr(self.env, "worlds_reset", 0)
         progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
-        self.is_booked = True
+        self.is_recorded = True
         self._tell_trained(True)
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
             self.writer.add_scalar("Train/worlds_reset", progress.worlds_reset, index)
         if self.folder is not None:  # the other ranks of a distributed run have none
-            self.watch_returns(index, progress.returns[-1], self._blow_up)
+            self.return_check(index, progress.returns[-1], self._blow_up)
             if self.network is not None:
-                self.watch(self.network, activity)
+                self.silence_check(self.network, activity)
         total = collecting + learning
-        self.on_iteration(Iteration(index, last, progress, activity, losses, env_steps / total, total))
+        self.on_iteration(IterationSummary(index, last, progress, activity, losses, env_steps / total, total))
 
-    def is_pictured(self, index: int) -> bool:
+    def draws_figures(self, index: int) -> bool:
         """Whether raster and action distribution of iteration ``index`` are drawn."""
-        return self.writer is not None and index % self.picture_interval == 0
+        return self.writer is not None and index % self.figure_interval == 0
 
 
 @contextmanager
-def fitting(path: str) -> Iterator[None]:
+def wrap_load_errors(path: str) -> Iterator[None]:
     """Raise CheckpointError that names ``path`` for whatever a library raises where weights do not fit its models."""
     try:
         yield

@@ -16,13 +16,13 @@ import yaml
 from pydantic import AfterValidator
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, RegistryError, short
-from spiky_rl.config.reading import ReadingError, read_record
+from spiky_rl.config.options import FileRecord, RegistryError, shorten
+from spiky_rl.config.reading import ReadingError, read_json_record
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
-from spiky_rl.hosts.common.progress import Count, Progress
+from spiky_rl.hosts.common.checkpoints import get_identity, read_checkpoint
+from spiky_rl.hosts.common.progress import Count, TrainingProgress
 from spiky_rl.hosts.common.provenance import get_versions
-from spiky_rl.hosts.common.run_folders import CheckpointError, numbered, require_checkpoint
+from spiky_rl.hosts.common.run_folders import CheckpointError, list_checkpoints, require_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,16 @@ def is_time(text: str) -> str:
             return text
     except ValueError:
         pass
-    raise RegistryError(f"{short(text)} is no time of a run")
+    raise RegistryError(f"{shorten(text)} is no time of a run")
 
 
-class About(Record):
+class About(FileRecord):
     """Part of a manifest that tells runs of a task apart."""
 
     agent: str | None = None
 
 
-class Manifest(Record):
+class Manifest(FileRecord):
     """Record of a run in its ``run.json``, as either command line writes it."""
 
     task: str
@@ -63,7 +63,7 @@ class Manifest(Record):
         return None if self.created_at is None else _aware(datetime.datetime.fromisoformat(self.created_at))
 
 
-def new_run(
+def create_run_folder(
     root: Path,
     experiment: str,
     run_name: str,
@@ -122,7 +122,7 @@ def write_spec(folder: Path, spec: AgentSpec) -> None:
         folder: The run's.
         spec: The merged specification.
     """
-    rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.rows()}
+    rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.list_values()}
     files.write_text(folder / "params" / "spec.yaml", yaml.safe_dump(rows, sort_keys=False))
 
 
@@ -156,27 +156,27 @@ def find_checkpoint(
         if path.is_file():
             return path
         require_checkpoint(name)
-        held = numbered(path)
-        if (path := _newest_whole(held, library)) is None:
-            _none_whole(name, len(held))
+        held = list_checkpoints(path)
+        if (path := _find_latest_valid(held, library)) is None:
+            _raise_all_damaged(name, len(held))
         return path
     parent = root / library / experiment
     damaged, seeds = 0, set()
     for _, run in _runs(parent):
-        manifest = _manifest(run) or _restored(run, library)
+        manifest = _manifest(run) or _rebuild_manifest(run, library)
         if manifest.task != task or agent not in (None, manifest.metadata.agent):
             continue
         theirs = manifest.seed
         if seed is not None and theirs not in (None, seed):
             seeds.add(theirs)
             continue
-        held = numbered(run) + ([run / BEST] if name == "best" and (run / BEST).is_file() else [])
-        path = _newest_whole(held, library)
+        held = list_checkpoints(run) + ([run / BEST] if name == "best" and (run / BEST).is_file() else [])
+        path = _find_latest_valid(held, library)
         if path is None:
             damaged += len(held)
             continue
         if theirs is None:  # a run of before manifests had it
-            theirs = identity_of(read_checkpoint(str(path), library=library)).get("seed")
+            theirs = get_identity(read_checkpoint(str(path), library=library)).get("seed")
         if seed in (None, theirs):
             return path
         seeds.add(theirs)
@@ -189,13 +189,13 @@ def find_checkpoint(
             f" {', '.join(sorted(map(str, seeds)))}; leave --seed out, or name the checkpoint's file"
         )
     if damaged:
-        _none_whole(name, damaged)
+        _raise_all_damaged(name, damaged)
     raise CheckpointError(
         f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
     )
 
 
-def _newest_whole(held: list[Path], library: str) -> Path | None:
+def _find_latest_valid(held: list[Path], library: str) -> Path | None:
     """The last of a run's checkpoints that can be read; what killed writers left beside them is removed."""
     if held:
         files.remove_leftovers(held[0].parent)
@@ -208,12 +208,12 @@ def _newest_whole(held: list[Path], library: str) -> Path | None:
     return None
 
 
-def _none_whole(name: str, count: int) -> NoReturn:
+def _raise_all_damaged(name: str, count: int) -> NoReturn:
     """Raise CheckpointError: all are damaged."""
     raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
 
-def write_result(path: Path, progress: Progress, **more: object) -> dict[str, Any]:
+def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict[str, Any]:
     """Write ``result.json`` and return its content, in which returns that no episode reached are null.
 
     Args:
@@ -237,14 +237,14 @@ def write_result(path: Path, progress: Progress, **more: object) -> dict[str, An
         "firing_rate": progress.firing_rate,
         "synops_per_step": progress.synops_per_step,
         "worlds_reset": progress.worlds_reset,
-        "curve": curve(progress),
+        "curve": build_curve(progress),
         "versions": get_versions(),
     }
     files.write_json(path, result)
     return result
 
 
-def curve(progress: Progress) -> dict[str, list[Any]]:
+def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
     """The course of a run, from its ``progress``: an entry per booked iteration; returns before the first episode are null."""
     booked = len(progress.steps)
     returns = progress.returns[len(progress.returns) - booked :]
@@ -253,7 +253,7 @@ def curve(progress: Progress) -> dict[str, list[Any]]:
         "return": [None if math.isnan(value) else value for value in returns],
         "seconds": [round(value, 3) for value in progress.seconds],
         "operations": progress.operations,
-        "firing_rate": progress.firing,
+        "firing_rate": progress.firing_rates,
     }
 
 
@@ -270,16 +270,16 @@ def _runs(parent: Path) -> list[tuple[datetime.datetime, Path]]:
 def _manifest(run: Path) -> Manifest | None:
     """The manifest in the folder of a ``run``; None if it is damaged."""
     try:
-        return read_record(run / MANIFEST, Manifest)
+        return read_json_record(run / MANIFEST, Manifest)
     except ReadingError:
         return None
 
 
-def _restored(run: Path, library: str) -> Manifest:
+def _rebuild_manifest(run: Path, library: str) -> Manifest:
     """What a damaged manifest said, by the newest of the run's checkpoints that is whole."""
     log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / MANIFEST)
-    path = _newest_whole(numbered(run), library)
-    theirs = {} if path is None else identity_of(read_checkpoint(str(path), library=library))
+    path = _find_latest_valid(list_checkpoints(run), library)
+    theirs = {} if path is None else get_identity(read_checkpoint(str(path), library=library))
     # a classification's are called as their datasets are
     task = theirs.get("task") or theirs.get("dataset", "").rpartition(":")[2].lower()
     return Manifest(task=task, metadata=About(agent=theirs.get("agent")), seed=theirs.get("seed"))

@@ -13,7 +13,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 
-class Stopped(KeyboardInterrupt):
+class ImmediateStop(KeyboardInterrupt):
     """A signal that no longer asks a command to stop, but stops it at once."""
 
     def __init__(self, exit_code: int) -> None:
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
         """What shells call a process that the signal ended."""
 
 
-class Asked:
+class StopRequest:
     """Tells whether a stop was asked for, and how."""
 
     def __init__(self, message: str) -> None:
@@ -41,20 +41,20 @@ class Asked:
         """Exit code of a process that a signal ended, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
         return 128 + self.signal if self.signal else 0
 
-    def code_after(self, outcome: str) -> int:
+    def get_exit_code(self, outcome: str) -> int:
         """The exit code of a command whose work ended like that: ``finished``, ``stopped`` or ``failed: why``."""
         return 1 if outcome.startswith("failed") else self.exit_code if outcome == "stopped" else 0
 
-    def ask(self, number: int, _frame: FrameType | None = None) -> None:
+    def handle_signal(self, number: int, _frame: FrameType | None = None) -> None:
         """Take a signal; a second one stops at once. Raises Stopped."""
         if number == signal.SIGHUP:
-            self.leave_terminals()
+            self.detach_terminals()
         if self.signal:
-            raise Stopped(self.exit_code)
+            raise ImmediateStop(self.exit_code)
         self.signal = number
         log.info(self.message)
 
-    def leave_terminals(self) -> None:
+    def detach_terminals(self) -> None:
         """Write to nowhere what would go to a terminal: it has hung up, and writing to it fails."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for number in self.terminals:
@@ -63,13 +63,13 @@ class Asked:
 
 
 @contextmanager
-def stoppable(message: str) -> Iterator[Asked]:
+def handle_stop_signals(message: str) -> Iterator[StopRequest]:
     """Gives what tells whether a stop was asked for, which ``message`` announces; a second signal stops at once."""
-    asked = Asked(message)
+    asked = StopRequest(message)
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, asked.ask) for number in numbers}
+    before = {number: signal.signal(number, asked.handle_signal) for number in numbers}
     try:
         yield asked
     finally:
@@ -78,13 +78,13 @@ def stoppable(message: str) -> Iterator[Asked]:
 
 
 @contextmanager
-def started[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
+def start_simulation[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
     """A simulation for a command that a signal ends at once; one that comes while it starts does so after the start.
 
     Else it would be lost: what a simulator loads meanwhile catches it.
     """
     with ExitStack() as entered:
-        with stoppable("stopping once the simulator has started") as asked:
+        with handle_stop_signals("stopping once the simulator has started") as asked:
             running = entered.enter_context(simulation)
         if asked():
             signal.raise_signal(asked.signal)

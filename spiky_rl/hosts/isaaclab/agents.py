@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def add_agents() -> None:
+def register_agents() -> None:
     """Add every agent to every task that has a configuration for a library that can train it."""
     agents = []
-    for name in registry.names("agents"):
+    for name in registry.list_names("agents"):
         try:
             spec.read_agent(name)
             agents.append(name)
         except registry.RegistryError as error:
             log.warning("spiky_rl leaves out the agent %r: %s", name, error)
-    command.prepare(sys.argv, agents)
+    command.prepare_isaaclab_command(sys.argv, agents)
 
     import gymnasium
     import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
 
     register_tasks()
-    command.offer_physics(sys.argv, agents, gymnasium.registry)
-    command.lengthen_history(sys.argv, agents, gymnasium.registry)
+    command.add_physics_option(sys.argv, agents, gymnasium.registry)
+    command.set_observation_history(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
         if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
             for name in agents:
-                task.kwargs.setdefault(name, _entry(task.id, name))
+                task.kwargs.setdefault(name, _make_entry_point(task.id, name))
 
 
-def _entry(task: str, agent: str) -> Callable[[], Any]:
+def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
     def configuration() -> Any:
         try:
-            action, library = command.asking()
-            return isaaclab_config(task, agent, library, action)
+            action, library = command.get_calling_command()
+            return make_agent_cfg(task, agent, library, action)
         except registry.UserError as error:
             # as our own commands end: Isaac Lab has none but tracebacks for what a user said
             log.error("error: %s", error)
@@ -62,7 +62,7 @@ def _entry(task: str, agent: str) -> Callable[[], Any]:
     return configuration
 
 
-def isaaclab_config(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
+def make_agent_cfg(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
     """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
 
     Args:
@@ -84,7 +84,7 @@ def isaaclab_config(task: str, agent: str, library: str = "rsl_rl", action: str 
         raise spec.SpecError(
             f"--rl_library {library}: is not available with --agent {agent} on {task}; it allows {' and '.join(there)}"
         )
-    command.read_without_code()
+    command.enable_safe_load()
     return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)), action)
 
 
@@ -92,7 +92,7 @@ def _host_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merged(task: str, agent: str, host: Tree, library: str, action: str) -> spec.AgentSpec:
+def _merge_agent(task: str, agent: str, host: PlainMapping, library: str, action: str) -> spec.AgentSpec:
     merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
@@ -111,26 +111,28 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
-    from spiky_rl.hosts.isaaclab.fields import plain_agent
-    from spiky_rl.hosts.rsl_rl.config import runner_config
+    from spiky_rl.hosts.isaaclab.fields import to_plain_dict
+    from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
-    config = runner_config(_merged(task, agent, plain_agent(copy.deepcopy(host)), "rsl_rl", action))
+    config = make_runner_cfg(_merge_agent(task, agent, to_plain_dict(copy.deepcopy(host)), "rsl_rl", action))
     if "rnn_type" in config["actor"]:
-        host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))
-    _assign(host, config)
+        host.actor, host.critic = (
+            _convert_model(RslRlRNNModelCfg, model) for model in (host.actor, host.critic)
+        )
+    _set_fields(host, config)
     host.device = "cuda:0" if torch.cuda.is_available() else "cpu"
     return host
 
 
-def _skrl(task: str, agent: str, host: Tree, action: str) -> dict[str, Any]:
+def _skrl(task: str, agent: str, host: PlainMapping, action: str) -> dict[str, Any]:
     """A nested dict, as Isaac Lab's is."""
-    from spiky_rl.hosts.skrl.components import offer_to_isaaclab
-    from spiky_rl.hosts.skrl.config import host_tree
-    from spiky_rl.hosts.skrl.config import isaaclab_config as skrl_config
+    from spiky_rl.hosts.skrl.components import register_with_isaaclab
+    from spiky_rl.hosts.skrl.config import to_rsl_rl_layout
+    from spiky_rl.hosts.skrl.config import make_isaaclab_cfg as skrl_config
 
-    config = skrl_config(_merged(task, agent, host_tree(host, task), "skrl", action), host)
-    offer_to_isaaclab()
+    config = skrl_config(_merge_agent(task, agent, to_rsl_rl_layout(host, task), "skrl", action), host)
+    register_with_isaaclab()
     log.warning("spiky_rl: skrl's runner, extended by spiky_rl's models, trains %s", agent)
     return config
 
@@ -139,24 +141,24 @@ CONFIGURATIONS: dict[str, Callable[[str, str, Any, str], Any]] = {"rsl_rl": _rsl
 """What makes a configuration, by RL library."""
 
 
-def _as[T](cls: type[T], model: object) -> T:
+def _convert_model[T](cls: type[T], model: object) -> T:
     widened = cls()
     widened.__dict__.update({**widened.__dict__, **model.__dict__})
     return widened
 
 
-def _assign(target: object, values: Mapping[str, object]) -> None:
+def _set_fields(target: object, values: Mapping[str, object]) -> None:
     """Set values on a configuration object; what it has no field for becomes one, which rsl_rl takes as an argument."""
     for key, value in values.items():
         below = getattr(target, key, None)
         if isinstance(value, dict) and below is not None and hasattr(below, "__dataclass_fields__"):
-            _assign(below, value)
+            _set_fields(below, value)
         else:
             setattr(target, key, value)
 
 
 try:
-    add_agents()
+    register_agents()
 except Exception as error:  # pylint: disable=broad-exception-caught
     # whatever went wrong is ours: it must not take Isaac Lab's own tasks down with it
     log.warning("spiky_rl could not add its agents to Isaac Lab: %s: %s", type(error).__name__, error)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -30,31 +30,31 @@ SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """The environment variable by which torch.load executes no code, whatever its caller asks for."""
 
 
-def prepare(arguments: list[str], agents: Collection[str]) -> None:
+def prepare_isaaclab_command(arguments: list[str], agents: Collection[str]) -> None:
     """Make ready for ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; its ``arguments`` may grow by a device.
 
     Isaac Lab reads the asset root when it is first imported, and its command line once our agents are there: call it between.
     """
-    if not is_ours(arguments, agents):
+    if not names_our_agent(arguments, agents):
         return
-    agent = said("--agent", arguments)
+    agent = get_option_value("--agent", arguments)
     log.warning("spiky_rl: assets for %s: %s", agent, configure_assets("auto"))
     import torch
 
-    if said("--device", arguments) is None and not torch.cuda.is_available():
+    if get_option_value("--device", arguments) is None and not torch.cuda.is_available():
         arguments += ["--device", "cpu"]
         log.warning("spiky_rl: no CUDA device for %s: --device cpu", agent)
 
 
-def is_ours(arguments: list[str], agents: Collection[str]) -> bool:
+def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
     """Whether a command line, ``arguments``, is Isaac Lab's own, to train, play or export one of ``agents``."""
     program = Path(arguments[0])
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
     known = any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
-    return of_isaaclab and known and said("--agent", arguments) in agents
+    return of_isaaclab and known and get_option_value("--agent", arguments) in agents
 
 
-def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
+def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
     """Let ``isaaclab train`` and ``isaaclab play`` choose native physics on the CPU: ``physics=mujoco``.
 
     Args:
@@ -62,21 +62,27 @@ def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[
         agents: Names of ours, for one of which it has to be.
         tasks: gymnasium's registry.
     """
-    task = tasks.get(said("--task", arguments) or "")
-    if not is_ours(arguments, agents) or task is None or said("--device", arguments) != "cpu":
+    task = tasks.get(get_option_value("--task", arguments) or "")
+    if (
+        not names_our_agent(arguments, agents)
+        or task is None
+        or get_option_value("--device", arguments) != "cpu"
+    ):
         return
     from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
 
-    if reason := worlds.available():
+    if reason := worlds.get_unavailable_reason():
         log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
         return
-    name = entry_kept(task, choice.NATIVE)
-    task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(registered(task.id, name))
+    name = save_original_entry(task, choice.NATIVE)
+    task.kwargs["env_cfg_entry_point"] = lambda: choice.add_physics_preset(load_env_cfg(task.id, name))
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
         log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
 
 
-def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
+def set_observation_history(
+    arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]
+) -> None:
     """Let ``isaaclab train`` and ``isaaclab play`` give an agent the history of observations that it asks for.
 
     Args:
@@ -84,40 +90,40 @@ def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mappi
         agents: Names of ours, for one of which it has to be.
         tasks: gymnasium's registry.
     """
-    task = tasks.get(said("--task", arguments) or "")
-    if not is_ours(arguments, agents) or task is None:
+    task = tasks.get(get_option_value("--task", arguments) or "")
+    if not names_our_agent(arguments, agents) or task is None:
         return
-    steps = read_agent(str(said("--agent", arguments)))[1].get("history", 1)
+    steps = read_agent(str(get_option_value("--agent", arguments)))[1].get("history", 1)
     if steps == 1:
         return
-    from spiky_rl.hosts.isaaclab.history import lengthen
+    from spiky_rl.hosts.isaaclab.history import set_history_length
 
-    name = entry_kept(task, f"a history of {steps}")
+    name = save_original_entry(task, f"a history of {steps}")
 
     def configuration() -> EnvCfg:
-        env_cfg = registered(task.id, name)
-        lengthen(env_cfg, steps, {})
+        env_cfg = load_env_cfg(task.id, name)
+        set_history_length(env_cfg, steps, {})
         return env_cfg
 
     task.kwargs["env_cfg_entry_point"] = configuration
     log.warning("spiky_rl: observations of %d control steps at once", steps)
 
 
-def registered(task: str, entry: str) -> EnvCfg:
+def load_env_cfg(task: str, entry: str) -> EnvCfg:
     """The configuration that a ``task`` has under an ``entry`` of its registration."""
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     return load_cfg_from_registry(task, entry)  # type: ignore[return-value]
 
 
-def entry_kept(task: EnvSpec, what: str) -> str:
+def save_original_entry(task: EnvSpec, change: str) -> str:
     """Keep a ``task``'s entry of its configuration under another name, which is returned, before it is changed by ``what``."""
-    name = f"{task.id} without {what}"
+    name = f"{task.id} without {change}"
     task.kwargs[name] = task.kwargs["env_cfg_entry_point"]
     return name
 
 
-def said(option: str, arguments: list[str]) -> str | None:
+def get_option_value(option: str, arguments: list[str]) -> str | None:
     """The last value of an ``option`` in a command line, ``arguments``; None: it is not given."""
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -127,7 +133,7 @@ def said(option: str, arguments: list[str]) -> str | None:
     return value
 
 
-def asking() -> tuple[str, str]:
+def get_calling_command() -> tuple[str, str]:
     """The Isaac Lab command that asks for a configuration, and its RL library, as the call stack tells them.
 
     ``train``, ``play`` or ``export``; empty where nobody asks.
@@ -142,7 +148,7 @@ def asking() -> tuple[str, str]:
     return "", "rsl_rl"
 
 
-def require_exportable(agent: str, library: str, network: Configured | None) -> None:
+def require_exportable(agent: str, library: str, network: ComponentSpec | None) -> None:
     """Refuse a state that Isaac Lab's LEAPP export would leave out: it looks for it where recurrent ANNs have theirs.
 
     Args:
@@ -165,7 +171,7 @@ def require_exportable(agent: str, library: str, network: Configured | None) -> 
         )
 
 
-def read_without_code() -> None:
+def enable_safe_load() -> None:
     """Let torch read files without executing code from them, for the rest of the process, unless its user decided that."""
     if SAFE_LOAD not in os.environ:
         os.environ[SAFE_LOAD] = "1"

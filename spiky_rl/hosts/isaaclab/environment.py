@@ -19,11 +19,11 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.config.registry import RegistryError, load_module, nearest
-from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
+from spiky_rl.config.registry import RegistryError, load_module, suggest_name
+from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_local_root, explain_missing_asset
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
-from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
+from spiky_rl.hosts.isaaclab.fields import OverrideError, get_fields, apply_override, to_plain_dict
+from spiky_rl.hosts.isaaclab.limits import check_scene, check_durations
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
@@ -35,7 +35,7 @@ SELECTORS = ("physics", "renderer", "presets")
 """Overrides that choose among the variants that a task declares."""
 PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl", "spiky_rl")}
 """Packages of tasks -> the distribution that has their version, and its name."""
-CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
+NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
 
@@ -117,7 +117,7 @@ def load_configs(
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     entry = agent_entry if agent_entry in gymnasium.spec(task_id).kwargs else None
-    with quiet():
+    with silence_isaaclab():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = [], []
         for asked in overrides or []:
@@ -129,7 +129,7 @@ def load_configs(
                 choices.append(asked)
             elif key in presets and value.isidentifier():
                 raise OverrideError(
-                    f"{asked}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
+                    f"{asked}: {key} has the presets {', '.join(presets[key])}{suggest_name(value, presets[key])}"
                 )
             else:
                 values.append((key, value))
@@ -137,10 +137,10 @@ def load_configs(
             env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
         except ValueError as error:  # Isaac Lab's word for a preset that the task does not have
             raise OverrideError(str(error)) from error
-        agent = plain_agent(agent_cfg)
+        agent = to_plain_dict(agent_cfg)
     for key, value in values:
-        override_value(env_cfg, key, value)  # type: ignore[arg-type]
-    check_times(env_cfg)  # type: ignore[arg-type]
+        apply_override(env_cfg, key, value)  # type: ignore[arg-type]
+    check_durations(env_cfg)  # type: ignore[arg-type]
     things = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
     check_scene(env_cfg, {name for name in things if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
@@ -152,16 +152,16 @@ def require_files(env_cfg: EnvCfg) -> None:
 
     root, seen = os.environ.get(ROOT, ""), set[int]()
     nodes: list[tuple[object, bool]] = [(env_cfg, False)]
-    while is_derived(root) and nodes:
+    while is_local_root(root) and nodes:
         node, is_spawned = nodes.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
         is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # not a marker, which is seldom drawn
-        parts = fields(node)
+        parts = get_fields(node)
         path = str(parts.get("usd_path")) if is_spawned else ""
         if path.startswith(root) and not os.path.isfile(path):
-            raise AssetError(missing_asset(FileNotFoundError(path)) or path)
+            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
         nodes += [
             (part, is_spawned) for part in (node if isinstance(node, (list, tuple)) else parts.values())
         ]
@@ -175,7 +175,7 @@ def write_config(path: Path, config: object) -> None:
 
 
 @contextlib.contextmanager
-def simulation(
+def open_simulation(
     env_cfg: EnvCfg,
     *,
     task_id: str,
@@ -215,36 +215,36 @@ def simulation(
     from isaaclab_rl.entrypoints.common import close_env, request_determinism, validate_distributed_device
 
     if video:
-        from spiky_rl.hosts.isaaclab.camera import require_graphics
+        from spiky_rl.hosts.isaaclab.camera import setup_graphics
 
-        require_graphics()
+        setup_graphics()
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
     if visualizers is not None:
-        from spiky_rl.hosts.isaaclab.live.choice import configure
+        from spiky_rl.hosts.isaaclab.live.choice import add_visualizers
 
-        configure(env_cfg, visualizers)
+        add_visualizers(env_cfg, visualizers)
         arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible
     validate_distributed_device(arguments)
     launched = contextlib.ExitStack()
-    with quiet():
+    with silence_isaaclab():
         launched.enter_context(launch_simulation(env_cfg, arguments))
     env: Any = None
     try:
         request_determinism(arguments, env_cfg)
-        with quiet():
+        with silence_isaaclab():
             env = gymnasium.make(task_id, cfg=env_cfg)
             if isinstance(env_cfg, DirectMARLEnvCfg):
                 env = multi_agent_to_single_agent(env)
         yield env
     except FileNotFoundError as error:
-        if (remedy := missing_asset(error)) is None:
+        if (remedy := explain_missing_asset(error)) is None:
             raise
         raise AssetError(remedy) from error
     finally:
         failure = sys.exc_info()
         if env is not None:
-            with quiet():
+            with silence_isaaclab():
                 close_env(env)
         # The launcher prints the traceback of what it lets through; only Kit, which may end the process, needs that.
         hushed = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
@@ -257,7 +257,7 @@ def _initialise_warp() -> None:
     import warp
 
     kept = os.dup(2)
-    with quiet(), tempfile.TemporaryFile() as said:
+    with silence_isaaclab(), tempfile.TemporaryFile() as said:
         sys.stderr.flush()
         os.dup2(said.fileno(), 2)
         try:
@@ -295,9 +295,9 @@ def make_deterministic(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_isaaclab() -> Iterator[None]:
     """Send what Isaac Lab prints to the debug log, hold back its warnings of normal things, keep our log levels. Errors pass."""
-    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in CHATTY]
+    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [(item, item.level) for item in (root, *root.handlers, *chatty)]
     for item in chatty:
         item.setLevel(logging.ERROR)
@@ -326,7 +326,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     """The observations that the policy saw last."""
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
-        with quiet():
+        with silence_isaaclab():
             super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it takes those on Warp too
         self.stopwatch = Stopwatch(self.device)
         self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
@@ -366,12 +366,12 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         if self.broken is not None:
             finite.append(~self.broken.is_excessive)
         if not torch.stack(finite).all():
-            self.explain(actions, rewards, leaves)
+            self.raise_non_finite(actions, rewards, leaves)
         self.stopwatch.stop()
         self.seen = observations
         return observations, rewards, dones, extras
 
-    def explain(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
+    def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for an action, or for the ``rewards`` [B] and observations ``leaves`` that followed ``actions`` [B, A]."""
         raise NonFiniteError(*explain(self, actions, rewards, leaves))
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
-    Condition,
-    Group,
-    drawing,
+    EvalCondition,
+    EnvGroup,
+    seed_torch,
     newton_solver,
-    sensors_of,
+    map_values_to_sensors,
 )
-from spiky_rl.hosts.isaaclab.conditions.base import Activity, Policy
-from spiky_rl.hosts.isaaclab.history import frames_of
-from spiky_rl.hosts.isaaclab.measures import Measures
-from spiky_rl.hosts.isaaclab.recovery import Recovery
+from spiky_rl.hosts.isaaclab.conditions.base import ActivityProtocol, PolicyProtocol
+from spiky_rl.hosts.isaaclab.history import make_history_layout
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+from spiky_rl.hosts.isaaclab.recovery import RecoveryMeter
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.metrics.energy import mean
 
@@ -34,14 +34,14 @@ STRIDE = 7
 """Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
 
 
-def make_ready(env_cfg: EnvCfg, names: Sequence[str]) -> None:
+def configure_env(env_cfg: EnvCfg, names: Sequence[str]) -> None:
     """Make a task's ``env_cfg`` ready to be evaluated under the conditions ``names``, before the simulator starts."""
-    stand_together(env_cfg)
+    share_env_origin(env_cfg)
     for name in names:
         CONDITIONS[name].configure(env_cfg)
 
 
-def stand_together(env_cfg: EnvCfg) -> None:
+def share_env_origin(env_cfg: EnvCfg) -> None:
     """Let ``env_cfg`` put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
 
     A result so does not depend on how many others are simulated beside it.
@@ -61,10 +61,10 @@ def restart(env: TimedVecEnv, parts: Sequence[Tensor], seed: int) -> TensorDict:
     base = env.unwrapped
     if hasattr(base, "observation_manager"):
         for ids in parts:
-            with drawing(seed, base.device):
+            with seed_torch(seed, base.device):
                 base.reset(env_ids=ids.int())  # type: ignore[arg-type, call-arg]
     else:
-        with drawing(seed, base.device):
+        with seed_torch(seed, base.device):
             base.reset()
     return env.get_observations()
 
@@ -87,22 +87,24 @@ class RandomPolicy:
         """Do nothing, whatever is in ``dones``: random actions have no state."""
 
 
-class Team:
+class PolicyGroup:
     """A policy and the changed copies of it that conditions put in its place, each on its own environments."""
 
-    def __init__(self, policy: Policy, conditions: Sequence[Condition], adapting: Sequence[bool]) -> None:
+    def __init__(
+        self, policy: PolicyProtocol, conditions: Sequence[EvalCondition], adapting: Sequence[bool]
+    ) -> None:
         """``adapting``: for each condition, whether what is plastic changes while the policy acts under it."""
-        self.parts: list[tuple[Tensor, Policy]] = []
+        self.parts: list[tuple[Tensor, PolicyProtocol]] = []
         """Environments, and what acts on them; the unchanged policy first."""
         shared: list[Tensor] = []
         for condition, adapts in zip(conditions, adapting, strict=True):
-            own = condition.changed(policy)
+            own = condition.perturb_policy(policy)
             if not own and not adapts:
                 shared.append(condition.group.ids)
                 continue
             own = own or [policy.copy()]
             for ids, copy in zip(condition.group.ids.tensor_split(len(own)), own, strict=True):
-                copy.adapts = adapts
+                copy.is_plastic = adapts
                 self.parts.append((ids, copy))
         if shared:
             self.parts.insert(0, (torch.cat(shared), policy))
@@ -122,19 +124,19 @@ class Team:
         for ids, policy in self.parts:
             policy.reset(None if dones is None else dones[ids])
 
-    def activities(self, obs: TensorDict, running: Tensor) -> list[tuple[int, Activity]]:
+    def activities(self, obs: TensorDict, running: Tensor) -> list[tuple[int, ActivityProtocol]]:
         """Return the activity in the control step that begins with ``obs`` of every policy that acts on environments ``running``.
 
         Each activity stands beside the number of those environments.
         """
         return [
-            (len(part), policy.activity(obs[ids], part))
+            (len(part), policy.compute_activity(obs[ids], part))
             for ids, policy in self.parts
             if len(part := torch.isin(ids, running).nonzero().flatten())
         ]
 
 
-class Evaluation:
+class ConditionEvaluation:
     """Conditions in consecutive groups of environments, as many in each as there are episodes.
 
     All groups are reset from the same seed, so that episode i of every condition begins in the same state (in a task of the
@@ -169,17 +171,21 @@ class Evaluation:
         self.adapts = [i >= len(names) for i in range(len(self.names))]
         device = env.device
         self.ids = torch.arange(env.num_envs, device=device).split(episodes)
-        obs = self.restart()
+        obs = self.reset()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
-        self.frames = frames_of(env.unwrapped, self.groups, self.shapes)
+        self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)
         new = len(self.frames.new)
         whole = new == len(self.frames.age)
         # of a history, every column that is new is a sensor
-        sensors = sensors_of(self.shapes, device) if whole else torch.arange(new, device=device)
-        deviation = self.deviation() if "observation_noise" in names else torch.zeros(new, device=device)
+        sensors = map_values_to_sensors(self.shapes, device) if whole else torch.arange(new, device=device)
+        deviation = (
+            self.measure_observation_std()
+            if "observation_noise" in names
+            else torch.zeros(new, device=device)
+        )
         self.middle = int(env.max_episode_length) // 2
-        self.conditions: list[Condition] = [
-            CONDITIONS[name](Group(env.unwrapped, ids, seed, sensors, deviation, self.middle, leg))
+        self.conditions: list[EvalCondition] = [
+            CONDITIONS[name](EnvGroup(env.unwrapped, ids, seed, sensors, deviation, self.middle, leg))
             for name, ids in zip(self.names, self.ids, strict=True)
         ]
 
@@ -187,7 +193,7 @@ class Evaluation:
         """Random actions, from the beginning of their sequence."""
         return RandomPolicy(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
 
-    def restart(self) -> TensorDict:
+    def reset(self) -> TensorDict:
         """Begin an episode in every environment and return its first observations."""
         return restart(self.env, self.ids, self.seed)
 
@@ -195,30 +201,32 @@ class Evaluation:
         """Observation of the policy in ``obs``, flat: [B, C]."""
         return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
 
-    def deviation(self) -> Tensor:
+    def measure_observation_std(self) -> Tensor:
         """Standard deviation of every observed value, [C], under random actions.
 
         First episodes only: where the next ones begin depends on how many others there are.
         """
-        policy, seen, obs = self.random_policy(), [], self.restart()
+        policy, seen, obs = self.random_policy(), [], self.reset()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)
         for _ in range(SCALE_STEPS):
-            seen.append(self.frames.newest(self.values(obs))[: self.episodes][first])
+            seen.append(self.frames.select_newest(self.values(obs))[: self.episodes][first])
             obs, _, dones, _ = self.env.step(policy(obs))
             first = first & (dones[: self.episodes] == 0)
         return torch.cat(seen).std(dim=0, correction=0)
 
-    def perturbed(self, obs: TensorDict) -> TensorDict:
+    def perturb(self, obs: TensorDict) -> TensorDict:
         """Observation ``obs`` as the policy receives it, each group of environments under its condition."""
-        values = self.frames.newest(self.values(obs))
-        seen = self.frames.together(torch.cat([c.observe(values[c.group.ids]) for c in self.conditions]))
+        values = self.frames.select_newest(self.values(obs))
+        seen = self.frames.assemble(
+            torch.cat([c.perturb_observations(values[c.group.ids]) for c in self.conditions])
+        )
         found, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
         for group, part, shape in zip(self.groups, parts, self.shapes, strict=True):
             found[group] = part.unflatten(1, shape)
         return found
 
     def run(
-        self, policy: Policy | None, tell: Callable[[float], None] = lambda share: None
+        self, policy: PolicyProtocol | None, report_progress: Callable[[float], None] = lambda share: None
     ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any] | None]:
         """Results by condition, those of the adapting policy in a second table, and what an action costs.
 
@@ -229,29 +237,29 @@ class Evaluation:
             tell: Called after every control step with the share of the longest episode that is over.
         """
         env = self.env
-        acting = self.random_policy() if policy is None else Team(policy, self.conditions, self.adapts)
+        acting = self.random_policy() if policy is None else PolicyGroup(policy, self.conditions, self.adapts)
         longest = int(env.max_episode_length)
-        measures, recovery = Measures(env), Recovery(env.num_envs, longest, env.device)
+        measures, recovery = EpisodeMeasures(env), RecoveryMeter(env.num_envs, longest, env.device)
         total, length = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))
         ended: dict[str, Tensor] = {name: torch.zeros_like(total) for name in measures.names}
         first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-        activity: list[list[tuple[int, Activity]]] = [[] for _ in self.conditions]
+        activity: list[list[tuple[int, ActivityProtocol]]] = [[] for _ in self.conditions]
         steps, seconds = 0, 0.0
-        obs = self.restart()
+        obs = self.reset()
         for condition in self.conditions:
             condition.begin()
         self.frames.reset()
         acting.reset()
-        measures.restart()
+        measures.reset()
         while first.any():
-            seen = self.perturbed(obs)
-            if isinstance(acting, Team) and steps % STRIDE == 0:
+            seen = self.perturb(obs)
+            if isinstance(acting, PolicyGroup) and steps % STRIDE == 0:
                 for ids, found in zip(self.ids, activity, strict=True):
                     found += acting.activities(seen, ids[first[ids]])
-            began = finished(env.device)
+            began = synchronize_time(env.device)
             actions = acting(seen)
-            seconds += finished(env.device) - began
-            actions = torch.cat([c.send(actions[c.group.ids]) for c in self.conditions])
+            seconds += synchronize_time(env.device) - began
+            actions = torch.cat([c.perturb_actions(actions[c.group.ids]) for c in self.conditions])
             for condition in self.conditions:
                 condition.step()
             obs, rewards, dones, _ = env.step(actions)
@@ -268,22 +276,22 @@ class Evaluation:
                 ended[name] = torch.where(over & first, everywhere, ended[name])
             first = first & ~over
             steps += 1
-            tell(steps / longest)
+            report_progress(steps / longest)
         results: list[dict[str, dict[str, Any]]] = [{}, {}] if any(self.adapts) else [{}]
         for name, adapts, condition, ids, found in zip(
             self.names, self.adapts, self.conditions, self.ids, activity, strict=True
         ):
             results[adapts][name] = {
                 "text": condition.text,
-                **_of_episodes(total[ids].tolist(), length[ids].long().tolist()),
-                **_of_activity(found),
+                **_summarize_episodes(total[ids].tolist(), length[ids].long().tolist()),
+                **_summarize_activity(found),
                 "measures": {key: float(values[ids].mean()) for key, values in ended.items()},
-                **({"recovery": recovery.of(ids)} if condition.damages or name == "nominal" else {}),
+                **({"recovery": recovery.compute(ids)} if condition.damages or name == "nominal" else {}),
             }
         return results, _cost(activity[0], env.num_envs * steps / seconds)
 
 
-def _of_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+def _summarize_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
     return {
         "mean_return": statistics.fmean(returns),
         "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
@@ -293,18 +301,18 @@ def _of_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
     }
 
 
-def _of_activity(found: Sequence[tuple[int, Activity]]) -> dict[str, Any]:
+def _summarize_activity(activities: Sequence[tuple[int, ActivityProtocol]]) -> dict[str, Any]:
     """Means over control steps and environments."""
-    if not found:
+    if not activities:
         return {"firing_rate": None, "operations": None}
-    weights = [count for count, _ in found]
+    weights = [count for count, _ in activities]
     return {
-        "firing_rate": statistics.fmean([seen.rate for _, seen in found], weights),
-        "operations": statistics.fmean([seen.operations for _, seen in found], weights),
+        "firing_rate": statistics.fmean([seen.rate for _, seen in activities], weights),
+        "operations": statistics.fmean([seen.operations for _, seen in activities], weights),
     }
 
 
-def _cost(found: Sequence[tuple[int, Activity]], actions_per_second: float) -> dict[str, Any] | None:
+def _cost(found: Sequence[tuple[int, ActivityProtocol]], actions_per_second: float) -> dict[str, Any] | None:
     costs = [seen.cost for _, seen in found if seen.cost is not None]
     if not costs:
         return None
@@ -317,7 +325,7 @@ def _cost(found: Sequence[tuple[int, Activity]], actions_per_second: float) -> d
     }
 
 
-def finished(device: torch.device | str) -> float:
+def synchronize_time(device: torch.device | str) -> float:
     """The time in seconds when all that was begun on the ``device`` is done."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

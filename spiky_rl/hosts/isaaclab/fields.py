@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.hosts.isaaclab.limits import check_absent, check_numbers
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
@@ -20,32 +20,32 @@ class OverrideError(UserError):
     """An override that names no field of the environment, or a value that it cannot take."""
 
 
-def plain_agent(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:
+def to_plain_dict(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:
     """A registered ``agent_cfg`` as nested dicts, brought up to the installed rsl_rl, without the fields left open."""
     from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
 
     if agent_cfg is None or isinstance(agent_cfg, Mapping):
         return dict(agent_cfg or {})
     agent_cfg = handle_deprecated_rsl_rl_cfg(agent_cfg, importlib.metadata.version("rsl-rl-lib"))
-    return filled(agent_cfg, agent_cfg.to_dict())  # type: ignore[attr-defined]
+    return drop_missing(agent_cfg, agent_cfg.to_dict())  # type: ignore[attr-defined]
 
 
-def filled(cfg: object, node: Any) -> Any:
+def drop_missing(cfg: object, node: Any) -> Any:
     """``node``, the nested dict of ``cfg``, without what ``cfg`` leaves open (Isaac Lab writes that as an empty dict)."""
     if not hasattr(cfg, "__dataclass_fields__"):
         return node
-    values = {key: value for key, value in fields(cfg).items() if not isinstance(value, type(MISSING))}
-    return {key: filled(value, node[key]) for key, value in values.items() if key in node}
+    values = {key: value for key, value in get_fields(cfg).items() if not isinstance(value, type(MISSING))}
+    return {key: drop_missing(value, node[key]) for key, value in values.items() if key in node}
 
 
-def fields(node: object) -> dict[str, Any]:
+def get_fields(node: object) -> dict[str, Any]:
     """The fields of ``node``, a config or a dict; a value has none."""
     if isinstance(node, Mapping):
         return dict(node)
     return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
 
 
-def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
+def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     """Set a field of a task's configuration.
 
     Args:
@@ -63,17 +63,17 @@ def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
     parent, leaf = "", "env"
     for part in path.split(".")[1:]:
         owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
-        if part not in fields(node):
-            hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
+        if part not in get_fields(node):
+            hint = suggest_name(part, get_fields(node)) or f"; it has {', '.join(get_fields(node)) or 'none'}"
             raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
-        node = fields(node)[part]
+        node = get_fields(node)[part]
     declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
     value, switched_off = parse(text), parse(text) is None and parent != "env"
-    if switched_off and fields(node) and ("None" not in declared or path.startswith("env.sim.")):
+    if switched_off and get_fields(node) and ("None" not in declared or path.startswith("env.sim.")):
         check_absent(path, node)  # a simulation's default says None where Isaac Lab fills it in
-    if fields(node) and not switched_off:
-        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
-    if not fields(node) and not fits(value, node, declared):
+    if get_fields(node) and not switched_off:
+        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(get_fields(node))}")
+    if not get_fields(node) and not is_compatible(value, node, declared):
         raise OverrideError(
             f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
         )
@@ -86,7 +86,7 @@ def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
         setattr(owner, leaf, value)
 
 
-def fits(value: object, current: object, declared: str) -> bool:
+def is_compatible(value: object, current: object, declared: str) -> bool:
     """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation, ``declared``, names."""
     # what stands inside of dict[str, float] is not what the field itself may be
     outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)

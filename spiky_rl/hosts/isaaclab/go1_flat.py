@@ -14,7 +14,7 @@ from isaaclab_assets.robots.unitree import UNITREE_GO1_CFG
 from isaaclab_tasks.contrib.velocity.config.go1.flat_env_cfg import UnitreeGo1FlatEnvCfg
 
 from spiky_rl.hosts.isaaclab.robot_files import robot_spawn
-from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
+from spiky_rl.hosts.isaaclab.wheels import MJLAB, get_wheel_folder
 
 ROBOT = "mjlab/asset_zoo/robots/unitree_go1/xmls/go1.xml"
 """The robot's file in mjlab's wheel."""
@@ -37,7 +37,7 @@ class Go1FlatEnvCfg(UnitreeGo1FlatEnvCfg):
             UNITREE_GO1_CFG,
             prim_path="{ENV_REGEX_NS}/Robot",
             spawn=robot_spawn(
-                unpacked(MJLAB) / ROBOT,
+                get_wheel_folder(MJLAB) / ROBOT,
                 activate_contact_sensors=True,
                 articulation_props=theirs.articulation_props,
             ),

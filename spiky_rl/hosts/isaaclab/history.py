@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.limits import seen_groups
+from spiky_rl.hosts.isaaclab.limits import get_used_groups
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
-def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]]) -> None:
+def set_history_length(env_cfg: EnvCfg, steps: int, obs_groups: Mapping[str, Sequence[str]]) -> None:
     """Let every observation group that actor or critic see hold the last control steps.
 
     Args:
@@ -32,7 +32,7 @@ def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]])
             f"agent.history: {steps} control steps are not available: the task has no observation manager, which keeps them;"
             " use agent.history=1"
         )
-    _, seen = seen_groups(observations, observed)
+    _, seen = get_used_groups(observations, obs_groups)
     for role in ("actor", "critic"):
         for name in seen[role]:
             group = getattr(observations, name, None)
@@ -44,7 +44,7 @@ def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]])
             group.history_length, group.flatten_history_dim = steps, True
 
 
-class Frames:
+class HistoryLayout:
     """Which columns of a flat observation [B, C] were read when, so that what happens to sensors happens to what they read last.
 
     What was read in a step stays as it was then when it is seen again in later steps.
@@ -63,20 +63,20 @@ class Frames:
         """What was seen of new values in this control step and those before, [B, W] each, the latest first."""
         self.begun: Tensor | None = None
 
-    def newest(self, values: Tensor) -> Tensor:
+    def select_newest(self, values: Tensor) -> Tensor:
         """Those of all ``values`` [B, C] that were read in this control step, [B, W]."""
         return values if len(self.new) == len(self.age) else values[:, self.new]
 
-    def together(self, seen: Tensor) -> Tensor:
+    def assemble(self, newest: Tensor) -> Tensor:
         """All values as they are observed, [B, C], given the new ones as ``seen``, [B, W]; call it once per control step."""
         if len(self.new) == len(self.age):
-            return seen
+            return newest
         length = int(self.age.max()) + 1
         if not self.past:
-            self.past = [seen] * length
+            self.past = [newest] * length
         else:
-            begun = self.begun if self.begun is not None else torch.zeros_like(seen[:, 0], dtype=torch.bool)
-            self.past = [seen, *(torch.where(begun[:, None], seen, old) for old in self.past[:-1])]
+            begun = self.begun if self.begun is not None else torch.zeros_like(newest[:, 0], dtype=torch.bool)
+            self.past = [newest, *(torch.where(begun[:, None], newest, old) for old in self.past[:-1])]
         self.begun = None
         return torch.stack(self.past)[self.age, :, self.source].t()
 
@@ -88,7 +88,7 @@ class Frames:
             self.begun = dones.bool()
 
 
-def frames_of(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> Frames:
+def make_history_layout(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> HistoryLayout:
     """The frames of what a policy observes, flat and one group after another.
 
     Args:
@@ -105,7 +105,7 @@ def frames_of(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) 
             ages.append(torch.full((width,), age))
             sources.append(starts[term] + torch.arange(width))
         first += sum(widths.values())
-    return Frames(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
+    return HistoryLayout(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
 
 
 def _blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]:

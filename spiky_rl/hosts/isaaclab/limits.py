@@ -14,8 +14,8 @@ from spiky_rl.config.options import (
     LARGEST_INTEGER,
     UserError,
     check_number,
-    nearest,
-    short,
+    suggest_name,
+    shorten,
 )
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
@@ -41,7 +41,7 @@ TASKS, FAMILY = "isaaclab_tasks", 3
 """The package of Isaac Lab's tasks, and how many parts of a module's name say which of them it belongs to."""
 
 
-def check_times(env_cfg: EnvCfg) -> None:
+def check_durations(env_cfg: EnvCfg) -> None:
     """Refuse times and distances of ``env_cfg`` that no simulation has. Raises UserError that names the field and what it may be."""
     for path, bounds in BOUNDS.items():
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
@@ -62,7 +62,9 @@ def check_numbers(path: str, value: object, current: object) -> None:
     """
     if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
         if isinstance(value, list | tuple) and len(value) != len(current):
-            raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {short(value)}")
+            raise UserError(
+                f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
+            )
     if isinstance(value, Mapping):
         below = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
@@ -76,7 +78,9 @@ def check_numbers(path: str, value: object, current: object) -> None:
 def _check_number(path: str, number: float, current: object) -> None:
     if isinstance(number, int):
         if abs(number) > LARGEST_INTEGER:
-            raise UserError(f"{path}: {short(number)} is out of range; it must be at most {LARGEST_INTEGER}")
+            raise UserError(
+                f"{path}: {shorten(number)} is out of range; it must be at most {LARGEST_INTEGER}"
+            )
     elif not math.isfinite(number):
         if not (math.isinf(number) and isinstance(current, float) and math.isinf(current)):
             raise UserError(f"{path}: expected a finite number, got {number}")
@@ -168,13 +172,13 @@ def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
     if family.startswith(f"{TASKS}.") and family not in own:
         allowed = next((name for name in own if name.startswith(f"{TASKS}.")), "a module of the task's own")
         raise UserError(
-            f"agent.algorithm.symmetry_cfg.data_augmentation_func: {short(function)} is for other tasks; allowed: a function of"
+            f"agent.algorithm.symmetry_cfg.data_augmentation_func: {shorten(function)} is for other tasks; allowed: a function of"
             f" {allowed}, or one of your own"
         )
 
 
-def seen_groups(
-    observations: object, observed: Mapping[str, Sequence[str]]
+def get_used_groups(
+    observations: object, obs_groups: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], dict[str, Sequence[str]]]:
     """The groups that a task observes, and by role those that a model sees.
 
@@ -184,10 +188,10 @@ def seen_groups(
     """
     known = [name for name, group in vars(observations).items() if group is not None]
     default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
-    return known, {**default, **observed}
+    return known, {**default, **obs_groups}
 
 
-def check_groups(env_cfg: EnvCfg, observed: Mapping[str, Sequence[str]]) -> None:
+def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -> None:
     """Refuse a group of observations that the task does not have.
 
     A task without an observation manager says what it observes in its first step only.
@@ -202,10 +206,10 @@ def check_groups(env_cfg: EnvCfg, observed: Mapping[str, Sequence[str]]) -> None
     observations = getattr(env_cfg, "observations", None)
     if observations is None:
         return
-    known, seen = seen_groups(observations, observed)
+    known, seen = get_used_groups(observations, obs_groups)
     for role, groups in seen.items():
         for group in (group for group in groups if group not in known):
             raise UserError(
                 f"agent.obs_groups.{role}: the task has no observation group {group!r}; it has {', '.join(known)}"
-                f"{nearest(group, known)}"
+                f"{suggest_name(group, known)}"
             )

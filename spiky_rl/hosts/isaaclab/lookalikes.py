@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.usd import Layer, Prim
+from spiky_rl.hosts.isaaclab.usd import UsdLayer, UsdPrim
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ HUMANOID_JOINTS = {
 }
 """Newton's name of a joint -> the name that Isaac Lab's configuration asks for."""
 
-PAINT = (
+COLORS = (
     (r"foot|ankle|hand|shin|lower_arm|slider", (0.015, 0.025, 0.05)),
     (r"aux|leg|thigh|arm|pole", (0.03, 0.13, 0.36)),
     (r"", (0.85, 0.16, 0.02)),
@@ -96,7 +96,7 @@ class GeomView(Protocol):
     friction: np.ndarray
 
 
-def derive(source: Path, root: Path) -> None:
+def build_assets(source: Path, root: Path) -> None:
     """Write Isaac Lab's four files below ``root`` from Newton's example assets in ``source``."""
     from pxr import Sdf
 
@@ -109,11 +109,11 @@ def derive(source: Path, root: Path) -> None:
         if target == CARTPOLE:
             layer.defaultPrim = "cartpole"
         else:
-            follow_mjcf(layer, source / f"nv_{name}.xml")
+            copy_mjcf_parameters(layer, source / f"nv_{name}.xml")
         if target == HUMANOID:
             remove_collision_groups(layer)
             rename_joints(layer, HUMANOID_JOINTS)
-        paint(layer)
+        set_colors(layer)
         layer.Export(str(root / target))
 
 
@@ -126,76 +126,78 @@ def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
     return spec, spec.compile()
 
 
-def follow_mjcf(layer: Layer, path: Path) -> None:
+def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
     """Give bodies, shapes and joints of a ``layer`` what the MJCF model of the same robot, at ``path``, says of them."""
     spec, model = mjcf_model(path)
-    materials: dict[tuple[float, ...], Prim] = {}
-    for prim in prims(layer):
+    materials: dict[tuple[float, ...], UsdPrim] = {}
+    for prim in iterate_prims(layer):
         if "physics:density" in prim.attributes:
             shapes = prim.nameChildren["collisions"].nameChildren
-            write(prim, "physics:density", "Float", spec.geom(shapes[0].name).density)
+            set_attribute(prim, "physics:density", "Float", spec.geom(shapes[0].name).density)
         elif prim.nameParent is not None and prim.nameParent.name == "collisions":
-            follow_geom(prim, model.geom(prim.name), materials)
+            copy_contact_parameters(prim, model.geom(prim.name), materials)
         elif prim.typeName == "PhysicsRevoluteJoint":
             body = prim.relationships["physics:body1"].targetPathList.explicitItems[0].name
             joint = model.joint(model.body(body).jntadr[0])
             lower, upper = map(math.degrees, joint.range)
-            write(prim, "physics:lowerLimit", "Float", lower)
-            write(prim, "physics:upperLimit", "Float", upper)
-            follow_limits(prim, joint)
+            set_attribute(prim, "physics:lowerLimit", "Float", lower)
+            set_attribute(prim, "physics:upperLimit", "Float", upper)
+            copy_joint_limits(prim, joint)
         elif prim.typeName == "PhysicsJoint":
             for axis in ("rotX", "rotY", "rotZ"):
                 if (name := prim.attributes.get(f"mjcf:{axis}:name")) is not None:
                     joint = model.joint(name.default)
                     lower, upper = map(math.degrees, joint.range)
-                    write(prim, f"limit:{axis}:physics:low", "Float", lower)
-                    write(prim, f"limit:{axis}:physics:high", "Float", upper)
-                    follow_limits(prim, joint)
+                    set_attribute(prim, f"limit:{axis}:physics:low", "Float", lower)
+                    set_attribute(prim, f"limit:{axis}:physics:high", "Float", upper)
+                    copy_joint_limits(prim, joint)
 
 
-def follow_limits(prim: Prim, joint: JointView) -> None:
+def copy_joint_limits(prim: UsdPrim, joint: JointView) -> None:
     """Give a joint's ``prim`` what MuJoCo's ``joint`` has of how hard limits are, in its own parameters, which Newton passes on."""
-    write(prim, "mjc:solreflimit", "Double2", tuple(joint.solref))
-    write(prim, "mjc:solimplimit", "DoubleArray", list(joint.solimp))
+    set_attribute(prim, "mjc:solreflimit", "Double2", tuple(joint.solref))
+    set_attribute(prim, "mjc:solimplimit", "DoubleArray", list(joint.solimp))
 
 
-def follow_geom(prim: Prim, geom: GeomView, materials: dict[tuple[float, ...], Prim]) -> None:
+def copy_contact_parameters(
+    prim: UsdPrim, geom: GeomView, materials: dict[tuple[float, ...], UsdPrim]
+) -> None:
     """Give a shape's ``prim`` the contact parameters of ``geom``; those of the same friction share one of the layer's ``materials``."""
     from pxr import Sdf
 
-    write(prim, "mjc:condim", "Int", int(geom.condim[0]))
-    write(prim, "mjc:solref", "Double2", tuple(geom.solref))
-    write(prim, "mjc:solimp", "DoubleArray", list(geom.solimp))
-    write(prim, "mjc:margin", "Double", float(geom.margin[0]))
+    set_attribute(prim, "mjc:condim", "Int", int(geom.condim[0]))
+    set_attribute(prim, "mjc:solref", "Double2", tuple(geom.solref))
+    set_attribute(prim, "mjc:solimp", "DoubleArray", list(geom.solimp))
+    set_attribute(prim, "mjc:margin", "Double", float(geom.margin[0]))
     friction = tuple(geom.friction)
     if friction not in materials:
         root = prim.layer.GetPrimAtPath(prim.path.GetPrefixes()[0])
         material: Any = Sdf.PrimSpec(root, f"friction_{len(materials)}", Sdf.SpecifierDef, "Material")
-        schemas(material, "PhysicsMaterialAPI")
+        apply_schema(material, "PhysicsMaterialAPI")
         names = "physics:dynamicFriction physics:staticFriction mjc:torsionalfriction mjc:rollingfriction"
         for name, value in zip(names.split(), (friction[0], *friction), strict=True):
-            write(material, name, "Float", value)
+            set_attribute(material, name, "Float", value)
         materials[friction] = material
-    schemas(prim, "MaterialBindingAPI")
+    apply_schema(prim, "MaterialBindingAPI")
     binding: Any = Sdf.RelationshipSpec(prim, "material:binding:physics", False)
     binding.targetPathList.explicitItems = [materials[friction].path]
 
 
-def remove_collision_groups(layer: Layer) -> None:
+def remove_collision_groups(layer: UsdLayer) -> None:
     """Remove the collision groups of a ``layer``, for Newton lets a shape of a group collide with that group alone: not with the ground.
 
     They only keep neighbours apart, which every joint does by itself.
     """
-    for prim in prims(layer):
+    for prim in iterate_prims(layer):
         if prim.typeName == "PhysicsCollisionGroup":
             del prim.nameParent.nameChildren[prim.name]
 
 
-def rename_joints(layer: Layer, names: Mapping[str, str]) -> None:
+def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
     """Rename joints of a ``layer``: old to new ``names``. Raises AssetError for one that it lacks."""
     from pxr import Sdf
 
-    joints = {prim.name: prim.path for prim in prims(layer) if prim.typeName.endswith("Joint")}
+    joints = {prim.name: prim.path for prim in iterate_prims(layer) if prim.typeName.endswith("Joint")}
     edits = Sdf.BatchNamespaceEdit()
     for old, new in names.items():
         if old not in joints:
@@ -207,15 +209,15 @@ def rename_joints(layer: Layer, names: Mapping[str, str]) -> None:
         raise AssetError(f"Newton's humanoid joints cannot be renamed: {', '.join(names)}")
 
 
-def paint(layer: Layer) -> None:
+def set_colors(layer: UsdLayer) -> None:
     """Colour the shapes of a ``layer`` by PAINT, for Newton's assets have no materials."""
-    for prim in prims(layer):
+    for prim in iterate_prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
-            colour = next(colour for pattern, colour in PAINT if re.search(pattern, str(prim.path)))
-            write(prim, "primvars:displayColor", "Color3fArray", [colour])
+            colour = next(colour for pattern, colour in COLORS if re.search(pattern, str(prim.path)))
+            set_attribute(prim, "primvars:displayColor", "Color3fArray", [colour])
 
 
-def write(prim: Prim, name: str, kind: str, value: object) -> None:
+def set_attribute(prim: UsdPrim, name: str, kind: str, value: object) -> None:
     """Set the attribute ``name`` of a ``prim`` to ``value``; where it is new, it is of the USD type ``kind``."""
     from pxr import Sdf
 
@@ -225,7 +227,7 @@ def write(prim: Prim, name: str, kind: str, value: object) -> None:
     attribute.default = value
 
 
-def schemas(prim: Prim, name: str) -> None:
+def apply_schema(prim: UsdPrim, name: str) -> None:
     """Apply one more API schema, ``name``, to a ``prim``."""
     from pxr import Sdf
 
@@ -233,7 +235,7 @@ def schemas(prim: Prim, name: str) -> None:
     prim.SetInfo("apiSchemas", Sdf.TokenListOp.Create(prependedItems=[*applied.prependedItems, name]))
 
 
-def prims(layer: Layer) -> list[Prim]:
+def iterate_prims(layer: UsdLayer) -> list[UsdPrim]:
     """Every prim of a ``layer``."""
     paths: list[Any] = []
     layer.Traverse("/", paths.append)

@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spiky_rl.hosts.isaaclab.workflows import Env, Wrapped
+from spiky_rl.hosts.isaaclab.workflows import Env, WrappedEnv
 
 if TYPE_CHECKING:
     from isaaclab.envs.mdp import UniformVelocityCommand
 
 
-class Measures:
+class EpisodeMeasures:
     """Follows every environment's episode: call ``step`` after each environment step, ``restart`` after a full reset.
 
     An environment that is done has already begun its next episode, so its last position is the one of the step before.
     """
 
-    def __init__(self, env: Wrapped) -> None:
+    def __init__(self, env: WrappedEnv) -> None:
         self.env = env.unwrapped
         self.steps = torch.zeros(self.env.num_envs, dtype=torch.long, device=self.env.device)
         articulations = self.env.scene.articulations
         self.robot = articulations.get("robot")
         if self.robot is not None and self.robot.is_fixed_base:
             self.robot = None
-        self.command = commanded_velocity(self.env)
-        self.restart()
+        self.command = get_commanded_velocity(self.env)
+        self.reset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,10 +38,10 @@ class Measures:
         free = () if self.robot is None else ("distance",)
         return ("upright", *free, *(() if self.command is None else ("velocity_error",)))
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """All environments begin a new episode where they are now."""
         self.steps.zero_()
-        self.start = self.last = self.position()
+        self.start = self.last = self.get_positions()
         if self.command is not None:
             self.off, self.told = (
                 torch.zeros(len(self.steps), device=self.env.device),
@@ -61,18 +61,18 @@ class Measures:
         self.steps = self.steps * ~ended
         if self.robot is not None:
             measures["distance"] = (self.last - self.start)[ended].norm(dim=-1)
-            self.last = self.position()
+            self.last = self.get_positions()
             self.start = torch.where(ended[:, None], self.last, self.start)
         return measures
 
-    def position(self) -> torch.Tensor:
+    def get_positions(self) -> torch.Tensor:
         """Where the robots stand now: [B, 2], metres; [B, 0] for those that cannot go."""
         if self.robot is None:
             return torch.zeros(len(self.steps), 0)
         return self.robot.data.root_link_pos_w.torch[:, :2].clone()
 
 
-def commanded_velocity(env: Env) -> UniformVelocityCommand | None:
+def get_commanded_velocity(env: Env) -> UniformVelocityCommand | None:
     """The command of a velocity in an ``env``, which is Isaac Lab's in the base's frame; None where the task has none."""
     from isaaclab.envs import mdp
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Recovery:
+class RecoveryMeter:
     """Sums of rewards per environment: before the middle of the longest episode, and in the last third of it.
 
     Steps that an episode is too short to have count as steps without reward: who falls does not recover.
@@ -32,7 +32,7 @@ class Recovery:
             self.after = self.after + rewards * running
         self.steps += 1
 
-    def of(self, ids: Tensor) -> dict[str, Any] | None:
+    def compute(self, ids: Tensor) -> dict[str, Any] | None:
         """Recovery of the environments ``ids`` whose episode reached its middle; None where none did.
 
         ``before`` and ``after``: mean reward per control step before the middle and in the last third; ``share``: after over

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from spiky_rl.config.files import NoHomeError, cache_folder, write
+from spiky_rl.config.files import NoHomeError, cache_folder, write_atomically
 from spiky_rl.hosts.isaaclab.lookalikes import (
     AssetError,
-    follow_geom,
-    follow_limits,
+    copy_contact_parameters,
+    copy_joint_limits,
 )
 from spiky_rl.hosts.isaaclab.lookalikes import (
-    write as write_attribute,
+    set_attribute as write_attribute,
 )
-from spiky_rl.hosts.isaaclab.usd import Prim, Schema, Stage, Transformable
+from spiky_rl.hosts.isaaclab.usd import UsdPrim, UsdSchema, UsdStage, Transformable
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
@@ -75,14 +75,14 @@ def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
         raise AssetError(
             f"robot: {path} is no file of a kind that can be read: .xml (MJCF), .urdf, {', '.join(USD)}"
         )
-    model = compiled(path)
+    model = load_mujoco_model(path)
     free = model.njnt and model.jnt_type[0] == FREE
     return sim.UsdFileCfg(
-        **{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields}
+        **{"usd_path": get_usd_file(model, path), "fix_root_link": None if free else True, **fields}
     )
 
 
-def compiled(path: Path) -> MjModel:
+def load_mujoco_model(path: Path) -> MjModel:
     """MuJoCo's model of the robot in the file ``path``. Raises AssetError where there is none, or one that cannot be held."""
     if not path.is_file():
         raise AssetError(f"robot: {path} is no file")
@@ -107,7 +107,7 @@ def compiled(path: Path) -> MjModel:
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
         for i in range(model.njnt)
-        if model.jnt_stiffness[i] and not numpy.array_equal(*rests(model, i))
+        if model.jnt_stiffness[i] and not numpy.array_equal(*get_joint_references(model, i))
     ]
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
@@ -119,13 +119,13 @@ def compiled(path: Path) -> MjModel:
     return model
 
 
-def rests(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Where the spring of a ``model``'s ``joint``, by index, and where the joint itself is zero."""
     place_of = int(model.jnt_qposadr[joint])
     return model.qpos_spring[place_of], model.qpos0[place_of]
 
 
-def usd_file(model: MjModel, source: Path) -> str:
+def get_usd_file(model: MjModel, source: Path) -> str:
     """The USD file of a ``model`` that was read from ``source``, in the cache; written at first use.
 
     Raises AssetError where it cannot be kept.
@@ -138,7 +138,7 @@ def usd_file(model: MjModel, source: Path) -> str:
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
             stage = usd_stage(model)
-            write(file, lambda beside: export(stage, beside))
+            write_atomically(file, lambda beside: export_stage(stage, beside))
     except (OSError, NoHomeError) as error:
         raise AssetError(
             f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written"
@@ -146,14 +146,14 @@ def usd_file(model: MjModel, source: Path) -> str:
     return str(file)
 
 
-def export(stage: Stage, path: Path) -> None:
+def export_stage(stage: UsdStage, path: Path) -> None:
     """Write a ``stage`` to the file ``path`` in USD's binary format, which USD chooses by a file's suffix."""
     binary = path.with_suffix(".usdc")
     stage.GetRootLayer().Export(str(binary))
     os.replace(binary, path)
 
 
-def usd_stage(model: MjModel) -> Stage:
+def usd_stage(model: MjModel) -> UsdStage:
     """A USD stage with the robot of a ``model``, in the pose that its file defines."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
@@ -167,32 +167,32 @@ def usd_stage(model: MjModel) -> Stage:
     for i in range(0 if held else 1, model.nbody):
         add_body(stage, model, data, i)
     # on the root body, for Isaac Lab to be able to fix it
-    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(place(model, 0 if held else 1)))
-    materials: dict[tuple[float, ...], Prim] = {}
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if held else 1)))
+    materials: dict[tuple[float, ...], UsdPrim] = {}
     for i in range(model.ngeom):
         if model.geom_bodyid[i]:  # what stands in the world is the task's
             add_geom(stage, model, i, materials)
     for i in range(1 if held else 2, model.nbody):
         add_joint(stage, model, data, i)
     for pair in model.exclude_signature:
-        one, two = (stage.GetPrimAtPath(place(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
+        one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
         if not one or not two:  # the world of a robot that floats; the ground is the task's
             continue
         UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
     return stage
 
 
-def place(model: MjModel, body: int) -> str:
+def get_prim_path(model: MjModel, body: int) -> str:
     """Where a ``model``'s ``body``, by index, lies on the stage."""
-    return f"/robot/{identifier(model.body(body).name or f'body_{body}')}"
+    return f"/robot/{to_usd_identifier(model.body(body).name or f'body_{body}')}"
 
 
-def identifier(name: str) -> str:
+def to_usd_identifier(name: str) -> str:
     """A ``name`` as USD allows it."""
     return Tf.MakeValidIdentifier(name)
 
 
-def define(schema: Schema, stage: Stage, path: str) -> Any:
+def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
     """A new prim of a ``schema`` at ``path`` on the ``stage``.
 
     Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores.
@@ -204,7 +204,7 @@ def define(schema: Schema, stage: Stage, path: str) -> Any:
     return schema.Define(stage, path)
 
 
-def add_body(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
+def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     """A body with its mass, where it stands relative to the robot's root.
 
     Args:
@@ -213,22 +213,22 @@ def add_body(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
         data: Where all bodies are in the pose of the file.
         body: Its index.
     """
-    prim = define(UsdGeom.Xform, stage, place(model, body))
-    position, rotation = relative(data, 1 if body else 0, body)
-    transform(prim, position, rotation)
+    prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
+    position, rotation = compute_relative_pose(data, 1 if body else 0, body)
+    set_transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
     mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
     if body == 0:  # it is fixed: any mass will do
         mass.CreateMassAttr(1.0)
-        mass.CreateDiagonalInertiaAttr(vector([1.0, 1.0, 1.0]))
+        mass.CreateDiagonalInertiaAttr(to_usd_vector([1.0, 1.0, 1.0]))
         return
     mass.CreateMassAttr(float(model.body_mass[body]))
-    mass.CreateCenterOfMassAttr(vector(model.body_ipos[body]))
-    mass.CreateDiagonalInertiaAttr(vector(model.body_inertia[body]))
-    mass.CreatePrincipalAxesAttr(Gf.Quatf(quaternion(model.body_iquat[body])))
+    mass.CreateCenterOfMassAttr(to_usd_vector(model.body_ipos[body]))
+    mass.CreateDiagonalInertiaAttr(to_usd_vector(model.body_inertia[body]))
+    mass.CreatePrincipalAxesAttr(Gf.Quatf(to_usd_quaternion(model.body_iquat[body])))
 
 
-def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
+def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     """Add the joint that holds a body to its parent: a hinge, a slide, or none.
 
     Args:
@@ -243,17 +243,17 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
     if kind is not None:
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
     name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
-    joint = define(schema, stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
-    joint.CreateBody0Rel().SetTargets([place(model, parent)])
-    joint.CreateBody1Rel().SetTargets([place(model, body)])
+    joint = define_prim(schema, stage, f"/robot/joints/{to_usd_identifier(name or f'joint_{number}')}")
+    joint.CreateBody0Rel().SetTargets([get_prim_path(model, parent)])
+    joint.CreateBody1Rel().SetTargets([get_prim_path(model, body)])
     anchor, turn = Gf.Vec3d(0.0), Gf.Quatd(1.0)
     if number >= 0:  # USD's joint moves about the x axis of its own frame
         anchor = Gf.Vec3d(*model.jnt_pos[number].tolist())
         turn = Gf.Rotation(Gf.Vec3d.XAxis(), Gf.Vec3d(*model.jnt_axis[number].tolist())).GetQuat()
-    position, rotation = relative(data, parent, body)
-    joint.CreateLocalPos0Attr(vector(position + rotation.Transform(anchor)))
+    position, rotation = compute_relative_pose(data, parent, body)
+    joint.CreateLocalPos0Attr(to_usd_vector(position + rotation.Transform(anchor)))
     joint.CreateLocalRot0Attr(Gf.Quatf(rotation * turn))
-    joint.CreateLocalPos1Attr(vector(anchor))
+    joint.CreateLocalPos1Attr(to_usd_vector(anchor))
     joint.CreateLocalRot1Attr(Gf.Quatf(turn))
     if number < 0:
         return
@@ -269,7 +269,7 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
     drive.CreateStiffnessAttr(1e-3)
     drive.CreateDampingAttr(0.0)
     prim, dof = stage.GetRootLayer().GetPrimAtPath(joint.GetPath()), int(model.jnt_dofadr[number])
-    follow_limits(prim, model.joint(number))
+    copy_joint_limits(prim, model.joint(number))
     for name, value in (
         ("armature", model.dof_armature[dof]),
         ("damping", model.dof_damping[dof]),
@@ -279,7 +279,9 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
         write_attribute(prim, f"mjc:{name}", "Double", float(value))
 
 
-def add_geom(stage: Stage, model: MjModel, number: int, materials: dict[tuple[float, ...], Prim]) -> None:
+def add_geom(
+    stage: UsdStage, model: MjModel, number: int, materials: dict[tuple[float, ...], UsdPrim]
+) -> None:
     """A shape of a body: for contacts, or to be seen only.
 
     Args:
@@ -289,44 +291,44 @@ def add_geom(stage: Stage, model: MjModel, number: int, materials: dict[tuple[fl
         materials: The stage's materials by their friction; one is added where the shape's own is not there yet.
     """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
-    path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
+    path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
     if kind == SPHERE:
-        shape = define(UsdGeom.Sphere, stage, path)
+        shape = define_prim(UsdGeom.Sphere, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
     elif kind in (CAPSULE, CYLINDER):
-        shape = define(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
+        shape = define_prim(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
         shape.CreateHeightAttr(float(2.0 * size[1]))
         shape.CreateAxisAttr("Z")
     elif kind == BOX:
-        shape = define(UsdGeom.Cube, stage, path)
+        shape = define_prim(UsdGeom.Cube, stage, path)
         shape.CreateSizeAttr(2.0)
     elif kind == MESH:
-        shape = define(UsdGeom.Mesh, stage, path)
+        shape = define_prim(UsdGeom.Mesh, stage, path)
         add_mesh(shape, model, int(model.geom_dataid[number]))
     else:
         raise AssetError(
             f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh"
         )
-    turn = quaternion(model.geom_quat[number])
-    transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
+    turn = to_usd_quaternion(model.geom_quat[number])
+    set_transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
     colour = (
         model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
     )
-    shape.CreateDisplayColorAttr([vector(colour[:3])])
+    shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
-    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in geoms_beside(model, number)):
+    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in list_body_geoms(model, number)):
         shape.CreatePurposeAttr("guide")  # another shape of its body is there to be seen
     UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
     if kind == MESH:
         UsdPhysics.MeshCollisionAPI.Apply(shape.GetPrim()).CreateApproximationAttr("convexHull")
     prim = stage.GetRootLayer().GetPrimAtPath(path)
-    follow_geom(prim, geom, materials)
+    copy_contact_parameters(prim, geom, materials)
     write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
 
 
-def geoms_beside(model: MjModel, number: int) -> range:
+def list_body_geoms(model: MjModel, number: int) -> range:
     """All geoms of the body that has a ``model``'s geom ``number``."""
     body = model.geom_bodyid[number]
     return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
@@ -342,15 +344,15 @@ def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
     shape.CreateSubdivisionSchemeAttr("none")
 
 
-def relative(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
+def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
     """Position and rotation of the body ``child`` in the frame of the body ``parent``, as they stand in ``data``."""
     places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
-    turns: list[Any] = [quaternion(data.xquat[body]) for body in (parent, child)]
+    turns: list[Any] = [to_usd_quaternion(data.xquat[body]) for body in (parent, child)]
     back = turns[0].GetInverse()
     return back.Transform(places[1] - places[0]), back * turns[1]
 
 
-def transform(
+def set_transform(
     shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
     """Put a prim where it belongs in its parent's frame.
@@ -364,14 +366,14 @@ def transform(
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
     shape.AddOrientOp().Set(Gf.Quatf(rotation))
     if scale is not None:
-        shape.AddScaleOp().Set(vector(scale))
+        shape.AddScaleOp().Set(to_usd_vector(scale))
 
 
-def vector(values: Iterable[float]) -> Vec3f:
+def to_usd_vector(values: Iterable[float]) -> Vec3f:
     """Three ``values`` as USD takes them."""
     return Gf.Vec3f(*map(float, values))
 
 
-def quaternion(values: Iterable[float]) -> Quatd:
+def to_usd_quaternion(values: Iterable[float]) -> Quatd:
     """MuJoCo's rotation, four ``values``, w first, as USD's, of length 1."""
     return Gf.Quatd(*map(float, values)).GetNormalized()

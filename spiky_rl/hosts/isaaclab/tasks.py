@@ -55,7 +55,7 @@ def without_version(name: str) -> str:
 
 def unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
     """The error that ``key`` names a task that is none of the ``known`` ones."""
-    names = {*known, *registry.names("tasks")}
+    names = {*known, *registry.list_names("tasks")}
     close = difflib.get_close_matches(without_version(name), names, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return UnknownTask(f"{key}: {name!r} is not registered; {hint}`isaaclab list_envs --all` lists all tasks")

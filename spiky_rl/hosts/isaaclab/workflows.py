@@ -20,7 +20,7 @@ type EnvCfg = "ManagerBasedRLEnvCfg | DirectRLEnvCfg | DirectMARLEnvCfg"
 """The configuration of a task's simulation."""
 
 
-class Wrapped(Protocol):
+class WrappedEnv(Protocol):
     """A simulation in whatever wrappers it has; gymnasium's give no better type to what is inside."""
 
     @property

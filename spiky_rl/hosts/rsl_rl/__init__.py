@@ -7,6 +7,6 @@ beside it (rsl_rl's PPO with a learning rate for what does not spike, a floor un
 
 from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.model import BurnInMLPModel, SpikingModel
-from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+from spiky_rl.hosts.rsl_rl.ppo import RslRlSpikingPPO
 
-__all__ = ["BurnInMLPModel", "DistillingPPO", "SpikingModel", "SpikingPPO"]
+__all__ = ["BurnInMLPModel", "DistillingPPO", "RslRlSpikingPPO", "SpikingModel"]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spiky_rl.config.registry import RegistryError, fault, load_module, short
+from spiky_rl.config.registry import RegistryError, format_exception, load_module, shorten
 from spiky_rl.config.spec import SpecError
 
 BASES = {
@@ -16,7 +16,7 @@ BASES = {
     "algorithm": "rsl_rl.algorithms:PPO",
 }
 """Group of the specification -> what its ``class_name`` has to derive from."""
-GIVEN = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
+PROVIDED_ARGUMENTS = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
 """Arguments that rsl_rl gives a model or a distribution by itself."""
 
 
@@ -33,7 +33,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     """
     trusted = {}
     for role in ("actor", "critic"):
-        cls = check_class(role, config[role])
+        cls = resolve_class(role, config[role])
         trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
         if cls is not None:
             _check_options(role, cls, config[role], origins, trusted[role])
@@ -44,7 +44,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
             if key in distribution and not distribution[key]:
                 del distribution[key]  # empty: rsl_rl's own
         role = "actor.distribution_cfg"
-        cls = check_class(role, distribution)
+        cls = resolve_class(role, distribution)
         if cls is not None:
             # what a task's own distribution lacks, only the task's own model gives it
             _check_options(
@@ -54,7 +54,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
         function = _resolve(path, symmetry["data_augmentation_func"])
         if not callable(function):
-            raise SpecError(f"{path}: {short(symmetry['data_augmentation_func'])} is no function")
+            raise SpecError(f"{path}: {shorten(symmetry['data_augmentation_func'])} is no function")
         _check_call(path, symmetry["data_augmentation_func"], function)
 
 
@@ -63,10 +63,12 @@ def _check_call(path: str, name: object, function: Callable[..., object]) -> Non
     try:
         inspect.signature(function).bind(env=None, obs=None, actions=None)
     except (TypeError, ValueError):  # and a function of C, whose arguments nobody knows
-        raise SpecError(f"{path}: {short(name)} given; allowed: a function of env, obs and actions") from None
+        raise SpecError(
+            f"{path}: {shorten(name)} given; allowed: a function of env, obs and actions"
+        ) from None
 
 
-def check_class(role: str, settings: Mapping[str, object]) -> type | None:
+def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
     """The class that a group's ``class_name`` stands for; None where it has none.
 
     Args:
@@ -83,7 +85,7 @@ def check_class(role: str, settings: Mapping[str, object]) -> type | None:
     cls = _resolve(path, name)
     module, _, base = BASES[role].partition(":")
     if not inspect.isclass(cls) or not issubclass(cls, getattr(load_module(module), base)):
-        raise SpecError(f"{path}: {short(name)} is not a class that derives from {module}.{base}")
+        raise SpecError(f"{path}: {shorten(name)} is not a class that derives from {module}.{base}")
     return cls
 
 
@@ -95,16 +97,16 @@ def _resolve(path: str, name: object) -> object:
             load_module(name.rpartition(":")[0])
         return resolve_callable(name)  # type: ignore[arg-type]  # it refuses what is none
     except RegistryError as error:
-        raise SpecError(f"{path}: {short(name)}: {error}") from None
+        raise SpecError(f"{path}: {shorten(name)}: {error}") from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SpecError(f"{path}: rsl_rl finds no {short(name)}: {error}") from None
+        raise SpecError(f"{path}: rsl_rl finds no {shorten(name)}: {error}") from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a name with dots is imported by rsl_rl, and may be anybody's
-        raise SpecError(f"{path}: {short(name)} cannot be imported: {fault(error)}") from error
+        raise SpecError(f"{path}: {shorten(name)} cannot be imported: {format_exception(error)}") from error
 
 
-def _registered(path: str, origins: Mapping[str, str]) -> bool:
+def _is_set_by_isaaclab(path: str, origins: Mapping[str, str]) -> bool:
     """Whether Isaac Lab's own configuration sets this value, and nobody else."""
     below = [origin for key, origin in origins.items() if key == path or key.startswith(f"{path}.")]
     return bool(below) and set(below) == {"Isaac Lab"}
@@ -112,7 +114,7 @@ def _registered(path: str, origins: Mapping[str, str]) -> bool:
 
 def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
     """Whether a group has the class that Isaac Lab registers for the task; our models take its place unnamed."""
-    return _registered(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
+    return _is_set_by_isaaclab(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
 
 
 def _check_options(
@@ -128,13 +130,13 @@ def _check_options(
     own = {
         name: p
         for name, p in parameters.items()
-        if name not in GIVEN and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        if name not in PROVIDED_ARGUMENTS and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in [key for key in settings if key != "class_name" and key not in own]:
-        if anything or (trusted and _registered(f"{role}.{key}", origins)):
+        if anything or (trusted and _is_set_by_isaaclab(f"{role}.{key}", origins)):
             continue
-        if not _registered(f"{role}.{key}", origins):
+        if not _is_set_by_isaaclab(f"{role}.{key}", origins):
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; it has {', '.join(own) or 'none'}"
             )

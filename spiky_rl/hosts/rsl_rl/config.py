@@ -7,15 +7,15 @@ from typing import Any
 
 from spiky_rl.config.schema import SKRL_ONLY
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import cached, check_rates, local_rule
-from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
+from spiky_rl.hosts.common.rules import caches_features, check_learning_rates, get_local_rule
+from spiky_rl.hosts.rsl_rl.classes import resolve_class, check_classes
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")
 """What SpikingPPO understands beyond rsl_rl's PPO."""
 
 
-def runner_config(spec: AgentSpec) -> dict[str, Any]:
+def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     """rsl_rl's configuration of the agent ``spec``. One that neither spikes nor uses our options gets Isaac Lab's own classes unchanged.
 
     Raises SpecError where options do not go together.
@@ -43,7 +43,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             raise SpecError(
                 f"agent.burn_in: {burn_in} leaves nothing of agent.num_steps_per_env: {config['num_steps_per_env']}"
             )
-    if rule := local_rule(spec.critic_network):
+    if rule := get_local_rule(spec.critic_network):
         raise SpecError(
             f"agent.critic_network.learning: {rule!r} is for actors; its third factor is what actions were worth"
         )
@@ -63,18 +63,18 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
-    check_rates(algorithm)
-    if algorithm.get("symmetry_cfg") and any(map(cached, networks.values())):
+    check_learning_rates(algorithm)
+    if algorithm.get("symmetry_cfg") and any(map(caches_features, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
             " mirrored; leave it out"
         )
     check_classes(config, spec.origins)
-    set_algorithm(spec, algorithm, burn_in)
+    use_spiking_ppo(spec, algorithm, burn_in)
     return config
 
 
-def set_algorithm(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -> None:
+def use_spiking_ppo(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -> None:
     """Put our PPO in the place of rsl_rl's where the agent needs it.
 
     Args:
@@ -86,33 +86,33 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -
         SpecError: The class that is named cannot train the agent.
     """
     from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
-    from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+    from spiky_rl.hosts.rsl_rl.ppo import RslRlSpikingPPO
 
     distils = bool(algorithm.get("distillation_cfg"))
     if not distils:
         algorithm.pop("distillation_cfg", None)
     elif algorithm.get("rnd_cfg"):
         raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; leave one of them out")
-    elif spec.network is not None and cached(spec.network):
+    elif spec.network is not None and caches_features(spec.network):
         raise SpecError(
             f"agent.network: {spec.network.name} learns nothing but its readout, which distillation_cfg cannot train; take feedforward"
         )
-    base, ours = (DistillingPPO, "DistillingPPO") if distils else (SpikingPPO, "SpikingPPO")
+    base, ours = (DistillingPPO, "DistillingPPO") if distils else (RslRlSpikingPPO, "SpikingPPO")
 
     networks = {"network": spec.network, "critic_network": spec.critic_network}
     # what no PPO but ours does: rsl_rl's would say nothing and learn from something else
     needs = {f"agent.algorithm.{key}": algorithm[key] for key in OWN_OPTIONS if algorithm.get(key)}
     needs |= {"agent.burn_in": burn_in} if burn_in else {}
     for key, network in networks.items():
-        if network is not None and cached(network):
+        if network is not None and caches_features(network):
             needs[f"agent.{key}"] = network.name
-        if rule := local_rule(network):
+        if rule := get_local_rule(network):
             needs[f"agent.{key}.learning"] = rule
     name = algorithm.get("class_name", "PPO")
     needs |= {"agent.algorithm.distillation_cfg": "a teacher's student"} if distils else {}
     if name == "PPO" and (needs or any(networks.values())):
         name = algorithm["class_name"] = f"{CLASSES}:{ours}"
-    if issubclass(check_class("algorithm", algorithm) or object, base):
+    if issubclass(resolve_class("algorithm", algorithm) or object, base):
         algorithm["burn_in"] = burn_in
         return
     for key, value in needs.items():

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from spiky_rl.config.schema import DistillationSettings
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+from spiky_rl.hosts.rsl_rl.ppo import RslRlSpikingPPO
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.teacher import Teacher
 
-OWN = ("iterations", "value_iterations")
+EXTRA_KEYS = ("iterations", "value_iterations")
 """Options that are ours; the others are rsl_rl's `Distillation`'s."""
 
 
-class DistillingPPO(SpikingPPO):
+class DistillingPPO(RslRlSpikingPPO):
     """`SpikingPPO` that begins with `Distillation` once it is given a teacher; without one, as for playing, it is `SpikingPPO`.
 
     Training without one is refused where it is asked for: ``train.py`` wants ``--teacher``.
@@ -38,7 +38,7 @@ class DistillingPPO(SpikingPPO):
         """Arguments as `SpikingPPO`'s, and ``distillation_cfg``, whose keys `spiky_rl.config.schema` has."""
         super().__init__(*args, **kwargs)
         chosen = DistillationSettings.check("algorithm.distillation_cfg", distillation_cfg).model_dump()
-        self.iterations, self.value_iterations = (chosen.pop(key) for key in OWN)
+        self.iterations, self.value_iterations = (chosen.pop(key) for key in EXTRA_KEYS)
         self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
         self.updates = 0
         """Iterations so far."""
@@ -46,7 +46,7 @@ class DistillingPPO(SpikingPPO):
         self.distillation: Distillation | None = None
         self._rollouts = self.storage
 
-    def take_teacher(self, teacher: Teacher, obs: TensorDict, actions: int) -> None:
+    def set_teacher(self, teacher: Teacher, obs: TensorDict, actions: int) -> None:
         """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form.
 
         Args:
@@ -68,13 +68,13 @@ class DistillingPPO(SpikingPPO):
             ours.load_state_dict(theirs.state_dict())
 
     @property
-    def distilling(self) -> bool:
+    def is_distilling(self) -> bool:
         """Whether this iteration is one of distillation."""
         return self.distillation is not None and self.updates < self.iterations
 
     @override
     def act(self, obs: TensorDict) -> Tensor:
-        if self.distillation and self.distilling:
+        if self.distillation and self.is_distilling:
             self.storage = self.distillation.storage  # the rollout at hand is what others look at
             return self.distillation.act(obs)
         self.storage = self._rollouts
@@ -84,7 +84,7 @@ class DistillingPPO(SpikingPPO):
     def process_env_step(
         self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Tensor]
     ) -> None:
-        if self.distillation and self.distilling:
+        if self.distillation and self.is_distilling:
             self.distillation.process_env_step(obs, rewards, dones, extras)
             self.critic.reset(dones)
         else:
@@ -92,7 +92,7 @@ class DistillingPPO(SpikingPPO):
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:
-        if not self.distilling:
+        if not self.is_distilling:
             super().compute_returns(obs)
 
     @override
@@ -104,7 +104,7 @@ class DistillingPPO(SpikingPPO):
     @override
     def update(self) -> dict[str, float]:
         """An iteration of distillation, of the critic alone, or of PPO."""
-        if self.distillation and self.distilling:
+        if self.distillation and self.is_distilling:
             seen = self.distillation.storage.observations.flatten(0, 1)
             # rsl_rl puts the teacher back to where this rollout began, and does not run it again
             teacher = self.distillation.teacher

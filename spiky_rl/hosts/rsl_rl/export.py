@@ -52,7 +52,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
     outputs = [x for x in outputs if x is not None] if isinstance(outputs, tuple) else [outputs]
     carried = len(outputs) - 1
     inputs = list(zip(wrapped.input_names, example, strict=True))
-    described = about(
+    described = make_metadata(
         model,
         {name: list(x.shape) for name, x in inputs[: len(inputs) - carried]},
         {wrapped.output_names[0]: list(outputs[0].shape)},
@@ -105,10 +105,10 @@ def write_torchscript(model: MLPModel, path: Path) -> None:
                 if not part.filename.endswith(".debug_pkl"):
                     kept.writestr(part, archive.read(part))
 
-    files.write(path, fill)
+    files.write_atomically(path, fill)
 
 
-def about(
+def make_metadata(
     model: MLPModel,
     observations: Mapping[str, object],
     actions: Mapping[str, object],
@@ -145,14 +145,14 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-class _Core(nn.Module):
+class _ControlStep(nn.Module):
     """One control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
         self.network = copy.deepcopy(model.network).cpu()
-        self.network.run_on(dispatch.REFERENCE)
+        self.network.set_backend(dispatch.REFERENCE)
         self.output_shape = model.output_shape
         output = (
             nn.Identity()
@@ -177,14 +177,14 @@ class JitPolicy(nn.Module):
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
-        core = _Core(model).eval()
+        core = _ControlStep(model).eval()
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
         held = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
         names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
         self.about: str = json.dumps(
-            about(model, *names, held, "The state is inside, and a call advances it.", "call reset()")
+            make_metadata(model, *names, held, "The state is inside, and a call advances it.", "call reset()")
         )
         with torch.no_grad(), warnings.catch_warnings():
             # control flow depends on shapes alone, and those are the ones the export is for
@@ -209,7 +209,7 @@ class OnnxPolicy(nn.Module):
 
     def __init__(self, model: SpikingModel, verbose: bool) -> None:
         super().__init__()
-        self.core = _Core(model)
+        self.core = _ControlStep(model)
         self.is_recurrent = self.core.is_recurrent
         self.verbose = verbose
         self.input_size = model.obs_dim

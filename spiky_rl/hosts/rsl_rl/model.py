@@ -14,8 +14,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plain import Tree
-from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite, rested
+from spiky_rl.config.plain import PlainMapping
+from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite, reset_state
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
@@ -45,7 +45,7 @@ class SpikingModel(MLPModel):
         activation: str = "elu",
         obs_normalization: bool = False,
         distribution_cfg: dict | None = None,
-        network: Tree | str = "feedforward",
+        network: PlainMapping | str = "feedforward",
         burn_in: int = 0,
         cnn_cfg: dict[str, object] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class SpikingModel(MLPModel):
             [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
         )
         named = {"name": network} if isinstance(network, str) else dict(network)
-        settings = spec.with_layers(named, hidden_dims)
+        settings = spec.add_default_layers(named, hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
         self.network: SpikingNetwork = configured.build(
             inputs=self.input_shape, outputs=math.prod(self.output_shape)
@@ -158,7 +158,7 @@ class SpikingModel(MLPModel):
             flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = flat
         if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
-            output = self.network.read(cached).unflatten(-1, self.output_shape)
+            output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
         else:
             output = self._output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
@@ -174,14 +174,14 @@ class SpikingModel(MLPModel):
             features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
-            features, state = self.network(x.unsqueeze(0), self._present(x))
+            features, state = self.network(x.unsqueeze(0), self._get_state(x))
             self.state = state if self.training else reset_nonfinite(state)
             return features.squeeze(0).unflatten(-1, self.output_shape)
         features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
         output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
         return output[self.burn_in :].unflatten(-1, self.output_shape)
 
-    def _present(self, x: Tensor) -> State:
+    def _get_state(self, x: Tensor) -> State:
         """The state before the next step, for observations x [B, O]."""
         state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
         if state[0].shape[1] != x.shape[0]:
@@ -197,7 +197,7 @@ class SpikingModel(MLPModel):
             )
         return state
 
-    def with_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
+    def add_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
         """The observations and, where this model caches them, the features of its network for them.
 
         Args:
@@ -208,8 +208,8 @@ class SpikingModel(MLPModel):
         if self.cache is None:
             return obs
         x = self.get_latent(obs)
-        features, state = self.network.extract(
-            x.unsqueeze(0), self._present(x), adapt=advance and (self.training if adapt is None else adapt)
+        features, state = self.network.compute_features(
+            x.unsqueeze(0), self._get_state(x), adapt=advance and (self.training if adapt is None else adapt)
         )
         if advance:
             self.state = state if self.training else reset_nonfinite(state)
@@ -223,7 +223,7 @@ class SpikingModel(MLPModel):
         if dones is None:
             self.state, self.flat = _as_state(hidden_state), False
         elif self.state is not None:
-            self.state = rested(self.state, dones)
+            self.state = reset_state(self.state, dones)
 
     def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
         """Let the network's local rules learn from a rollout.
@@ -236,11 +236,11 @@ class SpikingModel(MLPModel):
         """
         x = self.get_latent(obs)
         if not self.network.stateful:
-            self.network.learn(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
+            self.network.apply_local_rules(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
             return
         keep = 1.0 - torch.cat([torch.zeros_like(dones[:1]), dones[:-1]]).view(x.shape[:2]).to(x.dtype)
         state = _as_state(hidden_state) or self.network.zero_state(x.shape[1], x)
-        self.network.learn(x, state, keep, credit.view(x.shape[:2]))
+        self.network.apply_local_rules(x, state, keep, credit.view(x.shape[:2]))
 
     @property
     def rnn(self) -> FlatState | None:
@@ -263,7 +263,7 @@ class SpikingModel(MLPModel):
     def update_normalization(self, obs: TensorDict) -> None:
         super().update_normalization(obs)
         if self.training:  # rsl_rl calls it once after every update: slopes and encoder noise advance with it
-            self.network.advance()
+            self.network.count_update()
 
     @override
     def as_jit(self) -> nn.Module:

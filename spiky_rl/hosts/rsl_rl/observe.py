@@ -13,17 +13,17 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.common.observe import SAMPLES, Activity
-from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
+from spiky_rl.hosts.common.observe import SAMPLES, PolicyActivity
+from spiky_rl.hosts.common.playing import ALL_ENVS, EnvSelection, InferencePolicy, select_state
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.metrics.meter import Meter
+from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Played(PlayedPolicy):
+class RslRlInferencePolicy(InferencePolicy):
     """An actor of rsl_rl's, spiking or not."""
 
     model: MLPModel
@@ -40,7 +40,7 @@ class Played(PlayedPolicy):
         return self.model.state if isinstance(self.model, SpikingModel) else None
 
     @override
-    def copy(self) -> Played:
+    def copy(self) -> RslRlInferencePolicy:
         if (distribution := self.model.distribution) is not None:
             # after an update it holds tensors of a gradient's graph, which cannot be copied
             size = distribution.input_dim
@@ -48,13 +48,13 @@ class Played(PlayedPolicy):
                 distribution.update(torch.zeros(1, *([size] if isinstance(size, int) else size)))
         model = copy.deepcopy(self.model)
         model.reset()
-        return Played(model)
+        return RslRlInferencePolicy(model)
 
     @override
     def __call__(self, obs: TensorDict) -> Tensor:
-        if self.adapts:
+        if self.is_plastic:
             assert isinstance(self.model, SpikingModel)
-            obs = self.model.with_features(obs, adapt=True)
+            obs = self.model.add_features(obs, adapt=True)
         return self.model(obs)
 
     @override
@@ -62,29 +62,29 @@ class Played(PlayedPolicy):
         self.model.reset(dones)
 
     @override
-    def seen(self, obs: TensorDict) -> Tensor:
+    def get_network_input(self, obs: TensorDict) -> Tensor:
         assert isinstance(self.model, SpikingModel)
         return self.model.get_latent(obs)
 
     @override
-    def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+    def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
         hidden = self.model.get_hidden_state()
         if isinstance(hidden, tuple):
-            return _ann_activity(self.model, obs[part], part_of(hidden, part))
+            return _ann_activity(self.model, obs[part], select_state(hidden, part))
         return _ann_activity(self.model, obs[part], None if hidden is None else hidden[:, part])
 
 
-def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State) -> Activity:
+def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State) -> PolicyActivity:
     """Activity of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
     before = model.get_hidden_state()
     model.reset(hidden_state=hidden)  # type: ignore[arg-type]  # a recurrent layer has one or two
-    found = observe.ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
+    found = observe.compute_ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
     model.reset(hidden_state=before)
     return found
 
 
-def last_activity(algorithm: PPO, meter: Meter | None = None) -> Activity:
+def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> PolicyActivity:
     """Activity of an algorithm's actor at the last control step of its rollout, over some of the environments.
 
     Args:
@@ -103,10 +103,10 @@ def last_activity(algorithm: PPO, meter: Meter | None = None) -> Activity:
     now = actor.state if actor.network.stateful else None
     state = tuple(s[-1] for s in saved) if saved else now
     part = tuple(s[:, :SAMPLES] for s in state) if state else None
-    return observe.activity(actor.network, x, part, actor.ann_operations, meter)
+    return observe.compute_activity(actor.network, x, part, actor.ann_operations, meter)
 
 
-def raster(algorithm: PPO) -> Figure:
+def draw_raster(algorithm: PPO) -> Figure:
     """Spike raster and membrane traces of environment 0 over the rollout of an ``algorithm`` whose actor spikes."""
     actor, storage = algorithm.get_policy(), algorithm.storage
     assert isinstance(actor, SpikingModel)
@@ -115,4 +115,4 @@ def raster(algorithm: PPO) -> Figure:
         x = actor.get_latent(storage.observations[:, one])  # type: ignore[arg-type]
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     state = tuple(s[0, :, one] for s in saved) if saved else None
-    return observe.raster(actor.network, x, state, storage.dones[:, 0])
+    return observe.draw_rollout_raster(actor.network, x, state, storage.dones[:, 0])

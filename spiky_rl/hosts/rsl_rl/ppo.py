@@ -15,7 +15,7 @@ from torch import Tensor
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 
-class SpikingPPO(PPO):
+class RslRlSpikingPPO(PPO):
     """rsl_rl's PPO, unchanged but for four options that default to nothing, and for networks that learn by local rules."""
 
     def __init__(
@@ -83,7 +83,7 @@ class SpikingPPO(PPO):
     def act(self, obs: TensorDict) -> Tensor:
         # the features of models that cache them are computed here, once, and stored with the step
         for model in self._caching:
-            obs = model.with_features(obs)
+            obs = model.add_features(obs)
         return super().act(obs)
 
     @override
@@ -91,7 +91,7 @@ class SpikingPPO(PPO):
         # the value of the step that is yet to come does not advance the critic's state
         states = [model.state for model in self._caching]
         for model in self._caching:
-            obs = model.with_features(obs, advance=False)
+            obs = model.add_features(obs, advance=False)
         super().compute_returns(obs)
         for model, state in zip(self._caching, states, strict=True):
             model.state = state
@@ -105,7 +105,9 @@ class SpikingPPO(PPO):
         """
         actor = self.get_policy()  # torch.compile wraps self.actor
         learned = (
-            self._locally_learned(actor) if isinstance(actor, SpikingModel) and actor.network.local else []
+            self._split_local_weights(actor)
+            if isinstance(actor, SpikingModel) and actor.network.local
+            else []
         )
         losses = super().update()
         with torch.no_grad():
@@ -113,7 +115,7 @@ class SpikingPPO(PPO):
                 weight.copy_(value)
         return losses
 
-    def _locally_learned(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
+    def _split_local_weights(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
         """The weights that no gradient reaches, which stay as they are, and what local rules would make of each."""
         rollout = self.storage
         states = rollout.saved_hidden_state_a

@@ -18,20 +18,20 @@ from rsl_rl.utils.logger import Logger
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import check_identity, read_checkpoint
-from spiky_rl.hosts.common.episodes import EndedEpisodes
-from spiky_rl.hosts.common.interfaces import Writer
-from spiky_rl.hosts.common.observe import write_pictures
-from spiky_rl.hosts.common.runner import HostRunner, Iteration, fitting
+from spiky_rl.hosts.common.episodes import EpisodeStatistics
+from spiky_rl.hosts.common.interfaces import ScalarWriter
+from spiky_rl.hosts.common.observe import write_figures
+from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.rsl_rl.observe import Played, last_activity, raster
+from spiky_rl.hosts.rsl_rl.observe import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
 
-class Runner(HostRunner, OnPolicyRunner):
+class RslRlRunner(BaseRunner, OnPolicyRunner):
     """Trains as `OnPolicyRunner` does, step for step."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Runner(HostRunner, OnPolicyRunner):
         identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
-        on_iteration: Callable[[Iteration], None] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
         """Arguments as `OnPolicyRunner`'s and those of `HostRunner.keep_books`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
@@ -54,8 +54,8 @@ class Runner(HostRunner, OnPolicyRunner):
                 train_cfg = {**train_cfg, "check_for_nan": False}
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
-        self.keep_books(identity, picture_interval, notes, on_iteration)
-        self.alg.optimizer.register_step_pre_hook(self._update_begins)
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
         self.logger = _QuietLogger(
             log_dir,
             self.cfg,
@@ -90,22 +90,22 @@ class Runner(HostRunner, OnPolicyRunner):
         return self.alg.actor, self.alg.critic
 
     @property
-    def played(self) -> Played:
+    def inference_policy(self) -> RslRlInferencePolicy:
         """The actor as playback uses it."""
-        return Played(self.alg.get_policy())
+        return RslRlInferencePolicy(self.alg.get_policy())
 
-    def take_teacher(self, teacher: Teacher) -> None:
+    def set_teacher(self, teacher: Teacher) -> None:
         """Begin with distillation from ``teacher``, before anything is loaded. Raises CheckpointError where it does not fit."""
         assert isinstance(self.alg, DistillingPPO)
-        self.alg.take_teacher(teacher, self.env.get_observations().to(self.device), self.env.num_actions)
+        self.alg.set_teacher(teacher, self.env.get_observations().to(self.device), self.env.num_actions)
         assert self.alg.distillation is not None
-        self.alg.distillation.optimizer.register_step_pre_hook(self._update_begins)
+        self.alg.distillation.optimizer.register_step_pre_hook(self._on_optimizer_step)
 
     @property
-    def teacher_played(self) -> Played:
+    def teacher_policy(self) -> RslRlInferencePolicy:
         """The teacher as playback uses a policy."""
         assert isinstance(self.alg, DistillingPPO) and self.alg.distillation is not None
-        return Played(self.alg.distillation.teacher)
+        return RslRlInferencePolicy(self.alg.distillation.teacher)
 
     @property
     def folder(self) -> str | None:
@@ -113,7 +113,7 @@ class Runner(HostRunner, OnPolicyRunner):
         return self.logger.log_dir
 
     @property
-    def writer(self) -> Writer | None:
+    def writer(self) -> ScalarWriter | None:
         """The logger's."""
         return self.logger.writer
 
@@ -126,7 +126,7 @@ class Runner(HostRunner, OnPolicyRunner):
             init_at_random_ep_len: Begin in the middle of episodes, so that time does not end all of them at once.
         """
         try:
-            with self.learning():
+            with self.save_on_exit():
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.logger.init_logging_writer()
                 self.write_notes()
@@ -136,14 +136,14 @@ class Runner(HostRunner, OnPolicyRunner):
             if close := getattr(self.logger.writer, "close", None):
                 close()
 
-    def _update_begins(self, *_: object) -> None:
+    def _on_optimizer_step(self, *_: object) -> None:
         """Called by the optimizer before each of its steps: from the first one on, an update has changed the weights."""
-        self.is_booked = False
+        self.is_recorded = False
 
     @override
-    def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
+    def get_inference_policy(self, device: str | None = None) -> RslRlInferencePolicy:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
-        return Played(OnPolicyRunner.get_inference_policy(self, device))
+        return RslRlInferencePolicy(OnPolicyRunner.get_inference_policy(self, device))
 
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
@@ -172,7 +172,7 @@ class Runner(HostRunner, OnPolicyRunner):
     ) -> dict:
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
-        with fitting(path):
+        with wrap_load_errors(path):
             goes_on = self.alg.load(loaded, load_cfg, strict)
         if goes_on:
             self._resume(loaded, draws=self.gpu_global_rank == 0)  # the other ranks keep draws of their own
@@ -183,18 +183,18 @@ class Runner(HostRunner, OnPolicyRunner):
     ) -> None:
         """Book the iteration and draw what TensorBoard shows beside rsl_rl's scalars."""
         self.require_finite(it, loss_dict)
-        if self.is_pictured(it):
+        if self.draws_figures(it):
             spiking = isinstance(self.alg.get_policy(), SpikingModel)
-            figure = raster(self.alg) if spiking and hasattr(self.writer, "add_figure") else None
-            write_pictures(self.writer, it, self.alg.storage.actions, figure)
-        self.book(
+            figure = draw_raster(self.alg) if spiking and hasattr(self.writer, "add_figure") else None
+            write_figures(self.writer, it, self.alg.storage.actions, figure)
+        self.record_iteration(
             it,
             total_it - 1,
             self.cfg["num_steps_per_env"] * self.env.num_envs * self.gpu_world_size,
             (collect_time, learn_time),
             loss_dict,
             (self.logger.rewbuffer, self.logger.lenbuffer),
-            last_activity(self.alg, self.meter),
+            compute_last_activity(self.alg, self.meter),
         )
 
 
@@ -206,7 +206,7 @@ class _QuietLogger(Logger):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.ended = EndedEpisodes(self.num_envs, self.device)
+        self.ended = EpisodeStatistics(self.num_envs, self.device)
         self.rewbuffer, self.lenbuffer = self.ended.returns, self.ended.lengths
 
     def init_logging_writer(self) -> None:
@@ -230,7 +230,7 @@ class _QuietLogger(Logger):
     @override
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
         # writes the scalars, prints nothing, and hands on to the runner
-        self.ended.read()
+        self.ended.fetch()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)

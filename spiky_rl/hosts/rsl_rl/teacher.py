@@ -15,9 +15,9 @@ from rsl_rl.utils import resolve_class
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.config.spec import complete
-from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, read_checkpoint, read_mapping
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.config.spec import build_agent_spec
+from spiky_rl.hosts.common.checkpoints import CheckpointError, get_identity, read_checkpoint, read_mapping
+from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Teacher:
     path: str
     """Where its checkpoint lies."""
     agent: str
-    tree: Mapping[str, Any]
+    spec: Mapping[str, Any]
     """Its specification, as `AgentSpec.tree` gives it."""
     weights: Mapping[str, Tensor] = field(repr=False)
 
@@ -42,7 +42,7 @@ class Teacher:
         Raises:
             CheckpointError: The weights do not fit that.
         """
-        config = runner_config(complete(self.agent, self.tree, {}))
+        config = make_runner_cfg(build_agent_spec(self.agent, self.spec, {}))
         groups = config["obs_groups"].get("actor") or ["policy"]
         missing = [group for group in groups if group not in obs]
         if missing:
@@ -64,7 +64,7 @@ class Teacher:
     @property
     def identity(self) -> dict[str, Any]:
         """The teacher's identity in checkpoints of its student, which hold its weights too."""
-        return {"path": self.path, "agent": self.agent, "spec": dict(self.tree)}
+        return {"path": self.path, "agent": self.agent, "spec": dict(self.spec)}
 
 
 def read_teacher(path: Path, task: str) -> Teacher:
@@ -80,7 +80,7 @@ def read_teacher(path: Path, task: str) -> Teacher:
     if "actor_state_dict" not in read_mapping(str(path)):
         raise CheckpointError(f"{path}: is no checkpoint of an rsl_rl run, which a teacher's has to be")
     loaded = read_checkpoint(str(path))
-    theirs = identity_of(loaded)
+    theirs = get_identity(loaded)
     if not theirs.get("spec") or "task" not in theirs:
         raise CheckpointError(
             f"{path}: was not written by train.py, so what kind of network it is of is not known"
@@ -90,7 +90,7 @@ def read_teacher(path: Path, task: str) -> Teacher:
     return Teacher(str(path), theirs["agent"], theirs["spec"], loaded["actor_state_dict"])
 
 
-def kept_teacher(loaded: Mapping[str, Any], path: Path) -> Teacher:
+def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:
     """The teacher that a student's checkpoint, ``loaded`` from ``path``, holds. Raises CheckpointError where there is none."""
     held = (loaded.get("distillation") or {}).get("teacher")
     if not held:

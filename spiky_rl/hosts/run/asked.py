@@ -8,12 +8,12 @@ from typing import Literal
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plan import RANDOM, Request, Training, Watching
+from spiky_rl.config.plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.hosts.isaaclab.live import names
 
 
-class Evaluation(Settings):
+class EvaluateOptions(Settings):
     """What a user asks of an evaluation, besides a `Request`."""
 
     episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
@@ -30,39 +30,41 @@ class Evaluation(Settings):
     )
 
     @property
-    def integers(self) -> str:
+    def quantize_flag(self) -> str:
         """The flag that asks for the network in integers; empty: it is measured as it is."""
         return "" if self.quantize is None else f"--quantize {self.quantize}"
 
-    def beside(self, checkpoint: Path | None) -> Path:
+    def get_result_path(self, checkpoint: Path | None) -> Path:
         """The result file of an evaluation of a ``checkpoint``."""
         if self.out is not None:
             return self.out
         assert checkpoint is not None
         return checkpoint.parent / f"evaluation{'' if self.quantize is None else f'_{self.quantize}'}.json"
 
-    def require(self, asked: Request) -> None:
+    def check(self, request: RunRequest) -> None:
         """Raise UserError for what does not go together.
 
         Args:
             asked: What is evaluated.
         """
-        if asked.num_envs is not None:
+        if request.num_envs is not None:
             raise UserError(
                 "--num_envs: there are as many environments as episodes and conditions; use --episodes"
             )
-        if asked.video:
+        if request.video:
             raise UserError("--video: evaluate.py films nothing; use play.py")
-        if self.integers and (asked.checkpoint == RANDOM or asked.library != "rsl_rl"):
-            what = "--checkpoint random" if asked.checkpoint == RANDOM else f"--rl_library {asked.library}"
-            raise UserError(f"{self.integers}: needs a checkpoint of rsl_rl's, not {what}")
-        if asked.checkpoint == RANDOM and self.out is None:
+        if self.quantize_flag and (request.checkpoint == RANDOM or request.library != "rsl_rl"):
+            what = (
+                "--checkpoint random" if request.checkpoint == RANDOM else f"--rl_library {request.library}"
+            )
+            raise UserError(f"{self.quantize_flag}: needs a checkpoint of rsl_rl's, not {what}")
+        if request.checkpoint == RANDOM and self.out is None:
             raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
         if self.out is not None:
             files.require_file("--out", self.out)
 
 
-class Playing(Watching):
+class PlayOptions(VisualizerOptions):
     """What a user asks of a playback, besides a `Request`."""
 
     episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
@@ -73,7 +75,7 @@ class Playing(Watching):
         False, "write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)"
     )
 
-    def require(self, asked: Request) -> None:
+    def check(self, asked: RunRequest) -> None:
         """Raise UserError for what does not go together, or cannot be had here.
 
         Args:
@@ -81,21 +83,21 @@ class Playing(Watching):
         """
         if self.export and asked.library != "rsl_rl":
             raise UserError(f"--export: not available with --rl_library {asked.library}, only with rsl_rl")
-        names.require(self.visualizer or (), asked.video)
+        names.check_visualizers(self.visualizer or (), asked.video)
 
 
-def require(asked: Request, options: Training) -> None:
+def check_train_options(request: RunRequest, options: TrainOptions) -> None:
     """Raise UserError for what of a training does not go together, or cannot be had here.
 
     Args:
         asked: What is trained.
         options: How.
     """
-    if options.budget is not None and asked.max_iterations is not None:
+    if options.budget is not None and request.max_iterations is not None:
         raise UserError("--budget and --max_iterations: give one of them")
-    if asked.library == "skrl":
+    if request.library == "skrl":
         unavailable = {
-            "--distributed": asked.distributed,
+            "--distributed": request.distributed,
             "--processes": options.processes,
             "--logger": options.logger != "tensorboard",
         }
@@ -105,10 +107,10 @@ def require(asked: Request, options: Training) -> None:
         raise UserError(
             f"--logger {options.logger}: it is not installed; install it with: pip install {options.logger}"
         )
-    if options.processes and asked.distributed:
+    if options.processes and request.distributed:
         raise UserError(
             "--processes and --distributed: give one of them; the first starts what the second takes part in"
         )
-    names.require(options.visualizer or (), asked.video)
+    names.check_visualizers(options.visualizer or (), request.video)
     if options.run_name:
         files.require_plain_name("--run_name", options.run_name)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.plan import RunPlan
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.playing import PlayedPolicy
-from spiky_rl.hosts.common.run_folders import CheckpointError, numbered
-from spiky_rl.hosts.common.runner import HostRunner
+from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.run_folders import CheckpointError, list_checkpoints
+from spiky_rl.hosts.common.runner import BaseRunner
 from spiky_rl.hosts.isaaclab.evaluation import restart
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ MAX_SHARE = 0.25
 
 
 def choose_best_checkpoint(
-    runner: HostRunner, env: Any, plan: Plan, folder: Path, is_stopped: Callable[[], bool]
+    runner: BaseRunner, env: Any, plan: RunPlan, folder: Path, is_stopped: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """Evaluate the last checkpoints of a run without noise, and make the best one its ``best.pt``.
 
@@ -50,12 +50,12 @@ def choose_best_checkpoint(
     Returns:
         The entry ``best`` of ``result.json``; None where there is nothing to choose from.
     """
-    paths = [*numbered(folder)[-MAX_NUMBERED:], folder / runs.BEST]
+    paths = [*list_checkpoints(folder)[-MAX_NUMBERED:], folder / runs.BEST]
     paths = [path for path in paths if path.is_file()][-env.num_envs :]
     episodes = env.num_envs // max(len(paths), 1)
     steps = min(
         int(env.max_episode_length),
-        math.ceil(MAX_SHARE * runner.progress.iterations * plan.setting("num_steps_per_env")),
+        math.ceil(MAX_SHARE * runner.progress.iterations * plan.get_setting("num_steps_per_env")),
     )
     if len(paths) < 2 or not steps:
         return None
@@ -71,7 +71,7 @@ def choose_best_checkpoint(
         return None
     best = max(range(len(paths)), key=lambda i: (returns[i], -i))
     if paths[best].name != runs.BEST:
-        files.write(folder / runs.BEST, lambda beside: shutil.copyfile(paths[best], beside))
+        files.write_atomically(folder / runs.BEST, lambda beside: shutil.copyfile(paths[best], beside))
     return {
         "checkpoint": paths[best].name,
         "returns": {path.name: value for path, value in zip(paths, returns, strict=True)},
@@ -81,7 +81,7 @@ def choose_best_checkpoint(
     }
 
 
-def _load_policy(runner: HostRunner, path: Path, device: str) -> PlayedPolicy:
+def _load_policy(runner: BaseRunner, path: Path, device: str) -> InferencePolicy:
     """Return a copy of the policy that a checkpoint holds."""
     runner.load(str(path), {"actor": True}, map_location=device)
     return runner.get_inference_policy(device).copy()
@@ -89,7 +89,7 @@ def _load_policy(runner: HostRunner, path: Path, device: str) -> PlayedPolicy:
 
 def _compute_returns(
     env: Any,
-    policies: Sequence[PlayedPolicy],
+    policies: Sequence[InferencePolicy],
     episodes: int,
     steps: int,
     seed: int,

@@ -16,33 +16,33 @@ import torch
 
 from spiky_rl.config import sizes
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, Plan
-from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.hosts.common.devices import memory_of
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.config.plan import RANDOM, RunPlan
+from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.hosts.common.devices import get_memory
+from spiky_rl.hosts.common.playing import InferencePolicy
 from spiky_rl.hosts.common.provenance import find_commit, get_versions, read_provenance
-from spiky_rl.hosts.common.stopping import started
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, chosen, listed, require
-from spiky_rl.hosts.isaaclab.conditions.faults import Fault
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
+from spiky_rl.hosts.common.stopping import start_simulation
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, parse_conditions, split_names, require_conditions
+from spiky_rl.hosts.isaaclab.conditions.faults import NetworkFault
+from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
-from spiky_rl.hosts.run.prepare import subject_of
-from spiky_rl.hosts.run.simulate import played, simulated
-from spiky_rl.metrics.energy import per_metre
+from spiky_rl.hosts.run.prepare import make_condition_subject
+from spiky_rl.hosts.run.simulate import load_inference_policy, open_env
+from spiky_rl.metrics.energy import compute_energy_per_metre
 
 log = logging.getLogger(__name__)
 
 type Table = dict[str, dict[str, Any]]
 """Results by condition, as ``evaluation.json`` has them."""
-type Change = Callable[[PlayedPolicy, Any], PlayedPolicy]
+type Change = Callable[[InferencePolicy, Any], InferencePolicy]
 """Makes of a policy, in its environment, the one that is measured."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationPlan:
     """The subject of an evaluation: a plan's policy under conditions."""
 
-    plan: Plan
+    plan: RunPlan
     names: Sequence[str]
     """Names of the conditions."""
     episodes: int
@@ -51,13 +51,13 @@ class Measured:
     """None: random actions."""
 
     @property
-    def adapts(self) -> bool:
+    def is_plastic(self) -> bool:
         """Whether the policy is measured twice: with its weights as they are, and changing as it acts."""
         network = self.plan.spec.network
         return self.checkpoint is not None and network is not None and bool(network.parts.get("plasticity"))
 
 
-def select(plan: Plan, conditions: str, episodes: int, integers: str = "") -> Measured:
+def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, integers: str = "") -> EvaluationPlan:
     """Select the conditions of an evaluation; the plan then has an environment for each of its episodes. Raises UserError.
 
     Args:
@@ -66,27 +66,29 @@ def select(plan: Plan, conditions: str, episodes: int, integers: str = "") -> Me
         episodes: Per condition.
         integers: The flag that asks for the network in integers, which is what it is: no condition may change it. Empty: none.
     """
-    subject = subject_of(plan)
-    names = chosen(conditions, subject)
+    subject = make_condition_subject(plan)
+    names = parse_conditions(conditions, subject)
     if integers:
-        faults = [name for name in names if issubclass(CONDITIONS[name], Fault)]
-        if named := [name for name in faults if name in listed(conditions)]:
+        faults = [name for name in names if issubclass(CONDITIONS[name], NetworkFault)]
+        if named := [name for name in faults if name in split_names(conditions)]:
             raise UserError(
                 f"{integers}: {named[0]!r} changes a network in single precision; leave it out of --conditions"
             )
         if faults:
             log.info("%s leaves out: %s", integers, ", ".join(faults))
         names = [name for name in names if name not in faults]
-    require(names, subject)
+    require_conditions(names, subject)
     checkpoint = None if plan.request.checkpoint == RANDOM else find_checkpoint(plan)
-    measured = Measured(plan, names, episodes, checkpoint)
-    plan.num_envs = len(names) * episodes * (1 + measured.adapts)
+    measured = EvaluationPlan(plan, names, episodes, checkpoint)
+    plan.num_envs = len(names) * episodes * (1 + measured.is_plastic)
     rows = f"--episodes {episodes} under {len(names)} conditions"
-    sizes.require(sizes.models(plan.spec, rows, plan.num_envs), memory_of(plan.device))
+    sizes.require_memory(sizes.compute_model_bytes(plan.spec, rows, plan.num_envs), get_memory(plan.device))
     return measured
 
 
-def evaluate(measured: Measured, change: Change | None = None, shown: Shown = unseen) -> dict[str, Any]:
+def evaluate(
+    evaluation_plan: EvaluationPlan, quantize: Change | None = None, progress: ProgressFactory = no_progress
+) -> dict[str, Any]:
     """Simulate; returns what ``evaluation.json`` says.
 
     Args:
@@ -94,30 +96,39 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
         change: Makes of the policy the one that is measured; None: it is that itself.
         shown: Shows how far it is.
     """
-    plan, names, checkpoint, adapts = measured.plan, measured.names, measured.checkpoint, measured.adapts
+    plan, names, checkpoint, adapts = (
+        evaluation_plan.plan,
+        evaluation_plan.names,
+        evaluation_plan.checkpoint,
+        evaluation_plan.is_plastic,
+    )
     words = "%s on %s, %d conditions x %d episodes, %s"
-    log.info(words, plan.agent, plan.task, len(names), measured.episodes, plan.device)
+    log.info(words, plan.agent, plan.task, len(names), evaluation_plan.episodes, plan.device)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     find_commit()  # before another is checked out
     log.info("starting the simulator")
     if adapts:
         log.info("the policy is plastic: measured with its weights as they are, and changing as it acts")
-    make_ready(plan.env_cfg, names)
-    with started(simulated(plan)) as env:
-        policy = None if checkpoint is None else played(plan, env, checkpoint)[1]
-        if policy is not None and change is not None:
-            policy = change(policy, env)
+    configure_env(plan.env_cfg, names)
+    with start_simulation(open_env(plan)) as env:
+        policy = None if checkpoint is None else load_inference_policy(plan, env, checkpoint)[1]
+        if policy is not None and quantize is not None:
+            policy = quantize(policy, env)
         groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
-            evaluation = Evaluation(env, names, measured.episodes, groups, plan.seed, plan.leg, adapts)
-            with shown("evaluating", f"{len(names)} conditions x {measured.episodes} episodes") as tell:
+            evaluation = ConditionEvaluation(
+                env, names, evaluation_plan.episodes, groups, plan.seed, plan.leg, adapts
+            )
+            with progress(
+                "evaluating", f"{len(names)} conditions x {evaluation_plan.episodes} episodes"
+            ) as tell:
                 tables, cost = evaluation.run(policy, tell)
         resets = env.worlds_reset
     return {
         "version": 1,
         **plan.description,
         "checkpoint": str(checkpoint or RANDOM),
-        "episodes": measured.episodes,
+        "episodes": evaluation_plan.episodes,
         "conditions": tables[0],
         "adapting": tables[1] if adapts else None,
         "worlds_reset": resets,
@@ -139,4 +150,4 @@ def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any])
     distance = nominal["measures"].get("distance")
     if cost is None or distance is None:
         return None
-    return per_metre(cost["energy_nj"], nominal["mean_length"], distance)
+    return compute_energy_per_metre(cost["energy_nj"], nominal["mean_length"], distance)

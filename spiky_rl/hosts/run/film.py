@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.hosts.common.playing import InferencePolicy
 from spiky_rl.hosts.isaaclab.camera import Camera
-from spiky_rl.hosts.run.wrapper import Wrapper
-from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
+from spiky_rl.hosts.run.wrapper import EnvWrapper
+from spiky_rl.metrics.film import Frame, RasterPanel, concat_frames, write_video
 
 log = logging.getLogger(__name__)
 
 
-def film(env: Any, policy: PlayedPolicy, path: Path, steps: int, shown: Shown = unseen) -> list[Path]:
+def record_video(
+    env: Any, policy: InferencePolicy, path: Path, steps: int, progress: ProgressFactory = no_progress
+) -> list[Path]:
     """Play from a fresh episode, and film environment 0 with its spikes beside it, or alone for an ANN.
 
     Args:
@@ -34,27 +36,27 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int, shown: Shown = 
     log.info("filming %d control steps of new episodes", steps)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with shown("filming", f"{steps} control steps") as tell:
+    with progress("filming", f"{steps} control steps") as tell:
         camera = Camera(env)
         with torch.inference_mode():
             env.reset()
             policy.reset()
             obs = env.get_observations()
             for step in range(steps):
-                if (spikes := policy.spikes(obs)) is not None:
+                if (spikes := policy.compute_spikes(obs)) is not None:
                     panel.add(spikes)
-                    frames.append(beside(camera.frame(), panel.frame()))
+                    frames.append(concat_frames(camera.render(), panel.frame()))
                 else:
-                    frames.append(camera.frame())
+                    frames.append(camera.render())
                 obs, _, dones, _ = env.step(policy(obs))
                 policy.reset(dones)
                 tell((step + 1) / steps)
         camera.close()
     log.info("writing %s and its GIF", path)
-    return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
+    return write_video(path, frames, 1.0 / env.unwrapped.step_dt)
 
 
-class Recorder(Wrapper):
+class VideoRecorder(EnvWrapper):
     """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
@@ -75,7 +77,7 @@ class Recorder(Wrapper):
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """As the environment's: actions [B, A] -> observations, rewards [B], dones [B], and more."""
         if self.count % self.interval < self.length:
-            self.frames.append(self.camera.frame())
+            self.frames.append(self.camera.render())
         self.count += 1
         if len(self.frames) == self.length:
             self.write()
@@ -85,7 +87,7 @@ class Recorder(Wrapper):
         """Write the clip at hand, whole or not."""
         if self.frames:
             path = self.folder / f"step-{self.count - len(self.frames)}.mp4"
-            log.info("film: %s", write_film(path, self.frames, 1.0 / self.env.unwrapped.step_dt)[0])
+            log.info("film: %s", write_video(path, self.frames, 1.0 / self.env.unwrapped.step_dt)[0])
             self.frames = []
 
     def finish(self) -> None:

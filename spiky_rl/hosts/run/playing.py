@@ -12,29 +12,29 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.plan import RunPlan
 from spiky_rl.config.schema import MEASURES
-from spiky_rl.config.shown import Shown, Tell, unseen
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.config.shown import ProgressFactory, ProgressCallback, no_progress
+from spiky_rl.hosts.common.playing import InferencePolicy
 from spiky_rl.hosts.common.provenance import get_versions
-from spiky_rl.hosts.isaaclab.evaluation import finished
-from spiky_rl.hosts.isaaclab.measures import Measures
-from spiky_rl.hosts.run.asked import Playing
+from spiky_rl.hosts.isaaclab.evaluation import synchronize_time
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+from spiky_rl.hosts.run.asked import PlayOptions
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
-from spiky_rl.hosts.run.simulate import opened
-from spiky_rl.hosts.run.watched import Live
-from spiky_rl.metrics.energy import Cost, mean, per_metre
+from spiky_rl.hosts.run.simulate import open_policy
+from spiky_rl.hosts.run.watched import VisualizerSettings
+from spiky_rl.metrics.energy import InferenceCost, mean, compute_energy_per_metre
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Playback:
+class PlayResult:
     """Episodes, and what their actions cost."""
 
     rows: list[dict[str, float]]
     """One row for each episode."""
-    cost: Cost | None
+    cost: InferenceCost | None
     """Cost of an action, a mean over all of these episodes; None where it is not known."""
     ann_operations: float
     """Multiply-accumulates of the ANN in the policy's place."""
@@ -50,7 +50,7 @@ class Playback:
         if self.cost is None or "distance" not in self.rows[0]:
             return None
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
-        return per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
+        return compute_energy_per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
 
     def cost_as_dict(self) -> dict[str, Any] | None:
         """For ``playback.json``; None where the cost is not known."""
@@ -63,7 +63,7 @@ class Playback:
             "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
         }
 
-    def as_dict(self, plan: Plan, checkpoint: Path) -> dict[str, Any]:
+    def as_dict(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
         """The content of ``playback.json``.
 
         Args:
@@ -89,11 +89,11 @@ class Playback:
 
 
 def play(
-    plan: Plan,
-    options: Playing,
+    plan: RunPlan,
+    options: PlayOptions,
     export: Callable[[Any, Any, Path], object],
-    shown: Shown = unseen,
-    report: Callable[[Playback], object] = lambda playback: None,
+    progress: ProgressFactory = no_progress,
+    report: Callable[[PlayResult], object] = lambda playback: None,
 ) -> list[Path]:
     """Play the policy that a plan's request names, film it and export it, as that is asked for.
 
@@ -114,29 +114,29 @@ def play(
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
-    live = Live(options.visualizer, options.max_visible_envs, options.real_time)
-    with opened(plan, checkpoint, live) as (env, runner, policy):
-        with shown("playing", f"{options.episodes} episodes") as tell:
-            playback = episodes(env, policy, options.episodes, Measures(env), tell)
+    live = VisualizerSettings(options.visualizer, options.max_visible_envs, options.real_time)
+    with open_policy(plan, checkpoint, live) as (env, runner, policy):
+        with progress("playing", f"{options.episodes} episodes") as tell:
+            playback = run_episodes(env, policy, options.episodes, EpisodeMeasures(env), tell)
         files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
         report(playback)
         if plan.request.video:
-            from spiky_rl.hosts.run.film import film
+            from spiky_rl.hosts.run.film import record_video
 
             to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            films = film(env, policy, to, plan.request.video_length, shown)
+            films = record_video(env, policy, to, plan.request.video_length, progress)
         if options.export:
             export(runner.alg.get_policy(), env, folder / "exported")
     return [*films, folder / "playback.json"]
 
 
-def episodes(
+def run_episodes(
     env: Any,
-    policy: PlayedPolicy,
-    wanted: int,
-    measures: Measures,
-    tell: Tell = lambda share, detail=None: None,
-) -> Playback:
+    policy: InferencePolicy,
+    num_episodes: int,
+    measures: EpisodeMeasures,
+    report_progress: ProgressCallback = lambda share, detail=None: None,
+) -> PlayResult:
     """Play until enough episodes have ended, taking the same number from every environment as far as it goes.
 
     Counting whichever episodes end first would favour the short ones: environment i gives its first ``wanted // num_envs``
@@ -150,29 +150,29 @@ def episodes(
         tell: Gets to know what share is done.
     """
     count, device = env.num_envs, env.device
-    quota = [wanted // count + (i < wanted % count) for i in range(count)]
+    quota = [num_episodes // count + (i < num_episodes % count) for i in range(count)]
     rows: list[dict[str, float]] = []
     total, length = (torch.zeros(count, device=device) for _ in range(2))
     # of the episode at hand, summed over its control steps
     rate, operations = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
-    costs, weights, seen = list[Cost](), list[int](), None
+    costs, weights, seen = list[InferenceCost](), list[int](), None
     seconds, steps = 0.0, 0
     with torch.inference_mode():
         env.reset()
         policy.reset()
-        measures.restart()
+        measures.reset()
         obs = env.get_observations().to(device)
         while any(quota):
             running = torch.tensor([i for i in range(count) if quota[i]], device=device)
-            seen = policy.activity(obs, running)
+            seen = policy.compute_activity(obs, running)
             rate[running] += seen.rates.to(rate)
             operations[running] += seen.operations_each.to(rate)
             if seen.cost is not None:
                 costs.append(seen.cost)
                 weights.append(len(running))
-            began = finished(device)
+            began = synchronize_time(device)
             actions = policy(obs)
-            seconds += finished(device) - began
+            seconds += synchronize_time(device) - began
             obs, rewards, dones, _ = env.step(actions)
             policy.reset(dones)
             total += rewards
@@ -190,8 +190,8 @@ def episodes(
                     rows.append(row)
             for sums in (total, length, rate, operations):
                 sums *= dones == 0
-            tell(_share(len(rows), quota, length.tolist(), env.max_episode_length))
-    return Playback(
+            report_progress(_compute_share(len(rows), quota, length.tolist(), env.max_episode_length))
+    return PlayResult(
         rows,
         mean(costs, weights) if costs else None,
         seen.ann_operations if seen is not None else 0.0,
@@ -199,7 +199,7 @@ def episodes(
     )
 
 
-def _share(ended: int, quota: Sequence[int], lengths: Sequence[float], longest: int) -> float:
+def _compute_share(ended: int, quota: Sequence[int], lengths: Sequence[float], longest: int) -> float:
     """What of all wanted episodes is played: those that ended, and of those at hand as much as if none ended early."""
     parts = sum(min(steps / longest, 1.0) for left, steps in zip(quota, lengths, strict=True) if left)
     return (ended + parts) / (ended + sum(quota))

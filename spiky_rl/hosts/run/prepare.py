@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import files, sizes
 from spiky_rl.config.early import check_networks
-from spiky_rl.config.extras import require
+from spiky_rl.config.extras import require_module
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain import Tree
-from spiky_rl.config.plan import RANDOM, Plan, Request, split_overrides
+from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plan import RANDOM, RunPlan, RunRequest, split_overrides
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
@@ -33,12 +33,12 @@ from spiky_rl.hosts.common.run_folders import require_checkpoint
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, require_task
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.conditions import Subject
+    from spiky_rl.hosts.isaaclab.conditions import ConditionSubject
 
 log = logging.getLogger(__name__)
 
 
-def prepare(asked: Request) -> Plan:
+def make_plan(request: RunRequest) -> RunPlan:
     """Check a request from the cheapest to the dearest, and merge what it names.
 
     Args:
@@ -47,48 +47,48 @@ def prepare(asked: Request) -> Plan:
     Raises:
         UserError: It names the flag or key, the value and what is allowed.
     """
-    processes.settle(asked.distributed)
-    if asked.experiment_name:
-        files.require_plain_name("--experiment_name", asked.experiment_name)
-    agent_overrides, env_overrides = split_overrides(asked.overrides)
-    if asked.max_iterations is not None:
-        agent_overrides.append(f"agent.max_iterations={asked.max_iterations}")
-    spec = asked.spec
-    stem, data, file = read_agent(asked.agent) if spec is None else (spec.name, {}, "")
+    processes.setup_distributed_env(request.distributed)
+    if request.experiment_name:
+        files.require_plain_name("--experiment_name", request.experiment_name)
+    agent_overrides, env_overrides = split_overrides(request.overrides)
+    if request.max_iterations is not None:
+        agent_overrides.append(f"agent.max_iterations={request.max_iterations}")
+    spec = request.spec
+    stem, data, file = read_agent(request.agent) if spec is None else (spec.name, {}, "")
     parse_overrides(agent_overrides)
-    files.require_writable("--log_root", asked.log_root)
-    task_spec = load_task(asked.task)
-    tuned = None if asked.tuning is None or spec is not None else read_tuned(asked.tuning)
-    if asked.checkpoint not in (None, RANDOM):
-        require_checkpoint(asked.checkpoint)
-    check_without_host(asked.task, spec or asked.agent, agent_overrides, task_spec, tuned is not None)
-    require("isaaclab", "isaaclab")
-    if asked.library == "skrl":
-        require("skrl", "skrl")
-    if asked.video:
-        require("av", "video")
-        from spiky_rl.hosts.isaaclab.camera import require_graphics
+    files.require_writable("--log_root", request.log_root)
+    task_spec = load_task(request.task)
+    tuned = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)
+    check_without_host(request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None)
+    require_module("isaaclab", "isaaclab")
+    if request.library == "skrl":
+        require_module("skrl", "skrl")
+    if request.video:
+        require_module("av", "video")
+        from spiky_rl.hosts.isaaclab.camera import setup_graphics
 
-        require_graphics()
+        setup_graphics()
 
-    from spiky_rl.hosts.common.devices import check_device, memory_of
+    from spiky_rl.hosts.common.devices import resolve_device, get_memory
 
-    device = check_device(asked.device, asked.distributed)
+    device = resolve_device(request.device, request.distributed)
 
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
-    assets = configure_assets(asked.assets)
+    assets = configure_assets(request.assets)
 
     from spiky_rl.hosts.isaaclab import history
     from spiky_rl.hosts.isaaclab.environment import describe_task, require_files, resolve_task
-    from spiky_rl.hosts.isaaclab.limits import check_groups, check_symmetry
+    from spiky_rl.hosts.isaaclab.limits import check_obs_groups, check_symmetry
     from spiky_rl.hosts.isaaclab.mujoco import choice
 
-    gym_id = resolve_task(task_spec.id if task_spec else asked.task)
+    gym_id = resolve_task(task_spec.id if task_spec else request.task)
     registered = describe_task(gym_id)
-    if asked.task.rpartition(":")[2].startswith(f"{gym_id}-v"):
+    if request.task.rpartition(":")[2].startswith(f"{gym_id}-v"):
         words = "task: %s is %s; the task of an earlier release under that name may have had other rewards and actions"
-        log.info(words, asked.task, registered)
+        log.info(words, request.task, registered)
     for name in data.get("tasks") or {}:
         try:
             resolve_task(task_id(name))
@@ -97,41 +97,41 @@ def prepare(asked: Request) -> Plan:
                 raise UserError(f"{file}: tasks: {error}") from None
             # not this run's task, and its module is perhaps not installed here
             log.warning("%s: tasks: %s", file, error)
-    wanted, env_overrides = choice.split(env_overrides)
-    env_cfg, host = load_host(asked.library, gym_id, [*_env_of(task_spec), *env_overrides])
+    wanted, env_overrides = choice.split_physics_override(env_overrides)
+    env_cfg, host = load_host(request.library, gym_id, [*_format_env_overrides(task_spec), *env_overrides])
     require_files(env_cfg)
     label = task_spec.label if task_spec else gym_id
     if spec is None:
-        layer = ("", {}) if tuned is None else tuned.layer(label, stem)
-        spec = resolve_agent(asked.agent, gym_id, host, agent_overrides, task_spec, layer)
+        layer = ("", {}) if tuned is None else tuned.get_layer(label, stem)
+        spec = resolve_agent(request.agent, gym_id, host, agent_overrides, task_spec, layer)
     groups = spec.runner.get("obs_groups") or {}
-    check_groups(env_cfg, groups)
+    check_obs_groups(env_cfg, groups)
     symmetry = spec.runner["algorithm"].get("symmetry_cfg") or {}
     check_symmetry(env_cfg, symmetry.get("data_augmentation_func"))
-    history.lengthen(env_cfg, spec.runner.get("history", 1), groups)
-    config = importlib.import_module(f"spiky_rl.hosts.{asked.library}.config").runner_config(spec)
-    experiment = asked.experiment_name or spec.runner.get("experiment_name", "")
+    history.set_history_length(env_cfg, spec.runner.get("history", 1), groups)
+    config = importlib.import_module(f"spiky_rl.hosts.{request.library}.config").runner_config(spec)
+    experiment = request.experiment_name or spec.runner.get("experiment_name", "")
     if experiment:
         files.require_plain_name("agent.experiment_name", experiment)
-    if asked.library == "rsl_rl":
+    if request.library == "rsl_rl":
         config["experiment_name"] = experiment
-    seed = host.get("seed", 42) if asked.seed is None else asked.seed
+    seed = host.get("seed", 42) if request.seed is None else request.seed
     seed = random.randrange(10_000) if seed == -1 else seed
-    rank = int(os.environ.get("RANK", "0")) if asked.distributed else 0
-    num_envs = asked.num_envs or default_num_envs(task_spec, env_cfg, device)
-    sizes.check(spec, num_envs, memory_of(device))
-    physics = choice.apply(env_cfg, wanted, device)
+    rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
+    num_envs = request.num_envs or default_num_envs(task_spec, env_cfg, device)
+    sizes.check_run_memory(spec, num_envs, get_memory(device))
+    physics = choice.apply_physics(env_cfg, wanted, device)
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
-    return Plan(
-        asked, label, gym_id, stem, task_spec, spec, config, experiment,
+    return RunPlan(
+        request, label, gym_id, stem, task_spec, spec, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, registered, rank,
     )  # fmt: skip
 
 
-def known_agent(asked: Request) -> Tree | None:
+def known_agent(asked: RunRequest) -> PlainMapping | None:
     """Merge what of a request's agent is known without Isaac Lab, whose own values are left out; None where it was tuned."""
     if asked.spec is not None:
-        return asked.spec.tree()
+        return asked.spec.to_dict()
     if asked.tuning is not None:  # which values those are depends on the task's registered id
         return None
     task_spec, overrides = load_task(asked.task), split_overrides(asked.overrides)[0]
@@ -169,7 +169,9 @@ def check_without_host(
         check_networks(*merge_agent(agent, gym_id, {}, overrides, task_spec)[1:])
 
 
-def merged(agent: str, task: str, library: str, overrides: Sequence[str]) -> tuple[str, AgentSpec]:
+def merge_agent_on_task(
+    agent: str, task: str, library: str, overrides: Sequence[str]
+) -> tuple[str, AgentSpec]:
     """The gym id of a task, and an agent as it is merged for that.
 
     Args:
@@ -201,11 +203,11 @@ def load_host(library: str, task: str, overrides: list[str] | None = None) -> tu
     Raises:
         UserError: It registers none.
     """
-    from spiky_rl.hosts.isaaclab.environment import load_configs, quiet
+    from spiky_rl.hosts.isaaclab.environment import load_configs, silence_isaaclab
 
     env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overrides)
     if library == "skrl" and host:
-        with quiet():
+        with silence_isaaclab():
             host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
     if not host.get("actor"):
         reason = f"Isaac Lab registers no {library} PPO agent for it, on which ours are built"
@@ -227,15 +229,15 @@ def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> i
     return env_cfg.scene.num_envs if kind == "cuda" else min(256, env_cfg.scene.num_envs)
 
 
-def subject_of(plan: Plan) -> Subject:
+def make_condition_subject(plan: RunPlan) -> ConditionSubject:
     """The plan's task and agent, as conditions are asked whether they can be had."""
-    from spiky_rl.hosts.isaaclab.conditions import Subject
+    from spiky_rl.hosts.isaaclab.conditions import ConditionSubject
 
     model = plan.spec.runner.get("actor", {}).get("class_name", "MLPModel")
-    return Subject(plan.task, plan.env_cfg, plan.leg, plan.spec.network, model, plan.agent)
+    return ConditionSubject(plan.task, plan.env_cfg, plan.leg, plan.spec.network, model, plan.agent)
 
 
-def write_params(folder: Path, plan: Plan) -> None:
+def write_params(folder: Path, plan: RunPlan) -> None:
     """Write what a run is made from: Isaac Lab's two files, and ours with the origin of every value and the run's provenance.
 
     Args:
@@ -252,7 +254,7 @@ def write_params(folder: Path, plan: Plan) -> None:
     write_config(folder / "params" / "agent.yaml", plan.config)
 
 
-def _env_of(task_spec: TaskSpec | None) -> list[str]:
+def _format_env_overrides(task_spec: TaskSpec | None) -> list[str]:
     """The task file's environment overrides as Isaac Lab writes them."""
     values = {} if task_spec is None else flatten(task_spec.env)
     return [f"env.{path}={value}" for path, value in values.items()]

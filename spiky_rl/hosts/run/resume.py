@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from spiky_rl.config import files
-from spiky_rl.config.budget import Spending
+from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
-from spiky_rl.config.options import Record, UserError, option
-from spiky_rl.config.plan import Plan, Request, Training
-from spiky_rl.config.reading import parse_yaml, read_record
+from spiky_rl.config.options import FileRecord, UserError, option
+from spiky_rl.config.plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.config.reading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned import read_tuned
@@ -32,7 +32,7 @@ LENGTH = "agent.max_iterations"
 """The override that says how many iterations a run has, as --max_iterations does."""
 
 
-class RunSettings(Record):
+class RunSettings(FileRecord):
     """Settings of a run, as its folder records them."""
 
     num_envs: int = option(..., "parallel environments of each process", low=1, high=MOST_STEPS)
@@ -42,11 +42,11 @@ class RunSettings(Record):
     overrides: tuple[str, ...] = option((), "overrides of agent and environment")
     tuning: Annotated[Path, Field(strict=False)] | None = option(None, "file of the tuned values; null: none")
     processes: int = option(1, "processes of the training", low=1)
-    budget: Spending = option(None, "budget; null: iterations are counted")
+    budget: OptionalBudget = option(None, "budget; null: iterations are counted")
     max_iterations: int | None = option(None, "iterations of the whole run; null: a budget ends it", low=1)
 
 
-def write_settings(folder: Path, plan: Plan, options: Training, iterations: int | None) -> None:
+def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iterations: int | None) -> None:
     """Record in the run's ``folder`` how the run was asked for.
 
     Args:
@@ -70,7 +70,7 @@ def write_settings(folder: Path, plan: Plan, options: Training, iterations: int 
     files.write_json(folder / RECORD, settings.model_dump(mode="json"))
 
 
-def take_up(plan: Plan, options: Training) -> tuple[Request, Training]:
+def take_up(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
     """The request for a training that goes on from a checkpoint: with the run's own settings where none are given.
 
     Args:
@@ -122,7 +122,7 @@ def take_up(plan: Plan, options: Training) -> tuple[Request, Training]:
     return asked.with_changes(**changes), options.with_changes(**how)
 
 
-def check_code(record: Path, settings: RunSettings, asked: Request) -> None:
+def check_code(record: Path, settings: RunSettings, asked: RunRequest) -> None:
     """Refuse a ``record`` whose overrides or tuned values name code that the user does not name.
 
     Args:
@@ -161,7 +161,7 @@ def _read_values(override: str) -> dict[str, Any]:
     return {path.rpartition(".")[2]: [value for value in list_texts(values) if "://" not in value]}
 
 
-def require_iterations(plan: Plan, options: Training, checkpoint: Path) -> None:
+def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -> None:
     """Raise UserError where the run of a ``checkpoint`` has had all its iterations, and no more are asked for.
 
     Args:
@@ -182,10 +182,10 @@ def require_iterations(plan: Plan, options: Training, checkpoint: Path) -> None:
 def read_settings(checkpoint: Path) -> RunSettings | None:
     """The settings of a checkpoint's run; None if it has no record. Raises ReadingError for a damaged one."""
     record = checkpoint.parent / RECORD
-    return read_record(record, RunSettings) if record.is_file() else None
+    return read_json_record(record, RunSettings) if record.is_file() else None
 
 
-def _is_length_open(asked: Request, options: Training) -> bool:
+def _is_length_open(asked: RunRequest, options: TrainOptions) -> bool:
     """Whether nothing says how long a training is."""
     keys = {text.partition("=")[0] for text in asked.overrides}
     return asked.max_iterations is None and options.budget is None and LENGTH not in keys

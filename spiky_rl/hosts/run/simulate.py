@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.plan import Plan
-from spiky_rl.hosts.common.stopping import started
+from spiky_rl.config.plan import RunPlan
+from spiky_rl.hosts.common.stopping import start_simulation
 from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.isaaclab.mujoco import choice
-from spiky_rl.hosts.run.watched import Live, Watched
+from spiky_rl.hosts.run.watched import VisualizerSettings, VisualizedEnv
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.common.playing import PlayedPolicy
-    from spiky_rl.hosts.common.runner import HostRunner
+    from spiky_rl.hosts.common.playing import InferencePolicy
+    from spiky_rl.hosts.common.runner import BaseRunner
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def simulated(plan: Plan, live: Live | None = None) -> Iterator[Any]:
+def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[Any]:
     """The plan's environment as rsl_rl sees one; the plan then names the physics that its model really gets.
 
     Args:
@@ -34,7 +34,7 @@ def simulated(plan: Plan, live: Live | None = None) -> Iterator[Any]:
     asked, watched = plan.request, {}
     if live is not None and plan.rank == 0:  # of the processes of a distributed run, the first one is watched
         watched = {"visualizers": live.visualizers, "visible": live.visible}
-    with environment.simulation(
+    with environment.open_simulation(
         plan.env_cfg,
         task_id=plan.gym_id,
         device=plan.device,
@@ -45,34 +45,34 @@ def simulated(plan: Plan, live: Live | None = None) -> Iterator[Any]:
         distributed=asked.distributed and plan.device != "cpu",
         **watched,
     ) as gym_env:
-        env = environment.TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
-        plan.physics = choice.settled(gym_env, plan.physics)
+        env = environment.TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
+        plan.physics = choice.get_solver_name(gym_env, plan.physics)
         if plan.rank == 0:
             log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _neurons(plan))
         yield env
 
 
-def _neurons(plan: Plan) -> str:
+def _neurons(plan: RunPlan) -> str:
     """A phrase that names the backend of the agent's neurons; empty if it has none."""
     network = plan.spec.network or plan.spec.critic_network
     name = getattr(network.options, "backend", "") if network is not None else ""
-    found = dispatch.automatic(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
+    found = dispatch.resolve_auto(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
     return f"; neurons: {found} backend" if found else ""
 
 
-def seen(env: Any, live: Live | None) -> Any:
+def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
     """The environment as it is watched: ``env`` itself, or within a `Watched`."""
     if live is None or not (live.visualizers or live.real_time):
         return env
-    return Watched(env, live.real_time)
+    return VisualizedEnv(env, live.real_time)
 
 
-def runner_of(plan: Plan) -> type[HostRunner]:
+def get_runner_class(plan: RunPlan) -> type[BaseRunner]:
     """The class of the host's runner."""
     return importlib.import_module(f"spiky_rl.hosts.{plan.library}.runner").Runner
 
 
-def played(plan: Plan, env: Any, checkpoint: Path) -> tuple[HostRunner, PlayedPolicy]:
+def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
     """A trained policy in an environment, with the runner that holds it.
 
     Args:
@@ -80,16 +80,16 @@ def played(plan: Plan, env: Any, checkpoint: Path) -> tuple[HostRunner, PlayedPo
         env: As rsl_rl sees one.
         checkpoint: Its weights.
     """
-    runner: Any = runner_of(plan)
+    runner: Any = get_runner_class(plan)
     runner = runner(env, plan.config, None, plan.device, plan.identity)
     runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
     return runner, runner.get_inference_policy(plan.device)
 
 
 @contextmanager
-def opened(
-    plan: Plan, checkpoint: Path, live: Live | None = None
-) -> Iterator[tuple[Any, HostRunner, PlayedPolicy]]:
+def open_policy(
+    plan: RunPlan, checkpoint: Path, live: VisualizerSettings | None = None
+) -> Iterator[tuple[Any, BaseRunner, InferencePolicy]]:
     """A trained policy in its simulation: environment, runner and policy; a signal ends it at once.
 
     Args:
@@ -97,9 +97,9 @@ def opened(
         checkpoint: Its weights.
         live: How it is watched; None: it is not.
     """
-    with started(simulated(plan, live)) as plain:
-        env = seen(plain, live)
-        runner, policy = played(plan, env, checkpoint)
-        if isinstance(env, Watched) and live is not None and live.visualizers:
-            env.show(policy)
+    with start_simulation(open_env(plan, live)) as plain:
+        env = wrap_for_visualizer(plain, live)
+        runner, policy = load_inference_policy(plan, env, checkpoint)
+        if isinstance(env, VisualizedEnv) and live is not None and live.visualizers:
+            env.set_policy(policy)
         yield env, runner, policy

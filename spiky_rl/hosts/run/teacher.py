@@ -11,16 +11,16 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Plan, Training
+from spiky_rl.config.plan import RunPlan, TrainOptions
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import read_checkpoint
-from spiky_rl.hosts.common.run_folders import numbered
-from spiky_rl.hosts.common.runner import HostRunner
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation
-from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
+from spiky_rl.hosts.common.run_folders import list_checkpoints
+from spiky_rl.hosts.common.runner import BaseRunner
+from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.hosts.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ HOST_PACKAGES = ("rsl_rl", "isaaclab", "isaaclab_rl", "isaaclab_tasks")
 """Packages whose classes a teacher's specification may name, for a run has executed them anyway."""
 
 
-def find(plan: Plan, options: Training, checkpoint: Path | None) -> Teacher | None:
+def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
     """The teacher of a run; None for an agent that has none.
 
     Args:
@@ -44,19 +44,19 @@ def find(plan: Plan, options: Training, checkpoint: Path | None) -> Teacher | No
         if named is not None:
             raise UserError(
                 f"--teacher {named}: --agent {plan.agent} learns from no teacher; take one of"
-                f" {', '.join(_students())}, or set agent.algorithm.distillation_cfg"
+                f" {', '.join(_list_distilled_agents())}, or set agent.algorithm.distillation_cfg"
             )
         return None
     if checkpoint is not None:
         if named is not None:
             raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
-        kept = kept_teacher(read_checkpoint(str(checkpoint)), checkpoint)
+        kept = load_teacher_from_student(read_checkpoint(str(checkpoint)), checkpoint)
         _check_code(kept, checkpoint, plan, options)
         return kept
     if named is None:
         raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
     path = Path(named)
-    if not path.is_file() and not (path.is_dir() and numbered(path)):
+    if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
         raise UserError(
             f"--teacher {named}: there is no such file, and no run folder with checkpoints of that name"
         )
@@ -64,7 +64,7 @@ def find(plan: Plan, options: Training, checkpoint: Path | None) -> Teacher | No
     teacher = read_teacher(path, plan.task)
     _check_code(teacher, path, plan, options)
     for key, default in (("history", 1),):
-        theirs, ours = teacher.tree.get(key, default), plan.spec.runner.get(key, default)
+        theirs, ours = teacher.spec.get(key, default), plan.spec.runner.get(key, default)
         if theirs != ours:
             raise UserError(
                 f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
@@ -73,17 +73,17 @@ def find(plan: Plan, options: Training, checkpoint: Path | None) -> Teacher | No
     return teacher
 
 
-def _check_code(teacher: Teacher, file: Path, plan: Plan, options: Training) -> None:
+def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:
     """Raise UserError where the ``file`` that holds the ``teacher`` names code that the user does not."""
-    named = {*options.teacher_code, *list_texts(plan.spec.tree())}
+    named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
     remedy = "pass --teacher_code with that name, so that it is you who names that code"
-    check_code_is_named(file, teacher.tree, named, remedy, HOST_PACKAGES)
+    check_code_is_named(file, teacher.spec, named, remedy, HOST_PACKAGES)
 
 
-def _students() -> list[str]:
+def _list_distilled_agents() -> list[str]:
     """Agents of ours that learn from a teacher."""
     found = []
-    for name in registry.names("agents"):
+    for name in registry.list_names("agents"):
         try:
             algorithm = read_agent(name)[1].get("algorithm") or {}
         except RegistryError:  # a broken file is named where it is asked for
@@ -93,7 +93,7 @@ def _students() -> list[str]:
     return found
 
 
-def side_by_side(runner: HostRunner, env: Any, plan: Plan) -> dict[str, str | float | int]:
+def compare_with_teacher(runner: BaseRunner, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
     """Noise-free returns of student and teacher: an episode of every environment, from the same states.
 
     Args:
@@ -101,14 +101,14 @@ def side_by_side(runner: HostRunner, env: Any, plan: Plan) -> dict[str, str | fl
         env: As rsl_rl sees one.
         plan: The run's.
     """
-    assert isinstance(runner, Runner)
+    assert isinstance(runner, RslRlRunner)
     log.info("an episode of student and teacher in every environment, without noise")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)
     found: dict[str, float] = {}
     with torch.inference_mode():
-        for name, policy in (("student", runner.played), ("teacher", runner.teacher_played)):
-            evaluation = Evaluation(env, ["nominal"], env.num_envs, groups, plan.seed)
+        for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
+            evaluation = ConditionEvaluation(env, ["nominal"], env.num_envs, groups, plan.seed)
             nominal = evaluation.run(policy)[0][0]["nominal"]
             found |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
     teacher = runner.alg.teacher

@@ -16,12 +16,12 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Plan, Training
+from spiky_rl.config.plan import RunPlan, TrainOptions
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.observe import Activity
+from spiky_rl.hosts.common.observe import PolicyActivity
 from spiky_rl.hosts.common.provenance import read_provenance
-from spiky_rl.hosts.common.runner import HostRunner, Iteration, Stop
-from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, StopTraining
+from spiky_rl.hosts.common.stopping import StopRequest
 from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
 from spiky_rl.hosts.run import resume
@@ -29,50 +29,50 @@ from spiky_rl.hosts.run import teacher as teachers
 from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
 from spiky_rl.hosts.run.prepare import write_params
-from spiky_rl.hosts.run.simulate import runner_of, seen, simulated
-from spiky_rl.hosts.run.watched import Live, Watched
+from spiky_rl.hosts.run.simulate import get_runner_class, wrap_for_visualizer, open_env
+from spiky_rl.hosts.run.watched import VisualizerSettings, VisualizedEnv
 
 log = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 """In a run's folder: how far it is, written after every iteration."""
-UNCOUNTED = 1_000_000
+EXCLUDED_KEYS = 1_000_000
 """Iterations of a run that another budget ends."""
-FRESH = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
 """What is taken of a checkpoint where the optimiser begins anew."""
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """An iteration and how far the training is with it."""
 
-    iteration: Iteration
+    iteration: IterationSummary
     share: float
     """Share of all there is to do that is done, in [0, 1]."""
-    begun: float | None
+    initial_share: float | None
     """Share of the budget that was used before this process's first iteration; None: iterations are counted."""
 
 
-type Display = Callable[[], AbstractContextManager[Callable[[Step], None]]]
+type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]
 """Opens what is shown every iteration."""
 
 
-def require_whole_minibatches(plan: Plan) -> None:
+def require_whole_minibatches(plan: RunPlan) -> None:
     """Raise UserError where rollouts cannot be split into minibatches.
 
     Recurrent ones are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number.
     """
     networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
     if plan.library == "skrl":
-        from spiky_rl.hosts.skrl.config import carries_state
+        from spiky_rl.hosts.skrl.config import is_stateful
 
-        recurrent = any(carries_state(n) for n in networks)
+        recurrent = any(is_stateful(n) for n in networks)
     else:
         recurrent = any(n.cls.replayed(n.options) for n in networks)  # type: ignore[attr-defined]
     for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
         recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
-    samples = plan.num_envs * plan.setting("num_steps_per_env")
+    samples = plan.num_envs * plan.get_setting("num_steps_per_env")
     if samples < batches:
         raise UserError(
             f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
@@ -88,7 +88,7 @@ def require_whole_minibatches(plan: Plan) -> None:
         )
 
 
-def begin(plan: Plan, options: Training) -> Run:
+def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
     """A run, with the checkpoint that it goes on from and its teacher. Raises UserError where there is none.
 
     Args:
@@ -96,31 +96,31 @@ def begin(plan: Plan, options: Training) -> Run:
         options: How.
     """
     require_whole_minibatches(plan)
-    checkpoint = find_checkpoint(plan, goes_on=True) if plan.request.checkpoint else None
+    checkpoint = find_checkpoint(plan, resume=True) if plan.request.checkpoint else None
     if checkpoint is not None:
         resume.require_iterations(plan, options, checkpoint)
-    taught_by = teachers.find(plan, options, checkpoint)
+    taught_by = teachers.find_teacher(plan, options, checkpoint)
     if plan.library == "rsl_rl":
         plan.config["logger"] = options.logger
         if options.log_project_name:
             plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
-    return Run(plan, options, checkpoint, taught_by)
+    return TrainingRun(plan, options, checkpoint, taught_by)
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training with its run folder."""
 
-    plan: Plan
-    options: Training
+    plan: RunPlan
+    options: TrainOptions
     checkpoint: Path | None = None
     """What it goes on from; None: it begins anew."""
     teacher: Teacher | None = None
     folder: Path | None = None
     """None: another process of a distributed run keeps it."""
-    runner: HostRunner | None = None
+    runner: BaseRunner | None = None
     """Trains; None before the simulator has started."""
-    activity: Activity | None = None
+    activity: PolicyActivity | None = None
     """Activity in the last iteration; None before the first."""
     returns: dict[str, Any] | None = None
     """A finished student's beside its teacher's."""
@@ -134,7 +134,7 @@ class Run:
         if plan.rank != 0:
             return
         try:
-            self.folder = runs.new_run(
+            self.folder = runs.create_run_folder(
                 root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
             )
             write_params(self.folder, plan)
@@ -145,7 +145,7 @@ class Run:
         log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
         log.info("run folder: %s", self.folder)
 
-    def train(self, stop: Asked, display: Display) -> str:
+    def train(self, stop: StopRequest, display: Display) -> str:
         """Simulate and train.
 
         Args:
@@ -156,29 +156,29 @@ class Run:
             How it ended: ``finished``, ``stopped`` or ``failed: why``.
         """
         plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
-        live = Live(options.visualizer, options.max_visible_envs)
+        live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
-        with environment.torch_settings(plan.device, plan.library), simulated(plan, live) as plain:
+        with environment.torch_settings(plan.device, plan.library), open_env(plan, live) as plain:
             env: Any = plain
             if asked.video and self.folder is not None:
-                from spiky_rl.hosts.run.film import Recorder
+                from spiky_rl.hosts.run.film import VideoRecorder
 
                 folder = self.folder / "videos" / "train"
-                env = recorder = Recorder(env, folder, asked.video_length, options.video_interval)
-            env = seen(env, live)
+                env = recorder = VideoRecorder(env, folder, asked.video_length, options.video_interval)
+            env = wrap_for_visualizer(env, live)
             self.runner = self._runner(env)
-            if isinstance(env, Watched):
-                env.show(self.runner.played)
+            if isinstance(env, VisualizedEnv):
+                env.set_policy(self.runner.inference_policy)
             outcome = self._learn(self.runner, stop, display)
             if recorder is not None:
                 recorder.finish()
             if self.teacher is not None and self.folder is not None and outcome == "finished":
-                self.returns = teachers.side_by_side(self.runner, plain, plan)
+                self.returns = teachers.compare_with_teacher(self.runner, plain, plan)
             if options.choose_best and self.folder is not None and outcome == "finished":
                 self.best = self._choose_best(plain, self.folder, stop)
         return outcome
 
-    def _choose_best(self, env: Any, folder: Path, stop: Asked) -> dict[str, Any] | None:
+    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
         """Choose the best checkpoint; what ends that early leaves ``best.pt`` and the finished training as they are."""
         assert self.runner is not None
         try:
@@ -187,47 +187,49 @@ class Run:
             log.warning("%s stays that of the highest mean return: %s", runs.BEST, str(error) or "stopped")
             return None
 
-    def _runner(self, env: Any) -> HostRunner:
+    def _runner(self, env: Any) -> BaseRunner:
         """The host's runner, where the run begins or goes on."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        made: Any = runner_of(plan)
+        made: Any = get_runner_class(plan)
         folder = None if self.folder is None else str(self.folder)
-        notes = {"specification": _specification(plan)}
+        notes = {"specification": _format_spec_table(plan)}
         runner = made(
-            env, plan.config, folder, plan.device, plan.identity, plan.setting("picture_interval"), notes
+            env, plan.config, folder, plan.device, plan.identity, plan.get_setting("picture_interval"), notes
         )
         if plan.request.deterministic:
             environment.make_deterministic(seed)
         if self.teacher is not None:
             runner.take_teacher(self.teacher)
         if self.checkpoint is not None:
-            taken = None if self.options.resume_optimizer_state else FRESH
+            taken = None if self.options.resume_optimizer_state else RESET_SETTINGS
             runner.load(str(self.checkpoint), taken, map_location=plan.device)
             log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
         return runner
 
-    def _learn(self, runner: Any, stop: Asked, display: Display) -> str:
+    def _learn(self, runner: Any, stop: StopRequest, display: Display) -> str:
         """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
         plan = self.plan
-        following = _Following(self, runner, stop)
+        following = _IterationCallback(self, runner, stop)
         if self.folder is not None:
             total = (
-                None if following.iterations == UNCOUNTED else following.first + max(following.iterations, 0)
+                None
+                if following.iterations == EXCLUDED_KEYS
+                else following.first + max(following.iterations, 0)
             )
             resume.write_settings(self.folder, plan, self.options, total)
-        if following.first and following.iterations != UNCOUNTED:
+        if following.first and following.iterations != EXCLUDED_KEYS:
             log.info("running %d more iterations", max(following.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
             with display() as following.show:
                 runner.on_iteration = following
-                stop.signal = _anywhere(stop.signal, plan.device)  # while the simulator started
+                stop.signal = _max_over_ranks(stop.signal, plan.device)  # while the simulator started
                 if stop():
-                    raise Stop
+                    raise StopTraining
                 if following.iterations > 0:  # a resumed run may have spent its budget already
-                    runner.learn(following.iterations, plan.setting("init_at_random_ep_len"))
-        except (Stop, KeyboardInterrupt):
+                    runner.learn(following.iterations, plan.get_setting("init_at_random_ep_len"))
+        except (StopTraining, KeyboardInterrupt):
             return "finished" if following.budget_spent else "stopped"
         except FloatingPointError as error:
             return f"failed: {error}"
@@ -236,10 +238,10 @@ class Run:
         except OSError as error:
             if error.errno not in files.DISKS:
                 raise
-            return f"failed: {files.explained(error)}; {runner.saved_text()}"
+            return f"failed: {files.format_os_error(error)}; {runner.saved_text()}"
         return "finished"
 
-    def keep(self, outcome: str) -> dict[str, Any]:
+    def write_result(self, outcome: str) -> dict[str, Any]:
         """Write ``result.json`` into the run folder; returns its content.
 
         Args:
@@ -266,43 +268,43 @@ class Run:
             raise
 
 
-class _Following:
+class _IterationCallback:
     """Follows a training, iteration by iteration: shows it, keeps its best checkpoint, ends it with its budget or on a wish.
 
     Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
     where rewards are negative: no return is the best before a whole episode's time has passed.
     """
 
-    show: Callable[[Step], None]
+    show: Callable[[TrainingStep], None]
 
-    def __init__(self, run: Run, runner: HostRunner, stop: Asked) -> None:
+    def __init__(self, run: TrainingRun, runner: BaseRunner, stop: StopRequest) -> None:
         plan, budget = run.plan, run.options.budget
         self.run, self.runner, self.stop = run, runner, stop
         self.first: int = runner.current_learning_iteration
-        self.iterations: int = plan.setting("max_iterations")
+        self.iterations: int = plan.get_setting("max_iterations")
         self.budget, self.budget_spent = None, False
-        steps = plan.setting("num_steps_per_env")
+        steps = plan.get_setting("num_steps_per_env")
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
-            total = budget.iterations(plan.num_envs * steps * ranks)
-            self.iterations = UNCOUNTED if total is None else total - self.first
+            total = budget.to_iterations(plan.num_envs * steps * ranks)
+            self.iterations = EXCLUDED_KEYS if total is None else total - self.first
             self.budget = budget if total is None else None
         self.begun: float | None = None
         self.best = float("-inf")
         self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
 
-    def __call__(self, iteration: Iteration) -> None:
+    def __call__(self, iteration: IterationSummary) -> None:
         """Raises Stop where the training is to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
         if self.budget is None:
             share = used = (iteration.index - self.first + 1) / self.iterations
         else:
-            used = self.budget.share(progress)
+            used = self.budget.compute_share(progress)
             share = min(used, 1.0)
             if self.begun is None:  # a resumed run has used some of its budget already
                 self.begun = share * (1.0 - 1.0 / len(progress.steps))
-        self.show(Step(iteration, share, self.begun))
+        self.show(TrainingStep(iteration, share, self.begun))
         value = progress.returns[-1]
         if run.folder is not None:
             if iteration.index >= self.whole and value > self.best:
@@ -316,13 +318,13 @@ class _Following:
                 "steps_per_second": iteration.steps_per_second,
             }
             files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
-        self.budget_spent = self.budget is not None and bool(_anywhere(used >= 1.0, device))
-        self.stop.signal = _anywhere(self.stop.signal, device)
+        self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
+        self.stop.signal = _max_over_ranks(self.stop.signal, device)
         if self.budget_spent or self.stop():
-            raise Stop
+            raise StopTraining
 
 
-def _anywhere(number: int, device: str) -> int:
+def _max_over_ranks(number: int, device: str) -> int:
     """The largest ``number`` of all processes of a distributed run: what one is asked for, all do after the same iteration."""
     if not (dist.is_available() and dist.is_initialized()):
         return number
@@ -331,7 +333,7 @@ def _anywhere(number: int, device: str) -> int:
     return int(largest)
 
 
-def _specification(plan: Plan) -> str:
+def _format_spec_table(plan: RunPlan) -> str:
     """The merged specification as a table in Markdown."""
-    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.list_values())
     return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])

@@ -10,29 +10,29 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.plan import VISIBLE
-from spiky_rl.hosts.common.live import SpikePicture
-from spiky_rl.hosts.common.playing import PlayedPolicy
-from spiky_rl.hosts.isaaclab.live.choice import look_at_first, views
-from spiky_rl.hosts.run.wrapper import Wrapper
+from spiky_rl.config.plan import DEFAULT_VISIBLE_ENVS
+from spiky_rl.hosts.common.live import SpikeRaster
+from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.isaaclab.live.choice import set_default_camera, get_visualizers
+from spiky_rl.hosts.run.wrapper import EnvWrapper
 
 
 @dataclass(frozen=True)
-class Live:
+class VisualizerSettings:
     """How a run is watched while it goes on."""
 
     visualizers: Sequence[str] | None = None
     """Names as Isaac Lab's ``--visualizer`` has them; none for an empty list, and the task's own for None."""
-    visible: int = VISIBLE
+    visible: int = DEFAULT_VISIBLE_ENVS
     """Environments that are shown."""
     real_time: bool = False
     """Whether a control step takes as long as it does in the world, at least."""
 
 
-class Watched(Wrapper):
+class VisualizedEnv(EnvWrapper):
     """Lets the live views of an environment show the spikes of the policy that acts in it."""
 
-    picture: SpikePicture | None = None
+    picture: SpikeRaster | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
         """Look at its first environment.
@@ -43,13 +43,13 @@ class Watched(Wrapper):
         """
         super().__init__(env)
         self.period, self.due = env.unwrapped.step_dt if real_time else 0.0, 0.0
-        look_at_first(env)
+        set_default_camera(env)
 
-    def show(self, policy: PlayedPolicy) -> None:
+    def set_policy(self, policy: InferencePolicy) -> None:
         """From now on, ``policy`` acts; of an ANN there are no spikes to show."""
-        shown = views(self.env)
+        shown = get_visualizers(self.env)
         if shown and policy.network is not None:
-            self.picture = SpikePicture(policy)
+            self.picture = SpikeRaster(policy)
             for view in shown:
                 view.picture = self.picture
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class Wrapper:
+class EnvWrapper:
     """Passes everything on to the environment ``env``."""
 
     def __init__(self, env: Any) -> None:

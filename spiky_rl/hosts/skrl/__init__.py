@@ -5,6 +5,6 @@ network or of an ANN. Runner, agents, models and environment wrapper are subclas
 """
 
 from spiky_rl.hosts.skrl.models import SpikingPolicy, SpikingValue
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
-__all__ = ["SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]
+__all__ = ["SkrlSpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]

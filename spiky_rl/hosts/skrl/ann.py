@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """The modules behind rsl_rl's names for them."""
 
 
-class Ann(nn.Module):
+class AnnModel(nn.Module):
     """Called as a `SpikingNetwork` is: [T, B, inputs] -> [T, B, outputs], state in and out."""
 
     def __init__(

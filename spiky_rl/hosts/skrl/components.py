@@ -10,7 +10,7 @@ from skrl.envs.wrappers.torch import Wrapper
 from skrl.utils.runner import torch as runners
 from skrl.utils.runner.torch.runner import Runner as SkrlRunner
 
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
 
 class ComponentRunner(SkrlRunner):
@@ -19,7 +19,7 @@ class ComponentRunner(SkrlRunner):
     def __init__(self, env: Wrapper, cfg: Mapping[str, Any], *, verbose: bool = False) -> None:
         """Arguments as skrl's; our models are told how many environments there are."""
         models = {
-            role: {**model, "num_envs": env.num_envs} if ":" in _class_of(model) else model
+            role: {**model, "num_envs": env.num_envs} if ":" in _get_class_name(model) else model
             for role, model in cfg["models"].items()
         }
         super().__init__(env, {**cfg, "models": models}, verbose=verbose)
@@ -30,13 +30,13 @@ class ComponentRunner(SkrlRunner):
         module, colon, attribute = name.partition(":")
         if colon:
             return getattr(importlib.import_module(module), attribute)
-        if name.lower() == "ppo" and any(":" in _class_of(m) for m in self._cfg["models"].values()):
+        if name.lower() == "ppo" and any(":" in _get_class_name(m) for m in self._cfg["models"].values()):
             recurrent = any(model.stateful for model in self._models["agent"].values())  # type: ignore[union-attr]
-            return SpikingRecurrentPPO if recurrent else SpikingPPO
+            return SpikingRecurrentPPO if recurrent else SkrlSpikingPPO
         return super()._component(name)
 
 
-def offer_to_isaaclab() -> None:
+def register_with_isaaclab() -> None:
     """Let Isaac Lab's own skrl command, which names no runner class but imports skrl's by this name, build our models.
 
     For the rest of the process; what skrl could do before, it does as before.
@@ -44,6 +44,6 @@ def offer_to_isaaclab() -> None:
     runners.Runner = ComponentRunner
 
 
-def _class_of(model: object) -> str:
+def _get_class_name(model: object) -> str:
     """The name of a model's class; an option beside the models, such as ``separate``, has none."""
     return str(model.get("class", "")) if isinstance(model, Mapping) else ""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spiky_rl.config.options import declared
+from spiky_rl.config.options import get_options
 from spiky_rl.config.schema import ModelSettings, RunnerSettings
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import check_rates, local_rule
+from spiky_rl.hosts.common.rules import check_learning_rates, get_local_rule
 
 CLASSES = "spiky_rl.hosts.skrl"
 SCALER = "RunningStandardScaler"
@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 """Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
 
 
-def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
+def to_rsl_rl_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
 
     Args:
@@ -112,14 +112,14 @@ def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
     }
 
 
-def runner_config(spec: AgentSpec) -> dict[str, Any]:
+def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     """skrl's configuration of the agent ``spec``, for `spiky_rl.hosts.skrl.runner.Runner`.
 
     Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
     """
     tree = spec.runner
     _check(spec)
-    value, of_run = _option(tree, "algorithm"), _option(tree)
+    value, of_run = _make_getter(tree, "algorithm"), _make_getter(tree)
     steps = of_run("num_steps_per_env")
     learning_rate = value("learning_rate")
     own_rate = value("critic_learning_rate")
@@ -144,7 +144,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "separate": True,
             "policy": {
                 **_model(tree["actor"], spec.network, "Policy", steps),
-                **_deviation(tree["actor"].get("distribution_cfg") or {}),
+                **_get_std(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
                 **_model(tree["critic"], spec.critic_network, "Value", steps),
@@ -184,7 +184,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     }
 
 
-def isaaclab_config(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
+def make_isaaclab_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """skrl's configuration for Isaac Lab's own skrl command.
 
     Args:
@@ -194,7 +194,7 @@ def isaaclab_config(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: That command's view of an environment cannot give a network what the agent asks for.
     """
-    config = runner_config(spec)
+    config = make_runner_cfg(spec)
     states = ["critic"] if config["states"] else ["policy"]
     for role, groups in (("actor", ["policy"]), ("critic", states)):
         if config["obs_groups"][role] != groups:
@@ -237,7 +237,7 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _option(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
+def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
     """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
     values, settings = tree, RunnerSettings
     if part:
@@ -262,20 +262,20 @@ def _check(spec: AgentSpec) -> None:
                 f"agent.{key}.plasticity: {network.parts['plasticity'].name} is not available with --rl_library skrl, which"
                 " replays rollouts; it allows none"
             )
-        if rule := local_rule(network):
+        if rule := get_local_rule(network):
             raise SpecError(
                 f"agent.{key}.learning: {rule!r} is not available with --rl_library skrl; it allows rules that are gradients"
             )
     algorithm = spec.runner["algorithm"]
-    if algorithm.get("time_limit_bootstrap") and _recurrent(spec):
+    if algorithm.get("time_limit_bootstrap") and _is_recurrent(spec):
         raise SpecError(
             "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
             " on into the next episode; it allows false"
         )
-    check_rates(algorithm)
+    check_learning_rates(algorithm)
 
 
-def _model(model: Mapping[str, Any], network: Configured | None, kind: str, steps: int) -> dict[str, Any]:
+def _model(model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int) -> dict[str, Any]:
     """What a model's class takes besides the spaces; ``kind``: Policy or Value."""
     settings = {
         "class": f"{CLASSES}:Spiking{kind}",
@@ -286,14 +286,14 @@ def _model(model: Mapping[str, Any], network: Configured | None, kind: str, step
         return {**settings, "network": network.settings()}
     options = {
         key: model.get(key, ModelSettings.default(key))
-        for key in declared(ModelSettings)
+        for key in get_options(ModelSettings)
         if key.startswith("rnn_")
     }
     recurrent = options if model.get("class_name") == "RNNModel" else {}
     return {**settings, "ann": {"activation": model["activation"], **recurrent}}
 
 
-def _deviation(distribution: Mapping[str, Any]) -> dict[str, Any]:
+def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
     """The standard deviation of the action. Raises SpecError for one that has no logarithm."""
     first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
     path = "agent.actor.distribution_cfg"
@@ -312,15 +312,15 @@ def _deviation(distribution: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recurrent(spec: AgentSpec) -> bool:
+def _is_recurrent(spec: AgentSpec) -> bool:
     """Whether skrl's recurrent PPO trains it."""
     pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
     return any(
-        model.get("class_name") == "RNNModel" if network is None else carries_state(network)
+        model.get("class_name") == "RNNModel" if network is None else is_stateful(network)
         for model, network in pairs
     )
 
 
-def carries_state(network: Configured) -> bool:
+def is_stateful(network: ComponentSpec) -> bool:
     """Whether a ``network`` keeps a state from one control step to the next."""
     return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

@@ -12,11 +12,11 @@ from skrl.envs.wrappers.torch import Wrapper
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.hosts.common.interfaces import VectorEnv
 
 
-class Environment(Wrapper):
+class SkrlEnv(Wrapper):
     """skrl's wrapper around what rsl_rl's runner takes as an environment."""
 
     def __init__(self, env: VectorEnv, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
@@ -31,7 +31,7 @@ class Environment(Wrapper):
                 if group not in there:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"
-                        f" {', '.join(sorted(there)) or 'none'}{nearest(group, there)}"
+                        f" {', '.join(sorted(there)) or 'none'}{suggest_name(group, there)}"
                     )
 
     @property
@@ -42,12 +42,12 @@ class Environment(Wrapper):
     @property
     def observation_space(self) -> gymnasium.Space:
         """Space of what one environment's actor observes."""
-        return _box(self.observations(self._obs).shape[-1])
+        return _box(self.get_actor_observations(self._obs).shape[-1])
 
     @property
     def state_space(self) -> gymnasium.Space | None:
         """Space of what one environment's critic observes; None where it has no states."""
-        states = self.states(self._obs)
+        states = self.get_critic_observations(self._obs)
         return None if states is None else _box(states.shape[-1])
 
     @property
@@ -55,11 +55,11 @@ class Environment(Wrapper):
         """Unbounded, as Isaac Lab's."""
         return _box(self._env.num_actions)
 
-    def observations(self, obs: TensorDict) -> Tensor:
+    def get_actor_observations(self, obs: TensorDict) -> Tensor:
         """Observation of the actor in ``obs``, [B, O]."""
         return torch.cat([obs[group] for group in self.actor], dim=-1)
 
-    def states(self, obs: TensorDict) -> Tensor | None:
+    def get_critic_observations(self, obs: TensorDict) -> Tensor | None:
         """Observation of the critic in ``obs``, [B, S]; None if it is the actor's."""
         if self.critic is None:
             return None
@@ -68,11 +68,11 @@ class Environment(Wrapper):
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
         """Current observations, without a reset: like rsl_rl's, skrl's runner starts where the environments stand."""
         self._obs = self._env.get_observations()
-        return self.observations(self._obs), {}
+        return self.get_actor_observations(self._obs), {}
 
     def state(self) -> Tensor | None:
         """The critic's latest observation, or None."""
-        return self.states(self._obs)
+        return self.get_critic_observations(self._obs)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
         """Act for a control step.
@@ -83,7 +83,13 @@ class Environment(Wrapper):
         done = dones.view(-1, 1) > 0
         cut = extras.get("time_outs")
         truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)
-        return self.observations(self._obs), rewards.view(-1, 1), done & ~truncated, truncated, extras
+        return (
+            self.get_actor_observations(self._obs),
+            rewards.view(-1, 1),
+            done & ~truncated,
+            truncated,
+            extras,
+        )
 
     def render(self, *args: object, **kwargs: object) -> None:
         """Do nothing: videos are recorded elsewhere."""

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.common.episodes import KEPT, EndedEpisodes
-from spiky_rl.hosts.common.interfaces import Writer
+from spiky_rl.hosts.common.episodes import WINDOW, EpisodeStatistics
+from spiky_rl.hosts.common.interfaces import ScalarWriter
 
 
-class Episodes(EndedEpisodes):
+class SkrlEpisodeStatistics(EpisodeStatistics):
     """Returns and lengths of the latest episodes, and what the environment reports of them."""
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
         super().__init__(num_envs, device)
-        self.reports: deque[Mapping[str, float | Tensor]] = deque(maxlen=KEPT)
+        self.reports: deque[Mapping[str, float | Tensor]] = deque(maxlen=WINDOW)
 
-    def count(
+    def add_step(
         self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Mapping[str, float | Tensor]]
     ) -> None:
         """Count a control step: ``rewards`` and ``dones`` [B, 1], and the environment's ``extras``."""
@@ -28,7 +28,7 @@ class Episodes(EndedEpisodes):
             self.reports.append(report)
         self.add(rewards.view(-1), dones.view(-1))
 
-    def report(self) -> dict[str, float]:
+    def fetch_reports(self) -> dict[str, float]:
         """Means of the environment's reports since the last call, by tag."""
         values: dict[str, list[float]] = {}
         for report in self.reports:
@@ -40,14 +40,14 @@ class Episodes(EndedEpisodes):
 
 
 def write_training(
-    writer: Writer,
+    writer: ScalarWriter,
     index: int,
     losses: Mapping[str, float],
     learning_rate: float,
-    deviation: float,
+    action_std: float,
     env_steps: int,
     seconds: tuple[float, float, float],
-    episodes: Episodes,
+    episodes: SkrlEpisodeStatistics,
 ) -> None:
     """Write the scalars of rsl_rl's logger.
 
@@ -63,7 +63,7 @@ def write_training(
     """
     collecting, learning, elapsed = seconds
     scalars = {f"Loss/{name}": value for name, value in losses.items()}
-    scalars |= {"Loss/learning_rate": learning_rate, "Policy/mean_std": deviation}
+    scalars |= {"Loss/learning_rate": learning_rate, "Policy/mean_std": action_std}
     scalars |= {
         "Perf/total_fps": int(env_steps / (collecting + learning)),
         "Perf/collection_time": collecting,
@@ -74,5 +74,5 @@ def write_training(
         for name, values in latest.items():
             scalars[f"Train/{name}"] = statistics.mean(values)
             writer.add_scalar(f"Train/{name}/time", statistics.mean(values), int(elapsed))
-    for tag, value in {**episodes.report(), **scalars}.items():
+    for tag, value in {**episodes.fetch_reports(), **scalars}.items():
         writer.add_scalar(tag, value, index)

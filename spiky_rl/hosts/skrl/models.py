@@ -18,9 +18,9 @@ from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
 
 from spiky_rl.config import registry
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.config.schema import ModelSettings
-from spiky_rl.hosts.skrl.ann import Ann
+from spiky_rl.hosts.skrl.ann import AnnModel
 from spiky_rl.networks.base import SpikingNetwork, State
 
 
@@ -43,7 +43,7 @@ class SequenceModel(Model):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Tree | None,
+        network: PlainMapping | None,
         ann: Mapping[str, object],
         spaces: Spaces,
     ) -> None:
@@ -63,7 +63,7 @@ class SequenceModel(Model):
         self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
         width = self.num_observations if source == "observations" else self.num_states
         outputs = self.num_actions if outputs is None else outputs
-        self.body: SpikingNetwork | Ann
+        self.body: SpikingNetwork | AnnModel
         if network is not None:
             path = "agent.network" if isinstance(self, GaussianMixin) else "agent.critic_network"
             self.body = registry.configure("networks", dict(network), path).build(
@@ -72,7 +72,7 @@ class SequenceModel(Model):
         else:
             defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
             plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
-            self.body = Ann(width, outputs, hidden_dims, **plain)
+            self.body = AnnModel(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
 
     @property
@@ -88,7 +88,7 @@ class SequenceModel(Model):
     @property
     def state_shapes(self) -> list[tuple[int, int]]:
         """(layers, width) of every state; none of a stateless model."""
-        if isinstance(self.body, Ann):
+        if isinstance(self.body, AnnModel):
             return self.body.state_shapes
         return [(1, width) for width in self.body.state_sizes] if self.stateful else []
 
@@ -101,11 +101,11 @@ class SequenceModel(Model):
         sizes = [(layers, self.num_envs, width) for layers, width in self.state_shapes]
         return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
 
-    def rest(self, batch: int, like: Tensor) -> State:
+    def zero_state(self, batch: int, like: Tensor) -> State:
         """The state in which ``batch`` episodes begin, in the device and type of ``like``."""
         return tuple(like.new_zeros(layers, batch, width) for layers, width in self.state_shapes)
 
-    def sequences(self, inputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def compute_sequences(self, inputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """skrl's ``inputs`` -> outputs, one row per sample, and skrl's dict with the states after the last step.
 
         Samples without states, such as those that skrl initialises models with, start from rest.
@@ -115,7 +115,7 @@ class SequenceModel(Model):
             return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
         states = inputs.get("rnn")
         if "terminated" not in inputs:
-            output, after = self.body(x.unsqueeze(0), tuple(states) if states else self.rest(len(x), x))
+            output, after = self.body(x.unsqueeze(0), tuple(states) if states else self.zero_state(len(x), x))
             return output.squeeze(0), {"rnn": list(after)}
         length = self.sequence_length
         ended = (inputs["terminated"] | inputs["truncated"]).view(-1, length).transpose(0, 1)
@@ -135,7 +135,7 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Tree | None = None,
+        network: PlainMapping | None = None,
         ann: Mapping[str, object] | None = None,
         init_std: float = 1.0,
         std_range: Sequence[float] = (),
@@ -155,7 +155,7 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # the action mean [B, A], the logarithm of its deviation [A], and the states after the last step
-        mean, outputs = self.sequences(inputs)
+        mean, outputs = self.compute_sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
 
 
@@ -168,7 +168,7 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Tree | None = None,
+        network: PlainMapping | None = None,
         ann: Mapping[str, object] | None = None,
         source: str = "observations",
         **spaces: Unpack[Spaces],
@@ -182,4 +182,4 @@ class SpikingValue(DeterministicMixin, SequenceModel):
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # the value [B, 1], and the states after the last step
-        return self.sequences(inputs)
+        return self.compute_sequences(inputs)

@@ -54,14 +54,14 @@ class SpikingAgent:
         super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
         for model in (self.policy, self.value):
             if model.network is not None:
-                model.network.advance()
+                model.network.count_update()
 
-    def restart(self) -> None:
+    def reset_rollout(self) -> None:
         """Begin a rollout anew, whatever of one there was."""
         self.memory.reset()
         self._rollout = 0
 
-    def normalised(self, observations: Tensor) -> Tensor:
+    def normalize_observations(self, observations: Tensor) -> Tensor:
         """``observations`` [..., O] as the policy sees them."""
         return self._observation_preprocessor(observations)
 
@@ -70,12 +70,12 @@ class SpikingAgent:
         normalise = self._observation_preprocessor
         return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
-    def stored(self, name: str) -> Tensor:
+    def get_rollout_tensor(self, name: str) -> Tensor:
         """A tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
         return self.memory.get_tensor_by_name(name)
 
 
-class SpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]
+class SkrlSpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]
     """skrl's PPO, unchanged but for a second learning rate and networks that count updates."""
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import CheckpointError, check_identity, read_checkpoint
 from spiky_rl.hosts.common.interfaces import VectorEnv
-from spiky_rl.hosts.common.observe import write_pictures
-from spiky_rl.hosts.common.runner import HostRunner, Iteration, fitting
+from spiky_rl.hosts.common.observe import write_figures
+from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.hosts.skrl.components import ComponentRunner
-from spiky_rl.hosts.skrl.environment import Environment
-from spiky_rl.hosts.skrl.episodes import Episodes, write_training
-from spiky_rl.hosts.skrl.observe import Played, last_activity, raster
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+from spiky_rl.hosts.skrl.environment import SkrlEnv
+from spiky_rl.hosts.skrl.episodes import SkrlEpisodeStatistics, write_training
+from spiky_rl.hosts.skrl.observe import SkrlInferencePolicy, compute_last_activity, draw_raster
+from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,7 +34,7 @@ PARTS = {
 """What can be loaded by itself, in rsl_rl's words, and the modules of skrl's that belong to it."""
 
 
-class Runner(HostRunner, ComponentRunner):
+class SkrlRunner(BaseRunner, ComponentRunner):
     """Trains with skrl's agents, models from our configuration, and skrl's own update."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Runner(HostRunner, ComponentRunner):
         identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
-        on_iteration: Callable[[Iteration], None] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
         """Arguments of `HostRunner.keep_books`, and those of a run.
 
@@ -57,18 +57,18 @@ class Runner(HostRunner, ComponentRunner):
             device: Device of the models.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.keep_books(identity, picture_interval, notes, on_iteration)
-        self.environment = Environment(env, config["obs_groups"], config["states"])
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.environment = SkrlEnv(env, config["obs_groups"], config["states"])
         self.current_learning_iteration = 0
-        self.episodes = Episodes(env.num_envs, env.device)
+        self.episodes = SkrlEpisodeStatistics(env.num_envs, env.device)
         self._folder, self._elapsed = log_dir, 0.0
         self._writer: SummaryWriter | None = None
         settings = {key: config[key] for key in ("models", "memory", "agent", "trainer")}
         # skrl seeds every generator: with the seed that torch has, so that who made the runner decides it
         seed = torch.initial_seed() % 2**32
-        with quiet():
+        with silence_skrl():
             ComponentRunner.__init__(self, self.environment, {"seed": seed, **settings})
-        self.alg: SpikingPPO | SpikingRecurrentPPO = self.agent  # type: ignore[assignment]
+        self.alg: SkrlSpikingPPO | SpikingRecurrentPPO = self.agent  # type: ignore[assignment]
         self.policy, self.value = self.alg.policy, self.alg.value
 
     @property
@@ -77,9 +77,9 @@ class Runner(HostRunner, ComponentRunner):
         return self.policy, self.value
 
     @property
-    def played(self) -> Played:
+    def inference_policy(self) -> SkrlInferencePolicy:
         """The policy as playback uses it."""
-        return Played(self.alg, self.environment)
+        return SkrlInferencePolicy(self.alg, self.environment)
 
     @property
     def folder(self) -> str | None:
@@ -103,7 +103,7 @@ class Runner(HostRunner, ComponentRunner):
 
             self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
         try:
-            with self.learning():
+            with self.save_on_exit():
                 self.write_notes()
                 self._learn(iterations, init_at_random_ep_len)
         finally:
@@ -117,19 +117,19 @@ class Runner(HostRunner, ComponentRunner):
                 self.env.episode_length_buf, high=int(self.env.max_episode_length)
             )
         self.alg.enable_training_mode(True)
-        self.alg.restart()
+        self.alg.reset_rollout()
         first = self.current_learning_iteration
         observations, _ = self.environment.reset()
         for index in range(first, first + iterations):
-            observations, collecting, learning = self._iterate(index, observations)
+            observations, collecting, learning = self._run_iteration(index, observations)
             self.current_learning_iteration = index
-            self._report(index, first + iterations - 1, collecting, learning)
+            self._write_iteration(index, first + iterations - 1, collecting, learning)
             if self.folder is not None and index % self.cfg["save_interval"] == 0:
                 self.save(str(Path(self.folder) / f"model_{index}.pt"))
         if self.folder is not None:
             self.save(str(Path(self.folder) / f"model_{self.current_learning_iteration}.pt"))
 
-    def _iterate(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
+    def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
         """A rollout and its update; the observations that follow and the seconds of both."""
         steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
         begun = collected = time.time()
@@ -140,7 +140,7 @@ class Runner(HostRunner, ComponentRunner):
             with torch.no_grad():
                 actions, _ = agent.act(observations, states, **clock)
                 following, rewards, terminated, truncated, extras = environment.step(actions)
-                self.episodes.count(rewards, terminated | truncated, extras)
+                self.episodes.add_step(rewards, terminated | truncated, extras)
                 agent.record_transition(
                     observations=observations,
                     states=states,  # type: ignore[arg-type]
@@ -156,37 +156,37 @@ class Runner(HostRunner, ComponentRunner):
             observations = following
             if step == steps - 1:
                 collected = time.time()
-                self.is_booked = False  # the update follows
+                self.is_recorded = False  # the update follows
             agent.post_interaction(**clock)
         return observations, collected - begun, time.time() - collected
 
-    def _report(self, index: int, last: int, collecting: float, learning: float) -> None:
+    def _write_iteration(self, index: int, last: int, collecting: float, learning: float) -> None:
         """Book the iteration, with what rsl_rl's logger writes of one under the same names."""
-        self.episodes.read()
+        self.episodes.fetch()
         losses = self.losses()
         self.require_finite(index, losses)
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
         if self.writer is not None:
-            deviation = self.deviation.mean().item()
+            deviation = self.action_std.mean().item()
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
             write_training(
                 self.writer, index, losses, self._rate(), deviation, env_steps, seconds, self.episodes
             )
-        if self.is_pictured(index):
-            write_pictures(self.writer, index, self.alg.stored("actions"), raster(self.alg))
-        self.book(
+        if self.draws_figures(index):
+            write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
+        self.record_iteration(
             index,
             last,
             env_steps,
             (collecting, learning),
             losses,
             (self.episodes.returns, self.episodes.lengths),
-            last_activity(self.alg, self.meter),
+            compute_last_activity(self.alg, self.meter),
         )
 
     @property
-    def deviation(self) -> Tensor:
+    def action_std(self) -> Tensor:
         """Standard deviation of the actions, [A], within its limits, as they are drawn."""
         policy = self.policy
         return policy.log_std.detach().clamp(*policy.limits).exp()
@@ -198,7 +198,7 @@ class Runner(HostRunner, ComponentRunner):
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
         means = {name: sum(values) / len(values) for name, values in found.items()}
         tracked.clear()
-        entropy = (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
+        entropy = (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
         return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
 
     @override
@@ -221,7 +221,7 @@ class Runner(HostRunner, ComponentRunner):
                     f"{path}: {where} a {name} and the other has none; give agent.algorithm.value_normalization and"
                     " agent.actor.obs_normalization the values that it was trained with"
                 )
-        with fitting(path):
+        with wrap_load_errors(path):
             for name in modules:
                 if module := self.alg.checkpoint_modules.get(name):
                     how = {} if name == "optimizer" else {"strict": strict}
@@ -230,15 +230,15 @@ class Runner(HostRunner, ComponentRunner):
             self._resume(loaded)
         return loaded.get("infos") or {}
 
-    def get_inference_policy(self, device: str | None = None) -> Played:
+    def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
         """The policy as playback uses it, in evaluation mode, on ``device``."""
         self.policy.to(device or self.device)
         self.alg.enable_training_mode(False, apply_to_models=True)
-        return self.played
+        return self.inference_policy
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_skrl() -> Iterator[None]:
     """Hold back what skrl says of itself; errors pass."""
     log = logging.getLogger("skrl")
     level = log.level

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import operators
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.runs import Launch, Loop, Run
+from spiky_rl.kernels.runs import KernelLaunch, RecurrentLaunch, NeuronRun
 
 
 class Compiled(Backend):
@@ -28,14 +28,14 @@ class Compiled(Backend):
         """How often each kernel ran in this process: the proof that it did."""
 
     @staticmethod
-    def outputs(run: Launch, states: int, last: bool, trace: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def outputs(run: KernelLaunch, states: int, last: bool, trace: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what `forward` gives of a ``run`` that has so many ``states``, with its ``last`` and ``trace``."""
         T, _, B, N = run.current.shape
         shape, new = (T, run.steps, B, N), run.current.new_empty
         return new(shape), new((states, B, N) if last else (0,)), new(shape if trace else (0,))
 
     @abstractmethod
-    def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs [T, K, B, N], the last states [S, B, N] and the potentials [T, K, B, N]; what is not asked for is empty.
 
         Args:
@@ -46,7 +46,7 @@ class Compiled(Backend):
 
     @abstractmethod
     def backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Gradients of current, state and params, as large as they are (empty: there is none).
 
@@ -57,12 +57,14 @@ class Compiled(Backend):
         """
 
     @abstractmethod
-    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def recurrent_forward(
+        self, run: RecurrentLaunch, last: bool, trace: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, with its ``last`` and ``trace``, for a ``run`` whose output returns into its current."""
 
     @abstractmethod
     def recurrent_backward(
-        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         """As `backward`, of ``run``, ``grad_output`` and ``grad_last``; the gradient of the synapses comes last."""
 
@@ -92,9 +94,9 @@ class Compiled(Backend):
         """
 
     @override
-    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)
 
     @override
-    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from spiky_rl.config.registry import Component
-from spiky_rl.kernels.runs import Run
+from spiky_rl.kernels.runs import NeuronRun
 
 if TYPE_CHECKING:
-    from spiky_rl.kernels.stack import Stack, Stage
+    from spiky_rl.kernels.stack import LayerStack, StackStage
 
 type Geometry = tuple[Sequence[int], int, int, int]
 """The (C, H, W) of maps, the places that a kernel moves at once, the zeros around the maps, and P, the side of a pooled block."""
@@ -28,22 +28,22 @@ class Backend(Component):
     device: ClassVar[str | None] = None
     """Kind of device on which ``auto`` means it: it then takes that device's float32 tensors, and no smooth spikes. None: it takes
     all tensors, where an agent names it."""
-    stand_in: Backend
+    is_fallback: Backend
     """The torch reference, which does what this one lacks."""
 
-    def available(self) -> str | None:
+    def get_unavailable_reason(self) -> str | None:
         """The reason why it cannot run here, with the remedy; None: it runs."""
         return None
 
     @abstractmethod
-    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The neurons of a ``run`` over time, without a feedback: outputs [T, K, B, N] and the states after the last step."""
 
-    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `unroll`, of a ``run`` with a feedback."""
-        return self.stand_in.recurrent(run)
+        return self.is_fallback.run_recurrent(run)
 
-    def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack | None:
+    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack | None:
         """Linear maps and neurons in one call; None: they run one after the other.
 
         Args:
@@ -51,7 +51,7 @@ class Backend(Component):
             bfloat16: The gradients of their signals may be computed in bfloat16.
             recompute: Keep of the forward pass only the signals, and run the layers again in the backward pass.
         """
-        return self.stand_in.stack(stages, bfloat16, recompute)
+        return self.is_fallback.stack(stages, bfloat16, recompute)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
@@ -65,7 +65,7 @@ class Backend(Component):
             binary: x is 0 or 1, and a backend may follow the ones alone.
             bfloat16: The gradient of x may be computed in bfloat16.
         """
-        return self.stand_in.linear(x, weight, bias, binary, bfloat16)
+        return self.is_fallback.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
         self,
@@ -86,12 +86,12 @@ class Backend(Component):
             binary: x is 0 or 1.
             bfloat16: The gradients of x and of the weights may be computed in bfloat16.
         """
-        return self.stand_in.convolution(x, weight, bias, geometry, binary, bfloat16)
+        return self.is_fallback.convolution(x, weight, bias, geometry, binary, bfloat16)
 
     def pack(self, x: Tensor) -> Tensor:
         """The non-zero elements of ``x`` [rows, C] as bits, [rows, words] of 64."""
-        return self.stand_in.pack(x)
+        return self.is_fallback.pack(x)
 
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         """The inverse of `pack`: ``bits`` [rows, words] -> [rows, ``inputs``], 0 and 1, in torch.float32."""
-        return self.stand_in.unpack(bits, inputs)
+        return self.is_fallback.unpack(bits, inputs)

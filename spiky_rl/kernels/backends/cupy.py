@@ -19,7 +19,7 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import compiler, operators, programs, recall
 from spiky_rl.kernels.backends._compiled import Compiled
-from spiky_rl.kernels.runs import Feedback, Launch, Loop
+from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaunch
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
@@ -33,25 +33,25 @@ SCRATCH = 1 << 26
 """Floats that an adjoint works in at once: 256 MiB."""
 
 
-def extra() -> str:
+def get_extra_name() -> str:
     """Name of the extra that installs CuPy for the CUDA that this torch is built for, which the driver supports if torch sees a device."""
     return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda"
 
 
 @cache
-def missing() -> str | None:
+def get_missing_reason() -> str | None:
     """The reason why no kernel can run here, with the remedy; None: it can."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch"
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; pip install 'spiky-rl[{extra()}]'"
+        return f"CuPy is not installed; pip install 'spiky-rl[{get_extra_name()}]'"
     try:
         import cupy
 
         if not cupy.is_available():
             return (
                 "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
-                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{extra()}]'"
+                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
             )
         cupy.cuda.nvrtc.getVersion()  # an attribute of cupy.cuda, which holds no module of that name
     except Exception as error:  # pylint: disable=broad-exception-caught
@@ -64,11 +64,11 @@ def remedy(error: Exception) -> str:
     """Name what helps against an ``error`` of CuPy, which writes a cache wherever it is imported and compiles."""
     if isinstance(error, OSError) and error.filename is not None:
         return "set CUPY_CACHE_DIR to a folder that can be written"
-    return f"reinstall it with pip install 'spiky-rl[{extra()}]'"
+    return f"reinstall it with pip install 'spiky-rl[{get_extra_name()}]'"
 
 
 @cache
-def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
+def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
     """Load forward and backward of the neuron ``key`` on a ``device``; ``recurrent``: those of its recurrent run."""
     name = "spiky_recurrent" if recurrent else "spiky"
     forward, backward = load(source(key, recurrent), (f"{name}_forward", f"{name}_backward"), device)
@@ -79,7 +79,7 @@ def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
 def bit_kernels(device: int) -> dict[str, Any]:
     """Load the kernels of `bits_gpu.h` on one ``device``, by name."""
     names = ("spiky_pack", "spiky_unpack")
-    return dict(zip(names, load(programs.header("bits_gpu"), names, device), strict=True))
+    return dict(zip(names, load(programs.read_header("bits_gpu"), names, device), strict=True))
 
 
 def load(code: str, names: Sequence[str], device: int) -> list[Any]:
@@ -105,8 +105,8 @@ def load(code: str, names: Sequence[str], device: int) -> list[Any]:
 
 def source(key: str, recurrent: bool = False) -> str:
     """The text that `kernels` compiles for ``key`` and ``recurrent``."""
-    text = programs.source(programs.KNOWN[key])
-    return f"{text}\n{programs.header('recurrent_gpu')}" if recurrent else text
+    text = programs.source(programs.PROGRAMS[key])
+    return f"{text}\n{programs.read_header('recurrent_gpu')}" if recurrent else text
 
 
 class Cupy(Compiled):
@@ -114,8 +114,8 @@ class Cupy(Compiled):
 
     device = "cuda"
 
-    def available(self) -> str | None:
-        return missing()
+    def get_unavailable_reason(self) -> str | None:
+        return get_missing_reason()
 
     @override
     def linear(
@@ -127,19 +127,19 @@ class Cupy(Compiled):
         return torch.nn.functional.linear(x, weight, bias)
 
     @override
-    def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         key, steps = run.key, run.steps
         current, state, params, keep = _whole(run.current, run.state, run.params, run.keep)
         B, N = current.shape[2:]
-        output, final, potentials = self.outputs(run, programs.KNOWN[key].states, last, trace)
+        output, final, potentials = self.outputs(run, programs.PROGRAMS[key].states, last, trace)
         pointers = [current, state, params, keep, output]
         pointers += [final if last else None, potentials if trace else None]
-        self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, blocks(B * N))
+        self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, count_blocks(B * N))
         return output, final, potentials
 
     @override
     def backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         key, steps = run.key, run.steps
         current, state, params, keep, grad_output, grad_last = _whole(
@@ -149,7 +149,7 @@ class Cupy(Compiled):
         grad_current = torch.empty_like(current)
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
-        floats = T * steps * programs.KNOWN[key].states
+        floats = T * steps * programs.PROGRAMS[key].states
         most = max(BLOCK, SCRATCH // floats // BLOCK * BLOCK)
         scratch = current.new_empty(floats * min(most, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
@@ -157,25 +157,29 @@ class Cupy(Compiled):
         for first in range(0, B * N, most):
             lanes = min(most, B * N - first)
             values = arguments(pointers, current, steps, run.uniforms, (np.int64(first), np.int64(lanes)))
-            self._launch(key, 1, values, current, blocks(lanes))
+            self._launch(key, 1, values, current, count_blocks(lanes))
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
     @override
-    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def recurrent_forward(
+        self, run: RecurrentLaunch, last: bool, trace: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # one launch
         key, steps, feedback = run.key, run.steps, run.feedback
         tensors = current, *_ = _whole(run.current, run.state, run.params, run.keep, run.synapses)
-        B, N, states = *current.shape[2:], programs.KNOWN[key].states
+        B, N, states = *current.shape[2:], programs.PROGRAMS[key].states
         output, final, potentials = self.outputs(run, states + feedback.states, last, trace)
         now = current.new_empty(states + (feedback.decay is not None), B, N)
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
-        values = arguments(pointers, current, steps, run.uniforms, _told(feedback))
-        self._launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
+        values = arguments(pointers, current, steps, run.uniforms, _format_feedback(feedback))
+        self._launch(
+            f"{key} recurrent", 0, values, current, B, count_threads(N), count_shared_bytes(N, feedback)
+        )
         return output, final, potentials
 
     @override
     def recurrent_backward(
-        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # a launch, and a matrix product per delay, for every chunk of rows
         key, steps, feedback = run.key, run.steps, run.feedback
@@ -183,16 +187,16 @@ class Cupy(Compiled):
             *(run.current, run.state, run.params, run.keep, run.synapses, grad_output, grad_last)
         )
         T, inner, B, N = current.shape
-        S, D, count = programs.KNOWN[key].states, feedback.delays, T * steps
+        S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         filtered = feedback.decay is not None
-        turned, recalled = synapses.t().contiguous(), recall.masks(keep, T, steps, D)
+        turned, recalled = synapses.t().contiguous(), recall.make_delay_masks(keep, T, steps, D)
         most = max(1, SCRATCH // (count * N * (S + 4)))
         parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
         for first in range(0, B, most):
             rows = min(most, B - first)
             part = slice(first, first + rows)
             output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
-            output[:D] = 0.0 if state is None else recall.turned_round(state[S : S + D, part])
+            output[:D] = 0.0 if state is None else recall.reverse_delays(state[S : S + D, part])
             of_output[:D] = 0.0
             of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
             now = current.new_empty(S + filtered, rows, N)
@@ -212,9 +216,15 @@ class Cupy(Compiled):
             pointers = [current, state, params, keep, synapses, turned, output[D:], now]
             pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
             whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
-            values = arguments(pointers, current, steps, run.uniforms, (*_told(feedback), *whole))
+            values = arguments(pointers, current, steps, run.uniforms, (*_format_feedback(feedback), *whole))
             self._launch(
-                f"{key} recurrent", 1, values, current, rows, threads(N), max(shared(N, feedback), 8 * N)
+                f"{key} recurrent",
+                1,
+                values,
+                current,
+                rows,
+                count_threads(N),
+                max(count_shared_bytes(N, feedback), 8 * N),
             )
             of_current, of_weights = grad_drive.view(T, steps, rows, N), []
             for d in range(1, D + 1):
@@ -227,7 +237,7 @@ class Cupy(Compiled):
                     (
                         None
                         if state is None
-                        else torch.cat([grad_now[:S], recall.turned_round(of_output[:D]), grad_now[S:]])
+                        else torch.cat([grad_now[:S], recall.reverse_delays(of_output[:D]), grad_now[S:]])
                     ),
                     None if of_params is None else of_params.sum(1),
                     of_weights[0] if D == 1 else torch.cat(of_weights),
@@ -241,10 +251,10 @@ class Cupy(Compiled):
             return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
-            recall.joined(of_currents, 2),
-            current.new_empty(0) if state is None else recall.joined(of_states, 1),
-            current.new_empty(0) if params is None else recall.added(all_params),
-            recall.added(all_weights),
+            recall.concat_parts(of_currents, 2),
+            current.new_empty(0) if state is None else recall.concat_parts(of_states, 1),
+            current.new_empty(0) if params is None else recall.sum_parts(all_params),
+            recall.sum_parts(all_weights),
         )
 
     @override
@@ -276,7 +286,9 @@ class Cupy(Compiled):
         """One of the kernels of `bits_gpu.h`, with as many threads as ``lanes``."""
         values = (source_of.data_ptr(), to.data_ptr(), *map(np.int64, shape))
         if lanes:
-            self._run(bit_kernels(to.device.index)[name], name, values, to.device, blocks(lanes), BLOCK, 0)
+            self._run(
+                bit_kernels(to.device.index)[name], name, values, to.device, count_blocks(lanes), BLOCK, 0
+            )
 
     def _launch(
         self,
@@ -292,7 +304,7 @@ class Cupy(Compiled):
         if current.shape[2] * current.shape[3] == 0:
             return
         device, name = current.device, key.removesuffix(" recurrent")
-        function = kernels(name, device.index, recurrent=name != key)[which]
+        function = compile_kernels(name, device.index, recurrent=name != key)[which]
         if shared_bytes > SHARED:
             try:
                 function.max_dynamic_shared_size_bytes = shared_bytes
@@ -324,18 +336,18 @@ class Cupy(Compiled):
         self.launches[label] += 1
 
 
-def _told(feedback: Feedback) -> tuple[np.generic, ...]:
+def _format_feedback(feedback: RecurrentFeedback) -> tuple[np.generic, ...]:
     """What the kernels of a recurrent loop are told of it."""
     filtered, decay = np.int32(feedback.decay is not None), np.float32(feedback.decay or 0.0)
     return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)
 
 
-def threads(N: int) -> int:
+def count_threads(N: int) -> int:
     """Threads of the block that has a row of ``N`` neurons."""
     return min(MOST_THREADS, (N + 31) // 32 * 32)
 
 
-def shared(N: int, feedback: Feedback) -> int:
+def count_shared_bytes(N: int, feedback: RecurrentFeedback) -> int:
     """Bytes that they share for ``N`` neurons and a ``feedback``: the output of the last inner steps and of the one at work."""
     return 4 * (feedback.delays + 1) * ((N + 31) // 32 if feedback.binary else N)
 
@@ -375,7 +387,7 @@ def arguments(
     )
 
 
-def blocks(lanes: int) -> int:
+def count_blocks(lanes: int) -> int:
     """How many blocks of `BLOCK` threads have a thread for every one of so many ``lanes``."""
     return (lanes + BLOCK - 1) // BLOCK
 

@@ -10,15 +10,15 @@ from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
 from spiky_rl.kernels.ops import reference
-from spiky_rl.kernels.programs import words_of
-from spiky_rl.kernels.runs import Run
+from spiky_rl.kernels.programs import count_words
+from spiky_rl.kernels.runs import NeuronRun
 
 
 class Torch(Backend):
     """Every neuron step by step, every map as torch has it."""
 
     @override
-    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
         outputs, carried = [], state is not None
         step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
@@ -37,7 +37,7 @@ class Torch(Backend):
         return whole, state if carried else ()
 
     @override
-    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
         assert feedback is not None and synapses is not None
         count, D, outputs = len(neuron.states), feedback.delays, []
@@ -88,7 +88,7 @@ class Torch(Backend):
 
     @override
     def pack(self, x: Tensor) -> Tensor:
-        count = words_of(x.shape[1])
+        count = count_words(x.shape[1])
         padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
         place = torch.arange(64, device=x.device)
         return (padded.view(-1, count, 64).long() << place).sum(-1)

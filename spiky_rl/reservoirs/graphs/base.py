@@ -29,7 +29,7 @@ class Wiring:
         return float(np.count_nonzero(self.weights)) / max(size * (size - 1), 1)
 
 
-class Graph(Component):
+class ReservoirGraph(Component):
     """A rule that wires N neurons."""
 
     def __init__(self, options: Settings | None = None) -> None:

@@ -13,10 +13,10 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 
-class ErdosRenyi(Graph):
+class ErdosRenyi(ReservoirGraph):
     """Random graph in which every pair of neurons is connected with the same probability."""
 
     class Options(Settings):

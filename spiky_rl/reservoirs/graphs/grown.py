@@ -18,10 +18,10 @@ from typing import Any, override
 import numpy as np
 from pydantic import field_validator
 
-from spiky_rl.config.options import RegistryError, Settings, nearest, option, short
+from spiky_rl.config.options import RegistryError, Settings, suggest_name, option, shorten
 from spiky_rl.config import files, registry
 from spiky_rl.config.reading import ReadingError, parse_json, read_file
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 VERSION = 1
 FORMAT = "spiky_rl grown graph"
@@ -69,7 +69,7 @@ class GrownGraph:
         return Wiring(weights, inhibits)
 
 
-class Grown(Graph):
+class Grown(ReservoirGraph):
     """Graph that ``scripts/grow.py`` evolved, read from its file."""
 
     class Options(Settings):
@@ -154,12 +154,12 @@ def read(path: Path) -> GrownGraph:
         raise RegistryError(f"{path}: version: {data.get('version')!r} is not read here; only {VERSION} is")
     for key in data:
         if key not in ("format", "version", *CHECKS):
-            raise RegistryError(f"{path}: {key}: no such key{nearest(key, CHECKS)}")
+            raise RegistryError(f"{path}: {key}: no such key{suggest_name(key, CHECKS)}")
     for key, (check, allowed) in CHECKS.items():
         if key not in data:
             raise RegistryError(f"{path}: {key}: is missing; it has to be {allowed}")
         if not check(data[key]):
-            raise RegistryError(f"{path}: {key}: {short(data[key])} is not allowed; it has to be {allowed}")
+            raise RegistryError(f"{path}: {key}: {shorten(data[key])} is not allowed; it has to be {allowed}")
     size = len(data["states"])
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:

@@ -16,14 +16,14 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 CONNECTIVITY = np.array([[0.3, 0.2], [0.4, 0.1]])
 """C by presynaptic (row) and postsynaptic kind: excitatory, inhibitory."""
 MEAN = np.array([[30.0, 60.0], [-19.0, -19.0]]) / 30.0
 
 
-class Maass(Graph):
+class Maass(ReservoirGraph):
     """Neurons on a grid, connected the more probably the closer they are."""
 
     class Options(Settings):

@@ -27,7 +27,7 @@ MAX_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellGraph:
     """A graph of nodes with states."""
 
     adjacency: np.ndarray
@@ -46,7 +46,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Rule:
+class GrowthRule:
     """Two networks without biases: the chromosomes."""
 
     action: tuple[np.ndarray, ...]
@@ -56,10 +56,10 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthResult:
     """How a growth went."""
 
-    cells: Cells
+    cells: CellGraph
     """The last graph that was not too large."""
     steps: int
     end: str
@@ -67,7 +67,7 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Actions:
+class NodeActions:
     """The action of each node; wiring counts where it divides."""
 
     remove: np.ndarray
@@ -82,23 +82,23 @@ class Actions:
     """int [N]: between children"""
 
 
-def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
+def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
     """One node without edges; with ``inputs`` or ``outputs``, so many of these as well, and edges inputs -> node -> outputs."""
     size = inputs + outputs + 1
     adjacency = np.zeros((size, size), bool)
     adjacency[:inputs, -1] = True
     adjacency[-1, inputs:-1] = True
-    return Cells(adjacency, np.zeros(size, int), inputs, outputs)
+    return CellGraph(adjacency, np.zeros(size, int), inputs, outputs)
 
 
-def random_rule(generator: np.random.Generator, hidden: int = 0) -> Rule:
+def random_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
     """Weights uniform in [-1, 1] from the ``generator``; ``hidden`` neurons in the action network, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
     action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
-    return Rule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
+    return GrowthRule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 
-def neighbourhood(cells: Cells) -> np.ndarray:
+def neighbourhood(cells: CellGraph) -> np.ndarray:
     """G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
@@ -112,17 +112,17 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
     return x @ layers[-1]
 
 
-def choose(rule: Rule, cells: Cells) -> Actions:
+def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
     """The actions of all nodes of ``cells`` by the ``rule``: the largest output of each group decides."""
     output = _forward(rule.action, neighbourhood(cells))
     what = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
     remove = what == REMOVE
     remove[: cells.inputs + cells.outputs] = False
-    return Actions(remove, what == DIVIDE, *wiring)
+    return NodeActions(remove, what == DIVIDE, *wiring)
 
 
-def restructure(cells: Cells, actions: Actions) -> Cells:
+def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
     """The graph after the ``actions`` of all ``cells``: survivors in their order, then children in theirs, which inherit the state."""
     A = cells.adjacency
     f, b, n = actions.forward, actions.backward, actions.new
@@ -135,10 +135,10 @@ def restructure(cells: Cells, actions: Actions) -> Cells:
     wired = (f != NONE) | (b != NONE) | (n != NONE)
     staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
     adjacency = np.block([[A, ahead], [back, among]])[np.ix_(staying, staying)]
-    return Cells(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
+    return CellGraph(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
 
 
-def prune(cells: Cells) -> Cells:
+def prune(cells: CellGraph) -> CellGraph:
     """The ``cells``, with inputs and more than one part: without those that no input reaches, but for inputs and outputs."""
     if not cells.inputs:
         return cells
@@ -148,28 +148,30 @@ def prune(cells: Cells) -> Cells:
     staying = np.arange(cells.size) < cells.inputs + cells.outputs
     for i in range(cells.inputs):
         staying[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
-    return Cells(
+    return CellGraph(
         cells.adjacency[np.ix_(staying, staying)], cells.states[staying], cells.inputs, cells.outputs
     )
 
 
-def largest_part(cells: Cells) -> Cells:
+def largest_part(cells: CellGraph) -> CellGraph:
     """Those of the ``cells`` that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
     staying = labels == np.bincount(labels).argmax()
-    return Cells(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
+    return CellGraph(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
 
 
-def step(rule: Rule, cells: Cells) -> Cells:
+def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
     """One step of development of ``cells`` by a ``rule``. Without nodes in, or left, there are none out."""
-    cells = prune(restructure(cells, choose(rule, cells)))
+    cells = prune(restructure(cells, choose_actions(rule, cells)))
     states = _forward(rule.state, neighbourhood(cells)).argmax(1)
-    return Cells(cells.adjacency, states, cells.inputs, cells.outputs)
+    return CellGraph(cells.adjacency, states, cells.inputs, cells.outputs)
 
 
-def grow(rule: Rule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: Cells | None = None) -> Growth:
+def grow(
+    rule: GrowthRule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: CellGraph | None = None
+) -> GrowthResult:
     """Develop a graph until it dies, comes back to a former graph, gets too large or has had its steps.
 
     Args:
@@ -179,28 +181,28 @@ def grow(rule: Rule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: Cell
         seed: Where it begins; None: at one node.
     """
     cells = seed_cells() if seed is None else seed
-    seen: dict[bytes, list[Cells]] = {_fingerprint(cells): [cells]}
+    seen: dict[bytes, list[CellGraph]] = {_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
         following = step(rule, cells)
         if following.size == 0:
-            return Growth(following, count, "died")
+            return GrowthResult(following, count, "died")
         if following.size > max_size:
-            return Growth(cells, count - 1, "size")
+            return GrowthResult(cells, count - 1, "size")
         cells = following
         alike = seen.setdefault(_fingerprint(cells), [])
         if any(isomorphic(cells, former) for former in alike):
-            return Growth(cells, count, "attractor")
+            return GrowthResult(cells, count, "attractor")
         alike.append(cells)
-    return Growth(cells, max_steps, "steps")
+    return GrowthResult(cells, max_steps, "steps")
 
 
-def _fingerprint(cells: Cells) -> bytes:
+def _fingerprint(cells: CellGraph) -> bytes:
     """Equal for isomorphic graphs: the rows of G, sorted."""
     seen = neighbourhood(cells)
     return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
 
 
-def isomorphic(a: Cells, b: Cells) -> bool:
+def isomorphic(a: CellGraph, b: CellGraph) -> bool:
     """Whether a renumbering of the nodes makes one graph, states included, the other: ``a`` and ``b``."""
     if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
         return False
@@ -218,7 +220,7 @@ def isomorphic(a: Cells, b: Cells) -> bool:
     return networkx.vf2pp_is_isomorphic(graphs[0], graphs[1], node_label="colour")
 
 
-def _colours(a: Cells, b: Cells) -> np.ndarray:
+def _colours(a: CellGraph, b: CellGraph) -> np.ndarray:
     """Colours of both graphs' nodes, refined by their neighbours' until that distinguishes no more (Weisfeiler-Leman)."""
     size = a.size
     adjacency = np.zeros((2 * size, 2 * size))

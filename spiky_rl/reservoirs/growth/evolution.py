@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiky_rl.reservoirs.growth.dgca import MAX_STEPS, Cells, Rule, grow, largest_part, random_rule
+from spiky_rl.reservoirs.growth.dgca import MAX_STEPS, CellGraph, GrowthRule, grow, largest_part, random_rule
 
-Fitness = Callable[[Cells], float]
+Fitness = Callable[[CellGraph], float]
 """Lower is better: an error such as the NRMSE of a task. Infinite or not a number: not valid."""
 
 CROSSOVER, MUTATION = 0.5, 0.02
@@ -29,7 +29,7 @@ ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
-class Limits:
+class GraphLimits:
     """Which graphs are valid."""
 
     min_size: int = 20
@@ -43,13 +43,13 @@ class Limits:
 class Individual:
     """A rule, the largest connected part of what it grew and how good that is."""
 
-    rule: Rule
-    cells: Cells
+    rule: GrowthRule
+    cells: CellGraph
     fitness: float
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvolutionProgress:
     """The state of an evolution after a tournament."""
 
     tournament: int
@@ -77,8 +77,8 @@ def evolve(
     tournaments: int = 1000,
     population: int = 10,
     hidden: int = 0,
-    limits: Limits = Limits(),
-    progress: Callable[[Progress], None] = lambda _: None,
+    limits: GraphLimits = GraphLimits(),
+    progress: Callable[[EvolutionProgress], None] = lambda _: None,
 ) -> Individual | None:
     """The best individual of an evolution; None where no rule grew a valid graph.
 
@@ -101,7 +101,7 @@ def evolve(
     known: dict[bytes, float] = {}
     for tournament in range(1, tournaments + 1):
         before = best
-        pair = list(zip(_two(actions, generator), _two(states, generator), strict=True))
+        pair = list(zip(_draw_pair(actions, generator), _draw_pair(states, generator), strict=True))
         for attempt in range(ATTEMPTS):
             if attempt:
                 for action, state in pair:
@@ -120,19 +120,19 @@ def evolve(
         if math.isfinite(individuals[won].fitness):
             for winner, loser in zip(pair[won], pair[1 - won], strict=True):
                 if loser.record >= individuals[won].fitness:
-                    _infect(loser, winner, generator)
-        progress(Progress(tournament, growths, len(known), best, best is not before))
+                    _recombine(loser, winner, generator)
+        progress(EvolutionProgress(tournament, growths, len(known), best, best is not before))
     return best
 
 
-def _two(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
+def _draw_pair(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
     return [chromosomes[i] for i in generator.choice(len(chromosomes), 2, replace=False)]
 
 
 def _individual(
-    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: Limits, known: dict[bytes, float]
+    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, known: dict[bytes, float]
 ) -> Individual:
-    rule = Rule(action.layers, state.layers)
+    rule = GrowthRule(action.layers, state.layers)
     cells = largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
     value = math.inf
     if cells.size >= limits.min_size:
@@ -152,7 +152,7 @@ def _renew(chromosome: _Chromosome, generator: np.random.Generator) -> None:
     chromosome.record = math.inf
 
 
-def _infect(loser: _Chromosome, winner: _Chromosome, generator: np.random.Generator) -> None:
+def _recombine(loser: _Chromosome, winner: _Chromosome, generator: np.random.Generator) -> None:
     """Half the winner's columns, then mutation. What the loser has become has no record."""
     layers = []
     for mine, theirs in zip(loser.layers, winner.layers, strict=True):

@@ -9,14 +9,14 @@ from typing import Any, Protocol, override
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain import PlainMapping
 from spiky_rl.reservoirs import narma as narma_task
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 from spiky_rl.reservoirs.graphs.grown import GrownGraph
-from spiky_rl.reservoirs.growth.dgca import Cells, Rule
+from spiky_rl.reservoirs.growth.dgca import CellGraph, GrowthRule
 from spiky_rl.reservoirs.growth.settings import Task
-from spiky_rl.reservoirs.memory import memory_capacity, standardised
+from spiky_rl.reservoirs.memory import memory_capacity, standardize_drive
 
 NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
 """The reservoir that a graph is put into; all else is the default."""
@@ -36,7 +36,7 @@ class SpikingReservoir(Protocol):
         ...
 
 
-class Fixed(Graph):
+class FixedGraph(ReservoirGraph):
     """A wiring that is there already."""
 
     def __init__(self, wiring: Wiring) -> None:
@@ -48,7 +48,7 @@ class Fixed(Graph):
         return self.wiring
 
 
-def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
+def make_reservoir(wiring: Wiring, settings: PlainMapping) -> SpikingReservoir:
     """A spiking reservoir of one input.
 
     Args:
@@ -57,12 +57,12 @@ def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
     """
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")
-    fixed = registry.Configured("fixed", Fixed, None, {"wiring": wiring})
+    fixed = registry.ComponentSpec("fixed", FixedGraph, None, {"wiring": wiring})
     return replace(configured, parts={**configured.parts, "graph": fixed}).build(inputs=1, outputs=1)
 
 
 @dataclass(frozen=True)
-class Score:
+class ReservoirScore:
     """A fitness: what a graph's reservoir achieves on a task with fixed data. Lower is better."""
 
     task: Task
@@ -74,20 +74,22 @@ class Score:
     """The samples are divided among so many series, which cost no more time than one does."""
     washout: int = 50
 
-    def __call__(self, cells: Cells) -> float:
-        net = reservoir(as_file(cells, Rule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed})
-        return self.of(net.drive)
+    def __call__(self, cells: CellGraph) -> float:
+        net = make_reservoir(
+            make_graph_file(cells, GrowthRule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed}
+        )
+        return self.evaluate(net.drive)
 
-    def of(self, drive: Drive) -> float:
+    def evaluate(self, drive: Drive) -> float:
         """The score of any reservoir that expects standardised inputs, by its ``drive``."""
         generator = np.random.default_rng(self.seed)
         if self.task == "memory":
-            drive = standardised(drive, -1.0, 1.0)
+            drive = standardize_drive(drive, -1.0, 1.0)
             return -memory_capacity(
                 drive, generator, DELAYS, self.train, self.test, self.washout, self.series
             ).total
-        drive = standardised(drive, *narma_task.INPUT)
-        return narma_task.narma(
+        drive = standardize_drive(drive, *narma_task.INPUT)
+        return narma_task.evaluate_narma(
             drive, generator, int(self.task.removeprefix("narma")),
             self.train, self.test, self.washout, self.series,
         ).nrmse  # fmt: skip
@@ -98,7 +100,7 @@ class Score:
         return {**vars(self), "unit": unit, "network": {**NETWORK, "seed": self.seed}}
 
 
-def as_file(cells: Cells, rule: Rule, score: Score, fitness: float) -> GrownGraph:
+def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, fitness: float) -> GrownGraph:
     """Content of a grown graph's file: its ``cells``, the ``rule`` that grew them, the ``score`` and what ``fitness`` that gave."""
     chromosomes = {"action": list(rule.action), "state": list(rule.state)}
     return GrownGraph(

@@ -15,7 +15,7 @@ Task = Literal["narma10", "narma30", "memory"]
 TASKS = get_args(Task)
 
 
-class Growth(Settings):
+class GrowRequest(Settings):
     """Settings of an evolution, as a user gives them."""
 
     out: Path = option(..., "the best graph: FILE.json, written whenever it is bettered")
@@ -29,7 +29,7 @@ class Growth(Settings):
     max_size: int = option(200, "nodes that a graph has at most", low=1, high=MOST_STEPS)
     seed: int = option(0, "seed of rules, reservoirs and task; -1: a random one", low=-1, high=MOST_STEPS)
 
-    def require(self) -> None:
+    def check(self) -> None:
         """Raise UserError for what does not go together, or has no room here."""
         files.require_file("--out", self.out, (".json",))
         if self.population < 2:
@@ -41,8 +41,8 @@ class Growth(Settings):
         needed = {f"--max_size {self.max_size}": 8 * self.max_size**2}  # a matrix of all its edges
         needed[f"--population {self.population}"] = 1000 * self.population  # objects of a rule, at least
         needed[f"--hidden {self.hidden}"] = 8 * self.population * (self.hidden or 0)
-        sizes.require(needed, sizes.machine_memory())
+        sizes.require_memory(needed, sizes.machine_memory())
 
-    def seeded(self) -> Growth:
+    def with_drawn_seed(self) -> GrowRequest:
         """The same with the seed that is drawn where a random one is asked for."""
         return self.with_changes(seed=random.randrange(2**31)) if self.seed == -1 else self

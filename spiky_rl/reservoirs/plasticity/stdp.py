@@ -25,11 +25,11 @@ from torch import Tensor
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 
-class Stdp(Plasticity):
+class StdpPlasticity(Plasticity):
     """Spike-timing-dependent plasticity with homeostasis of the firing rates."""
 
     class Options(Settings):
@@ -56,7 +56,7 @@ class Stdp(Plasticity):
         super().__init__()
         self.potentiation = options.rate * options.potentiation
         self.depression = options.rate * options.depression
-        self.recent, self.environments = Recent.of(dt=dt, tau=options.tau), options.environments
+        self.recent, self.environments = SpikeTrace.from_options(dt=dt, tau=options.tau), options.environments
         self.intrinsic, self.target = options.intrinsic * unit, options.target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
         # of the wiring that the checkpoint holds, which another seed would not draw
@@ -81,7 +81,7 @@ class Stdp(Plasticity):
                 spikes[None],
                 len(spikes),
                 state,
-                (self.recent.number("tau"),),
+                (self.recent.get_step_value("tau"),),
             )
         )
         # row: presynaptic; the pair of a neuron with itself has no synapse
@@ -114,13 +114,13 @@ class Stdp(Plasticity):
         self._change = self._excess = None
 
 
-class Recent(Neuron):
+class SpikeTrace(Neuron):
     """y <- e^(-dt/tau) y + z; its output is y from before this inner step."""
 
     states = ("y",)
 
     class Options(Neuron.Options):
-        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau: float = parameter(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True

@@ -22,7 +22,7 @@ class EngineError(UserError):
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkOrder:
     """The cells that an engine is to run, and how."""
 
     cells: Sequence[Cell]
@@ -31,13 +31,13 @@ class Order:
     """The study's folder, absolute; on a cluster, one that all machines share."""
     parallel: int
     """Cells at once."""
-    changed: Callable[[Mapping[str, str]], None]
+    on_change: Callable[[Mapping[str, str]], None]
     """Called a few times a second with the states of the cells, by name."""
-    asked: Callable[[], bool]
+    stop_requested: Callable[[], bool]
     """Whether to stop: nothing new is begun, and what runs keeps a checkpoint."""
     gpus: Sequence[str] = ()
     """GPUs of this machine to spread cells over, as CUDA_VISIBLE_DEVICES names them; none: cells choose by themselves."""
-    more: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
+    more_cells: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
     """Called as often with the states: cells to take besides."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
@@ -47,27 +47,27 @@ class Order:
             waiting: Cells to begin; more are put behind them.
             states: States of all cells by name; more are put beside them.
         """
-        for cell in () if self.asked() else self.more(states):
+        for cell in () if self.stop_requested() else self.more_cells(states):
             waiting.append(cell)
             states[cell.name] = WAITING
-        return bool(waiting) and not self.asked()
+        return bool(waiting) and not self.stop_requested()
 
 
 class Engine(ABC):
     """Runs cells, each in processes of its own; a cell that fails does not touch the others."""
 
     @abstractmethod
-    def run(self, order: Order) -> dict[str, str]:
+    def run(self, order: WorkOrder) -> dict[str, str]:
         """Work all cells of an ``order`` to their ends, or until it is asked to stop; their states, by name."""
 
 
-def command(order: Order, cell: Cell) -> list[str]:
+def make_command(order: WorkOrder, cell: Cell) -> list[str]:
     """The command that works a ``cell`` of an ``order``; the number of the process that starts it goes behind."""
     work = [sys.executable, "-m", "spiky_rl.experiments.run.work"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
-def environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
+def make_environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
     """A cell's environment: its part of the cores, unless the user gave a number of threads; its GPUs, if any.
 
     Args:
@@ -80,19 +80,19 @@ def environment(parallel: int, available: int, gpus: str | None = None) -> dict[
     return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
 
 
-def visible(count: int, shown: str) -> tuple[str, ...]:
+def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
     """Names of the ``count`` GPUs there are: those in CUDA_VISIBLE_DEVICES, ``shown``, or their numbers where it is empty."""
     names = [name.strip() for name in shown.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
 
-def shares(gpus: Sequence[str], processes: int) -> list[str]:
+def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
     """The ``gpus`` in shares of one for each of a cell's ``processes``, as CUDA_VISIBLE_DEVICES takes them; none for a part."""
     whole = len(gpus) // processes
     return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
 
 
-def least_busy(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
+def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
     """The share among ``offered`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
@@ -100,11 +100,11 @@ def least_busy(offered: Sequence[str], taken: Iterable[str | None]) -> str | Non
     )
 
 
-def state_of(code: int) -> str:
+def get_cell_state(code: int) -> str:
     """A cell's state after its process ended with ``code``. A process that was killed has left no word: it failed."""
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processor cores of this machine that this process may use."""
     return len(os.sched_getaffinity(0))

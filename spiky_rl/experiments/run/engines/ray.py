@@ -21,10 +21,10 @@ from spiky_rl.experiments.run.engines.base import (
     WAITING,
     Engine,
     EngineError,
-    Order,
-    command,
-    environment,
-    state_of,
+    WorkOrder,
+    make_command,
+    make_environment,
+    get_cell_state,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RETRIES = 5
 """How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
-PATIENCE = 5.0
+CONNECT_TIMEOUT_S = 5.0
 """Seconds in which a cluster has to answer."""
 PAUSE = 0.5
 """Seconds between looks."""
@@ -61,14 +61,14 @@ class RayEngine(Engine):
         self.address, self.cpus, self.gpus = address, cpus, gpus
 
     @override
-    def run(self, order: Order) -> dict[str, str]:
-        with guarded() if self.address is None else nullcontext():
+    def run(self, order: WorkOrder) -> dict[str, str]:
+        with make_ray_environment() if self.address is None else nullcontext():
             import ray  # after that, for it reads its environment once
 
             self.connect()
             try:
                 self.require_resources()
-                return self.follow(order)
+                return self.run_tasks(order)
             finally:
                 ray.shutdown()
 
@@ -85,7 +85,7 @@ class RayEngine(Engine):
         try:
             if self.address and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
                 # Ray itself would wait for minutes
-                socket.create_connection((place[1], int(place[2])), timeout=PATIENCE).close()
+                socket.create_connection((place[1], int(place[2])), timeout=CONNECT_TIMEOUT_S).close()
             ray.init(
                 address=self.address or "local",  # None would join whatever RAY_ADDRESS names
                 log_to_driver=False,
@@ -114,7 +114,7 @@ class RayEngine(Engine):
                 f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has as many"
             )
 
-    def follow(self, order: Order) -> dict[str, str]:
+    def run_tasks(self, order: WorkOrder) -> dict[str, str]:
         """Hand out the cells of an ``order``, at most its ``parallel`` at a time, and wait for them; their states, by name."""
         import ray
 
@@ -122,33 +122,33 @@ class RayEngine(Engine):
         waiting, running = list(order.cells), dict["ObjectRef[int]", str]()
         hashes = dict[str, str]()
         threads = max(1, int(self.cpus))
-        given = environment(order.parallel, threads * order.parallel)
+        given = make_environment(order.parallel, threads * order.parallel)
         variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
-        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(work)
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_cell_process)
         while order.has_more(waiting, states) or running:
-            while waiting and len(running) < order.parallel and not order.asked():
+            while waiting and len(running) < order.parallel and not order.stop_requested():
                 cell = waiting.pop(0)
-                running[remote.remote(command(order, cell), variables)] = cell.name
+                running[remote.remote(make_command(order, cell), variables)] = cell.name
                 hashes[cell.name] = cell.hash
                 states[cell.name] = RUNNING
-            if order.asked():
+            if order.stop_requested():
                 for task in running:
                     ray.cancel(task)
             ended, _ = ray.wait(list(running), timeout=PAUSE)
             for task in ended:
                 name = running.pop(task)
-                states[name] = outcome(task)
+                states[name] = get_task_state(task)
                 if states[name] == DONE and not is_finished(order.out / "cells" / name, hashes[name]):
                     raise EngineError(
                         f"{order.out}: cell {name} is finished elsewhere, but its result is not here; on a cluster --out"
                         " must lie in a folder that all machines share"
                     )
-            order.changed(states)
+            order.on_change(states)
         return {name: STOPPED if state == WAITING else state for name, state in states.items()}
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def make_ray_environment() -> Iterator[None]:
     """An environment in which Ray starts a cluster that only this command can use: a random token, on loopback."""
     own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
     before = {key: os.environ.get(key) for key in own}
@@ -161,7 +161,7 @@ def guarded() -> Iterator[None]:
             os.environ.update({} if value is None else {key: value})
 
 
-def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
+def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int:
     """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token.
 
     Args:
@@ -178,13 +178,13 @@ def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
             raise
 
 
-def outcome(task: ObjectRef[int]) -> str:
+def get_task_state(task: ObjectRef[int]) -> str:
     """A cell's state after its ``task`` ended."""
     import ray
     from ray.exceptions import RayError, TaskCancelledError
 
     try:
-        return state_of(ray.get(task))
+        return get_cell_state(ray.get(task))
     except TaskCancelledError:
         return STOPPED
     except RayError:

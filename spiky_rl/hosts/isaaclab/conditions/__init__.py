@@ -10,35 +10,41 @@ import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Group, Nominal, drawing
-from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, entity, robot_of
-from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, Subject, newton_solver
-from spiky_rl.hosts.isaaclab.conditions.sensing import sensors_of
+from spiky_rl.hosts.isaaclab.conditions.base import (
+    EvalCondition,
+    ConditionError,
+    EnvGroup,
+    Nominal,
+    seed_torch,
+)
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, make_scene_entity_cfg, find_robot
+from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, newton_solver
+from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 
 __all__ = [
     "CONDITIONS",
+    "CONDITION_SETS",
     "ROBUSTNESS",
-    "SETS",
-    "Condition",
     "ConditionError",
-    "Group",
-    "Subject",
-    "chosen",
-    "drawing",
-    "entity",
-    "listed",
-    "missing",
+    "ConditionSubject",
+    "EnvGroup",
+    "EvalCondition",
+    "find_robot",
+    "find_unavailable",
+    "make_scene_entity_cfg",
+    "map_values_to_sensors",
     "newton_solver",
-    "require",
-    "robot_of",
-    "sensors_of",
+    "parse_conditions",
+    "require_conditions",
+    "seed_torch",
+    "split_names",
 ]
 
 log = logging.getLogger("spiky_rl")
 
-ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
+ROBUSTNESS: Mapping[str, type[EvalCondition]] = MappingProxyType(
     {
         "nominal": Nominal,
         "observation_noise": sensing.ObservationNoise,
@@ -50,21 +56,21 @@ ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
     }
 )
 """What nearly every task can be put under, by name: `all` of a command line, as it has always been."""
-CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
+CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
     {
         **ROBUSTNESS,
-        **sensing.DELAYED,
-        "observation_held": sensing.ObservationHeld,
+        **sensing.DELAY_CONDITIONS,
+        "observation_held": sensing.HeldObservations,
         **damage.DAMAGES,
         **faults.FAULTS,
     }
 )
 """By name; to add one, write a class and a line here."""
-SETS = ("all", "stress")
+CONDITION_SETS = ("all", "stress")
 """Names for several conditions: those of `ROBUSTNESS`, and all others that a task and an agent can have."""
 
 
-def chosen(names: str, subject: Subject | None = None) -> list[str]:
+def parse_conditions(names: str, subject: ConditionSubject | None = None) -> list[str]:
     """The conditions that are asked for; nominal is always one, the first.
 
     Args:
@@ -74,10 +80,10 @@ def chosen(names: str, subject: Subject | None = None) -> list[str]:
     Raises:
         ConditionError: There is no such condition, or one is named twice.
     """
-    given = listed(names)
+    given = split_names(names)
     for name in given:
-        if name not in (*CONDITIONS, *SETS):
-            hint = nearest(name, (*CONDITIONS, *SETS))
+        if name not in (*CONDITIONS, *CONDITION_SETS):
+            hint = suggest_name(name, (*CONDITIONS, *CONDITION_SETS))
             raise ConditionError(
                 f"--conditions: {name!r} is not known; choose from {', '.join(CONDITIONS)}, or all, or stress{hint}"
             )
@@ -87,39 +93,39 @@ def chosen(names: str, subject: Subject | None = None) -> list[str]:
     return list(dict.fromkeys(["nominal", *(each for name in given for each in sets.get(name, [name]))]))
 
 
-def listed(names: str) -> list[str]:
+def split_names(names: str) -> list[str]:
     """The conditions and sets that ``names`` lists with commas."""
     return [name.strip() for name in names.split(",")]
 
 
-def _stress(subject: Subject | None) -> list[str]:
+def _stress(subject: ConditionSubject | None) -> list[str]:
     """What the set ``stress`` is of a ``subject``; None: of one that can have all of it."""
     wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
-    if subject is None or not (left_out := missing(wanted, subject)):
+    if subject is None or not (left_out := find_unavailable(wanted, subject)):
         return wanted
-    log.info("stress leaves out on %s: %s", subject.task, _reasons(left_out))
+    log.info("stress leaves out on %s: %s", subject.task, _group_by_reason(left_out))
     return [name for name in wanted if name not in left_out]
 
 
-def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:
+def find_unavailable(names: Sequence[str], subject: ConditionSubject) -> dict[str, str]:
     """Those of the conditions ``names`` that a ``subject`` cannot have, each with the first reason."""
     reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
     return {
-        name: next(reasons[need] for need in CONDITIONS[name].needs if need in reasons)
+        name: next(reasons[need] for need in CONDITIONS[name].requirements if need in reasons)
         for name in names
-        if any(need in reasons for need in CONDITIONS[name].needs)
+        if any(need in reasons for need in CONDITIONS[name].requirements)
     }
 
 
-def require(names: Sequence[str], subject: Subject) -> None:
+def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
     """Raise ConditionError where a ``subject`` cannot be put under one of the conditions ``names``."""
-    refused = missing(names, subject)
+    refused = find_unavailable(names, subject)
     if refused:
         others = ", ".join(name for name in names if name not in refused)
-        raise ConditionError(f"--conditions: {_reasons(refused, subject.task)}; without: {others}")
+        raise ConditionError(f"--conditions: {_group_by_reason(refused, subject.task)}; without: {others}")
 
 
-def _reasons(refused: Mapping[str, str], task: str = "") -> str:
+def _group_by_reason(refused: Mapping[str, str], task: str = "") -> str:
     """Conditions by the reason why they cannot be had."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
-from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.energy import InferenceCost
 from spiky_rl.networks.base import SpikingNetwork
 
 
@@ -25,7 +25,7 @@ class ConditionError(UserError):
 # pylint: disable=unnecessary-ellipsis
 
 
-class Activity(Protocol):
+class ActivityProtocol(Protocol):
     """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
 
     @property
@@ -44,15 +44,15 @@ class Activity(Protocol):
         ...
 
     @property
-    def cost(self) -> Cost | None:
+    def cost(self) -> InferenceCost | None:
         """Cost of the step; None where it is not known."""
         ...
 
 
-class Policy(Protocol):
+class PolicyProtocol(Protocol):
     """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.PlayedPolicy`."""
 
-    adapts: bool
+    is_plastic: bool
     """Whether what is plastic in its network changes while it acts."""
 
     @property
@@ -76,13 +76,13 @@ class Policy(Protocol):
     def reset(self, dones: Tensor | None = None) -> None:
         """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
 
-    def activity(self, obs: TensorDict, part: Tensor) -> Activity:
+    def compute_activity(self, obs: TensorDict, part: Tensor) -> ActivityProtocol:
         """Spikes and operations of the control step that begins with ``obs``, in the environments ``part``."""
         ...
 
 
 @dataclass(frozen=True)
-class Group:
+class EnvGroup:
     """The environments that a condition acts on."""
 
     env: Env
@@ -93,25 +93,25 @@ class Group:
     """Seed of everything that the condition draws."""
     sensors: Tensor
     """Which sensor each observed value comes from, [C]: see `sensors_of`."""
-    deviation: Tensor
+    observation_std: Tensor
     """Standard deviation of each observed value under random actions, [C]."""
-    middle: int = 0
+    damage_step: int = 0
     """Control step in which whatever happens in the middle of an episode happens: half of the longest episode."""
     leg: str = ""
     """Names of the joints of one leg, as a regular expression; empty: the robot has none that is known."""
 
 
-class Condition(ABC):
+class EvalCondition(ABC):
     """A disturbance of a group of environments."""
 
     text: ClassVar[str]
     """One line: what is done, with its magnitude."""
-    needs: ClassVar[tuple[str, ...]] = ()
+    requirements: ClassVar[tuple[str, ...]] = ()
     """What a task or an agent must have for it: keys of `requirements.REQUIREMENTS`."""
     damages: ClassVar[bool] = False
     """Whether it begins in the middle of an episode, so that recovery from it can be measured."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         self.group = group
         self.generator = torch.Generator(group.ids.device).manual_seed(group.seed)
 
@@ -119,7 +119,9 @@ class Condition(ABC):
     def configure(cls, env_cfg: EnvCfg) -> None:
         """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
 
-    def changed(self, policy: Policy) -> list[Policy]:  # pylint: disable=unused-argument
+    def perturb_policy(
+        self, policy: PolicyProtocol
+    ) -> list[PolicyProtocol]:  # pylint: disable=unused-argument
         """Return the changed copies that act in the place of ``policy``; empty if the policy itself acts.
 
         The copies share the group's environments: in their order, evenly.
@@ -129,11 +131,11 @@ class Condition(ABC):
     def begin(self) -> None:
         """Once, where the group's episodes begin."""
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         """The observation ``values`` [E, C] as the policy receives them; called once per control step."""
         return values
 
-    def send(self, actions: Tensor) -> Tensor:
+    def perturb_actions(self, actions: Tensor) -> Tensor:
         """The policy's ``actions`` [E, A] as they reach the robot; called once per control step."""
         return actions
 
@@ -143,12 +145,12 @@ class Condition(ABC):
     def reset(self, dones: Tensor) -> None:
         """After a control step: the episodes of ``dones`` [E] have ended, and others have begun."""
 
-    def uniform(self, *size: int) -> Tensor:
+    def sample_uniform(self, *size: int) -> Tensor:
         """Numbers between 0 and 1 in a tensor of this ``size``, from the group's seed."""
         return torch.rand(size, generator=self.generator, device=self.generator.device)
 
 
-class Damage(Condition):
+class Damage(EvalCondition):
     """A change in the middle of every episode, once and for good."""
 
     damages = True
@@ -159,23 +161,23 @@ class Damage(Condition):
 
     @override
     def step(self) -> None:
-        if self.steps == self.group.middle:
-            self.damage()
+        if self.steps == self.group.damage_step:
+            self.apply_damage()
         self.steps += 1
 
     @abstractmethod
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         """Apply the change in the middle of the episode."""
 
 
-class Nominal(Condition):
+class Nominal(EvalCondition):
     """As trained."""
 
     text = "nothing changed"
 
 
 @contextmanager
-def drawing(seed: int, device: torch.device | str) -> Iterator[None]:
+def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
     """Torch's random numbers on ``device``, which the simulator takes, from ``seed``; afterwards as if nobody had drawn."""
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):

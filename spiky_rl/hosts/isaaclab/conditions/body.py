@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group, drawing
+from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, EnvGroup, seed_torch
 from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
     from isaaclab.managers import SceneEntityCfg
 
-BASE_PUSH = 3.0
+BASE_PUSH_SPEED = 3.0
 """Greatest change of a base's velocity by a push, along x and along y, in m/s: about the speed of a trained Ant, which loses a
 tenth of its return; 1 m/s, twice what Isaac Lab's walking tasks train with, it does not notice."""
 JOINT_PUSH = 5.0
@@ -33,14 +33,14 @@ JOINT_FRICTION = (0.0, 1.0)
 """Dry friction in every joint, N or N m, and viscous friction, N s/m or N m s/rad."""
 
 
-class Push(Condition):
+class Push(EvalCondition):
     """Random velocity pushes."""
 
     text = (
-        f"every {PUSH_SECONDS[0]:g} to {PUSH_SECONDS[1]:g} s a push: up to {BASE_PUSH:g} m/s more or less along x and y; of a"
+        f"every {PUSH_SECONDS[0]:g} to {PUSH_SECONDS[1]:g} s a push: up to {BASE_PUSH_SPEED:g} m/s more or less along x and y; of a"
         f" robot with a fixed base, up to {JOINT_PUSH:g} m/s or rad/s in every joint"
     )
-    needs = ("robot",)
+    requirements = ("robot",)
 
     def begin(self) -> None:
         self.left = self._interval(len(self.group.ids))
@@ -54,79 +54,79 @@ class Push(Condition):
 
     def _interval(self, count: int) -> Tensor:
         shortest, longest = PUSH_SECONDS
-        return shortest + (longest - shortest) * self.uniform(count)
+        return shortest + (longest - shortest) * self.sample_uniform(count)
 
     def _push(self, ids: Tensor) -> None:
         from isaaclab.envs import mdp
 
-        env, (name, robot) = self.group.env, robot_of(self.group.env)
+        env, (name, robot) = self.group.env, find_robot(self.group.env)
         if robot.is_fixed_base:
             # Isaac Lab's term sets the velocity of the root, which here cannot move: this is its like for joints
-            change = JOINT_PUSH * (2.0 * self.uniform(len(ids), robot.num_joints) - 1.0)
+            change = JOINT_PUSH * (2.0 * self.sample_uniform(len(ids), robot.num_joints) - 1.0)
             velocity = robot.data.joint_vel.torch[ids] + change
             robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=ids.int())
             return
-        reach = {"x": (-BASE_PUSH, BASE_PUSH), "y": (-BASE_PUSH, BASE_PUSH)}
+        reach = {"x": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED), "y": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED)}
         seed = int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
-        with drawing(seed, env.device):
-            mdp.push_by_setting_velocity(env, ids.int(), reach, entity(env, name))  # type: ignore[arg-type]  # its scene does
+        with seed_torch(seed, env.device):
+            mdp.push_by_setting_velocity(env, ids.int(), reach, make_scene_entity_cfg(env, name))  # type: ignore[arg-type]  # its scene does
 
 
-class Mass(Condition):
+class Mass(EvalCondition):
     """A robot of other masses."""
 
     text = f"mass and inertia of every body times {MASS[0]:g} to {MASS[1]:g}, log-uniform"
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         from isaaclab.envs import mdp
 
-        apply(
+        apply_event_term(
             self.group, mdp.randomize_rigid_body_mass,
             mass_distribution_params=MASS, operation="scale", distribution="log_uniform", recompute_inertia=True, min_mass=1e-6,
         )  # fmt: skip
 
 
-class Friction(Condition):
+class Friction(EvalCondition):
     """Slippery ground or, for a robot that stands on none, stiff joints."""
 
     text = (
         f"friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g}, {SURFACE_FRICTION[1]:g}); of a robot with a"
         f" fixed base, dry and viscous friction of U({JOINT_FRICTION[0]:g}, {JOINT_FRICTION[1]:g}) N (s/m) or N m (s/rad) more in every joint"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         change_friction(self.group)
 
 
-def change_friction(group: Group) -> None:
+def change_friction(group: EnvGroup) -> None:
     """Give the robots of a ``group`` other friction: on the ground, or in their joints where they stand on none."""
     from isaaclab.envs import mdp
 
-    if robot_of(group.env)[1].is_fixed_base:
-        apply(
+    if find_robot(group.env)[1].is_fixed_base:
+        apply_event_term(
             group, mdp.randomize_joint_parameters,
             friction_distribution_params=JOINT_FRICTION, operation="add", distribution="uniform",
             armature_distribution_params=None, lower_limit_distribution_params=None, upper_limit_distribution_params=None,
         )  # fmt: skip
         return
-    give_friction_to_robots(group.env)
-    apply(
+    use_robot_friction(group.env)
+    apply_event_term(
         group, mdp.randomize_rigid_body_material,
         static_friction_range=SURFACE_FRICTION, dynamic_friction_range=SURFACE_FRICTION,
         restitution_range=(0.0, 0.0), num_buckets=64, make_consistent=True,
     )  # fmt: skip
 
 
-def robot_of(env: Env) -> tuple[str, Articulation]:
+def find_robot(env: Env) -> tuple[str, Articulation]:
     """Name and articulation of the robot in an ``env``."""
     there = env.scene.articulations
     name = "robot" if "robot" in there else next(iter(there))
     return name, there[name]
 
 
-def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
+def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
     """An asset as event terms take it.
 
     Args:
@@ -141,8 +141,8 @@ def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityC
     return found
 
 
-def apply(
-    group: Group,
+def apply_event_term(
+    group: EnvGroup,
     term: Callable[..., Any],
     bodies: list[int] | None = None,
     **params: object,
@@ -158,12 +158,12 @@ def apply(
     from isaaclab.managers import EventTermCfg
 
     env = group.env
-    params["asset_cfg"] = entity(env, robot_of(env)[0], bodies)
-    with drawing(group.seed, env.device):
+    params["asset_cfg"] = make_scene_entity_cfg(env, find_robot(env)[0], bodies)
+    with seed_torch(group.seed, env.device):
         term(EventTermCfg(func=term, mode="evaluation", params=params), env)(env, group.ids.int(), **params)
 
 
-def give_friction_to_robots(env: Env) -> None:
+def use_robot_friction(env: Env) -> None:
     """Let the friction of the robots in ``env`` be that of their contacts with the ground, without a change to these contacts.
 
     MuJoCo takes the larger of two coefficients, so a robot on rough ground never slips: the ground hands its own over, and

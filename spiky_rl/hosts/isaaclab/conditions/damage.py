@@ -7,9 +7,9 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Damage
+from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, ConditionError, Damage
 from spiky_rl.hosts.isaaclab.conditions.body import (
-    JOINT_FRICTION, SURFACE_FRICTION, apply, change_friction, give_friction_to_robots, robot_of,
+    JOINT_FRICTION, SURFACE_FRICTION, apply_event_term, change_friction, use_robot_friction, find_robot,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
@@ -26,11 +26,11 @@ class LockedLeg(Damage):
     """A leg whose joints do not move any more."""
 
     text = "from the middle of the episode on the joints of one leg stay where they are"
-    needs = ("robot", "worlds", "leg")
+    requirements = ("robot", "worlds", "leg")
 
     def begin(self) -> None:
         super().begin()
-        self.robot = robot_of(self.group.env)[1]
+        self.robot = find_robot(self.group.env)[1]
         try:
             self.joints: list[int] = self.robot.find_joints(self.group.leg)[0]  # type: ignore[assignment]
         except ValueError:
@@ -41,15 +41,15 @@ class LockedLeg(Damage):
         self.ids = self.group.ids.int()
         self.position: Tensor | None = None
 
-    def now(self) -> Tensor:
+    def get_joint_positions(self) -> Tensor:
         """Where the leg's joints are, [E, joints]; those beyond their limits at the limits, which would push them back."""
         limits = self.robot.data.joint_pos_limits.torch[self.group.ids][:, self.joints]
         return self.robot.data.joint_pos.torch[self.group.ids][:, self.joints].clamp(
             limits[..., 0], limits[..., 1]
         )
 
-    def damage(self) -> None:
-        self.position = self.now()
+    def apply_damage(self) -> None:
+        self.position = self.get_joint_positions()
         armature = torch.full_like(self.position, LOCK_ARMATURE)
         self.robot.write_joint_armature_to_sim_index(
             armature=armature, joint_ids=self.joints, env_ids=self.ids
@@ -66,7 +66,7 @@ class LockedLeg(Damage):
 
     def reset(self, dones: Tensor) -> None:
         if self.position is not None:
-            self.position = torch.where(dones.bool()[:, None], self.now(), self.position)
+            self.position = torch.where(dones.bool()[:, None], self.get_joint_positions(), self.position)
 
 
 class HalfTorque(Damage):
@@ -76,7 +76,7 @@ class HalfTorque(Damage):
         f"from the middle of the episode on every motor gives {STRENGTH:g} of the torque that it is told; of a joint that is told"
         f" where to be, {STRENGTH:g} of its gains are left"
     )
-    needs = ("robot", "worlds", "motors")
+    requirements = ("robot", "worlds", "motors")
 
     @classmethod
     @override
@@ -89,7 +89,7 @@ class HalfTorque(Damage):
             if isinstance(term, JointEffortActionCfg):
                 term.class_type = WeakeningEffort
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         from isaaclab.envs import mdp
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
@@ -101,7 +101,7 @@ class HalfTorque(Damage):
             term.strength[self.group.ids] = STRENGTH
         if len(weakening) < len(terms):
             share = (STRENGTH, STRENGTH)
-            apply(
+            apply_event_term(
                 self.group, mdp.randomize_actuator_gains,
                 stiffness_distribution_params=share, damping_distribution_params=share, operation="scale", distribution="uniform",
             )  # fmt: skip
@@ -115,14 +115,14 @@ class FrictionChange(Damage):
         f" {SURFACE_FRICTION[1]:g}); of a robot with a fixed base, dry and viscous friction of U({JOINT_FRICTION[0]:g},"
         f" {JOINT_FRICTION[1]:g}) more in every joint"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         super().begin()
-        if not robot_of(self.group.env)[1].is_fixed_base:
-            give_friction_to_robots(self.group.env)
+        if not find_robot(self.group.env)[1].is_fixed_base:
+            use_robot_friction(self.group.env)
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         change_friction(self.group)
 
 
@@ -133,19 +133,19 @@ class Payload(Damage):
         f"from the middle of the episode on, mass and inertia of the trunk times U({PAYLOAD[0]:g}, {PAYLOAD[1]:g}); of a robot with"
         " a fixed base, of its last body"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         from isaaclab.envs import mdp
 
-        robot = robot_of(self.group.env)[1]
-        apply(
+        robot = find_robot(self.group.env)[1]
+        apply_event_term(
             self.group, mdp.randomize_rigid_body_mass, bodies=[robot.num_bodies - 1 if robot.is_fixed_base else 0],
             mass_distribution_params=PAYLOAD, operation="scale", distribution="uniform", recompute_inertia=True, min_mass=1e-6,
         )  # fmt: skip
 
 
-DAMAGES: dict[str, type[Condition]] = {
+DAMAGES: dict[str, type[EvalCondition]] = {
     "locked_leg": LockedLeg,
     "half_torque": HalfTorque,
     "friction_change": FrictionChange,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 CONVOLUTIONAL = ("CNNModel",)
@@ -15,14 +15,14 @@ CONVOLUTIONAL = ("CNNModel",)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ConditionSubject:
     """A task and an agent that are to be put under conditions."""
 
     task: str
     env_cfg: EnvCfg
     leg: str = ""
     """What the task's file says of a leg's joints; empty: nothing."""
-    network: Configured | None = None
+    network: ComponentSpec | None = None
     """The agent's spiking network; None: an ANN, or an agent that does not matter."""
     model: str = "MLPModel"
     """Class of an ANN's model."""
@@ -30,7 +30,7 @@ class Subject:
     """The agent's name, for messages."""
 
 
-def robot(subject: Subject) -> str | None:
+def check_robot(subject: ConditionSubject) -> str | None:
     """Reason why the robot cannot be told from the scene of the ``subject``; None if it can."""
     from isaaclab.assets import ArticulationCfg
 
@@ -40,7 +40,7 @@ def robot(subject: Subject) -> str | None:
     return f"its scene declares {', '.join(there) or 'no robot'}, where one articulation is needed, or one called 'robot'"
 
 
-def worlds(subject: Subject) -> str | None:
+def check_worlds(subject: ConditionSubject) -> str | None:
     """Reason why single worlds cannot be changed in the physics of the ``subject``; None if they can.
 
     Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or share it among all worlds.
@@ -51,7 +51,7 @@ def worlds(subject: Subject) -> str | None:
     return f"{solver} cannot change single worlds; use physics=newton_mjwarp"
 
 
-def leg(subject: Subject) -> str | None:
+def check_leg(subject: ConditionSubject) -> str | None:
     """Reason why the joints of a leg are not known in the task of the ``subject``; None if they are."""
     if not subject.leg:
         return "its task file names no leg; write the names of a leg's joints under leg"
@@ -62,7 +62,7 @@ def leg(subject: Subject) -> str | None:
     return None
 
 
-def motors(subject: Subject) -> str | None:
+def check_motors(subject: ConditionSubject) -> str | None:
     """Reason why motors cannot be weakened: not all actions of the ``subject`` drive joints; None if they can."""
     from isaaclab.envs import mdp
 
@@ -74,36 +74,36 @@ def motors(subject: Subject) -> str | None:
     return f"its actions {', '.join(others)} are no joint's" if others else None
 
 
-def spikes(subject: Subject) -> str | None:
+def check_spikes(subject: ConditionSubject) -> str | None:
     """Reason why spikes cannot be disturbed: the agent of the ``subject`` has none; None if they can."""
     return None if subject.network is not None else f"{subject.agent} does not spike"
 
 
-def plain_spikes(subject: Subject) -> str | None:
+def check_binary_spikes(subject: ConditionSubject) -> str | None:
     """Reason why spikes cannot be added: those of the ``subject`` are not 0 or 1; None if they can."""
     if subject.network is None:
-        return spikes(subject)
+        return check_spikes(subject)
     parts = subject.network.parts.get("neuron")
     graded = [part.name for part in (parts if isinstance(parts, tuple) else (parts,)) if part and part.cls.graded]  # type: ignore[attr-defined]
     return f"the neuron {graded[0]} of {subject.agent} sends graded events, not spikes" if graded else None
 
 
-def neurons(subject: Subject) -> str | None:
+def check_neurons(subject: ConditionSubject) -> str | None:
     """Reason why hidden units cannot die one by one in the agent of the ``subject``; None if they can."""
     if subject.network is None and subject.model in CONVOLUTIONAL:
         return f"the hidden units of the {subject.model} of {subject.agent} are maps, not neurons"
     return None
 
 
-REQUIREMENTS: Mapping[str, Callable[[Subject], str | None]] = MappingProxyType(
+REQUIREMENTS: Mapping[str, Callable[[ConditionSubject], str | None]] = MappingProxyType(
     {
-        "robot": robot,
-        "worlds": worlds,
-        "leg": leg,
-        "motors": motors,
-        "spikes": spikes,
-        "plain_spikes": plain_spikes,
-        "neurons": neurons,
+        "robot": check_robot,
+        "worlds": check_worlds,
+        "leg": check_leg,
+        "motors": check_motors,
+        "spikes": check_spikes,
+        "plain_spikes": check_binary_spikes,
+        "neurons": check_neurons,
     }
 )
 """Requirements by name: each gives the reason why a task or an agent does not meet it; None if it does."""

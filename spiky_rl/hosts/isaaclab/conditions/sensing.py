@@ -8,67 +8,67 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group
+from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, EnvGroup
 
 NOISE = 0.1
 """Standard deviation of sensor noise, in that of the sensor itself: 10 % of what there is to read."""
 DROPOUT = 0.3
 """Probability that a sensor reads nothing in a control step."""
-FRESH = 0.5
+UPDATE_PROBABILITY = 0.5
 """Probability that a sensor which sends when it likes sends in a control step."""
 DELAYS = (1, 2, 4, 8)
 """Control steps by which observations or actions come late."""
 
 
-class ObservationNoise(Condition):
+class ObservationNoise(EvalCondition):
     """White noise on everything observed."""
 
     text = f"Gaussian noise on every observed value, {NOISE:g} of its standard deviation under random actions"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         noise = torch.randn(values.shape, generator=self.generator, device=values.device)
-        return values + NOISE * self.group.deviation * noise
+        return values + NOISE * self.group.observation_std * noise
 
 
-class SensorDropout(Condition):
+class SensorDropout(EvalCondition):
     """Sensors that fail now and then."""
 
     text = f"every sensor reads 0 with a probability of {DROPOUT:g} in each control step"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
-        lost = self.uniform(len(values), int(sensors.max()) + 1) < DROPOUT
+        lost = self.sample_uniform(len(values), int(sensors.max()) + 1) < DROPOUT
         return values.masked_fill(lost[:, sensors], 0.0)
 
 
-class SensorLoss(Condition):
+class SensorLoss(EvalCondition):
     """One sensor that has failed for good."""
 
     text = "one sensor reads 0 for the whole episode, each in as many episodes as any other"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors, episodes = self.group.sensors, torch.arange(len(values), device=values.device)
         # where there are fewer episodes than sensors, those that are lost lie evenly among the others
         lost = episodes * (int(sensors.max()) + 1) // len(values)
         return values.masked_fill(lost[:, None] == sensors, 0.0)
 
 
-class ObservationHeld(Condition):
+class HeldObservations(EvalCondition):
     """Sensors without a common clock."""
 
     text = (
-        f"every sensor sends a new value with a probability of {FRESH:g} in each control step; until it does, the policy sees its"
+        f"every sensor sends a new value with a probability of {UPDATE_PROBABILITY:g} in each control step; until it does, the policy sees its"
         " last one"
     )
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
         self.held: Tensor | None = None
         self.begun = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
-        fresh = self.uniform(len(values), int(sensors.max()) + 1) < FRESH
+        fresh = self.sample_uniform(len(values), int(sensors.max()) + 1) < UPDATE_PROBABILITY
         fresh = fresh[:, sensors] | self.begun[:, None]
         self.held = values if self.held is None else torch.where(fresh, values, self.held)
         self.begun = torch.zeros_like(self.begun)
@@ -78,7 +78,7 @@ class ObservationHeld(Condition):
         self.begun = dones.bool()
 
 
-class Line:
+class DelayLine:
     """A delay line of whole control steps, of its own for every environment.
 
     What goes in comes out ``delay`` calls later; before that comes what ``first`` makes of the first value that went in.
@@ -105,14 +105,14 @@ class Line:
         self.begun = dones.bool()
 
 
-class Delay(Condition):
+class Delay(EvalCondition):
     """Delayed observations or actions. Abstract: its subclasses say which, and those in `DELAYED` how late."""
 
     delay: int
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
-        self.line = Line(self.delay)
+        self.line = DelayLine(self.delay)
 
     def reset(self, dones: Tensor) -> None:
         self.line.reset(dones)
@@ -121,30 +121,30 @@ class Delay(Condition):
 class ObservationDelay(Delay):
     """Observations that come late; in the first steps of an episode the policy sees its first one."""
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         return self.line(values, values)
 
 
 class ActionDelay(Delay):
     """Actions that take effect late; before the first one does, they are 0."""
 
-    def send(self, actions: Tensor) -> Tensor:
+    def perturb_actions(self, actions: Tensor) -> Tensor:
         return self.line(actions, torch.zeros_like(actions))
 
 
-def late(steps: int) -> str:
+def format_delay(steps: int) -> str:
     """So many control ``steps``, in words."""
     return f"{steps} control step{'s' * (steps > 1)}"
 
 
-DELAYED: dict[str, type[Condition]] = {
+DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {
     **{
         f"action_delay_{steps}": type(
             f"ActionDelay{steps}",
             (ActionDelay,),
             {
                 "delay": steps,
-                "text": f"actions take effect {late(steps)} late; before the first one does, they are 0",
+                "text": f"actions take effect {format_delay(steps)} late; before the first one does, they are 0",
             },
         )
         for steps in DELAYS
@@ -155,7 +155,7 @@ DELAYED: dict[str, type[Condition]] = {
             (ObservationDelay,),
             {
                 "delay": steps,
-                "text": f"everything observed is {late(steps)} old; in the first steps of an episode it is the first observation",
+                "text": f"everything observed is {format_delay(steps)} old; in the first steps of an episode it is the first observation",
             },
         )
         for steps in DELAYS
@@ -163,7 +163,9 @@ DELAYED: dict[str, type[Condition]] = {
 }
 
 
-def sensors_of(shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> Tensor:
+def map_values_to_sensors(
+    shapes: Sequence[Sequence[int]], device: torch.device | str | None = None
+) -> Tensor:
     """Which sensor each value comes from, [C], of observations that are flat and one after another.
 
     Of a vector every column is a sensor; of an image [channels, height, width], every column of pixels.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.04
+FRAME_INTERVAL_S = 0.04
 """Seconds from frame to frame, at least."""
 PICTURE_PERIOD = 0.2
 """Seconds from picture to picture, at least."""
@@ -25,7 +25,7 @@ SHARE = 0.2
 TITLE = "Spikes of environment 0"
 
 
-class Live(BaseVisualizer):
+class LiveVisualizer(BaseVisualizer):
     """Draws by the clock instead of in every control step, and shows a picture beside the robot.
 
     It stands before one of Isaac Lab's visualizers among the bases of a class.
@@ -52,7 +52,7 @@ class Live(BaseVisualizer):
             self.show(self.picture())
             self.picture_due = begun + PICTURE_PERIOD
         spent = time.monotonic() - begun
-        self.due = begun + max(PERIOD, spent / SHARE)
+        self.due = begun + max(FRAME_INTERVAL_S, spent / SHARE)
 
     def is_watched(self) -> bool:
         """Whether anybody sees the picture."""

@@ -7,11 +7,11 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.hosts.isaaclab.camera import viewpoint
-from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
+from spiky_rl.hosts.isaaclab.camera import compute_viewpoint
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.live.base import Live
+    from spiky_rl.hosts.isaaclab.live.base import LiveVisualizer
 CONFIGURATIONS = {
     "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
     "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
@@ -25,7 +25,7 @@ FURTHER = 2.0
 """How far the robot is seen from, in a film's distances."""
 
 
-def configure(env_cfg: EnvCfg, names: Sequence[str]) -> None:
+def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
     """Put those of ``names`` that are ours into ``env_cfg.sim.visualizer_cfgs``, with what the task says of them there."""
     from isaaclab.utils.string import ResolvableString
 
@@ -46,12 +46,12 @@ def configure(env_cfg: EnvCfg, names: Sequence[str]) -> None:
         if name == "rerun":
             cfg.bind_address = LOCAL
             # Isaac Lab takes a port that is not free for that of another viewer, and writes into it
-            cfg.web_port, cfg.grpc_port = free_port(cfg.web_port), free_port(cfg.grpc_port)
+            cfg.web_port, cfg.grpc_port = find_free_port(cfg.web_port), find_free_port(cfg.grpc_port)
             cfg.keep_historical_data = True  # else poses are static, and rerun's server never drops those
     env_cfg.sim.visualizer_cfgs = there
 
 
-def free_port(first: int) -> int:
+def find_free_port(first: int) -> int:
     """The first port from ``first`` on that nobody listens on."""
     for port in range(first, first + 1000):
         with socket.socket() as trial:
@@ -64,17 +64,17 @@ def free_port(first: int) -> int:
     raise OSError(f"no port is free from {first} to {first + 999}")
 
 
-def views(env: Wrapped) -> list[Live]:
+def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
     """The visualizers of ``env`` that are ours."""
     from spiky_rl.hosts.isaaclab.live import base
 
-    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.Live)]
+    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
 
 
-def look_at_first(env: Wrapped) -> None:
+def set_default_camera(env: WrappedEnv) -> None:
     """Let every visualizer of ``env`` look at the robot of environment 0 from where a film does, and from further, for it stays there."""
     scene = env.unwrapped.scene
     for robot in list(scene.articulations.values())[:1]:
-        middle, offset = viewpoint(robot)
+        middle, offset = compute_viewpoint(robot)
         for view in env.unwrapped.sim.visualizers:
             view.set_camera_view(tuple((middle + FURTHER * offset).tolist()), tuple(middle.tolist()))

@@ -6,10 +6,10 @@ import ctypes
 import importlib.util
 from collections.abc import Sequence
 
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.camera import LIBRARIES, GraphicsError
 
-NEEDS = {
+REQUIREMENTS = {
     "newton_gl": (("pyglet", "imgui_bundle"), "spiky-rl[video]"),
     "viser": (("viser",), "spiky-rl[live]"),
     "rerun": (("rerun",), "spiky-rl[live]"),
@@ -19,7 +19,7 @@ NEEDS = {
 """The modules that a visualizer imports, and what pip installs them with."""
 
 
-def require(names: Sequence[str], films: bool) -> None:
+def check_visualizers(names: Sequence[str], records_video: bool) -> None:
     """Raise GraphicsError, before a simulator starts, for a visualizer that there is not, or that cannot run here.
 
     Args:
@@ -27,17 +27,17 @@ def require(names: Sequence[str], films: bool) -> None:
         films: Whether the same process films, which it does without a screen.
     """
     for name in names:
-        if name not in NEEDS:
-            allowed = f"choose {', '.join(NEEDS)}, several with commas between them, or none alone"
-            raise GraphicsError(f"--visualizer {name!r}: {allowed}{nearest(name, NEEDS)}")
+        if name not in REQUIREMENTS:
+            allowed = f"choose {', '.join(REQUIREMENTS)}, several with commas between them, or none alone"
+            raise GraphicsError(f"--visualizer {name!r}: {allowed}{suggest_name(name, REQUIREMENTS)}")
     for name in names:
-        modules, package = NEEDS[name]
+        modules, package = REQUIREMENTS[name]
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
             remedy = f"install it with: pip install '{package}'"
             raise GraphicsError(f"--visualizer {name}: {', '.join(missing)} is not installed; {remedy}")
     if "newton_gl" in names:
-        if films:
+        if records_video:
             raise GraphicsError(
                 "--visualizer newton_gl and --video: a process draws on a screen or without one; use viser or rerun"
             )

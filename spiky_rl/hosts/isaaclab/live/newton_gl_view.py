@@ -7,10 +7,10 @@ from typing import override
 import numpy as np
 from isaaclab_visualizers.newton.newton_visualizer import NewtonGLVisualizer
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 
 
-class LiveView(Live, NewtonGLVisualizer):
+class NewtonGLView(LiveVisualizer, NewtonGLVisualizer):
     """Isaac Lab's OpenGL window, with spikes."""
 
     @override

@@ -10,7 +10,7 @@ import numpy as np
 from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 from spiky_rl.hosts.isaaclab.live.choice import LOCAL
 from spiky_rl.hosts.isaaclab.live.rerun_server import RerunServer
 
@@ -25,7 +25,7 @@ PATH = "spikes"
 """Where the picture is among rerun's entities."""
 
 
-class LiveView(Live, RerunVisualizer):
+class RerunView(LiveVisualizer, RerunVisualizer):
     """Isaac Lab's rerun, with spikes."""
 
     def __init__(self, cfg: RerunVisualizerCfg) -> None:

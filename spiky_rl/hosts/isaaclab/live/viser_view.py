@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 from isaaclab_visualizers.viser.viser_visualizer import ViserVisualizer
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 from spiky_rl.hosts.isaaclab.live.origins import refuse_other_pages
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isaaclab_visualizers.viser import ViserVisualizerCfg
 
 
-class LiveView(Live, ViserVisualizer):
+class ViserView(LiveVisualizer, ViserVisualizer):
     """Isaac Lab's viser, with spikes."""
 
     def __init__(self, cfg: ViserVisualizerCfg) -> None:

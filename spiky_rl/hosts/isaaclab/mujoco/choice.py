@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 if TYPE_CHECKING:
     from isaaclab.physics import PhysicsCfg
@@ -28,7 +28,7 @@ class PhysicsError(UserError):
     """A physics that a task or a machine cannot have."""
 
 
-def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
+def split_physics_override(overrides: Sequence[str]) -> tuple[str, list[str]]:
     """Which physics ``overrides`` ask for, and they as Isaac Lab knows them; "" where it is one of Isaac Lab's own."""
     wanted, others = AUTO, []
     for text in overrides:
@@ -43,7 +43,7 @@ def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
     return wanted, others
 
 
-def apply(env_cfg: EnvCfg, wanted: str, device: str) -> str:
+def apply_physics(env_cfg: EnvCfg, physics_name: str, device: str) -> str:
     """Give a task's configuration the physics that is wanted; returns the name of what it has then.
 
     Args:
@@ -55,24 +55,24 @@ def apply(env_cfg: EnvCfg, wanted: str, device: str) -> str:
     Raises:
         PhysicsError: MuJoCo's C library is asked for by name and cannot be had.
     """
-    name = named(env_cfg.sim.physics)
-    if wanted not in (NATIVE, AUTO) or (wanted == AUTO and (device != "cpu" or name != WARP)):
+    name = get_physics_name(env_cfg.sim.physics)
+    if physics_name not in (NATIVE, AUTO) or (physics_name == AUTO and (device != "cpu" or name != WARP)):
         return name
-    if reason := refusal(env_cfg, name, device):
-        if wanted == NATIVE:
+    if reason := get_unsupported_reason(env_cfg, name, device):
+        if physics_name == NATIVE:
             raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
-        say_warp(reason)
+        log_warp_fallback(reason)
         return name
-    replace_manager(env_cfg.sim.physics, wanted)  # type: ignore[arg-type]  # it is MuJoCo-Warp's
+    replace_manager(env_cfg.sim.physics, physics_name)  # type: ignore[arg-type]  # it is MuJoCo-Warp's
     return NATIVE
 
 
-def say_warp(reason: str) -> None:
+def log_warp_fallback(reason: str) -> None:
     """The one line of a run that was not told which physics it has, and for this ``reason`` has MuJoCo-Warp on a CPU."""
     log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
 
 
-def settled(env: Wrapped, name: str) -> str:
+def get_solver_name(env: WrappedEnv, name: str) -> str:
     """Name of the solver that steps the worlds of an ``env`` after its reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
     settle = getattr(env.unwrapped.sim.physics_manager, "settle", None)
     return name if settle is None or settle() else WARP
@@ -86,7 +86,7 @@ def replace_manager(physics: NewtonCfg, wanted: str) -> NewtonCfg:
     return physics
 
 
-def offer(env_cfg: EnvCfg) -> EnvCfg:
+def add_physics_preset(env_cfg: EnvCfg) -> EnvCfg:
     """Add ``mujoco`` to the physics that a task's ``env_cfg`` lets Isaac Lab's own commands choose from; returns it.
 
     It is the default where MuJoCo-Warp is. For a simulation on a CPU.
@@ -95,7 +95,7 @@ def offer(env_cfg: EnvCfg) -> EnvCfg:
 
     presets = env_cfg.sim.physics
     if not isinstance(presets, PresetCfg):
-        apply(env_cfg, AUTO, "cpu")
+        apply_physics(env_cfg, AUTO, "cpu")
     elif hasattr(presets, WARP):
         native, auto = (replace_manager(copy.deepcopy(getattr(presets, WARP)), wanted) for wanted in MANAGERS)
         is_default = getattr(presets, "default", None) == getattr(presets, WARP)
@@ -105,7 +105,7 @@ def offer(env_cfg: EnvCfg) -> EnvCfg:
     return env_cfg
 
 
-def refusal(env_cfg: EnvCfg, name: str, device: str) -> str | None:
+def get_unsupported_reason(env_cfg: EnvCfg, name: str, device: str) -> str | None:
     """Why MuJoCo's C library cannot step a task, as far as it can be known before the simulator starts; None: it can.
 
     Args:
@@ -122,12 +122,12 @@ def refusal(env_cfg: EnvCfg, name: str, device: str) -> str | None:
         return "use_mujoco_cpu is MuJoCo's own single world"
     if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
         return "it does not give Newton's contacts to the integrator rk4"
-    from spiky_rl.hosts.isaaclab.mujoco.worlds import available
+    from spiky_rl.hosts.isaaclab.mujoco.worlds import get_unavailable_reason
 
-    return available()
+    return get_unavailable_reason()
 
 
-def named(physics: PhysicsCfg | None) -> str:
+def get_physics_name(physics: PhysicsCfg | None) -> str:
     """Isaac Lab's name of a configuration of ``physics``."""
     from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
 

@@ -10,7 +10,7 @@ import warp as wp
 from newton import Control, JointType, Model, State
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.isaaclab.mujoco.worlds import library
+from spiky_rl.hosts.isaaclab.mujoco.worlds import load_library
 from spiky_rl.kernels.compiler import CompileError
 
 INTEGERS = (
@@ -90,7 +90,7 @@ class Conversions:
     """Where Newton's arrays lie, for the step in C. ``solver``: Newton's, of which the model and MuJoCo-Warp's arrays are."""
 
     def __init__(self, solver: SolverMuJoCo) -> None:
-        if library().newton_size() != ctypes.sizeof(NewtonStruct):
+        if load_library().newton_size() != ctypes.sizeof(NewtonStruct):
             raise CompileError("newton.h and conversions.py name other fields")
         self.solver = solver
         model, data = solver.model, solver.mjw_data
@@ -162,7 +162,9 @@ class Conversions:
         joints = [ctypes.c_void_p(array.ptr) for array in (state.joint_q, state.joint_qd)]  # type: ignore[union-attr]
         chosen = None if mask is None else ctypes.c_void_p(mask.ptr)
         count = self.solver.mjw_data.nworld
-        library().newton_kinematics(ctypes.byref(struct), *joints, chosen, count, torch.get_num_threads())
+        load_library().newton_kinematics(
+            ctypes.byref(struct), *joints, chosen, count, torch.get_num_threads()
+        )
 
 
 def length(array: wp.array | None) -> int:

@@ -27,7 +27,7 @@ COUNTS = (
     *("iterations", "ls_iterations", "ccd_iterations", "disableflags", "enableflags"),
     *("cone", "solver", "integrator"),
 )
-OTHERWISE = {"mesh_quat", "mesh_pos", "oct_aabb"}
+DIFFERING_NAMES = {"mesh_quat", "mesh_pos", "oct_aabb"}
 """Arrays with a name of MuJoCo's that MuJoCo-Warp lays out in its own way; no simulation changes them."""
 
 
@@ -39,7 +39,7 @@ class UnsupportedModel(UserError):
         self.reason = reason
 
 
-def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
+def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     """Give every thread's model Newton's values.
 
     Args:
@@ -50,7 +50,7 @@ def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     Raises:
         UnsupportedModel: MuJoCo's C library has no place for one of them.
     """
-    values = values_of(source, compiled, worlds.count)
+    values = get_shared_values(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}
     options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
     turning = {name for name, value in options.items() if (value != value[:1]).any()}
@@ -61,7 +61,7 @@ def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     reach = (values["geom_margin"] + values["geom_gap"]).max(0)
     margins = np.zeros(compiled.nbody)
     np.maximum.at(margins, compiled.geom_bodyid, reach)
-    frames = frames_that_agree(values, compiled)
+    frames = find_matching_frames(values, compiled)
     for model in worlds.models:
         for name, value in values.items():
             target = getattr(model, name)
@@ -73,7 +73,7 @@ def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
         for name in COUNTS:
             setattr(model.opt, name, int(getattr(source.opt, name)))
         model.opt.impratio = 1.0 / float(options[RATIO][0]) ** 2
-        forget_shortcuts(model)
+        clear_simplifications(model)
         for name, value in frames.items():
             getattr(model, name)[:] = value
         model.body_margin[:] = margins
@@ -81,10 +81,10 @@ def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     of_options = {name: getattr(source.opt, name) for name in sorted(turning)}
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
     options_of_threads = [model.opt for model in worlds.models]
-    worlds.load([(of_models, worlds.models), (of_options, options_of_threads)], inertia)
+    worlds.set_inputs([(of_models, worlds.models), (of_options, options_of_threads)], inertia)
 
 
-def values_of(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
+def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
     """The numbers of MuJoCo-Warp's model that MuJoCo's has too: name -> [1 or worlds, values].
 
     Args:
@@ -101,7 +101,7 @@ def values_of(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndar
             or target.dtype != np.float64
         ):
             continue
-        if array.size == 0 or name in OTHERWISE:
+        if array.size == 0 or name in DIFFERING_NAMES:
             continue
         value = array.numpy().reshape(array.shape[0], -1)
         if value.shape != (1, target.size) and value.shape != (count, target.size):
@@ -113,7 +113,7 @@ def values_of(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndar
     return values
 
 
-def frames_that_agree(values: dict[str, np.ndarray], model: MjModel) -> dict[str, np.ndarray]:
+def find_matching_frames(values: dict[str, np.ndarray], model: MjModel) -> dict[str, np.ndarray]:
     """Which frames of a ``model``'s masses, shapes and sites are, by ``values`` of all worlds, their body's or that of its mass.
 
     MuJoCo copies those.
@@ -145,7 +145,7 @@ def frames_that_agree(values: dict[str, np.ndarray], model: MjModel) -> dict[str
     return found
 
 
-def forget_shortcuts(model: MjModel) -> None:
+def clear_simplifications(model: MjModel) -> None:
     """Take out of a ``model`` what MuJoCo's compiler derived from inertias and frames, which are Newton's now.
 
     Newton turns principal axes that are not unique otherwise, and moves every centre of mass by a millimetre to compile, and back.

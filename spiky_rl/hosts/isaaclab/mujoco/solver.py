@@ -10,9 +10,9 @@ from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.isaaclab.mujoco.choice import say_warp
+from spiky_rl.hosts.isaaclab.mujoco.choice import log_warp_fallback
 from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
-from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
+from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, update_models
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
 if TYPE_CHECKING:
@@ -35,32 +35,32 @@ class NativeSolver(SolverMuJoCo):
         self.worlds: Worlds | None = None
         self.is_stale, self.is_native, self.may_be_warp = True, True, may_be_warp
         super().__init__(model, **options)
-        if reason := unsupported(self):
-            self.leave_to_warp(UnsupportedModel(reason))
+        if reason := find_unsupported_feature(self):
+            self.fall_back_to_warp(UnsupportedModel(reason))
         else:
             self.conversions = Conversions(self)
 
-    def leave_to_warp(self, error: UnsupportedModel) -> None:
+    def fall_back_to_warp(self, error: UnsupportedModel) -> None:
         """Let MuJoCo-Warp make all steps, and say why. Raises the ``error`` where that is not wanted, or steps were made before."""
         if not self.may_be_warp or self._step:
             raise error
         self.is_native = False
-        say_warp(error.reason)
+        log_warp_fallback(error.reason)
 
     @override
     def _notify_model_changed(self, flags: ModelFlags | int) -> None:
         super()._notify_model_changed(flags)
         self.is_stale = True
 
-    def settle(self) -> bool:
+    def update_models(self) -> bool:
         """Give MuJoCo's models Newton's values, where those have changed; returns whether MuJoCo makes the next step."""
         if self.is_native and self.is_stale:
             if self.worlds is None:
                 self.worlds = Worlds(self.mj_model, self.mjw_data)
             try:
-                synchronise(self.worlds, self.mjw_model, self.mj_model)
+                update_models(self.worlds, self.mjw_model, self.mj_model)
             except UnsupportedModel as error:
-                self.leave_to_warp(error)
+                self.fall_back_to_warp(error)
             self.is_stale = False
         return self.is_native
 
@@ -68,13 +68,19 @@ class NativeSolver(SolverMuJoCo):
     def step(
         self, state_in: State, state_out: State, control: Control, contacts: Contacts, dt: float
     ) -> None:
-        if self.settle():
-            self.step_often(1, state_in, state_out, control, contacts, dt)
+        if self.update_models():
+            self.run_substeps(1, state_in, state_out, control, contacts, dt)
         else:
             super().step(state_in, state_out, control, contacts, dt)
 
-    def step_often(
-        self, count: int, state_in: State, state_out: State, control: Control, contacts: Contacts, dt: float
+    def run_substeps(
+        self,
+        substeps: int,
+        state_in: State,
+        state_out: State,
+        control: Control,
+        contacts: Contacts,
+        dt: float,
     ) -> None:
         """Steps of all worlds by MuJoCo with the same forces.
 
@@ -86,7 +92,7 @@ class NativeSolver(SolverMuJoCo):
             contacts: Newton's, where MuJoCo finds none itself.
             dt: Seconds of each.
         """
-        worlds = self.ready(dt)
+        worlds = self.prepare_worlds(dt)
         self._validate_rne_postconstraint(state_out)
         newton = self.conversions.bind(state_in, state_out, control)
         newton.applies = not self.conversions.has_ball_targets
@@ -98,17 +104,17 @@ class NativeSolver(SolverMuJoCo):
             given = not self.mjw_model.opt.run_collision_detection
             if given:
                 self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
-            worlds.ask(
+            worlds.configure_step(
                 wrenches=bool(self.mjw_model.sensor_rne_postconstraint),
                 report=bool(NewtonManager._report_contacts),  # pylint: disable=protected-access
-                given=given,
+                given_contacts=given,
             )
-            worlds.step(newton, count)
-        self._step += count
+            worlds.step(newton, substeps)
+        self._step += substeps
 
-    def ready(self, dt: float) -> Worlds:
+    def prepare_worlds(self, dt: float) -> Worlds:
         """The worlds of a native solver with Newton's values and a time step of ``dt`` seconds."""
-        self.settle()
+        self.update_models()
         assert self.worlds is not None
         self.mjw_model.opt.timestep.fill_(dt)
         for model in self.worlds.models:
@@ -116,7 +122,7 @@ class NativeSolver(SolverMuJoCo):
         return self.worlds
 
 
-def unsupported(solver: SolverMuJoCo) -> str | None:
+def find_unsupported_feature(solver: SolverMuJoCo) -> str | None:
     """The part of a ``solver``'s model or options that MuJoCo's C library steps otherwise than MuJoCo-Warp; None: there is none."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
@@ -148,7 +154,7 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         return NativeSolver(model, may_be_warp=cls.may_be_warp, **options)
 
     @classmethod
-    def settle(cls) -> bool:
+    def uses_native_solver(cls) -> bool:
         """Whether MuJoCo makes the steps of the model as it is before the first one, changes that wait for a step included."""
         solver: Any = cls._solver
         for change in cls._model_changes:  # they stay there; the step tells the solver again

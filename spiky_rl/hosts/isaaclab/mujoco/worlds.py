@@ -105,7 +105,7 @@ class BatchStruct(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The compiled `worlds.h`, linked with the installed MuJoCo. Raises CompileError."""
     folder = Path(mujoco.__file__).parent
     shared = sorted(folder.glob("libmujoco.so.*"))
@@ -119,16 +119,16 @@ def library() -> ctypes.CDLL:
     )
     folder_of_ours = resources(__package__)
     text = "".join(folder_of_ours.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
-    found = compiler.library(text, "native MuJoCo", flags)
+    found = compiler.compile_library(text, "native MuJoCo", flags)
     if found.mujoco_version() != mujoco.mj_version() or found.batch_size() != ctypes.sizeof(BatchStruct):
         raise CompileError(f"MuJoCo {mujoco.__version__}: its headers do not fit its library")
     return found
 
 
-def available() -> str | None:
+def get_unavailable_reason() -> str | None:
     """Reason why worlds cannot be stepped natively, with the remedy; None if they can."""
     try:
-        library()
+        load_library()
     except CompileError as error:
         return str(error)
     return None
@@ -145,7 +145,7 @@ class Worlds:
             data: On the CPU; its arrays are read and written in place.
             threads: Their number; None: as many as torch has.
         """
-        self.library, self.data = library(), data
+        self.library, self.data = load_library(), data
         self.count, self.threads = data.nworld, threads or torch.get_num_threads()
         if self.threads > 1 and not self.library.has_threads():
             log.warning("physics: the C++ compiler has no OpenMP, so the worlds are stepped on one thread")
@@ -157,30 +157,30 @@ class Worlds:
         self.told: set[str] = set()
         self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
         for name, items in (("models", self.models), ("datas", self.datas)):
-            self.keep(
+            self.set_memory(
                 batch, name, (POINTER * self.threads)(*(item._address for item in items))
             )  # pylint: disable=protected-access
         for name, source in (("iterations", "solver_niter"), ("constraints", "nefc")):
-            self.point(batch, name, getattr(data, source))
+            self.set_pointer(batch, name, getattr(data, source))
         contact = data.contact
         contacts = batch.contacts
         contacts.capacity, contacts.addresses = contact.efc_address.shape
         contacts.rows = data.efc.force.shape[1]
-        self.point(contacts, "count", data.nacon)
-        self.point(contacts, "force", data.efc.force)
+        self.set_pointer(contacts, "count", data.nacon)
+        self.set_pointer(contacts, "force", data.efc.force)
         for name, source in CONTACTS.items():
-            self.point(contacts, name, getattr(contact, source))
+            self.set_pointer(contacts, name, getattr(contact, source))
         sizes = {
             "order": max(1, contacts.capacity),
             "first": self.count + 1,
             "warnings": int(mujoco.mjtWarning.mjNWARNING),
         }
         for name, size in sizes.items():
-            self.keep(batch, name, (INTEGER * size)())
+            self.set_memory(batch, name, (INTEGER * size)())
         self.set_fields("state", [({name: getattr(data, name) for name in STATES}, self.datas)])
-        self.ask(wrenches=False, report=False, given=False)
+        self.configure_step(wrenches=False, report=False, given_contacts=False)
 
-    def ask(self, *, wrenches: bool, report: bool, given: bool) -> None:
+    def configure_step(self, *, wrenches: bool, report: bool, given_contacts: bool) -> None:
         """Say what a step finds besides the state.
 
         Args:
@@ -188,14 +188,14 @@ class Worlds:
             report: Whether contacts are.
             given: Whether contacts are given instead.
         """
-        batch, now = self.batch, (int(wrenches), int(report), int(given))
+        batch, now = self.batch, (int(wrenches), int(report), int(given_contacts))
         if "outcome" in self.kept and now == (batch.wrenches, batch.report, batch.given):
             return
         batch.wrenches, batch.report, batch.given = now
         names = OUTCOMES + WRENCHES * wrenches
         self.set_fields("outcome", [({name: getattr(self.data, name) for name in names}, self.datas)])
 
-    def load(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
+    def set_inputs(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
         """Set what the step of each world reads: its state and inputs, and what of the model differs between worlds.
 
         Args:
@@ -204,19 +204,23 @@ class Worlds:
         """
         inputs = {name: getattr(self.data, name) for name in LOADED}
         self.set_fields("load", [(inputs, self.datas), *differing])
-        self.point(self.batch, "mean_inertia", mean_inertia)
+        self.set_pointer(self.batch, "mean_inertia", mean_inertia)
 
     def set_fields(self, name: str, groups: Sequence[Group]) -> None:
         """Fill the table ``name``: arrays of all worlds, and the memory of each thread that they go to or come from, by ``groups``."""
         rows = []
         for arrays, holders in groups:
             for key, array in arrays.items():
-                view, places = self.view(f"{name}.{key}", array), [address(holder, key) for holder in holders]
+                view, places = self.view(f"{name}.{key}", array), [
+                    get_address(holder, key) for holder in holders
+                ]
                 if view.size:
-                    self.keep(None, f"{name}.{key} of threads", threads := (POINTER * len(places))(*places))
+                    self.set_memory(
+                        None, f"{name}.{key} of threads", threads := (POINTER * len(places))(*places)
+                    )
                     size, number = view.size // self.count, view.dtype == np.float32
                     rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(number)))
-        self.keep(self.batch, name, (FieldStruct * len(rows))(*rows))
+        self.set_memory(self.batch, name, (FieldStruct * len(rows))(*rows))
         setattr(self.batch, f"{name}s", len(rows))
 
     def view(self, name: str, array: Array) -> np.ndarray:
@@ -227,11 +231,11 @@ class Worlds:
         self.kept[f"{name} view"] = view
         return view
 
-    def point(self, struct: ctypes.Structure, name: str, array: Array) -> None:
+    def set_pointer(self, struct: ctypes.Structure, name: str, array: Array) -> None:
         view = self.view(name, array)
         setattr(struct, name, view.ctypes.data if view.size else None)
 
-    def keep(self, struct: ctypes.Structure | None, name: str, memory: ctypes.Array) -> None:
+    def set_memory(self, struct: ctypes.Structure | None, name: str, memory: ctypes.Array) -> None:
         self.kept[name] = memory
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
@@ -248,16 +252,16 @@ class Worlds:
         self.library.batch_step(ctypes.byref(self.batch))
         if self.batch.failed >= 0:
             message = self.batch.message.decode(errors="replace")
-            self.tell(message, "MuJoCo broke off the step of world %d: %s", self.batch.failed, message)
+            self.log_once(message, "MuJoCo broke off the step of world %d: %s", self.batch.failed, message)
         if self.batch.lost:
-            self.tell("lost", "MuJoCo's own memory has no place for %d contacts", self.batch.lost)
+            self.log_once("lost", "MuJoCo's own memory has no place for %d contacts", self.batch.lost)
         self.tell_overflow("njmax", self.batch.rows, self.data.njmax, "constraint rows")
         per_world, room = -(-self.batch.found // self.count), self.batch.contacts.capacity // self.count
         self.tell_overflow("nconmax", per_world, room, "contacts on average")
         warnings = self.kept["warnings"]
         for kind, number in enumerate(warnings):
             if number:
-                self.tell(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
+                self.log_once(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
 
     def tell_overflow(self, option: str, needed: int, room: int, what: str) -> None:
         """Warn once where MuJoCo-Warp's arrays are too small, though MuJoCo's own grow.
@@ -270,20 +274,20 @@ class Worlds:
         """
         if needed > room:
             path = f"env.sim.physics.solver_cfg.{option}"
-            self.tell(
+            self.log_once(
                 option,
                 "physics: %s=%d is too small: a world has %d %s; sensors miss the others, and MuJoCo-Warp would leave them out;"
                 " %s=%d is enough so far",
                 *(path, room, needed, what, path, needed),
             )
 
-    def tell(self, what: str, message: str, *values: object) -> None:
+    def log_once(self, what: str, message: str, *values: object) -> None:
         """Log a ``message`` with its ``values``, once in the life of these worlds for each ``what``."""
         if what not in self.told:
             self.told.add(what)
             log.warning(message, *values)
 
 
-def address(holder: object, name: str) -> int:
+def get_address(holder: object, name: str) -> int:
     """Where ``holder``, a model, its options, or data, has the array ``name``."""
     return getattr(holder, name).ctypes.data
