@@ -92,7 +92,7 @@ def forms(
     for name in registry.list_names("targets"):
         target = registry.configure("targets", name, "targets").build()
         try:
-            target.refuse(plan.spec.to_dict())
+            target.check_network(plan.spec.to_dict())
         except registry.UserError as error:
             common.log.info("%s has no form %s: %s", agent, name, error)
             continue

@@ -14,7 +14,7 @@ from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY
 
 CUDA = "cuda:0"
-REASON = CUPY.available()
+REASON = CUPY.get_unavailable_reason()
 GPU = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend cupy: {REASON}")]
 
 
@@ -24,7 +24,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == CUDA:
         yield CUDA
         return
-    if reason := CPU.available():
+    if reason := CPU.get_unavailable_reason():
         pytest.skip(f"no compiled kernels: {reason}")
     with fake_cupy.on_the_host():
         yield "cpu"

@@ -78,7 +78,7 @@ def test_every_module_stands_in_a_room_and_imports_downwards_only():
 
 def test_an_import_from_above_would_be_seen():
     inside = ast.parse("def late():\n    from spiky_rl.networks._layer import Layer\n")
-    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.Layer"]
+    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.SpikingLayer"]
     assert upward("spiky_rl/cli/train.py", inside) == []
 
 
@@ -198,7 +198,7 @@ def test_one_file_alone_chooses_a_backend_and_no_other_knows_one_by_name():
         "def f(x, backend='cpu'): pass",
         "def f(*, own_backend='cpu'): pass",
         "settings = {'backend': 'torch'}",
-        "network.run_on('torch')",
+        "network.set_backend('torch')",
         "dispatch.choose('cpu', x)",
         "name = 'cupy'",
         "from spiky_rl.kernels.backends import cpu",

@@ -68,7 +68,7 @@ def test_unknown_kind_is_named_with_the_nearest():
 def test_file_stem_and_module_path_and_file_path_give_the_class(mine):
     assert registry.resolve("neurons", "lif") is Lif
     assert registry.resolve("neurons", "spiky_rl.neurons.lif:Lif") is Lif
-    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:Rate") is RateDecoder
+    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:RateDecoder") is RateDecoder
     leaky = registry.resolve("neurons", mine)
     assert leaky.__name__ == "Leaky"
     assert registry.resolve("neurons", mine) is leaky, "the file is executed once"

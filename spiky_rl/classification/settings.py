@@ -144,7 +144,7 @@ class ClassifyRequest(options.Settings):
         metavar="key=value",
     )
 
-    def check(self) -> None:
+    def check_request(self) -> None:
         """Raise UserError for what does not go together, or cannot be written."""
         files.require_writable("--log_root", self.log_root)
         if self.run_name:

@@ -34,7 +34,7 @@ def classify(argv: list[str]) -> int:
     """Train as the arguments say; what can be refused without the data is refused before they are read."""
     args = parser().parse(argv)
     asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
-    asked.check()
+    asked.check_request()
     if asked.evaluate or asked.predict:
         return evaluate_or_predict(asked)
     settings = None if asked.checkpoint else make_settings(asked)

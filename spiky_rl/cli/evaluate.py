@@ -50,7 +50,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         asked: What is evaluated.
         options: How.
     """
-    options.check(request)
+    options.check_request(request)
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
     bits = options.quantize

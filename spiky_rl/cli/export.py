@@ -23,7 +23,7 @@ def export(argv: list[str]) -> int:
     """Export as the arguments say."""
     args = parser().parse(argv)
     asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
-    targets = options.check(asked)
+    targets = options.check_request(asked)
     plan = make_plan(asked)
 
     from spiky_rl.deploy import _export

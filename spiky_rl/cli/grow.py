@@ -19,7 +19,7 @@ def parser() -> common.Parser:
 def grow(argv: list[str]) -> int:
     """Evolve, and keep the best graph in its file."""
     asked = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
-    asked.check()
+    asked.check_request()
 
     from spiky_rl.reservoirs.growth.search import evolve_graph
 

@@ -12,7 +12,7 @@ from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.plan import RunRequest
-from spiky_rl.deploy._targets import refuse, targets
+from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.hosts.run.asked import PlayOptions
 from spiky_rl.hosts.run.prepare import known_agent, make_plan
 
@@ -33,12 +33,12 @@ def play(argv: list[str]) -> int:
     """Play as the arguments say."""
     args = parser().parse(argv)
     asked, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
-    options.check(asked)
-    built = targets(EXPORT_TARGETS) if options.export else {}
+    options.check_request(asked)
+    built = make_targets(EXPORT_TARGETS) if options.export else {}
     if known := known_agent(asked):
-        refuse(built.values(), known)
+        check_expressible(built.values(), known)
     plan = make_plan(asked)
-    refuse(built.values(), plan.spec.to_dict())
+    check_expressible(built.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import playing

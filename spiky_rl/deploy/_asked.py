@@ -7,7 +7,7 @@ from pathlib import Path
 from spiky_rl.config import registry
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plan import RunRequest
-from spiky_rl.deploy._targets import refuse, require_chip, targets
+from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
 from spiky_rl.hosts.run.prepare import known_agent
 
@@ -32,7 +32,7 @@ class ExportOptions(Settings):
         """The targets, as the registry has them."""
         return [name.strip().replace("-", "_") for name in self.to.split(",")]
 
-    def check(self, asked: RunRequest) -> dict[str, Target]:
+    def check_request(self, asked: RunRequest) -> dict[str, Target]:
         """The targets by name; raise UserError for what cannot be exported, as far as that shows without Isaac Lab.
 
         Args:
@@ -40,9 +40,9 @@ class ExportOptions(Settings):
         """
         if asked.library != "rsl_rl":
             raise UserError(f"export.py: not available with --rl_library {asked.library}, only with rsl_rl")
-        built = targets(self.target_names)
+        built = make_targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, built.values())
         if (agent := known_agent(asked)) is not None:
-            refuse(built.values(), agent)
+            check_expressible(built.values(), agent)
         return built

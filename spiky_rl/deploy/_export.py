@@ -12,7 +12,7 @@ from spiky_rl.config.plan import RunPlan
 from spiky_rl.deploy._asked import ExportOptions
 from spiky_rl.deploy._calibration import record_rollout
 from spiky_rl.deploy._proof import VerificationResult, verify_targets
-from spiky_rl.deploy._targets import refuse
+from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy.base import Target
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
 from spiky_rl.hosts.run.simulate import open_policy
@@ -34,7 +34,7 @@ def run_export(
     Returns:
         The files, each with how its actions compare with the policy's.
     """
-    refuse(built.values(), plan.spec.to_dict())
+    check_expressible(built.values(), plan.spec.to_dict())
     checkpoint = find_checkpoint(plan)
     log.info("%s on %s, checkpoint %s", plan.agent, plan.task, checkpoint)
     log.info("starting the simulator, for an episode that proves the files equal")

@@ -192,7 +192,7 @@ def _neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
 
 
 def _feedforward(model: SpikingModel) -> FeedForward:
-    """The network of a model, which `Nir.refuse` has let pass."""
+    """The network of a model, which `Nir.check_network` has let pass."""
     assert isinstance(model.network, FeedForward)
     return model.network
 

@@ -11,7 +11,7 @@ from spiky_rl.deploy import _chip
 from spiky_rl.deploy.base import Target
 
 
-def targets(names: Sequence[str]) -> dict[str, Target]:
+def make_targets(names: Sequence[str]) -> dict[str, Target]:
     """The targets of these names, each able to write and to be proved here. Raises UserError."""
     known, built = registry.list_names("targets"), dict[str, Target]()
     for name in names:
@@ -22,7 +22,7 @@ def targets(names: Sequence[str]) -> dict[str, Target]:
     return built
 
 
-def refuse(built: Iterable[Target], agent: PlainMapping) -> None:
+def check_expressible(built: Iterable[Target], agent: PlainMapping) -> None:
     """Raise ExportError that names the key of an ``agent``, as plain data, that one of the targets cannot express."""
     for target in built:
         target.check_network(agent)

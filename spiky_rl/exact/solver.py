@@ -92,7 +92,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SpikingProblem:
-    """A network, what it is given and how exactly it is to be solved; see `spiky_rl.exact.adjoint.solve`."""
+    """A network, what it is given and how exactly it is to be solved; see `spiky_rl.exact.adjoint.solve_network`."""
 
     terms: NeuronTerms
     weights: Array

@@ -8,7 +8,7 @@ The gradient is that of the implicit function: with D_k = du/dt at spike k,
     D_k dt_k = sum w eps' (dt_i + dd_m) - sum eps dw + sum_(l<k) eta' dt_l
 
 It grows without bound where u only just reaches the threshold, so D is at least ``floor``. A neuron that does not spike has no
-gradient; `SpikeTimes.revive` raises its weights. With tau_refractory = tau a neuron is a leaky one with reset by subtraction
+gradient; `SpikeTimeLayer.raise_silent_weights` raises its weights. With tau_refractory = tau a neuron is a leaky one with reset by subtraction
 and synapses of the same time constant, whose weights are e w.
 
 Sources: Bohte, Kok & La Poutre (2002); several spikes per neuron: Booij & Nguyen (2005).

@@ -47,7 +47,7 @@ def get_backend(name: str) -> Backend:
     """The backend called ``name``, whether or not it is available: always the same object."""
     if name not in _BUILT:
         made = registry.ComponentSpec(name, registry.resolve("backends", name), {}, {}).build()
-        made.stand_in = made if name == REFERENCE else get_backend(REFERENCE)
+        made.is_fallback = made if name == REFERENCE else get_backend(REFERENCE)
         _BUILT[name] = made
     return _BUILT[name]
 

@@ -30,7 +30,7 @@ class NeuronWrapper(Neuron):
     def from_class(cls, inner: str, **values: Any) -> Self:
         """The same again, from what it was chosen to be: the class ``inner``, and ``values``, its options and the wrapper's own numbers."""
         own = {name: values.pop(name) for name in cls.own_values}
-        return cls(load_component("neurons", inner).of(**values), **own)
+        return cls(load_component("neurons", inner).from_options(**values), **own)
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:

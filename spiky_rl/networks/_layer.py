@@ -65,7 +65,7 @@ class NeuronParameters(torch.nn.Module):
 
 
 class LayerRule(Protocol):
-    """Interface of learning rules that a layer uses; see `spiky_rl.learning.base.Rule`."""
+    """Interface of learning rules that a layer uses; see `spiky_rl.learning.base.LearningRule`."""
 
     plain: bool
     cut_recurrent: bool

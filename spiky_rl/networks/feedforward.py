@@ -132,9 +132,9 @@ class FeedForward(SpikingNetwork):
             dispatch.check(options.backend)
         rule = parts["learning"].build()
         with error_path(f"{path}.surrogate"):
-            surrogate = rule.surrogate(parts["surrogate"].build())
+            surrogate = rule.choose_surrogate(parts["surrogate"].build())
             contract.check_surrogate(surrogate)
-        if parts["decoder"].name in rule.no_way_through:
+        if parts["decoder"].name in rule.blocks_gradient:
             raise RegistryError(
                 f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
                 " membrane reads when they come"
@@ -213,7 +213,7 @@ class FeedForward(SpikingNetwork):
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
-        self.learning.attach(stack, decoder, outputs)
+        self.learning.setup(stack, decoder, outputs)
         self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
         if sparsity is not None and not has_trainable_parameters(self.encoder, *stack):
             raise RegistryError(f"sparsity: {learning.name!r} leaves gradients nothing that changes rates")

@@ -114,7 +114,7 @@ def memory_capacity(
     """Linear memory: how well ridge readouts recall u(t-k) for k = 1..``delays``, on series of their own.
 
     States at time t have seen u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N.
-    ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.narma`;
+    ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.evaluate_narma`;
     the washout is at least ``delays``. Source: Jaeger (2001), short-term memory in echo state networks.
     """
     washout, longest = max(washout, delays), -(-max(train, test) // series)

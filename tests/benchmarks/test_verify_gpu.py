@@ -166,7 +166,7 @@ def test_steps_on_the_cpu_see_no_gpu(tmp_path):
     assert (tmp_path / "asks.log").read_text() == "''\n"
 
 
-@pytest.mark.skipif(CUPY.available() is None, reason="there is a GPU here")
+@pytest.mark.skipif(CUPY.get_unavailable_reason() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_refuses_in_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     arguments = ["--folder", str(tmp_path / "new"), "--out", str(tmp_path / "page.md")]

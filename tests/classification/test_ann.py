@@ -34,7 +34,7 @@ def test_an_ann_agent_is_torchs_own_cnn_forward_and_backward(agent, how):
     steps, inputs = get_sequence_shape(SIZE, how)
     torch.manual_seed(0)
     network = spec.network.build(inputs=inputs, outputs=CLASSES)
-    network.run_on("torch")
+    network.set_backend("torch")
     peer = torchs(network)
     counts = np.random.default_rng(0).poisson(0.2, (BATCH, *SIZE))
     frames = of_frames(counts, np.arange(BATCH)).frames(np.arange(BATCH))

@@ -18,7 +18,7 @@ def build(agent, size=SIZE, overrides=()):
     spec = agent_of(agent, "own", list(overrides))
     assert spec.network is not None
     network = spec.network.build(inputs=size[1:], outputs=5)
-    network.run_on("torch")
+    network.set_backend("torch")
     return network
 
 

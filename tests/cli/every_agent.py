@@ -16,7 +16,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import RunRequest
 from spiky_rl.deploy._asked import ExportOptions
 from spiky_rl.deploy._export import write_and_verify
-from spiky_rl.deploy._targets import refuse
+from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.hosts.common.silence import is_expected_to_spike, classify_layer
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.hosts.run.prepare import make_plan
@@ -58,8 +58,8 @@ def exported(plan, policy, env, targets):
     found = {}
     for name in targets.split(","):
         try:
-            built = ExportOptions(to=name).check(plan.request)
-            refuse(built.values(), plan.spec.tree())
+            built = ExportOptions(to=name).check_request(plan.request)
+            check_expressible(built.values(), plan.spec.tree())
         except UserError as error:
             found[name] = {"refused": str(error)}
             continue

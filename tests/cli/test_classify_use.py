@@ -184,7 +184,7 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
         seen.append({samples.parts[i] for i in indices})
         return scores(network, samples, indices, *rest)
 
-    monkeypatch.setattr(classify_training, "scores", noted)
+    monkeypatch.setattr(classify_training, "compute_scores", noted)
     monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     assert seen == [{"train"}] * 3 + [{"test"}]
@@ -203,7 +203,7 @@ def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp
         tested.append({key: value.clone() for key, value in network.state_dict().items()})
         return scores(network, *rest)
 
-    monkeypatch.setattr(classify_training, "accuracy", lambda trainer, indices: next(accuracies))
+    monkeypatch.setattr(classify_training, "compute_accuracy", lambda trainer, indices: next(accuracies))
     monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     run_folder, result = newest(tmp_path)

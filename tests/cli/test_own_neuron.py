@@ -39,7 +39,7 @@ def test_an_agent_finds_a_file_beside_itself_from_any_folder(mine, monkeypatch, 
     assert found.parts["neuron"].cls.__name__ == "Exponential"
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=str(CPU.available()))
+@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=str(CPU.get_unavailable_reason()))
 @pytest.mark.parametrize("learn", [[], ["tau", "soft", "sharpness", "gain"]], ids=["numbers", "per-neuron"])
 def test_it_runs_on_compiled_kernels_that_equal_the_reference(mine, learn):
     settings = {"name": f"{mine / 'exponential.py'}:Exponential", "learn": learn}

@@ -26,9 +26,9 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
     keep = torch.ones(TIME, BATCH)
     keep[3, 2] = 0.0
     built, one, two = build({"name": "beside", "first": first, "second": second}), build(first), build(second)
-    signal, state = built.encode(x, state_of(built), keep)
-    a, state_a = one.encode(x, state_of(one), keep)
-    b, state_b = two.encode(x, state_of(two), keep)
+    signal, state = built.encode_stateful(x, state_of(built), keep)
+    a, state_a = one.encode_stateful(x, state_of(one), keep)
+    b, state_b = two.encode_stateful(x, state_of(two), keep)
     assert built.width == one.width + two.width == signal.shape[-1]
     left, right = signal.split([one.width, two.width], -1)
     assert torch.equal(left, a.expand_as(left))
@@ -41,7 +41,7 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
 def test_noise_of_both_is_drawn_anew():
     built = build({"name": "beside", "first": "rate", "second": {"name": "population", "mode": "poisson"}})
     before = [buffer.clone() for buffer in built.buffers()]
-    built.redraw(3)
+    built.resample_noise(3)
     assert all(not torch.equal(a, b) for a, b in zip(before, built.buffers(), strict=True) if a.numel() > 1)
 
 

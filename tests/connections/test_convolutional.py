@@ -83,7 +83,7 @@ def test_current_and_gradients_equal_those_of_plain_loops(geometry):
 
 def test_a_layer_equals_torchs_convolution_and_a_lif_written_out():
     net = network([OUTPUTS], surrogate={"name": "arctangent", "slope": 2.0}).double()
-    net.run_on("torch")
+    net.set_backend("torch")
     link, record = net.layers[0].connection, ForwardRecord()
     x = 3.0 * torch.randn(1, BATCH, math.prod(MAPS), dtype=torch.float64)
     net(x, None, record=record)
@@ -148,7 +148,7 @@ def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
     assert torch.equal(exported(twice, None)[0], net(twice, None)[0])
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_cpu_has_it():
     link, x = connection(kernel=3, pool=2), torch.randn(BATCH, math.prod(MAPS), requires_grad=True)
 

@@ -101,9 +101,9 @@ def test_a_sequence_in_one_call_equals_its_steps(within):
 def test_the_kernels_follow_the_reference():
     # spikes are compared step by step from the same past: one that flips would change all that come after
     net, x = network(WITHIN["delayed"]), observations()
-    net.run_on("torch")
+    net.set_backend("torch")
     expected, _ = net(x, net.zero_state(BATCH, x))
-    net.run_on("auto")
+    net.set_backend("auto")
     found, _ = net(x, net.zero_state(BATCH, x))
     assert torch.allclose(found, expected, atol=1e-5)
 

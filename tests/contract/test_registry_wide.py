@@ -77,7 +77,7 @@ def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron
     # detached resets are constants to the gradient but not to finite differences
     chosen = {**built.chosen, "detach_reset": False}
     if "detach_reset" in built.chosen:
-        built = type(built).of(**chosen)
+        built = type(built).from_options(**chosen)
     built.chosen = chosen
     weights = torch.randn(
         2, FEW, BATCH, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64

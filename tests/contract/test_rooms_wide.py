@@ -160,4 +160,4 @@ def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold
             assert 0 <= recording.label < len(built.classes)
         held = samples.load(dataset, built, few)
         assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)
-        assert list(built.stamps()) == list(built.stamps())
+        assert list(built.get_fingerprints()) == list(built.get_fingerprints())

@@ -189,7 +189,7 @@ class Restarted(PointEnv):
 
 def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it_is_to_equal(tmp_path):
     policy, env = agent_runner("lif_ppo").alg.get_policy().eval(), Restarted()
-    found = _export.write_and_verify(policy, env, tmp_path, _targets.targets(["c", "c_int8"]))
+    found = _export.write_and_verify(policy, env, tmp_path, _targets.make_targets(["c", "c_int8"]))
     single, integers = found[tmp_path / "policy.c"], found[tmp_path / "int8" / "policy.c"]
     assert (
         single.steps == integers.steps == env.max_episode_length

@@ -82,7 +82,7 @@ def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
         export.export([*line, "c", "--report", "cortex-m5"])
     with pytest.raises(UserError, match="is for targets in C; choose --to c or c_int8"):
         export.export([*line, "onnx", "--report", CHIP])
-    monkeypatch.setattr(c, "compiler", lambda: ["cc"])
+    monkeypatch.setattr(c, "find_compiler", lambda: ["cc"])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(
         UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"

@@ -41,7 +41,7 @@ def trained(agent, *overrides):
     """A policy whose learned values and statistics are as a training leaves them, on the backend that files are compared on."""
     policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
     if hasattr(policy, "network"):
-        policy.network.run_on("torch")
+        policy.network.set_backend("torch")
     return policy
 
 
@@ -205,7 +205,7 @@ def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypa
     fail(cls, monkeypatch)
     before, policy = listing(place), trained("lif_ppo")
     with pytest.raises(UserError, match=re.escape(said)) as refusal:
-        _export.write_and_verify(policy, Restarted(), place, _targets.targets(QUICK))
+        _export.write_and_verify(policy, Restarted(), place, _targets.make_targets(QUICK))
     assert listing(place) == before
     assert [path.name for path in place.rglob("*.part")] == []
     assert str(place / said.partition(":")[0]) in str(refusal.value), "the file's own place is named"
@@ -217,14 +217,14 @@ def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
     wrong_sign(cls, monkeypatch)
     before, name = listing(place), cls.__name__.lower()
     with pytest.raises(UserError, match=f"policy.{name}: actions differ"):
-        _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.targets([name]))
+        _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets([name]))
     assert listing(place) == before
 
 
 def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
     pytest.importorskip("onnxruntime")
     names = [*QUICK, "onnx"]
-    found = _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.targets(names))
+    found = _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets(names))
     after = listing(place)
     assert set(found) == {place / FILES[name][0] for name in names}
     new = {name for target in names for name in FILES[target]} - {"policy.onnx.data"}

@@ -83,7 +83,7 @@ FOREIGN = {
 def policy_of(agent, *overrides):
     """As if trained, on the torch backend."""
     policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
-    policy.network.run_on("torch")
+    policy.network.set_backend("torch")
     return policy
 
 

@@ -91,13 +91,13 @@ def test_a_target_takes_of_a_room_what_it_lists_and_names_the_key_of_all_else(na
         for part in (entry, {"name": entry}, [None, entry]):
             agent = {"network": {"name": "feedforward", key: part}}
             if listed:
-                target.refuse(agent)
+                target.check_network(agent)
             else:
                 place = f"{key}[1]" if isinstance(part, list) else key
                 with pytest.raises(
                     ExportError, match=re.escape(f"agent.network.{place}.name: {entry} given")
                 ):
-                    target.refuse(agent)
+                    target.check_network(agent)
             others[entry] = listed
     assert set(target.supported[path]) <= set(others), "what is listed is there"
 
@@ -120,7 +120,7 @@ def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
 def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():
     for name in ("c_int8", "nir"):
         target = registry.configure("targets", name, "--to").build()
-        target.refuse({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
+        target.check_network({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
 
 
 @pytest.mark.parametrize("name, path", [("c_int8", "network.name"), ("nir", "network.name"), *SUPPORTED])
@@ -130,10 +130,10 @@ def test_ones_own_code_of_a_known_name_is_not_the_known_one(name, path, module):
     own = f"{module}:{target.supported[path][0]}"
     agent = {"network": own if key == "name" else {"name": "feedforward", key: own}}
     if path in target.own:
-        target.refuse(agent)
+        target.check_network(agent)
     else:
         with pytest.raises(ExportError, match=re.escape(f"agent.{path}: {own} given; allowed for {name}: ")):
-            target.refuse(agent)
+            target.check_network(agent)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
     target = registry.configure("targets", "c_int8", "--to").build()
     agent = {"network": "feedforward", "actor": {"distribution_cfg": {"class_name": class_name}}}
     if taken:
-        target.refuse(agent)
+        target.check_network(agent)
     else:
         with pytest.raises(ExportError, match=re.escape(f"class_name: {class_name} given")):
-            target.refuse(agent)
+            target.check_network(agent)
 
 
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
@@ -184,14 +184,14 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 )
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):
     with pytest.raises(ExportError, match=re.escape(f"agent.{said}")):
-        registry.configure("targets", name, "--to").build().refuse(agent)
+        registry.configure("targets", name, "--to").build().check_network(agent)
 
 
 def test_a_network_in_the_place_of_a_convolutional_ann_is_no_ann():
     c, actor = registry.configure("targets", "c", "--to").build(), {"class_name": "CNNModel"}
-    c.refuse({"network": "feedforward", "actor": actor})
+    c.check_network({"network": "feedforward", "actor": actor})
     with pytest.raises(ExportError, match="agent.actor.class_name: CNNModel given"):
-        c.refuse({"actor": actor})
+        c.check_network({"actor": actor})
 
 
 def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
@@ -204,6 +204,6 @@ def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
         def open_session(self, path):
             return None
 
-    _targets.refuse([Toy()], {"network": "feedforward"})
+    _targets.check_expressible([Toy()], {"network": "feedforward"})
     with pytest.raises(ExportError, match="agent.network: none given; allowed for test_refused: feedforward"):
-        _targets.refuse([Toy()], {})
+        _targets.check_expressible([Toy()], {})

@@ -242,7 +242,7 @@ class Free(Ringing):
 
 def default(cls, **instead):
     """A neuron of a class of this file."""
-    return cls.of(**instead)
+    return cls.from_options(**instead)
 
 
 def test_a_neuron_without_reset_spikes_once_per_crossing_from_below():

@@ -3,35 +3,35 @@
 """
 
 OURS = {
-    "spiky_rl.hosts.common.episodes:EndedEpisodes.read": "returns and lengths, once per iteration",
+    "spiky_rl.hosts.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
     "spiky_rl.hosts.isaaclab.stopwatch:Stopwatch.seconds": "the time of the simulation, once per iteration",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.worlds_reset": "how many worlds broke, once per iteration",
-    "spiky_rl.hosts.common.runner:HostRunner._find_non_finite": "whether all weights are finite, once per iteration",
-    "spiky_rl.hosts.skrl.episodes:Episodes.report": "what the environment reports, once per iteration",
-    "spiky_rl.hosts.skrl.runner:Runner._report": "the deviation of actions, once per iteration",
-    "spiky_rl.hosts.skrl.runner:Runner.losses": "the entropy, once per iteration",
-    "spiky_rl.metrics.ann:Tally.synapses": "an ANN's cost, once per iteration",
-    "spiky_rl.metrics.ann:Tally.values": "an ANN's cost, once per iteration",
+    "spiky_rl.hosts.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
+    "spiky_rl.hosts.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
+    "spiky_rl.hosts.skrl.runner:SkrlRunner._write_iteration": "the deviation of actions, once per iteration",
+    "spiky_rl.hosts.skrl.runner:SkrlRunner.losses": "the entropy, once per iteration",
+    "spiky_rl.metrics.ann:OperationCounter.add_layer": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:OperationCounter.add_activations": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:_linear.<locals>.hook": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:_lists": "how many weights are zero, once per iteration",
     "spiky_rl.metrics.ann:_recurrent.<locals>.<genexpr>": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:_recurrent.<locals>.hook": "an ANN's cost, once per iteration",
-    "spiky_rl.metrics.meter:Meter.__call__": "a network's cost, once per iteration",
-    "spiky_rl.metrics.meter:of_ann.<locals>.<genexpr>": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.meter:CostMeter.__call__": "a network's cost, once per iteration",
+    "spiky_rl.metrics.meter:measure_ann.<locals>.<genexpr>": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.spikes:_firing": "firing of every layer, once per iteration",
-    "spiky_rl.metrics.spikes:picture": "the raster, every 25 iterations",
+    "spiky_rl.metrics.spikes:draw_raster": "the raster, every 25 iterations",
     "spiky_rl.metrics.synops:_zeros": "how many weights are zero, where a meter is made",
-    "spiky_rl.metrics.synops:of_connection": "how many weights are zero, where a meter is made",
-    "spiky_rl.metrics.synops:counted": "a network's cost, once per iteration",
+    "spiky_rl.metrics.synops:make_connection_cost": "how many weights are zero, where a meter is made",
+    "spiky_rl.metrics.synops:count_operations": "a network's cost, once per iteration",
     "spiky_rl.metrics.synops:effective_operations.<locals>.<genexpr>": "a network's cost, once per iteration",
     "spiky_rl.networks.base:SpikingNetwork.get_extra_state": "a checkpoint: the number of updates",
-    "spiky_rl.codecs.encoders.base:redraw_noise": "the noise of the next rollout, one row, once per update",
-    "spiky_rl.classification.training:loaded.<locals>.moved": "samples lie with the host",
-    "spiky_rl.classification.training:augmented": "how each sample is moved, which the host draws",
+    "spiky_rl.codecs.encoders.base:resample_noise": "the noise of the next rollout, one row, once per update",
+    "spiky_rl.classification.training:iterate_batches.<locals>.moved": "samples lie with the host",
+    "spiky_rl.classification.training:augment": "how each sample is moved, which the host draws",
     "spiky_rl.classification.training:Trainer._learn": "loss and accuracy, once per epoch",
-    "spiky_rl.classification.training:scores": "classes of the validation set, once per epoch",
+    "spiky_rl.classification.training:compute_scores": "classes of the validation set, once per epoch",
 }
 """Function -> why it waits. None of them does in a control step or a minibatch: see `BUSY`."""
 BUSY = (
@@ -46,12 +46,12 @@ BUSY = (
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition",
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
     "spiky_rl.hosts.rsl_rl.runner:_QuietLogger.process_env_step",
-    "spiky_rl.hosts.skrl.episodes:Episodes.count",
+    "spiky_rl.hosts.skrl.episodes:SkrlEpisodeStatistics.add_step",
     "spiky_rl.classification.training:training_step",
-    "spiky_rl.networks.feedforward:FeedForward.learn",
+    "spiky_rl.networks.feedforward:FeedForward.apply_local_rules",
 )
 """Functions of control steps and minibatches, in which nothing of `OURS` may wait, but for what `BETWEEN` does after the last."""
-BETWEEN = "spiky_rl.networks.feedforward:FeedForward.advance"
+BETWEEN = "spiky_rl.networks.feedforward:FeedForward.count_update"
 HOSTS = {
     "rsl_rl.algorithms.ppo:PPO.update": "losses and the KL divergence of every minibatch; the gradient of unpad_trajectories",
     "rsl_rl.storage.rollout_storage:RolloutStorage.recurrent_mini_batch_generator": "where episodes begin, of what is replayed",

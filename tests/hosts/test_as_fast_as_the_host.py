@@ -108,7 +108,7 @@ def test_the_meter_is_made_once_in_a_training(monkeypatch):
         made.append(network)
         return CostMeter(network)
 
-    monkeypatch.setattr(common_runner, "meter_of", meter_of)
+    monkeypatch.setattr(common_runner, "make_meter", meter_of)
     run = RslRlRunner(PointEnv(), config(NETWORK, steps=3))
     run.learn(3)
     assert made == [run.alg.actor.network]

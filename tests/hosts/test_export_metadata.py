@@ -30,7 +30,7 @@ def runner(network, actor):
     run = RslRlRunner(PointEnv(1), settings)
     perturb_learned_values(run.alg.actor.eval())
     if network is not None:
-        run.alg.actor.network.run_on("torch")  # the exports run the reference
+        run.alg.actor.network.set_backend("torch")  # the exports run the reference
     return run
 
 

@@ -151,7 +151,7 @@ def test_several_patterns_of_dead_neurons_are_drawn_the_same_ones_for_the_same_w
 def test_without_a_fault_a_disturbed_network_computes_what_it_computed(kind):
     """So what differs under a fault is the fault's."""
     plain, other = built(kind), built(kind)
-    other.disturb([lambda fired: fired] * len(other.widths))
+    other.set_spike_channels([lambda fired: fired] * len(other.widths))
     state = tuple(
         torch.rand(s.shape, generator=torch.Generator().manual_seed(2)) for s in plain.zero_state(EPISODES, X)
     )
@@ -190,7 +190,7 @@ def test_spikes_are_lost_and_come_from_nowhere_as_often_as_the_texts_say(kind):
 def test_a_lost_spike_does_not_return_into_its_own_layer():
     policy = Acting(built("recurrent"))
     mute = policy.copy()
-    mute.network.disturb([torch.zeros_like] * 2)
+    mute.network.set_spike_channels([torch.zeros_like] * 2)
     alone = network()  # the same feed-forward weights
     own = dict(mute.network.named_parameters())
     with torch.no_grad():

@@ -137,11 +137,11 @@ def test_no_forward_pass_waits_for_the_device(network):
     torch.manual_seed(0)
     run = RslRlRunner(PointEnv(ENVS), config(network))
     actor, obs = run.alg.actor, run.env.get_observations()
-    actor.network.run_on("torch")
+    actor.network.set_backend("torch")
     with Waits() as waits:
-        actor(actor.with_features(obs))
+        actor(actor.add_features(obs))
         actor.network.advance()
-        actor(actor.with_features(obs))
+        actor(actor.add_features(obs))
         assert waits.count == 0
         int(torch.ones(()))
     assert waits.count == 1, "the count sees one that is there"

@@ -46,7 +46,7 @@ def test_every_agents_network_is_that_of_the_cpu(agent, device):
     features = []
     for backend, place in (("cupy", device), ("torch", "cpu")):
         here = copy.deepcopy(made).to(place)
-        here.run_on(backend)
+        here.set_backend(backend)
         given = x.to(place)
         carried = (here.zero_state(BATCH, given), keep.to(place)) if here.stateful else (None, None)
         with torch.no_grad():

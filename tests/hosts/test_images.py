@@ -55,7 +55,7 @@ def test_exports_take_images_and_equal_the_live_policy(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({"stateful": stateful}, num_envs=1)
     actor = run.alg.actor.eval()
-    actor.network.run_on("torch")
+    actor.network.set_backend("torch")
     run.export_policy_to_jit(str(tmp_path))
     run.export_policy_to_onnx(str(tmp_path))
     scripted = torch.jit.load(tmp_path / "policy.pt")

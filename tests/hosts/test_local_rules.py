@@ -56,7 +56,7 @@ POISSON = {"name": "population", "mode": "poisson", "fields": 4}
 def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, encoder):
     run = runner(f"{__file__}:Witness", stateful, encoder=encoder)
     network = run.alg.actor.network
-    network.run_on("torch")
+    network.set_backend("torch")
     network._plain = False  # layer by layer, so that the hooks are called
     for _ in range(
         2

@@ -106,8 +106,8 @@ def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their
 
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
-    monkeypatch.setattr(compiler, "command", lambda: None)
-    monkeypatch.setattr(compiler, "library", compiler.compile_library.__wrapped__)
+    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compile_library", compiler.compile_library.__wrapped__)
     worlds.load_library.cache_clear()
     name, _ = configured()
     worlds.load_library.cache_clear()

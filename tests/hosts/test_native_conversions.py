@@ -113,7 +113,7 @@ class Simulation:
                 q[at : at + 4] /= np.linalg.norm(q[at : at + 4])
 
     def step(self, count=1):
-        self.solver.step_often(count, self.state, self.state, self.control, None, STEP)
+        self.solver.run_substeps(count, self.state, self.state, self.control, None, STEP)
 
     def found(self):
         values = {name: getattr(self.state, name).numpy().copy() for name in STATE}

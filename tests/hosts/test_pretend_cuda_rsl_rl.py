@@ -44,7 +44,7 @@ def test_every_agent_trains(agent):
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
     network = network_of(agent)
     assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
-    learns = network is not None and not network.cls.cached(network.options)
+    learns = network is not None and not network.cls.caches_features(network.options)
     assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
 
 

@@ -238,7 +238,7 @@ def test_exports_equal_the_live_policy_over_whole_episodes(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({**LIF, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
     perturb_learned_values(run.alg.actor.eval())
-    run.alg.actor.network.run_on("torch")  # the exports run the reference: bit for bit
+    run.alg.actor.network.set_backend("torch")  # the exports run the reference: bit for bit
     run.export_policy_to_jit(str(tmp_path))
     run.export_policy_to_onnx(str(tmp_path))
     scripted = torch.jit.load(tmp_path / "policy.pt")

@@ -189,7 +189,7 @@ def installed(executes: bool = True):
     cupy = Cupy(executes)
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch, cupy.module)
-        patch.setattr(CUPY, "available", lambda: None)
+        patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(
             torch.cuda,

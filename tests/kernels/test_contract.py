@@ -203,7 +203,7 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_pat
 
 @pytest.mark.parametrize("learn", [[], ["tau", "gain"]], ids=["numbers", "learned"])
 def test_a_neuron_that_keeps_the_contract_has_torchs_bits_on_the_cpu(tmp_path, learn):
-    if reason := CPU.available():
+    if reason := CPU.get_unavailable_reason():
         pytest.skip(reason)
     network = configure(tmp_path / "mine.py", GOOD, learn=learn, tau=3.0).build(
         inputs=INPUTS, outputs=OUTPUTS

@@ -97,7 +97,7 @@ def reordered(text):
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("learning", ["bptt", "slayer", "eventprop"])
 def test_the_order_of_a_declaration_changes_no_output_and_no_gradient(backend, learning, tmp_path):
-    if backend == "cpu" and (reason := CPU.available()):
+    if backend == "cpu" and (reason := CPU.get_unavailable_reason()):
         pytest.skip(reason)
     current = 6.0 * torch.rand(20, 1, 4, 3, generator=torch.Generator().manual_seed(0))
     rule, found = registry.configure("rules", learning, "r").build(), []
@@ -214,7 +214,7 @@ class Mine(Lif):
 
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend, tmp_path):
-    if backend == "cpu" and (reason := CPU.available()):
+    if backend == "cpu" and (reason := CPU.get_unavailable_reason()):
         pytest.skip(reason)
     current = 3.0 * torch.randn(20, 1, 4, 3, generator=torch.Generator().manual_seed(0))
     (tmp_path / "mine.py").write_text(SCALED, encoding="utf-8")

@@ -30,7 +30,7 @@ CACHED = (
 
 TORCH = dispatch.get_backend("torch")
 
-compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+compiled = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 
 
 @pytest.fixture(autouse=True)
@@ -192,11 +192,11 @@ def test_a_network_on_a_named_backend_refuses_what_its_kernels_would_misread(gra
             built(x, None)
         built.float().soft_spike = True
         assert built(x, None)[0].dtype == torch.float32, "smooth spikes run on torch"
-        built.run_on("cpu")
+        built.set_backend("cpu")
         with pytest.raises(RegistryError, match="backend 'cpu' has no smooth spikes"):
             built(x, None)
         with pytest.raises(RegistryError, match="unknown backend 'gpu'"):
-            built.run_on("gpu")
+            built.set_backend("gpu")
 
 
 # Chosen
@@ -306,7 +306,7 @@ def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version
     machine(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.version, "cuda", version)
     extra, package = EXTRAS[version]
-    assert CUPY.available().endswith(f"pip install 'spiky-rl[{extra}]'")
+    assert CUPY.get_unavailable_reason().endswith(f"pip install 'spiky-rl[{extra}]'")
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
     assert named.startswith(package)
@@ -381,7 +381,7 @@ def test_a_wrong_backend_is_named_with_its_place_before_anything_is_built():
 
 
 def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
-    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "avx2"}))
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"GenuineIntel", "avx2"}))
     message = "^agent.network.gradient_precision: bfloat16 needs a CPU with one of amx_bf16, avx512_bf16, bf16; use auto"
     with pytest.raises(RegistryError, match=message):
         network(gradient_precision="bfloat16")
@@ -390,6 +390,6 @@ def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
 
 
 def test_bfloat16_is_taken_where_the_cpu_has_it_unless_float32_is_named(monkeypatch):
-    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
     wanted = {"bfloat16": True, "auto": True, "float32": False}
     assert {p: network(gradient_precision=p).bfloat16_gradient for p in wanted} == wanted

@@ -18,7 +18,7 @@ from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaun
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 
 BATCH, TIME, OUTPUTS = 5, 3, 2
 OBSERVATIONS, IMAGE = 4, (2, 34, 34)
@@ -41,13 +41,13 @@ def built(agent: str):
     made = chosen.build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS)
     width = math.prod(IMAGE) if images else OBSERVATIONS
     x = torch.randn(TIME if made.stateful else 1, BATCH, width)
-    return made, x, not chosen.cls.cached(chosen.options)
+    return made, x, not chosen.cls.caches_features(chosen.options)
 
 
 def results(made, backend: str, x: torch.Tensor):
     """Features and states without gradients and with them, weights that learned by themselves, and all gradients."""
     made = copy.deepcopy(made)
-    made.run_on(backend)
+    made.set_backend(backend)
     state, keep = None, None
     if made.stateful:
         state = made.zero_state(BATCH, x)
@@ -60,7 +60,7 @@ def results(made, backend: str, x: torch.Tensor):
     grads = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
     found = [seen[0], *seen[1], y.detach(), *(s.detach() for s in last)]
     if made.features is not None:
-        adapted, after = made.extract(x, state, keep, adapt=True)
+        adapted, after = made.compute_features(x, state, keep, adapt=True)
         found += [adapted, *after]
     if made.local:
         made.learn(x, state, keep, torch.randn(x.shape[:2], generator=g))

@@ -25,7 +25,7 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""
@@ -314,7 +314,7 @@ def caught(monkeypatch, check, right, wrong):
         seen.append(right in text)
         return library(text.replace(right, wrong), of)
 
-    monkeypatch.setattr(compiler, "library", faulty)
+    monkeypatch.setattr(compiler, "compile_library", faulty)
     with pytest.raises(AssertionError) as failure:
         check()
     assert any(seen), f"{right!r} stands in no text that was compiled"

@@ -15,7 +15,7 @@ INPUTS, OUTPUTS, LAYERS, BATCH, STEPS = 19, 3, [70, 33], 37, 4
 
 PAID, SPARSE = {"name": "synops", "weight": 3.0}, {"name": "linear", "density": 0.3}
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 
 
 def build(seed=0, inputs=INPUTS, layers=LAYERS, **settings):
@@ -179,7 +179,7 @@ def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearl
     ],
 )
 def test_bfloat16_is_taken_where_it_is_faster_than_float32(monkeypatch, words, expected):
-    monkeypatch.setattr(precision, "words", lambda: frozenset(words))
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset(words))
     assert precision.has_fast_bfloat16.__wrapped__() == expected
 
 

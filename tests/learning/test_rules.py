@@ -69,7 +69,7 @@ def test_the_forward_pass_is_the_same_under_every_rule(rule, recurrent):
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 def test_every_rule_runs_on_compiled_kernels_as_on_torch(rule, backend):
     net, twin = network(learning=rule), network(learning=rule)
-    net.run_on(backend), twin.run_on("torch")
+    net.set_backend(backend), twin.set_backend("torch")
     x, keep = (t.float() for t in case())
     for one in (net, twin):
         features, _ = one(x, one.zero_state(BATCH, x), keep)

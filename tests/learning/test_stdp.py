@@ -295,7 +295,7 @@ def test_a_neuron_comes_to_listen_to_the_inputs_that_fire_together(seed):
     (layer,), g = net.layers, torch.Generator().manual_seed(seed)
     with torch.no_grad():
         layer.connection.weight.copy_(0.1 + 0.02 * torch.rand(40, 4, generator=g))
-    net.learning.attach(net.layers, None, 1)
+    net.learning.setup(net.layers, None, 1)
     for _ in range(60):
         # an event makes half of them fire, each somewhere within 5 ms
         event = (torch.rand(500, 8, generator=g) < 0.02).float()

@@ -326,7 +326,7 @@ def test_from_rest_no_state_comes_out_of_a_disturbed_recurrent_layer_either(back
     network, x = build(recurrent="recurrent", backend=backend).float(), observations(time=1).float()
     with torch.no_grad():
         expected, _ = network(x, None)
-        network.disturb([lambda fired: fired] * len(network.widths))
+        network.set_spike_channels([lambda fired: fired] * len(network.widths))
         found, state = network(x, None)
         rest, carried = network(x, network.zero_state(BATCH, x))
     assert state == () and len(carried) == len(network.state_sizes)

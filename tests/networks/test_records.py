@@ -24,7 +24,7 @@ def network(**options):
     return registry.configure("networks", {**settings, **options}, "network").build(inputs=6, outputs=2)
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_record_runs_every_layer_once(grad):
     made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), ForwardRecord()
@@ -36,7 +36,7 @@ def test_a_record_runs_every_layer_once(grad):
     assert ran == len(LAYERS) * (2 if grad else 1)
     assert torch.equal(y, made(x, None)[0])
     reference = ForwardRecord()
-    made.run_on("torch")
+    made.set_backend("torch")
     with torch.no_grad():
         made(x, None, record=reference)
     for a, b in zip(record.potentials, reference.potentials, strict=True):

@@ -35,19 +35,19 @@ def test_every_spiking_neuron_is_brought_to_the_target_rate(neuron):
     # measured on other observations than those of the calibration
     slow = {"tau": 20.0, "input_gain": "ode"} if neuron in ("lif", "alif") else {}
     built = reservoir(**RATE, neuron={"name": neuron, **slow}, target_rate=20.0)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
 
 
 @pytest.mark.slow
 def test_hodgkin_huxley_neurons_are_brought_to_the_target_rate():
     built = reservoir(**RATE, neuron="hodgkin_huxley")
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
 
 
 @pytest.mark.parametrize("target", [10.0, 30.0])
 def test_the_target_decides_the_rate(target):
     built = reservoir(**RATE, target_rate=target)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
 
 
 AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.list_names("agents")}
@@ -70,7 +70,7 @@ def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_
 
 def test_the_bias_gives_way_where_no_synapse_could():
     built = reservoir(**RATE, bias=1.5, target_rate=5.0)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(5.0, rel=0.35)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(5.0, rel=0.35)
     assert float(built.bias.mean()) < 1.5 * built.unit
 
 
@@ -129,7 +129,7 @@ def test_the_traces_are_their_definition(neuron):
     net = reservoir(neuron=neuron, traces=[20.0, 100.0]).double()
     x, keep = observations().double(), torch.ones(T, BATCH, dtype=torch.float64)
     keep[2, 1] = keep[4, 3] = 0.0
-    found, _ = net.extract(x, net.zero_state(BATCH, x), keep)
+    found, _ = net.compute_features(x, net.zero_state(BATCH, x), keep)
     assert torch.allclose(found, by_hand(net, x, keep))
     assert found.shape == (T, BATCH, 2 * SIZE)
     assert (found > 0).any()
@@ -174,7 +174,7 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
     assert learned == {name for name, _ in net.named_parameters() if name.startswith("decoder")}
     whole = [p.grad.clone() for p in net.parameters() if p.requires_grad]
     net.zero_grad()
-    cached, _ = net.extract(x, net.zero_state(BATCH, x))
+    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
     assert not cached.requires_grad and cached.shape[-1] == net.features
     net.read(cached).square().sum().backward()
     assert all(torch.allclose(a, p.grad) for a, p in zip(whole, net.decoder.parameters(), strict=True))
@@ -182,7 +182,7 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
 
 def test_trained_input_weights_get_a_gradient_through_time():
     net, x = reservoir(train_input=True), observations()
-    assert net.features is None and type(net).replayed(type(net).Options(train_input=True))
+    assert net.features is None and type(net).is_recurrent(type(net).Options(train_input=True))
     features, _ = net(x, net.zero_state(BATCH, x))
     features[-1].square().sum().backward()
     assert net.input_weight.grad.abs().sum() > 0
@@ -192,7 +192,7 @@ def test_trained_input_weights_get_a_gradient_through_time():
 def test_features_are_standardised_on_what_the_reservoir_was_calibrated_with():
     net = reservoir(**RATE)
     x = observations(steps=60, seed=12, batch=16)
-    cached, _ = net.extract(x, net.zero_state(16, x))
+    cached, _ = net.compute_features(x, net.zero_state(16, x))
     z = ((cached[20:] - net.mean) / net.deviation).flatten(0, 1)
     assert z.mean().abs() < 0.2
     assert z.std(0).max() < 4.0
@@ -203,7 +203,7 @@ def test_operations_are_those_of_the_spikes_and_the_readout():
     net(x, net.zero_state(BATCH, x), record=record)
     spikes = record.signal[1]
     assert spikes.shape == (T, net.steps, BATCH, SIZE) == record.potentials[0].shape
-    cached, _ = net.extract(x, net.zero_state(BATCH, x))
+    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
     there = (net.weight != 0).float()
     counted = [
         (x != 0).sum(-1) * SIZE,
@@ -225,7 +225,7 @@ def test_a_checkpoint_holds_the_whole_reservoir():
 def test_a_copy_runs_as_the_original():
     net, x = reservoir(), observations()
     twin = copy.deepcopy(net)
-    twin.run_on("torch")
+    twin.set_backend("torch")
     assert torch.allclose(
         net(x, net.zero_state(BATCH, x))[0], twin(x, net.zero_state(BATCH, x))[0], atol=1e-5
     )
@@ -283,7 +283,7 @@ def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
 
 
 def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):
-    monkeypatch.setattr(CUPY, "available", lambda: None)
+    monkeypatch.setattr(CUPY, "get_unavailable_reason", lambda: None)
     dispatch.require_backend.cache_clear()
     net = reservoir(backend="cupy")
     dispatch.require_backend.cache_clear()

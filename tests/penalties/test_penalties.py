@@ -72,7 +72,7 @@ def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
 def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule, batch):
     sparsity = {"name": name, **PENALTIES[name]}
     net, plain = network(sparsity, learning=rule).double(), network(learning=rule).double()
-    net.run_on("torch"), plain.run_on("torch")
+    net.set_backend("torch"), plain.set_backend("torch")
     x = observations(batch).double()
     net(x, None)[0].square().mean().backward()
     outputs = []

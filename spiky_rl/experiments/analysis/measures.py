@@ -21,7 +21,7 @@ WINDOW = 5
 """Iterations over which the training return is averaged before it is held against the threshold."""
 ARITHMETIC = ("additions", "multiplications", "transcendental")
 COUNTS = ("effective_operations", "effective_acs", "encoder_operations", "neuron_updates", "parameters")
-"""Fields of `spiky_rl.metrics.energy.Cost` that a report shows."""
+"""Fields of `spiky_rl.metrics.energy.InferenceCost` that a report shows."""
 LEAST = 0.1
 """Share of the baseline's mean score that every seed must reach for shares of scores to mean something."""
 

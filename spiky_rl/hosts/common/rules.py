@@ -16,7 +16,7 @@ def get_local_rule(network: ComponentSpec | None) -> str | None:
 
 def caches_features(network: ComponentSpec | None) -> bool:
     """Whether a host keeps a ``network``'s features with the rollout, because only what reads them is trained."""
-    return network is not None and network.cls.cached(network.options)  # type: ignore[attr-defined]
+    return network is not None and network.cls.caches_features(network.options)  # type: ignore[attr-defined]
 
 
 def check_learning_rates(algorithm: Mapping[str, object]) -> None:

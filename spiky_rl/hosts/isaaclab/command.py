@@ -165,7 +165,7 @@ def require_exportable(agent: str, library: str, network: ComponentSpec | None) 
         raise SpecError(
             f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
         )
-    if network.cls.cached(network.options):  # type: ignore[attr-defined]
+    if network.cls.caches_features(network.options):  # type: ignore[attr-defined]
         raise SpecError(
             f"--agent {agent}: a {network.name} carries a state that isaaclab leapp export would leave out; spiky export --to onnx writes it"
         )

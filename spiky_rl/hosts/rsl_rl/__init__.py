@@ -9,4 +9,6 @@ from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.model import BurnInMLPModel, SpikingModel
 from spiky_rl.hosts.rsl_rl.ppo import RslRlSpikingPPO
 
-__all__ = ["BurnInMLPModel", "DistillingPPO", "RslRlSpikingPPO", "SpikingModel"]
+SpikingPPO = RslRlSpikingPPO
+"""The name in configurations."""
+__all__ = ["BurnInMLPModel", "DistillingPPO", "RslRlSpikingPPO", "SpikingModel", "SpikingPPO"]

@@ -34,7 +34,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             )
     if burn_in:
         if spec.network is None or not all(
-            n.cls.replayed(n.options) for n in networks.values() if n is not None  # type: ignore[attr-defined]
+            n.cls.is_recurrent(n.options) for n in networks.values() if n is not None  # type: ignore[attr-defined]
         ):
             raise SpecError(
                 f"agent.burn_in: {burn_in} control steps need a stateful network; set agent.network.stateful=true"

@@ -45,7 +45,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Arguments as `OnPolicyRunner`'s and those of `HostRunner.keep_books`."""
+        """Arguments as `OnPolicyRunner`'s and those of `BaseRunner.setup_bookkeeping`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")

@@ -41,7 +41,7 @@ class EvaluateOptions(Settings):
         assert checkpoint is not None
         return checkpoint.parent / f"evaluation{'' if self.quantize is None else f'_{self.quantize}'}.json"
 
-    def check(self, request: RunRequest) -> None:
+    def check_request(self, request: RunRequest) -> None:
         """Raise UserError for what does not go together.
 
         Args:
@@ -75,7 +75,7 @@ class PlayOptions(VisualizerOptions):
         False, "write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)"
     )
 
-    def check(self, asked: RunRequest) -> None:
+    def check_request(self, asked: RunRequest) -> None:
         """Raise UserError for what does not go together, or cannot be had here.
 
         Args:

@@ -68,7 +68,7 @@ def require_whole_minibatches(plan: RunPlan) -> None:
 
         recurrent = any(is_stateful(n) for n in networks)
     else:
-        recurrent = any(n.cls.replayed(n.options) for n in networks)  # type: ignore[attr-defined]
+        recurrent = any(n.cls.is_recurrent(n.options) for n in networks)  # type: ignore[attr-defined]
     for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
         recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
@@ -200,7 +200,7 @@ class TrainingRun:
         if plan.request.deterministic:
             environment.make_deterministic(seed)
         if self.teacher is not None:
-            runner.take_teacher(self.teacher)
+            runner.set_teacher(self.teacher)
         if self.checkpoint is not None:
             taken = None if self.options.resume_optimizer_state else RESET_SETTINGS
             runner.load(str(self.checkpoint), taken, map_location=plan.device)
@@ -234,11 +234,11 @@ class TrainingRun:
         except FloatingPointError as error:
             return f"failed: {error}"
         except environment.NonFiniteError as error:  # perhaps the learner's doing
-            return f"failed: {error}; {runner.facts() if error.blames_policy else runner.saved_text()}"
+            return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
         except OSError as error:
             if error.errno not in files.DISKS:
                 raise
-            return f"failed: {files.format_os_error(error)}; {runner.saved_text()}"
+            return f"failed: {files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
         return "finished"
 
     def write_result(self, outcome: str) -> dict[str, Any]:

@@ -7,4 +7,6 @@ network or of an ANN. Runner, agents, models and environment wrapper are subclas
 from spiky_rl.hosts.skrl.models import SpikingPolicy, SpikingValue
 from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
-__all__ = ["SkrlSpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]
+SpikingPPO = SkrlSpikingPPO
+"""The name in configurations."""
+__all__ = ["SkrlSpikingPPO", "SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]

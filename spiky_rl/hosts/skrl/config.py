@@ -113,7 +113,7 @@ def to_rsl_rl_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
-    """skrl's configuration of the agent ``spec``, for `spiky_rl.hosts.skrl.runner.Runner`.
+    """skrl's configuration of the agent ``spec``, for `spiky_rl.hosts.skrl.runner.SkrlRunner`.
 
     Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
     """

@@ -48,11 +48,11 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Arguments of `HostRunner.keep_books`, and those of a run.
+        """Arguments of `BaseRunner.setup_bookkeeping`, and those of a run.
 
         Args:
             env: It stays in charge of timing and checks.
-            config: Configuration as `spiky_rl.hosts.skrl.config.runner_config` makes it.
+            config: Configuration as `spiky_rl.hosts.skrl.config.make_runner_cfg` makes it.
             log_dir: Where the run is kept; None: nowhere.
             device: Device of the models.
         """

@@ -29,7 +29,7 @@ class GrowRequest(Settings):
     max_size: int = option(200, "nodes that a graph has at most", low=1, high=MOST_STEPS)
     seed: int = option(0, "seed of rules, reservoirs and task; -1: a random one", low=-1, high=MOST_STEPS)
 
-    def check(self) -> None:
+    def check_request(self) -> None:
         """Raise UserError for what does not go together, or has no room here."""
         files.require_file("--out", self.out, (".json",))
         if self.population < 2:

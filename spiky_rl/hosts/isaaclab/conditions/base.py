@@ -26,7 +26,7 @@ class ConditionError(UserError):
 
 
 class ActivityProtocol(Protocol):
-    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
+    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.PolicyActivity`."""
 
     @property
     def rate(self) -> float:
@@ -50,7 +50,7 @@ class ActivityProtocol(Protocol):
 
 
 class PolicyProtocol(Protocol):
-    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.PlayedPolicy`."""
+    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.InferencePolicy`."""
 
     is_plastic: bool
     """Whether what is plastic in its network changes while it acts."""

@@ -159,7 +159,7 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         solver: Any = cls._solver
         for change in cls._model_changes:  # they stay there; the step tells the solver again
             solver.notify_model_changed(change)
-        return solver.settle()
+        return solver.update_models()
 
     @classmethod
     @override
@@ -167,12 +167,12 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         # all in one call, where nothing comes between them; else one after the other
         backend: Any = cls.backend
         solver: Any = cls._solver
-        if not solver.settle() or cls._needs_collision_pipeline or cls._state_force_callbacks:
+        if not solver.update_models() or cls._needs_collision_pipeline or cls._state_force_callbacks:
             super()._run_solver_substeps(contacts)
             return
         state = backend.state_0
         cls._apply_staged_body_forces(state)
-        solver.step_often(cls._num_substeps, state, state, backend.control, contacts, cls._solver_dt)
+        solver.run_substeps(cls._num_substeps, state, state, backend.control, contacts, cls._solver_dt)
         state.clear_forces()
 
     @classmethod
