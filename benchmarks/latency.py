@@ -97,7 +97,7 @@ def forms(
             common.log.info("%s has no form %s: %s", agent, name, error)
             continue
         target.calibrate(rollout)
-        session = target.open(target.write(policy, folder))
+        session = target.open_session(target.write(policy, folder))
         if session is not None:
             found[agent, name] = carried(session, policy)
     return found

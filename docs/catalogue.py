@@ -117,7 +117,7 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
             parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
-        if about := getattr(cls, "about", None):
+        if about := getattr(cls, "describe", None):
             rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in about())
             parts.append(f"| declared | |\n| --- | --- |\n{rows}")
         yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])

@@ -121,7 +121,7 @@ def neuron(name: str, configured: ComponentSpec) -> Figure:
 
 def run(cell, current: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """States [time, states, lanes] and outputs [time, lanes] under a current [time, lanes]."""
-    vocabulary, params = ops(), cell.named_params(*(cell.number(p) for p in cell.params))
+    vocabulary, params = ops(), cell.named_params(*(cell.get_step_value(p) for p in cell.params))
     state = cell.named_states(*(torch.zeros_like(current[0]) for _ in cell.states))
     states, outputs = [], []
     with torch.no_grad():
@@ -298,7 +298,7 @@ def graph(name: str, configured: ComponentSpec) -> Figure:
 def penalty(name: str, configured: ComponentSpec) -> Figure:
     """What a layer costs whose neurons all fire at one rate."""
     cost, rates = configured.build(), np.linspace(0.0, 1.0, 51)
-    values = [float(cost.cost([torch.full((1,), float(rate))], [1.0])) for rate in rates]
+    values = [float(cost.compute([torch.full((1,), float(rate))], [1.0])) for rate in rates]
     figure, axes = blank(2.0)
     axes[0, 0].plot(rates, values)
     axes[0, 0].set(xlabel="firing rate of all neurons, spikes per inner step", ylabel="cost")
@@ -340,7 +340,7 @@ def changes(configured: ComponentSpec) -> list[np.ndarray]:
     wrong = (y - torch.stack([x[..., 0], x[..., 1] * x[..., 2]], -1)).square().mean((0, 2))
     wrong.mean().backward()
     if network.local:
-        network.learn(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
+        network.apply_local_rules(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
         return [
             (layer.connection.weight.detach() - old).flatten().numpy()
             for layer, old in zip(network.layers, before, strict=True)

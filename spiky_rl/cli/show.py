@@ -175,7 +175,7 @@ def show_component(kind: str, name: str) -> None:
     """A component's text and options."""
     cls = registry.resolve(kind, name)
     print(get_text(cls), "\n")
-    if about := getattr(cls, "about", None):
+    if about := getattr(cls, "describe", None):
         print_columns(about())
         print()
     print_columns([("option", "default", "allowed", "meaning"), *list_option_rows(cls)])

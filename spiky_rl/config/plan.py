@@ -147,7 +147,7 @@ class RunPlan:
         return self.task_spec.leg if self.task_spec else ""
 
     def get_setting(self, key: str) -> Any:
-        """See `AgentSpec.setting`."""
+        """See `AgentSpec.get_setting`."""
         return self.spec.get_setting(key)
 
     @property

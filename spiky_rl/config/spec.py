@@ -167,7 +167,7 @@ def merge_agent(
 
 
 def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) -> AgentSpec:
-    """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError.
+    """The agent of merged layers, checked; that of an `AgentSpec.to_dict` is the same again. Raises SpecError.
 
     Args:
         name: The agent's.

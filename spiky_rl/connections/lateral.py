@@ -53,9 +53,9 @@ class Lateral(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.get_effective_weights(self.exact())
+        return self.get_effective_weights(self.unrounded_weights())
 
-    def exact(self) -> Tensor:
+    def unrounded_weights(self) -> Tensor:
         """The weights behind their rounding, [N, N]."""
         return self.sign * self.weight.abs() * self.mask
 

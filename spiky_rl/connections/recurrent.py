@@ -70,9 +70,9 @@ class Recurrent(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.get_effective_weights(self.exact())
+        return self.get_effective_weights(self.unrounded_weights())
 
-    def exact(self) -> Tensor:
+    def unrounded_weights(self) -> Tensor:
         """The weights behind their rounding, [D N, N]."""
         weight = self.weight.abs() if self.dale else self.weight
         return weight.repeat(self.delays, 1) * self.mask

@@ -97,7 +97,7 @@ def find_source_files(owner: Component) -> list[str]:
 
 def _get_author_class(owner: Component) -> Component:
     """What an author wrote: a neuron may stand in for another."""
-    return getattr(owner, "declared", owner)
+    return getattr(owner, "get_author_class", owner)
 
 
 def call_function[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:

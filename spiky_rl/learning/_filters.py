@@ -52,7 +52,7 @@ class _Smoothed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         flipped, keep = grads[0].flip(0, 1), reverse_keep(ctx.keep)
-        parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
+        parameters = tuple(ctx.smooth.get_step_value(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
         filtered, _ = dispatch.unroll(
             ctx.backend, ctx.smooth, SPIKELESS, flipped, steps, None, parameters, keep

@@ -55,7 +55,7 @@ class Eprop(LearningRule):
     def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
-            mirror.connect(layer.backend, not layer.neuron.graded)
+            mirror.configure(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
     @override

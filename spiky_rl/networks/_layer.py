@@ -152,7 +152,7 @@ class SpikingLayer(torch.nn.Module):
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            seen = signal if self.rule.plain else self.rule.before(signal)
+            seen = signal if self.rule.plain else self.rule.on_layer_input(signal)
             current = self.connection(seen, self.backend, self.binary, self.bfloat16_gradient)
             within = None if self.recurrent is None else self.recurrent.synapses()
             output, new = run_neuron(
@@ -160,7 +160,7 @@ class SpikingLayer(torch.nn.Module):
                 *(state if carried else None, self.parameters_of_neuron(), keep, trace, self.loop, within),
             )
             if not self.rule.plain:
-                output = self.rule.after(self, signal, current, output, keep)
+                output = self.rule.on_layer_output(self, signal, current, output, keep)
             return output, *new
 
         carried = state is not None
@@ -200,7 +200,7 @@ def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, those that lead to the same neurons in the same unit."""
     for layer in layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
-        quantiser = WeightQuantizer(*(link.exact for link in links))
+        quantiser = WeightQuantizer(*(link.unrounded_weights for link in links))
         for link in links:
             link.quantiser = quantiser
     decoder.quantiser = WeightQuantizer(decoder.unrounded_weights)

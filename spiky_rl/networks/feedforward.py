@@ -38,11 +38,11 @@ memory is new)."""
 
 def check_connection_position(path: str, connection: ComponentSpec, within: bool) -> None:
     """Raise RegistryError at ``path`` for a ``connection`` between layers where one ``within`` a layer belongs, and the reverse."""
-    if getattr(connection.cls, "within", False) != within:
+    if getattr(connection.cls, "is_intra_layer", False) != within:
         fit = [
             n
             for n in list_names("connections")
-            if getattr(resolve("connections", n), "within", False) == within
+            if getattr(resolve("connections", n), "is_intra_layer", False) == within
         ]
         where = "among the neurons of a layer" if within else "between layers"
         raise RegistryError(
@@ -153,10 +153,10 @@ class FeedForward(SpikingNetwork):
             for place, each in _list_parts(f"{path}.{key}", part):
                 if key == "neuron":
                     with error_path(place):
-                        contract.check_neuron(rule.neuron(each.build()), surrogate)
+                        contract.check_neuron(rule.wrap_neuron(each.build()), surrogate)
                 else:
                     check_connection_position(place, each, within=key == "recurrent")
-                    if options.quantize != "none" and not hasattr(each.cls, "exact"):
+                    if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
                         raise RegistryError(
                             f"{path}.quantize: int8 does not know the weights of {each.name!r}"
                         )
@@ -179,7 +179,7 @@ class FeedForward(SpikingNetwork):
         super().__init__()
         self.inputs, self.steps, self.stateful = require_flat(inputs), options.steps, options.stateful
         self.learning: Any = learning.build()
-        self.surrogate = self.learning.surrogate(surrogate.build())
+        self.surrogate = self.learning.choose_surrogate(surrogate.build())
         self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=require_flat(inputs), steps=options.steps)
         stack: list[SpikingLayer] = []
@@ -189,7 +189,7 @@ class FeedForward(SpikingNetwork):
         binary = self.encoder.binary
         for i, size in enumerate(options.layers):
             link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
-            back, cell = _get_layer_part(recurrent, i), self.learning.neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
+            back, cell = _get_layer_part(recurrent, i), self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
             within: IntraLayerConnection | None = (
                 None if back is None else back.build(inputs=link.shape, outputs=size)
             )
@@ -205,7 +205,7 @@ class FeedForward(SpikingNetwork):
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
         if options.quantize == "int8":
             quantize_weights(stack, self.decoder)
-        self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
+        self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: tuple[Backend, LayerStack | None] | None = None
@@ -314,7 +314,7 @@ class FeedForward(SpikingNetwork):
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
         output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty)
         if decoder.potential is not None:
-            return decoder.read(output), new, rates
+            return decoder.decode_potentials(output), new, rates
         features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
         return features, (*new, *last), [*rates, compute_rates(output)] if self._has_penalty else []
 
@@ -346,7 +346,7 @@ class FeedForward(SpikingNetwork):
         if self.learning.plain:
             features, new = self.decoder(signal, rest, keep)
         else:
-            features, new = self.learning.read(self.decoder, outputs, rest, keep)
+            features, new = self.learning.decode(self.decoder, outputs, rest, keep)
         if record is not None:
             record.signal.append(signal)
         if full is not None:
@@ -411,7 +411,7 @@ class FeedForward(SpikingNetwork):
         record = ForwardRecord(only_signal=True)
         with torch.no_grad():
             self(x, state, keep, record=record)
-            self.learning.change(self.layers, record.signal, credit, keep)
+            self.learning.apply_weight_change(self.layers, record.signal, credit, keep)
 
     def count_update(self) -> None:
         super().count_update()

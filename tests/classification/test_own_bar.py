@@ -26,7 +26,7 @@ def write_tensors(folder, objects):
             continue
         part = "train" if counts[recording.label] < LEARNED else "test"
         counts[recording.label] += 1
-        events = objects.read(recording)
+        events = objects.read_events(recording)
         frames = np.zeros((250, 2, 1, 39), np.uint8)
         np.add.at(frames, (events.t, events.p, events.y, events.x), 1)
         path = folder / part / str(recording.label) / f"{counts[recording.label]}.npy"

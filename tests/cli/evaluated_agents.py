@@ -46,7 +46,7 @@ def planned(library, logs, agent):
 
 def parts(policy, env, evaluation):
     """Activity of all environments, and the mean of that of the groups, in a state that is not rest."""
-    obs = evaluation.restart()
+    obs = evaluation.reset()
     policy.reset()
     for _ in range(5):
         obs, _, dones, _ = env.step(policy(obs))

@@ -59,7 +59,7 @@ def exported(plan, policy, env, targets):
     for name in targets.split(","):
         try:
             built = ExportOptions(to=name).check_request(plan.request)
-            check_expressible(built.values(), plan.spec.tree())
+            check_expressible(built.values(), plan.spec.to_dict())
         except UserError as error:
             found[name] = {"refused": str(error)}
             continue

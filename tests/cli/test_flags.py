@@ -88,7 +88,7 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
 )
 def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here(command, flag, here, capsys):
     with pytest.raises(SystemExit) as ended:
-        command.parser().read(["--task", "cartpole", flag])
+        command.parser().parse(["--task", "cartpole", flag])
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.count("\n") == 1 and flag in line and here in line
 

@@ -34,7 +34,7 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
     assert torch.equal(left, a.expand_as(left))
     assert torch.equal(right, b.expand_as(right))
     assert all(torch.equal(p, q) for p, q in zip(state, (*state_a, *state_b), strict=True))
-    assert torch.equal(built.operations(x), one.operations(x) + two.operations(x))
+    assert torch.equal(built.count_operations(x), one.count_operations(x) + two.count_operations(x))
     assert built.binary == (one.binary and two.binary)
 
 

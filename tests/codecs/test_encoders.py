@@ -31,7 +31,7 @@ def test_direct_hands_on_the_observation_for_all_inner_steps():
     built = encoder("direct")
     assert torch.equal(built(x), x.view(TIME, 1, BATCH, INPUTS))
     assert built.width == INPUTS
-    assert torch.equal(built.operations(x), torch.zeros(TIME, BATCH))
+    assert torch.equal(built.count_operations(x), torch.zeros(TIME, BATCH))
     assert list(built.parameters()) == []
 
 
@@ -130,7 +130,7 @@ def test_poisson_noise_follows_its_seed():
 
 
 def test_population_counts_three_operations_per_field():
-    operations = encoder("population").operations(observations())
+    operations = encoder("population").count_operations(observations())
     assert torch.equal(operations, torch.full((TIME, BATCH), 3.0 * INPUTS * FIELDS))
 
 

@@ -24,7 +24,7 @@ DATASETS = registry.list_names("datasets")
 def connection(name, seed=0):
     torch.manual_seed(seed)
     cls = registry.resolve("connections", name)
-    inputs = (SIZE,) if cls.within else MAPS
+    inputs = (SIZE,) if cls.is_intra_layer else MAPS
     return registry.configure("connections", name, "c").build(inputs=inputs, outputs=7), inputs
 
 
@@ -74,7 +74,7 @@ def test_operations_are_none_without_events_and_grow_with_them(name):
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_a_connection_among_neurons_says_what_it_weighs_by_delay(name):
     built, inputs = connection(name)
-    if not registry.resolve("connections", name).within:
+    if not registry.resolve("connections", name).is_intra_layer:
         assert not hasattr(built, "delays")
         return
     x = events(built, inputs)
@@ -137,7 +137,7 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
     cls = registry.resolve("datasets", dataset)
-    assert all(words for _, words in cls.about())
+    assert all(words for _, words in cls.describe())
     # whose sensor is the recordings' own leaves it to them, too, which agent fits it
     assert cls.agent in (registry.list_names("agents") if hasattr(cls, "shape") else [""])
     assert {"bins", "binary"} <= cls.Options.model_fields.keys()
@@ -156,7 +156,7 @@ def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold
         assert len(set(names)) == len(names)
         few = built.recordings[:3]
         for recording in few:
-            check_events(built.read(recording), built.path(recording), built.shape)
+            check_events(built.read_events(recording), built.path(recording), built.shape)
             assert 0 <= recording.label < len(built.classes)
         held = samples.load(dataset, built, few)
         assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)

@@ -32,7 +32,7 @@ def recordings(folder: Path, part: str = "Train", count: int = 1) -> None:
 def packed(folder: Path) -> int:
     """How many packed recordings of the folder can be read."""
     found = dataset("nmnist", folder)
-    return sum(len(found.read(r)) > 0 for r in found.recordings)
+    return sum(len(found.read_events(r)) > 0 for r in found.recordings)
 
 
 def refusal(argv, capsys) -> str:

@@ -79,7 +79,7 @@ def test_links_within_the_folder_and_a_link_to_the_folder_are_followed(data, tmp
     (data / "cat" / "b.bin").symlink_to("a.bin")
     (tmp_path / "link").symlink_to(data)
     found = dataset("own", tmp_path / "link", **GIVEN)
-    assert [listed(found.read(r)) for r in found.recordings] == [EVENTS, EVENTS]
+    assert [listed(found.read_events(r)) for r in found.recordings] == [EVENTS, EVENTS]
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "/dev/zero", "cat/../../outside.bin"])
@@ -188,7 +188,7 @@ def test_fields_that_no_event_needs_may_be_of_any_kind(kind, tmp_path):
     (tmp_path / "cat").mkdir()
     np.save(tmp_path / "cat" / "1.npy", held)
     found = dataset("own", tmp_path, **GIVEN)
-    np.testing.assert_array_equal(found.read(found.recordings[0]).t, COLUMNS[:, 0])
+    np.testing.assert_array_equal(found.read_events(found.recordings[0]).t, COLUMNS[:, 0])
     assert dataset("own", tmp_path).window[1] > 0, "nor do they keep the sensor from being found"
 
 
@@ -242,7 +242,7 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
         np.save(path, array)
         found = dataset("own", data, **GIVEN)
         with pytest.raises(EventFileError, match=words):
-            found.read(found.recordings[1])
+            found.read_events(found.recordings[1])
     with pytest.raises(EventFileError, match="holds 600 events"):
         decode_events(encoded([(1, 1, 0, 1)] * 600), "1.bin")
     with pytest.raises(EventFileError, match="holds more than 500 events"):
@@ -251,7 +251,7 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
         archive.writestr("cat/1.bin", bytes(5000))
     found = dataset("own", data.with_suffix(".zip"), **GIVEN)
     with pytest.raises(EventFileError, match="1.bin: has 5,000 bytes; a recording has at most 3,000"):
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 def test_images_and_matlab_s_elements_have_a_limit_too(tmp_path, monkeypatch):
@@ -279,12 +279,12 @@ def test_arrays_of_either_order_are_the_same_recording(data):
         np.save(data / "cat" / f"{name}.npy", array)
     found = dataset("own", data, bins=10)
     assert (found.shape, found.window) == ((2, 7, 6), (0, 20))
-    first, second = (listed(found.read(recording)) for recording in found.recordings)
+    first, second = (listed(found.read_events(recording)) for recording in found.recordings)
     assert first == second == [(3, 4, 1, 7), (5, 6, 0, 9), (5, 6, 0, 9)]
     np.save(data / "cat" / "c.npy", COLUMNS)
     np.save(data / "cat" / "f.npy", COLUMNS.T.copy().T)
     found = dataset("own", data, bins=10)
-    assert [listed(found.read(recording)) for recording in found.recordings] == [EVENTS] * 2
+    assert [listed(found.read_events(recording)) for recording in found.recordings] == [EVENTS] * 2
 
 
 @pytest.mark.parametrize("given", [{}, GIVEN])

@@ -49,7 +49,7 @@ def rows(found):
 def test_every_format_gives_the_same_events(tmp_path, ending):
     write(tmp_path / "data" / "cat" / f"1{ending}")
     found = dataset("own", tmp_path / "data")
-    assert sorted(listed(found.read(found.recordings[0]))) == sorted(EVENTS)
+    assert sorted(listed(found.read_events(found.recordings[0]))) == sorted(EVENTS)
     assert (found.shape, found.window) == ((2, 7, 6), (0, 100))
 
 
@@ -62,7 +62,7 @@ def test_columns_may_have_names_signs_and_another_unit(tmp_path):
     (tmp_path / "data" / "cat" / "2.csv").write_text("0.07,3,4,1\n0.09,5,6,-1\n")
     found = dataset("own", tmp_path / "data", unit="s")
     for recording in found.recordings:
-        assert listed(found.read(recording)) == [(3, 4, 1, 70_000), (5, 6, 0, 90_000)]
+        assert listed(found.read_events(recording)) == [(3, 4, 1, 70_000), (5, 6, 0, 90_000)]
 
 
 def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
@@ -72,13 +72,13 @@ def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
     np.save(tmp_path / "data" / "cat" / "1.npy", held)
     found = dataset("own", tmp_path / "data")
     assert (found.shape, found.window) == ((3, 4, 5), (0, 20))
-    assert listed(found.read(found.recordings[0])) == [(0, 1, 2, 7)] * 3
+    assert listed(found.read_events(found.recordings[0])) == [(0, 1, 2, 7)] * 3
     np.save(tmp_path / "data" / "cat" / "1.npy", held[:, :2])
     smaller = dataset("own", tmp_path / "data", sensor=[4, 5], channels=3, window=[0, 20])
     with pytest.raises(
         EventFileError, match=r"1\.npy: is \[20, 2, 4, 5\]; expected \[time, 3, 4, 5\] as of the others"
     ):
-        smaller.read(smaller.recordings[0])
+        smaller.read_events(smaller.recordings[0])
 
 
 def test_a_folder_for_each_class_may_stand_in_folders_of_a_split(tmp_path):
@@ -125,7 +125,7 @@ def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
     found = dataset("own", tmp_path / "tensors")
     assert found.shape == (1, 16, 16)
     with pytest.raises(EventFileError, match="0.npy: is .* expected .time, 1, 16, 16. as of the others"):
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 def test_steps_and_times_are_not_mixed(tmp_path):
@@ -139,7 +139,7 @@ def test_steps_and_times_are_not_mixed(tmp_path):
     with pytest.raises(
         EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"
     ):
-        found.read(found.recordings[1])
+        found.read_events(found.recordings[1])
 
 
 @pytest.mark.parametrize("given", [{}, {"sensor": [7, 6], "channels": 2, "window": [0, 100]}])
@@ -152,7 +152,7 @@ def test_recordings_of_another_kind_than_a_network_was_trained_with_are_refused(
     kept = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
     other = dataset("own", tmp_path / "other", **kept)
     with pytest.raises(EventFileError, match="1.npy: has times in steps"):
-        other.read(other.recordings[0])
+        other.read_events(other.recordings[0])
 
 
 def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_recordings(tmp_path):
@@ -224,7 +224,7 @@ def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending):
         ("b.npy", "dog", "test"),
         ("a/2.csv", None, "validation"),
     ]
-    assert all(sorted(listed(found.read(r))) == sorted(EVENTS) for r in found.recordings)
+    assert all(sorted(listed(found.read_events(r))) == sorted(EVENTS) for r in found.recordings)
 
 
 def test_an_archive_is_read_as_a_folder_with_or_without_one_around_all(tmp_path):
@@ -233,7 +233,7 @@ def test_an_archive_is_read_as_a_folder_with_or_without_one_around_all(tmp_path)
             for name in ("cat/1.bin", "dog/2.bin"):
                 archive.writestr(f"{around}{name}", encoded(EVENTS))
         found = dataset("own", tmp_path / "data.zip")
-        assert found.classes == ("cat", "dog") and listed(found.read(found.recordings[1])) == EVENTS
+        assert found.classes == ("cat", "dog") and listed(found.read_events(found.recordings[1])) == EVENTS
 
 
 def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stands(
@@ -246,7 +246,7 @@ def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stand
         "2 channels, 7 x 6 pixels, times from 0 to 100, unless dataset.channels, .sensor and .window say"
         in caplog.text
     )
-    monkeypatch.setattr(type(first), "read", None)
+    monkeypatch.setattr(type(first), "read_events", None)
     warm = dataset("own", tmp_path / "data")
     assert (warm.shape, warm.window) == (first.shape, first.window)
     given = dataset("own", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95], time="us")
@@ -296,7 +296,7 @@ def test_a_recording_that_is_damaged_is_named_with_what_is_wrong(case, tmp_path)
     write(tmp_path / "data" / "cat" / name, content)
     found = dataset("own", tmp_path / "data", sensor=[9, 9], channels=2, window=[0, 100])
     with pytest.raises(EventFileError, match=f"{name}: .*{words}") as error:
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
     assert "\n" not in str(error.value)
 
 
@@ -321,7 +321,7 @@ def test_arrays_that_are_no_recording_are_named(case, tmp_path):
         np.save(tmp_path / "cat" / "1.npy", held)
     found = dataset("own", tmp_path, sensor=[1, 1], channels=1, window=[0, 100])
     with pytest.raises(EventFileError, match=words):
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 MANIFESTS = {

@@ -89,13 +89,13 @@ def test_the_datasets_own_layout_gives_labels_and_the_official_split_unpacked_or
     assert [r.label for r in found.recordings] == [*np.repeat(range(10), 2), *range(10)]
     assert [r.part for r in found.recordings] == ["train"] * 20 + ["test"] * 10
     assert found.recordings[5].name == "Train/2/00006"
-    assert listed(found.read(found.recordings[5]))[0] == (2, 1, 1, 1000)
+    assert listed(found.read_events(found.recordings[5]))[0] == (2, 1, 1, 1000)
 
 
 def test_packed_recordings_are_those_of_the_files(layout):
     found = dataset("nmnist", layout)
     rows = [r for r in found.recordings if r.part == "train"]
-    events = [found.read(r) for r in rows]
+    events = [found.read_events(r) for r in rows]
     np.savez(
         layout / "nmnist_packed.npz",
         addr=np.concatenate([(e.y * 34 + e.x) * 2 + e.p for e in events]).astype(np.uint16),
@@ -106,7 +106,7 @@ def test_packed_recordings_are_those_of_the_files(layout):
     (layout / "nmnist").rename(layout / "elsewhere")
     packed = dataset("nmnist", layout)
     assert [(r.name, r.label, r.part) for r in packed.recordings] == [(r.name, r.label, r.part) for r in rows]
-    assert [listed(packed.read(r)) for r in packed.recordings] == [listed(e) for e in events]
+    assert [listed(packed.read_events(r)) for r in packed.recordings] == [listed(e) for e in events]
 
 
 BAD_ARRAYS = {
@@ -131,7 +131,7 @@ def test_bad_packed_recordings_are_refused(tmp_path, case):
     )
     with pytest.raises(UserError, match=rf"nmnist_p\.npz: {message}"):
         found = dataset("nmnist", tmp_path)
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 def test_a_cut_packed_file_is_refused(tmp_path):
@@ -146,7 +146,7 @@ def test_the_real_recording_in_its_own_bytes_is_the_packed_one():
     single = decode_events((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
     packed = dataset("nmnist", folder)
     assert packed.recordings[0].name == "Train/5/00001"
-    assert listed(single) == listed(packed.read(packed.recordings[0]))
+    assert listed(single) == listed(packed.read_events(packed.recordings[0]))
     assert len(single) == 4681 and (np.diff(single.t) >= 0).all()
 
 
@@ -219,7 +219,7 @@ def test_the_tactile_layout_gives_labels_and_leaves_tables_out(tmp_path):
     matlab(tmp_path / "stmnist" / "data" / "0" / "LUT.mat", taxels((0, 1, 0.1)))
     found = dataset("stmnist", tmp_path)
     assert [r.label for r in found.recordings] == list(range(10))
-    assert listed(found.read(found.recordings[7])) == [(7, 0, 1, 100_000)]
+    assert listed(found.read_events(found.recordings[7])) == [(7, 0, 1, 100_000)]
 
 
 @real
@@ -329,7 +329,7 @@ def test_stemnist_has_its_official_split_and_a_choice_of_characters_unpacked_or_
     assert (found.classes[second.label], second.part) == ("7", "validation")
     for recording in reversed(found.recordings):  # rows may be read in any order
         i = recording.row
-        assert listed(found.read(recording)) == [(i + 5, 2, 0, i)]
+        assert listed(found.read_events(recording)) == [(i + 5, 2, 0, i)]
     digits = dataset("stemnist", folder, characters="digits")
     assert [r.name for r in digits.recordings] == ["test/test_7_1", "train/train_7_1", "val/val_7_1"]
     assert digits.classes == tuple("123456789") and {r.label for r in digits.recordings} == {6}
@@ -342,7 +342,7 @@ def test_damaged_stemnist_is_named(tmp_path):
     found = dataset("stemnist", tmp_path)
     last = next(r for r in found.recordings if r.name == "val/val_B_2")
     with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
-        found.read(last)
+        found.read_events(last)
     (folder / "spike" / "val" / "manifest.csv").write_text("sample_id,label\nx,%\n")
     with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' is none of"):
         dataset("stemnist", tmp_path)
@@ -356,14 +356,14 @@ def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
         np.save(tmp_path / "Ev-Objects" / part / f"sample_{number}_label_{label}.npy", held)
     found = dataset("ev_objects", tmp_path)
     assert [(r.label, r.part) for r in found.recordings] == [(4, "test"), (35, "train"), (0, "train")]
-    assert [listed(found.read(r)) for r in found.recordings] == [
+    assert [listed(found.read_events(r)) for r in found.recordings] == [
         [(r.label, 0, 1, 99)] for r in found.recordings
     ]
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_4.npy", np.ones((39, 2, 7)))
     with pytest.raises(
         EventFileError, match=r"sample_3_label_4\.npy: is \[39, 2, 7\]; expected \[39, 2, 250\]"
     ):
-        found.read(dataset("ev_objects", tmp_path).recordings[1])
+        found.read_events(dataset("ev_objects", tmp_path).recordings[1])
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_36.npy", np.ones((39, 2, 250)))
     with pytest.raises(EventFileError, match="label 36 is none of 0 to 35"):
         dataset("ev_objects", tmp_path)
@@ -381,5 +381,5 @@ def test_the_published_tactile_recordings_are_read_from_their_archives():
         parts = [r.part for r in found.recordings]
         assert [parts.count(part) for part in ("train", "validation", "test")] == counts
     # what numpy counts of the unpacked files
-    assert len(letters.read(letters.recordings[0])) == 252
-    assert len(objects.read(objects.recordings[0])) == 36
+    assert len(letters.read_events(letters.recordings[0])) == 252
+    assert len(objects.read_events(objects.recordings[0])) == 36

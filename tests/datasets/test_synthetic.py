@@ -139,6 +139,6 @@ def test_real_recordings_move_as_the_simulated_ones_do():
     images, _, _ = synthetic.load_mnist_like(Path("nowhere"))
     courses = np.zeros((2, 30))
     for i in range(40):
-        courses[0] += counted(recordings.read(recordings.recordings[i]), 30).sum((1, 2, 3))
+        courses[0] += counted(recordings.read_events(recordings.recordings[i]), 30).sum((1, 2, 3))
         courses[1] += counted(simulated(images[i], i), 30).sum((1, 2, 3))
     assert np.corrcoef(courses)[0, 1] > 0.9

@@ -71,11 +71,11 @@ def test_every_agents_file_acts_as_the_agent_does(policy):
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     expected = live(policy, seen)
     assert np.abs(expected).max() > 0.0
-    if target.allowed(policy) == 0.0:
+    if target.get_tolerance(policy) == 0.0:
         np.testing.assert_array_equal(found, live(target.reference(policy), seen))
     else:
         size = max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.allowed(policy) * size)
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.get_tolerance(policy) * size)
 
 
 def test_only_sums_of_torch_may_differ():

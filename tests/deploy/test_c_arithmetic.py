@@ -75,12 +75,12 @@ def test_numbers_that_are_some_keep_their_bits():
 
 def test_the_policy_of_skrl_does_so_too():
     given = torch.tensor([[float("nan"), 1.0, float("inf")]])
-    environment = SimpleNamespace(observations=lambda obs: obs)
+    environment = SimpleNamespace(get_actor_observations=lambda obs: obs)
     after = {"rnn": [torch.tensor([[[float("nan"), 2.0]]])]}
     model = SimpleNamespace(
         network=None, ann_operations=0.0, compute=lambda inputs: (inputs["observations"], after)
     )
-    policy = skrl.SkrlInferencePolicy(SimpleNamespace(normalised=lambda x: x, policy=model), environment)
+    policy = skrl.SkrlInferencePolicy(SimpleNamespace(normalize_observations=lambda x: x, policy=model), environment)
     assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
     assert policy.state[0].tolist() == [[[0.0, 2.0]]]
 

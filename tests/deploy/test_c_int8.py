@@ -219,13 +219,13 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
 def test_weights_are_those_that_training_on_8_bits_saw(made):
     policy, _target, path = made("trained on 8 bits")
     for i, layer in enumerate(policy.network.layers):
-        unit = compute_scales(layer.connection.exact(), layer.recurrent.exact())
+        unit = compute_scales(layer.connection.unrounded_weights(), layer.recurrent.unrounded_weights())
         for name, link in ((f"weight{i}", layer.connection), (f"within{i}", layer.recurrent)):
             (text,) = re.findall(rf"int8_t {name}\[\d+\] = {{([^}}]+)}}", path.read_text())
-            written = torch.tensor([int(x) for x in text.split(",")]).view(link.exact().shape)
+            written = torch.tensor([int(x) for x in text.split(",")]).view(link.unrounded_weights().shape)
             assert written.abs().max() > 30, "the check sees weights"
             assert torch.equal(written * unit, link.synapses())
-            assert torch.equal(written.float(), quantize(link.exact(), unit))
+            assert torch.equal(written.float(), quantize(link.unrounded_weights(), unit))
 
 
 REFUSED = {

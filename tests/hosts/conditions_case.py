@@ -36,7 +36,7 @@ def velocities(env):
 def slide(evaluation, env):
     """How far every robot goes, [B], that stands and is set going at SPEED."""
     still = torch.zeros(env.num_envs, env.num_actions)
-    evaluation.restart()
+    evaluation.reset()
     for _ in range(SETTLE):
         env.step(still)
     _, robot = find_robot(env.unwrapped)

@@ -14,7 +14,7 @@ from tests.hosts.point_env import LIF, PointEnv, config
 
 NETWORK = {**LIF, "layers": [16]}
 STEPS = 8
-PLAN = SimpleNamespace(device="cpu", seed=0, setting={"num_steps_per_env": STEPS}.__getitem__)
+PLAN = SimpleNamespace(device="cpu", seed=0, get_setting={"num_steps_per_env": STEPS}.__getitem__)
 
 
 class ResettableEnv(PointEnv):

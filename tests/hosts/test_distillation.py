@@ -229,7 +229,7 @@ def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_name
     found = find(f"{own}:Own")
     assert found.spec["network"]["neuron"] == f"{own}:Own"
     assert not own.with_suffix(".executed").exists(), "it is found without being executed"
-    plan.spec = SimpleNamespace(runner=student.runner, tree=lambda: {"network": network})
+    plan.spec = SimpleNamespace(runner=student.runner, to_dict=lambda: {"network": network})
     assert find().spec == found.spec, "the student's command line names it"
 
 

@@ -151,7 +151,7 @@ def test_several_patterns_of_dead_neurons_are_drawn_the_same_ones_for_the_same_w
 def test_without_a_fault_a_disturbed_network_computes_what_it_computed(kind):
     """So what differs under a fault is the fault's."""
     plain, other = built(kind), built(kind)
-    other.set_spike_channels([lambda fired: fired] * len(other.widths))
+    other.set_spike_channels([lambda fired: fired] * len(other.layer_sizes))
     state = tuple(
         torch.rand(s.shape, generator=torch.Generator().manual_seed(2)) for s in plain.zero_state(EPISODES, X)
     )

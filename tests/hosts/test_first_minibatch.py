@@ -140,7 +140,7 @@ def test_no_forward_pass_waits_for_the_device(network):
     actor.network.set_backend("torch")
     with Waits() as waits:
         actor(actor.add_features(obs))
-        actor.network.advance()
+        actor.network.count_update()
         actor(actor.add_features(obs))
         assert waits.count == 0
         int(torch.ones(()))

@@ -159,12 +159,12 @@ def test_skrls_policy_is_shown_as_it_is_while_it_trains():
     case = pytest.importorskip("tests.hosts.skrl_case", reason="the skrl extra is not installed")
     run_ = case.runner(network=case.SPIKING)
     run_.policy.train()
-    obs, policy = run_.env.get_observations(), run_.played
+    obs, policy = run_.env.get_observations(), run_.inference_policy
     picture = SpikeRaster(policy)
     picture.add(obs, torch.ones(1))
     picture()
     assert run_.policy.training
-    for dots, spikes in zip(picture.panel.past[0], policy.spikes(obs), strict=True):
+    for dots, spikes in zip(picture.panel.past[0], policy.compute_spikes(obs), strict=True):
         assert (torch.from_numpy(dots) == (spikes != 0)).all()
 
 

@@ -168,9 +168,9 @@ def test_ppo_moves_the_readout_and_the_rule_the_layers_it_names(rule, stateful):
         True,
     ]
     rollout(run)
-    rule_alone = run.alg.actor.network.learn
+    rule_alone = run.alg.actor.network.apply_local_rules
     calls = []
-    run.alg.actor.network.learn = lambda *a: calls.append(a)
+    run.alg.actor.network.apply_local_rules = lambda *a: calls.append(a)
     run.alg.update()
     parameters = dict(run.alg.actor.network.named_parameters())
     moved = [k for k in names if not torch.equal(parameters[k], before[k])]

@@ -58,7 +58,7 @@ def current(dtype=torch.float32, device="cpu"):
 def unroll(backend, x, smooth=False):
     """One neuron over time, forward and backward: its output."""
     built = neuron()
-    numbers = tuple(built.number(name) for name in built.params)
+    numbers = tuple(built.get_step_value(name) for name in built.params)
     y, _ = dispatch.unroll(backend, built, ops(smooth), x, STEPS, None, numbers)
     y.sum().backward()
     return y.detach()

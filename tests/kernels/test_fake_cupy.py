@@ -63,7 +63,7 @@ def results(made, backend: str, x: torch.Tensor):
         adapted, after = made.compute_features(x, state, keep, adapt=True)
         found += [adapted, *after]
     if made.local:
-        made.learn(x, state, keep, torch.randn(x.shape[:2], generator=g))
+        made.apply_local_rules(x, state, keep, torch.randn(x.shape[:2], generator=g))
     return [*found, *(w.detach() for w in (*made.parameters(), *made.buffers()))], grads
 
 

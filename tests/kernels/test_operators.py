@@ -86,7 +86,7 @@ def same(found, expected):
 def called(name, varying):
     neuron = registry.configure("neurons", name, "neuron").build()
     ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
-    numbers = [neuron.number(name) for name in neuron.params]
+    numbers = [neuron.get_step_value(name) for name in neuron.params]
     values = tuple(torch.full((WIDTH,), n) if varying else n for n in numbers)
     return neuron, ops, programs.prepare_call(neuron, ops, values, WIDTH)
 
@@ -240,7 +240,7 @@ def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
         _, wanted = gradients(network, network, x, None)
         assert near(gradients(network, run, x, None)[1], wanted)
         seen.append(wanted)
-        network.advance()
+        network.count_update()
     assert not near(seen[0], seen[1]) and not near(seen[1], seen[2])
 
 

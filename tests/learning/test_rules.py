@@ -354,7 +354,7 @@ def test_an_unreset_neuron_computes_what_the_neuron_does(neuron):
         * torch.rand(40, 1, 5, generator=torch.Generator().manual_seed(2)).double()
         * (20.0 if built.dt < 1.0 else 1.0)
     )
-    params = built.named_params(*(built.number(name) for name in built.params))
+    params = built.named_params(*(built.get_step_value(name) for name in built.params))
     a = b = built.named_states(*(torch.zeros(1, 5).double() for _ in built.states))
     for i in current:
         z, a = built.step(_OPS, i, a, params)
@@ -368,5 +368,5 @@ _OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
 def _substeps(neuron, current, states, params):
     peak = torch.full_like(current, -1e30)
     for _ in range(neuron.substeps):
-        peak, states = neuron.advance(_OPS, current, peak, states, params)
-    return neuron.emit(_OPS, peak, states, params)
+        peak, states = neuron.substep(_OPS, current, peak, states, params)
+    return neuron.finish_step(_OPS, peak, states, params)

@@ -243,7 +243,7 @@ def test_the_slope_follows_its_schedule_over_updates():
         slope = start + (final - start) * min(1.0, updates / duration)
         constant = build(surrogate={"name": "arctangent", "slope": slope})
         assert torch.allclose(gradient(scheduled), gradient(constant), atol=1e-12), updates
-        scheduled.advance()
+        scheduled.count_update()
     assert (
         scheduled.updates == duration + 2 and type(scheduled.updates) is int
     ), "no forward pass asks a device"
@@ -271,7 +271,7 @@ def test_advance_draws_the_noise_of_a_random_encoder_anew():
     network, x = build(encoder={"name": "population", "mode": "poisson"}), observations(time=1)
     noise = network.encoder.noise.clone()
     first, _ = network(x, network.zero_state(BATCH, x))
-    network.advance()
+    network.count_update()
     second, _ = network(x, network.zero_state(BATCH, x))
     assert not torch.equal(noise, network.encoder.noise)
     assert not torch.equal(first, second)
@@ -326,7 +326,7 @@ def test_from_rest_no_state_comes_out_of_a_disturbed_recurrent_layer_either(back
     network, x = build(recurrent="recurrent", backend=backend).float(), observations(time=1).float()
     with torch.no_grad():
         expected, _ = network(x, None)
-        network.set_spike_channels([lambda fired: fired] * len(network.widths))
+        network.set_spike_channels([lambda fired: fired] * len(network.layer_sizes))
         found, state = network(x, None)
         rest, carried = network(x, network.zero_state(BATCH, x))
     assert state == () and len(carried) == len(network.state_sizes)

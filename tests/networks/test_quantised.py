@@ -40,8 +40,8 @@ def links(network):
     """Everything that holds weights, with what they are behind their rounding and in front of it, [inputs, N] each."""
     for layer in network.layers:
         parts = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
-        yield [(part.exact(), part.synapses()) for part in parts]
-    yield [(network.decoder.exact(), network.decoder.synapses().t())]
+        yield [(part.unrounded_weights(), part.synapses()) for part in parts]
+    yield [(network.decoder.unrounded_weights(), network.decoder.synapses().t())]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -92,7 +92,7 @@ def test_a_gradient_is_that_of_a_network_which_has_the_rounded_weights():
 def test_small_steps_add_up_behind_the_rounding():
     network = build()
     connection = next(iter(network.layers)).connection
-    before, unit = connection.synapses().detach(), compute_scales(connection.exact())
+    before, unit = connection.synapses().detach(), compute_scales(connection.unrounded_weights())
     for _ in range(30):
         with torch.no_grad():
             connection.weight[0, 0] += 0.1 * unit[0]

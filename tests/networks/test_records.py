@@ -45,7 +45,7 @@ def test_a_record_runs_every_layer_once(grad):
 
 def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatch):
     made, traces, records = network(learning="stdp"), [], []
-    forward, change = SpikingLayer.forward, made.learning.change
+    forward, change = SpikingLayer.forward, made.learning.apply_weight_change
 
     def watched(layer, *args):
         traces.append(args[-1])
@@ -56,9 +56,9 @@ def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatc
         return change(layers, signals, credit, keep)
 
     monkeypatch.setattr(SpikingLayer, "forward", watched)
-    monkeypatch.setattr(made.learning, "change", changed)
+    monkeypatch.setattr(made.learning, "apply_weight_change", changed)
     before = made.layers[0].connection.weight.clone()
-    made.learn(torch.rand(1, BATCH, 6), None, None, torch.ones(1, BATCH))
+    made.apply_local_rules(torch.rand(1, BATCH, 6), None, None, torch.ones(1, BATCH))
     assert traces == [None] * len(LAYERS), "no potentials are kept"
     assert len(records[0]) == len(LAYERS) + 1
     assert not torch.equal(made.layers[0].connection.weight, before)

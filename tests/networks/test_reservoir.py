@@ -176,7 +176,7 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
     net.zero_grad()
     cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
     assert not cached.requires_grad and cached.shape[-1] == net.features
-    net.read(cached).square().sum().backward()
+    net.apply_readout(cached).square().sum().backward()
     assert all(torch.allclose(a, p.grad) for a, p in zip(whole, net.decoder.parameters(), strict=True))
 
 
@@ -234,9 +234,9 @@ def test_a_copy_runs_as_the_original():
 def test_drive_takes_series_and_gives_traces():
     net = reservoir(inputs=1)
     u = np.random.default_rng(0).uniform(0.0, 0.5, (2, 30, 1))
-    states = net.drive(u)
+    states = net.compute_traces(u)
     assert states.shape == (2, 30, SIZE) and states.dtype == np.float32
-    assert np.array_equal(net.drive(u[1:])[0], states[1]), "series do not see each other"
+    assert np.array_equal(net.compute_traces(u[1:])[0], states[1]), "series do not see each other"
 
 
 @pytest.mark.parametrize("encoder", registry.list_names("encoders"))
@@ -277,7 +277,7 @@ def test_a_reservoir_in_which_nobody_fires_is_refused():
 def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
     net = reservoir(encoder={"name": "population", "mode": "poisson"})
     noise = net.encoder.noise.clone()
-    net.advance()
+    net.count_update()
     assert not torch.equal(noise, net.encoder.noise)
     assert net.updates == 1
 

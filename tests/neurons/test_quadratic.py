@@ -119,4 +119,4 @@ def test_potentials_that_contradict_each_other_are_refused():
         build("quadratic", critical=5.0)
     with pytest.raises(RegistryError, match="neuron.reset: 3.0 is out of range"):
         build("quadratic", reset=3.0)
-    assert build("quadratic", learn=["critical"]).limits("critical") == (1e-3, 3.0)
+    assert build("quadratic", learn=["critical"]).get_parameter_range("critical") == (1e-3, 3.0)

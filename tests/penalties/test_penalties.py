@@ -41,7 +41,7 @@ def test_rates_outside_the_band_cost_their_square():
     spikes = torch.zeros(1, 10, 1, 3)
     spikes[0, :4, 0, 0] = 1.0  # 0.3 beyond
     spikes[0, 0, 0, 1] = 1.0  # at the bound
-    found = penalty("rate").cost([spikes.mean((0, 1, 2))] * 2, [7.0, 2.0])
+    found = penalty("rate").compute([spikes.mean((0, 1, 2))] * 2, [7.0, 2.0])
     assert found.item() == pytest.approx(3.0 * 2.0 * (0.3**2 + 0.05**2) / 3.0)
 
 
@@ -50,11 +50,11 @@ def test_operations_count_by_the_synapses_that_events_reach():
     first[0, :, 0, 0] = 1.0
     second[0, :5, 0, 0] = 1.0
     share = (1.0 * 8.0 + 0.5 * 3.0) / (4 * 8.0 + 2 * 3.0)
-    assert penalty("synops").cost(
+    assert penalty("synops").compute(
         [first.mean((0, 1, 2)), second.mean((0, 1, 2))], [8.0, 3.0]
     ).item() == pytest.approx(0.7 * (share - 0.02))
     silent = [torch.zeros(4), torch.zeros(2)]
-    assert penalty("synops").cost(silent, [8.0, 3.0]).item() == 0.0
+    assert penalty("synops").compute(silent, [8.0, 3.0]).item() == 0.0
 
 
 def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
@@ -81,7 +81,7 @@ def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule,
     features, _ = plain(x, None)
     # what has no penalty runs in parts: put a layer's together
     whole = [torch.cat(outputs[i::2], 2).abs().mean((0, 1, 2)) for i in range(2)]
-    cost = penalty(name).cost(whole, [12.0, 2.0])
+    cost = penalty(name).compute(whole, [12.0, 2.0])
     assert cost > 0.0
     (features.square().mean() + cost).backward()
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):

@@ -119,7 +119,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says.
+        """Train; however that ends, the last finished iteration is saved, as `BaseRunner.save_on_exit` says.
 
         Args:
             num_learning_iterations: From the present one on.

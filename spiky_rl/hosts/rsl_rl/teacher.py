@@ -28,7 +28,7 @@ class Teacher:
     """Where its checkpoint lies."""
     agent: str
     spec: Mapping[str, Any]
-    """Its specification, as `AgentSpec.tree` gives it."""
+    """Its specification, as `AgentSpec.to_dict` gives it."""
     weights: Mapping[str, Tensor] = field(repr=False)
 
     def build(self, obs: TensorDict, actions: int, device: str) -> MLPModel:

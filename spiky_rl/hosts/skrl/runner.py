@@ -92,7 +92,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         return self._writer
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says.
+        """Train; however that ends, the last finished iteration is saved, as `BaseRunner.save_on_exit` says.
 
         Args:
             iterations: From the present one on.

@@ -74,7 +74,7 @@ def log_warp_fallback(reason: str) -> None:
 
 def get_solver_name(env: WrappedEnv, name: str) -> str:
     """Name of the solver that steps the worlds of an ``env`` after its reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
-    settle = getattr(env.unwrapped.sim.physics_manager, "settle", None)
+    settle = getattr(env.unwrapped.sim.physics_manager, "uses_native_solver", None)
     return name if settle is None or settle() else WARP
 
 
