@@ -23,7 +23,7 @@ def fill(beside):
     print("writing", flush=True)
     time.sleep(600)
 
-files.write(pathlib.Path(sys.argv[1]), fill)
+files.write_atomically(pathlib.Path(sys.argv[1]), fill)
 """
 
 

@@ -77,7 +77,7 @@ def test_every_module_stands_in_a_room_and_imports_downwards_only():
 
 
 def test_an_import_from_above_would_be_seen():
-    inside = ast.parse("def late():\n    from spiky_rl.networks._layer import Layer\n")
+    inside = ast.parse("def late():\n    from spiky_rl.networks._layer import SpikingLayer\n")
     assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.SpikingLayer"]
     assert upward("spiky_rl/cli/train.py", inside) == []
 

@@ -33,7 +33,7 @@ site.addsitedir(sys.argv[1])
 sys.path.append(sys.argv[2])  # the dependencies; a plain path, so that no other editable install comes in
 from spiky_rl.config import registry
 print(registry.__file__)
-print(*registry.names("agents"), "|", *registry.names("tasks"))
+print(*registry.list_names("agents"), "|", *registry.list_names("tasks"))
 """
 
 pytestmark = pytest.mark.skipif(

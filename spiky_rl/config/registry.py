@@ -63,12 +63,22 @@ class Component:
     """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Old name -> name of a member; for one release a class may define it under the old one."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for old, new in cls.renamed.items():
+            if old in vars(cls) and new not in vars(cls):
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def from_options(cls, **values: object) -> Self:
         """A component that needs nothing but options, such as a neuron: with these ``values``, the others at their defaults."""
         component: Any = cls
         return component(cls.Options.check(cls.__name__, values))
+
+    of = from_options  # the old name, for one release
 
     @classmethod
     def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:

@@ -20,6 +20,13 @@ Shape = tuple[int, ...]
 class Connection(Component, torch.nn.Module):
     """Built with ``inputs``, the shape of what comes in, and ``outputs``, the layer's entry: neurons, or channels of maps."""
 
+    renamed = {
+        "within": "is_intra_layer",
+        "in_force": "get_effective_weights",
+        "exact": "unrounded_weights",
+        "plain": "is_plain",
+    }
+
     is_intra_layer: ClassVar[bool] = False
     """Whether it links the neurons of one layer among themselves: then `IntraLayerConnection`."""
     shape: Shape
@@ -110,3 +117,7 @@ def require_neurons(path: str, count: int) -> None:
         raise RegistryError(
             f"{path}: {count} neuron has no other to be connected to; the layer needs at least 2"
         )
+
+
+vector = require_flat
+"""The old name, for one release."""

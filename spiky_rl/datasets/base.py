@@ -59,6 +59,14 @@ def declare_bins(bins: int) -> Any:
 class Dataset(Component):
     """Recordings of one sensor. An entry declares what it is, and says how they are found and read."""
 
+    renamed = {
+        "find": "list_recordings",
+        "read": "read_events",
+        "about": "describe",
+        "stamps": "get_fingerprints",
+        "reader": "get_reader_fingerprint",
+    }
+
     class Options(Settings):
         """Options of every dataset."""
 
@@ -155,3 +163,7 @@ class Dataset(Component):
     def settings(self) -> Mapping[str, Any]:
         """Settings that decide the frames made of a recording, whether chosen or taken from the recordings."""
         return {"bins": self.bins, "binary": self.binary}
+
+
+counted = declare_bins
+"""The old name, for one release."""

@@ -51,6 +51,14 @@ class ObservationNormalizer(Protocol):
 class Target(Component):
     """Writes a policy and runs what was written."""
 
+    renamed = {
+        "refuse": "check_network",
+        "reference": "get_reference_model",
+        "allowed": "get_tolerance",
+        "open": "open_session",
+        "require": "check_requirements",
+    }
+
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Values that the target can express, by dotted path of an agent's key; a key that is not listed may have any. A target that
     lists some of ``network`` needs one: an agent without is an ANN."""

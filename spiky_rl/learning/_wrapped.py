@@ -40,7 +40,7 @@ class NeuronWrapper(Neuron):
         """
         if not isinstance(neuron, Ode):
             raise RegistryError(
-                f"name: {type(neuron).__name__.lower()!r} has no threshold and reset of its own, which {rule!r} needs"
+                f"name: {type(neuron).__name__.lower().removesuffix('neuron')!r} has no threshold and reset of its own, which {rule!r} needs"
             )
         return cls(neuron, **own)
 

@@ -23,6 +23,17 @@ from spiky_rl.surrogates.base import Surrogate
 class LearningRule(Component, torch.nn.Module):
     """BPTT, unless a method is replaced."""
 
+    renamed = {
+        "before": "on_layer_input",
+        "after": "on_layer_output",
+        "read": "decode",
+        "change": "apply_weight_change",
+        "attach": "setup",
+        "neuron": "wrap_neuron",
+        "surrogate": "choose_surrogate",
+        "no_way_through": "blocks_gradient",
+    }
+
     plain: ClassVar[bool] = True
     """Whether `before`, `after` and `read` are the ones below: they are then not called, and a backend may run all layers at once."""
     by_sample: ClassVar[bool] = True
@@ -46,7 +57,9 @@ class LearningRule(Component, torch.nn.Module):
             LearningRule.decode,
         )
         if cls.local != (cls.apply_weight_change is not LearningRule.apply_weight_change):
-            raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
+            raise TypeError(
+                f"{cls.__name__}: a local rule defines apply_weight_change, and one that defines it is local"
+            )
 
     def choose_surrogate(self, surrogate: Surrogate) -> Surrogate:
         """The surrogate that is used where the agent names this ``surrogate``."""
@@ -99,3 +112,7 @@ class LearningRule(Component, torch.nn.Module):
             keep: [T, B]; 0 where an episode begins with this step.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no change; a local rule must")
+
+
+Rule = LearningRule
+"""The old name, for one release."""

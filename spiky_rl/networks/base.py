@@ -35,6 +35,18 @@ class ForwardRecord:
 class SpikingNetwork(Component, torch.nn.Module):
     """T environment steps outside, K inner steps inside; state goes in and comes out."""
 
+    renamed = {
+        "replayed": "is_recurrent",
+        "cached": "caches_features",
+        "widths": "layer_sizes",
+        "disturb": "set_spike_channels",
+        "extract": "compute_features",
+        "read": "apply_readout",
+        "learn": "apply_local_rules",
+        "run_on": "set_backend",
+        "advance": "count_update",
+    }
+
     backend: str
     """What runs it: a name, or auto."""
     steps: int
@@ -98,11 +110,15 @@ class SpikingNetwork(Component, torch.nn.Module):
             keep: As `forward`'s.
             adapt: What is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no extract; a network with features must")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no compute_features; a network with features must"
+        )
 
     def apply_readout(self, cached: Tensor) -> Tensor:
         """The rest of it: ``cached``, what `extract` gave, [..., `features`] -> features [..., F]."""
-        raise NotImplementedError(f"{type(self).__name__} defines no read; a network with features must")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no apply_readout; a network with features must"
+        )
 
     def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         """Let local rules change the weights that are theirs, by a rollout.
@@ -113,7 +129,7 @@ class SpikingNetwork(Component, torch.nn.Module):
             keep: [T, B]; 0 where an episode begins with that step.
             credit: What its steps were worth, [T, B].
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no learn; a local network must")
+        raise NotImplementedError(f"{type(self).__name__} defines no apply_local_rules; a local network must")
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """Rest, for ``batch`` environments, in the device and type of ``like``."""

@@ -180,6 +180,8 @@ class Neuron(Component):
     (``params``) are its arguments, so that they can be learned and differ between neurons.
     """
 
+    renamed = {"advance": "substep", "emit": "finish_step"}
+
     class Options(Settings):
         """Options of every neuron."""
 
@@ -286,14 +288,16 @@ class Neuron(Component):
 
         ``peak`` is the highest distance to threshold so far in this step; what it then is comes back, and the new states.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
+        raise NotImplementedError(f"{type(self).__name__} defines no substep; a neuron with substeps must")
 
     def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         """After the sub-steps: output, and the states that the next step starts from.
 
         From the highest distance to threshold, ``peak``, with `step`'s ``ops``, ``s`` and ``p``.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no emit; a neuron with substeps must")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no finish_step; a neuron with substeps must"
+        )
 
 
 class Ode(Neuron):
@@ -352,3 +356,7 @@ class Ode(Neuron):
         """`threshold` of ``ops``, ``s`` and ``p`` as the surrogate sees it: measured in the option ``scale``, where there is one."""
         distance, scale = self.threshold(ops, s, p), self.chosen.get("scale", 1.0)
         return distance if scale == 1.0 else distance / scale
+
+
+param = parameter
+"""The old name, for one release."""

@@ -19,6 +19,8 @@ from spiky_rl.config.registry import Component
 class Penalty(Component):
     """A term of the loss."""
 
+    renamed = {"cost": "compute"}
+
     def __init__(self, options: Settings | None = None) -> None:
         self.options = options
 

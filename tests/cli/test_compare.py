@@ -27,10 +27,10 @@ SMALL = [
 BROKEN = '''
 """A readout that breaks when it is used."""
 
-from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.codecs.decoders.rate import RateDecoder
 
 
-class Broken(Rate):
+class Broken(RateDecoder):
     """Reads what is not there."""
 
     def forward(self, spikes, state, keep):

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 WORK = """
 import time
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
+from spiky_rl.cli.display import ProgressBar
 common.setup_logging(verbose=False)
-with Bar("playing", "16 episodes") as bar:
+with ProgressBar("playing", "16 episodes") as bar:
     for i in range(10):
         time.sleep(2.0 if i == 5 else 0.05)  # half of it stays long enough to be drawn by a busy machine, too
         bar((i + 1) / 10)

@@ -24,16 +24,16 @@ STEPS = PROCESSES * ENVS * 16
 PROBE = """
 import runpy, sys
 import torch
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 
-learn = Runner.learn
+learn = RslRlRunner.learn
 
 def learn_and_tell(self, *arguments, **named):
     learn(self, *arguments, **named)
     weights = torch.cat([p.detach().double().flatten() for model in self.models for p in model.parameters()])
     torch.save(weights, f"{sys.argv[-1]}/weights{self.gpu_global_rank}.pt")
 
-Runner.learn = learn_and_tell
+RslRlRunner.learn = learn_and_tell
 from spiky_rl.cli.train import train
 raise SystemExit(train(sys.argv[1:-1]))
 """

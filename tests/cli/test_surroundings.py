@@ -238,10 +238,10 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.hosts.common.stopping import stoppable
+from spiky_rl.hosts.common.stopping import handle_stop_signals
 
 def command(argv):
-    with stoppable("stopping") as asked:
+    with handle_stop_signals("stopping") as asked:
         print("ready", flush=True)
         while not asked():
             time.sleep(0.01)

@@ -206,8 +206,8 @@ def test_an_interrupt_ends_in_one_line_and_keeps_what_there_is(breaking, tmp_pat
     archive, server = breaking
     server.way = "waits"
     code = (
-        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets._download import Archive\n"
-        f"fetch = Archive({archive.name!r}, {archive.checksums!r}, {archive.url!r}, 'Train').fetch\n"
+        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets._download import DatasetArchive\n"
+        f"fetch = DatasetArchive({archive.name!r}, {archive.checksums!r}, {archive.url!r}, 'Train').fetch\n"
         "common.run(lambda argv: fetch(Path(argv[0])))\n"
     )
     with subprocess.Popen(

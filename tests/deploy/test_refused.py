@@ -114,7 +114,7 @@ def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
     rules = {
         name: registry.configure("rules", name, "learning").build() for name in registry.list_names("rules")
     }
-    assert {name for name, rule in rules.items() if not rule.neuron(lif).graded} == set(WHOLE_SPIKES)
+    assert {name for name, rule in rules.items() if not rule.wrap_neuron(lif).graded} == set(WHOLE_SPIKES)
 
 
 def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():

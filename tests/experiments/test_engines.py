@@ -179,7 +179,7 @@ import json, os, sys
 from pathlib import Path
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Order
+from spiky_rl.experiments.run.engines.base import WorkOrder
 from tests.experiments.test_grid import cells
 
 out, (cell, *_) = Path(sys.argv[1]), cells()
@@ -194,7 +194,7 @@ def changed(states, told=[]):
         print(json.dumps({"address": address, "token": os.environ["RAY_AUTH_TOKEN"]}), flush=True)
         input()
 
-print(engines.create("ray").run(Order([cell], out, 1, changed, lambda: False)))
+print(engines.create("ray").run(WorkOrder([cell], out, 1, changed, lambda: False)))
 """
 CLIENT = """
 import logging, sys, ray

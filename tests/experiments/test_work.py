@@ -75,9 +75,9 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     """Three generations, as compare.py, a cell and its training are: the first is killed."""
     generation = (
         "import subprocess, sys, time, os\n"
-        "from spiky_rl.hosts.common.processes import end_with\n"
+        "from spiky_rl.hosts.common.processes import die_with_parent\n"
         "depth, parent = int(sys.argv[1]), int(sys.argv[2])\n"
-        "end_with(parent)\n"
+        "die_with_parent(parent)\n"
         "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1), str(os.getpid())])\n"
         f"open(os.path.join({str(tmp_path)!r}, str(depth)), 'w').write(str(os.getpid()))\n"
         "time.sleep(600)\n"
@@ -119,8 +119,8 @@ def workers_of(folder: Path, starter: list[str], *words: str) -> tuple[subproces
     line = [sys.executable, *starter, str(folder / "worker.py"), str(folder), *words]
     code = (
         "import sys; from pathlib import Path; from spiky_rl.experiments.run import cells, work\n"
-        "with cells.locked(Path(sys.argv[1])) as lock:\n"
-        "    work.step('training', sys.argv[2:], Path(sys.argv[1]), lock, [])\n"
+        "with cells.lock_cell(Path(sys.argv[1])) as lock:\n"
+        "    work.run_step('training', sys.argv[2:], Path(sys.argv[1]), lock, [])\n"
     )
     command = subprocess.Popen([sys.executable, "-c", code, str(folder), *line], cwd=ROOT)
     paths = [folder / f"worker{rank}" for rank in range(2)]

@@ -144,11 +144,11 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
         raise Begun
 
     seen, before = [], flags()
-    monkeypatch.setattr(environment, "simulation", simulation)
+    monkeypatch.setattr(environment, "open_simulation", simulation)
     plan = SimpleNamespace(
         request=RunRequest(task="cartpole", library=library),
         library=library,
-        setting=lambda _: 1,
+        get_setting=lambda _: 1,
         env_cfg=None,
         gym_id="",
         device=device,

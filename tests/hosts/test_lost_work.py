@@ -162,10 +162,10 @@ def test_the_largest_weight_and_the_learning_rate_tell_a_learner_that_explodes_f
 
 FULL = """
 import resource, signal, sys, torch
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 torch.manual_seed(0)
-run = Runner(PointEnv(), config(steps=8) | {"save_interval": 1}, sys.argv[1])
+run = RslRlRunner(PointEnv(), config(steps=8) | {"save_interval": 1}, sys.argv[1])
 
 def limit(iteration):
     if iteration.index == 2:

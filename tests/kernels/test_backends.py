@@ -55,7 +55,7 @@ NETWORKS = {
 }
 
 
-ABILITIES = {"unroll", "recurrent", "stack", "linear", "convolution", "pack"}
+ABILITIES = {"run_neuron", "run_recurrent", "stack", "linear", "convolution", "pack"}
 
 
 def abilities(backend: Backend) -> set[str]:
@@ -66,10 +66,10 @@ def abilities(backend: Backend) -> set[str]:
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
 def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
     built, runs = dispatch.get_backend(toy), []
-    assert abilities(built) == {"unroll"}
+    assert abilities(built) == {"run_neuron"}
     unroll = type(built).run_neuron
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(built), "unroll", lambda self, run: runs.append(run) or unroll(self, run))
+        patch.setattr(type(built), "run_neuron", lambda self, run: runs.append(run) or unroll(self, run))
         found = results(toy, **settings)
     assert runs, "it ran"
     for a, b in zip(found, results("torch", **settings), strict=True):
@@ -96,7 +96,7 @@ WRONG = {
     "no file": ("nowhere.py:Mine", "'nowhere.py:Mine': there is no file 'nowhere.py'"),
     "no class": ("spiky_rl.kernels.backends.base:Mine", "has no 'Mine'"),
     "another class": ("spiky_rl.neurons.lif:Lif", "is no entry of backends: it does not derive from"),
-    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is not whole: it does not define unroll"),
+    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is not whole: it does not define run_neuron"),
 }
 
 

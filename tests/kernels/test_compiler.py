@@ -18,7 +18,7 @@ import logging, sys
 from spiky_rl.kernels import compiler
 logging.basicConfig(format="log %(levelname)s %(message)s")
 try:
-    print(compiler.library(sys.argv[1], "a test").answer())
+    print(compiler.compile_library(sys.argv[1], "a test").answer())
 except compiler.CompileError as error:
     print("refused:", error)
 """
@@ -36,7 +36,7 @@ def run(backend):
         network = registry.configure("networks", settings, "agent.network").build(inputs=2, outputs=1)
         for _ in range(2):
             network(torch.ones(1, 4, 2), None)[0].sum().backward()
-        print(backend, "ran", sum(dispatch.built("cpu").launches.values()))
+        print(backend, "ran", sum(dispatch.get_backend("cpu").launches.values()))
     except registry.UserError as error:
         print(backend, "refused:", error)
 run("auto")
@@ -301,7 +301,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from spiky_rl.kernels import compiler
 with ThreadPoolExecutor(4) as pool:
-    print([library.answer() for library in pool.map(compiler.library, [sys.argv[1]] * 4, ['a test'] * 4)])
+    print([library.answer() for library in pool.map(compiler.compile_library, [sys.argv[1]] * 4, ['a test'] * 4)])
 """
 
 

@@ -129,7 +129,7 @@ BROKEN = {
     "sub-steps without their parts": (
         "    graded = True\n",
         "    graded = True\n    substeps = 4\n",
-        "it fails with NotImplementedError: Leaky defines no advance; a neuron with substeps must",
+        "it fails with NotImplementedError: Leaky defines no substep; a neuron with substeps must",
     ),
     "parameters that do not go together": (
         "ops.abs(v)",

@@ -103,7 +103,7 @@ def test_the_order_of_a_declaration_changes_no_output_and_no_gradient(backend, l
     rule, found = registry.configure("rules", learning, "r").build(), []
     for name, text in {"one": GOOD, "other": reordered(GOOD)}.items():
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
-        neuron = rule.neuron(build(f"{tmp_path / name}.py:Mine", learn=["tau", "tau_a", "threshold"]))
+        neuron = rule.wrap_neuron(build(f"{tmp_path / name}.py:Mine", learn=["tau", "tau_a", "threshold"]))
         values = {n: torch.full((3,), neuron.get_step_value(n), requires_grad=True) for n in neuron.params}
         x = current.clone().requires_grad_()
         y, _ = dispatch.unroll(backend, neuron, vocabulary(), x, 2, None, tuple(values.values()))

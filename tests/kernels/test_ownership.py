@@ -41,7 +41,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import compiler
 logging.basicConfig(format="log %(levelname)s %(message)s")
 try:
-    print(compiler.library(sys.argv[1], "a test").answer())
+    print(compiler.compile_library(sys.argv[1], "a test").answer())
 except registry.UserError as error:
     print("refused:", error)
 """

@@ -93,7 +93,7 @@ def by_rule(seed, trials=1000, **settings):
     def learn(*seen):
         x, z, *_, surprise = seen
         signals = [x[None, :, None], z[None, :, None]]
-        net.learning.change(net.layers, signals, torch.tensor([[surprise]]), None)
+        net.learning.apply_weight_change(net.layers, signals, torch.tensor([[surprise]]), None)
 
     found = bandit(seed, learn, weight, trials, inhibition=4.0, per_context=True, averaging=0.01)
     assert weight.min() >= 0.0 and weight.max() <= 1.0

@@ -212,7 +212,7 @@ def test_slayer_is_lava_dls():
     # tau_grad and scale_grad are multiplied by 100 and 0.1 within lava-dl
     density = registry.configure("surrogates", {"name": "exponential", "slope": 1.0 / 0.3}, "s").build()
     rule = registry.configure("rules", "slayer", "learning").build()
-    wrapped, ops = rule.neuron(neuron), TorchOps(density)
+    wrapped, ops = rule.wrap_neuron(neuron), TorchOps(density)
     s, p = wrapped.named_states(*[torch.zeros(1, 2)] * 2), wrapped.named_params(1.0)
     spikes = []
     for k in range(20):

@@ -163,7 +163,7 @@ def played(net, length=12, batch=BATCH):
 def learn(net, times=1):
     case = played(net)
     for _ in range(times):
-        net.learning.change(net.layers, *case)
+        net.learning.apply_weight_change(net.layers, *case)
     return case
 
 
@@ -174,7 +174,7 @@ def rollout_of_walks(net, seed):
     signals = [x.unsqueeze(1)]
     for layer in net.layers:
         signals.append(layer(traces.SPIKELESS, signals[-1], 4, None, None, None)[0].detach())
-    net.learning.change(net.layers, signals, x.new_zeros(24, 64), None)
+    net.learning.apply_weight_change(net.layers, signals, x.new_zeros(24, 64), None)
     return float(signals[-1].mean())
 
 
@@ -303,7 +303,7 @@ def test_a_neuron_comes_to_listen_to_the_inputs_that_fire_together(seed):
         rate = torch.where(torch.arange(40) < 20, 0.1 * lasting, 0.01)
         x = (torch.rand(1, 500, 8, 40, generator=g) < rate).float()
         z, _ = layer(traces.SPIKELESS, x, 500, None, None, None)
-        net.learning.change(net.layers, [x, z], torch.zeros(1, 8), None)
+        net.learning.apply_weight_change(net.layers, [x, z], torch.zeros(1, 8), None)
     weight = layer.connection.weight
     assert weight[:20].mean() > 5.0 * weight[20:].mean()
 

@@ -17,6 +17,13 @@ from spiky_rl.neurons.base import Neuron
 class Decoder(Component, torch.nn.Module):
     """Turns spikes [T, K, B, N] into features [T, B, F]."""
 
+    renamed = {
+        "read": "decode_potentials",
+        "connect": "configure",
+        "exact": "unrounded_weights",
+        "parameters_of_potential": "get_potential_parameters",
+    }
+
     state_width: int = 0
     """Width of the state that is carried between control steps; 0: none."""
 
@@ -93,7 +100,9 @@ class Decoder(Component, torch.nn.Module):
 
     def decode_potentials(self, potentials: Tensor) -> Tensor:
         """The ``potentials`` [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
-        raise NotImplementedError(f"{type(self).__name__} defines no read; a decoder with a potential must")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no decode_potentials; a decoder with a potential must"
+        )
 
     def operations(self, spikes: Tensor) -> Tensor:
         """Effective operations for ``spikes`` [T, K, B, N]: non-zero inputs times F, [T, B]."""

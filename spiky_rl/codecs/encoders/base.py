@@ -13,6 +13,8 @@ from spiky_rl.config.registry import Component
 class Encoder(Component, torch.nn.Module):
     """Turns an observation into the signal that the first connection reads."""
 
+    renamed = {"encode": "encode_stateful", "redraw": "resample_noise", "operations": "count_operations"}
+
     width: int
     """C, channels of the signal."""
     binary: bool = False

@@ -25,6 +25,8 @@ type Geometry = tuple[Sequence[int], int, int, int]
 class Backend(Component):
     """Computes on torch's tensors and gives gradients for what needs one."""
 
+    renamed = {"available": "get_unavailable_reason", "unroll": "run_neuron", "recurrent": "run_recurrent"}
+
     device: ClassVar[str | None] = None
     """Kind of device on which ``auto`` means it: it then takes that device's float32 tensors, and no smooth spikes. None: it takes
     all tensors, where an agent names it."""

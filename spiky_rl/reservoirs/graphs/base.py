@@ -41,3 +41,7 @@ class ReservoirGraph(Component):
     @abstractmethod
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         """The wiring of ``size`` neurons. The same state of the ``generator`` gives the same wiring."""
+
+
+Graph = ReservoirGraph
+"""The old name, for one release."""
