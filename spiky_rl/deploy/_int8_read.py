@@ -80,7 +80,7 @@ def _linear(layer: SpikingLayer) -> linear.LinearConnection:
 
 
 def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwork:
-    """The ``network``, one that `CInt8.check_network` and `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
+    """The ``network``, one that `CInt8.check_network`, `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]

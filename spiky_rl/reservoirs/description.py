@@ -105,7 +105,7 @@ def describe_structure(wiring: Wiring) -> Rows:
 
 def compute_measures(net: SpikingReservoir) -> Rows:
     """Computational measures of the spiking reservoir, on inputs that are standardised as its observations are."""
-    drive = memory.standardize_drive(net.drive, -1.0, 1.0)
+    drive = memory.standardize_drive(net.compute_traces, -1.0, 1.0)
     features = net.size * len(net.trace_decays)
     kernel = memory.kernel_rank(drive, generator(0), series=features)
     general = memory.generalisation_rank(drive, generator(1), series=features)
@@ -123,7 +123,7 @@ def compute_measures(net: SpikingReservoir) -> Rows:
         ("Lyapunov exponent", f"{growth:+.3f} per control step, perturbed by {PERTURBATION}"),
         ("separation", f"{apart:.3f} mean state lengths"),
     ]
-    drive = memory.standardize_drive(net.drive, *narma_task.INPUT)
+    drive = memory.standardize_drive(net.compute_traces, *narma_task.INPUT)
     for order in narma_task.COEFFICIENTS:
         found = narma(drive, order, 0)
         rows.append((f"NARMA-{order}", f"NRMSE {found.nrmse:.3f}, NMSE {found.nmse:.3f}"))
@@ -136,7 +136,7 @@ def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
     def errors(drives: Sequence[Drive]) -> list[float]:
         return [narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
-    spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
+    spiking = memory.standardize_drive(net.compute_traces, *narma_task.INPUT)
     found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, REFERENCE]):
         found[f"echo state, N = {size}"] = errors([random_echo_state(size, generator(s)) for s in SEEDS])

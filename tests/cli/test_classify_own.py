@@ -98,7 +98,7 @@ def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch,
         (16, ("--batch_size", 17), "--batch_size 17"),
     ):
         total = sum(sizes.compute_model_bytes(spec, "", have).values())
-        monkeypatch.setattr("spiky_rl.classification.run.memory_of", lambda device, total=total: total)
+        monkeypatch.setattr("spiky_rl.classification.run.get_memory", lambda device, total=total: total)
         assert run(tmp_path, *line, *given) == 2
         said = capsys.readouterr().err
         assert f"error: agent.network with 64 neurons and {named}: would take at least" in said

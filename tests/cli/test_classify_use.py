@@ -185,7 +185,7 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
         return scores(network, samples, indices, *rest)
 
     monkeypatch.setattr(classify_training, "compute_scores", noted)
-    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     assert seen == [{"train"}] * 3 + [{"test"}]
     _, result = newest(tmp_path)
@@ -204,7 +204,7 @@ def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp
         return scores(network, *rest)
 
     monkeypatch.setattr(classify_training, "compute_accuracy", lambda trainer, indices: next(accuracies))
-    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     run_folder, result = newest(tmp_path)
     best, last = (
@@ -241,10 +241,10 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
             os.kill(os.getpid(), signal.SIGINT)
         return found
 
-    monkeypatch.setattr(classify_training.Trainer, "observe", interrupted)
+    monkeypatch.setattr(classify_training.Trainer, "measure_activity", interrupted)
     capsys.readouterr()
     assert run(tmp_path, *line) == 130
-    monkeypatch.setattr(classify_training.Trainer, "observe", stop)
+    monkeypatch.setattr(classify_training.Trainer, "measure_activity", stop)
     _, stopped = newest(tmp_path)
     assert (stopped["outcome"], stopped["epochs"], stopped["accuracy"], stopped["confusion"]) == (
         "stopped",

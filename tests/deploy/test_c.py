@@ -67,12 +67,12 @@ def live(policy, seen):
 @pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
 def test_every_agents_file_acts_as_the_agent_does(policy):
     policy, target, path = policy
-    seen, step = walk(policy), target.open(path)
+    seen, step = walk(policy), target.open_session(path)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     expected = live(policy, seen)
     assert np.abs(expected).max() > 0.0
     if target.get_tolerance(policy) == 0.0:
-        np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+        np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
     else:
         size = max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.get_tolerance(policy) * size)

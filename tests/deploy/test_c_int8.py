@@ -80,12 +80,12 @@ def made_once(tmp_path_factory):
 @pytest.mark.parametrize("case", EACH)
 def test_the_file_does_what_the_reference_does(made, case):
     policy, target, path = made(case)
-    seen, step = walk(policy, seed=1), target.open(path)
+    seen, step = walk(policy, seed=1), target.open_session(path)
     seen[5] *= 1e6  # far beyond what was calibrated on
     seen[9, :, 0] = float("nan")
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0
-    np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+    np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
 
 
 @pytest.mark.parametrize("case", EACH)
@@ -94,7 +94,7 @@ def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, ca
     seen, rounded = walk(policy, seed=2), copy.deepcopy(policy)
     quantize_weights(rounded.network.layers, rounded.network.decoder)
     rounded.network._plain = False
-    exact, coarse, integers = (live(each, seen) for each in (policy, rounded, target.reference(policy)))
+    exact, coarse, integers = (live(each, seen) for each in (policy, rounded, target.get_reference_model(policy)))
     of_weights, of_states = np.abs(exact - coarse).mean(), np.abs(coarse - integers).mean()
     if case == "trained on 8 bits":
         # recurrence magnifies whatever differs: a bias off by 1e-4 moves this policy's actions by up to 0.4 of their deviation too

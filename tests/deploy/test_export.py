@@ -65,7 +65,7 @@ def test_every_agents_file_acts_as_the_trained_agent_does(written, name, agent):
     if name == "onnx":
         pytest.importorskip("onnxruntime", reason="runs the exported graph")
     policy, target, path = written(name, agent)
-    step, agreement = target.open(path), VerificationResult()
+    step, agreement = target.open_session(path), VerificationResult()
     policy.reset()
     with torch.inference_mode():
         for x in walk(policy):

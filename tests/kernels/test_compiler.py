@@ -266,7 +266,7 @@ def test_where_the_cache_cannot_be_written_a_temporary_folder_serves_with_one_wa
     (tmp_path / "file").write_text("", encoding="utf-8")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    twice = LIBRARY + "print(compiler.library(sys.argv[1] + ' ', 'a test').answer())\n"
+    twice = LIBRARY + "print(compiler.compile_library(sys.argv[1] + ' ', 'a test').answer())\n"
     printed, log = python(tmp_path / cache, twice, TEXT, TMPDIR=temporary)
     assert printed == "42\n42"
     (line,) = log

@@ -33,7 +33,7 @@ class Point(PointEnv):
 class Nothing:
     """Measures of an environment that has no robot."""
 
-    def restart(self):
+    def reset(self):
         """Nothing begins."""
 
     def step(self, dones):

@@ -109,7 +109,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     symmetry = spec.runner["algorithm"].get("symmetry_cfg") or {}
     check_symmetry(env_cfg, symmetry.get("data_augmentation_func"))
     history.set_history_length(env_cfg, spec.runner.get("history", 1), groups)
-    config = importlib.import_module(f"spiky_rl.hosts.{request.library}.config").runner_config(spec)
+    config = importlib.import_module(f"spiky_rl.hosts.{request.library}.config").make_runner_cfg(spec)
     experiment = request.experiment_name or spec.runner.get("experiment_name", "")
     if experiment:
         files.require_plain_name("agent.experiment_name", experiment)
@@ -208,7 +208,7 @@ def load_host(library: str, task: str, overrides: list[str] | None = None) -> tu
     env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overrides)
     if library == "skrl" and host:
         with silence_isaaclab():
-            host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
+            host = importlib.import_module("spiky_rl.hosts.skrl.config").to_rsl_rl_layout(host, task)
     if not host.get("actor"):
         reason = f"Isaac Lab registers no {library} PPO agent for it, on which ours are built"
         raise UserError(f"--task {task}: {reason}")

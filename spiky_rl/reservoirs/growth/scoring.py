@@ -78,7 +78,7 @@ class ReservoirScore:
         net = make_reservoir(
             make_graph_file(cells, GrowthRule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed}
         )
-        return self.evaluate(net.drive)
+        return self.evaluate(net.compute_traces)
 
     def evaluate(self, drive: Drive) -> float:
         """The score of any reservoir that expects standardised inputs, by its ``drive``."""
