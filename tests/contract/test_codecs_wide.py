@@ -99,10 +99,11 @@ class TestEveryCodec:
 
     def test_operations_are_those_of_each_environment(self, codec, sizes, x):
         codec = getattr(codec, "__self__", codec)
-        found = codec.operations(x)
+        operations = getattr(codec, "count_operations", None) or codec.operations
+        found = operations(x)
         assert found.shape == (TIME, BATCH)
         assert (found >= 0).all()
-        assert torch.equal(codec.operations(x[..., 2:3, :]), found[:, 2:3])
+        assert torch.equal(operations(x[..., 2:3, :]), found[:, 2:3])
 
 
 @pytest.mark.parametrize("name", ENCODERS)

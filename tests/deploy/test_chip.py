@@ -72,7 +72,7 @@ def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
     command = ["qemu-arm", "-cpu", CHIP, tmp_path / "act.elf"]
     ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
     found = np.array([[float(x) for x in line.split()] for line in ran.stdout.splitlines()], np.float32)
-    expected = live(policy if which == 1 else written[3].reference(policy), seen)
+    expected = live(policy if which == 1 else written[3].get_reference_model(policy), seen)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -377,4 +377,4 @@ def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(se
 def test_a_target_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
     with pytest.raises(UserError, match="pip install nir"):
-        registry.configure("targets", "nir", "--to").build().require()
+        registry.configure("targets", "nir", "--to").build().check_requirements()

@@ -42,7 +42,7 @@ class TrainingProgress(Settings):
     """Worlds that were reset because their physics broke."""
     seconds: list[Amount] = Field(default_factory=list)
     """Seconds of simulation, inference and learning when each iteration ended."""
-    firing_rates: list[Amount] = Field(default_factory=list)
+    firing: list[Amount] = Field(default_factory=list)
     """The actor's firing rate at the end of each iteration."""
     operations: list[Amount] = Field(default_factory=list)
     """Its effective synaptic operations per control step then."""
@@ -51,7 +51,7 @@ class TrainingProgress(Settings):
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
-        booked = {len(course) for course in (self.seconds, self.firing_rates, self.operations, self.steps)}
+        booked = {len(course) for course in (self.seconds, self.firing, self.operations, self.steps)}
         both = {len(self.returns), len(self.lengths)}
         if len(booked) > 1 or len(both) > 1 or max(booked) > max(both):
             raise RegistryError("courses of different lengths")

@@ -334,7 +334,7 @@ class BaseRunner(ABC):
         progress.firing_rate, progress.synops_per_step = activity.rate, activity.operations
         progress.steps.append(progress.env_steps)
         progress.seconds.append(progress.seconds_total)
-        progress.firing_rates.append(activity.rate)
+        progress.firing.append(activity.rate)
         progress.operations.append(activity.operations)
         resets = getattr(self.env, "worlds_reset", 0)
         progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets

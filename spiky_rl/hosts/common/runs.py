@@ -253,7 +253,7 @@ def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
         "return": [None if math.isnan(value) else value for value in returns],
         "seconds": [round(value, 3) for value in progress.seconds],
         "operations": progress.operations,
-        "firing_rate": progress.firing_rates,
+        "firing_rate": progress.firing,
     }
 
 

@@ -18,6 +18,8 @@ CONFIGURATIONS = {
     "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
 }
 """Isaac Lab's configurations of the visualizers that have a module in this package; the others are Isaac Lab's as they are."""
+VIEWS = {"newton_gl": "NewtonGLView", "viser": "ViserView", "rerun": "RerunView"}
+"""The class of each in that module."""
 LOCAL = "127.0.0.1"
 """Who watches can also pause and reset, and nobody is asked for a password: other machines come in by ssh."""
 
@@ -39,7 +41,7 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
             module, _, kind = CONFIGURATIONS[name].partition(":")
             cfg = getattr(importlib.import_module(module), kind)()
             there.append(cfg)
-        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:LiveView")
+        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{VIEWS[name]}")
         cfg.randomly_sample_visible_envs = False  # environment 0 is among those that are seen
         if name == "viser":
             cfg.bind_address, cfg.verbose = LOCAL, False
