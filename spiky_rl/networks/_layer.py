@@ -70,9 +70,9 @@ class LayerRule(Protocol):
     plain: bool
     cut_recurrent: bool
 
-    def before(self, signal: Tensor, /) -> Tensor: ...
+    def on_layer_input(self, signal: Tensor, /) -> Tensor: ...
 
-    def after(
+    def on_layer_output(
         self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
     ) -> Tensor: ...
 

@@ -136,7 +136,7 @@ class Cell(PlannedCell):
     """Versions that may change its bits."""
     earlier_hash: str = ""
     """Its hash without provenance and versions, which results of earlier versions have."""
-    resume: str = ""
+    goes_on: str = ""
     """The cell of this study whose last checkpoint its training begins with."""
 
 

@@ -106,7 +106,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     arguments = ["train", str(folder)]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
-    elif before := cell.resume:
+    elif before := cell.goes_on:
         if (checkpoint := find_latest_checkpoint(out / "cells" / before, cell.library)) is not None:
             arguments += ["--checkpoint", str(checkpoint)]
         else:

@@ -31,7 +31,7 @@ class SpikingReservoir(Protocol):
     """N: neurons."""
     trace_decays: tuple[float, ...]
 
-    def drive(self, u: np.ndarray) -> np.ndarray:
+    def compute_traces(self, u: np.ndarray) -> np.ndarray:
         """Inputs [series, time, channels] -> traces [series, time, N * traces], each series from rest."""
         ...
 
