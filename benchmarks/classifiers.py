@@ -57,7 +57,11 @@ class SnnTorch(Ours):
         neuron = next(iter(layers)).neuron
 
         def cell() -> torch.nn.Module:
-            return leaky(beta=neuron.get_step_value("tau"), threshold=neuron.get_step_value("threshold"), spike_grad=gradient)
+            return leaky(
+                beta=neuron.get_step_value("tau"),
+                threshold=neuron.get_step_value("threshold"),
+                spike_grad=gradient,
+            )
 
         first = layers[0].connection
         self.maps = first.inputs if isinstance(first, Convolutional) else (-1,)

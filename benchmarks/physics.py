@@ -186,7 +186,9 @@ class Clocks:
     """CPU and wall seconds of a slice, and what of them the solver's own steps take."""
 
     def __init__(self, solver: Any) -> None:
-        name = "run_substeps" if hasattr(solver, "run_substeps") else "step"  # all substeps in one call, or one
+        name = (
+            "run_substeps" if hasattr(solver, "run_substeps") else "step"
+        )  # all substeps in one call, or one
         self.step, self.inside = getattr(solver, name), [0.0, 0.0]
         setattr(solver, name, self)
         self.begin()

@@ -175,7 +175,10 @@ def encoder(name: str, configured: ComponentSpec) -> Figure:
     state = tuple(torch.zeros(1, size) for size in coder.state_sizes)
     with torch.no_grad():
         signal = (
-            coder.encode_stateful(x, state, None)[0].expand(T, K, 1, coder.width).reshape(T * K, coder.width).numpy()
+            coder.encode_stateful(x, state, None)[0]
+            .expand(T, K, 1, coder.width)
+            .reshape(T * K, coder.width)
+            .numpy()
         )
     figure, axes = blank(2.8, 2, sharex=True, height_ratios=[1, 1.6])
     axes[0, 0].step(np.arange(T * K), np.repeat(x.flatten().numpy(), K), where="post", color=BLUE)

@@ -123,7 +123,9 @@ def _read(words: str) -> str:
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
     neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)
     # the slope is an argument of the program
-    return _register_program(neuron.from_options(**dict(shape)), surrogate.from_options(slope=1.0, **dict(options)), varying)
+    return _register_program(
+        neuron.from_options(**dict(shape)), surrogate.from_options(slope=1.0, **dict(options)), varying
+    )
 
 
 def load_component(room: str, name: str) -> Any:

@@ -96,7 +96,8 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
                 ours = ours.model_copy(update={"log_root": theirs.log_root})
             else:
                 assert (
-                    plan.spec.digest == wanted.spec.digest and plan.spec.list_values() == wanted.spec.list_values()
+                    plan.spec.digest == wanted.spec.digest
+                    and plan.spec.list_values() == wanted.spec.list_values()
                 )
                 assert listed(plan.config) == listed(wanted.config)
             assert plan.env_cfg.to_dict() == wanted.env_cfg.to_dict()

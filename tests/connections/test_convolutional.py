@@ -148,7 +148,9 @@ def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
     assert torch.equal(exported(twice, None)[0], net(twice, None)[0])
 
 
-@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+@pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_cpu_has_it():
     link, x = connection(kernel=3, pool=2), torch.randn(BATCH, math.prod(MAPS), requires_grad=True)
 

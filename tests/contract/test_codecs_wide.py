@@ -119,7 +119,9 @@ def test_signals_have_the_declared_width_and_are_binary_where_declared(name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_forward_starts_every_control_step_from_rest(name):
     built, x = encoder(name), observations()
-    alone = torch.cat([built.encode_stateful(x[t : t + 1], rest(*built.state_sizes), None)[0] for t in range(TIME)])
+    alone = torch.cat(
+        [built.encode_stateful(x[t : t + 1], rest(*built.state_sizes), None)[0] for t in range(TIME)]
+    )
     assert torch.equal(built(x), alone)
     assert torch.equal(built.encode_stateful(x, None, None)[0], alone)
 

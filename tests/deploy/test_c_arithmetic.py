@@ -80,7 +80,9 @@ def test_the_policy_of_skrl_does_so_too():
     model = SimpleNamespace(
         network=None, ann_operations=0.0, compute=lambda inputs: (inputs["observations"], after)
     )
-    policy = skrl.SkrlInferencePolicy(SimpleNamespace(normalize_observations=lambda x: x, policy=model), environment)
+    policy = skrl.SkrlInferencePolicy(
+        SimpleNamespace(normalize_observations=lambda x: x, policy=model), environment
+    )
     assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
     assert policy.state[0].tolist() == [[[0.0, 2.0]]]
 

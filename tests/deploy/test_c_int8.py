@@ -94,7 +94,9 @@ def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, ca
     seen, rounded = walk(policy, seed=2), copy.deepcopy(policy)
     quantize_weights(rounded.network.layers, rounded.network.decoder)
     rounded.network._plain = False
-    exact, coarse, integers = (live(each, seen) for each in (policy, rounded, target.get_reference_model(policy)))
+    exact, coarse, integers = (
+        live(each, seen) for each in (policy, rounded, target.get_reference_model(policy))
+    )
     of_weights, of_states = np.abs(exact - coarse).mean(), np.abs(coarse - integers).mean()
     if case == "trained on 8 bits":
         # recurrence magnifies whatever differs: a bias off by 1e-4 moves this policy's actions by up to 0.4 of their deviation too

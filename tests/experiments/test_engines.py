@@ -65,7 +65,9 @@ def test_an_engine_takes_cells_that_come_to_be_while_it_works(tmp_path):
     given = order(tmp_path)
     states = engines.create("local").run(later(given, [given.cells[:1], given.cells[2:]]))
     assert states == {cell.name: DONE for cell in (given.cells[0], *given.cells[2:])}
-    assert engines.create("local").run(replace(later(given, [given.cells]), stop_requested=lambda: True)) == {}
+    assert (
+        engines.create("local").run(replace(later(given, [given.cells]), stop_requested=lambda: True)) == {}
+    )
 
 
 def test_nothing_is_begun_after_a_stop(tmp_path):

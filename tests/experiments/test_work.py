@@ -160,7 +160,9 @@ def test_a_cell_is_held_until_the_last_process_of_its_training_has_ended(tmp_pat
 
 
 def test_a_process_whose_starter_has_ended_before_it_could_ask_ends_at_once():
-    code = "from spiky_rl.hosts.common import processes; processes.setup_distributed_env(True); print('goes on')"
+    code = (
+        "from spiky_rl.hosts.common import processes; processes.setup_distributed_env(True); print('goes on')"
+    )
     variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
     for starter, said in ((os.getpid(), "goes on\n"), (2**22 + 1, "")):
         environment = {**os.environ, **variables, processes.STARTER: str(starter)}

@@ -87,7 +87,11 @@ def replayed_difference(run) -> float:
     for batch in agent.memory.sample_all(names=[*names, *states], mini_batches=2, sequence_length=length):
         x, actions, log_prob, terminated, truncated, *stored = batch
         rnn = {"rnn": [s.transpose(0, 1) for s in stored], "terminated": terminated, "truncated": truncated}
-        inputs = {"observations": agent.normalize_observations(x), "taken_actions": actions, **(rnn if stored else {})}
+        inputs = {
+            "observations": agent.normalize_observations(x),
+            "taken_actions": actions,
+            **(rnn if stored else {}),
+        }
         with torch.no_grad():
             _, outputs = agent.policy.act(inputs, role="policy")
         worst = max(worst, (outputs["log_prob"] - log_prob).abs().max().item())

@@ -12,7 +12,9 @@ from spiky_rl.kernels import convolution, dispatch
 from spiky_rl.kernels.backends.cpu import load_convolution_kernels
 from tests.kernels.cases import CPU
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 ROWS = 9
 GEOMETRIES = [  # maps, outputs, kernel, stride, padding, pool
     ((2, 11, 13), 3, 5, 1, 0, 2),

@@ -27,7 +27,9 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 SHAPES = [(1, 1), (3, 5), (7, 37), (9, 61)]
 """B x N: less than a block, more than one, never whole ones, so that some threads have no lane."""

@@ -30,7 +30,9 @@ CACHED = (
 
 TORCH = dispatch.get_backend("torch")
 
-compiled = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+compiled = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 @pytest.fixture(autouse=True)

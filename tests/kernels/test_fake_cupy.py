@@ -18,7 +18,9 @@ from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaun
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 BATCH, TIME, OUTPUTS = 5, 3, 2
 OBSERVATIONS, IMAGE = 4, (2, 34, 34)

@@ -12,7 +12,9 @@ from tests.devices import device  # noqa: F401  # a fixture
 from tests.kernels.cases import CPU, CUPY, compare, configured, distinct, inputs, run, vocabulary
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS, K, case, equal, keep, relative
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 GRADIENT = 1e-5
 """Relative to the largest: cuBLAS and the CPU add the weights' gradients in orders of their own."""

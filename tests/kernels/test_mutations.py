@@ -25,7 +25,9 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""

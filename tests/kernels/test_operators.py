@@ -25,7 +25,10 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 CODECS = list(itertools.product(["direct", "population"], ["membrane", "rate"]))
 
 pytestmark = [
-    pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"),
+    pytest.mark.skipif(
+        CPU.get_unavailable_reason() is not None,
+        reason=f"no compiled kernels: {CPU.get_unavailable_reason()}",
+    ),
     pytest.mark.filterwarnings("ignore:The given buffer is not writable"),  # torch.export.load
 ]
 

@@ -17,7 +17,9 @@ from tests.kernels.cases import CPU
 
 T, K, B = 3, 4, 21
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 NEURONS = {
     "lif": {"name": "lif", "tau": 2.0, "input_gain": "unit"},

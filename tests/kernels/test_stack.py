@@ -15,7 +15,9 @@ INPUTS, OUTPUTS, LAYERS, BATCH, STEPS = 19, 3, [70, 33], 37, 4
 
 PAID, SPARSE = {"name": "synops", "weight": 3.0}, {"name": "linear", "density": 0.3}
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 def build(seed=0, inputs=INPUTS, layers=LAYERS, **settings):

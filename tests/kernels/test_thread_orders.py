@@ -12,7 +12,9 @@ from tests.kernels.cases import CPU, CUPY
 from tests.kernels.test_fake_cupy import plain_products  # noqa: F401  # a fixture
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS
 
-pytestmark = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 ORDERS = {"reversed": host_device.REVERSED, "permuted": host_device.PERMUTED}
 
@@ -96,7 +98,9 @@ def test_a_barrier_that_is_left_out_is_caught(place, monkeypatch):
     assert header("recurrent_gpu").count(right) == 1
     assert header("recurrent_gpu").count("__syncthreads();") == len(BARRIERS)
     without = header("recurrent_gpu").replace(right, right.replace("__syncthreads();", ""))
-    monkeypatch.setattr(programs, "read_header", lambda name: without if name == "recurrent_gpu" else header(name))
+    monkeypatch.setattr(
+        programs, "read_header", lambda name: without if name == "recurrent_gpu" else header(name)
+    )
     for order in ORDERS.values():
         with pytest.raises(AssertionError):
             compare_recurrent("alif", "both", order, {})

@@ -23,7 +23,9 @@ SPECIAL += (math.inf, -math.inf, math.nan)
 FINITE = (1.0, -1.0, 0.1, -0.3, 2.0, K, 7.5, -60.0, 50.0, -1e-6)
 RANDOM = 3000
 
-compiled = pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+compiled = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 class Probe(Neuron):

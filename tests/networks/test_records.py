@@ -24,7 +24,9 @@ def network(**options):
     return registry.configure("networks", {**settings, **options}, "network").build(inputs=6, outputs=2)
 
 
-@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}")
+@pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_record_runs_every_layer_once(grad):
     made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), ForwardRecord()
