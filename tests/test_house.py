@@ -105,7 +105,7 @@ def test_a_library_is_imported_in_its_home_only():
 
 
 CHOOSING = {
-    "run_on",
+    "set_backend",
     *(
         node.name
         for node in tree_of("spiky_rl/kernels/dispatch.py").body
@@ -199,7 +199,7 @@ def test_one_file_alone_chooses_a_backend_and_no_other_knows_one_by_name():
         "def f(*, own_backend='cpu'): pass",
         "settings = {'backend': 'torch'}",
         "network.set_backend('torch')",
-        "dispatch.choose('cpu', x)",
+        "dispatch.choose_backend('cpu', x)",
         "name = 'cupy'",
         "from spiky_rl.kernels.backends import cpu",
         "from spiky_rl.kernels.backends.torch import Torch",
@@ -225,8 +225,12 @@ def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_need
         for name in imports(tree_of(module))
         if name.startswith("spiky_rl.hosts.") and not name.startswith("spiky_rl.hosts.isaaclab")
     }
-    needed = ("rsl_rl.config.runner_config", "skrl.config.host_tree", "skrl.config.isaaclab_config")
-    needed += ("skrl.components.offer_to_isaaclab",)
+    needed = (
+        "rsl_rl.config.make_runner_cfg",
+        "skrl.config.to_rsl_rl_layout",
+        "skrl.config.make_isaaclab_cfg",
+    )
+    needed += ("skrl.components.register_with_isaaclab",)
     assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.hosts.{name}") for name in needed}
 
 

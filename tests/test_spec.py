@@ -76,7 +76,7 @@ def resolve(name, *overrides, task=TASK, task_spec=None):
 
 
 def origins(found):
-    return {path: origin for path, _, origin in found.rows()}
+    return {path: origin for path, _, origin in found.list_values()}
 
 
 BAD_FILES = {

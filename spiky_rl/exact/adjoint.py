@@ -121,7 +121,7 @@ def solve_network(
     """
     if not isinstance(neuron, Ode):
         raise UserError(
-            f"neuron: {type(neuron).__name__!r} is no ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
+            f"neuron: {type(neuron).__name__.removesuffix('Neuron')!r} is no ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
         )
     width = len(weights)
     inputs = tuple(solver.to_array(f"input_times[{i}]", t, (len(t),)) for i, t in enumerate(input_times))
