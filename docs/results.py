@@ -352,7 +352,20 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, verdicts, difference, lost, remains, energy, metre, operations, processor, value),
+        *(
+            score,
+            scores,
+            across,
+            verdicts,
+            difference,
+            lost,
+            remains,
+            energy,
+            metre,
+            operations,
+            processor,
+            value,
+        ),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )
