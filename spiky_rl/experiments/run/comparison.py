@@ -172,7 +172,7 @@ def write_plan(
 
 def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
     """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
-    resolve = Resolver(study.with_changes(tuning="", vary={}, conditions=("nominal",)), place)
+    resolve = Resolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:
         given = cell.specification
