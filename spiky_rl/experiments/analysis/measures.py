@@ -142,7 +142,7 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
         energy = energy_of(result, price)
         return None if energy is None else energy * result.nominal.mean_length
 
-    steps, episodes = (_priced(results, value, PRICES) for value in (energy_of, episode))
+    steps, episodes = (_average_each(results, value, PRICES) for value in (energy_of, episode))
     counts = {name: _over(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
     counts["arithmetic"] = _over(results, lambda r: _counted(r, *ARITHMETIC))
     return Row(
@@ -165,9 +165,9 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
             results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
         energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
-        rival=_priced(results, rival_energy_of, RIVALS),
-        metre=_priced(results, energy_per_metre, PRICES),
-        rival_metre=_priced(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), RIVALS),
+        rival=_average_each(results, rival_energy_of, RIVALS),
+        metre=_average_each(results, energy_per_metre, PRICES),
+        rival_metre=_average_each(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), RIVALS),
     )
 
 
@@ -212,7 +212,7 @@ def _per_metre(result: Result, energy: float | None) -> float | None:
     )
 
 
-def _priced(
+def _average_each(
     results: Sequence[Result], value: Callable[[Result, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
     """The mean over seeds of a value at prices of these ``names``; without those at which a seed has none."""

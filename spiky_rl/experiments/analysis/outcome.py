@@ -243,11 +243,11 @@ def analysis_of(
         },
         memory=tuple(_memory(rows, labels, tasks)),
         verdicts=_verdicts(design, cells, reference, comparisons, tasks),
-        uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
+        uncontrolled={task: _list_uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
 
-def _uncontrolled(
+def _list_uncontrolled(
     planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Mapping[str, Tuned]
 ) -> Mapping[str, str]:
     own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}

@@ -30,7 +30,7 @@ from spiky_rl.experiments.run.planning import Place, Resolver, recorded
 from spiky_rl.hosts.common.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
-"""What cells of earlier versions say of their origin."""
+"""Words for the origin of cells of earlier versions."""
 
 
 @dataclass(frozen=True)
