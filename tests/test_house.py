@@ -27,7 +27,7 @@ FLOORS = [
 ]
 """Rooms from the ground up: each may import its own floor and those below."""
 HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
-LONGEST_FILE, LONGEST_SCRIPT = 400, 15
+LONGEST_SCRIPT = 15
 BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
 """Scripts whose code does not ship, and its module."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -294,18 +294,6 @@ def test_the_script_show_answers():
     assert "lif_ppo" in python("scripts/show.py", "agents")
 
 
-def test_no_file_is_longer_than_what_one_reads_at_a_sitting():
-    files = [
-        path
-        for folder in ("spiky_rl", "benchmarks", "tests", "scripts", "examples", "docs")
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".h")
-    ]
-    assert len(files) > 50
-    long = {str(path): n for path in files if (n := len(path.read_text().splitlines())) > LONGEST_FILE}
-    assert long == {}
-
-
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
 def test_scripts_only_call_the_command_of_their_name(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= LONGEST_SCRIPT
@@ -336,37 +324,6 @@ def test_every_module_and_every_public_class_says_what_it_is():
             assert ast.get_docstring(node), f"{module}: {getattr(node, 'name', 'the module')}"
 
 
-def functions() -> list[tuple[ast.FunctionDef, list[ast.arg]]]:
-    """All functions of the package, each with its arguments."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                given = node.args
-                rest = [argument for argument in (given.vararg, given.kwarg) if argument is not None]
-                found.append((node, [*given.posonlyargs, *given.args, *given.kwonlyargs, *rest]))
-    return found
-
-
-def test_few_functions_take_anything():
-    def takes_anything(arguments: list[ast.arg]) -> bool:
-        parts = [part for a in arguments if a.annotation is not None for part in ast.walk(a.annotation)]
-        return any(isinstance(part, ast.Name) and part.id == "Any" for part in parts)
-
-    taking = [takes_anything(arguments) for _, arguments in functions()]
-    assert len(taking) > 1000 and sum(taking) / len(taking) < 0.06
-
-
-def test_most_public_functions_say_what_their_arguments_are():
-    described = []
-    for function, arguments in functions():
-        names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-        text = ast.get_docstring(function)
-        if names and text and not function.name.startswith("_"):
-            described.append("Args:" in text or all(name in text for name in names))
-    assert len(described) > 500 and sum(described) / len(described) > 0.6
-
-
 def declarations(tree: ast.AST) -> list[ast.expr]:
     """The meanings of all options and parameters that a file declares, as they are written."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -382,12 +339,3 @@ def test_the_meaning_of_an_option_begins_with_what_it_is():
             meanings.append(ast.unparse(node).lstrip("f'\""))
             assert not meanings[-1].startswith("of "), f"{path}:{node.lineno}: {meanings[-1]}"
     assert len(meanings) > 300
-
-
-def test_no_docstring_begins_with_of():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                text = str(node.value.value)
-                of = text.startswith("Of ") or re.search(r"^ +[\w*, ]+: Of ", text, re.MULTILINE)
-                assert not of, f"{path}:{node.lineno}: {text}: say what it is, in a whole phrase"

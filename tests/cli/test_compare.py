@@ -279,3 +279,17 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
     more = comparison.plan_study(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
     with pytest.raises(UserError, match="result.json: provenance: none"):
         more.check()
+
+
+def test_a_study_with_a_plan_and_tuned_values_is_planned_as_a_whole(tmp_path):
+    """The shipped plan of the ant, with the one tuning that has ended."""
+    tuning = {"mlp_ppo": str(ROOT / "studies/ant_pilot/tuning")}
+    asked = study.read_study(ROOT / "studies/ant_matched/study.yaml", {"tuning": tuning})
+    made = comparison.plan_study(
+        comparison.merge_study(asked, tmp_path), tmp_path, ExecutionOptions(device="cpu")
+    )
+    assert made.study.plan is not None and made.study.plan.seeds == tuple(range(5, 15))
+    trained = [cell for cell in made.cells if cell.is_trained]
+    assert len(trained) == 5 * 10 and {cell.physics for cell in trained} == {"mujoco"}
+    tuned = {cell.agent for cell in trained if cell.base_hash is not None}
+    assert tuned == {"mlp_ppo"}

@@ -154,11 +154,13 @@ def cluster():
     made.shutdown()
 
 
+@pytest.mark.slow
 def test_a_cluster_works_all_cells(cluster, tmp_path):
     states = engines.create("ray", address=cluster.address).run(order(tmp_path))
     assert list(states.values()) == [DONE, BROKEN, DONE, DONE]
 
 
+@pytest.mark.slow
 def test_a_cluster_takes_cells_that_come_to_be_while_it_works(cluster, tmp_path):
     given = order(tmp_path)
     engine = engines.create("ray", address=cluster.address)
@@ -166,6 +168,7 @@ def test_a_cluster_takes_cells_that_come_to_be_while_it_works(cluster, tmp_path)
     assert states == {cell.name: DONE for cell in (given.cells[0], *given.cells[2:])}
 
 
+@pytest.mark.slow
 def test_what_no_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
     with pytest.raises(EngineError, match="--cell_cpus 64"):
         engines.create("ray", address=cluster.address, cpus=64.0).run(order(tmp_path))

@@ -109,7 +109,7 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
         sentence = rf"{agent} against mlp_ppo: return {verdict}; pushed {verdict}; energy per metre, fp32_sram {verdict}\."
         assert re.search(sentence, text)
     assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
-    assert "hardest" not in text
+    assert "hardest" not in text and 'id="figure-ladder_isaac_cartpole"' in page
     threats = section(study, "threats")
     assert "Looked at later" not in threats
 

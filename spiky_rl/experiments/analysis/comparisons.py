@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -313,13 +313,18 @@ def compute_seeds_needed(
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
         return bool(attained >= power)
 
+    return find_fewest(fewest, enough)
+
+
+def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
+    """Return the least number of seeds from ``fewest`` on that ``is_enough``, as all above it are; None beyond `MOST_SEEDS`."""
     most = fewest
-    while not enough(most):
+    while not is_enough(most):
         most *= 2
         if most > MOST_SEEDS:
             return None
     low = max(fewest, most // 2)
     while low < most:
         middle = (low + most) // 2
-        low, most = (low, middle) if enough(middle) else (middle + 1, most)
+        low, most = (low, middle) if is_enough(middle) else (middle + 1, most)
     return low

@@ -146,7 +146,7 @@ def compute_row(
         energy = energy_of(result, price)
         return None if energy is None else energy * result.nominal.mean_length
 
-    steps, episodes = (_priced(results, value, ENERGY_MODELS) for value in (energy_of, episode))
+    steps, episodes = (_average_each(results, value, ENERGY_MODELS) for value in (energy_of, episode))
     counts = {name: _mean_over_seeds(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
     counts["arithmetic"] = _mean_over_seeds(results, lambda r: _counted(r, *ARITHMETIC))
     return AgentTaskRow(
@@ -169,9 +169,11 @@ def compute_row(
             results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
         energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
-        rival=_priced(results, rival_energy_of, ANN_ENERGY_MODELS),
-        metre=_priced(results, energy_per_metre, ENERGY_MODELS),
-        rival_metre=_priced(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), ANN_ENERGY_MODELS),
+        rival=_average_each(results, rival_energy_of, ANN_ENERGY_MODELS),
+        metre=_average_each(results, energy_per_metre, ENERGY_MODELS),
+        rival_metre=_average_each(
+            results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), ANN_ENERGY_MODELS
+        ),
     )
 
 
@@ -216,7 +218,7 @@ def _per_metre(result: CellResult, energy: float | None) -> float | None:
     )
 
 
-def _priced(
+def _average_each(
     results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
     """The mean over seeds of a value at prices of these ``names``; without those at which a seed has none."""

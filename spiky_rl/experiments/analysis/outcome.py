@@ -251,11 +251,11 @@ def analyze_results(
         },
         memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
         verdicts=_verdicts(design, cells, reference, comparisons, tasks),
-        uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
+        uncontrolled={task: _list_uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
 
-def _uncontrolled(
+def _list_uncontrolled(
     planned: Sequence[PlannedCell],
     task: str,
     specs: Mapping[str, PlainMapping],

@@ -18,12 +18,12 @@ from scipy import stats
 
 from spiky_rl.experiments.analysis.comparisons import (
     ALPHA,
-    MOST_SEEDS,
     PERMUTATIONS,
     POWER,
     PairedComparison,
     SeededScores,
     compare_pair,
+    find_fewest,
     holm,
 )
 from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
@@ -112,9 +112,9 @@ def judge(
                 }
                 made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
     if plan.family == "all":
-        return tuple(_corrected(made))
+        return tuple(_correct_family(made))
     step = len(plan.endpoints)
-    families = [_corrected(made[first::step]) for first in range(step)]
+    families = [_correct_family(made[first::step]) for first in range(step)]
     return tuple(verdict for row in zip(*families, strict=True) for verdict in row)
 
 
@@ -146,7 +146,7 @@ def _judge_one(
     )  # fmt: skip
 
 
-def _corrected(family: Sequence[Verdict]) -> list[Verdict]:
+def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
     differences = holm([verdict.comparison.p_value for verdict in family])
     equivalences = holm([verdict.equivalence for verdict in family])
     return [
@@ -206,13 +206,4 @@ def count_seeds_to_equate(
         reach = margin * math.sqrt(seeds) / deviation if deviation else math.inf
         return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= power)
 
-    most = fewest
-    while not is_enough(most):
-        most *= 2
-        if most > MOST_SEEDS:
-            return None
-    low = max(fewest, most // 2)
-    while low < most:
-        middle = (low + most) // 2
-        low, most = (low, middle) if is_enough(middle) else (middle + 1, most)
-    return low
+    return find_fewest(fewest, is_enough)

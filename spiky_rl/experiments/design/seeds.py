@@ -27,7 +27,7 @@ class SeedUse(Settings):
     """``choosing``: a value that ships, or that a later study has, was chosen by what these seeds returned."""
     seeds: Seeds
     why: Line = ""
-    """What was chosen."""
+    """The value that was chosen."""
 
 
 class SeedsFile(Settings):

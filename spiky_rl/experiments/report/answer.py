@@ -47,7 +47,7 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
         (Column(task, is_text=True), [cells[i] for cells in rows.values()])
         for i, task in enumerate(analysis.tasks)
     )
-    note = f"Energy is that of a control step, and of a metre where robots go somewhere. {priced(analysis.rows.values())}"
+    note = f"Energy is that of a control step, and of a metre where robots go somewhere. {describe_prices(analysis.rows.values())}"
     yield make_collapsible(
         "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
     )
@@ -77,7 +77,7 @@ def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
     return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def priced(rows: Iterable[AgentTaskRow]) -> str:
+def describe_prices(rows: Iterable[AgentTaskRow]) -> str:
     """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
     texts = [ENERGY_MODELS[name].text for name in choose_prices(rows)]
     return f"Prices: {'; '.join(texts)}." if texts else ""

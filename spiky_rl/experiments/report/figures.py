@@ -24,6 +24,7 @@ from spiky_rl.experiments.report.drawing import (
     text_width,
     draw_interval,
 )
+from spiky_rl.metrics.energy import MAIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +38,8 @@ GREYS = ("#000000", "#5a5a5a", "#767676")
 """Colours of ANNs, the baseline first."""
 LINE, MANY = 0.235, 6
 """Inches of a row of a list; lines in one panel, more get a panel each, beside the baseline's line."""
+SPANS = 8.0
+"""How many times the least the largest of some estimates may be before their axis is logarithmic."""
 
 
 class AgentLabels(Protocol):
@@ -194,6 +197,32 @@ def draw_intervals(
             panel.set_xlim(*limits)
         for label, interval in intervals.items():
             draw_interval(panel, named.index(label), interval, assign_colors(analysis)[label])
+    return sheet
+
+
+def draw_ladder(analysis: StudyAnalysis, task: str) -> FigureSheet | None:
+    """Draw return, energy of a metre and processor seconds of the agents on a ``task``, in the study's order; None without agents."""
+    rows = {label: row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None}
+    price = next(iter(MAIN))
+    found = {
+        ("return", "mean over seeds"): {label: row.mean for label, row in rows.items()},
+        ("energy of a metre", f"µJ, {price}"): {label: row.metre.get(price) for label, row in rows.items()},
+        ("compute of a training", "processor seconds"): {label: row.processor for label, row in rows.items()},
+    }
+    panels = {title: own for title, own in found.items() if any(own.values())}
+    if not rows:
+        return None
+    sheet, axes = make_row_sheet(analysis, list(rows), list(panels))
+    for panel, intervals in zip(axes, panels.values(), strict=True):
+        estimates = [interval.estimate for interval in intervals.values() if interval is not None]
+        if 0.0 < SPANS * min(estimates) < max(estimates):
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+        if (own := intervals.get(str(analysis.baseline))) is not None:
+            panel.axvline(own.estimate, **DOTTED)
+        for y, (label, interval) in enumerate(intervals.items()):
+            if interval is not None:
+                draw_interval(panel, y, interval, assign_colors(analysis)[label])
     return sheet
 
 

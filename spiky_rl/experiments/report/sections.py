@@ -132,6 +132,12 @@ def build_scores_section(analysis: StudyAnalysis) -> Iterable[Block]:
 def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Scores of an ``analysis`` and how they came about, as figures."""
     dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
+    for task in analysis.tasks if analysis.design.plan else ():
+        yield from make_figure(
+            f"ladder_{slug(task)}", f"Return, energy and compute on {task}, in the study's order",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
+            lambda task=task: figures.draw_ladder(analysis, task),
+        )  # fmt: skip
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
         beside = dashed if sum(other == task for _, other in analysis.curves) > figures.MANY else ""

@@ -173,7 +173,7 @@ def tuned_for_other(analysis: StudyAnalysis) -> str:
 
 
 def looked_at_later(analysis: StudyAnalysis) -> str:
-    """What of the verdicts of an ``analysis`` was not planned before the first cell."""
+    """Return which verdicts of an ``analysis`` were not planned before the first cell; empty if all were."""
     plan = analysis.design.plan
     if plan is None:
         return "no comparison was planned"

@@ -30,7 +30,7 @@ from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver, l
 from spiky_rl.hosts.common.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
-"""What cells of earlier versions say of their origin."""
+"""Words for the origin of cells of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def write_plan(
 
 def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions) -> list[Cell]:
     """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
-    resolve = AgentResolver(study.with_changes(tuning="", vary={}, conditions=("nominal",)), place)
+    resolve = AgentResolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:
         given = cell.specification
