@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.common import check_name
 from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
-from spiky_rl.config import registry, sizes
+from spiky_rl.config import memory_check, registry
 from spiky_rl.config.options import UserError, check_number, get_options
 from spiky_rl.hosts.common.devices import get_memory
 from spiky_rl.networks.feedforward import FeedForward
@@ -90,4 +90,6 @@ def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: s
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
-    sizes.require_memory({f"--batch {batch}": sizes.NUMBER * batch * largest}, get_memory(device))
+    memory_check.require_memory(
+        {f"--batch {batch}": memory_check.NUMBER * batch * largest}, get_memory(device)
+    )

@@ -31,7 +31,7 @@ from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
-from spiky_rl.classification.split import Split, split, select_subset
+from spiky_rl.classification.split import Split, select_subset, split
 from spiky_rl.classification.training import EVALUATED, to_sequence
 from spiky_rl.cli import common
 from spiky_rl.config import files, registry

@@ -20,9 +20,9 @@ from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.config import files, registry
 from spiky_rl.config.arguments import positive_int
-from spiky_rl.config.plan import RunPlan, RunRequest
+from spiky_rl.config.run_plan import RunPlan, RunRequest
 from spiky_rl.deploy import _calibration
-from spiky_rl.hosts.common.stopping import start_simulation
+from spiky_rl.hosts.common.signals import start_simulation
 from spiky_rl.hosts.run.prepare import make_plan
 
 LIVE = "live"
@@ -105,7 +105,7 @@ def forms(
 
 def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
     """A session that is given back what it gives of its state."""
-    from spiky_rl.deploy._proof import get_flat_state
+    from spiky_rl.deploy._verification import get_flat_state
 
     state = get_flat_state(policy)
 

@@ -22,7 +22,7 @@ from benchmarks.common import ROOT
 from spiky_rl.cli import common
 from spiky_rl.config import files
 from spiky_rl.config.arguments import positive_int
-from spiky_rl.config.extras import require_module
+from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError, check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
@@ -34,7 +34,7 @@ SEED = 1
 
 def parser() -> Any:
     """The command line."""
-    from spiky_rl.hosts.isaaclab.mujoco.choice import NATIVE, WARP
+    from spiky_rl.hosts.isaaclab.mujoco.selection import NATIVE, WARP
 
     found = common.Parser(
         prog="bench.py physics",
@@ -162,11 +162,11 @@ def serve(asked: dict[str, Any]) -> int:
     torch.set_num_threads(asked["threads"])
     configure_assets(asked["assets"])
     from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    from spiky_rl.hosts.isaaclab.mujoco import selection
 
-    wanted, overrides = choice.split_physics_override([f"physics={asked['physics']}"])
+    wanted, overrides = selection.split_physics_override([f"physics={asked['physics']}"])
     env_cfg, _ = load_configs(asked["task"], None, overrides)
-    choice.apply_physics(env_cfg, wanted, "cpu")
+    selection.apply_physics(env_cfg, wanted, "cpu")
     launched = open_simulation(
         env_cfg, task_id=asked["task"], device="cpu", num_envs=asked["num_envs"], seed=SEED
     )

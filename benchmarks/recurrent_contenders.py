@@ -30,9 +30,9 @@ from benchmarks.contenders import (
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.reservoir import Reservoir
 
 ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}

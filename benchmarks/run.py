@@ -28,7 +28,7 @@ from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.config import files
 from spiky_rl.config.arguments import positive_int
-from spiky_rl.config.extras import require_module
+from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.common.devices import resolve_device
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import equations
+import pictures
 import yaml
 from matplotlib.figure import Figure
 
-import equations
-import pictures
 from spiky_rl.config import registry
 from spiky_rl.config.options import OptionInfo, get_options
 from spiky_rl.config.registry import Component

@@ -21,9 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from pdoc import doc, extract, render
-
 import catalogue
+from pdoc import doc, extract, render
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from spiky_rl.config import registry
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.connections.base import IntraLayerConnection
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.config.registry import ComponentSpec
 
 INK, BLUE, RED, GREEN = "#333333", "#2e6f95", "#d1495b", "#3a7d44"
 COLOURS = [BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]

@@ -22,9 +22,9 @@ from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.reading import parse_json, read_file
+from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare_agents
-from spiky_rl.experiments.analysis.measures import PRICE, Energy, AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.measures import PRICE, AgentTaskRow, Energy, choose_prices
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema

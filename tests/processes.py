@@ -33,7 +33,7 @@ IMPORTED = [
     ),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "rich.live"),
     *("spiky_rl.hosts.isaaclab.environment", "spiky_rl.hosts.isaaclab.mujoco.solver"),
-    *("spiky_rl.hosts.run.training", "spiky_rl.hosts.run.playing", "spiky_rl.hosts.run.evaluating"),
+    *("spiky_rl.hosts.run.train", "spiky_rl.hosts.run.play", "spiky_rl.hosts.run.evaluate"),
     *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.hosts.rsl_rl.runner", "spiky_rl.hosts.skrl.runner"),
 ]
 """What is not installed is passed over."""

@@ -11,7 +11,7 @@ from rsl_rl.modules.distribution import GaussianDistribution
 
 from benchmarks import run as bench
 from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
-from spiky_rl.config import registry, sizes, spec
+from spiky_rl.config import memory_check, registry, spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 from tests.config.test_reading import LAUGHS
@@ -349,14 +349,14 @@ def test_a_size_that_no_memory_holds_is_refused_with_what_it_takes(case):
     (agent, *overrides), num_envs, message = SIZES[case]
     merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST), [f"agent.{o}" for o in overrides])
     with pytest.raises(UserError, match=f"{message}.*and there are 64 GB; make it smaller"):
-        sizes.check_run_memory(merged, num_envs, 64 * GIGABYTE)
+        memory_check.check_run_memory(merged, num_envs, 64 * GIGABYTE)
 
 
 def test_the_estimate_is_no_more_than_what_runs_need():
     for agent in registry.list_names("agents"):
         merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST))
-        sizes.check_run_memory(merged, 4096, GIGABYTE)
-    assert GIGABYTE < sizes.machine_memory() < 10**15
+        memory_check.check_run_memory(merged, 4096, GIGABYTE)
+    assert GIGABYTE < memory_check.machine_memory() < 10**15
 
 
 COUNTS = {

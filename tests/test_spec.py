@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config import registry, spec
+from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 

@@ -41,11 +41,10 @@ def episode(act: Action) -> float:
 
     configure_assets("local")
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
-
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    from spiky_rl.hosts.isaaclab.mujoco import selection
 
     config, _ = load_configs(TASK)
-    choice.apply_physics(config, choice.NATIVE, "cpu")
+    selection.apply_physics(config, selection.NATIVE, "cpu")
     with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
         env, total, done = TimedVecEnv(robot, clip_actions=None), 0.0, False
         env.reset()

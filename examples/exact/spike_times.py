@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.exact.spike_times import SrmKernels, SpikeTimeLayer
+from spiky_rl.exact.spike_times import SpikeTimeLayer, SrmKernels
 
 KERNELS = SrmKernels(resolution=0.25)
 """What all neurons share: potentials that rise for 7 ms, looked at every 0.25 ms; spike times themselves are exact."""

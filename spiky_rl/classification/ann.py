@@ -16,11 +16,11 @@ import torch
 from spiky_rl.classification.settings import agent_of
 from spiky_rl.classification.training import Trainer, compute_accuracy, get_sequence_shape
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import ProgressFactory, no_progress
-from spiky_rl.hosts.common.stopping import StopRequest
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.hosts.common.signals import StopRequest
 
 NAME = "mlp"
-"""Name in `Flags` and in result files."""
+"""Name in `ClassifyOptions` and in result files."""
 WIDTHS = (256, 256)
 EPOCH_RATIO = 3
 """Epochs of the network for one of the ANN."""

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from spiky_rl.config import files
-from spiky_rl.config.reading import open_regular
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.config.safe_loading import open_regular
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check_events
 from spiky_rl.datasets.base import Dataset, Recording

@@ -14,9 +14,9 @@ from torch import Tensor
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import LIBRARY, ClassifyOptions, dataset_of
 from spiky_rl.classification.training import History, Trainer
-from spiky_rl.config import registry, sizes
+from spiky_rl.config import memory_check, registry
 from spiky_rl.config.named_code import find_code
-from spiky_rl.config.options import Names, FileRecord, RegistryError, UserError, suggest_name, shorten
+from spiky_rl.config.options import FileRecord, Names, RegistryError, UserError, shorten, suggest_name
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets._events import LATEST, MOST_PIXELS
@@ -201,9 +201,11 @@ def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, have: int) -> None
     dense = isinstance(connection, registry.ComponentSpec) and connection.name == "linear"
     inputs = loaded.identity["shape"]
     weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
-    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": sizes.NUMBER * weights}
+    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": memory_check.NUMBER * weights}
     try:
-        sizes.require_memory({**first, **sizes.compute_model_bytes(spec, "one recording", 1)}, have)
+        memory_check.require_memory(
+            {**first, **memory_check.compute_model_bytes(spec, "one recording", 1)}, have
+        )
     except UserError as error:
         raise CheckpointError(f"{loaded.path}: {error}") from None
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from spiky_rl.classification import ann as anns
-from spiky_rl.classification import board as boards
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
+from spiky_rl.classification import tensorboard as boards
 from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import (
     LIBRARY,
+    ClassificationSettings,
     ClassifyOptions,
     ClassifyRequest,
-    ClassificationSettings,
     agent_of,
     class_of,
     dataset_of,
@@ -29,19 +29,19 @@ from spiky_rl.classification.settings import (
     resume_settings,
 )
 from spiky_rl.classification.sizing import MIN_BATCH, compute_batch_size, compute_epochs
-from spiky_rl.classification.split import split, select_subset
+from spiky_rl.classification.split import select_subset, split
 from spiky_rl.classification.training import Epoch, History, Trainer, get_sequence_shape
 from spiky_rl.classification.training import TrainerSettings as Training
-from spiky_rl.config import registry, sizes
+from spiky_rl.config import memory_check, registry
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.devices import resolve_device, get_memory
-from spiky_rl.hosts.common.stopping import StopRequest
+from spiky_rl.hosts.common.devices import get_memory, resolve_device
+from spiky_rl.hosts.common.signals import StopRequest
 from spiky_rl.networks.feedforward import FeedForward
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,9 @@ def _require_memory(settings: ClassificationSettings, device: str, batch: int = 
     """Raise UserError where the network does not fit the ``device`` with the batches of the run, or of ``batch`` if none are given."""
     given = settings.flags.batch_size
     rows = f"batches of {batch} recordings" if given is None else f"--batch_size {given}"
-    sizes.require_memory(sizes.compute_model_bytes(settings.spec, rows, given or batch), get_memory(device))
+    memory_check.require_memory(
+        memory_check.compute_model_bytes(settings.spec, rows, given or batch), get_memory(device)
+    )
 
 
 def _make_trainer(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.classification.cache import PLACE, load_cached
 from spiky_rl.config import files
-from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)

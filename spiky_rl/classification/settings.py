@@ -12,11 +12,11 @@ from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.config import files, options, registry
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import UserError, option
-from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import ComponentSpec, shorten
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
-from spiky_rl.hosts.common.rules import get_local_rule
+from spiky_rl.hosts.common.local_learning import get_local_rule
 
 if TYPE_CHECKING:
     from spiky_rl.datasets.base import Dataset
@@ -117,7 +117,7 @@ class ClassifyRequest(options.Settings):
         None, "file stem of agents/, or a path to a YAML file; null: one that fits the dataset"
     )
     flags: dict[str, bool | int | float | str] = option(
-        {}, "those of `Flags` that are given, by name", flags=[]
+        {}, "those of `ClassifyOptions` that are given, by name", flags=[]
     )
     download: bool = option(False, "fetch the dataset if it is not there (nmnist)")
     bins: int | None = option(

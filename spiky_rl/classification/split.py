@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.reading import read_regular
 from spiky_rl.config.registry import UserError, suggest_name
+from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets.base import PARTS, Recording
 
 TESTED, VALIDATED = 0.2, 0.1

@@ -1,6 +1,6 @@
 """A step of a study's cell, from the specification in its folder: ``python -m spiky_rl.cli.cell train|evaluate FOLDER``.
 
-`spiky_rl.experiments.run.work` runs it in a process of its own; by hand, a cell is reproduced by the commands of its result.
+`spiky_rl.experiments.run.cell_worker` runs it in a process of its own; by hand, a cell is reproduced by the commands of its result.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.experiments.run import cells, steps
-from spiky_rl.hosts.run.asked import EvaluateOptions
+from spiky_rl.hosts.run.options import EvaluateOptions
 
 
 def parser() -> common.Parser:

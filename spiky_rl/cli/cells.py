@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiky_rl.cli.display import TerminalDisplay
-from spiky_rl.config.shown import format_duration
+from spiky_rl.config.progress import format_duration
 from spiky_rl.experiments.design import seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import StudyRun
-from spiky_rl.experiments.run.course import StudyProgress
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, WAITING
+from spiky_rl.experiments.run.progress import StudyProgress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

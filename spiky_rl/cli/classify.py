@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from spiky_rl.classification.settings import (
     ClassifyOptions,
     ClassifyRequest,
-    make_settings,
     format_required_arguments,
+    make_settings,
 )
 from spiky_rl.cli import common
-from spiky_rl.cli.display import ProgressBar, TrainingDisplay, DisplayRow, sparkline
+from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, sparkline
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.hosts.common.stopping import handle_stop_signals
+from spiky_rl.hosts.common.signals import handle_stop_signals
 
 if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch
@@ -56,8 +56,8 @@ def classify(argv: list[str]) -> int:
 
 def evaluate_or_predict(request: ClassifyRequest) -> int:
     """Evaluate the best network of a run, or predict with it."""
+    from spiky_rl.classification import inference as using
     from spiky_rl.classification import run
-    from spiky_rl.classification import use as using
 
     trained = using.load_classifier(
         request, run.find_checkpoint(request), request.device, request.evaluate, ProgressBar

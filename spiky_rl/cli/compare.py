@@ -8,10 +8,10 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.cli.cells import CellTable, print_end, print_missing_lines, print_plan
 from spiky_rl.cli.flags import add_flags, get_given_values, parse_settings
-from spiky_rl.cli.report import write_and_print_report, require_report
+from spiky_rl.cli.report import require_report, write_and_print_report
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
-from spiky_rl.config.plan import split_overrides
+from spiky_rl.config.run_plan import split_overrides
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.comparison import merge_study, plan_study, write_plan
@@ -23,7 +23,7 @@ from spiky_rl.experiments.run.planning import (
     warn_of_undecidable_tests,
     warn_of_unequal_steps,
 )
-from spiky_rl.hosts.common.stopping import handle_stop_signals
+from spiky_rl.hosts.common.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TextIO
 
 from spiky_rl.cli.common import log
-from spiky_rl.config.shown import format_duration
+from spiky_rl.config.progress import format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-    from spiky_rl.hosts.run.training import TrainingStep
+    from spiky_rl.hosts.run.train import TrainingStep
 
 
 LOG_INTERVAL_S = 30.0
-"""Seconds between two lines of a `Bar` that has no terminal."""
+"""Seconds between two lines of a `ProgressBar` that has no terminal."""
 WIDTH = 76
 """Characters of a panel."""
 
@@ -74,7 +74,7 @@ def redirect_log(stream: TextIO) -> None:
 
 
 class ProgressBar(TerminalDisplay):
-    """Call it with the share of the work that is done: a bar on stderr, or without a terminal a line every `QUIET_S` seconds."""
+    """Call it with the share of the work that is done: a bar on stderr, or without a terminal a line every `LOG_INTERVAL_S` seconds."""
 
     stream, transient = "stderr", True
 

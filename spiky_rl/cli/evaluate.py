@@ -10,10 +10,10 @@ from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.plan import RANDOM, RunRequest
+from spiky_rl.config.run_plan import RANDOM, RunRequest
 from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts.common.run_folders import require_checkpoint
-from spiky_rl.hosts.run.asked import EvaluateOptions
+from spiky_rl.hosts.run.options import EvaluateOptions
 from spiky_rl.hosts.run.prepare import known_agent, make_plan
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
@@ -66,12 +66,12 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import evaluating
+    from spiky_rl.hosts.run import evaluate
 
-    measured = evaluating.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
+    measured = evaluate.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
     out = options.get_result_path(measured.checkpoint)
     change = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
-    result = evaluating.evaluate(measured, change, ProgressBar)
+    result = evaluate.evaluate(measured, change, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):

@@ -8,8 +8,8 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.config.plan import RunRequest
-from spiky_rl.deploy._asked import ExportOptions
+from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.hosts.run.prepare import make_plan
 
 
@@ -38,10 +38,10 @@ def export(argv: list[str]) -> int:
 
 def print_report(chip: str, files: Sequence[Path]) -> None:
     """A line per file: bytes of flash, of the struct and of the stack."""
-    from spiky_rl.deploy import _chip
+    from spiky_rl.deploy import _footprint
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
-        found = _chip.measure_footprint(path, chip)
+        found = _footprint.measure_footprint(path, chip)
         label = "/".join(path.parts[-2:])
         print(f"{label:<40}{found.flash:>10,}{found.state:>10,}{found.stack:>10,}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import parse_settings

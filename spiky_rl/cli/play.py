@@ -11,9 +11,9 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
-from spiky_rl.config.plan import RunRequest
+from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._targets import check_expressible, make_targets
-from spiky_rl.hosts.run.asked import PlayOptions
+from spiky_rl.hosts.run.options import PlayOptions
 from spiky_rl.hosts.run.prepare import known_agent, make_plan
 
 EXPORT_TARGETS = ("torchscript", "onnx")
@@ -41,13 +41,13 @@ def play(argv: list[str]) -> int:
     check_expressible(built.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import playing
+    from spiky_rl.hosts.run import play
     from spiky_rl.metrics.energy import energy_text, format_ann_energy
 
     def export(policy: Any, env: Any, folder: Path) -> None:
         _export.write_and_verify(policy, env, folder, built, ProgressBar)
 
-    def report(playback: playing.PlayResult) -> None:
+    def report(playback: play.PlayResult) -> None:
         print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
@@ -55,7 +55,7 @@ def play(argv: list[str]) -> int:
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # what follows goes to stderr, and takes its time
 
-    for path in playing.play(plan, options, export, ProgressBar, report):
+    for path in play.play(plan, options, export, ProgressBar, report):
         print(path)
     return 0
 

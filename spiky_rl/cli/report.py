@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.extras import require_module
+from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 

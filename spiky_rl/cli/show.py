@@ -9,10 +9,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
-from spiky_rl.config.described import list_option_rows, format_value, get_summary, get_text
-from spiky_rl.config.extras import require_module
+from spiky_rl.config.descriptions import format_value, get_summary, get_text, list_option_rows
+from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.plan import RunRequest
+from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
 
@@ -87,9 +87,9 @@ def show(argv: list[str]) -> int:
     elif args.name is None:
         print_columns([(name, get_summary(args.kind, name)) for name in registry.list_names(args.kind)])
     elif args.source:
-        from spiky_rl.kernels import contract
+        from spiky_rl.kernels import neuron_checks
 
-        print(contract.get_generated_source(args.kind, args.name))
+        print(neuron_checks.get_generated_source(args.kind, args.name))
     elif args.kind == "agents":
         show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":

@@ -12,10 +12,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import TrainingDisplay, show_iteration
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.config.plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import handle_stop_signals
-from spiky_rl.hosts.run.asked import check_train_options
+from spiky_rl.hosts.common.signals import handle_stop_signals
+from spiky_rl.hosts.run.options import check_train_options
 from spiky_rl.hosts.run.prepare import make_plan
 
 
@@ -43,9 +43,9 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     check_train_options(request, options)
     plan, options = planned(request, options)
 
-    from spiky_rl.hosts.run import training
+    from spiky_rl.hosts.run import train
 
-    run = training.create_training_run(plan, options)
+    run = train.create_training_run(plan, options)
     if options.processes:
         processes.launch_processes(plan.device, options.processes, argv)
     run.make_folder()

@@ -12,17 +12,17 @@ from spiky_rl.cli.cells import print_missing_lines
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
-from spiky_rl.config.extras import require_module
-from spiky_rl.config.plan import split_overrides
-from spiky_rl.config.tuned import FILE_NAME as TUNED
-from spiky_rl.config.tuned import find_shortfall
+from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.run_plan import split_overrides
+from spiky_rl.config.tuned_values import FILE_NAME as TUNED
+from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.engines.base import WorkOrder
-from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver
-from spiky_rl.experiments.run.tuning import AgentTask, TuningEnvironment, TuningDesign
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.experiments.run.tuning import AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import TuneOptions
-from spiky_rl.hosts.common.stopping import handle_stop_signals
+from spiky_rl.hosts.common.signals import handle_stop_signals
 
 DEFAULT_SEEDS = "90000,90001"
 """The seeds of trials, far from those of studies."""

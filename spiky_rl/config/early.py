@@ -7,10 +7,10 @@ from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.keys import read_parts, with_hint
-from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
-from spiky_rl.config.spec import SpecError, find_origin, add_default_layers
+from spiky_rl.config.spec import SpecError, add_default_layers, find_origin
 
 LIGHT = ("neurons", "surrogates")
 """Kinds whose files import the standard library and pydantic only."""
@@ -44,7 +44,7 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
     """Check the parts of a component that need no torch; the others, and those from outside the package, are left to `registry`.
 
     Args:
-        kind: One of `registry.ROOMS`.
+        kind: One of `registry.COMPONENT_KINDS`.
         settings: The component's, by name or as a mapping.
         path: Where they stand, for messages.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spiky_rl.config.plain import PlainValue
+from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.registry import UserError
 
 TEMPORARY_PATTERN = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")

@@ -7,6 +7,7 @@ checks know.
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 from pydantic.json_schema import JsonSchemaValue
 
 from spiky_rl.config import registry

@@ -22,8 +22,13 @@ from pydantic import (
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
-from spiky_rl.config.errors import RegistryError, UnknownKey, suggest_name, shorten
-from spiky_rl.config.errors import UserError  # noqa: F401  # pylint: disable=unused-import
+from spiky_rl.config.errors import (
+    RegistryError,
+    UnknownKey,
+    UserError,  # noqa: F401  # pylint: disable=unused-import
+    shorten,
+    suggest_name,
+)
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""

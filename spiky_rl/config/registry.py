@@ -22,8 +22,8 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from spiky_rl.config.errors import UnknownKey, message_of
-from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, suggest_name, shorten
-from spiky_rl.config.plain import PlainValue, PlainMapping
+from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -222,7 +222,7 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     """A component's settings, completed with defaults and checked.
 
     Args:
-        kind: One of `ROOMS`.
+        kind: One of `COMPONENT_KINDS`.
         settings: Such as ``{name: lif, tau: 5.0}``, or just ``lif``.
         path: Where they stand, for messages.
 

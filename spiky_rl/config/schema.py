@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from spiky_rl.config.options import Names, Range, RegistryError, Settings, Widths, suggest_name, option
+from spiky_rl.config.options import Names, Range, RegistryError, Settings, Widths, option, suggest_name
 
 MOST_LAYERS = 100
 """Layers of a network."""

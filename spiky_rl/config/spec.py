@@ -21,12 +21,12 @@ from typing import Any
 
 from pydantic import InstanceOf
 
-from spiky_rl.config import registry, together
+from spiky_rl.config import cross_checks, registry
 from spiky_rl.config.keys import with_hint
-from spiky_rl.config.options import RegistryError, Settings, get_options, suggest_name, shorten
-from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
-from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
+from spiky_rl.config.options import RegistryError, Settings, get_options, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 
@@ -183,7 +183,7 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
             )
             for key in NETWORKS
         }
-        together.check_combination(tree)
+        cross_checks.check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")

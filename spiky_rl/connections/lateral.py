@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, require_flat
+from spiky_rl.connections.base import IntraLayerConnection, Shape, require_flat, require_neurons
 
 
 class Lateral(IntraLayerConnection):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Connection, Shape, make_sparse_mask, make_dale_factors, require_flat
+from spiky_rl.connections.base import Connection, Shape, make_dale_factors, make_sparse_mask, require_flat
 from spiky_rl.kernels import dispatch
 
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import (
-    Shape,
     IntraLayerConnection,
-    require_neurons,
-    make_sparse_mask,
+    Shape,
     make_dale_factors,
+    make_sparse_mask,
     require_flat,
+    require_neurons,
 )
 
 

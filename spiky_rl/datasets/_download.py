@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.shown import ProgressFactory, no_progress
 
 log = logging.getLogger(__name__)
 

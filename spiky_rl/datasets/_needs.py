@@ -14,7 +14,7 @@ from pydantic import Field
 
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_json_record
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
 from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error

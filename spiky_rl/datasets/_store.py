@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.config.reading import open_regular
+from spiky_rl.config.safe_loading import open_regular
 from spiky_rl.datasets._arrays import LARGEST, read_header
 from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
 

@@ -22,7 +22,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import list_arrays, read_arrays
 from spiky_rl.datasets._download import DatasetArchive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_events
-from spiky_rl.datasets._store import RecordingStore, make_read_error, format_unpack_hint
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint, make_read_error
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10

@@ -28,7 +28,7 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import UserError, option
-from spiky_rl.config.reading import read_regular
+from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets import digits
 from spiky_rl.datasets._events import Events
 from spiky_rl.datasets.base import Dataset, Recording

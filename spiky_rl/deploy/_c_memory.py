@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from spiky_rl.deploy._program import (
-    Index,
     ExportProgram,
+    Index,
     Value,
     ValueView,
     count_elements,
     drop_unit_axes,
     format_flat_index,
-    indices,
     get_storage,
+    indices,
 )
 
 

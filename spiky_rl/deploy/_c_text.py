@@ -14,16 +14,35 @@ from spiky_rl.config import files
 from spiky_rl.deploy._c_constants import Constants
 from spiky_rl.deploy._c_expressions import expression
 from spiky_rl.deploy._c_functions import (
-    ARITHMETIC, ARITHMETIC_SAID, BOUNDED_SAID, FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH,
+    ARITHMETIC,
+    ARITHMETIC_SAID,
+    BOUNDED_SAID,
+    FUNCTIONS,
+    HEADER,
+    MULTIPLY_ADD,
+    NEEDS,
+    SOURCE,
+    SPELLED,
+    WITH_MATH,
 )  # fmt: skip
 from spiky_rl.deploy._c_memory import fields_of, format_offset
 from spiky_rl.deploy._program import (
-    Index, ExportLoop, ExportProgram, Value, ValueView, count_elements, element, drop_unit_axes, format_flat_index, indices, get_storage,
+    ExportLoop,
+    ExportProgram,
+    Index,
+    Value,
+    ValueView,
+    count_elements,
+    drop_unit_axes,
+    element,
+    format_flat_index,
+    get_storage,
+    indices,
 )  # fmt: skip
-from spiky_rl.hosts.common.playing import BOUND
+from spiky_rl.hosts.common.inference_policy import BOUND
 from spiky_rl.kernels.convolution import LARGEST_POOL, by_columns
 from spiky_rl.kernels.emit import format_literal
-from spiky_rl.metrics.lists import WeightStorage
+from spiky_rl.metrics.sparse_storage import WeightStorage
 
 
 def write_policy(program: ExportProgram, folder: Path, usage: str, width: int) -> Path:

@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.shown import ProgressFactory, no_progress
 from spiky_rl.config import files
-from spiky_rl.config.plan import RunPlan
-from spiky_rl.deploy._asked import ExportOptions
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.deploy._calibration import record_rollout
-from spiky_rl.deploy._proof import VerificationResult, verify_targets
+from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
+from spiky_rl.deploy._verification import VerificationResult, verify_targets
 from spiky_rl.deploy.base import Target
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
 from spiky_rl.hosts.run.simulate import open_policy

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, override
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import dispatch
 from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._int8_stages import Int8SigmaDeltaStage, Int8Encoder, Int8Readout, Int8SpikingStage
-from spiky_rl.networks.base import SpikeChannel, ForwardRecord, SpikingNetwork, State
+from spiky_rl.deploy._int8_stages import Int8Encoder, Int8Readout, Int8SigmaDeltaStage, Int8SpikingStage
+from spiky_rl.kernels import dispatch
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
 
 if TYPE_CHECKING:

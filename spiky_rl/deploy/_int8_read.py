@@ -10,14 +10,25 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders import linear as last_spikes
-from spiky_rl.codecs.decoders import membrane, population_vector, rate as mean_rate, sigma_delta as sums
+from spiky_rl.codecs.decoders import membrane, population_vector
+from spiky_rl.codecs.decoders import rate as mean_rate
+from spiky_rl.codecs.decoders import sigma_delta as sums
 from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
 from spiky_rl.connections import linear
-from spiky_rl.connections._quantised import quantize, compute_scales
+from spiky_rl.connections._quantised import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import (
-    CURRENT, DECAY_BITS, NARROW, SUM, WIDE, Int8SigmaDeltaStage, Int8Encoder, Int8Readout, Int8Format, Int8SpikingStage,
+    CURRENT,
+    DECAY_BITS,
+    NARROW,
+    SUM,
+    WIDE,
+    Int8Encoder,
+    Int8Format,
+    Int8Readout,
+    Int8SigmaDeltaStage,
+    Int8SpikingStage,
 )  # fmt: skip
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.networks._layer import SpikingLayer

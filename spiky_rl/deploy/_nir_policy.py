@@ -13,7 +13,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.rectangle import Rectangle

@@ -16,7 +16,7 @@ from spiky_rl.config.registry import ComponentSpec, UserError
 from spiky_rl.deploy._nir_policy import ConvGeometry, NirPolicy, NirStage
 from spiky_rl.deploy._nir_write import LAYOUT
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 
 if TYPE_CHECKING:
     from nir import LIF, Affine, Conv2d, Linear, NIRGraph

@@ -1,7 +1,7 @@
 """One control step of a policy as a list of loops: what `torch.export` finds in it, without views, copies and checks.
 
 A `Value` is an array with a shape. Pointwise values that run over the same elements and need nothing else of each other
-stand in one `Loop`, so a layer's inner steps are one pass over its neurons. Values that later loops read are `stored`.
+stand in one `ExportLoop`, so a layer's inner steps are one pass over its neurons. Values that later loops read are `stored`.
 """
 
 from __future__ import annotations

@@ -11,10 +11,26 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from spiky_rl.deploy._arguments import (
-    Arguments, is_boolean, name_of, path_of, place_of, without_wrapper,
+    Arguments,
+    is_boolean,
+    name_of,
+    path_of,
+    place_of,
+    without_wrapper,
 )  # fmt: skip
 from spiky_rl.deploy._program import (
-    ExportError, Index, ExportProgram, Value, ValueView, drop_unit_axes, fuse_loops, indices, name_loop_variables, get_storage, select_needed, parenthesize,
+    ExportError,
+    ExportProgram,
+    Index,
+    Value,
+    ValueView,
+    drop_unit_axes,
+    fuse_loops,
+    get_storage,
+    indices,
+    name_loop_variables,
+    parenthesize,
+    select_needed,
 )  # fmt: skip
 
 UNARY = {

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.plain import PlainMapping
-from spiky_rl.deploy import _chip
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.deploy import _footprint
 from spiky_rl.deploy.base import Target
 
 
@@ -35,11 +35,11 @@ def make_integer_target(bits: str) -> Target:
 
 def require_chip(chip: str, built: Iterable[Target]) -> None:
     """Raise UserError for a chip that is not known, whose compiler is missing, or for which none of the targets writes."""
-    if chip not in _chip.CHIPS:
+    if chip not in _footprint.CHIPS:
         raise UserError(
-            f"--report: {chip} given; allowed: {', '.join(_chip.CHIPS)}{suggest_name(chip, _chip.CHIPS)}"
+            f"--report: {chip} given; allowed: {', '.join(_footprint.CHIPS)}{suggest_name(chip, _footprint.CHIPS)}"
         )
     if not any(target.in_c for target in built):
         in_c = [name for name in registry.list_names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
         raise UserError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")
-    _chip.require_compiler(chip)
+    _footprint.require_compiler(chip)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from spiky_rl.config.plain import PlainValue, PlainMapping
+from spiky_rl.config.plain_data import PlainMapping, PlainValue
 from spiky_rl.config.registry import Component
 from spiky_rl.deploy._program import ExportError
 

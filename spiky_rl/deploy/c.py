@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain import PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy.base import Session, Target, strip_module
 
 if TYPE_CHECKING:

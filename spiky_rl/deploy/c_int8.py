@@ -12,10 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, override
 
-from spiky_rl.config.plain import PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, values
-from spiky_rl.deploy.c import require_compiler, open_c_session, read_sizes
+from spiky_rl.deploy.c import open_c_session, read_sizes, require_compiler
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout

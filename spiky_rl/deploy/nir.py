@@ -19,7 +19,7 @@ import numpy as np
 
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, parts
 
 if TYPE_CHECKING:

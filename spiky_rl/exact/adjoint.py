@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.integrate import DOP853
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.exact import solver
-from spiky_rl.exact.solver import Event, Integrand, SpikingProblem, EventSolver, SpikeEvent, Trajectory
+from spiky_rl.exact.solver import Event, EventSolver, Integrand, SpikeEvent, SpikingProblem, Trajectory
 from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Neuron, Ode
 

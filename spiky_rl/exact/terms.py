@@ -13,7 +13,7 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import TraceGraph, Node, TraceOps
+from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, is_time_constant
 
 Array = np.ndarray

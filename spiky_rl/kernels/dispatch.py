@@ -18,8 +18,8 @@ from spiky_rl.config.options import option
 from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.runs import RecurrentFeedback, NeuronRun
 from spiky_rl.neurons.base import Neuron
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _resolve_name(name: str, device: str) -> str:
 
 
 def _log_fallback_if_eager(device: str, reason: str) -> None:
-    """As `_fall`: what `choose` calls while a graph is compiled, too."""
+    """As `_log_fallback`: what `choose_backend` calls while a graph is compiled, too."""
     _log_fallback(device, reason)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Expression, TraceGraph, Node, TraceError, TraceOps
+from spiky_rl.kernels.trace import Expression, Node, TraceError, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch, programs
+from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentFeedback, RecurrentLaunch
 from spiky_rl.kernels.programs import count_words
-from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaunch, NeuronRun
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
 ARGUMENT_INDEX = ("CPU", "CUDA")

@@ -15,7 +15,7 @@ PRIVATE = 0o700
 
 
 def create_private_folder(folder: Path) -> None:
-    """Make a ``folder`` that is this user's alone. Raises UserError as `refuse_foreign`, OSError where it cannot be made."""
+    """Make a ``folder`` that is this user's alone. Raises UserError as `check_owner`, OSError where it cannot be made."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     check_owner(folder)
     folder.chmod(PRIVATE)

@@ -30,7 +30,7 @@ class NeuronCall:
     """One neuron with its parameters, as a kernel takes it."""
 
     key: str
-    """The key of its program in `KNOWN`; within a graph that is being compiled: in words."""
+    """The key of its program in `PROGRAMS`; within a graph that is being compiled: in words."""
     numbers: tuple[float, ...]
     """The parameters that are the same for all neurons, in the neuron's order, and the slope."""
     params: Tensor | None
@@ -60,7 +60,7 @@ def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ..
 
 @lru_cache(maxsize=4096)
 def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """The ``key`` in `KNOWN` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
+    """The ``key`` in `PROGRAMS` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
     key = key if key in PROGRAMS else _read(key)
     program = PROGRAMS[key]
     names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
@@ -119,7 +119,7 @@ def _literal(value: object) -> str:
 
 @cache
 def _read(words: str) -> str:
-    """The key in `KNOWN` of a program that is given in words."""
+    """The key in `PROGRAMS` of a program that is given in words."""
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
     neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)
     # the slope is an argument of the program

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs, structures
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron

@@ -6,7 +6,7 @@ import ctypes
 
 from torch import Tensor
 
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 
 POINTERS = (
     *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
+from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron
 from spiky_rl.learning.base import LearningRule
-from spiky_rl.learning._timed import ExactSpikeNeuron
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 

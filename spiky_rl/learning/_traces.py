@@ -14,7 +14,7 @@ M is what the events of a moment are worth; without reward, 1. With reward, a sy
 tau_e and takes up those events, and dw = sum_s d_s c_s. As c is linear in the events, so is dw, with
 M_s = d_s + e^(-dt/tau_e) M_(s+1): credit is filtered backwards, one number per environment, and that is exact.
 
-`Local` is what the rules that change a network's weights in this way share.
+`LocalRule` is what the rules that change a network's weights in this way share.
 
 Source: Song, Miller & Abbott (2000); triplets: Pfister & Gerstner (2006); mu: Guetig et al. (2003); eligibility: Florian
 (2007), Izhikevich (2007).
@@ -36,8 +36,8 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.learning.base import LearningRule
 from spiky_rl.learning._filters import reverse_keep
+from spiky_rl.learning.base import LearningRule
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 

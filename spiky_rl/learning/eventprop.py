@@ -1,7 +1,7 @@
 """EventProp, for any neuron that is an ODE: exact gradients of spike times, by adjoints that jump at spikes.
 
 The forward pass is event-based itself: spikes are located inside the step and travel through synapses of their own (see
-`spiky_rl.learning._timed`). Its adjoint is derived from the neuron's own step, by the tracer as all kernels are, which
+`spiky_rl.learning._exact_spike_neuron`). Its adjoint is derived from the neuron's own step, by the tracer as all kernels are, which
 gives EventProp's equations for LIF neurons and their like for all others (AutoAdjoint).
 
 No gradient says that a spike should be or not be: a readout that counts spikes gives none, silent neurons learn nothing, and
@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
 from spiky_rl.learning._exact import ExactGradientRule
-from spiky_rl.learning._timed import ExactSpikeNeuron
+from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron
 
 
 class Eventprop(ExactGradientRule):

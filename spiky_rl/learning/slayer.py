@@ -12,8 +12,8 @@ Source: Shrestha & Orchard (2018).
 from typing import override
 
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.learning._neuron_wrapper import GradientThroughReset
 from spiky_rl.learning.base import LearningRule
-from spiky_rl.learning._wrapped import GradientThroughReset
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 

@@ -5,7 +5,7 @@
 eps is the response of the potential to a spike: the paper's alpha function where the neuron is `lif` and its tau is
 ``tau_synapse``. A neuron that has spiked is silent until it is put at rest: in a stateless network for the rest of the control
 step, in a stateful one for the rest of the episode. The spike is located within the step and the gradient is exact, as
-`spiky_rl.learning._timed` says; ``slope`` bounds what it is divided by. Neurons that never spike have their current raised, as
+`spiky_rl.learning._exact_spike_neuron` says; ``slope`` bounds what it is divided by. Neurons that never spike have their current raised, as
 those of `eventprop`, by ``regularization`` times what they are short of ``lowest`` spikes per control step on the mean.
 
 `spiky_rl.exact.spike_times` is SpikeProp in continuous time, with delayed sub-synapses as in the paper.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from spiky_rl.config.options import option
 from spiky_rl.learning._exact import ExactGradientRule, declare_regularization, declare_slope
-from spiky_rl.learning._timed import SingleSpikeNeuron
+from spiky_rl.learning._exact_spike_neuron import SingleSpikeNeuron
 
 
 class Spikeprop(ExactGradientRule):

@@ -25,14 +25,14 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.learning.base import LearningRule
 from spiky_rl.learning._filters import (
     DoubleExponential,
     add_feedback_gradient,
-    smooth_gradient,
     backpropagate_current,
+    smooth_gradient,
 )
-from spiky_rl.learning._wrapped import GradientThroughReset
+from spiky_rl.learning._neuron_wrapper import GradientThroughReset
+from spiky_rl.learning.base import LearningRule
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 

@@ -8,7 +8,7 @@ Memory: every synaptic operation reads its weight, because one robot's actions l
 update of a neuron reads and writes each of its states. An ANN's units write their output and read it once. Biases, spikes (a
 bit each) and observations are left out, of both.
 
-An SRAM is exactly as large as its content, and the price of an access follows its size without a step (`access`), so that no
+An SRAM is exactly as large as its content, and the price of an access follows its size without a step (`compute_access_energy`), so that no
 network is cheap because its weights just fit into a memory.
 
 Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V: 64 bits cost
@@ -222,7 +222,7 @@ COUNTS = (
     "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
     " additions multiplications transcendental state_accesses index_reads"
 ).split()
-"""Fields of `Cost` that grow with the number of passes."""
+"""Fields of `InferenceCost` that grow with the number of passes."""
 
 
 def compute_access_energy(size: float) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import WORD, ZEROS, InferenceCost
-from spiky_rl.metrics.lists import WeightStorage
+from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.metrics.updates import (
     ArithmeticCounts,
     count_activation,

@@ -28,7 +28,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.metrics.lists import WeightStorage
+from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir

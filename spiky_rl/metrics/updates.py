@@ -15,7 +15,7 @@ from typing import TypeGuard
 from torch import nn
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import TraceGraph, Node, TraceOps
+from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
 COMPARING = {*trace.COMPARISONS, "max", "min"}

@@ -14,10 +14,10 @@ from spiky_rl.config.options import OptionInfo
 from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import RecurrentFeedback
-from spiky_rl.kernels.stack import StackStage
+from spiky_rl.kernels.checkpointing import run_with_recomputation
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.recompute import run_with_recomputation
+from spiky_rl.kernels.stack import StackStage
 from spiky_rl.networks.base import SpikeChannel
 from spiky_rl.neurons.base import Neuron, is_time_constant
 

@@ -20,14 +20,14 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec, list_names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
-from spiky_rl.connections.base import Connection, Shape, IntraLayerConnection, require_flat
+from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, require_flat
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.kernels import contract, dispatch, precision
+from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
-from spiky_rl.networks.base import SpikeChannel, ForwardRecord, SpikingNetwork, State
-from spiky_rl.networks._layer import SpikingLayer, quantize_weights, has_trainable_parameters
+from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
 
 CPU_ROWS = 2048
@@ -133,7 +133,7 @@ class FeedForward(SpikingNetwork):
         rule = parts["learning"].build()
         with error_path(f"{path}.surrogate"):
             surrogate = rule.choose_surrogate(parts["surrogate"].build())
-            contract.check_surrogate(surrogate)
+            neuron_checks.check_surrogate(surrogate)
         if parts["decoder"].name in rule.blocks_gradient:
             raise RegistryError(
                 f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
@@ -153,7 +153,7 @@ class FeedForward(SpikingNetwork):
             for place, each in _list_parts(f"{path}.{key}", part):
                 if key == "neuron":
                     with error_path(place):
-                        contract.check_neuron(rule.wrap_neuron(each.build()), surrogate)
+                        neuron_checks.check_neuron(rule.wrap_neuron(each.build()), surrogate)
                 else:
                     check_connection_position(place, each, within=key == "recurrent")
                     if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
@@ -326,7 +326,7 @@ class FeedForward(SpikingNetwork):
         keep: Tensor | None,
         record: ForwardRecord | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """As `_at_once`, one layer after the other, which is ``record``ed, and with what they send, [T, K, B, N], for rates."""
+        """As `_forward_fused`, one layer after the other, which is ``record``ed, and with what they send, [T, K, B, N], for rates."""
         full = None if record is None or record.only_signal else record
         outputs: list[Tensor] = []
         after: list[Tensor] = []

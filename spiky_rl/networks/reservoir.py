@@ -32,12 +32,12 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.kernels import contract, dispatch
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels import dispatch, neuron_checks
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import SpikeChannel, ForwardRecord, SpikingNetwork, State
 from spiky_rl.networks._layer import NeuronParameters, run_neuron
 from spiky_rl.networks._readout import make_mlp_readout
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.plasticity.base import Plasticity
@@ -115,10 +115,10 @@ class Reservoir(SpikingNetwork):
             dispatch.check(options.backend)
         with error_path(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
-            contract.check_surrogate(surrogate)
+            neuron_checks.check_surrogate(surrogate)
         with error_path(f"{path}.neuron"):
             neuron = parts["neuron"].build()
-            contract.check_neuron(neuron, surrogate)
+            neuron_checks.check_neuron(neuron, surrogate)
             if neuron.graded:
                 raise RegistryError(f"name: {parts['neuron'].name!r} sends graded events and has no rate")
             if neuron.learn:

@@ -1,7 +1,7 @@
 """Values in a neuron's step, and the vocabulary of functions on them.
 
 A step runs on torch tensors, where it is the reference, and on the symbols of the compiler, which record it. Neither is known
-here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
+here: `StepValue` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
 """
 
 # pylint: disable=unused-argument,unnecessary-ellipsis  # what is declared here for the type checker has no body

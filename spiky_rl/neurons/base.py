@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import (
-    OptionInfo,
     Names,
+    OptionInfo,
     RegistryError,
     Settings,
     get_options,
-    suggest_name,
     option,
+    suggest_name,
 )
 from spiky_rl.config.registry import Component
 from spiky_rl.neurons._values import Ops, ReferenceOps, Value

@@ -29,7 +29,7 @@ CORRELATION = 0.9
 
 
 def find_rheobase(neuron: Neuron, ops: TorchOps) -> float:
-    """The smallest constant current at which a ``neuron`` spikes within `PATIENCE`, found to 1 %; in the neuron's own unit.
+    """The smallest constant current at which a ``neuron`` spikes within `MAX_STEPS`, found to 1 %; in the neuron's own unit.
 
     ``ops`` is the vocabulary that it runs on.
     """

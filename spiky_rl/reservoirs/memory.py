@@ -1,7 +1,7 @@
 """Task-independent measures of a reservoir: ranks, memory, separation, growth of perturbations.
 
 Every measure takes a `Drive`: inputs [series, time, channels] -> states [series, time, N], each series from rest. Inputs
-are uniform in [-1, 1] unless a measure says otherwise; `standardised` adapts a reservoir that expects something else.
+are uniform in [-1, 1] unless a measure says otherwise; `standardize_drive` adapts a reservoir that expects something else.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from benchmarks import classification as bench_classify
 from benchmarks import run as bench
 from benchmarks.classification import Run
 from benchmarks.classifiers import CONTENDERS, COUNTED, PEER, Ours, SnnTorch
+from spiky_rl.classification.split import split
 from spiky_rl.cli import common
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.classification.split import split
 from tests.recorded import of_frames
 
 ROOT = Path(__file__).parents[2]

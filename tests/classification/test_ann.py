@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import compute_logits, to_sequence, get_sequence_shape
+from spiky_rl.classification.training import compute_logits, get_sequence_shape, to_sequence
 from tests.recorded import of_frames
 
 SIZE, CLASSES, BATCH = (6, 2, 34, 34), 10, 8

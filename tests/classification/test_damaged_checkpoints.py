@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.classification import checkpoint, run, use
+from spiky_rl.classification import checkpoint, inference, run
 from spiky_rl.classification.settings import ClassifyRequest, resume_settings
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
@@ -185,7 +185,7 @@ def test_the_whole_checkpoint_goes_on_and_is_used(good, tmp_path):
     file = damaged(good, tmp_path, f"{FLAGS}/epochs", 2)
     assert len(list(resume(file).epochs())) == 1
     asked = ClassifyRequest(checkpoint=str(file), evaluate=True)
-    assert len(use.load_classifier(asked, checkpoint.read(file), "cpu", True).held) == 15
+    assert len(inference.load_classifier(asked, checkpoint.read(file), "cpu", True).held) == 15
     assert len(DAMAGES) > 200
 
 
@@ -238,12 +238,12 @@ def test_recordings_that_go_on_after_the_window_of_the_training_are_said(good, t
     for name, last in (("short", window[1] - 1), ("long", 2 * window[1])):
         (tmp_path / "c0" / f"{name}.csv").write_text(f"10,1,1,0\n{last},1,1,0\n")
     asked = ClassifyRequest(checkpoint=str(path), evaluate=True, flags={"data": str(tmp_path)})
-    assert len(use.load_classifier(asked, checkpoint.read(path), "cpu", True).held) == 2
+    assert len(inference.load_classifier(asked, checkpoint.read(path), "cpu", True).held) == 2
     words = "as in training; 1 of 2 recordings go on after it, c0/long.csv until"
     assert f"dataset.window: {window}, {words} {2 * window[1] + 1}" in caplog.text
     caplog.clear()
     given = asked.with_changes(overrides=(f"dataset.window={window}",))
-    use.load_classifier(given, checkpoint.read(path), "cpu", True)
+    inference.load_classifier(given, checkpoint.read(path), "cpu", True)
     assert "go on after" not in caplog.text, "whoever gives a window means it"
 
 

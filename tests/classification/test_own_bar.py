@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
-from spiky_rl.config.reading import parse_json, read_file
+from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.datasets._events import MissingData
 from tests.recorded import dataset
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.classification.settings import ClassifyRequest, make_settings
-from spiky_rl.classification.split import split, select_subset
+from spiky_rl.classification.split import select_subset, split
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.datasets.ev_objects import EvObjects

@@ -13,11 +13,11 @@ from pathlib import Path
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RunRequest
-from spiky_rl.deploy._asked import ExportOptions
+from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._export import write_and_verify
+from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
-from spiky_rl.hosts.common.silence import is_expected_to_spike, classify_layer
+from spiky_rl.hosts.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.hosts.run.prepare import make_plan
 from spiky_rl.hosts.run.simulate import get_runner_class

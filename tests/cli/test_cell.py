@@ -10,12 +10,12 @@ import yaml
 from spiky_rl.cli import evaluate, train
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config import files
-from spiky_rl.config.plan import RunRequest, TrainOptions
+from spiky_rl.config.run_plan import RunRequest, TrainOptions
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell
-from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver
-from spiky_rl.hosts.run.asked import EvaluateOptions
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.hosts.run.options import EvaluateOptions
 from spiky_rl.hosts.run.prepare import make_plan
 
 if find_spec("isaaclab") is None:

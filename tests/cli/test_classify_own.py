@@ -9,7 +9,7 @@ import pytest
 from spiky_rl.classification import ann as ann_beside
 from spiky_rl.classification.settings import agent_of
 from spiky_rl.cli import common
-from spiky_rl.config import sizes
+from spiky_rl.config import memory_check
 from tests.cli.test_classify_use import LINE, folder, newest, run
 
 
@@ -97,7 +97,7 @@ def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch,
         (16, (), "batches of 20 recordings"),
         (16, ("--batch_size", 17), "--batch_size 17"),
     ):
-        total = sum(sizes.compute_model_bytes(spec, "", have).values())
+        total = sum(memory_check.compute_model_bytes(spec, "", have).values())
         monkeypatch.setattr("spiky_rl.classification.run.get_memory", lambda device, total=total: total)
         assert run(tmp_path, *line, *given) == 2
         said = capsys.readouterr().err

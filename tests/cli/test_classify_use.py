@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from spiky_rl.classification import inference
 from spiky_rl.classification import training as classify_training
-from spiky_rl.classification import use
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from tests.recorded import bars, encoded
@@ -151,7 +151,7 @@ def test_the_times_of_a_run_are_those_of_its_dataset():
         {"name": "own", "time": "steps"},
         {"name": "ds.py:Mine"},
     )
-    assert [use.format_time_layout(each) for each in settings] == ["us", "steps", "steps", ""]
+    assert [inference.format_time_layout(each) for each in settings] == ["us", "steps", "steps", ""]
 
 
 def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, trained, capsys):

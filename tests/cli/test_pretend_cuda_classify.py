@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from spiky_rl.classification.training import TrainerSettings, Trainer
-from spiky_rl.config import registry, spec
 from spiky_rl.classification.split import split
+from spiky_rl.classification.training import Trainer, TrainerSettings
+from spiky_rl.config import registry, spec
 from tests.hosts import syncs
 from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.recorded import of_frames

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.hosts.common import command
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.run import cells, work
-from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import start_simulation, handle_stop_signals
+from spiky_rl.experiments.run import cell_worker, cells
+from spiky_rl.hosts.common import command, processes
+from spiky_rl.hosts.common.signals import handle_stop_signals, start_simulation
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -238,7 +237,7 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.hosts.common.stopping import handle_stop_signals
+from spiky_rl.hosts.common.signals import handle_stop_signals
 
 def command(argv):
     with handle_stop_signals("stopping") as asked:
@@ -275,8 +274,10 @@ def test_a_terminal_that_hangs_up_ends_a_command_in_good_order(tmp_path):
 
 @pytest.mark.parametrize("code", [129, 130, 143])
 def test_a_step_of_a_cell_that_was_stopped_by_itself_goes_on_another_time(code, tmp_path):
-    with cells.lock_cell(tmp_path) as lock, pytest.raises(work.StepInterrupted):
-        work.run_step("training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, [])
+    with cells.lock_cell(tmp_path) as lock, pytest.raises(cell_worker.StepInterrupted):
+        cell_worker.run_step(
+            "training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, []
+        )
 
 
 TORCHRUN = {

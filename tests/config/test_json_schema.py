@@ -7,7 +7,7 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.show import show
-from spiky_rl.config.reading import parse_yaml
+from spiky_rl.config.safe_loading import parse_yaml
 from spiky_rl.experiments.design.json_schema import SCHEMAS, schema_text
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")

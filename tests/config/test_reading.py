@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from spiky_rl.config.reading import MAX_DEPTH, MAX_NODES, ReadingError, parse_json, parse_yaml, read_file
+from spiky_rl.config.safe_loading import MAX_DEPTH, MAX_NODES, ReadingError, parse_json, parse_yaml, read_file
 
 LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)

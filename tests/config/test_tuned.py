@@ -1,20 +1,20 @@
 """Tuned values stand over an agent's own file and under the command line, and a study that names some says so or is refused."""
 
 import copy
-
 import shutil
+
 import pytest
 import yaml
 
 from spiky_rl.config import spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import SpecError
-from spiky_rl.config.tuned import find_shortfall, read_tuned
+from spiky_rl.config.tuned_values import find_shortfall, read_tuned
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.terms import terms
+from spiky_rl.experiments.report.design import terms
 from spiky_rl.experiments.report.threats import find_small_tunings, find_unequal_tunings
 from spiky_rl.experiments.run import cells
 from tests.experiments import results

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spiky_rl.cli import common, show
-from spiky_rl.config.options import get_options
 from spiky_rl.config import registry
+from spiky_rl.config.options import get_options
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import dispatch
 from tests.contract import test_codecs_wide, test_parity, test_registry_wide, test_rooms_wide

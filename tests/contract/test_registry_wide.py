@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from spiky_rl.config.options import get_options
-from spiky_rl.neurons.base import is_time_constant
 from spiky_rl.config import registry
+from spiky_rl.config.options import get_options
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import is_time_constant
 
 
 def unavailable(backend: str) -> str | None:
@@ -206,7 +206,7 @@ def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, de
 
 @pytest.mark.parametrize("kind", [*registry.COMPONENT_KINDS, *registry.FILE_KINDS])
 def test_every_entry_says_what_it_is(kind):
-    from spiky_rl.config.described import get_summary
+    from spiky_rl.config.descriptions import get_summary
 
     for name in registry.list_names(kind):
         assert len(get_summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.config import files
 from spiky_rl.classification.samples import data_folder
+from spiky_rl.config import files
 from spiky_rl.datasets import nmnist
 from spiky_rl.datasets._download import DatasetArchive, DownloadError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.config.registry import UserError
 from spiky_rl.classification import samples
 from spiky_rl.classification.cache import index_events
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import digits
 from spiky_rl.datasets import nmnist_synthetic as synthetic
 from tests.recorded import dataset

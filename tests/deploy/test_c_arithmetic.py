@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from spiky_rl.deploy import c
-from spiky_rl.hosts.common.playing import BOUND, clamp_observations, reset_nonfinite
+from spiky_rl.hosts.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.skrl import observe as skrl
-from tests.deploy.trained import trained
+from spiky_rl.hosts.skrl import activity as skrl
 from tests.deploy.test_c import NEWEST, live, walk
+from tests.deploy.trained import trained
 
 CARRYING = {
     "lif": ("lif_stateful_ppo", "agent.actor.obs_normalization=true"),

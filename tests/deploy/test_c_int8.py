@@ -11,11 +11,11 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.connections._quantised import quantize, compute_scales
+from spiky_rl.connections._quantised import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._proof import verify_targets
+from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
 from tests.deploy.trained import trained

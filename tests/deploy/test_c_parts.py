@@ -22,11 +22,11 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _c_text, c
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._proof import verify_targets
 from spiky_rl.deploy._reader import read_program
+from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.kernels import convolution
-from tests.deploy.trained import trained
 from tests.deploy.test_c import live, walk
+from tests.deploy.trained import trained
 from tests.kernels.test_convolution import GEOMETRIES, operands
 
 QUICK = ("-O1", "-march=native")

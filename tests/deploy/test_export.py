@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets
-from spiky_rl.deploy._proof import VerificationResult, get_flat_state
+from spiky_rl.deploy._verification import VerificationResult, get_flat_state
 from spiky_rl.deploy.c import C
 from spiky_rl.deploy.nir import Nir
 from spiky_rl.deploy.onnx import Onnx

@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import solve_network
-from spiky_rl.exact.spike_times import SrmKernels, SpikeTimeLayer, compute_spike_times
+from spiky_rl.exact.spike_times import SpikeTimeLayer, SrmKernels, compute_spike_times
 
 EXACT = SrmKernels(floor=0.0)
 NO_DELAY = torch.zeros(1, dtype=torch.float64)

@@ -15,13 +15,13 @@ import pytest
 from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.results import (
-    CurveRecord,
     CellResult,
+    CurveRecord,
     ResultsError,
     read_plan,
     read_results,
 )
-from spiky_rl.metrics.energy import MAIN, ENERGY_MODELS
+from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 from tests.experiments.results import (
     CARTPOLE,
     KEPT,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.budget import Budget, parse_budget
+from spiky_rl.config.registry import RegistryError
 
 
 @dataclass

@@ -6,18 +6,18 @@ import math
 
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from spiky_rl.experiments.analysis.comparisons import (
-    compute_min_p_value,
+    cohens_dz,
     compare_agents,
+    compute_min_p_value,
+    compute_seeds_needed,
     holm,
     probability_of_improvement,
-    compute_seeds_needed,
     sign_flip_test,
-    cohens_dz,
 )
 from spiky_rl.experiments.analysis.statistics import Interval, StatisticsError
 

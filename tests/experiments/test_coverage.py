@@ -5,9 +5,17 @@ import pytest
 from scipy import stats
 
 from spiky_rl.experiments.analysis.coverage import (
-    COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, simulate_all, true_value,
+    COVERAGE,
+    FALL,
+    POOR,
+    SIZES,
+    STATISTICS,
+    find_coverage,
+    simulate,
+    simulate_all,
+    true_value,
 )  # fmt: skip
-from spiky_rl.experiments.report.terms import describe_coverage
+from spiky_rl.experiments.report.design import describe_coverage
 
 
 @pytest.mark.parametrize(("statistic", "words", "seeds"), [("mean", "one seed in five is poor", 5)])

@@ -120,7 +120,7 @@ def test_cells_at_once_see_different_gpus(tmp_path):
                 given = (process / "environ").read_text().split("\0")
             except OSError:  # it has ended since
                 continue
-            if "spiky_rl.experiments.run.work" in line and str(tmp_path) in line:
+            if "spiky_rl.experiments.run.cell_worker" in line and str(tmp_path) in line:
                 seen.update((line[3], text) for text in given if text.startswith("CUDA_VISIBLE_DEVICES="))
 
     given = replace(order(tmp_path, look), gpus=("5", "7"))

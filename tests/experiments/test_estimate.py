@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from spiky_rl.config.spec import load_task
 from spiky_rl.config.budget import parse_budget
+from spiky_rl.config.spec import load_task
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.estimate import EARLIER_PHYSICS, OVERHEAD, SpeedTable, estimate_cells
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS

@@ -18,10 +18,10 @@ from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.drawing import (
     FONTS,
-    place_labels,
-    fit_label,
     compute_overlap,
+    fit_label,
     format_tick,
+    place_labels,
     spread_positions,
     svg,
     text_width,

@@ -9,11 +9,11 @@ import pytest
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.experiments.analysis.measures import energy_of, energy_per_metre, rival_energy_of
-from spiky_rl.experiments.analysis.outcome import analyze_study, analyze_results
-from spiky_rl.experiments.analysis.results import OPTIONAL_KEYS, LISTS, read_design, read_result, read_results
-from spiky_rl.experiments.report.hardship import build_memory_section
+from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
+from spiky_rl.experiments.analysis.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
+from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.metrics.energy import ENERGY_MODELS, ANN_ENERGY_MODELS, InferenceCost
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, InferenceCost
 from tests.experiments.results import CARTPOLE, change, write_study
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"

@@ -15,9 +15,9 @@ from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
 from spiky_rl.experiments.report import markdown
+from spiky_rl.experiments.report.design import terms
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.report.terms import terms
 from spiky_rl.experiments.report.threats import threats
 from spiky_rl.experiments.run.estimate import SpeedTable
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study

@@ -13,7 +13,7 @@ from spiky_rl.experiments.analysis.results import read_results
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run import cells, steps, tuning, work
+from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.hosts.common import provenance
 from tests.experiments.results import change, write_study
@@ -124,10 +124,10 @@ def test_a_result_has_the_provenance_of_its_training_and_all_commits(tmp_path):
         run = a_run(tmp_path, name, True)
         files.write_json(run / "run.json", {})
         files.write_json(run / provenance.PROVENANCE, {**TRAINED["provenance"], "commit": commit})
-    made = work.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    made = cell_worker.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.provenance is not None and made.provenance.threads == TRAINED["provenance"]["threads"]
     assert made.provenance.commit == ", ".join(letter * 40 for letter in "bcd")
-    random = work.build_result(planned()[0], tmp_path / "none", None, EVALUATED)
+    random = cell_worker.build_result(planned()[0], tmp_path / "none", None, EVALUATED)
     assert random.provenance is not None and random.provenance.commit == "d" * 40
 
 

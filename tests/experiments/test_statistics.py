@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.analysis.curves import make_step_grid, learning_curve
+from spiky_rl.experiments.analysis.curves import learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
-    interquartile_mean,
     compute_intervals,
+    interquartile_mean,
     mean,
     normalise,
     performance_profile,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from spiky_rl.config.budget import Budget
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design import study
-from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.study import StudyError
 
 AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")

@@ -13,7 +13,7 @@ import yaml
 pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError

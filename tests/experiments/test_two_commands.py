@@ -13,7 +13,7 @@ pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experi
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.comparison import StudyRun, merge_study, write_plan
-from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
 from tests.experiments.test_grid import GIVEN, resolve

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.experiments.run import cells, work
-from spiky_rl.experiments.run.work import StepFailed, StepInterrupted
+from spiky_rl.experiments.run import cell_worker, cells
+from spiky_rl.experiments.run.cell_worker import StepFailed, StepInterrupted
 from spiky_rl.hosts.common import processes
 from tests.experiments.results import TRUTHS, cell_of
 from tests.experiments.test_grid import cells as planned
@@ -25,7 +25,7 @@ PATIENCE = 60.0
 
 def run(folder: Path, code: str, asked=()) -> None:
     with cells.lock_cell(folder) as lock:
-        work.run_step("test", [sys.executable, "-c", code], folder, lock, list(asked))
+        cell_worker.run_step("test", [sys.executable, "-c", code], folder, lock, list(asked))
 
 
 def test_a_step_writes_what_it_says_into_the_log(tmp_path):
@@ -42,7 +42,7 @@ def test_a_step_that_raises_is_reported_with_its_tracebacks_last_lines(tmp_path)
     assert lines[0] == "the test ended with exit code 1"
     assert lines[-1] == "ValueError: the reason"
     assert "an earlier step" not in str(failure.value)
-    assert len(lines) == 2 + work.TAIL
+    assert len(lines) == 2 + cell_worker.TAIL
 
 
 def test_a_step_that_is_killed_says_by_which_signal(tmp_path):
@@ -118,9 +118,9 @@ def workers_of(folder: Path, starter: list[str], *words: str) -> tuple[subproces
     (folder / "worker.py").write_text(WORKER)
     line = [sys.executable, *starter, str(folder / "worker.py"), str(folder), *words]
     code = (
-        "import sys; from pathlib import Path; from spiky_rl.experiments.run import cells, work\n"
+        "import sys; from pathlib import Path; from spiky_rl.experiments.run import cells, cell_worker\n"
         "with cells.lock_cell(Path(sys.argv[1])) as lock:\n"
-        "    work.run_step('training', sys.argv[2:], Path(sys.argv[1]), lock, [])\n"
+        "    cell_worker.run_step('training', sys.argv[2:], Path(sys.argv[1]), lock, [])\n"
     )
     command = subprocess.Popen([sys.executable, "-c", code, str(folder), *line], cwd=ROOT)
     paths = [folder / f"worker{rank}" for rank in range(2)]
@@ -186,7 +186,7 @@ HELD = cell_of("lif_ppo", "cartpole", 0, {}, ("nominal",), TRUTHS["lif_ppo"])
 TRAINED = {
     "outcome": "finished",
     "curve": HELD["curve"],
-    **{key: HELD["training"][key] for key in work.TRAINING_FIELDS},
+    **{key: HELD["training"][key] for key in cell_worker.TRAINING_FIELDS},
     "provenance": {
         "kernels": "a" * 16,
         "threads": 2,
@@ -197,7 +197,7 @@ TRAINED = {
 }
 EVALUATED = {
     **HELD["evaluation"],
-    **{key: HELD[key] for key in work.EVALUATION_FIELDS if key in HELD},
+    **{key: HELD[key] for key in cell_worker.EVALUATION_FIELDS if key in HELD},
     "physics": "mujoco",
     "provenance": {**TRAINED["provenance"], "commit": "d" * 40},
 }
@@ -221,7 +221,7 @@ def a_run(folder: Path, name: str, *checkpoints: bool) -> Path:
 )  # fmt: skip
 def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, checkpoints, can_go_on):
     run = a_run(tmp_path, "first", *checkpoints)
-    assert work.find_resumable(tmp_path, "rsl_rl") == can_go_on
+    assert cell_worker.find_resumable(tmp_path, "rsl_rl") == can_go_on
     assert run.is_dir()
     said = (tmp_path / "log.txt").read_text() if False in checkpoints else ""
     assert said.count("a damaged one") == checkpoints.count(False)
@@ -231,7 +231,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     for name in ("run.damaged", "run.damaged1"):
         a_run(tmp_path, "first", False)
         a_run(tmp_path, "second", False, False)
-        assert not work.find_resumable(tmp_path, "rsl_rl")
+        assert not cell_worker.find_resumable(tmp_path, "rsl_rl")
         assert len(list(tmp_path.glob(f"{name}/*/*/*/model_*.pt"))) == 3
         assert not (tmp_path / "run").exists()
     assert "the training begins again" in (tmp_path / "log.txt").read_text()
@@ -241,7 +241,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
 def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole):
     folder = a_cell(tmp_path / "cell")
     run = a_run(folder, "first", whole, False)
-    assert worked(folder) == work.FAILED  # on its override
+    assert worked(folder) == cell_worker.FAILED  # on its override
     log = (folder / "log.txt").read_text()
     assert f"{run / 'model_50.pt'}: no checkpoint, or a damaged one" in log
     assert "cli.cell train" in log and ("--checkpoint latest" in log) == whole
@@ -251,7 +251,7 @@ def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole)
 def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that_is_whole(tmp_path, whole):
     folder = a_cell(tmp_path / "cell", goes_on="before")
     run = a_run(tmp_path / "cells" / "before", "first", whole, False)
-    assert worked(folder) == work.FAILED  # on its override
+    assert worked(folder) == cell_worker.FAILED  # on its override
     log = (folder / "log.txt").read_text()
     assert (f"--checkpoint {run / 'model_0.pt'}" in log) == whole
     assert ("begins anew" in log) != whole
@@ -260,9 +260,9 @@ def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that
 def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_path):
     run = a_run(tmp_path, "first", True, False)
     files.write_json(run / "result.json", TRAINED)
-    assert work.finished_training(tmp_path) == TRAINED
-    assert work.find_resumable(tmp_path, "rsl_rl")
-    assert work.finished_training(tmp_path) is None
+    assert cell_worker.finished_training(tmp_path) == TRAINED
+    assert cell_worker.find_resumable(tmp_path, "rsl_rl")
+    assert cell_worker.finished_training(tmp_path) is None
     assert json.loads((run / "result.lost.json").read_text()) == TRAINED
 
 
@@ -277,37 +277,38 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     ):
         path.write_text(text)
     files.write_json(run / "run.json", {})
-    assert work.finished_training(tmp_path) is None
-    assert work.read_mapping(tmp_path / "evaluation.json", work.EVALUATION_FIELDS) is None
+    assert cell_worker.finished_training(tmp_path) is None
+    assert cell_worker.read_mapping(tmp_path / "evaluation.json", cell_worker.EVALUATION_FIELDS) is None
     assert cells.read_progress(tmp_path) is None
-    made = work.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    made = cell_worker.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0
     assert made.registered == "" and made.training.worlds_reset == 0, "of an earlier version"
     named, trained = "Isaac-Cartpole of Isaac Lab 3.0.0", {**TRAINED, "worlds_reset": 3}
-    made = work.build_result(planned()[-1], tmp_path, trained, {**EVALUATED, "registered": named})
+    made = cell_worker.build_result(planned()[-1], tmp_path, trained, {**EVALUATED, "registered": named})
     assert made.training is not None and made.training.worlds_reset == 3 and made.registered == named
 
 
 def test_the_machine_is_named_with_the_cards_that_were_used(monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CELLS", "3")
-    plain = work.describe_machine()
+    plain = cell_worker.describe_machine()
     assert plain.endswith("3 cells at once") and f"{len(os.sched_getaffinity(0))} cores" in plain
     assert (
-        work.describe_machine(["NVIDIA A", "NVIDIA B", "NVIDIA A"]) == f"{plain}, 2 x NVIDIA A, 1 x NVIDIA B"
+        cell_worker.describe_machine(["NVIDIA A", "NVIDIA B", "NVIDIA A"])
+        == f"{plain}, 2 x NVIDIA A, 1 x NVIDIA B"
     )
-    assert work.list_gpu_names("cpu", 4) == []
+    assert cell_worker.list_gpu_names("cpu", 4) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 def test_a_cells_cards_have_their_names():
-    assert work.list_gpu_names("cuda:0", 1) == [torch.cuda.get_device_name(0)]
+    assert cell_worker.list_gpu_names("cuda:0", 1) == [torch.cuda.get_device_name(0)]
 
 
 def worked(folder: Path) -> int:
     command = [
         sys.executable,
         "-m",
-        "spiky_rl.experiments.run.work",
+        "spiky_rl.experiments.run.cell_worker",
         str(folder),
         str(folder.parent),
         str(os.getpid()),
@@ -319,21 +320,21 @@ def test_a_finished_cell_is_left_alone(tmp_path):
     folder = a_cell(tmp_path / "cell")
     files.write_json(folder / "result.json", {"hash": "a" * 16})
     before = sorted(path.name for path in folder.iterdir())
-    assert worked(folder) == work.FINISHED
+    assert worked(folder) == cell_worker.FINISHED
     assert sorted(path.name for path in folder.iterdir()) == sorted([*before, "lock"])
 
 
 def test_a_cell_whose_parent_ended_before_it_could_say_so_does_nothing(tmp_path):
     folder = a_cell(tmp_path / "cell")
-    command = [sys.executable, "-m", "spiky_rl.experiments.run.work", str(folder), str(tmp_path), "1"]
-    assert subprocess.run(command, check=False, timeout=800).returncode == work.INTERRUPTED
+    command = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker", str(folder), str(tmp_path), "1"]
+    assert subprocess.run(command, check=False, timeout=800).returncode == cell_worker.INTERRUPTED
     assert [path.name for path in folder.iterdir()] == ["cell.json"]
 
 
 def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_result(tmp_path):
     folder = a_cell(tmp_path / "cell")
     (folder / "result.json").write_text("{")
-    assert worked(folder) == work.FAILED
+    assert worked(folder) == cell_worker.FAILED
     text = (folder / "error.txt").read_text()
     assert text.startswith("the training ended with exit code 2") and "'nowhere=1' is no override" in text
     assert (folder / "result.corrupt.json").read_text() == "{"
@@ -349,7 +350,7 @@ def test_a_cell_of_an_earlier_version_says_how_it_is_written_anew(tmp_path):
         "train": ["--task", "cartpole"],
     }
     files.write_json(tmp_path / "cell" / "cell.json", earlier)
-    assert worked(tmp_path / "cell") == work.FAILED
+    assert worked(tmp_path / "cell") == cell_worker.FAILED
     assert (
         "an earlier version; run the study's command again" in (tmp_path / "cell" / "error.txt").read_text()
     )
@@ -359,6 +360,6 @@ def test_a_training_that_ended_before_is_not_run_again(tmp_path):
     folder = a_cell(tmp_path / "cell")
     run_folder = folder / "run" / "rsl_rl" / "cartpole" / "first"
     files.write_json(run_folder / "result.json", TRAINED)
-    assert worked(folder) == work.FAILED
+    assert worked(folder) == cell_worker.FAILED
     assert (folder / "error.txt").read_text().startswith("the evaluation ended with exit code 2")
     assert " train " not in (folder / "log.txt").read_text()

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spiky_rl.config import files
-from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.config.budget import Budget
-from spiky_rl.config.plan import RunPlan
+from spiky_rl.config.run_plan import RunPlan
+from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, WorkOrder
-from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningEnvironment, TuningDesign
+from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_search import TuningSearch, start_search
 from tests.experiments.plans import plan

@@ -15,10 +15,10 @@ from spiky_rl.hosts.isaaclab.environment import (
     NonFiniteError,
     TimedVecEnv,
     load_configs,
-    resolve_task,
     open_simulation,
+    resolve_task,
 )
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED, STEPS, BREAKS = 16, 1, 25, {5: ([3], math.nan), 9: ([3, 7], 1e30), 15: ([0], math.inf)}
 """In which control step the joints of which worlds get which velocity."""
@@ -59,7 +59,7 @@ def course(env, breaks):
 def main(task, wanted):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
-    found = {"physics": choice.apply_physics(cfg, wanted, "cpu")}
+    found = {"physics": selection.apply_physics(cfg, wanted, "cpu")}
     with (
         open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),

@@ -10,21 +10,21 @@ from spiky_rl.hosts.isaaclab.assets import configure_assets
 configure_assets("local")  # Isaac Lab reads it when it is imported
 
 # pylint: disable=wrong-import-position
-from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, open_simulation
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED, STEPS = 4, 1, 12
 
 
 def main(path, task, *overrides):
     name = resolve_task(task)
-    wanted, overrides = choice.split_physics_override(overrides)
+    wanted, overrides = selection.split_physics_override(overrides)
     cfg, _ = load_configs(name, None, overrides)
-    physics = choice.apply_physics(cfg, wanted, "cpu")
+    physics = selection.apply_physics(cfg, wanted, "cpu")
     draw, images, states = torch.Generator().manual_seed(SEED), [], []
     with open_simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as env:
         seen, _ = env.reset(seed=SEED)
-        physics = choice.get_solver_name(env, physics)
+        physics = selection.get_solver_name(env, physics)
         for _ in range(STEPS):
             images.append(seen["policy"].numpy().copy())
             states.append(seen["critic"].numpy().copy())

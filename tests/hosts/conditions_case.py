@@ -10,7 +10,7 @@ import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, open_simulation
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, share_env_origin
 
 EPISODES, SEED, STEPS = 4, 5, 30

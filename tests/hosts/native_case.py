@@ -19,9 +19,9 @@ from isaaclab.envs import mdp
 from isaaclab.sensors import ContactSensorCfg
 from isaaclab_newton.physics.newton_manager import NewtonManager
 
-from spiky_rl.hosts.isaaclab.conditions import make_scene_entity_cfg, find_robot
-from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task, open_simulation
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.conditions import find_robot, make_scene_entity_cfg
+from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED, STEPS = 64, 1, 12
 COMPARED = ("qpos", "qvel", "qacc", "qacc_warmstart", "qfrc_actuator")
@@ -171,9 +171,9 @@ RANDOMISED = {
 
 def main(task, *overrides):
     name = resolve_task(task)
-    wanted, overrides = choice.split_physics_override(["physics=mujoco", *overrides])
+    wanted, overrides = selection.split_physics_override(["physics=mujoco", *overrides])
     cfg, _ = load_configs(name, None, overrides)
-    assert choice.apply_physics(cfg, wanted, "cpu") == choice.NATIVE
+    assert selection.apply_physics(cfg, wanted, "cpu") == selection.NATIVE
     if hasattr(cfg.scene, "robot"):
         cfg.scene.robot.spawn.activate_contact_sensors = True
         cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")

@@ -13,11 +13,11 @@ import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
 from spiky_rl.hosts.isaaclab.conditions import find_robot
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, open_simulation
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.evaluation import share_env_origin
-from spiky_rl.hosts.isaaclab.lookalikes import mjcf_model
+from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED = 4, 1
 STARTS = 64
@@ -329,7 +329,7 @@ def main(task, wanted):
     task = resolve_task(task)
     cfg, agent = load_configs(task)
     share_env_origin(cfg)
-    physics = choice.apply_physics(cfg, wanted, "cpu")
+    physics = selection.apply_physics(cfg, wanted, "cpu")
     found = {"task": task, "physics": physics, "assets": assets, "fallen": endless(cfg)}
     found["hidden"] = agent["actor"]["hidden_dims"]
     walker = next((name for name in ("ant", "humanoid") if name in task.lower()), None)

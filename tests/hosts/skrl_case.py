@@ -6,7 +6,7 @@ import json
 import torch
 
 from spiky_rl.config.spec import AgentSpec, resolve_agent
-from spiky_rl.hosts.skrl.config import to_rsl_rl_layout, make_runner_cfg
+from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
 from spiky_rl.hosts.skrl.runner import SkrlRunner
 from tests.hosts.point_env import LIF, PointEnv
 

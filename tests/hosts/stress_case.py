@@ -10,10 +10,10 @@ import torch
 
 from spiky_rl.config.spec import load_task
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, parse_conditions, find_robot
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, open_simulation
+from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th
@@ -32,7 +32,7 @@ def main(task, wanted):
     configure_assets("local")
     spec = load_task(task)
     cfg, _ = load_configs(resolve_task(spec.id), overrides=[SHORT])
-    physics = choice.apply_physics(cfg, wanted, "cpu")
+    physics = selection.apply_physics(cfg, wanted, "cpu")
     names = parse_conditions("stress", ConditionSubject(task, cfg, spec.leg))
     names = [name for name in names if "spikes" not in name and name != "dead_neurons" and "bits" not in name]
     configure_env(cfg, names)

@@ -133,8 +133,8 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
     environment = pytest.importorskip(
         "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
     )
-    from spiky_rl.config.plan import RunRequest, TrainOptions
-    from spiky_rl.hosts.run.training import TrainingRun
+    from spiky_rl.config.run_plan import RunRequest, TrainOptions
+    from spiky_rl.hosts.run.train import TrainingRun
 
     class Begun(Exception):
         """The simulator would start."""

@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS, ROBUSTNESS, ConditionError, EnvGroup, parse_conditions, seed_torch, map_values_to_sensors,
+    CONDITIONS,
+    ROBUSTNESS,
+    ConditionError,
+    EnvGroup,
+    map_values_to_sensors,
+    parse_conditions,
+    seed_torch,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.body import (
-    BASE_PUSH_SPEED, JOINT_FRICTION, JOINT_PUSH, MASS, SURFACE_FRICTION,
+    BASE_PUSH_SPEED,
+    JOINT_FRICTION,
+    JOINT_PUSH,
+    MASS,
+    SURFACE_FRICTION,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
 from tests import processes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, get_random_state, read_checkpoint
-from spiky_rl.hosts.rsl_rl.observe import compute_last_activity
+from spiky_rl.hosts.rsl_rl.activity import compute_last_activity
 from tests.hosts.test_runner import runner
 
 FLIPS = 400

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from spiky_rl.cli.train import train
-from spiky_rl.config.plan import TrainOptions
 from spiky_rl.config.registry import UserError
+from spiky_rl.config.run_plan import TrainOptions
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
 from spiky_rl.hosts.rsl_rl.config import make_runner_cfg

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl.hosts.common import explosion
+from spiky_rl.hosts.common import return_check
 from spiky_rl.hosts.common.runs import write_result
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
@@ -28,9 +28,9 @@ def _lines():
     handler = logging.Handler()
     handler.lines = []
     handler.emit = lambda record: handler.lines.append(record.getMessage())
-    explosion.log.addHandler(handler)
+    return_check.log.addHandler(handler)
     yield handler.lines
-    explosion.log.removeHandler(handler)
+    return_check.log.removeHandler(handler)
 
 
 @pytest.mark.parametrize(("unit", "warnings"), [(1.0, 0), (1e7, 0), (1e14, 1)])

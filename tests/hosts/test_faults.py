@@ -13,8 +13,8 @@ from spiky_rl.hosts.isaaclab.conditions.faults import (
     LOST_FRACTION,
     PATTERNS,
     SPURIOUS_RATE,
-    quantize,
     get_weights,
+    quantize,
 )
 from spiky_rl.networks.base import ForwardRecord
 

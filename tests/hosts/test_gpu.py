@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.observe import compute_last_activity, draw_raster
+from spiky_rl.hosts.rsl_rl.activity import compute_last_activity, draw_raster
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config

@@ -7,21 +7,20 @@ import pytest
 import torch
 
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
-
 from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
 from tests.hosts.pretend_case import (
     AGENTS,
     STEPS,
     World,
     Writer,
-    refused_by_skrl,
     network_of,
+    refused_by_skrl,
     takes_images,
 )
 from tests.hosts.test_pretend_cuda_launches import DOCS, SPIKING, minibatch, network
 from tests.hosts.test_pretend_cuda_rsl_rl import settings
-from tests.kernels.test_fake_cupy import built
 from tests.kernels.cases import CUPY
+from tests.kernels.test_fake_cupy import built
 
 BATCH, ALIKE, NEAR = 64, 0.9, 1e-4
 """Samples that are compared; share of them that must be the CPU's, and how near that is, relative to the largest: where sums are in

@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 from spiky_rl.config.options import UserError
+from spiky_rl.hosts.isaaclab.cfg_checks import check_symmetry
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
-from spiky_rl.hosts.isaaclab.limits import check_symmetry
 from tests.test_bad_input import configured
 
 SOLVER = "env.sim.physics.solver_cfg"

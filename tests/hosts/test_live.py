@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.config.plan import TrainOptions
-from spiky_rl.hosts.common.live import SpikeRaster
+from spiky_rl.config.run_plan import TrainOptions
+from spiky_rl.hosts.common.spike_raster import SpikeRaster
 from spiky_rl.hosts.isaaclab.live import names
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
@@ -18,8 +18,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from isaaclab.visualizers.base_visualizer import BaseVisualizer
 from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg
 
-from spiky_rl.hosts.run.watched import VisualizedEnv
-from spiky_rl.hosts.isaaclab.live import base, choice
+from spiky_rl.hosts.isaaclab.live import base, setup
+from spiky_rl.hosts.run.visualized_env import VisualizedEnv
 
 STEPS, DT = 60, 0.02
 
@@ -221,7 +221,7 @@ def test_an_ann_has_no_spikes_to_show(view):
 
 
 def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
-    monkeypatch.setattr("spiky_rl.hosts.run.watched.time", view.clock)
+    monkeypatch.setattr("spiky_rl.hosts.run.visualized_env.time", view.clock)
     env = VisualizedEnv(SeenEnv(view), real_time=True)
     env.period, begun = 1.0, view.clock.now
     for _ in range(10):
@@ -285,7 +285,7 @@ def test_a_tasks_own_settings_of_a_visualizer_stay():
 
     own, other = ViserVisualizerCfg(port=4711), NewtonGLVisualizerCfg()
     env_cfg = SimpleNamespace(sim=SimpleNamespace(visualizer_cfgs=[own, other]))
-    choice.add_visualizers(env_cfg, ["viser", "rerun", "kit"])
+    setup.add_visualizers(env_cfg, ["viser", "rerun", "kit"])
     viser, window, rerun = env_cfg.sim.visualizer_cfgs
     assert (viser, window) == (own, other)
     assert (viser.port, viser.bind_address, rerun.bind_address) == (4711, "127.0.0.1", "127.0.0.1")
@@ -298,4 +298,4 @@ def test_a_port_that_is_taken_is_passed_over():
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert choice.find_free_port(port) > port
+        assert setup.find_free_port(port) > port

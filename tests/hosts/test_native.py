@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
-from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
+from spiky_rl.hosts.isaaclab.mujoco import selection, worlds
 from spiky_rl.kernels import compiler
 from tests import processes
 
@@ -52,9 +52,9 @@ def test_a_step_of_a_task_is_mujoco_warps_whatever_is_randomised(case):
 
 
 def configured(*overrides, device="cpu", task="Isaac-Ant"):
-    wanted, overrides = choice.split_physics_override(overrides)
+    wanted, overrides = selection.split_physics_override(overrides)
     cfg, _ = load_configs(resolve_task(task), None, overrides)
-    return choice.apply_physics(cfg, wanted, device), cfg
+    return selection.apply_physics(cfg, wanted, device), cfg
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     found, cfg = configured(*overrides, device=device)
     assert found == name
-    kind = choice.NATIVE if "physics=mujoco" in overrides else choice.AUTO
-    assert (str(cfg.sim.physics.class_type) == choice.MANAGERS[kind]) is (name == "mujoco")
+    kind = selection.NATIVE if "physics=mujoco" in overrides else selection.AUTO
+    assert (str(cfg.sim.physics.class_type) == selection.MANAGERS[kind]) is (name == "mujoco")
     assert not caplog.records
 
 
@@ -88,7 +88,9 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
     ],
 )
 def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, reason):
-    with pytest.raises(choice.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
+    with pytest.raises(
+        selection.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"
+    ):
         configured(*overrides, device=device)
 
 
@@ -96,10 +98,10 @@ def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     known, offered = (load_cfg_from_registry("Isaac-Cartpole", "env_cfg_entry_point").sim for _ in range(2))
-    choice.add_physics_preset(SimpleNamespace(sim=offered))
+    selection.add_physics_preset(SimpleNamespace(sim=offered))
     alternatives = type(offered.physics)  # which is what Isaac Lab reads
-    assert str(alternatives.default.class_type) == choice.MANAGERS[choice.AUTO]
-    assert str(alternatives.mujoco.class_type) == choice.MANAGERS[choice.NATIVE]
+    assert str(alternatives.default.class_type) == selection.MANAGERS[selection.AUTO]
+    assert str(alternatives.mujoco.class_type) == selection.MANAGERS[selection.NATIVE]
     assert offered.physics.newton_mjwarp == known.physics.newton_mjwarp
     assert not hasattr(type(known.physics), "mujoco"), "Isaac Lab's own class is shared by all tasks"
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.skrl.config import to_rsl_rl_layout, make_runner_cfg
+from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
 from spiky_rl.hosts.skrl.runner import SkrlRunner
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
@@ -15,8 +15,8 @@ from tests.hosts.pretend_case import (
     STEPS,
     World,
     Writer,
-    refused_by_skrl,
     network_of,
+    refused_by_skrl,
     takes_images,
 )
 from tests.hosts.pretend_cuda import DEVICE, pretended

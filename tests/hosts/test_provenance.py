@@ -101,5 +101,5 @@ def test_versions_that_decide_are_the_chosen_hosts_and_no_builds(monkeypatch):
 
 
 def test_results_are_read_without_torch():
-    code = "import sys, spiky_rl.experiments.run.work, spiky_rl.cli.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, spiky_rl.experiments.run.cell_worker, spiky_rl.cli.compare; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -10,8 +10,8 @@ newton = pytest.importorskip("newton", reason="the isaaclab extra is not install
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from pxr import Usd, UsdGeom, UsdPhysics
 
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.robot_files import load_mujoco_model, export_stage, robot_spawn, usd_stage
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
+from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, robot_spawn, usd_stage
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """

@@ -13,7 +13,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import TrainingProgress, StopTraining
+from spiky_rl.hosts.common.runner import StopTraining, TrainingProgress
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.common import silence
-from spiky_rl.hosts.common.silence import WARN_AFTER_ITERATIONS, suggest_remedy
+from spiky_rl.hosts.common import silent_layers
+from spiky_rl.hosts.common.silent_layers import WARN_AFTER_ITERATIONS, suggest_remedy
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from tests.hosts import skrl_case
 from tests.hosts.point_env import LIF, PointEnv, config
@@ -40,11 +40,11 @@ class Lines(logging.Handler):
 def warned(network, folder, host=rsl_rl, iterations=WARN_AFTER_ITERATIONS + 2):
     """The lines of a short training."""
     handler = Lines()
-    silence.log.addHandler(handler)
+    silent_layers.log.addHandler(handler)
     try:
         host({**LAYERS, **network}, folder).learn(iterations)
     finally:
-        silence.log.removeHandler(handler)
+        silent_layers.log.removeHandler(handler)
     return handler.lines
 
 

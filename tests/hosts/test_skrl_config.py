@@ -9,7 +9,7 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.rsl_rl.config import make_runner_cfg as rsl_rl_config
-from spiky_rl.hosts.skrl.config import to_rsl_rl_layout, make_runner_cfg
+from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
 from tests.hosts.skrl_case import NETWORK, RAW, SPIKING, specification
 
 

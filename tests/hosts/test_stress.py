@@ -8,7 +8,15 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS, ROBUSTNESS, ConditionError, EnvGroup, ConditionSubject, parse_conditions, find_unavailable, require_conditions, map_values_to_sensors,
+    CONDITIONS,
+    ROBUSTNESS,
+    ConditionError,
+    ConditionSubject,
+    EnvGroup,
+    find_unavailable,
+    map_values_to_sensors,
+    parse_conditions,
+    require_conditions,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILITY

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("newton", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab import wheels
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.wheels import Wheel, get_wheel_folder
+from spiky_rl.hosts.isaaclab import wheel_assets
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
+from spiky_rl.hosts.isaaclab.wheel_assets import Wheel, get_wheel_folder
 
 FILE, TEXT = "robotzoo/arm.xml", "<mujoco/>"
 VARIABLE = "ROBOTZOO_WHEEL"
@@ -113,7 +113,7 @@ def test_user_s_file_that_is_not_the_wheel_is_refused(zoo, tmp_path, monkeypatch
 
 
 def test_neither_pip_nor_uv_is_said(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheel_assets.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "neither pip nor uv" in refused(zoo[0], tmp_path)
 

@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import contract, dispatch
+from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.neurons.base import Ode
 from tests.kernels.cases import CPU, NEURONS, vocabulary
 from tests.neurons.drive import build, numbers
@@ -231,5 +231,5 @@ def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend,
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_neuron_of_the_registry_follows_its_flow(name):
-    contract.check_neuron(build(name), vocabulary().surrogate)
+    neuron_checks.check_neuron(build(name), vocabulary().surrogate)
     assert name == "sigma_delta" or type(build(name)).flow is not Ode.flow

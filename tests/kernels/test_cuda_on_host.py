@@ -12,7 +12,7 @@ import torch
 from benchmarks.verify_packages import REQUIRED
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import KernelLaunch
+from spiky_rl.kernels.launch import KernelLaunch
 from tests.kernels import host_device, test_gpu
 from tests.kernels.cases import (
     CPU,

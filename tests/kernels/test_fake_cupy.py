@@ -14,7 +14,7 @@ from spiky_rl.config import registry, spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaunch
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 

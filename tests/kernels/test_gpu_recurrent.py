@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.kernels.cases import CPU, CUPY, compare, configured, distinct, inputs, run, vocabulary
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS, K, case, equal, keep, relative

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from tests.kernels import host_device
 from tests.kernels.cases import CPU
 

@@ -9,7 +9,7 @@ import torch
 
 from spiky_rl.kernels import compiler, operators, programs, trace
 from spiky_rl.kernels.backends import cpu as cpu_backend
-from spiky_rl.kernels.runs import KernelLaunch
+from spiky_rl.kernels.launch import KernelLaunch
 from spiky_rl.neurons.base import Neuron, parameter
 from tests.kernels import host_device, test_recurrent
 from tests.kernels.cases import (

@@ -19,7 +19,7 @@ import torch
 
 from spiky_rl.kernels import compiler, dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from tests.kernels import fake_cupy, host_device, real_cupy
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 

@@ -9,7 +9,7 @@ from torch.library import opcheck
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks._layer import NeuronParameters
 from tests.kernels import fake_cupy

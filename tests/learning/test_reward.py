@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.learning._traces import correlate_events, compute_modulation, compute_trace
+from spiky_rl.learning._traces import compute_modulation, compute_trace, correlate_events
 
 TAU = 12.0
 

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._filters import DoubleExponential, smooth_gradient
-from spiky_rl.learning._wrapped import GradientThroughReset
+from spiky_rl.learning._neuron_wrapper import GradientThroughReset
 from spiky_rl.neurons.base import DETACH_RESET, Ode, parameter
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2

@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.learning import _traces as traces
-from spiky_rl.learning._traces import PAIRS, TRIPLETS, StdpWindow, compute_weight_change, compute_modulation
+from spiky_rl.learning._traces import PAIRS, TRIPLETS, StdpWindow, compute_modulation, compute_weight_change
 
 WINDOW = {1: 0.009512294, 5: 0.007788008, 10: 0.006065307, 20: 0.003678794, 50: 0.000820850, 0: 0.0,
           -1: -0.009987909, -5: -0.008177408, -10: -0.006368572, -20: -0.003862734, -50: -0.000861892}  # fmt: skip

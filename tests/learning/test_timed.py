@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning._timed import SingleSpikeNeuron, ExactSpikeNeuron
+from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
 from spiky_rl.networks.feedforward import CPU_ROWS
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())

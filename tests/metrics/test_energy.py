@@ -8,7 +8,7 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import updates
-from spiky_rl.metrics.energy import CAVEATS, ENERGY_MODELS, mean, get_energy_model, format_cost
+from spiky_rl.metrics.energy import CAVEATS, ENERGY_MODELS, format_cost, get_energy_model, mean
 from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.updates import ArithmeticCounts
 from spiky_rl.networks.base import ForwardRecord

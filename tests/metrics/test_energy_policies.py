@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from spiky_rl.hosts.run.playing import run_episodes
-from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.rsl_rl.observe import compute_last_activity
+from spiky_rl.hosts.common.activity import write_activity
+from spiky_rl.hosts.rsl_rl.activity import compute_last_activity
 from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.hosts.run.play import run_episodes
 from spiky_rl.metrics.energy import ENERGY_MODELS
 from tests.hosts import skrl_case
 from tests.hosts.image_env import ImageEnv
@@ -170,7 +170,7 @@ def test_tensorboard_gets_the_cost_beside_its_old_tags(network):
     with torch.inference_mode():
         activity = policy.compute_activity(run.env.get_observations())
     written = Written()
-    observe.write_activity(written, 0, activity, {"learning": 1.0})
+    write_activity(written, 0, activity, {"learning": 1.0})
     old = {"Perf/seconds_learning", "Cost/operations_per_step", "Cost/ann_operations_per_step"}
     kinds = ("effective_macs", "effective_acs", "dense_operations", "neuron_updates")
     new = {f"Cost/{kind}_per_step" for kind in kinds} | {

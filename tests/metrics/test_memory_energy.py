@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl.hosts.run.evaluating import energy_per_metre
-from spiky_rl.hosts.run.playing import PlayResult
 from spiky_rl.config import registry
+from spiky_rl.hosts.run.evaluate import energy_per_metre
+from spiky_rl.hosts.run.play import PlayResult
 from spiky_rl.metrics.energy import (
+    ANN_ENERGY_MODELS,
     DRAM,
     ENERGY_MODELS,
-    ANN_ENERGY_MODELS,
     compute_access_energy,
-    mean,
     compute_energy_per_metre,
-    get_energy_model,
-    format_cost,
     format_ann_energy,
+    format_cost,
+    get_energy_model,
+    mean,
 )
-from spiky_rl.metrics.lists import WeightStorage
 from spiky_rl.metrics.meter import measure_ann
+from spiky_rl.metrics.sparse_storage import WeightStorage
 from tests.metrics.costs import of_network
 
 X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])

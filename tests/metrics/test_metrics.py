@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.metrics.film import (
+from spiky_rl.metrics.spikes import compute_layer_activity, draw_raster, get_timelines, mean_rate
+from spiky_rl.metrics.synops import dense_operations, effective_operations
+from spiky_rl.metrics.video import (
     BACKGROUND,
     INK,
     MARGIN,
@@ -15,8 +17,6 @@ from spiky_rl.metrics.film import (
     get_spikes,
     write_video,
 )
-from spiky_rl.metrics.spikes import compute_layer_activity, mean_rate, draw_raster, get_timelines
-from spiky_rl.metrics.synops import dense_operations, effective_operations
 from spiky_rl.networks.base import ForwardRecord
 
 STEPS = 4

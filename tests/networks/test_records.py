@@ -7,8 +7,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import programs
-from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 LAYERS, BATCH = [7, 5], 4

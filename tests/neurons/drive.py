@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from spiky_rl.neurons.base import is_time_constant
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import is_time_constant
 
 
 def build(name, **options):

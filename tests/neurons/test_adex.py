@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-
 from tests.kernels.cases import CPU, compare, configured, distinct, inputs, near, run
 from tests.neurons.drive import build, constant, intervals, named, vocabulary
 from tests.neurons.drive import run as drive

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import RegistryError
-
 from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 CRITICAL = 1.0

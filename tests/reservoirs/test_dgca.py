@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.reservoirs.growth import dgca
-from spiky_rl.reservoirs.growth.dgca import ADJACENT, IDENTITY, NONE, TRANSPOSED, NodeActions, CellGraph
+from spiky_rl.reservoirs.growth.dgca import ADJACENT, IDENTITY, NONE, TRANSPOSED, CellGraph, NodeActions
 
 NO, YES = False, True
 

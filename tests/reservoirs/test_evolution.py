@@ -1,5 +1,6 @@
 """Evolution of rules: it gets better, is the same for a seed, and can be interrupted."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from spiky_rl.reservoirs.growth import evolution, scoring
 from spiky_rl.reservoirs.growth.dgca import grow, largest_part
 from spiky_rl.reservoirs.growth.evolution import GraphLimits, evolve
-import itertools
 
 LIMITS = GraphLimits(min_size=5, max_size=60)
 

@@ -23,8 +23,8 @@ from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
     check_scores,
-    mean,
     combine_intervals,
+    mean,
 )
 
 type SeededScores = Mapping[str, Mapping[int, float]]
@@ -56,7 +56,7 @@ class PairedComparison:
     left_out: int
     """Scores whose partner is missing."""
     effect: float
-    """See `standardised_difference`."""
+    """See `cohens_dz`."""
     improvement: Interval
     """See `probability_of_improvement`."""
     seeds_needed: int | None
@@ -243,7 +243,7 @@ def probability_of_improvement(
 ) -> Interval:
     """P(a run of the first scores above one of the second), ties counting half, averaged over tasks: rliable's, seeds unpaired.
 
-    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) of each task, combined as in `recovered`, and not a bootstrap's: that one holds
+    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) of each task, combined as in `combine_intervals`, and not a bootstrap's: that one holds
     a truth of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
 
     Args:
@@ -293,7 +293,7 @@ def compute_seeds_needed(
     itself uncertain, and large where it was selected for being so: plan with a smaller one.
 
     Args:
-        effect: Standardised difference, as `standardised_difference` has it.
+        effect: Standardised difference, as `cohens_dz` has it.
         tasks: That every seed is trained on.
         comparisons: That are made together.
         power: How probable a finding is to be.

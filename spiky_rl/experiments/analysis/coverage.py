@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy import stats
 
-from spiky_rl.experiments.analysis.statistics import Statistic, interquartile_mean, compute_intervals, mean
+from spiky_rl.experiments.analysis.statistics import Statistic, compute_intervals, interquartile_mean, mean
 
 STUDIES, RESAMPLES, FALL = 4000, 1000, 10.0
 """Simulated studies of a figure, whose standard error is 0.3 to 0.8 %; resamples of each; distance of a poor seed."""

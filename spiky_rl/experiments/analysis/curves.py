@@ -12,8 +12,8 @@ from spiky_rl.experiments.analysis.statistics import (
     Band,
     Statistic,
     StatisticsError,
-    interquartile_mean,
     compute_intervals,
+    interquartile_mean,
 )
 
 type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.results import ConditionRecord, CellResult
+from spiky_rl.experiments.analysis.results import CellResult, ConditionRecord
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.metrics.energy import MAIN, ENERGY_MODELS, ANN_ENERGY_MODELS
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 PRICE = "fp32"
 """Price of arithmetic alone, which results of every version can be given."""

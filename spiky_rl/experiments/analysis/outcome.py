@@ -16,18 +16,24 @@ from typing import Literal
 
 import numpy as np
 
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
-from spiky_rl.config.tuned import TunedValuesFile
+from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.arms import take_arms
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import make_step_grid, learning_curve
+from spiky_rl.experiments.analysis.curves import learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.measures import (
-    RobustnessScore, AgentTaskRow, compute_plasticity_gain, drop_seed_names, compute_recovery, compute_robustness, compute_row,
+    AgentTaskRow,
+    RobustnessScore,
+    compute_plasticity_gain,
+    compute_recovery,
+    compute_robustness,
+    compute_row,
+    drop_seed_names,
 )  # fmt: skip
-from spiky_rl.experiments.analysis.results import PlannedCell, CellResult, SkippedCell
+from spiky_rl.experiments.analysis.results import CellResult, PlannedCell, SkippedCell
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled
@@ -96,9 +102,9 @@ class StudyAnalysis:
     remaining: Mapping[tuple[str, str, str], RobustnessScore]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
-    """By label, task and condition: see `measures.recovery_of`."""
+    """By label, task and condition: see `measures.compute_recovery`."""
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
-    """By label, task and condition: see `measures.adapting_of`."""
+    """By label, task and condition: see `measures.compute_plasticity_gain`."""
     memory: tuple[MemoryDependence, ...]
     verdicts: tuple[Verdict, ...]
     """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings, UserError
-from spiky_rl.config.plain import PlainMapping
-from spiky_rl.config.reading import ReadingError, read_json_record
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, StudyPlanFile, Texts
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
@@ -114,9 +114,9 @@ class EvaluationRecord(FileRecord):
 
 
 LISTS = ("stored_values", "index_bytes", "index_reads")
-"""Fields of `Cost` that results of before 28 November 2026 do not have."""
+"""Fields of `InferenceCost` that results of before 28 November 2026 do not have."""
 OPTIONAL_KEYS = ("state_accesses", *LISTS)
-"""All fields of `Cost` that results of earlier versions may not have."""
+"""All fields of `InferenceCost` that results of earlier versions may not have."""
 _KINDS = {"int": int, "float": float}
 _TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "rival"}
 _COUNTS: dict[str, Any] = {
@@ -127,7 +127,7 @@ _Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNTS)
 
 
 class CountsRecord(_Counts):
-    """Counts of a control step: the fields of `Cost`."""
+    """Counts of a control step: the fields of `InferenceCost`."""
 
     def compute_energy(self, name: str) -> float | None:
         """Return the energy in nJ at today's prices called ``name``; None if they ask for what was not counted.
@@ -145,7 +145,7 @@ class CountsRecord(_Counts):
 
 
 class CostRecord(CountsRecord):
-    """The cost of an action, per control step: the fields of `Cost`, and those that `Cost.as_dict` adds."""
+    """The cost of an action, per control step: the fields of `InferenceCost`, and those that `InferenceCost.as_dict` adds."""
 
     effective_operations: float
     energy_nj: dict[str, float]

@@ -268,7 +268,7 @@ def performance_profile(
 ) -> Band:
     """Share of runs with a score above each threshold, averaged over tasks.
 
-    Bounds are Wilson's of each task's share, combined as in `recovered`, and not a bootstrap's: that one holds the truth in 66 % of cases with
+    Bounds are Wilson's of each task's share, combined as in `combine_intervals`, and not a bootstrap's: that one holds the truth in 66 % of cases with
     one task and 5 seeds, since runs that are all above a threshold stay so when resampled; these in 96 %, and 90 % at the worst.
 
     Args:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from spiky_rl.config import files
 from spiky_rl.config.spec import parse_overrides
-from spiky_rl.config.tuned import FILE_NAME
+from spiky_rl.config.tuned_values import FILE_NAME
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.run.tuning import STARTUP, AgentTask, read_tuning
 from spiky_rl.experiments.run.tuning_search import TuningSearch

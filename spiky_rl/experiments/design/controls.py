@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from spiky_rl.config.plain import PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, get_section
 
 RATES = ("schedule", "learning_rate", "critic_learning_rate")
 """Keys of the algorithm in which a control agrees, unless both agents were tuned."""

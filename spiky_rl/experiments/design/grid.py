@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
-from spiky_rl.config.plain import PlainMapping, format_override
-from spiky_rl.config.plan import RunPlan
+from spiky_rl.config.plain_data import PlainMapping, format_override
+from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.hosts.common.provenance import Provenance, compute_kernels_digest, get_deciding_versions
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.mujoco import selection
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
@@ -290,7 +290,7 @@ def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Ce
 def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; they decide bits as versions do."""
     on_gpu = plan.device.startswith("cuda")
-    kernels = compute_kernels_digest(on_gpu, plan.physics == choice.NATIVE)
+    kernels = compute_kernels_digest(on_gpu, plan.physics == selection.NATIVE)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 

@@ -6,7 +6,6 @@ import json
 
 from pydantic.json_schema import JsonSchemaValue
 
-
 from spiky_rl.config import json_schema
 from spiky_rl.config.json_schema import DIALECT, build_schema
 from spiky_rl.config.options import UserError, suggest_name

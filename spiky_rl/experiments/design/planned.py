@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, suggest_name, option, shorten
+from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
 from spiky_rl.metrics.energy import ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"

@@ -17,17 +17,17 @@ from spiky_rl.config.options import (
     RegistryError,
     Settings,
     UserError,
-    get_options,
     find_repeated,
-    suggest_name,
+    get_options,
     option,
     shorten,
+    suggest_name,
 )
-from spiky_rl.config.plain import PlainValue, PlainMapping, format_override, hashable
-from spiky_rl.config.plan import RANDOM, Library
-from spiky_rl.config.reading import ReadingError, parse_yaml
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, hashable
+from spiky_rl.config.run_plan import RANDOM, Library
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
 from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
 

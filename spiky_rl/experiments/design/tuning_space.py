@@ -16,8 +16,8 @@ from types import UnionType
 from typing import TYPE_CHECKING
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, suggest_name, shorten
-from spiky_rl.config.plain import PlainValue, PlainMapping, format_override, get_section, format_value
+from spiky_rl.config.options import UserError, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value, get_section
 from spiky_rl.config.spec import parse_overrides, read_yaml
 from spiky_rl.experiments.design.study import StudyError
 

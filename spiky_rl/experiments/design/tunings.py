@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.options import RegistryError, suggest_name, shorten
-from spiky_rl.config.tuned import FILE_NAME, TunedValuesFile, read_tuned
+from spiky_rl.config.options import RegistryError, shorten, suggest_name
+from spiky_rl.config.tuned_values import FILE_NAME, TunedValuesFile, read_tuned
 
 COPIES = "tuned"
 """Folder of the copies in a study's folder, where agents have tunings of their own."""

@@ -11,17 +11,17 @@ from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
     format_count,
-    make_collapsible,
-    join_names,
-    make_paragraph,
     format_interval,
     format_intervals,
+    join_names,
+    make_collapsible,
+    make_paragraph,
     table,
 )
 from spiky_rl.experiments.report.drawing import format_tick
 from spiky_rl.experiments.report.threats import tell_reuse
 from spiky_rl.experiments.report.verdicts import first_screen
-from spiky_rl.metrics.energy import MAIN, ENERGY_MODELS
+from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 
 MAX_LISTED = 8
 """Names in a cell, at most."""

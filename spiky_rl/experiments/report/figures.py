@@ -17,12 +17,12 @@ from spiky_rl.experiments.report.drawing import (
     PALE,
     WIDTH,
     FigureSheet,
-    place_labels,
+    draw_interval,
     fit_label,
     format_tick,
+    place_labels,
     spread_positions,
     text_width,
-    draw_interval,
 )
 from spiky_rl.metrics.energy import MAIN
 

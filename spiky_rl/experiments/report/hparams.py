@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.plain import PlainValue, PlainMapping, format_value
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_value
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import PRICE, energy_of, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study

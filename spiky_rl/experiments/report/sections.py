@@ -21,20 +21,20 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     Column,
     Section,
     format_count,
-    make_figure,
-    make_collapsible,
-    make_paragraph,
     format_fixed,
+    format_intervals,
+    make_collapsible,
+    make_figure,
+    make_paragraph,
     probability,
     slug,
-    format_intervals,
     table,
 )
+from spiky_rl.experiments.report.design import design
 from spiky_rl.experiments.report.drawing import format_tick
-from spiky_rl.experiments.report.hardship import build_memory_section, robustness
+from spiky_rl.experiments.report.energy import energy
 from spiky_rl.experiments.report.pages import write_pages
-from spiky_rl.experiments.report.spending import energy
-from spiky_rl.experiments.report.terms import design
+from spiky_rl.experiments.report.robustness import build_memory_section, robustness
 from spiky_rl.experiments.report.threats import threats
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.config.tuned import find_shortfall
+from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.results import CellResult
@@ -14,9 +14,9 @@ from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
     format_count,
+    format_fixed,
     join_names,
     make_paragraph,
-    format_fixed,
     probability,
     table,
 )

@@ -15,11 +15,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from spiky_rl.config.tuned import find_shortfall
+from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.tuning_outcome import (
-    NEAR_BEST_SHARE,
     LEAST,
+    NEAR_BEST_SHARE,
     QUANTILE,
     TuningOutcome,
     collect_outcomes,
@@ -32,14 +32,14 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     Column,
     Section,
     format_count,
+    format_fixed,
+    format_interval,
     join_names,
     make_paragraph,
-    format_fixed,
     slug,
-    format_interval,
     table,
 )
-from spiky_rl.experiments.report.drawing import WIDTH, FigureSheet, fit_label, text_width, draw_interval
+from spiky_rl.experiments.report.drawing import WIDTH, FigureSheet, draw_interval, fit_label, text_width
 from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.report.sections import make_figure
 from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP

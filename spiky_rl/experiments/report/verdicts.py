@@ -15,20 +15,20 @@ from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
     format_count,
+    format_fixed,
+    format_intervals,
     make_figure,
     make_paragraph,
-    format_fixed,
     probability,
-    format_intervals,
     table,
 )
 from spiky_rl.experiments.report.drawing import (
     DOTTED,
     RULE,
     FigureSheet,
+    draw_interval,
     fit_label,
     text_width,
-    draw_interval,
 )
 
 NARROW = 5.4

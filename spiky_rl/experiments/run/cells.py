@@ -20,7 +20,7 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_json_record, read_text
+from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.hosts.common.provenance import Provenance

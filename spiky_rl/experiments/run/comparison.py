@@ -13,20 +13,20 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
-from spiky_rl.config.shown import format_duration
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.progress import format_duration
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.planned import check_agents
+from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.estimate import SpeedTable, estimate_cells
-from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver, list_bundled_studies
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions, list_bundled_studies
 from spiky_rl.hosts.common.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}

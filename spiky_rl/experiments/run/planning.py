@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spiky_rl.config.extras import require_module
-from spiky_rl.config.options import Settings, UserError, suggest_name, option
-from spiky_rl.config.plan import RANDOM, Assets, RunPlan, RunRequest
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.options import Settings, UserError, option, suggest_name
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.registry import PACKAGE
+from spiky_rl.config.run_plan import RANDOM, Assets, RunPlan, RunRequest
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.analysis.comparisons import ALPHA, compute_min_p_value
 from spiky_rl.experiments.design import grid
@@ -22,8 +22,8 @@ from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Engine, count_cores, make_environment, list_visible_gpus
-from spiky_rl.hosts.run.prepare import make_plan, make_condition_subject
+from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visible_gpus, make_environment
+from spiky_rl.hosts.run.prepare import make_condition_subject, make_plan
 
 log = logging.getLogger(__name__)
 
@@ -219,8 +219,8 @@ class AgentResolver:
         )
 
         from spiky_rl.hosts.isaaclab import conditions
-        from spiky_rl.hosts.isaaclab.mujoco import choice
-        from spiky_rl.hosts.run.training import require_whole_minibatches
+        from spiky_rl.hosts.isaaclab.mujoco import selection
+        from spiky_rl.hosts.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
         subject = make_condition_subject(plan)
@@ -238,7 +238,7 @@ class AgentResolver:
         if elsewhere:
             assert place.device is not None
             plan.device = place.device
-            plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
+            plan.physics = selection.WARP if plan.physics == selection.NATIVE else plan.physics
         return plan
 
 

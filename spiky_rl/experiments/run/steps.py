@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, RunRequest, TrainOptions
+from spiky_rl.config.run_plan import RANDOM, RunRequest, TrainOptions
 from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
 from spiky_rl.experiments.run.cells import find_differences, read_cell

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spiky_rl.config import files
+from spiky_rl.config.budget import Budget
 from spiky_rl.config.options import FileRecord
 from spiky_rl.config.spec import flatten
-from spiky_rl.config.tuned import FILE_NAME as TUNED
+from spiky_rl.config.tuned_values import FILE_NAME as TUNED
 from spiky_rl.experiments.design import grid
-from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.grid import Cell, Resolve
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.experiments.design.tuning_space import SearchDimension, SearchSpace

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from spiky_rl.config.budget import Budget
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plain import PlainMapping
-from spiky_rl.config.tuned import MIN_TRIALS
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.tuned_values import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
-from spiky_rl.experiments.run.planning import ExecutionOptions, AgentResolver
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
 from spiky_rl.hosts.common.provenance import get_deciding_versions
 

@@ -27,9 +27,9 @@ from spiky_rl.experiments.run.cells import (
     ERROR,
     RESULT,
     TrainingOutcome,
-    read_if_valid,
     is_finished,
     lock_cell,
+    read_if_valid,
 )
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
 from spiky_rl.experiments.run.tuning import (
@@ -37,8 +37,8 @@ from spiky_rl.experiments.run.tuning import (
     STARTUP,
     TRIALS,
     AgentTask,
-    TuningEnvironment,
     TuningDesign,
+    TuningEnvironment,
     load_or_extend_tuning,
     write_tuning,
 )

@@ -164,7 +164,7 @@ def _is_of(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
-    """Return what `Dimension.suggest` draws from."""
+    """Return what `SearchDimension.suggest` draws from."""
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
     low, high = dimension.low, dimension.high

@@ -315,7 +315,7 @@ def _require_bytes(state: Tensor) -> None:
 
 
 def restore_random_state(state: RandomState, device: str) -> None:
-    """Put the generators, that of ``device`` among them, where `random_state` found them as ``state``."""
+    """Put the generators, that of ``device`` among them, where `get_random_state` found them as ``state``."""
     torch.set_rng_state(state["torch"].cpu())
     np.random.set_state(_numpy(state["numpy"]))
     random.setstate(_python(state["python"]))

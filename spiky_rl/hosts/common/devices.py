@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from spiky_rl.config import sizes
+from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
 
 
@@ -37,7 +37,7 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
 
 
 def get_memory(device: str) -> int:
-    """Bytes of memory that a device, as `check_device` names it, has."""
+    """Bytes of memory that a device, as `resolve_device` names it, has."""
     if device == "cpu":
-        return sizes.machine_memory()
+        return memory_check.machine_memory()
     return torch.cuda.get_device_properties(device).total_memory

@@ -12,7 +12,7 @@ from pathlib import Path
 import spiky_rl
 from spiky_rl import __version__
 from spiky_rl.config.options import FileRecord
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.mujoco import selection
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
 
@@ -53,7 +53,7 @@ def read_provenance(device: str, physics: str) -> Provenance:
     import torch  # those who read results do without
 
     return Provenance(
-        kernels=compute_kernels_digest(device.startswith("cuda"), physics == choice.NATIVE),
+        kernels=compute_kernels_digest(device.startswith("cuda"), physics == selection.NATIVE),
         threads=torch.get_num_threads(),
         omp_num_threads=os.environ.get("OMP_NUM_THREADS"),
         commit=find_commit(),

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.hosts.common.activity import PolicyActivity, write_activity
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
-    get_runner_state,
     get_random_state,
+    get_runner_state,
     restore_random_state,
     write_checkpoint,
 )
-from spiky_rl.hosts.common.explosion import ReturnExplosionCheck
-from spiky_rl.hosts.common.interfaces import VectorEnv, ScalarWriter
-from spiky_rl.hosts.common.observe import PolicyActivity, write_activity
-from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
+from spiky_rl.hosts.common.interfaces import ScalarWriter, VectorEnv
 from spiky_rl.hosts.common.progress import TrainingProgress
+from spiky_rl.hosts.common.return_check import ReturnExplosionCheck
 from spiky_rl.hosts.common.run_folders import list_checkpoints
-from spiky_rl.hosts.common.silence import SilentLayerCheck
+from spiky_rl.hosts.common.silent_layers import SilentLayerCheck
 from spiky_rl.metrics.meter import CostMeter, make_meter
 from spiky_rl.networks.base import SpikingNetwork
 
@@ -87,7 +87,7 @@ class BaseRunner(ABC):
             identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.
             picture_interval: Iterations between spike rasters.
             notes: Texts for TensorBoard, by name.
-            on_iteration: Called after every iteration; may raise `Stop`.
+            on_iteration: Called after every iteration; may raise `StopTraining`.
         """
         self.identity = identity or {}
         self.progress = TrainingProgress()

@@ -17,7 +17,7 @@ from pydantic import AfterValidator
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, shorten
-from spiky_rl.config.reading import ReadingError, read_json_record
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.hosts.common.progress import Count, TrainingProgress

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
 
@@ -69,7 +69,7 @@ def make_agent_cfg(task: str, agent: str, library: str = "rsl_rl", action: str =
         task: The task's id.
         agent: The agent's name.
         library: The RL library.
-        action: What it is for, as `command.asking` says.
+        action: What it is for, as `command.get_calling_command` says.
 
     Raises:
         SpecError: The library has no PPO of ours, Isaac Lab does not configure the task for it, or an export would leave a state
@@ -111,7 +111,7 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
-    from spiky_rl.hosts.isaaclab.fields import to_plain_dict
+    from spiky_rl.hosts.isaaclab.cfg_fields import to_plain_dict
     from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
 
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
@@ -128,8 +128,8 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
 def _skrl(task: str, agent: str, host: PlainMapping, action: str) -> dict[str, Any]:
     """A nested dict, as Isaac Lab's is."""
     from spiky_rl.hosts.skrl.components import register_with_isaaclab
-    from spiky_rl.hosts.skrl.config import to_rsl_rl_layout
     from spiky_rl.hosts.skrl.config import make_isaaclab_cfg as skrl_config
+    from spiky_rl.hosts.skrl.config import to_rsl_rl_layout
 
     config = skrl_config(_merge_agent(task, agent, to_rsl_rl_layout(host, task), "skrl", action), host)
     register_with_isaaclab()

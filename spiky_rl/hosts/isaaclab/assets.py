@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spiky_rl.config.files import NoHomeError, cache_folder
-from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, build_assets, newton_version
+from spiky_rl.hosts.isaaclab.local_assets import GROUND, LAYOUT, AssetError, build_assets, newton_version
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def configure_assets(mode: str) -> str:
     """Choose where Isaac Lab finds its assets and say so in one line; call it before isaaclab is imported.
 
     A user's own ``ISAACSIM_ASSET_ROOT`` wins over every ``mode``. ``auto`` is ``nucleus`` where that server answers within
-    PATIENCE seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
+    TIMEOUT_S seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
     """
     if mode not in MODES:
         raise AssetError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")

@@ -69,15 +69,15 @@ def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Map
         or get_option_value("--device", arguments) != "cpu"
     ):
         return
-    from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
+    from spiky_rl.hosts.isaaclab.mujoco import selection, worlds
 
     if reason := worlds.get_unavailable_reason():
-        log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
+        log.warning("spiky_rl: no %s: %s", selection.NATIVE, reason)
         return
-    name = save_original_entry(task, choice.NATIVE)
-    task.kwargs["env_cfg_entry_point"] = lambda: choice.add_physics_preset(load_env_cfg(task.id, name))
+    name = save_original_entry(task, selection.NATIVE)
+    task.kwargs["env_cfg_entry_point"] = lambda: selection.add_physics_preset(load_env_cfg(task.id, name))
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
-        log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
+        log.warning("spiky_rl: physics: %s where the task has %s", selection.NATIVE, selection.WARP)
 
 
 def set_observation_history(

@@ -20,10 +20,10 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
-from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_local_root, explain_missing_asset
+from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.fields import OverrideError, get_fields, apply_override, to_plain_dict
-from spiky_rl.hosts.isaaclab.limits import check_scene, check_durations
+from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
+from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
@@ -221,7 +221,7 @@ def open_simulation(
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
     if visualizers is not None:
-        from spiky_rl.hosts.isaaclab.live.choice import add_visualizers
+        from spiky_rl.hosts.isaaclab.live.setup import add_visualizers
 
         add_visualizers(env_cfg, visualizers)
         arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
-    EvalCondition,
     EnvGroup,
-    seed_torch,
-    newton_solver,
+    EvalCondition,
     map_values_to_sensors,
+    newton_solver,
+    seed_torch,
 )
 from spiky_rl.hosts.isaaclab.conditions.base import ActivityProtocol, PolicyProtocol
 from spiky_rl.hosts.isaaclab.history import make_history_layout

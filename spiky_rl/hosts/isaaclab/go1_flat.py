@@ -14,7 +14,7 @@ from isaaclab_assets.robots.unitree import UNITREE_GO1_CFG
 from isaaclab_tasks.contrib.velocity.config.go1.flat_env_cfg import UnitreeGo1FlatEnvCfg
 
 from spiky_rl.hosts.isaaclab.robot_files import robot_spawn
-from spiky_rl.hosts.isaaclab.wheels import MJLAB, get_wheel_folder
+from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 
 ROBOT = "mjlab/asset_zoo/robots/unitree_go1/xmls/go1.xml"
 """The robot's file in mjlab's wheel."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.limits import get_used_groups
+from spiky_rl.hosts.isaaclab.cfg_checks import get_used_groups
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from spiky_rl.config.files import NoHomeError, cache_folder, write_atomically
-from spiky_rl.hosts.isaaclab.lookalikes import (
+from spiky_rl.hosts.isaaclab.local_assets import (
     AssetError,
     copy_contact_parameters,
     copy_joint_limits,
 )
-from spiky_rl.hosts.isaaclab.lookalikes import (
+from spiky_rl.hosts.isaaclab.local_assets import (
     set_attribute as write_attribute,
 )
-from spiky_rl.hosts.isaaclab.usd import UsdPrim, UsdSchema, UsdStage, Transformable
+from spiky_rl.hosts.isaaclab.usd import Transformable, UsdPrim, UsdSchema, UsdStage
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg

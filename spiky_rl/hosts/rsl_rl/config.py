@@ -7,8 +7,8 @@ from typing import Any
 
 from spiky_rl.config.schema import SKRL_ONLY
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import caches_features, check_learning_rates, get_local_rule
-from spiky_rl.hosts.rsl_rl.classes import resolve_class, check_classes
+from spiky_rl.hosts.common.local_learning import caches_features, check_learning_rates, get_local_rule
+from spiky_rl.hosts.rsl_rl.classes import check_classes, resolve_class
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from spiky_rl.config import files
-from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite
+from spiky_rl.hosts.common.inference_policy import clamp_observations, reset_nonfinite
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plain import PlainMapping
-from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite, reset_state
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.hosts.common.inference_policy import clamp_observations, reset_nonfinite, reset_state
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations

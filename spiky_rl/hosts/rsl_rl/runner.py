@@ -17,15 +17,15 @@ from rsl_rl.runners import OnPolicyRunner
 from rsl_rl.utils.logger import Logger
 from torch import Tensor, nn
 
+from spiky_rl.hosts.common.activity import write_figures
 from spiky_rl.hosts.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.hosts.common.episodes import EpisodeStatistics
 from spiky_rl.hosts.common.interfaces import ScalarWriter
-from spiky_rl.hosts.common.observe import write_figures
 from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.hosts.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.rsl_rl.observe import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
 
 log = logging.getLogger(__name__)

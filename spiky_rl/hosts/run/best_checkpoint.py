@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.config.plan import RunPlan
+from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
 from spiky_rl.hosts.common.run_folders import CheckpointError, list_checkpoints
 from spiky_rl.hosts.common.runner import BaseRunner
 from spiky_rl.hosts.isaaclab.evaluation import restart

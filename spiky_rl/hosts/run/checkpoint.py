@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RunPlan
+from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.hosts.common import checkpoints, runs

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config import files, sizes
+from spiky_rl.config import files, memory_check
 from spiky_rl.config.early import check_networks
-from spiky_rl.config.extras import require_module
+from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain import PlainMapping
-from spiky_rl.config.plan import RANDOM, RunPlan, RunRequest, split_overrides
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
@@ -27,7 +27,7 @@ from spiky_rl.config.spec import (
     resolve_agent,
     task_id,
 )
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts.common import processes
 from spiky_rl.hosts.common.run_folders import require_checkpoint
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, require_task
@@ -71,7 +71,7 @@ def make_plan(request: RunRequest) -> RunPlan:
 
         setup_graphics()
 
-    from spiky_rl.hosts.common.devices import resolve_device, get_memory
+    from spiky_rl.hosts.common.devices import get_memory, resolve_device
 
     device = resolve_device(request.device, request.distributed)
 
@@ -80,9 +80,9 @@ def make_plan(request: RunRequest) -> RunPlan:
     assets = configure_assets(request.assets)
 
     from spiky_rl.hosts.isaaclab import history
+    from spiky_rl.hosts.isaaclab.cfg_checks import check_obs_groups, check_symmetry
     from spiky_rl.hosts.isaaclab.environment import describe_task, require_files, resolve_task
-    from spiky_rl.hosts.isaaclab.limits import check_obs_groups, check_symmetry
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    from spiky_rl.hosts.isaaclab.mujoco import selection
 
     gym_id = resolve_task(task_spec.id if task_spec else request.task)
     registered = describe_task(gym_id)
@@ -97,7 +97,7 @@ def make_plan(request: RunRequest) -> RunPlan:
                 raise UserError(f"{file}: tasks: {error}") from None
             # not this run's task, and its module is perhaps not installed here
             log.warning("%s: tasks: %s", file, error)
-    wanted, env_overrides = choice.split_physics_override(env_overrides)
+    wanted, env_overrides = selection.split_physics_override(env_overrides)
     env_cfg, host = load_host(request.library, gym_id, [*_format_env_overrides(task_spec), *env_overrides])
     require_files(env_cfg)
     label = task_spec.label if task_spec else gym_id
@@ -119,8 +119,8 @@ def make_plan(request: RunRequest) -> RunPlan:
     seed = random.randrange(10_000) if seed == -1 else seed
     rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
     num_envs = request.num_envs or default_num_envs(task_spec, env_cfg, device)
-    sizes.check_run_memory(spec, num_envs, get_memory(device))
-    physics = choice.apply_physics(env_cfg, wanted, device)
+    memory_check.check_run_memory(spec, num_envs, get_memory(device))
+    physics = selection.apply_physics(env_cfg, wanted, device)
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     return RunPlan(
         request, label, gym_id, stem, task_spec, spec, config, experiment,

@@ -16,11 +16,11 @@ from spiky_rl.config import files
 from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import FileRecord, UserError, option
-from spiky_rl.config.plan import RunPlan, RunRequest, TrainOptions
-from spiky_rl.config.reading import parse_yaml, read_json_record
+from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts.common import checkpoints, runs
 from spiky_rl.hosts.run.teacher import HOST_PACKAGES
 

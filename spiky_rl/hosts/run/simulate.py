@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.plan import RunPlan
-from spiky_rl.hosts.common.stopping import start_simulation
+from spiky_rl.config.run_plan import RunPlan
+from spiky_rl.hosts.common.signals import start_simulation
 from spiky_rl.hosts.isaaclab import environment
-from spiky_rl.hosts.isaaclab.mujoco import choice
-from spiky_rl.hosts.run.watched import VisualizerSettings, VisualizedEnv
+from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.run.visualized_env import VisualizedEnv, VisualizerSettings
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.common.playing import InferencePolicy
+    from spiky_rl.hosts.common.inference_policy import InferencePolicy
     from spiky_rl.hosts.common.runner import BaseRunner
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[
         **watched,
     ) as gym_env:
         env = environment.TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
-        plan.physics = choice.get_solver_name(gym_env, plan.physics)
+        plan.physics = selection.get_solver_name(gym_env, plan.physics)
         if plan.rank == 0:
             log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _neurons(plan))
         yield env
@@ -61,7 +61,7 @@ def _neurons(plan: RunPlan) -> str:
 
 
 def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
-    """The environment as it is watched: ``env`` itself, or within a `Watched`."""
+    """The environment as it is watched: ``env`` itself, or within a `VisualizedEnv`."""
     if live is None or not (live.visualizers or live.real_time):
         return env
     return VisualizedEnv(env, live.real_time)

@@ -11,8 +11,8 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RunPlan, TrainOptions
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.run_plan import RunPlan, TrainOptions
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import read_checkpoint

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiky_rl.config.options import get_options
-from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import check_learning_rates, get_local_rule
+from spiky_rl.hosts.common.local_learning import check_learning_rates, get_local_rule
 
 CLASSES = "spiky_rl.hosts.skrl"
 SCALER = "RunningStandardScaler"

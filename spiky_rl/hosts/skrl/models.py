@@ -18,7 +18,7 @@ from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
 
 from spiky_rl.config import registry
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.schema import ModelSettings
 from spiky_rl.hosts.skrl.ann import AnnModel
 from spiky_rl.networks.base import SpikingNetwork, State

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, override
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.hosts.common.activity import write_figures
 from spiky_rl.hosts.common.checkpoints import CheckpointError, check_identity, read_checkpoint
 from spiky_rl.hosts.common.interfaces import VectorEnv
-from spiky_rl.hosts.common.observe import write_figures
 from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.hosts.skrl.activity import SkrlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.hosts.skrl.components import ComponentRunner
 from spiky_rl.hosts.skrl.environment import SkrlEnv
 from spiky_rl.hosts.skrl.episodes import SkrlEpisodeStatistics, write_training
-from spiky_rl.hosts.skrl.observe import SkrlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import operators
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.runs import KernelLaunch, RecurrentLaunch, NeuronRun
+from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentLaunch
 
 
 class Compiled(Backend):

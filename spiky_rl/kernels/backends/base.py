@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from spiky_rl.config.registry import Component
-from spiky_rl.kernels.runs import NeuronRun
+from spiky_rl.kernels.launch import NeuronRun
 
 if TYPE_CHECKING:
     from spiky_rl.kernels.stack import LayerStack, StackStage

@@ -15,7 +15,7 @@ from spiky_rl.kernels import convolution as event_driven
 from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
-from spiky_rl.kernels.runs import KernelLaunch, RecurrentLaunch
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
 from spiky_rl.kernels.stack import LayerStack, StackStage
 from spiky_rl.kernels.structures import JobStruct, LayerStruct
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import compiler, operators, programs, recall
+from spiky_rl.kernels import compiler, operators, programs, recurrent_adjoint
 from spiky_rl.kernels.backends._compiled import Compiled
-from spiky_rl.kernels.runs import RecurrentFeedback, KernelLaunch, RecurrentLaunch
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
@@ -189,14 +189,14 @@ class Cupy(Compiled):
         T, inner, B, N = current.shape
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         filtered = feedback.decay is not None
-        turned, recalled = synapses.t().contiguous(), recall.make_delay_masks(keep, T, steps, D)
+        turned, recalled = synapses.t().contiguous(), recurrent_adjoint.make_delay_masks(keep, T, steps, D)
         most = max(1, SCRATCH // (count * N * (S + 4)))
         parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
         for first in range(0, B, most):
             rows = min(most, B - first)
             part = slice(first, first + rows)
             output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
-            output[:D] = 0.0 if state is None else recall.reverse_delays(state[S : S + D, part])
+            output[:D] = 0.0 if state is None else recurrent_adjoint.reverse_delays(state[S : S + D, part])
             of_output[:D] = 0.0
             of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
             now = current.new_empty(S + filtered, rows, N)
@@ -237,7 +237,9 @@ class Cupy(Compiled):
                     (
                         None
                         if state is None
-                        else torch.cat([grad_now[:S], recall.reverse_delays(of_output[:D]), grad_now[S:]])
+                        else torch.cat(
+                            [grad_now[:S], recurrent_adjoint.reverse_delays(of_output[:D]), grad_now[S:]]
+                        )
                     ),
                     None if of_params is None else of_params.sum(1),
                     of_weights[0] if D == 1 else torch.cat(of_weights),
@@ -251,10 +253,10 @@ class Cupy(Compiled):
             return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
-            recall.concat_parts(of_currents, 2),
-            current.new_empty(0) if state is None else recall.concat_parts(of_states, 1),
-            current.new_empty(0) if params is None else recall.sum_parts(all_params),
-            recall.sum_parts(all_weights),
+            recurrent_adjoint.concat_parts(of_currents, 2),
+            current.new_empty(0) if state is None else recurrent_adjoint.concat_parts(of_states, 1),
+            current.new_empty(0) if params is None else recurrent_adjoint.sum_parts(all_params),
+            recurrent_adjoint.sum_parts(all_weights),
         )
 
     @override

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
+from spiky_rl.kernels.launch import NeuronRun
 from spiky_rl.kernels.ops import reference
 from spiky_rl.kernels.programs import count_words
-from spiky_rl.kernels.runs import NeuronRun
 
 
 class Torch(Backend):

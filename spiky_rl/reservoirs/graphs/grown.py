@@ -18,9 +18,9 @@ from typing import Any, override
 import numpy as np
 from pydantic import field_validator
 
-from spiky_rl.config.options import RegistryError, Settings, suggest_name, option, shorten
 from spiky_rl.config import files, registry
-from spiky_rl.config.reading import ReadingError, parse_json, read_file
+from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
+from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
 from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 VERSION = 1

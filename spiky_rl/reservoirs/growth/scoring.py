@@ -9,7 +9,7 @@ from typing import Any, Protocol, override
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.reservoirs import narma as narma_task
 from spiky_rl.reservoirs.echo_state import Drive
 from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.reservoirs.graphs.grown import write
-from spiky_rl.reservoirs.growth.evolution import Individual, GraphLimits, EvolutionProgress, evolve
+from spiky_rl.reservoirs.growth.evolution import EvolutionProgress, GraphLimits, Individual, evolve
 from spiky_rl.reservoirs.growth.scoring import ReservoirScore, make_graph_file
 from spiky_rl.reservoirs.growth.settings import GrowRequest
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Literal, get_args
 
-from spiky_rl.config import files, sizes
+from spiky_rl.config import files, memory_check
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 
@@ -41,7 +41,7 @@ class GrowRequest(Settings):
         needed = {f"--max_size {self.max_size}": 8 * self.max_size**2}  # a matrix of all its edges
         needed[f"--population {self.population}"] = 1000 * self.population  # objects of a rule, at least
         needed[f"--hidden {self.hidden}"] = 8 * self.population * (self.hidden or 0)
-        sizes.require_memory(needed, sizes.machine_memory())
+        memory_check.require_memory(needed, memory_check.machine_memory())
 
     def with_drawn_seed(self) -> GrowRequest:
         """The same with the seed that is drawn where a random one is asked for."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.run.work import FAILED, FINISHED
+from spiky_rl.experiments.run.cell_worker import FAILED, FINISHED
 
 WAITING, RUNNING, DONE, BROKEN, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 """States of a cell."""
@@ -63,7 +63,7 @@ class Engine(ABC):
 
 def make_command(order: WorkOrder, cell: Cell) -> list[str]:
     """The command that works a ``cell`` of an ``order``; the number of the process that starts it goes behind."""
-    work = [sys.executable, "-m", "spiky_rl.experiments.run.work"]
+    work = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 

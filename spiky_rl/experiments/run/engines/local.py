@@ -13,12 +13,12 @@ from spiky_rl.experiments.run.engines.base import (
     WAITING,
     Engine,
     WorkOrder,
-    make_command,
-    count_cores,
-    make_environment,
     choose_gpus,
-    split_gpus,
+    count_cores,
     get_cell_state,
+    make_command,
+    make_environment,
+    split_gpus,
 )
 
 PAUSE = 0.25

@@ -22,9 +22,9 @@ from spiky_rl.experiments.run.engines.base import (
     Engine,
     EngineError,
     WorkOrder,
+    get_cell_state,
     make_command,
     make_environment,
-    get_cell_state,
 )
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from types import MappingProxyType
 from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
 from spiky_rl.hosts.isaaclab.conditions.base import (
-    EvalCondition,
     ConditionError,
     EnvGroup,
+    EvalCondition,
     Nominal,
     seed_torch,
 )
-from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, make_scene_entity_cfg, find_robot
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot, make_scene_entity_cfg
 from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, newton_solver
 from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 
@@ -74,7 +74,7 @@ def parse_conditions(names: str, subject: ConditionSubject | None = None) -> lis
     """The conditions that are asked for; nominal is always one, the first.
 
     Args:
-        names: A comma-separated list of conditions and of `SETS`.
+        names: A comma-separated list of conditions and of `CONDITION_SETS`.
         subject: What ``stress`` is of; None: of a task and an agent that can have all of it.
 
     Raises:

@@ -26,7 +26,7 @@ class ConditionError(UserError):
 
 
 class ActivityProtocol(Protocol):
-    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.PolicyActivity`."""
+    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.activity.PolicyActivity`."""
 
     @property
     def rate(self) -> float:
@@ -50,7 +50,7 @@ class ActivityProtocol(Protocol):
 
 
 class PolicyProtocol(Protocol):
-    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.InferencePolicy`."""
+    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.inference_policy.InferencePolicy`."""
 
     is_plastic: bool
     """Whether what is plastic in its network changes while it acts."""
@@ -92,7 +92,7 @@ class EnvGroup:
     seed: int
     """Seed of everything that the condition draws."""
     sensors: Tensor
-    """Which sensor each observed value comes from, [C]: see `sensors_of`."""
+    """Which sensor each observed value comes from, [C]: see `map_values_to_sensors`."""
     observation_std: Tensor
     """Standard deviation of each observed value under random actions, [C]."""
     damage_step: int = 0

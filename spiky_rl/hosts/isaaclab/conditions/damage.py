@@ -7,9 +7,14 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, ConditionError, Damage
+from spiky_rl.hosts.isaaclab.conditions.base import ConditionError, Damage, EvalCondition
 from spiky_rl.hosts.isaaclab.conditions.body import (
-    JOINT_FRICTION, SURFACE_FRICTION, apply_event_term, change_friction, use_robot_friction, find_robot,
+    JOINT_FRICTION,
+    SURFACE_FRICTION,
+    apply_event_term,
+    change_friction,
+    find_robot,
+    use_robot_friction,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 

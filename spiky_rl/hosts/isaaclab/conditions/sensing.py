@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, EnvGroup
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 
 NOISE = 0.1
 """Standard deviation of sensor noise, in that of the sensor itself: 10 % of what there is to read."""
@@ -106,7 +106,7 @@ class DelayLine:
 
 
 class Delay(EvalCondition):
-    """Delayed observations or actions. Abstract: its subclasses say which, and those in `DELAYED` how late."""
+    """Delayed observations or actions. Abstract: its subclasses say which, and those in `DELAY_CONDITIONS` how late."""
 
     delay: int
 

@@ -11,8 +11,8 @@ from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
-from spiky_rl.hosts.isaaclab.live.choice import LOCAL
 from spiky_rl.hosts.isaaclab.live.rerun_server import RerunServer
+from spiky_rl.hosts.isaaclab.live.setup import LOCAL
 
 if TYPE_CHECKING:
     from isaaclab.scene_data import SceneDataProvider

@@ -10,9 +10,9 @@ from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.isaaclab.mujoco.choice import log_warp_fallback
 from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, update_models
+from spiky_rl.hosts.isaaclab.mujoco.selection import log_warp_fallback
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
 if TYPE_CHECKING:

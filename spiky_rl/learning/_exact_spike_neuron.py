@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from typing import override
-from spiky_rl.learning._wrapped import NeuronWrapper
+
+from spiky_rl.learning._neuron_wrapper import NeuronWrapper
 from spiky_rl.neurons.base import Ops, Params, States, Value
 
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError, suggest_name
-from spiky_rl.hosts.isaaclab.limits import check_absent, check_numbers
+from spiky_rl.hosts.isaaclab.cfg_checks import check_absent, check_numbers
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:

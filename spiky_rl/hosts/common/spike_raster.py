@@ -8,10 +8,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.hosts.common.observe import record_steps
-from spiky_rl.hosts.common.playing import InferencePolicy
-from spiky_rl.metrics.film import Frame, RasterPanel
+from spiky_rl.hosts.common.activity import record_steps
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.spikes import get_timelines
+from spiky_rl.metrics.video import Frame, RasterPanel
 from spiky_rl.networks.base import State
 
 WIDTH, HEIGHT = 560, 640

@@ -32,7 +32,7 @@ from spiky_rl.config.options import (
     find_repeated,
     shorten,
 )
-from spiky_rl.config.plain import PlainValue
+from spiky_rl.config.plain_data import PlainValue
 
 MAX_DEPTH = 64
 """Lists and mappings inside each other."""

@@ -14,8 +14,8 @@ from spiky_rl.config.options import (
     LARGEST_INTEGER,
     UserError,
     check_number,
-    suggest_name,
     shorten,
+    suggest_name,
 )
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 

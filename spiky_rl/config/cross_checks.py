@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spiky_rl.config.options import RegistryError
-from spiky_rl.config.plain import PlainValue, PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 
 REQUIRED_KEYS = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),

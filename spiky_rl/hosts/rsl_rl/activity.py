@@ -12,9 +12,9 @@ from rsl_rl.modules import HiddenState
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.common.observe import SAMPLES, PolicyActivity
-from spiky_rl.hosts.common.playing import ALL_ENVS, EnvSelection, InferencePolicy, select_state
+from spiky_rl.hosts.common import activity
+from spiky_rl.hosts.common.activity import SAMPLES, PolicyActivity
+from spiky_rl.hosts.common.inference_policy import ALL_ENVS, EnvSelection, InferencePolicy, select_state
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import State
@@ -79,7 +79,7 @@ def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State)
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
     before = model.get_hidden_state()
     model.reset(hidden_state=hidden)  # type: ignore[arg-type]  # a recurrent layer has one or two
-    found = observe.compute_ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
+    found = activity.compute_ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
     model.reset(hidden_state=before)
     return found
 
@@ -103,7 +103,7 @@ def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> Pol
     now = actor.state if actor.network.stateful else None
     state = tuple(s[-1] for s in saved) if saved else now
     part = tuple(s[:, :SAMPLES] for s in state) if state else None
-    return observe.compute_activity(actor.network, x, part, actor.ann_operations, meter)
+    return activity.compute_activity(actor.network, x, part, actor.ann_operations, meter)
 
 
 def draw_raster(algorithm: PPO) -> Figure:
@@ -115,4 +115,4 @@ def draw_raster(algorithm: PPO) -> Figure:
         x = actor.get_latent(storage.observations[:, one])  # type: ignore[arg-type]
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     state = tuple(s[0, :, one] for s in saved) if saved else None
-    return observe.draw_rollout_raster(actor.network, x, state, storage.dones[:, 0])
+    return activity.draw_rollout_raster(actor.network, x, state, storage.dones[:, 0])

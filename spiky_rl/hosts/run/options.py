@@ -8,7 +8,7 @@ from typing import Literal
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
+from spiky_rl.config.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.hosts.isaaclab.live import names
 

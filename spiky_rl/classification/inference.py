@@ -13,17 +13,17 @@ import numpy as np
 
 from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
-from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.loaded import LoadedCheckpoint
+from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import ClassifyRequest, dataset_of, require_code_named
 from spiky_rl.classification.training import compute_confusion, compute_scores
 from spiky_rl.classification.training import get_sequence_shape as shape_of
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import TIMES, Dataset
-from spiky_rl.hosts.common.devices import resolve_device, get_memory
+from spiky_rl.hosts.common.devices import get_memory, resolve_device
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from spiky_rl.config import sizes
+from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, RunPlan
-from spiky_rl.config.shown import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.config.run_plan import RANDOM, RunPlan
 from spiky_rl.hosts.common.devices import get_memory
-from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
 from spiky_rl.hosts.common.provenance import find_commit, get_versions, read_provenance
-from spiky_rl.hosts.common.stopping import start_simulation
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, parse_conditions, split_names, require_conditions
+from spiky_rl.hosts.common.signals import start_simulation
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, parse_conditions, require_conditions, split_names
 from spiky_rl.hosts.isaaclab.conditions.faults import NetworkFault
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
@@ -82,7 +82,9 @@ def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, integers: str
     measured = EvaluationPlan(plan, names, episodes, checkpoint)
     plan.num_envs = len(names) * episodes * (1 + measured.is_plastic)
     rows = f"--episodes {episodes} under {len(names)} conditions"
-    sizes.require_memory(sizes.compute_model_bytes(plan.spec, rows, plan.num_envs), get_memory(plan.device))
+    memory_check.require_memory(
+        memory_check.compute_model_bytes(plan.spec, rows, plan.num_envs), get_memory(plan.device)
+    )
     return measured
 
 

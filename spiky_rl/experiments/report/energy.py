@@ -9,9 +9,16 @@ from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
-    Block, Column, make_figure, make_collapsible, make_paragraph, slug, format_intervals, table,
+    Block,
+    Column,
+    format_intervals,
+    make_collapsible,
+    make_figure,
+    make_paragraph,
+    slug,
+    table,
 )  # fmt: skip
-from spiky_rl.metrics.energy import AS_LISTS, CAVEATS, ENERGY_MODELS, ANN_ENERGY_MODELS
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, AS_LISTS, CAVEATS, ENERGY_MODELS
 
 COUNTS = {
     "effective_operations": "synaptic",

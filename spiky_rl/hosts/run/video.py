@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.shown import ProgressFactory, no_progress
-from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
 from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.hosts.run.wrapper import EnvWrapper
-from spiky_rl.metrics.film import Frame, RasterPanel, concat_frames, write_video
+from spiky_rl.metrics.video import Frame, RasterPanel, concat_frames, write_video
 
 log = logging.getLogger(__name__)
 

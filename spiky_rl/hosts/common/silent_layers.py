@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from spiky_rl.codecs.encoders.delta import Delta
 from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
-from spiky_rl.hosts.common.observe import PolicyActivity
+from spiky_rl.hosts.common.activity import PolicyActivity
 from spiky_rl.metrics.spikes import LayerActivity
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork

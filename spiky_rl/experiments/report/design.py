@@ -8,7 +8,7 @@ from spiky_rl.experiments.analysis.coverage import FALL, SIZES, STATISTICS, find
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.blocks import Block, Column, format_count, join_names, format_fixed, table
+from spiky_rl.experiments.report.blocks import Block, Column, format_count, format_fixed, join_names, table
 
 
 def design(analysis: StudyAnalysis) -> Iterable[Block]:

@@ -16,12 +16,12 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RunPlan, TrainOptions
+from spiky_rl.config.run_plan import RunPlan, TrainOptions
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.observe import PolicyActivity
+from spiky_rl.hosts.common.activity import PolicyActivity
 from spiky_rl.hosts.common.provenance import read_provenance
 from spiky_rl.hosts.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.hosts.common.stopping import StopRequest
+from spiky_rl.hosts.common.signals import StopRequest
 from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
 from spiky_rl.hosts.run import resume
@@ -29,8 +29,8 @@ from spiky_rl.hosts.run import teacher as teachers
 from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
 from spiky_rl.hosts.run.prepare import write_params
-from spiky_rl.hosts.run.simulate import get_runner_class, wrap_for_visualizer, open_env
-from spiky_rl.hosts.run.watched import VisualizerSettings, VisualizedEnv
+from spiky_rl.hosts.run.simulate import get_runner_class, open_env, wrap_for_visualizer
+from spiky_rl.hosts.run.visualized_env import VisualizedEnv, VisualizerSettings
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class TrainingRun:
         with environment.torch_settings(plan.device, plan.library), open_env(plan, live) as plain:
             env: Any = plain
             if asked.video and self.folder is not None:
-                from spiky_rl.hosts.run.film import VideoRecorder
+                from spiky_rl.hosts.run.video import VideoRecorder
 
                 folder = self.folder / "videos" / "train"
                 env = recorder = VideoRecorder(env, folder, asked.video_length, options.video_interval)

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.config.plan import RunPlan
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.schema import MEASURES
-from spiky_rl.config.shown import ProgressFactory, ProgressCallback, no_progress
-from spiky_rl.hosts.common.playing import InferencePolicy
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
 from spiky_rl.hosts.common.provenance import get_versions
 from spiky_rl.hosts.isaaclab.evaluation import synchronize_time
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
-from spiky_rl.hosts.run.asked import PlayOptions
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.hosts.run.options import PlayOptions
 from spiky_rl.hosts.run.simulate import open_policy
-from spiky_rl.hosts.run.watched import VisualizerSettings
-from spiky_rl.metrics.energy import InferenceCost, mean, compute_energy_per_metre
+from spiky_rl.hosts.run.visualized_env import VisualizerSettings
+from spiky_rl.metrics.energy import InferenceCost, compute_energy_per_metre, mean
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def play(
         files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
         report(playback)
         if plan.request.video:
-            from spiky_rl.hosts.run.film import record_video
+            from spiky_rl.hosts.run.video import record_video
 
             to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
             films = record_video(env, policy, to, plan.request.video_length, progress)

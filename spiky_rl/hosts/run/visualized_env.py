@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.plan import DEFAULT_VISIBLE_ENVS
-from spiky_rl.hosts.common.live import SpikeRaster
-from spiky_rl.hosts.common.playing import InferencePolicy
-from spiky_rl.hosts.isaaclab.live.choice import set_default_camera, get_visualizers
+from spiky_rl.config.run_plan import DEFAULT_VISIBLE_ENVS
+from spiky_rl.hosts.common.inference_policy import InferencePolicy
+from spiky_rl.hosts.common.spike_raster import SpikeRaster
+from spiky_rl.hosts.isaaclab.live.setup import get_visualizers, set_default_camera
 from spiky_rl.hosts.run.wrapper import EnvWrapper
 
 

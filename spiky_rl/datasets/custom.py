@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, override
 from pydantic import Field, field_validator
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Names, RegistryError, suggest_name, option
+from spiky_rl.config.options import Names, RegistryError, option, suggest_name
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import (
     DAMAGE,

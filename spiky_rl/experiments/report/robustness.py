@@ -10,10 +10,10 @@ from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    make_figure,
-    make_collapsible,
     format_interval,
     format_intervals,
+    make_collapsible,
+    make_figure,
     table,
 )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spiky_rl.hosts.isaaclab.assets import make_cached_folder
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
 
 logger = logging.getLogger(__name__)
 

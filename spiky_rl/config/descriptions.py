@@ -6,7 +6,7 @@ import sys
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import get_options
-from spiky_rl.config.plain import PlainValue
+from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.spec import read_yaml
 
 

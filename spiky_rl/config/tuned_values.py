@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from spiky_rl.config.options import FileRecord, RegistryError, suggest_name
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE_NAME = "tuned.yaml"

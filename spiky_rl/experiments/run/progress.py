@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
-from spiky_rl.config.shown import format_duration
+from spiky_rl.config.progress import format_duration
 from spiky_rl.experiments.run.comparison import StudyRun
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
 from spiky_rl.experiments.run.estimate import compute_remaining_seconds

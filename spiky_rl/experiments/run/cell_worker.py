@@ -1,4 +1,4 @@
-"""Works one cell to its end: ``python -m spiky_rl.experiments.run.work FOLDER OUT PARENT``; trains, evaluates, writes its result.
+"""Works one cell to its end: ``python -m spiky_rl.experiments.run.cell_worker FOLDER OUT PARENT``; trains, evaluates, writes its result.
 
 Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
 the process that started them does, even if that was killed. Files that a crash or a full disk has damaged are not believed:
@@ -20,13 +20,13 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
-from spiky_rl.config.plain import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.experiments.analysis.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
-from spiky_rl.hosts.common.provenance import PROVENANCE, Provenance
 from spiky_rl.hosts.common.processes import LOST, STARTER, die_with_parent
+from spiky_rl.hosts.common.provenance import PROVENANCE, Provenance
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""

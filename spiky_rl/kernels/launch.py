@@ -68,7 +68,7 @@ class KernelLaunch:
     """A run as kernels take it; shapes as a `Run`'s."""
 
     key: str
-    """Names the neuron's program in `programs.KNOWN`."""
+    """Names the neuron's program in `programs.PROGRAMS`."""
     current: Tensor
     state: Tensor | None
     """[states, B, N]: the neuron's and the feedback's; None: rest."""

@@ -10,10 +10,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.common.observe import PolicyActivity
-from spiky_rl.metrics.film import get_spikes
+from spiky_rl.hosts.common import activity
+from spiky_rl.hosts.common.activity import PolicyActivity
 from spiky_rl.metrics.meter import CostMeter, make_meter
+from spiky_rl.metrics.video import get_spikes
 from spiky_rl.networks.base import SpikingNetwork, State
 
 EnvSelection = slice | Tensor
@@ -100,13 +100,13 @@ class InferencePolicy(ABC):
         if self.network is None:
             return self.compute_ann_activity(obs, part)
         x, state = self.get_network_input(obs[part]), select_state(self.state, part)
-        return observe.compute_activity(self.network, x, state, self.ann_operations, self._meter)
+        return activity.compute_activity(self.network, x, state, self.ann_operations, self._meter)
 
     def compute_spikes(self, obs: TensorDict) -> list[Tensor] | None:
         """Spikes [K, N] of every layer in the control step that begins with ``obs``, of environment 0; None for an ANN."""
         if self.network is None:
             return None
-        record = observe.compute_step_activity(
+        record = activity.compute_step_activity(
             self.network, self.get_network_input(obs)[:1], select_state(self.state, slice(1))
         )
         return get_spikes(record.signal)

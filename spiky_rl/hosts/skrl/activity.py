@@ -10,10 +10,16 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.common.observe import SAMPLES, PolicyActivity
-from spiky_rl.hosts.common.playing import (
-    ALL_ENVS, EnvSelection, InferencePolicy, clamp_observations, select_state, reset_nonfinite, reset_state,
+from spiky_rl.hosts.common import activity
+from spiky_rl.hosts.common.activity import SAMPLES, PolicyActivity
+from spiky_rl.hosts.common.inference_policy import (
+    ALL_ENVS,
+    EnvSelection,
+    InferencePolicy,
+    clamp_observations,
+    reset_nonfinite,
+    reset_state,
+    select_state,
 )  # fmt: skip
 from spiky_rl.hosts.skrl.environment import SkrlEnv
 from spiky_rl.hosts.skrl.models import SpikingPolicy
@@ -82,7 +88,7 @@ class SkrlInferencePolicy(InferencePolicy):
 def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> PolicyActivity:
     """Activity of an ANN that sees x [B, O] in a state (None: rest)."""
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
-    return observe.compute_ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
+    return activity.compute_ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 
 
 def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -> PolicyActivity:
@@ -97,7 +103,7 @@ def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -
     state = _get_stored_state(agent, -1, slice(SAMPLES))
     if policy.network is None:
         return _ann_activity(policy, x, state)
-    return observe.compute_activity(policy.network, x, state, policy.ann_operations, meter)
+    return activity.compute_activity(policy.network, x, state, policy.ann_operations, meter)
 
 
 def draw_raster(agent: SpikingAgent) -> Figure | None:
@@ -108,7 +114,9 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
     one = slice(1)
     x = agent.normalize_observations(agent.get_rollout_tensor("observations")[:, one])
     ends = [agent.get_rollout_tensor(name)[:, 0, 0] for name in ("terminated", "truncated")]
-    return observe.draw_rollout_raster(policy.network, x, _get_stored_state(agent, 0, one), ends[0] | ends[1])
+    return activity.draw_rollout_raster(
+        policy.network, x, _get_stored_state(agent, 0, one), ends[0] | ends[1]
+    )
 
 
 def _get_stored_state(agent: SpikingAgent, step: int, environments: slice) -> State | None:
