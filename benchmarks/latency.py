@@ -22,8 +22,8 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.arguments import positive_int
 from spiky_rl.config.run_plan import RunPlan, RunRequest
 from spiky_rl.deploy import _calibration
-from spiky_rl.hosts.common.signals import start_simulation
-from spiky_rl.hosts.run.prepare import make_plan
+from spiky_rl.learners.common.signals import start_simulation
+from spiky_rl.run.prepare import make_plan
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""
@@ -50,8 +50,8 @@ def bench(argv: Sequence[str]) -> int:
         files.require_file("--json", args.json, (".json",))
     plans = []
 
-    from spiky_rl.hosts.run.checkpoint import find_checkpoint
-    from spiky_rl.hosts.run.simulate import load_inference_policy, open_env
+    from spiky_rl.run.checkpoint import find_checkpoint
+    from spiky_rl.run.simulate import load_inference_policy, open_env
 
     for agent in args.agents.split(","):
         plan = make_plan(parse_settings(RunRequest, args, agent=agent.strip()))

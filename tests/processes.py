@@ -33,8 +33,8 @@ IMPORTED = [
     ),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "rich.live"),
     *("spiky_rl.hosts.isaaclab.environment", "spiky_rl.hosts.isaaclab.mujoco.solver"),
-    *("spiky_rl.hosts.run.train", "spiky_rl.hosts.run.play", "spiky_rl.hosts.run.evaluate"),
-    *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.hosts.rsl_rl.runner", "spiky_rl.hosts.skrl.runner"),
+    *("spiky_rl.run.train", "spiky_rl.run.play", "spiky_rl.run.evaluate"),
+    *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.learners.rsl_rl.runner", "spiky_rl.learners.skrl.runner"),
 ]
 """What is not installed is passed over."""
 PATIENCE = 800.0

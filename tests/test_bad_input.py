@@ -13,7 +13,7 @@ from benchmarks import run as bench
 from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
 from spiky_rl.config import memory_check, registry, spec
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}

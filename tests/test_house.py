@@ -21,7 +21,9 @@ FLOORS = [
     {"networks"},
     {"learning"},
     {"metrics"},
+    {"learners"},
     {"hosts"},
+    {"run"},
     {"classification", "deploy", "experiments"},
     {"cli"},
 ]
@@ -89,9 +91,9 @@ def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_yaml
 
 
 HOMES = {
-    "rsl_rl": "spiky_rl/hosts/rsl_rl",
+    "rsl_rl": "spiky_rl/learners/rsl_rl",
     "isaaclab": "spiky_rl/hosts/isaaclab",
-    "skrl": "spiky_rl/hosts/skrl",
+    "skrl": "spiky_rl/learners/skrl",
     "cupy": "spiky_rl/kernels/backends/cupy.py",
 }
 """The only place that may import a library (isaaclab_rl and its other parts count as isaaclab)."""
@@ -217,13 +219,13 @@ def test_devices_and_libraries_of_the_same_name_are_no_backends():
     assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"}) == []
 
 
-def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_needs_of_them():
+def test_the_isaac_lab_host_uses_of_the_learners_what_its_own_command_needs_of_them():
     used = {
         (module, name)
         for module in MODULES
         if module.startswith("spiky_rl/hosts/isaaclab/")
         for name in imports(tree_of(module))
-        if name.startswith("spiky_rl.hosts.") and not name.startswith("spiky_rl.hosts.isaaclab")
+        if name.startswith(("spiky_rl.learners.rsl_rl", "spiky_rl.learners.skrl"))
     }
     needed = (
         "rsl_rl.config.make_runner_cfg",
@@ -231,7 +233,7 @@ def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_need
         "skrl.config.make_isaaclab_cfg",
     )
     needed += ("skrl.components.register_with_isaaclab",)
-    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.hosts.{name}") for name in needed}
+    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.learners.{name}") for name in needed}
 
 
 READERS = {

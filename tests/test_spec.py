@@ -8,7 +8,7 @@ import pytest
 from spiky_rl.config import registry, spec
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
 TASK = "Isaac-Point"
 MLP = {
@@ -343,7 +343,7 @@ def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
 
 def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
     config = make_runner_cfg(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
-    assert config["algorithm"]["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    assert config["algorithm"]["class_name"] == "spiky_rl.learners.rsl_rl:SpikingPPO"
     assert config["algorithm"]["learning_rate_floor"] == 1e-4
     assert config["actor"]["class_name"] == "MLPModel"
 
@@ -354,7 +354,7 @@ STATEFUL = "agent.network.stateful=true"
 def test_burn_in_reaches_both_models_and_the_algorithm(spiking):
     config = make_runner_cfg(resolve(spiking, STATEFUL, "agent.burn_in=6"))
     assert [config[part]["burn_in"] for part in ("actor", "critic", "algorithm")] == [6, 6, 6]
-    assert config["critic"]["class_name"] == "spiky_rl.hosts.rsl_rl:BurnInMLPModel"
+    assert config["critic"]["class_name"] == "spiky_rl.learners.rsl_rl:BurnInMLPModel"
     assert "burn_in" not in config
 
 
@@ -376,7 +376,7 @@ def test_burn_in_is_refused(texts, spiking):
 def test_a_learning_rate_of_the_critics_own_needs_the_fixed_schedule():
     fixed = ("agent.algorithm.critic_learning_rate=1e-2", "agent.algorithm.schedule=fixed")
     algorithm = make_runner_cfg(resolve("mlp_ppo", *fixed))["algorithm"]
-    assert algorithm["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    assert algorithm["class_name"] == "spiky_rl.learners.rsl_rl:SpikingPPO"
     assert algorithm["critic_learning_rate"] == 1e-2
     with pytest.raises(SpecError, match="critic_learning_rate: needs agent.algorithm.schedule=fixed"):
         make_runner_cfg(resolve("mlp_ppo", *fixed[:1]))

@@ -20,8 +20,8 @@ from spiky_rl.config.options import FileRecord, Names, RegistryError, UserError,
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets._events import LATEST, MOST_PIXELS
-from spiky_rl.hosts.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
-from spiky_rl.hosts.common.progress import Count
+from spiky_rl.learners.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
+from spiky_rl.learners.common.progress import Count
 from spiky_rl.networks.base import SpikingNetwork
 
 IDENTITY = "infos.spiky_rl.identity"

@@ -12,8 +12,8 @@ from spiky_rl.classification.split import Split
 from spiky_rl.classification.training import Trainer, compute_confusion, compute_scores, get_sequence_shape
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.hosts.common.checkpoints import read_checkpoint, write_checkpoint
-from spiky_rl.hosts.common.provenance import get_versions
+from spiky_rl.learners.common.checkpoints import read_checkpoint, write_checkpoint
+from spiky_rl.learners.common.provenance import get_versions
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:

@@ -38,10 +38,10 @@ from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
-from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.devices import get_memory, resolve_device
-from spiky_rl.hosts.common.signals import StopRequest
+from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.devices import get_memory, resolve_device
+from spiky_rl.learners.common.signals import StopRequest
 from spiky_rl.networks.feedforward import FeedForward
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from spiky_rl.config.registry import ComponentSpec, shorten
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
-from spiky_rl.hosts.common.local_learning import get_local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 
 if TYPE_CHECKING:
     from spiky_rl.datasets.base import Dataset

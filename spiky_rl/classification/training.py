@@ -23,8 +23,8 @@ from torch.nn import functional
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
 from spiky_rl.config.options import FileRecord, RegistryError
-from spiky_rl.hosts.common.checkpoints import get_random_state, restore_random_state
-from spiky_rl.hosts.common.progress import Amount
+from spiky_rl.learners.common.checkpoints import get_random_state, restore_random_state
+from spiky_rl.learners.common.progress import Amount
 from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, mean_rate
 from spiky_rl.metrics.synops import effective_operations
 from spiky_rl.networks.base import ForwardRecord as Recorder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.experiments.run import cells, steps
-from spiky_rl.hosts.run.options import EvaluateOptions
+from spiky_rl.run.options import EvaluateOptions
 
 
 def parser() -> common.Parser:

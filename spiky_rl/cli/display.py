@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-    from spiky_rl.hosts.run.train import TrainingStep
+    from spiky_rl.run.train import TrainingStep
 
 
 LOG_INTERVAL_S = 30.0

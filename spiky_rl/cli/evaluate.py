@@ -12,9 +12,9 @@ from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
 from spiky_rl.config.run_plan import RANDOM, RunRequest
 from spiky_rl.deploy._targets import make_integer_target
-from spiky_rl.hosts.common.run_folders import require_checkpoint
-from spiky_rl.hosts.run.options import EvaluateOptions
-from spiky_rl.hosts.run.prepare import known_agent, make_plan
+from spiky_rl.learners.common.run_folders import require_checkpoint
+from spiky_rl.run.options import EvaluateOptions
+from spiky_rl.run.prepare import known_agent, make_plan
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Titles of what a task is about besides its reward."""
@@ -66,7 +66,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import evaluate
+    from spiky_rl.run import evaluate
 
     measured = evaluate.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
     out = options.get_result_path(measured.checkpoint)

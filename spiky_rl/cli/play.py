@@ -13,8 +13,8 @@ from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._targets import check_expressible, make_targets
-from spiky_rl.hosts.run.options import PlayOptions
-from spiky_rl.hosts.run.prepare import known_agent, make_plan
+from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.prepare import known_agent, make_plan
 
 EXPORT_TARGETS = ("torchscript", "onnx")
 """What ``--export`` writes; all targets: ``export.py``."""
@@ -41,8 +41,8 @@ def play(argv: list[str]) -> int:
     check_expressible(built.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import play
     from spiky_rl.metrics.energy import energy_text, format_ann_energy
+    from spiky_rl.run import play
 
     def export(policy: Any, env: Any, folder: Path) -> None:
         _export.write_and_verify(policy, env, folder, built, ProgressBar)

@@ -114,7 +114,7 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
         print("\nAdd --task to see every value of a run and where it comes from.")
         return
     require_module("isaaclab", "isaaclab")
-    from spiky_rl.hosts.run.prepare import merge_agent_on_task
+    from spiky_rl.run.prepare import merge_agent_on_task
 
     gym_id, spec = merge_agent_on_task(name, task, library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")

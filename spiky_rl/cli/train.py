@@ -13,10 +13,10 @@ from spiky_rl.cli.display import TrainingDisplay, show_iteration
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
-from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.signals import handle_stop_signals
-from spiky_rl.hosts.run.options import check_train_options
-from spiky_rl.hosts.run.prepare import make_plan
+from spiky_rl.learners.common import processes
+from spiky_rl.learners.common.signals import handle_stop_signals
+from spiky_rl.run.options import check_train_options
+from spiky_rl.run.prepare import make_plan
 
 
 def parser() -> common.Parser:
@@ -43,7 +43,7 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     check_train_options(request, options)
     plan, options = planned(request, options)
 
-    from spiky_rl.hosts.run import train
+    from spiky_rl.run import train
 
     run = train.create_training_run(plan, options)
     if options.processes:
@@ -68,7 +68,7 @@ def planned(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOpt
     if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
         return plan, options
 
-    from spiky_rl.hosts.run import resume
+    from spiky_rl.run import resume
 
     asked, options = resume.take_up(plan, options)
     return make_plan(asked), options
@@ -83,7 +83,7 @@ def open_display(plan: RunPlan) -> Iterator[Any]:
 
 def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOptions, folder: Path) -> None:
     """The end of a run on the terminal."""
-    from spiky_rl.hosts.run.resume import find_named_code
+    from spiky_rl.run.resume import find_named_code
 
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")

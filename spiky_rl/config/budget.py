@@ -23,7 +23,7 @@ MAX_AMOUNT = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
 
 
 class BudgetProgress(Protocol):
-    """How far a training is, such as `spiky_rl.hosts.common.runner.Progress`."""
+    """How far a training is, such as `spiky_rl.learners.common.runner.Progress`."""
 
     env_steps: int
 

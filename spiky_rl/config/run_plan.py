@@ -130,7 +130,7 @@ class RunPlan:
     assets: str
     """Where the robots come from, in words."""
     physics: str
-    """What steps the worlds; `spiky_rl.hosts.run.simulate.open_policy` says what really does."""
+    """What steps the worlds; `spiky_rl.run.simulate.open_policy` says what really does."""
     registered: str = ""
     """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
     rank: int = 0

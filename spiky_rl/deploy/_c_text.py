@@ -39,9 +39,9 @@ from spiky_rl.deploy._program import (
     get_storage,
     indices,
 )  # fmt: skip
-from spiky_rl.hosts.common.inference_policy import BOUND
 from spiky_rl.kernels.convolution import LARGEST_POOL, by_columns
 from spiky_rl.kernels.emit import format_literal
+from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.metrics.sparse_storage import WeightStorage
 
 

@@ -13,7 +13,7 @@ from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
 """Environments whose observations are kept, at most."""

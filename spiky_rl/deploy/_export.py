@@ -14,8 +14,8 @@ from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
 from spiky_rl.deploy.base import Target
-from spiky_rl.hosts.run.checkpoint import find_checkpoint
-from spiky_rl.hosts.run.simulate import open_policy
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.simulate import open_policy
 
 log = logging.getLogger(__name__)
 

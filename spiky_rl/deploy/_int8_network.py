@@ -17,7 +17,7 @@ from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, 
 from spiky_rl.networks.feedforward import FeedForward
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import SpikingModel
+    from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 type Notes = tuple[list[list[Tensor]], list[list[Tensor]]]
 """Signals that encoder and layers send in one control step, then the layers' potentials, one for each inner step."""

@@ -16,8 +16,8 @@ from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import ObservationNormalizer
-from spiky_rl.hosts.rsl_rl.export import make_metadata
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.export import make_metadata
+from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
 from spiky_rl.neurons.lif import Lif

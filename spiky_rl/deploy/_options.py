@@ -9,7 +9,7 @@ from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
-from spiky_rl.hosts.run.prepare import known_agent
+from spiky_rl.run.prepare import known_agent
 
 
 class ExportOptions(Settings):

@@ -13,8 +13,8 @@ import torch
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy.base import Target
-from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 from spiky_rl.kernels import dispatch
+from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv

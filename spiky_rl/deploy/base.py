@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spiky_rl.deploy._calibration import CalibrationRollout
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
 """Rules under which a spike belongs to one step; under the others a layer sends shares of one in two."""

@@ -25,7 +25,7 @@ from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy.base import Session, Target, strip_module
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 """What the file compiles under without a warning."""
@@ -49,7 +49,7 @@ class C(Target):
     @override
     def get_tolerance(self, model: MLPModel) -> float:
         """Tolerance: 0 for spiking networks; for an ANN's layers and a reservoir's readout `OTHER_ORDER`."""
-        from spiky_rl.hosts.rsl_rl.model import SpikingModel
+        from spiky_rl.learners.rsl_rl.model import SpikingModel
 
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else OTHER_ORDER
 
@@ -57,8 +57,8 @@ class C(Target):
     def get_reference_model(self, model: MLPModel) -> MLPModel:
         from spiky_rl.connections.convolutional import Convolutional
         from spiky_rl.deploy._int8_network import with_network
-        from spiky_rl.hosts.rsl_rl.model import SpikingModel
         from spiky_rl.kernels import dispatch
+        from spiky_rl.learners.rsl_rl.model import SpikingModel
 
         if not isinstance(model, SpikingModel) or not any(
             isinstance(part, Convolutional) and part.summed_by_torch for part in model.network.modules()
@@ -88,8 +88,8 @@ class C(Target):
         from spiky_rl.deploy._ann import AnnStep
         from spiky_rl.deploy._c_text import write_policy
         from spiky_rl.deploy._reader import read_program
-        from spiky_rl.hosts.rsl_rl.export import make_metadata
-        from spiky_rl.hosts.rsl_rl.model import SpikingModel
+        from spiky_rl.learners.rsl_rl.export import make_metadata
+        from spiky_rl.learners.rsl_rl.model import SpikingModel
 
         wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
         if not isinstance(model, SpikingModel):

@@ -20,7 +20,7 @@ from spiky_rl.deploy.c import open_c_session, read_sizes, require_compiler
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout
     from spiky_rl.deploy._int8_network import IntegerNetwork
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 GRADED = ("sigma_delta",)
 """Neurons whose events are numbers, which have no recurrent form."""
@@ -87,7 +87,7 @@ class CInt8(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_files
         from spiky_rl.deploy._int8_text import Int8PolicyWriter
-        from spiky_rl.hosts.rsl_rl.export import make_metadata
+        from spiky_rl.learners.rsl_rl.export import make_metadata
 
         self.network = self.quantize(cast("SpikingModel", model))
         text = Int8PolicyWriter(self.network, model.obs_normalizer)

@@ -24,7 +24,7 @@ from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, 
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._nir_policy import NirPolicy
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 
 class Nir(Target):

@@ -1,1 +1,1 @@
-"""The bridges to the libraries that train: one package each, and no other room imports them."""
+"""What simulates: one package for each simulator."""

@@ -16,8 +16,8 @@ from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, share_env_origin
-from spiky_rl.hosts.run.prepare import make_plan
-from spiky_rl.hosts.run.simulate import get_runner_class
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.simulate import get_runner_class
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]

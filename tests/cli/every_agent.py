@@ -17,10 +17,10 @@ from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
-from spiky_rl.hosts.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
-from spiky_rl.hosts.run.prepare import make_plan
-from spiky_rl.hosts.run.simulate import get_runner_class
+from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.simulate import get_runner_class
 
 ONCE = "agent.algorithm.num_learning_epochs=1"
 """Each sample is learned from once: in all minibatches, eight times faster with skrl."""

@@ -14,7 +14,7 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
-from spiky_rl.hosts.common.processes import remove_flag
+from spiky_rl.learners.common.processes import remove_flag
 from tests.processes import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ STEPS = PROCESSES * ENVS * 16
 PROBE = """
 import runpy, sys
 import torch
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 
 learn = RslRlRunner.learn
 

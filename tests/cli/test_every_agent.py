@@ -10,7 +10,7 @@ import re
 import pytest
 
 from spiky_rl.config import registry, spec
-from spiky_rl.hosts.common.local_learning import get_local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import torch
 
 from spiky_rl.config.run_plan import RunRequest
-from spiky_rl.hosts.common.checkpoints import get_random_state
-from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.learners.common.checkpoints import get_random_state
+from spiky_rl.run.checkpoint import find_checkpoint
 
 
 def warnings_of(tmp_path, caplog, trained_on, these):

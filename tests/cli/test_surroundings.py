@@ -16,8 +16,8 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cell_worker, cells
-from spiky_rl.hosts.common import command, processes
-from spiky_rl.hosts.common.signals import handle_stop_signals, start_simulation
+from spiky_rl.learners.common import command, processes
+from spiky_rl.learners.common.signals import handle_stop_signals, start_simulation
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -237,7 +237,7 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.hosts.common.signals import handle_stop_signals
+from spiky_rl.learners.common.signals import handle_stop_signals
 
 def command(argv):
     with handle_stop_signals("stopping") as asked:
@@ -347,7 +347,7 @@ def test_a_distributed_run_names_what_torchrun_did_not_set(case, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("git") is None, reason="GitPython is not installed")
 @pytest.mark.parametrize("prepared", [True, False])
 def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is_prepared(prepared, tmp_path):
-    code = "from spiky_rl.hosts.common import command; command.prepare_libraries(); import git"
+    code = "from spiky_rl.learners.common import command; command.prepare_libraries(); import git"
     line = [sys.executable, "-c", code if prepared else "import git"]
     environment = {key: value for key, value in HERE.items() if key != "GIT_PYTHON_REFRESH"}
     done = subprocess.run(line, env={**environment, "PATH": str(tmp_path)}, capture_output=True, check=False)

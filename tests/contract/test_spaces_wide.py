@@ -6,7 +6,7 @@ import pytest
 
 from spiky_rl.config import registry, spec
 from spiky_rl.experiments.design import tuning_space
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from tests.test_spec import HOST, TASK
 
 PILOT = ["mlp_ppo", "gru_ppo", "lif_ppo", "alif_ppo", "lif_eprop", "alif_recurrent_ppo", "lif_stateful_ppo"]

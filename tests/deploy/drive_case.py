@@ -10,8 +10,8 @@ from tensordict import TensorDict
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config.run_plan import RunRequest
-from spiky_rl.hosts.run.prepare import make_plan
-from spiky_rl.hosts.run.simulate import get_runner_class
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.simulate import get_runner_class
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "drive.py"
 

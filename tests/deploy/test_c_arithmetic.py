@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from spiky_rl.deploy import c
-from spiky_rl.hosts.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.skrl import activity as skrl
+from spiky_rl.learners.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.skrl import activity as skrl
 from tests.deploy.test_c import NEWEST, live, walk
 from tests.deploy.trained import trained
 

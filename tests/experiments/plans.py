@@ -1,4 +1,4 @@
-"""Plans as `spiky_rl.hosts.run.prepare` makes them, of agents that only their settings tell apart."""
+"""Plans as `spiky_rl.run.prepare` makes them, of agents that only their settings tell apart."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ import torch
 from spiky_rl.config import files
 from spiky_rl.experiments.run import cell_worker, cells
 from spiky_rl.experiments.run.cell_worker import StepFailed, StepInterrupted
-from spiky_rl.hosts.common import processes
+from spiky_rl.learners.common import processes
 from tests.experiments.results import TRUTHS, cell_of
 from tests.experiments.test_grid import cells as planned
 
@@ -75,7 +75,7 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     """Three generations, as compare.py, a cell and its training are: the first is killed."""
     generation = (
         "import subprocess, sys, time, os\n"
-        "from spiky_rl.hosts.common.processes import die_with_parent\n"
+        "from spiky_rl.learners.common.processes import die_with_parent\n"
         "depth, parent = int(sys.argv[1]), int(sys.argv[2])\n"
         "die_with_parent(parent)\n"
         "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1), str(os.getpid())])\n"
@@ -97,7 +97,7 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 from spiky_rl.experiments.run import cells
-from spiky_rl.hosts.common import processes
+from spiky_rl.learners.common import processes
 
 folder, keeps_on = Path(sys.argv[1]), sys.argv[2:] == ["--keep"]
 cells.join(folder)
@@ -160,9 +160,7 @@ def test_a_cell_is_held_until_the_last_process_of_its_training_has_ended(tmp_pat
 
 
 def test_a_process_whose_starter_has_ended_before_it_could_ask_ends_at_once():
-    code = (
-        "from spiky_rl.hosts.common import processes; processes.setup_distributed_env(True); print('goes on')"
-    )
+    code = "from spiky_rl.learners.common import processes; processes.setup_distributed_env(True); print('goes on')"
     variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
     for starter, said in ((os.getpid(), "goes on\n"), (2**22 + 1, "")):
         environment = {**os.environ, **variables, processes.STARTER: str(starter)}

@@ -13,7 +13,7 @@ from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation
-from spiky_rl.hosts.run.prepare import make_plan
+from spiky_rl.run.prepare import make_plan
 
 ENVS, STEPS, LENGTH = 4, 45, 0.5
 

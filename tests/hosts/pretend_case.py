@@ -5,7 +5,7 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 from spiky_rl.config import registry, spec
-from spiky_rl.hosts.common.local_learning import get_local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 from tests.hosts.pretend_cuda import DEVICE
 
 ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4

@@ -20,7 +20,7 @@ agree within `NEAR`. Under Isaac Lab's settings, TF32, `JUMPED_TF32` may be off 
 
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF
 
 ENVIRONMENTS = 512

@@ -6,8 +6,8 @@ import json
 import torch
 
 from spiky_rl.config.spec import AgentSpec, resolve_agent
-from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
-from spiky_rl.hosts.skrl.runner import SkrlRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts.point_env import LIF, PointEnv
 
 NETWORK = [{"name": "net", "input": "OBSERVATIONS", "layers": [16], "activations": "elu"}]

@@ -3,15 +3,15 @@
 """
 
 OURS = {
-    "spiky_rl.hosts.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
+    "spiky_rl.learners.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
     "spiky_rl.hosts.isaaclab.stopwatch:Stopwatch.seconds": "the time of the simulation, once per iteration",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.worlds_reset": "how many worlds broke, once per iteration",
-    "spiky_rl.hosts.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
-    "spiky_rl.hosts.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
-    "spiky_rl.hosts.skrl.runner:SkrlRunner._write_iteration": "the deviation of actions, once per iteration",
-    "spiky_rl.hosts.skrl.runner:SkrlRunner.losses": "the entropy, once per iteration",
+    "spiky_rl.learners.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
+    "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
+    "spiky_rl.learners.skrl.runner:SkrlRunner._write_iteration": "the deviation of actions, once per iteration",
+    "spiky_rl.learners.skrl.runner:SkrlRunner.losses": "the entropy, once per iteration",
     "spiky_rl.metrics.ann:OperationCounter.add_layer": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:OperationCounter.add_activations": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:_linear.<locals>.hook": "an ANN's cost, once per iteration",
@@ -45,8 +45,8 @@ BUSY = (
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.act",
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition",
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
-    "spiky_rl.hosts.rsl_rl.runner:_QuietLogger.process_env_step",
-    "spiky_rl.hosts.skrl.episodes:SkrlEpisodeStatistics.add_step",
+    "spiky_rl.learners.rsl_rl.runner:_QuietLogger.process_env_step",
+    "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.add_step",
     "spiky_rl.classification.training:training_step",
     "spiky_rl.networks.feedforward:FeedForward.apply_local_rules",
 )

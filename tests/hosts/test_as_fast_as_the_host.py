@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.common import runner as common_runner
-from spiky_rl.hosts.common.episodes import WINDOW, EpisodeStatistics
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.common import runner as common_runner
+from spiky_rl.learners.common.episodes import WINDOW, EpisodeStatistics
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.meter import CostMeter
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.pretend_case import World
@@ -134,7 +134,7 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
         "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
     )
     from spiky_rl.config.run_plan import RunRequest, TrainOptions
-    from spiky_rl.hosts.run.train import TrainingRun
+    from spiky_rl.run.train import TrainingRun
 
     class Begun(Exception):
         """The simulator would start."""

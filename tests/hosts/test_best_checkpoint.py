@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.common.runner import BaseRunner
 from spiky_rl.hosts.isaaclab.environment import NonFiniteError
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
-from spiky_rl.hosts.run import train
-from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
+from spiky_rl.learners.common.runner import BaseRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run import train
+from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from tests.hosts.point_env import LIF, PointEnv, config
 
 NETWORK = {**LIF, "layers": [16]}

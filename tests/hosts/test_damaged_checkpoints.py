@@ -8,8 +8,8 @@ import zipfile
 import pytest
 import torch
 
-from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, get_random_state, read_checkpoint
-from spiky_rl.hosts.rsl_rl.activity import compute_last_activity
+from spiky_rl.learners.common.checkpoints import KEYS, CheckpointError, get_random_state, read_checkpoint
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from tests.hosts.test_runner import runner
 
 FLIPS = 400

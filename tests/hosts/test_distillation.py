@@ -9,11 +9,11 @@ from spiky_rl.cli.train import train
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.run_plan import TrainOptions
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
-from spiky_rl.hosts.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
-from spiky_rl.hosts.run import teacher as teachers
+from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
+from spiky_rl.run import teacher as teachers
 from tests.cli.refusals import refused
 from tests.hosts.point_env import PointEnv, config
 
@@ -191,7 +191,7 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
         ),
         (
             ["agent.algorithm.class_name=rsl_rl.algorithms:PPO"],
-            "derived from spiky_rl.hosts.rsl_rl:DistillingPPO",
+            "derived from spiky_rl.learners.rsl_rl:DistillingPPO",
         ),
     ],
 )

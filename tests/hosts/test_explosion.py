@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from spiky_rl.hosts.common import return_check
-from spiky_rl.hosts.common.runs import write_result
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.common import return_check
+from spiky_rl.learners.common.runs import write_result
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 
 

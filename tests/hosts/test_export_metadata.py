@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 

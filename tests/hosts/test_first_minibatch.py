@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spiky_rl.config import registry
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_reservoir import PLASTIC, RESERVOIR

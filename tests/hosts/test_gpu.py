@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.activity import compute_last_activity, draw_raster
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.ratio_case import (

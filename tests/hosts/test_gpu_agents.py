@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
 from tests.hosts.pretend_case import (
     AGENTS,
@@ -94,7 +94,7 @@ def test_every_agent_trains_under_rsl_rl(agent, device):
 )
 def test_every_agent_that_skrl_takes_trains_under_it(agent, device):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")
-    from spiky_rl.hosts.skrl.runner import SkrlRunner as SkrlRunner
+    from spiky_rl.learners.skrl.runner import SkrlRunner as SkrlRunner
     from tests.hosts.test_pretend_cuda_skrl import settings as skrl_settings
 
     with made_by_the_cpu():

@@ -6,8 +6,8 @@ from rsl_rl.models import CNNModel
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.synops import dense_operations
 from tests.hosts.image_env import CONVOLUTIONAL, SIZE, ImageEnv
 from tests.hosts.point_env import config
@@ -105,7 +105,7 @@ def camera_agent(name="lif_conv_ppo", *overrides):
 
 def test_an_agent_takes_the_place_of_the_cnn_and_keeps_the_critic():
     actor = make_runner_cfg(camera_agent())["actor"]
-    assert (actor["class_name"], actor["cnn_cfg"]) == ("spiky_rl.hosts.rsl_rl:SpikingModel", CNN)
+    assert (actor["class_name"], actor["cnn_cfg"]) == ("spiky_rl.learners.rsl_rl:SpikingModel", CNN)
     assert make_runner_cfg(camera_agent("mlp_ppo"))["actor"]["class_name"] == "CNNModel"
     with pytest.raises(SpecError, match="share_cnn_encoders: true needs two CNNs"):
         make_runner_cfg(camera_agent("lif_conv_ppo", "agent.algorithm.share_cnn_encoders=true"))

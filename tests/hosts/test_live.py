@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from spiky_rl.config.run_plan import TrainOptions
-from spiky_rl.hosts.common.spike_raster import SpikeRaster
 from spiky_rl.hosts.isaaclab.live import names
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.common.spike_raster import SpikeRaster
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -19,7 +19,7 @@ from isaaclab.visualizers.base_visualizer import BaseVisualizer
 from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg
 
 from spiky_rl.hosts.isaaclab.live import base, setup
-from spiky_rl.hosts.run.visualized_env import VisualizedEnv
+from spiky_rl.run.visualized_env import VisualizedEnv
 
 STEPS, DT = 60, 0.02
 
@@ -221,7 +221,7 @@ def test_an_ann_has_no_spikes_to_show(view):
 
 
 def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
-    monkeypatch.setattr("spiky_rl.hosts.run.visualized_env.time", view.clock)
+    monkeypatch.setattr("spiky_rl.run.visualized_env.time", view.clock)
     env = VisualizedEnv(SeenEnv(view), real_time=True)
     env.period, begun = 1.0, view.clock.now
     for _ in range(10):

@@ -7,9 +7,9 @@ import torch
 
 from spiky_rl.config.registry import RegistryError, configure
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
-from spiky_rl.hosts.skrl.config import make_runner_cfg as skrl_config
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg as skrl_config
 from spiky_rl.learning.base import LearningRule
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import rollout

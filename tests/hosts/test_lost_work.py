@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,7 @@ def test_the_largest_weight_and_the_learning_rate_tell_a_learner_that_explodes_f
 
 FULL = """
 import resource, signal, sys, torch
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 torch.manual_seed(0)
 run = RslRlRunner(PointEnv(), config(steps=8) | {"save_interval": 1}, sys.argv[1])

@@ -11,9 +11,9 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 import newton
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel
 from spiky_rl.hosts.isaaclab.mujoco.solver import NativeSolver
+from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from tests import processes
 
 WORLDS, STEPS = 2, 5

@@ -5,9 +5,9 @@ import torch
 
 from spiky_rl.codecs.encoders.direct import Direct
 from spiky_rl.config import registry
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.feedforward import FeedForward
 from tests.hosts.point_env import LIF, config

@@ -5,15 +5,15 @@ from functools import cache
 import pytest
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts import syncs
 from tests.hosts.point_env import config
 from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, network_of, takes_images
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 ITERATIONS = 2
-ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.classification.")
+ELSEWHERE = ("skrl.", "spiky_rl.learners.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.classification.")
 """Modules of what is listed that other tests meet."""
 
 

@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
-from spiky_rl.hosts.skrl.runner import SkrlRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
     AGENTS,
@@ -24,7 +24,7 @@ from tests.hosts.skrl_case import RAW
 
 TAKEN = [name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)]
 ITERATIONS = 2
-HERE = ("skrl.", "spiky_rl.hosts.skrl.")
+HERE = ("skrl.", "spiky_rl.learners.skrl.")
 
 
 def settings(agent: str) -> dict:

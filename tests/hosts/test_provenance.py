@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.hosts.common import provenance
 from spiky_rl.hosts.isaaclab.mujoco import worlds
 from spiky_rl.kernels import compiler
+from spiky_rl.learners.common import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.c")

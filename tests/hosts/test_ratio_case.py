@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import (
     ENVIRONMENTS,

@@ -5,9 +5,9 @@ import torch
 from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.activity import compute_last_activity, draw_raster
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
 

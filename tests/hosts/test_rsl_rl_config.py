@@ -5,11 +5,11 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.rsl_rl import RslRlSpikingPPO
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl import RslRlSpikingPPO
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from tests.hosts.point_env import config
 
-OURS = "spiky_rl.hosts.rsl_rl:SpikingPPO"
+OURS = "spiky_rl.learners.rsl_rl:SpikingPPO"
 CLASS = "agent.algorithm.class_name"
 
 

@@ -9,7 +9,7 @@ from rsl_rl.models import MLPModel, RNNModel
 from rsl_rl.modules import EmpiricalNormalization
 from tensordict import TensorDict
 
-from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl import SpikingModel
 from tests.hosts.point_env import LIF
 from tests.hosts.test_reservoir import RESERVOIR
 

@@ -7,9 +7,9 @@ import torch
 from rsl_rl.utils import unpad_trajectories
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
 from spiky_rl.kernels import dispatch
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
@@ -186,7 +186,7 @@ class TestBurnIn:
         network = {**LIF, "stateful": True, "layers": [16]}
         cfg = config(network, burn_in=self.N)
         cfg["actor"]["burn_in"] = self.N
-        cfg["critic"] |= {"class_name": "spiky_rl.hosts.rsl_rl:BurnInMLPModel", "burn_in": self.N}
+        cfg["critic"] |= {"class_name": "spiky_rl.learners.rsl_rl:BurnInMLPModel", "burn_in": self.N}
         torch.manual_seed(0)
         return RslRlRunner(PointEnv(), cfg)
 

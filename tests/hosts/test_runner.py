@@ -11,10 +11,10 @@ import pytest
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
-from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import StopTraining, TrainingProgress
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoints import CheckpointError
 
 
 @pytest.fixture

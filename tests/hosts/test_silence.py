@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.common import silent_layers
-from spiky_rl.hosts.common.silent_layers import WARN_AFTER_ITERATIONS, suggest_remedy
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.common import silent_layers
+from spiky_rl.learners.common.silent_layers import WARN_AFTER_ITERATIONS, suggest_remedy
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts import skrl_case
 from tests.hosts.point_env import LIF, PointEnv, config
 

@@ -9,10 +9,10 @@ import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner as RslRunner
-from spiky_rl.hosts.skrl.config import make_runner_cfg
-from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
-from spiky_rl.hosts.skrl.runner import SkrlRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg
+from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import PLAIN, SPIKING, rollout, runner, specification
 

@@ -11,8 +11,8 @@ from skrl.memories.torch import RandomMemory
 from skrl.resources.preprocessors.torch import RunningStandardScaler
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
 
-from spiky_rl.hosts.skrl import SpikingPolicy, SpikingValue
-from spiky_rl.hosts.skrl.environment import SkrlEnv
+from spiky_rl.learners.skrl import SpikingPolicy, SpikingValue
+from spiky_rl.learners.skrl.environment import SkrlEnv
 from tests.hosts.point_env import LIF, PointEnv
 
 ENVS, STEPS, UPDATES = 8, 16, 3

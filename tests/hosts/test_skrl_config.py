@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.rsl_rl.config import make_runner_cfg as rsl_rl_config
-from spiky_rl.hosts.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg as rsl_rl_config
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
 from tests.hosts.skrl_case import NETWORK, RAW, SPIKING, specification
 
 

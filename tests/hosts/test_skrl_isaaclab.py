@@ -11,10 +11,10 @@ from skrl.agents.torch.ppo import PPO
 from skrl.utils.runner import torch as runners
 
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.skrl.components import ComponentRunner, register_with_isaaclab
-from spiky_rl.hosts.skrl.config import make_isaaclab_cfg
-from spiky_rl.hosts.skrl.environment import SkrlEnv
-from spiky_rl.hosts.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
+from spiky_rl.learners.skrl.components import ComponentRunner, register_with_isaaclab
+from spiky_rl.learners.skrl.config import make_isaaclab_cfg
+from spiky_rl.learners.skrl.environment import SkrlEnv
+from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from tests.hosts.point_env import PointEnv
 from tests.hosts.skrl_case import RAW, SPIKING, specification
 

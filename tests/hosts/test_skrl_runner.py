@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import StopTraining, TrainingProgress
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner as RslRunner
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import SPIKING, runner
 

@@ -9,8 +9,8 @@ from tensordict import TensorDict
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, EnvGroup, EvalCondition, map_values_to_sensors
 from spiky_rl.hosts.isaaclab.conditions.faults import FAULTS
 from spiky_rl.hosts.isaaclab.evaluation import PolicyGroup
-from spiky_rl.hosts.rsl_rl.activity import RslRlInferencePolicy
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy
+from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 QUICK = 0.5
 """A rate of plasticity whose steps are larger than half a level of 8 bits."""

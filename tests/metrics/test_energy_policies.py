@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from spiky_rl.hosts.common.activity import write_activity
-from spiky_rl.hosts.rsl_rl.activity import compute_last_activity
-from spiky_rl.hosts.rsl_rl.runner import RslRlRunner
-from spiky_rl.hosts.run.play import run_episodes
+from spiky_rl.learners.common.activity import write_activity
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.energy import ENERGY_MODELS
+from spiky_rl.run.play import run_episodes
 from tests.hosts import skrl_case
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config

@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.run.evaluate import energy_per_metre
-from spiky_rl.hosts.run.play import PlayResult
 from spiky_rl.metrics.energy import (
     ANN_ENERGY_MODELS,
     DRAM,
@@ -22,6 +20,8 @@ from spiky_rl.metrics.energy import (
 )
 from spiky_rl.metrics.meter import measure_ann
 from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.run.evaluate import energy_per_metre
+from spiky_rl.run.play import PlayResult
 from tests.metrics.costs import of_network
 
 X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])

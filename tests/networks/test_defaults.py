@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.common.activity import compute_activity
-from spiky_rl.hosts.common.silent_layers import classify_layer
+from spiky_rl.learners.common.activity import compute_activity
+from spiky_rl.learners.common.silent_layers import classify_layer
 
 OBSERVED, ACTIONS, SAMPLES = 4, 1, 512
 AGENTS = Path(__file__).parents[2] / "docs" / "agents.md"

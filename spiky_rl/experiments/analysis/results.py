@@ -21,7 +21,7 @@ from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, Study
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
-from spiky_rl.hosts.common.provenance import Provenance
+from spiky_rl.learners.common.provenance import Provenance
 from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 
 ERROR_LINES = 8

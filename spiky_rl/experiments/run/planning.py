@@ -23,7 +23,7 @@ from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visible_gpus, make_environment
-from spiky_rl.hosts.run.prepare import make_condition_subject, make_plan
+from spiky_rl.run.prepare import make_condition_subject, make_plan
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class ExecutionOptions(Settings):
             return None, ()
         options: dict[str, Any] = {}
         if self.engine == "ray":
-            from spiky_rl.hosts.common.devices import resolve_device
+            from spiky_rl.learners.common.devices import resolve_device
 
             on_cuda = resolve_device(self.device).startswith("cuda")
             cpus, gpus = cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
@@ -220,7 +220,7 @@ class AgentResolver:
 
         from spiky_rl.hosts.isaaclab import conditions
         from spiky_rl.hosts.isaaclab.mujoco import selection
-        from spiky_rl.hosts.run.train import require_whole_minibatches
+        from spiky_rl.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
         subject = make_condition_subject(plan)

@@ -112,7 +112,7 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
     from spiky_rl.hosts.isaaclab.cfg_fields import to_plain_dict
-    from spiky_rl.hosts.rsl_rl.config import make_runner_cfg
+    from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
     config = make_runner_cfg(_merge_agent(task, agent, to_plain_dict(copy.deepcopy(host)), "rsl_rl", action))
@@ -127,9 +127,9 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
 
 def _skrl(task: str, agent: str, host: PlainMapping, action: str) -> dict[str, Any]:
     """A nested dict, as Isaac Lab's is."""
-    from spiky_rl.hosts.skrl.components import register_with_isaaclab
-    from spiky_rl.hosts.skrl.config import make_isaaclab_cfg as skrl_config
-    from spiky_rl.hosts.skrl.config import to_rsl_rl_layout
+    from spiky_rl.learners.skrl.components import register_with_isaaclab
+    from spiky_rl.learners.skrl.config import make_isaaclab_cfg as skrl_config
+    from spiky_rl.learners.skrl.config import to_rsl_rl_layout
 
     config = skrl_config(_merge_agent(task, agent, to_rsl_rl_layout(host, task), "skrl", action), host)
     register_with_isaaclab()

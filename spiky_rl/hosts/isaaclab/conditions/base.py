@@ -26,7 +26,7 @@ class ConditionError(UserError):
 
 
 class ActivityProtocol(Protocol):
-    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.activity.PolicyActivity`."""
+    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.learners.common.activity.PolicyActivity`."""
 
     @property
     def rate(self) -> float:
@@ -50,7 +50,7 @@ class ActivityProtocol(Protocol):
 
 
 class PolicyProtocol(Protocol):
-    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.inference_policy.InferencePolicy`."""
+    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.learners.common.inference_policy.InferencePolicy`."""
 
     is_plastic: bool
     """Whether what is plastic in its network changes while it acts."""

@@ -1,0 +1,1 @@
+"""What trains a policy: one package for each library, and what they share."""

@@ -1,0 +1,339 @@
+"""Checkpoints: written whole, read without executing code, refused where they are damaged or belong to another run."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spiky_rl.config import files
+from spiky_rl.config.options import FileRecord, check_number
+from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
+from spiky_rl.learners.common.run_folders import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+KEYS = {
+    "rsl_rl": ("actor_state_dict", "critic_state_dict", "iter"),
+    "skrl": ("policy", "value", "iter"),
+    "classify": ("network", "best", "optimizer", "history", "random", "learned", "infos"),
+}
+"""What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
+"""What reading content of a wrong kind raises."""
+DEEPEST = 64
+"""Containers inside each other."""
+NOT_NEGATIVE = {
+    *("_std", "_var", "count", "running_variance", "current_count"),
+    *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
+}
+"""Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers.
+
+Not rsl_rl's ``std_param``: an update may take it below 0, and rsl_rl clamps it wherever it is used.
+"""
+
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Group(FileRecord):
+    """Rates of some weights in an optimiser's state."""
+
+    lr: Amount = 0.0
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
+    eps: Amount = 0.0
+    weight_decay: Amount = 0.0
+    params: list[Count]
+
+
+class Optimiser(FileRecord):
+    """An optimiser's state, with a mapping for each weight."""
+
+    param_groups: list[Group]
+    state: dict[int, dict[str, Any]]
+
+
+class RandomState(TypedDict):
+    """The states of every generator that training draws from, as plain data and tensors."""
+
+    torch: Tensor
+    numpy: Sequence[Any]
+    """The parts of NumPy's own state, its words as a tensor."""
+    python: Sequence[Any]
+    """Version, words and the second of a pair of normal numbers."""
+    cuda: NotRequired[Tensor]
+
+
+class SpecNetworks(FileRecord):
+    """What a specification says of its networks, where it has them."""
+
+    actor: dict[str, Any] | None = None
+    critic: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
+    critic_network: dict[str, Any] | None = None
+
+
+class RunIdentity(FileRecord):
+    """What a run says of itself: a training, or a classification."""
+
+    task: str = ""
+    agent: str = ""
+    dataset: str = ""
+    assets: str = ""
+    physics: str = ""
+    data: str = ""
+    split: str = ""
+    seed: Count = 0
+    spec: SpecNetworks = SpecNetworks()
+
+
+class RunnerState(FileRecord):
+    """What our runners keep of a run."""
+
+    identity: RunIdentity
+    progress: TrainingProgress | None = None
+    random: dict[str, Any] = Field(default_factory=dict)
+
+
+class CheckpointInfos(FileRecord):
+    """What is kept beside the networks: ours, and another program's."""
+
+    spiky_rl: RunnerState | None = None
+
+
+def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as a checkpoint, whole or not at all. Raises OSError that names ``path``."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
+    files.write_atomically(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
+
+
+def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
+    """Read a file without executing code from it; empty where it holds no mapping.
+
+    Args:
+        path: The file.
+        map_location: The device that its tensors go to.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged.
+    """
+    if not os.path.isfile(path):
+        raise CheckpointError(f"there is no checkpoint {path!r}")
+    try:
+        # torch writes a checksum of every part and reads without looking at it
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are compressed")
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"{broken} is not what was written")
+        loaded = torch.load(path, weights_only=True, map_location=map_location)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a foreign file trips the unpickler anywhere
+        detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
+        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
+    """The content of a checkpoint, whole, finite and of the right kinds.
+
+    Args:
+        path: The file.
+        map_location: The device that its tensors go to.
+        library: Whose checkpoint it has to be: a key of `KEYS`.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged or another library's.
+    """
+    held = read_mapping(path, map_location)
+    missing = [key for key in KEYS[library] if key not in held]
+    if missing:
+        other = next((name for name, keys in KEYS.items() if all(key in held for key in keys)), None)
+        hint = f"; it is {other}'s: pass --rl_library {other}" if other in ("rsl_rl", "skrl") else ""
+        raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
+    try:
+        for key, value in held.items():
+            for name, tensor in iterate_tensors(value, str(key)):
+                check_tensor(name, tensor)
+            if isinstance(value, Mapping) and "param_groups" in value:
+                Optimiser.check(str(key), value)
+        check_metadata(held, library)
+    except DAMAGE as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged: {detail}") from None
+    return held
+
+
+def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names.
+
+    Raises ValueError where containers are nested too deep; ``depth``: of those around ``value``.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {DEEPEST} deep")
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from iterate_tensors(item, f"{name}.{key}", depth + 1)
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where the ``tensor``, which is called ``name``, is none that a run of ours writes.
+
+    It may lie in memory in another way than plain numbers do, hold values that are no numbers, or negative ones of what cannot be.
+    """
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise ValueError(f"{name}: is a {kind} tensor; it must be a plain one")
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
+        raise ValueError(f"{name}: is a tensor {kind}; it must be one of real numbers")
+    repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    if repeated or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name}: its {tensor.numel():,} values share memory; each must have its own")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError(f"{name} has values that are no numbers; use an older checkpoint")
+    if name.rpartition(".")[2] in NOT_NEGATIVE and (tensor < 0).any():
+        lowest = tensor.min().item()
+        raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
+
+
+def check_metadata(content: Mapping[str, object], library: str) -> None:
+    """Look at the iteration and at what our runners keep beside the networks.
+
+    Args:
+        held: All that a checkpoint holds.
+        library: Whose it is: a key of `KEYS`.
+
+    Raises:
+        ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
+    """
+    infos = content.get("infos")
+    ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
+    if library == "classify":
+        if ours is None:
+            raise ValueError("infos: missing spiky_rl")
+        check_random_state(content["random"])
+        return
+    iteration = check_number("iter", content["iter"], int, low=0)
+    if ours is not None:  # else the host's own
+        check_random_state(ours.random)
+        if ours.progress is None:
+            raise ValueError("infos.spiky_rl: missing progress")
+        if iteration != max(ours.progress.iterations - 1, 0):
+            raise ValueError(f"iter is {iteration}, but progress.iterations is {ours.progress.iterations}")
+
+
+def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data that our runners save with a checkpoint, ``loaded``; empty if another program wrote it."""
+    return (loaded.get("infos") or {}).get("spiky_rl") or {}
+
+
+def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
+    """The identity that a checkpoint, ``loaded``, carries: its run, task and agent; empty if another program wrote it."""
+    return get_runner_state(loaded).get("identity") or {}
+
+
+def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
+    """Refuse a checkpoint that says it belongs to another task or agent.
+
+    Args:
+        loaded: All that it holds.
+        identity: What a run of ours says of itself.
+        path: Where the checkpoint lies.
+
+    Raises:
+        CheckpointError: It belongs to another.
+    """
+    theirs = get_identity(loaded)
+    for key in ("task", "agent"):
+        if key in theirs and key in identity and theirs[key] != identity[key]:
+            raise CheckpointError(
+                f"{path}: a checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
+            )
+
+
+def warn_if_assets_differ(loaded: Mapping[str, object], assets: str, path: str) -> None:
+    """Say in one line where a checkpoint, ``loaded`` from ``path``, was trained on other robots than ``assets``.
+
+    Scores do not carry over from one to the other.
+    """
+    if (theirs := get_identity(loaded).get("assets")) not in (None, assets):
+        logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
+
+
+def get_random_state(device: str) -> RandomState:
+    """The states of every generator that training on ``device`` draws from."""
+    kind, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    state: RandomState = {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(words), gauss],
+    }
+    if device.startswith("cuda"):
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def check_random_state(state: Any) -> None:
+    """Raise ValueError where the generators could not be put into the states that are ``held``."""
+    generators: dict[str, Callable[[], object]] = {
+        "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
+        # pylint: disable-next=no-member  # a compiled class
+        "numpy": lambda: np.random.RandomState().set_state(_numpy(state["numpy"])),
+        "python": lambda: random.Random().setstate(_python(state["python"])),
+    }
+    if "cuda" in state:
+        generators["cuda"] = lambda: _require_bytes(state["cuda"])
+    for name, take in generators.items():
+        try:
+            take()
+        except DAMAGE as error:
+            raise ValueError(f"random.{name} is no state of that generator ({error})") from None
+
+
+def _require_bytes(state: Tensor) -> None:
+    """Raise ValueError where a ``state`` is no list of bytes: what a GPU's generator takes, of which there may be none here."""
+    if state.dtype != torch.uint8 or state.ndim != 1:
+        raise ValueError(f"{state.dtype} of shape {list(state.shape)}")
+
+
+def restore_random_state(state: RandomState, device: str) -> None:
+    """Put the generators, that of ``device`` among them, where `get_random_state` found them as ``state``."""
+    torch.set_rng_state(state["torch"].cpu())
+    np.random.set_state(_numpy(state["numpy"]))
+    random.setstate(_python(state["python"]))
+    if device.startswith("cuda") and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _numpy(state: Iterable[Any]) -> tuple:
+    """NumPy's state. Raises ValueError where its parts are not what NumPy takes unchecked."""
+    kind, keys, position, has_gauss, gauss = state
+    if not 0 <= position <= len(keys) or has_gauss not in (0, 1) or not isinstance(gauss, float):
+        raise ValueError(f"position {position!r}, gauss {has_gauss!r} {gauss!r}")
+    return kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss
+
+
+def _python(state: Iterable[Any]) -> tuple:
+    """Python's state. Raises ValueError where its parts are not what Python takes unchecked."""
+    version, words, gauss = state
+    if not (gauss is None or isinstance(gauss, float)):
+        raise ValueError(f"gauss {gauss!r}")
+    return version, tuple(words), gauss

@@ -1,0 +1,326 @@
+"""Isaac Lab's skrl configuration as the tree that agents change, and the changed tree as what skrl's runner takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spiky_rl.config.options import get_options
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.schema import ModelSettings, RunnerSettings
+from spiky_rl.config.spec import AgentSpec, SpecError
+from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
+
+CLASSES = "spiky_rl.learners.skrl"
+SCALER = "RunningStandardScaler"
+ANN_CLASSES = ("MLPModel", "RNNModel")
+"""rsl_rl's names for ANNs, by which agents ask for one: with or without a recurrent layer in front."""
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "burn_in": (0,),
+    "torch_compile_mode": (None,),
+    "check_for_nan": (True,),
+    "actor.class_name": ANN_CLASSES,
+    "critic.class_name": ANN_CLASSES,
+    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.std_type": ("log",),
+    "actor.distribution_cfg.action_range": ((), []),
+    "algorithm.class_name": ("PPO",),
+    "algorithm.optimizer": ("adam",),
+    "algorithm.normalize_advantage_per_mini_batch": (False,),
+    "algorithm.use_mixed_precision": (False,),
+    "algorithm.share_cnn_encoders": (False,),
+    "algorithm.rnd_cfg": (None,),
+    "algorithm.symmetry_cfg": (None,),
+    "algorithm.distillation_cfg": (None,),
+}
+"""Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
+
+
+def to_rsl_rl_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
+
+    Args:
+        raw: skrl's configuration.
+        task: What it is registered for.
+
+    Raises:
+        SpecError: It is no PPO on vectors with Gaussian actions.
+    """
+    agent, models = raw.get("agent") or {}, raw.get("models") or {}
+    if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
+        raise SpecError(f"{task}: Isaac Lab's skrl agent for it is {agent.get('class')!r}, ours is PPO")
+    rollouts, ratio_clip = agent.get("rollouts", 16), agent.get("ratio_clip", 0.2)
+    value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
+    scheduled = agent.get("learning_rate_scheduler")
+    if scheduled not in (None, "KLAdaptiveLR"):
+        raise SpecError(
+            f"{task}: Isaac Lab's learning_rate_scheduler for it is {scheduled!r}, not KLAdaptiveLR"
+        )
+    target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
+    policy = models["policy"]
+    # in configurations of skrl 1, STATES is the word for what everybody observes
+    states = _reads_states(models["value"]) and not _reads_states(policy)
+    # without a preprocessor of observations, skrl takes that of states for them
+    normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
+    critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
+    return {
+        "seed": raw.get("seed", 42),
+        "num_steps_per_env": rollouts,
+        "max_iterations": max(1, raw.get("trainer", {}).get("timesteps", 100_000) // rollouts),
+        "experiment_name": (agent.get("experiment") or {}).get("directory", ""),
+        "obs_groups": {"actor": ["policy"], "critic": ["critic"] if states else ["policy"]},
+        "actor": {
+            **_ann(policy, f"{task}: models.policy"),
+            "obs_normalization": normalised,
+            "distribution_cfg": {
+                "class_name": "GaussianDistribution",
+                "init_std": math.exp(policy.get("initial_log_std", 0.0)),
+                "std_type": "log",
+                "std_range": (
+                    [math.exp(policy.get("min_log_std", -20.0)), math.exp(policy.get("max_log_std", 2.0))]
+                    if policy.get("clip_log_std", True)
+                    else []
+                ),
+                "learn_std": not policy.get("fixed_log_std", False),
+            },
+        },
+        "critic": {
+            **_ann(models["value"], f"{task}: models.value"),
+            "obs_normalization": critic_normalised if states else normalised,
+        },
+        "algorithm": {
+            "class_name": "PPO",
+            "learning_rate": agent.get("learning_rate", 1e-3),
+            "schedule": "adaptive" if scheduled else "fixed",
+            **target,
+            "num_learning_epochs": agent.get("learning_epochs", 8),
+            "num_mini_batches": agent.get("mini_batches", 2),
+            "gamma": agent.get("discount_factor", 0.99),
+            "lam": agent.get("gae_lambda", agent.get("lambda", 0.95)),
+            "clip_param": ratio_clip,
+            "entropy_coef": agent.get("entropy_loss_scale", 0.0),
+            "value_loss_coef": agent.get("value_loss_scale", 2.5),
+            "use_clipped_value_loss": value_clip > 0,
+            **({"value_clip": value_clip} if value_clip not in (0.0, ratio_clip) else {}),
+            "max_grad_norm": agent.get("grad_norm_clip", 0.5),
+            "rewards_shaper_scale": float(agent.get("rewards_shaper_scale") or 1.0),
+            "value_normalization": agent.get("value_preprocessor") is not None,
+            "time_limit_bootstrap": agent.get("time_limit_bootstrap", False),
+            "kl_threshold": agent.get("kl_threshold", 0.0),
+        },
+    }
+
+
+def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
+    """skrl's configuration of the agent ``spec``, for `spiky_rl.learners.skrl.runner.SkrlRunner`.
+
+    Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
+    """
+    tree = spec.runner
+    _check(spec)
+    value, of_run = _make_getter(tree, "algorithm"), _make_getter(tree)
+    steps = of_run("num_steps_per_env")
+    learning_rate = value("learning_rate")
+    own_rate = value("critic_learning_rate")
+    rates = [learning_rate, learning_rate if own_rate is None else own_rate]
+    if (std_rate := value("std_learning_rate")) is not None:
+        rates.append(std_rate)
+    adaptive = value("schedule") == "adaptive"
+    schedule = {"kl_threshold": value("desired_kl")}
+    if value("learning_rate_floor"):
+        schedule["min_lr"] = value("learning_rate_floor")
+    clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
+    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
+    # skrl normalises observations and states each in one way: a critic that sees anything else sees states
+    shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    return {
+        "num_steps_per_env": steps,
+        "save_interval": of_run("save_interval"),
+        "obs_groups": groups,
+        "states": not shared,
+        "models": {
+            "separate": True,
+            "policy": {
+                **_model(tree["actor"], spec.network, "Policy", steps),
+                **_get_std(tree["actor"].get("distribution_cfg") or {}),
+            },
+            "value": {
+                **_model(tree["critic"], spec.critic_network, "Value", steps),
+                "source": "observations" if shared else "states",
+            },
+        },
+        "memory": {"class": "RandomMemory", "memory_size": -1},
+        "agent": {
+            "class": "PPO",
+            "rollouts": steps,
+            "learning_epochs": value("num_learning_epochs"),
+            "mini_batches": value("num_mini_batches"),
+            "discount_factor": value("gamma"),
+            "gae_lambda": value("lam"),
+            "learning_rate": rates,
+            "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
+            "learning_rate_scheduler_kwargs": schedule if adaptive else {},
+            "observation_preprocessor": SCALER if normalised[0] else None,
+            "state_preprocessor": SCALER if normalised[1] and not shared else None,
+            "value_preprocessor": SCALER if value("value_normalization") else None,
+            "grad_norm_clip": value("max_grad_norm"),
+            "ratio_clip": value("clip_param"),
+            "value_clip": clip if value("use_clipped_value_loss") else 0.0,
+            "entropy_loss_scale": value("entropy_coef"),
+            "value_loss_scale": value("value_loss_coef"),
+            "kl_threshold": value("kl_threshold"),
+            "rewards_shaper_scale": value("rewards_shaper_scale"),
+            "time_limit_bootstrap": value("time_limit_bootstrap"),
+            "experiment": {"write_interval": 0, "checkpoint_interval": 0},
+        },
+        "trainer": {
+            "class": "SequentialTrainer",
+            "timesteps": of_run("max_iterations") * steps,
+            "close_environment_at_exit": False,
+            "disable_progressbar": True,
+        },
+    }
+
+
+def make_isaaclab_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """skrl's configuration for Isaac Lab's own skrl command.
+
+    Args:
+        spec: The agent.
+        raw: Isaac Lab's configuration of the task, which says what the command's seed, trainer and run folder are.
+
+    Raises:
+        SpecError: That command's view of an environment cannot give a network what the agent asks for.
+    """
+    config = make_runner_cfg(spec)
+    states = ["critic"] if config["states"] else ["policy"]
+    for role, groups in (("actor", ["policy"]), ("critic", states)):
+        if config["obs_groups"][role] != groups:
+            raise SpecError(
+                f"agent.obs_groups.{role}: {config['obs_groups'][role]} is not available with Isaac Lab's own skrl command,"
+                f" which allows {groups} here; scripts/train.py --rl_library skrl has no such limit"
+            )
+    config["seed"] = raw.get("seed", 42)
+    config["agent"]["experiment"] = {
+        "experiment_name": "",
+        "write_interval": "auto",
+        "checkpoint_interval": "auto",
+        **raw["agent"].get("experiment", {}),
+        "directory": spec.runner.get("experiment_name", ""),
+    }
+    config["trainer"] = {**raw.get("trainer", {}), "timesteps": config["trainer"]["timesteps"]}
+    return config
+
+
+def _reads_states(model: Mapping[str, Any]) -> bool:
+    return any(part.get("input") == "STATES" for part in model.get("network") or ())
+
+
+def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Layers and activation of one of skrl's generated models."""
+    network = model.get("network") or [{}]
+    layers = network[0].get("layers", [])
+    activation = network[0].get("activations") or "identity"
+    plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
+    plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
+    plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
+    if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
+        raise SpecError(
+            f"{path}: Isaac Lab's network for it is no MLP on vectors, which ours takes the place of"
+        )
+    return {
+        "class_name": "MLPModel",
+        "hidden_dims": list(layers),
+        "activation": "lrelu" if activation == "leaky_relu" else activation,
+    }
+
+
+def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
+    """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
+    values, settings = tree, RunnerSettings
+    if part:
+        values, settings = tree.get(part, {}), type(RunnerSettings.default(part))
+    return lambda key: values[key] if key in values else settings.default(key)
+
+
+def _check(spec: AgentSpec) -> None:
+    """Refuse what skrl cannot do."""
+    for path, allowed in ALLOWED.items():
+        node: Any = spec.runner
+        for key in path.split("."):
+            node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
+        if node not in allowed:
+            raise SpecError(
+                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r} is not available with --rl_library skrl;"
+                f" it allows {' and '.join(str(value) or 'none' for value in allowed if value != [])}"
+            )
+    for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
+        if network is not None and network.parts.get("plasticity") is not None:
+            raise SpecError(
+                f"agent.{key}.plasticity: {network.parts['plasticity'].name} is not available with --rl_library skrl, which"
+                " replays rollouts; it allows none"
+            )
+        if rule := get_local_rule(network):
+            raise SpecError(
+                f"agent.{key}.learning: {rule!r} is not available with --rl_library skrl; it allows rules that are gradients"
+            )
+    algorithm = spec.runner["algorithm"]
+    if algorithm.get("time_limit_bootstrap") and _is_recurrent(spec):
+        raise SpecError(
+            "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
+            " on into the next episode; it allows false"
+        )
+    check_learning_rates(algorithm)
+
+
+def _model(model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int) -> dict[str, Any]:
+    """What a model's class takes besides the spaces; ``kind``: Policy or Value."""
+    settings = {
+        "class": f"{CLASSES}:Spiking{kind}",
+        "hidden_dims": list(model.get("hidden_dims", ())),
+        "sequence_length": steps,
+    }
+    if network is not None:
+        return {**settings, "network": network.settings()}
+    options = {
+        key: model.get(key, ModelSettings.default(key))
+        for key in get_options(ModelSettings)
+        if key.startswith("rnn_")
+    }
+    recurrent = options if model.get("class_name") == "RNNModel" else {}
+    return {**settings, "ann": {"activation": model["activation"], **recurrent}}
+
+
+def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """The standard deviation of the action. Raises SpecError for one that has no logarithm."""
+    first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
+    path = "agent.actor.distribution_cfg"
+    if first <= 0.0:
+        raise SpecError(
+            f"{path}.init_std: {first} is not available with --rl_library skrl; it must be above 0"
+        )
+    if limits and not (len(limits) == 2 and 0.0 < limits[0] < limits[1]):
+        raise SpecError(
+            f"{path}.std_range: {limits} is no range; give [low, high] with 0 < low < high, or []"
+        )
+    return {
+        "init_std": first,
+        "std_range": limits,
+        "learn_std": distribution.get("learn_std", True),
+    }
+
+
+def _is_recurrent(spec: AgentSpec) -> bool:
+    """Whether skrl's recurrent PPO trains it."""
+    pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
+    return any(
+        model.get("class_name") == "RNNModel" if network is None else is_stateful(network)
+        for model, network in pairs
+    )
+
+
+def is_stateful(network: ComponentSpec) -> bool:
+    """Whether a ``network`` keeps a state from one control step to the next."""
+    return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

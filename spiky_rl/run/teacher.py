@@ -1,0 +1,115 @@
+"""``train.py --teacher``: the teacher that a student learns from, found and refused before a simulator starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.config import registry
+from spiky_rl.config.named_code import check_code_is_named, list_texts
+from spiky_rl.config.options import UserError
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.run_plan import RunPlan, TrainOptions
+from spiky_rl.config.spec import read_agent
+from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation
+from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoints import read_checkpoint
+from spiky_rl.learners.common.run_folders import list_checkpoints
+from spiky_rl.learners.common.runner import BaseRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
+
+log = logging.getLogger(__name__)
+
+HOST_PACKAGES = ("rsl_rl", "isaaclab", "isaaclab_rl", "isaaclab_tasks")
+"""Packages whose classes a teacher's specification may name, for a run has executed them anyway."""
+
+
+def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
+    """The teacher of a run; None for an agent that has none.
+
+    Args:
+        plan: The run's.
+        options: May name the teacher's run folder or checkpoint, and code that it may execute.
+        checkpoint: What the run goes on from, which holds the teacher; None: it begins anew.
+
+    Raises:
+        UserError: Agent and teacher do not go together.
+    """
+    named = options.teacher
+    if not plan.spec.runner["algorithm"].get("distillation_cfg"):
+        if named is not None:
+            raise UserError(
+                f"--teacher {named}: --agent {plan.agent} learns from no teacher; take one of"
+                f" {', '.join(_list_distilled_agents())}, or set agent.algorithm.distillation_cfg"
+            )
+        return None
+    if checkpoint is not None:
+        if named is not None:
+            raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
+        kept = load_teacher_from_student(read_checkpoint(str(checkpoint)), checkpoint)
+        _check_code(kept, checkpoint, plan, options)
+        return kept
+    if named is None:
+        raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
+    path = Path(named)
+    if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
+        raise UserError(
+            f"--teacher {named}: there is no such file, and no run folder with checkpoints of that name"
+        )
+    path = runs.find_checkpoint(str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent)
+    teacher = read_teacher(path, plan.task)
+    _check_code(teacher, path, plan, options)
+    for key, default in (("history", 1),):
+        theirs, ours = teacher.spec.get(key, default), plan.spec.runner.get(key, default)
+        if theirs != ours:
+            raise UserError(
+                f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
+            )
+    log.info("teacher: %s, %s", teacher.agent, path)
+    return teacher
+
+
+def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:
+    """Raise UserError where the ``file`` that holds the ``teacher`` names code that the user does not."""
+    named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
+    remedy = "pass --teacher_code with that name, so that it is you who names that code"
+    check_code_is_named(file, teacher.spec, named, remedy, HOST_PACKAGES)
+
+
+def _list_distilled_agents() -> list[str]:
+    """Agents of ours that learn from a teacher."""
+    found = []
+    for name in registry.list_names("agents"):
+        try:
+            algorithm = read_agent(name)[1].get("algorithm") or {}
+        except RegistryError:  # a broken file is named where it is asked for
+            continue
+        if algorithm.get("distillation_cfg"):
+            found.append(name)
+    return found
+
+
+def compare_with_teacher(runner: BaseRunner, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
+    """Noise-free returns of student and teacher: an episode of every environment, from the same states.
+
+    Args:
+        runner: What trained the student.
+        env: As rsl_rl sees one.
+        plan: The run's.
+    """
+    assert isinstance(runner, RslRlRunner)
+    log.info("an episode of student and teacher in every environment, without noise")
+    groups = plan.config["obs_groups"].get("actor") or ["policy"]
+    runner.get_inference_policy(plan.device)
+    found: dict[str, float] = {}
+    with torch.inference_mode():
+        for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
+            evaluation = ConditionEvaluation(env, ["nominal"], env.num_envs, groups, plan.seed)
+            nominal = evaluation.run(policy)[0][0]["nominal"]
+            found |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
+    teacher = runner.alg.teacher
+    return {"teacher": teacher.path, "teacher_agent": teacher.agent, **found, "episodes": env.num_envs}

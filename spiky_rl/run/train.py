@@ -1,0 +1,339 @@
+"""A training: from its plan to a run folder with checkpoints and result."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.config.run_plan import RunPlan, TrainOptions
+from spiky_rl.hosts.isaaclab import environment
+from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.activity import PolicyActivity
+from spiky_rl.learners.common.provenance import read_provenance
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
+from spiky_rl.learners.common.signals import StopRequest
+from spiky_rl.learners.rsl_rl.teacher import Teacher
+from spiky_rl.run import resume
+from spiky_rl.run import teacher as teachers
+from spiky_rl.run.best_checkpoint import choose_best_checkpoint
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.prepare import write_params
+from spiky_rl.run.simulate import get_runner_class, open_env, wrap_for_visualizer
+from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
+
+log = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+"""In a run's folder: how far it is, written after every iteration."""
+EXCLUDED_KEYS = 1_000_000
+"""Iterations of a run that another budget ends."""
+RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+"""What is taken of a checkpoint where the optimiser begins anew."""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """An iteration and how far the training is with it."""
+
+    iteration: IterationSummary
+    share: float
+    """Share of all there is to do that is done, in [0, 1]."""
+    initial_share: float | None
+    """Share of the budget that was used before this process's first iteration; None: iterations are counted."""
+
+
+type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]
+"""Opens what is shown every iteration."""
+
+
+def require_whole_minibatches(plan: RunPlan) -> None:
+    """Raise UserError where rollouts cannot be split into minibatches.
+
+    Recurrent ones are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number.
+    """
+    networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
+    if plan.library == "skrl":
+        from spiky_rl.learners.skrl.config import is_stateful
+
+        recurrent = any(is_stateful(n) for n in networks)
+    else:
+        recurrent = any(n.cls.is_recurrent(n.options) for n in networks)  # type: ignore[attr-defined]
+    for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
+        recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
+    batches = plan.spec.runner["algorithm"]["num_mini_batches"]
+    samples = plan.num_envs * plan.get_setting("num_steps_per_env")
+    if samples < batches:
+        raise UserError(
+            f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
+        )
+    if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
+        raise UserError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
+        )
+    if recurrent and plan.library == "skrl" and plan.num_envs % batches:
+        raise UserError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs a multiple of {batches} with skrl, whose minibatches"
+            " are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
+        )
+
+
+def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
+    """A run, with the checkpoint that it goes on from and its teacher. Raises UserError where there is none.
+
+    Args:
+        plan: What is trained.
+        options: How.
+    """
+    require_whole_minibatches(plan)
+    checkpoint = find_checkpoint(plan, resume=True) if plan.request.checkpoint else None
+    if checkpoint is not None:
+        resume.require_iterations(plan, options, checkpoint)
+    taught_by = teachers.find_teacher(plan, options, checkpoint)
+    if plan.library == "rsl_rl":
+        plan.config["logger"] = options.logger
+        if options.log_project_name:
+            plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
+    return TrainingRun(plan, options, checkpoint, taught_by)
+
+
+@dataclass
+class TrainingRun:
+    """A training with its run folder."""
+
+    plan: RunPlan
+    options: TrainOptions
+    checkpoint: Path | None = None
+    """What it goes on from; None: it begins anew."""
+    teacher: Teacher | None = None
+    folder: Path | None = None
+    """None: another process of a distributed run keeps it."""
+    runner: BaseRunner | None = None
+    """Trains; None before the simulator has started."""
+    activity: PolicyActivity | None = None
+    """Activity in the last iteration; None before the first."""
+    returns: dict[str, Any] | None = None
+    """A finished student's beside its teacher's."""
+    best: dict[str, Any] | None = None
+    """Choice of the best checkpoint; None if none was made."""
+
+    def make_folder(self) -> None:
+        """Make the run folder, with all that the run is made from. Raises UserError where it cannot be written."""
+        plan = self.plan
+        root = plan.request.log_root
+        if plan.rank != 0:
+            return
+        try:
+            self.folder = runs.create_run_folder(
+                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+            )
+            write_params(self.folder, plan)
+        except OSError as error:
+            where = error.filename or str(root)
+            raise UserError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
+        words = "%s on %s, %d environments, %s, seed %d"
+        log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
+        log.info("run folder: %s", self.folder)
+
+    def train(self, stop: StopRequest, display: Display) -> str:
+        """Simulate and train.
+
+        Args:
+            stop: Tells whether to stop.
+            display: Opens what is shown every iteration.
+
+        Returns:
+            How it ended: ``finished``, ``stopped`` or ``failed: why``.
+        """
+        plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
+        live = VisualizerSettings(options.visualizer, options.max_visible_envs)
+        log.info("starting the simulator")
+        with environment.torch_settings(plan.device, plan.library), open_env(plan, live) as plain:
+            env: Any = plain
+            if asked.video and self.folder is not None:
+                from spiky_rl.run.video import VideoRecorder
+
+                folder = self.folder / "videos" / "train"
+                env = recorder = VideoRecorder(env, folder, asked.video_length, options.video_interval)
+            env = wrap_for_visualizer(env, live)
+            self.runner = self._runner(env)
+            if isinstance(env, VisualizedEnv):
+                env.set_policy(self.runner.inference_policy)
+            outcome = self._learn(self.runner, stop, display)
+            if recorder is not None:
+                recorder.finish()
+            if self.teacher is not None and self.folder is not None and outcome == "finished":
+                self.returns = teachers.compare_with_teacher(self.runner, plain, plan)
+            if options.choose_best and self.folder is not None and outcome == "finished":
+                self.best = self._choose_best(plain, self.folder, stop)
+        return outcome
+
+    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
+        """Choose the best checkpoint; what ends that early leaves ``best.pt`` and the finished training as they are."""
+        assert self.runner is not None
+        try:
+            return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
+        except (environment.NonFiniteError, OSError, KeyboardInterrupt) as error:
+            log.warning("%s stays that of the highest mean return: %s", runs.BEST, str(error) or "stopped")
+            return None
+
+    def _runner(self, env: Any) -> BaseRunner:
+        """The host's runner, where the run begins or goes on."""
+        plan, seed = self.plan, self.plan.seed + self.plan.rank
+        torch.manual_seed(seed)
+        made: Any = get_runner_class(plan)
+        folder = None if self.folder is None else str(self.folder)
+        notes = {"specification": _format_spec_table(plan)}
+        runner = made(
+            env, plan.config, folder, plan.device, plan.identity, plan.get_setting("picture_interval"), notes
+        )
+        if plan.request.deterministic:
+            environment.make_deterministic(seed)
+        if self.teacher is not None:
+            runner.set_teacher(self.teacher)
+        if self.checkpoint is not None:
+            taken = None if self.options.resume_optimizer_state else RESET_SETTINGS
+            runner.load(str(self.checkpoint), taken, map_location=plan.device)
+            log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
+        return runner
+
+    def _learn(self, runner: Any, stop: StopRequest, display: Display) -> str:
+        """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
+        plan = self.plan
+        following = _IterationCallback(self, runner, stop)
+        if self.folder is not None:
+            total = (
+                None
+                if following.iterations == EXCLUDED_KEYS
+                else following.first + max(following.iterations, 0)
+            )
+            resume.write_settings(self.folder, plan, self.options, total)
+        if following.first and following.iterations != EXCLUDED_KEYS:
+            log.info("running %d more iterations", max(following.iterations, 0))
+        try:
+            stop.message = "stopping after this iteration"
+            with display() as following.show:
+                runner.on_iteration = following
+                stop.signal = _max_over_ranks(stop.signal, plan.device)  # while the simulator started
+                if stop():
+                    raise StopTraining
+                if following.iterations > 0:  # a resumed run may have spent its budget already
+                    runner.learn(following.iterations, plan.get_setting("init_at_random_ep_len"))
+        except (StopTraining, KeyboardInterrupt):
+            return "finished" if following.budget_spent else "stopped"
+        except FloatingPointError as error:
+            return f"failed: {error}"
+        except environment.NonFiniteError as error:  # perhaps the learner's doing
+            return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
+        except OSError as error:
+            if error.errno not in files.DISKS:
+                raise
+            return f"failed: {files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
+        return "finished"
+
+    def write_result(self, outcome: str) -> dict[str, Any]:
+        """Write ``result.json`` into the run folder; returns its content.
+
+        Args:
+            outcome: How the training ended, as `train` says.
+        """
+        assert self.folder is not None and self.runner is not None
+        plan, seen_last = self.plan, self.activity
+        try:
+            return runs.write_result(
+                self.folder / "result.json",
+                self.runner.progress,
+                **plan.description,
+                num_envs=plan.num_envs,
+                outcome=outcome,
+                spec_hash=plan.spec.digest,
+                provenance=read_provenance(plan.device, plan.physics).model_dump(),
+                overrides=list(plan.request.overrides),
+                cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
+                **({"distillation": self.returns} if self.returns else {}),
+                **({"best": self.best} if self.best else {}),
+            )
+        except OSError:  # the disk is full, still
+            log.error("%s", outcome)
+            raise
+
+
+class _IterationCallback:
+    """Follows a training, iteration by iteration: shows it, keeps its best checkpoint, ends it with its budget or on a wish.
+
+    Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
+    where rewards are negative: no return is the best before a whole episode's time has passed.
+    """
+
+    show: Callable[[TrainingStep], None]
+
+    def __init__(self, run: TrainingRun, runner: BaseRunner, stop: StopRequest) -> None:
+        plan, budget = run.plan, run.options.budget
+        self.run, self.runner, self.stop = run, runner, stop
+        self.first: int = runner.current_learning_iteration
+        self.iterations: int = plan.get_setting("max_iterations")
+        self.budget, self.budget_spent = None, False
+        steps = plan.get_setting("num_steps_per_env")
+        if budget is not None:
+            ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
+            total = budget.to_iterations(plan.num_envs * steps * ranks)
+            self.iterations = EXCLUDED_KEYS if total is None else total - self.first
+            self.budget = budget if total is None else None
+        self.begun: float | None = None
+        self.best = float("-inf")
+        self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+
+    def __call__(self, iteration: IterationSummary) -> None:
+        """Raises Stop where the training is to end."""
+        run, device, progress = self.run, self.run.plan.device, iteration.progress
+        run.activity = iteration.activity
+        if self.budget is None:
+            share = used = (iteration.index - self.first + 1) / self.iterations
+        else:
+            used = self.budget.compute_share(progress)
+            share = min(used, 1.0)
+            if self.begun is None:  # a resumed run has used some of its budget already
+                self.begun = share * (1.0 - 1.0 / len(progress.steps))
+        self.show(TrainingStep(iteration, share, self.begun))
+        value = progress.returns[-1]
+        if run.folder is not None:
+            if iteration.index >= self.whole and value > self.best:
+                self.best = value
+                self.runner.save(str(run.folder / runs.BEST))
+            heartbeat = {
+                "iteration": iteration.index,
+                "env_steps": progress.env_steps,
+                "share": share,
+                "mean_return": None if math.isnan(value) else value,
+                "steps_per_second": iteration.steps_per_second,
+            }
+            files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
+        self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
+        self.stop.signal = _max_over_ranks(self.stop.signal, device)
+        if self.budget_spent or self.stop():
+            raise StopTraining
+
+
+def _max_over_ranks(number: int, device: str) -> int:
+    """The largest ``number`` of all processes of a distributed run: what one is asked for, all do after the same iteration."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    largest = torch.tensor(float(number), device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def _format_spec_table(plan: RunPlan) -> str:
+    """The merged specification as a table in Markdown."""
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.list_values())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])
