@@ -13,8 +13,8 @@ from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.config import memory_check, registry
 from spiky_rl.config.options import UserError, check_number, get_options
-from spiky_rl.learners.common.devices import get_memory
 from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.run.devices import get_memory
 
 
 def quick(networks: Sequence[str]) -> list[str]:

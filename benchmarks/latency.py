@@ -22,8 +22,8 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.arguments import positive_int
 from spiky_rl.config.run_plan import RunPlan, RunRequest
 from spiky_rl.deploy import _calibration
-from spiky_rl.learners.common.signals import start_simulation
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.signals import start_simulation
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""

@@ -30,7 +30,7 @@ from spiky_rl.config import files
 from spiky_rl.config.arguments import positive_int
 from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.registry import UserError
-from spiky_rl.learners.common.devices import resolve_device
+from spiky_rl.run.devices import resolve_device
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""

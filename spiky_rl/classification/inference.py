@@ -23,8 +23,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import TIMES, Dataset
-from spiky_rl.learners.common.devices import get_memory, resolve_device
 from spiky_rl.networks.base import SpikingNetwork
+from spiky_rl.run.devices import get_memory, resolve_device
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from spiky_rl.classification.training import Trainer, compute_confusion, compute
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.learners.common.checkpoints import read_checkpoint, write_checkpoint
-from spiky_rl.learners.common.provenance import get_versions
+from spiky_rl.run.provenance import get_versions
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:

@@ -38,11 +38,11 @@ from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
-from spiky_rl.learners.common import runs
 from spiky_rl.learners.common.checkpoints import CheckpointError
-from spiky_rl.learners.common.devices import get_memory, resolve_device
-from spiky_rl.learners.common.signals import StopRequest
 from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.run import run_folders
+from spiky_rl.run.devices import get_memory, resolve_device
+from spiky_rl.run.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def find_checkpoint(asked: ClassifyRequest) -> LoadedCheckpoint:
     agent = None if asked.agent is None else Path(asked.agent).stem
     given = asked.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
-    path = runs.find_checkpoint(named, asked.log_root, name, name, agent, LIBRARY, seed)
+    path = run_folders.find_checkpoint(named, asked.log_root, name, name, agent, LIBRARY, seed)
     return checkpoint.read(path)
 
 
@@ -295,8 +295,8 @@ class ClassificationRun:
             "overridden": list(settings.overridden),
         }  # fmt: skip
         name = format_dataset_label(held.name)
-        self.folder = runs.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
-        runs.write_spec(self.folder, spec)
+        self.folder = run_folders.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
+        run_folders.write_spec(self.folder, spec)
         results.write_recordings(self.folder, held, parted)
         counts = tuple(map(len, (parted.train, parted.validation, parted.test)))
         words = "%s on %s, %d samples to learn from, %d to choose by, %d to test on, %s, seed %d"
@@ -329,7 +329,7 @@ class ClassificationRun:
                 if before is not None:
                     before.unlink()
                 if self.trainer.history.best == epoch.index:
-                    results.save(self.folder / runs.BEST, self.trainer, self.identity)
+                    results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)
                 if self.board is not None:
                     boards.write_epoch(self.board, epoch)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.foreign_flags import INSTEAD
 from spiky_rl.config.options import Settings, suggest_name
-from spiky_rl.learners.common import command
+from spiky_rl.run import command
 
 log = logging.getLogger("spiky_rl")
 run = command.run_command

@@ -12,7 +12,7 @@ from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
 from spiky_rl.config.run_plan import RANDOM, RunRequest
 from spiky_rl.deploy._targets import make_integer_target
-from spiky_rl.learners.common.run_folders import require_checkpoint
+from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.prepare import known_agent, make_plan
 

@@ -14,9 +14,9 @@ from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.learners.common import processes
-from spiky_rl.learners.common.signals import handle_stop_signals
 from spiky_rl.run.options import check_train_options
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:

@@ -19,10 +19,10 @@ import torch
 from spiky_rl.config import files
 from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.hosts.isaaclab.evaluation import restart
-from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.learners.common.run_folders import CheckpointError, list_checkpoints
 from spiky_rl.learners.common.runner import BaseRunner
+from spiky_rl.run import run_folders
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def choose_best_checkpoint(
     Returns:
         The entry ``best`` of ``result.json``; None where there is nothing to choose from.
     """
-    paths = [*list_checkpoints(folder)[-MAX_NUMBERED:], folder / runs.BEST]
+    paths = [*list_checkpoints(folder)[-MAX_NUMBERED:], folder / run_folders.BEST]
     paths = [path for path in paths if path.is_file()][-env.num_envs :]
     episodes = env.num_envs // max(len(paths), 1)
     steps = min(
@@ -64,14 +64,14 @@ def choose_best_checkpoint(
     try:
         policies = [_load_policy(runner, path, plan.device) for path in paths]
     except CheckpointError as error:
-        log.warning("%s stays that of the highest mean return: %s", runs.BEST, error)
+        log.warning("%s stays that of the highest mean return: %s", run_folders.BEST, error)
         return None
     returns = _compute_returns(env, policies, episodes, steps, plan.seed, is_stopped)
     if returns is None:
         return None
     best = max(range(len(paths)), key=lambda i: (returns[i], -i))
-    if paths[best].name != runs.BEST:
-        files.write_atomically(folder / runs.BEST, lambda beside: shutil.copyfile(paths[best], beside))
+    if paths[best].name != run_folders.BEST:
+        files.write_atomically(folder / run_folders.BEST, lambda beside: shutil.copyfile(paths[best], beside))
     return {
         "checkpoint": paths[best].name,
         "returns": {path.name: value for path, value in zip(paths, returns, strict=True)},

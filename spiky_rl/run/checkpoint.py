@@ -10,7 +10,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import AgentSpec, flatten
-from spiky_rl.learners.common import checkpoints, runs
+from spiky_rl.learners.common import checkpoints
+from spiky_rl.run import run_folders
 
 TRAINING_ONLY_KEYS = (".quantize",)
 """Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""
@@ -66,7 +67,7 @@ def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
     asked = plan.request
     assert asked.checkpoint is not None
     seed = None if asked.seed == -1 else asked.seed
-    checkpoint = runs.find_checkpoint(
+    checkpoint = run_folders.find_checkpoint(
         asked.checkpoint, asked.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, resume
     )
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)

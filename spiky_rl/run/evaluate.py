@@ -21,13 +21,13 @@ from spiky_rl.config.run_plan import RANDOM, RunPlan
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, parse_conditions, require_conditions, split_names
 from spiky_rl.hosts.isaaclab.conditions.faults import NetworkFault
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
-from spiky_rl.learners.common.devices import get_memory
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.learners.common.provenance import find_commit, get_versions, read_provenance
-from spiky_rl.learners.common.signals import start_simulation
 from spiky_rl.metrics.energy import compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.devices import get_memory
 from spiky_rl.run.prepare import make_condition_subject
+from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
+from spiky_rl.run.signals import start_simulation
 from spiky_rl.run.simulate import load_inference_policy, open_env
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from spiky_rl.config.schema import MEASURES
 from spiky_rl.hosts.isaaclab.evaluation import synchronize_time
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.learners.common.provenance import get_versions
 from spiky_rl.metrics.energy import InferenceCost, compute_energy_per_metre, mean
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.provenance import get_versions
 from spiky_rl.run.simulate import open_policy
 from spiky_rl.run.visualized_env import VisualizerSettings
 

@@ -30,7 +30,7 @@ from spiky_rl.config.spec import (
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, require_task
 from spiky_rl.learners.common import processes
-from spiky_rl.learners.common.run_folders import require_checkpoint
+from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.conditions import ConditionSubject
@@ -71,7 +71,7 @@ def make_plan(request: RunRequest) -> RunPlan:
 
         setup_graphics()
 
-    from spiky_rl.learners.common.devices import get_memory, resolve_device
+    from spiky_rl.run.devices import get_memory, resolve_device
 
     device = resolve_device(request.device, request.distributed)
 
@@ -245,8 +245,8 @@ def write_params(folder: Path, plan: RunPlan) -> None:
         plan: Its plan.
     """
     from spiky_rl.hosts.isaaclab.environment import write_config
-    from spiky_rl.learners.common.provenance import PROVENANCE, read_provenance
-    from spiky_rl.learners.common.runs import write_spec
+    from spiky_rl.run.provenance import PROVENANCE, read_provenance
+    from spiky_rl.run.run_folders import write_spec
 
     write_spec(folder, plan.spec)
     files.write_json(folder / PROVENANCE, read_provenance(plan.device, plan.physics).model_dump())

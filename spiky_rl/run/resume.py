@@ -21,7 +21,8 @@ from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.learners.common import checkpoints, runs
+from spiky_rl.learners.common import checkpoints
+from spiky_rl.run import run_folders
 from spiky_rl.run.teacher import HOST_PACKAGES
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def take_up(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOpti
     """
     asked = plan.request
     assert asked.checkpoint is not None
-    checkpoint = runs.find_checkpoint(
+    checkpoint = run_folders.find_checkpoint(
         asked.checkpoint, asked.log_root, plan.experiment, plan.task, plan.agent, plan.library,
         None if asked.seed == -1 else asked.seed,
     )  # fmt: skip

@@ -15,12 +15,12 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.run_plan import RunPlan, TrainOptions
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation
-from spiky_rl.learners.common import runs
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import read_checkpoint
-from spiky_rl.learners.common.run_folders import list_checkpoints
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.learners.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
+from spiky_rl.run import run_folders
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
         raise UserError(
             f"--teacher {named}: there is no such file, and no run folder with checkpoints of that name"
         )
-    path = runs.find_checkpoint(str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent)
+    path = run_folders.find_checkpoint(
+        str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent
+    )
     teacher = read_teacher(path, plan.task)
     _check_code(teacher, path, plan, options)
     for key, default in (("history", 1),):

@@ -18,17 +18,16 @@ from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.config.run_plan import RunPlan, TrainOptions
 from spiky_rl.hosts.isaaclab import environment
-from spiky_rl.learners.common import runs
 from spiky_rl.learners.common.activity import PolicyActivity
-from spiky_rl.learners.common.provenance import read_provenance
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.learners.common.signals import StopRequest
 from spiky_rl.learners.rsl_rl.teacher import Teacher
-from spiky_rl.run import resume
+from spiky_rl.run import resume, run_folders
 from spiky_rl.run import teacher as teachers
 from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.prepare import write_params
+from spiky_rl.run.provenance import read_provenance
+from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import get_runner_class, open_env, wrap_for_visualizer
 from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
 
@@ -134,7 +133,7 @@ class TrainingRun:
         if plan.rank != 0:
             return
         try:
-            self.folder = runs.create_run_folder(
+            self.folder = run_folders.create_run_folder(
                 root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
             )
             write_params(self.folder, plan)
@@ -184,7 +183,9 @@ class TrainingRun:
         try:
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
         except (environment.NonFiniteError, OSError, KeyboardInterrupt) as error:
-            log.warning("%s stays that of the highest mean return: %s", runs.BEST, str(error) or "stopped")
+            log.warning(
+                "%s stays that of the highest mean return: %s", run_folders.BEST, str(error) or "stopped"
+            )
             return None
 
     def _runner(self, env: Any) -> BaseRunner:
@@ -250,7 +251,7 @@ class TrainingRun:
         assert self.folder is not None and self.runner is not None
         plan, seen_last = self.plan, self.activity
         try:
-            return runs.write_result(
+            return run_folders.write_result(
                 self.folder / "result.json",
                 self.runner.progress,
                 **plan.description,
@@ -309,7 +310,7 @@ class _IterationCallback:
         if run.folder is not None:
             if iteration.index >= self.whole and value > self.best:
                 self.best = value
-                self.runner.save(str(run.folder / runs.BEST))
+                self.runner.save(str(run.folder / run_folders.BEST))
             heartbeat = {
                 "iteration": iteration.index,
                 "env_steps": progress.env_steps,

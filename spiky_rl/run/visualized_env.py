@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from spiky_rl.config.run_plan import DEFAULT_VISIBLE_ENVS
 from spiky_rl.hosts.isaaclab.live.setup import get_visualizers, set_default_camera
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.learners.common.spike_raster import SpikeRaster
+from spiky_rl.run.spike_raster import SpikeRaster
 from spiky_rl.run.wrapper import EnvWrapper
 
 

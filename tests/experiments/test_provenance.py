@@ -15,7 +15,7 @@ from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import threats
 from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
-from spiky_rl.learners.common import provenance
+from spiky_rl.run import provenance
 from tests.experiments.results import change, write_study
 from tests.experiments.test_grid import GIVEN, resolve
 from tests.experiments.test_work import EVALUATED, TRAINED, a_run

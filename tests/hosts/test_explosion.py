@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spiky_rl.learners.common import return_check
-from spiky_rl.learners.common.runs import write_result
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run.run_folders import write_result
 from tests.hosts.point_env import PointEnv, config
 
 

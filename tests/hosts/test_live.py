@@ -9,8 +9,8 @@ import torch
 
 from spiky_rl.config.run_plan import TrainOptions
 from spiky_rl.hosts.isaaclab.live import names
-from spiky_rl.learners.common.spike_raster import SpikeRaster
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run.spike_raster import SpikeRaster
 from tests.hosts.point_env import LIF, PointEnv, config
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")

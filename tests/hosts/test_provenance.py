@@ -11,7 +11,7 @@ import torch
 
 from spiky_rl.hosts.isaaclab.mujoco import worlds
 from spiky_rl.kernels import compiler
-from spiky_rl.learners.common import provenance
+from spiky_rl.run import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.c")

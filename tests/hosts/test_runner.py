@@ -11,10 +11,10 @@ import pytest
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
-from spiky_rl.learners.common import runs
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run import run_folders
 from tests.hosts.point_env import LIF, PointEnv, config
 
 IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
@@ -331,7 +331,7 @@ RESULT_KEYS = (
 
 def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
     given = {**IDENTITY, "device": "cpu", "spec_hash": "0123456789abcdef"}
-    returned = runs.write_result(tmp_path / "result.json", trained.progress, **given)
+    returned = run_folders.write_result(tmp_path / "result.json", trained.progress, **given)
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result == returned
     assert set(RESULT_KEYS.split()) <= set(result)
@@ -348,5 +348,5 @@ def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
 
 def test_a_result_without_a_finished_episode_has_no_return(tmp_path):
     progress = TrainingProgress(iterations=1, returns=[math.nan], lengths=[math.nan])
-    result = runs.write_result(tmp_path / "result.json", progress)
+    result = run_folders.write_result(tmp_path / "result.json", progress)
     assert result["mean_return_final"] is result["mean_return_best"] is result["mean_length_final"] is None

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.learners.common import runs
 from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.run import run_folders
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def said(caplog, monkeypatch):
 
 
 def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.pt", "best.pt"), seed=0):
-    folder = runs.create_run_folder(root, "point", "", "Isaac-Point", agent, seed=seed)
+    folder = run_folders.create_run_folder(root, "point", "", "Isaac-Point", agent, seed=seed)
     for name in checkpoints:
         torch.save({"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}, folder / name)
     return folder
 
 
 def find(name, root, agent="lif", seed=None, only=True):
-    return runs.find_checkpoint(name, root, "point", "Isaac-Point", agent, seed=seed, only=only)
+    return run_folders.find_checkpoint(name, root, "point", "Isaac-Point", agent, seed=seed, only=only)
 
 
 def test_latest_and_best_are_those_of_the_newest_run_of_this_agent(tmp_path):
@@ -137,7 +137,7 @@ def test_the_newest_run_is_the_one_that_was_made_last_whatever_the_clock_says(
     set_back, tmp_path, monkeypatch
 ):
     folders = []
-    monkeypatch.setattr(runs.datetime, "datetime", Clock)
+    monkeypatch.setattr(run_folders.datetime, "datetime", Clock)
     for back in range(3):
         monkeypatch.setattr(Clock, "said", Clock.said - back * set_back)
         folders.append(a_run(tmp_path))
@@ -189,7 +189,7 @@ NAMES = ["../x", "a/b", "/absolute", ".", "..", ".hidden", "-flag", "a b", "new\
 def test_a_run_lies_in_a_plain_folder_below_the_log_root(flag, name, tmp_path):
     names = {"--run_name": "", "--experiment_name": "point", flag: name}
     with pytest.raises(UserError, match=f"{flag} .*must be a plain folder name: letters, digits and"):
-        runs.create_run_folder(
+        run_folders.create_run_folder(
             tmp_path, names["--experiment_name"], names["--run_name"], "Isaac-Point", "lif"
         )
     assert not list(tmp_path.iterdir())
@@ -197,4 +197,4 @@ def test_a_run_lies_in_a_plain_folder_below_the_log_root(flag, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["v1.2", "lr=1e-3", "größer", "_a", "2025-01-01_x+y"])
 def test_plain_names_are_taken(name, tmp_path):
-    assert runs.create_run_folder(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")
+    assert run_folders.create_run_folder(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")

@@ -354,7 +354,7 @@ def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
 def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     right, wrong = TRACE[fault]
     text = inspect.getsource(trace)
-    functions = text[text.index("def gradients(") :]
+    functions = text[text.index("def differentiate(") :]
     assert right in functions
     path = tmp_path / "faulty.py"
     path.write_text(text.replace(functions, functions.replace(right, wrong)), encoding="utf-8")

@@ -10,7 +10,7 @@ from spiky_rl.experiments.analysis.results import CellResult, SkippedCell, read_
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
-from spiky_rl.learners.common.provenance import LIBRARIES, STEPPING
+from spiky_rl.run.provenance import LIBRARIES, STEPPING
 
 SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
 """Attributes that cells need alike, besides the environment's overrides and what decides bits."""

@@ -21,8 +21,8 @@ from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, Study
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
-from spiky_rl.learners.common.provenance import Provenance
 from spiky_rl.metrics.energy import InferenceCost, get_energy_model
+from spiky_rl.run.provenance import Provenance
 
 ERROR_LINES = 8
 """Last lines of an error's traceback that a report shows."""

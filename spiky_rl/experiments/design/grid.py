@@ -20,7 +20,7 @@ from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.hosts.isaaclab.mujoco import selection
-from spiky_rl.learners.common.provenance import Provenance, compute_kernels_digest, get_deciding_versions
+from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""

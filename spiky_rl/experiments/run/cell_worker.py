@@ -26,7 +26,7 @@ from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 from spiky_rl.learners.common.processes import LOST, STARTER, die_with_parent
-from spiky_rl.learners.common.provenance import PROVENANCE, Provenance
+from spiky_rl.run.provenance import PROVENANCE, Provenance
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
@@ -176,8 +176,8 @@ def find_valid_checkpoint(
     run: Path, library: str, lost: Callable[[Path], None] = lambda path: None
 ) -> Path | None:
     """The last checkpoint of a ``run`` from which a training of ``library`` can go on; ``lost`` is called with each behind it."""
+    from spiky_rl.learners.common.checkpoint_names import list_checkpoints
     from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
-    from spiky_rl.learners.common.run_folders import list_checkpoints
 
     for path in reversed(list_checkpoints(run)):
         try:

@@ -23,7 +23,7 @@ from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
-from spiky_rl.learners.common.provenance import Provenance
+from spiky_rl.run.provenance import Provenance
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.estimate import SpeedTable, estimate_cells
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions, list_bundled_studies
-from spiky_rl.learners.common.provenance import find_commit
+from spiky_rl.run.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
 """Words for the origin of cells of earlier versions."""

@@ -90,7 +90,7 @@ class ExecutionOptions(Settings):
             return None, ()
         options: dict[str, Any] = {}
         if self.engine == "ray":
-            from spiky_rl.learners.common.devices import resolve_device
+            from spiky_rl.run.devices import resolve_device
 
             on_cuda = resolve_device(self.device).startswith("cuda")
             cpus, gpus = cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)

@@ -10,7 +10,7 @@ from spiky_rl.config.run_plan import RANDOM, RunRequest, TrainOptions
 from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
 from spiky_rl.experiments.run.cells import find_differences, read_cell
-from spiky_rl.learners.common.provenance import get_versions, read_provenance
+from spiky_rl.run.provenance import get_versions, read_provenance
 
 
 def make_training_request(

@@ -13,7 +13,7 @@ from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
-from spiky_rl.learners.common.provenance import get_deciding_versions
+from spiky_rl.run.provenance import get_deciding_versions
 
 MOST_TRIALS = 10_000
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, check_number
+from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
-from spiky_rl.learners.common.run_folders import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spiky_rl.learners.common.activity import PolicyActivity, write_activity
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
     CheckpointError,
     get_random_state,
@@ -27,7 +28,6 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.learners.common.interfaces import ScalarWriter, VectorEnv
 from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.learners.common.return_check import ReturnExplosionCheck
-from spiky_rl.learners.common.run_folders import list_checkpoints
 from spiky_rl.learners.common.silent_layers import SilentLayerCheck
 from spiky_rl.metrics.meter import CostMeter, make_meter
 from spiky_rl.networks.base import SpikingNetwork

@@ -19,10 +19,10 @@ from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, shorten
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.config.spec import AgentSpec
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints, require_checkpoint
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.learners.common.progress import Count, TrainingProgress
-from spiky_rl.learners.common.provenance import get_versions
-from spiky_rl.learners.common.run_folders import CheckpointError, list_checkpoints, require_checkpoint
+from spiky_rl.run.provenance import get_versions
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from spiky_rl.config.files import DISKS, NAMESPACES, format_os_error
 from spiky_rl.config.options import UserError
-from spiky_rl.learners.common.signals import ImmediateStop
+from spiky_rl.run.signals import ImmediateStop
 
 
 def run_command(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
