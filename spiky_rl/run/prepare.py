@@ -109,7 +109,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     symmetry = spec.runner["algorithm"].get("symmetry_cfg") or {}
     check_symmetry(env_cfg, symmetry.get("data_augmentation_func"))
     history.set_history_length(env_cfg, spec.runner.get("history", 1), groups)
-    config = importlib.import_module(f"spiky_rl.hosts.{request.library}.config").make_runner_cfg(spec)
+    config = importlib.import_module(f"spiky_rl.learners.{request.library}.config").make_runner_cfg(spec)
     experiment = request.experiment_name or spec.runner.get("experiment_name", "")
     if experiment:
         files.require_plain_name("agent.experiment_name", experiment)

@@ -70,7 +70,7 @@ def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
 def get_runner_class(plan: RunPlan) -> type[BaseRunner]:
     """The class of the host's runner."""
     name = {"rsl_rl": "RslRlRunner", "skrl": "SkrlRunner"}[plan.library]
-    return getattr(importlib.import_module(f"spiky_rl.hosts.{plan.library}.runner"), name)
+    return getattr(importlib.import_module(f"spiky_rl.learners.{plan.library}.runner"), name)
 
 
 def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
