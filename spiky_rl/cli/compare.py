@@ -11,7 +11,6 @@ from spiky_rl.cli.flags import add_flags, get_given_values, parse_settings
 from spiky_rl.cli.report import require_report, write_and_print_report
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
-from spiky_rl.config.run_plan import split_overrides
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.comparison import merge_study, plan_study, write_plan
@@ -23,6 +22,7 @@ from spiky_rl.experiments.run.planning import (
     warn_of_undecidable_tests,
     warn_of_unequal_steps,
 )
+from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.run.signals import handle_stop_signals
 
 

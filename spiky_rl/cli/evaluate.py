@@ -10,11 +10,12 @@ from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.run_plan import RANDOM, RunRequest
 from spiky_rl.deploy._targets import make_integer_target
+from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.prepare import known_agent, make_plan
+from spiky_rl.run.run_plan import RANDOM, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Titles of what a task is about besides its reward."""
@@ -25,9 +26,11 @@ class Parser(common.Parser):
 
     @override
     def format_help(self) -> str:
-        from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
-
-        self.epilog = f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}"
+        sets = [(name, get_host(name).list_conditions()) for name in list_hosts()]
+        self.epilog = "; ".join(
+            f"conditions of {name}: {', '.join(found['conditions'])}; all: {', '.join(found['all'])}"
+            for name, found in sets
+        )
         return super().format_help()
 
 
@@ -58,9 +61,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     if target is not None and (known := known_agent(request)) is not None:
         target.check_network(known)
 
-    from spiky_rl.hosts.isaaclab.conditions import parse_conditions
-
-    parse_conditions(options.conditions)
+    find_host(request.task).parse_conditions(options.conditions)
     plan = make_plan(request)
     if target is not None:
         target.check_network(plan.spec.to_dict())

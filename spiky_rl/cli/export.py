@@ -8,9 +8,9 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 
 def parser() -> common.Parser:

@@ -11,10 +11,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
-from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.prepare import known_agent, make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
 """What ``--export`` writes; all targets: ``export.py``."""

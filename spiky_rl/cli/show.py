@@ -12,9 +12,10 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.descriptions import format_value, get_summary, get_text, list_option_rows
 from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.run_plan import RunRequest
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.run.run_plan import RunRequest
 
 KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
 RESERVOIR = "reservoir"
@@ -43,7 +44,7 @@ def parser() -> common.Parser:
     found.add_argument(
         "--task", help="with an agent: its merged specification for this task, on --rl_library"
     )
-    add_flags(found, RunRequest, only=("library",), library="rsl_rl")
+    add_flags(found, RunRequest, only=("library",), library=DEFAULT_LEARNER)
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
@@ -113,7 +114,6 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and where it comes from.")
         return
-    require_module("isaaclab", "isaaclab")
     from spiky_rl.run.prepare import merge_agent_on_task
 
     gym_id, spec = merge_agent_on_task(name, task, library, overrides)

@@ -12,10 +12,11 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import TrainingDisplay, show_iteration
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
 from spiky_rl.run.options import check_train_options
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.run.signals import handle_stop_signals
 
 
@@ -117,7 +118,7 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
 def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
     """The arguments of a command that takes the last checkpoint of the run in ``folder``, but for what a run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
-    words += ["--rl_library", asked.library] if asked.library != "rsl_rl" else []
+    words += ["--rl_library", asked.library] if asked.library != DEFAULT_LEARNER else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
     words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
     return shlex.join(words)

@@ -13,7 +13,6 @@ from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
 from spiky_rl.config.optional_dependencies import require_module
-from spiky_rl.config.run_plan import split_overrides
 from spiky_rl.config.tuned_values import FILE_NAME as TUNED
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.design.study import Study
@@ -22,6 +21,7 @@ from spiky_rl.experiments.run.engines.base import WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import TuneOptions
+from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.run.signals import handle_stop_signals
 
 DEFAULT_SEEDS = "90000,90001"
@@ -53,7 +53,7 @@ def tune(argv: list[str]) -> int:
     asked = tuning.load_or_extend_tuning(out, asked)
     place = parse_settings(ExecutionOptions, args)
     engine, gpus = place.open_engine(asked.study.library)
-    place, robots = place.resolve_assets()
+    place, robots = place.resolve_assets(asked.study.tasks[0])
     check = partial(tuning_plan.check_tuning, place=place, robots=robots)
     checked = check(asked)
     print_plan(asked, checked.pairs, out)

@@ -8,13 +8,13 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.deploy._calibration import record_rollout
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
 from spiky_rl.deploy.base import Target
 from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.run.simulate import open_policy
 
 log = logging.getLogger(__name__)

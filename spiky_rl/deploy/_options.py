@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.config.options import Settings, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import known_agent
+from spiky_rl.run.run_plan import RunRequest
 
 
 class ExportOptions(Settings):
@@ -38,8 +40,7 @@ class ExportOptions(Settings):
         Args:
             asked: The policy.
         """
-        if asked.library != "rsl_rl":
-            raise UserError(f"export.py: not available with --rl_library {asked.library}, only with rsl_rl")
+        get_learner(asked.library).require_ability(EXPORTS, "export.py")
         built = make_targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, built.values())

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.config.run_plan import RunPlan
-from spiky_rl.hosts.isaaclab.evaluation import restart
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.run import run_folders
+from spiky_rl.run.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def _compute_returns(
     total = torch.zeros(env.num_envs, device=env.device)
     first = torch.ones_like(total)
     with torch.inference_mode():
-        obs = restart(env, parts, seed)
+        obs = env.restart(parts, seed)
         for _ in range(steps):
             actions = torch.cat([policy(obs[ids]) for policy, ids in zip(policies, acting, strict=True)])
             obs, rewards, dones, _ = env.step(actions)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.learners.common import checkpoints
 from spiky_rl.run import run_folders
+from spiky_rl.run.run_plan import RunPlan
 
 TRAINING_ONLY_KEYS = (".quantize",)
 """Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""

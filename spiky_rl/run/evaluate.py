@@ -1,4 +1,4 @@
-"""An evaluation: the final policy, undisturbed and under conditions, in one simulation.
+"""An evaluation: a policy measured undisturbed and under conditions, in one simulation.
 
 Every condition has as many environments as there are episodes, and gets one whole episode from each. Episode i of every
 condition begins in the same state, and random actions are the same in all of them: what differs is the condition.
@@ -7,34 +7,40 @@ condition begins in the same state, and random actions are the same in all of th
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
+from torch import Tensor
 
 from spiky_rl.config import memory_check
-from spiky_rl.config.options import UserError
-from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.config.run_plan import RANDOM, RunPlan
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, parse_conditions, require_conditions, split_names
-from spiky_rl.hosts.isaaclab.conditions.faults import NetworkFault
-from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.hosts.base import NOMINAL
+from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.metrics.energy import compute_energy_per_metre
+from spiky_rl.metrics.energy import compute_energy_per_metre, mean
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.devices import get_memory
-from spiky_rl.run.prepare import make_condition_subject
+from spiky_rl.run.measure import PolicyGroup, run_episodes, synchronize_time
 from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
+from spiky_rl.run.recovery import RecoveryMeter
+from spiky_rl.run.run_plan import RANDOM, RunPlan
 from spiky_rl.run.signals import start_simulation
 from spiky_rl.run.simulate import load_inference_policy, open_env
 
 log = logging.getLogger(__name__)
 
+STRIDE = 7
+"""Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
+
 type Table = dict[str, dict[str, Any]]
 """Results by condition, as ``evaluation.json`` has them."""
-type Change = Callable[[InferencePolicy, Any], InferencePolicy]
+type Quantize = Callable[[InferencePolicy, Any], InferencePolicy]
 """Makes of a policy, in its environment, the one that is measured."""
 
 
@@ -48,7 +54,7 @@ class EvaluationPlan:
     episodes: int
     """Episodes per condition."""
     checkpoint: Path | None
-    """None: random actions."""
+    """None for random actions."""
 
     @property
     def is_plastic(self) -> bool:
@@ -57,88 +63,181 @@ class EvaluationPlan:
         return self.checkpoint is not None and network is not None and bool(network.parts.get("plasticity"))
 
 
-def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, integers: str = "") -> EvaluationPlan:
+def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, frozen_by: str = "") -> EvaluationPlan:
     """Select the conditions of an evaluation; the plan then has an environment for each of its episodes. Raises UserError.
 
     Args:
         plan: Task and agent; its request names the checkpoint, or `RANDOM`.
         conditions: Names with commas, of conditions and of the sets ``all`` and ``stress``.
-        episodes: Per condition.
-        integers: The flag that asks for the network in integers, which is what it is: no condition may change it. Empty: none.
+        episodes: Episodes per condition.
+        frozen_by: The flag that forbids conditions to change the network; empty if they may.
     """
-    subject = make_condition_subject(plan)
-    names = parse_conditions(conditions, subject)
-    if integers:
-        faults = [name for name in names if issubclass(CONDITIONS[name], NetworkFault)]
-        if named := [name for name in faults if name in split_names(conditions)]:
-            raise UserError(
-                f"{integers}: {named[0]!r} changes a network in single precision; leave it out of --conditions"
-            )
-        if faults:
-            log.info("%s leaves out: %s", integers, ", ".join(faults))
-        names = [name for name in names if name not in faults]
-    require_conditions(names, subject)
+    names = plan.host_task.select_conditions(conditions, plan.conditioned_policy, frozen_by)
     checkpoint = None if plan.request.checkpoint == RANDOM else find_checkpoint(plan)
-    measured = EvaluationPlan(plan, names, episodes, checkpoint)
-    plan.num_envs = len(names) * episodes * (1 + measured.is_plastic)
+    planned = EvaluationPlan(plan, names, episodes, checkpoint)
+    plan.num_envs = len(names) * episodes * (1 + planned.is_plastic)
     rows = f"--episodes {episodes} under {len(names)} conditions"
-    memory_check.require_memory(
-        memory_check.compute_model_bytes(plan.spec, rows, plan.num_envs), get_memory(plan.device)
-    )
-    return measured
+    needed = memory_check.compute_model_bytes(plan.spec, rows, plan.num_envs)
+    memory_check.require_memory(needed, get_memory(plan.device))
+    return planned
 
 
 def evaluate(
-    evaluation_plan: EvaluationPlan, quantize: Change | None = None, progress: ProgressFactory = no_progress
+    evaluation_plan: EvaluationPlan, quantize: Quantize | None = None, progress: ProgressFactory = no_progress
 ) -> dict[str, Any]:
-    """Simulate; returns what ``evaluation.json`` says.
+    """Simulate and return the content of ``evaluation.json``.
 
     Args:
-        measured: What is measured.
-        change: Makes of the policy the one that is measured; None: it is that itself.
-        shown: Shows how far it is.
+        evaluation_plan: The subject.
+        quantize: Makes of the policy the one that is measured; None to measure the policy itself.
+        progress: Opens the progress display.
     """
-    plan, names, checkpoint, adapts = (
-        evaluation_plan.plan,
-        evaluation_plan.names,
-        evaluation_plan.checkpoint,
-        evaluation_plan.is_plastic,
-    )
+    plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
+    checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
     words = "%s on %s, %d conditions x %d episodes, %s"
-    log.info(words, plan.agent, plan.task, len(names), evaluation_plan.episodes, plan.device)
+    log.info(words, plan.agent, plan.task, len(names), episodes, plan.device)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     find_commit()  # before another is checked out
     log.info("starting the simulator")
     if adapts:
         log.info("the policy is plastic: measured with its weights as they are, and changing as it acts")
-    configure_env(plan.env_cfg, names)
+    plan.host_task.configure_conditions(names)
     with start_simulation(open_env(plan)) as env:
         policy = None if checkpoint is None else load_inference_policy(plan, env, checkpoint)[1]
         if policy is not None and quantize is not None:
             policy = quantize(policy, env)
-        groups = plan.config["obs_groups"].get("actor") or ["policy"]
+        observed = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
-            evaluation = ConditionEvaluation(
-                env, names, evaluation_plan.episodes, groups, plan.seed, plan.leg, adapts
-            )
-            with progress(
-                "evaluating", f"{len(names)} conditions x {evaluation_plan.episodes} episodes"
-            ) as tell:
-                tables, cost = evaluation.run(policy, tell)
+            groups = env.make_condition_groups(names, episodes, observed, plan.seed, plan.leg, adapts)
+            with progress("evaluating", f"{len(names)} conditions x {episodes} episodes") as report_progress:
+                tables, cost = measure_conditions(groups, policy, report_progress)
         resets = env.worlds_reset
     return {
         "version": 1,
         **plan.description,
         "checkpoint": str(checkpoint or RANDOM),
-        "episodes": evaluation_plan.episodes,
+        "episodes": episodes,
         "conditions": tables[0],
         "adapting": tables[1] if adapts else None,
         "worlds_reset": resets,
         "cost": cost,
-        "energy_per_metre": energy_per_metre(cost, tables[0]["nominal"]),
+        "energy_per_metre": energy_per_metre(cost, tables[0][NOMINAL]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": get_versions(),
-        "provenance": read_provenance(plan.device, plan.physics).model_dump(),
+        "provenance": read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+    }
+
+
+def measure_conditions(
+    groups: ConditionGroups,
+    policy: InferencePolicy | None,
+    report_progress: ProgressCallback = lambda share, detail=None: None,
+) -> tuple[list[Table], dict[str, Any] | None]:
+    """Measure a policy under conditions, an episode of every environment.
+
+    Args:
+        groups: The environments, shared out among the conditions.
+        policy: None for random actions, whose firing rate and operations are None.
+        report_progress: Receives the share of the episodes that is done.
+
+    Returns:
+        Results by condition, those of the adapting policy in a second table, and the cost of an action under the first condition, None
+        if it is not known.
+    """
+    env = groups.env
+    acting = _DisturbedPolicy(groups, policy)
+    recovery = RecoveryMeter(env.num_envs, int(env.max_episode_length), env.device)
+    rows: list[dict[str, float]] = [{}] * env.num_envs
+    obs = groups.restart()
+    acting.begin()
+    for step in run_episodes(env, acting, obs, [1] * env.num_envs):
+        acting.reset(step.dones)
+        recovery.add(step.rewards, step.running)
+        for row in step.rows:
+            rows[int(row["environment"])] = row
+        report_progress(step.share)
+    tables: list[Table] = [{}, {}] if any(groups.adapts) else [{}]
+    for index, (name, ids) in enumerate(zip(groups.names, groups.ids, strict=True)):
+        own = [rows[i] for i in ids.tolist()]
+        measured = [key for key in own[0] if key not in ("environment", "return", "length")]
+        tables[groups.adapts[index]][name] = {
+            "text": groups.texts[index],
+            **_summarize_episodes([row["return"] for row in own], [int(row["length"]) for row in own]),
+            **_summarize_activity(acting.activities[index]),
+            "measures": {key: float(torch.tensor([row[key] for row in own]).mean()) for key in measured},
+            **({"recovery": recovery.compute(ids)} if groups.damages[index] or name == NOMINAL else {}),
+        }
+    return tables, _compute_cost(acting.activities[0], env.num_envs * acting.steps / acting.seconds)
+
+
+class _DisturbedPolicy:
+    """A policy under conditions, with the time that it takes and its activity under each of them."""
+
+    def __init__(self, groups: ConditionGroups, policy: InferencePolicy | None) -> None:
+        self.groups, self.device = groups, groups.env.device
+        self.policy = groups.make_random_policy() if policy is None else PolicyGroup(policy, groups)
+        self.activities: list[list[tuple[int, PolicyActivity]]] = [[] for _ in groups.names]
+        """By condition: number of environments and their activity."""
+        self.steps, self.seconds = 0, 0.0
+
+    def begin(self) -> None:
+        """Begin all episodes."""
+        self.groups.begin()
+        self.policy.reset()
+
+    def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
+        """Return actions [B, A] as they reach the robots."""
+        seen = self.groups.perturb_observations(obs)
+        if isinstance(self.policy, PolicyGroup) and self.steps % STRIDE == 0:
+            for ids, found in zip(self.groups.ids, self.activities, strict=True):
+                found += self.policy.compute_activities(seen, ids[running[ids]])
+        began = synchronize_time(self.device)
+        actions = self.policy(seen)
+        self.seconds += synchronize_time(self.device) - began
+        actions = self.groups.perturb_actions(actions)
+        self.groups.step()
+        self.steps += 1
+        return actions
+
+    def reset(self, dones: Tensor) -> None:
+        """Begin anew where the episodes are ``dones`` [B]."""
+        self.groups.reset(dones)
+        self.policy.reset(dones)
+
+
+def _summarize_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+    return {
+        "mean_return": statistics.fmean(returns),
+        "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
+        "returns": returns,
+        "mean_length": statistics.fmean(lengths),
+        "lengths": lengths,
+    }
+
+
+def _summarize_activity(activities: Sequence[tuple[int, PolicyActivity]]) -> dict[str, Any]:
+    """Return means over control steps and environments."""
+    if not activities:
+        return {"firing_rate": None, "operations": None}
+    weights = [count for count, _ in activities]
+    return {
+        "firing_rate": statistics.fmean([activity.rate for _, activity in activities], weights),
+        "operations": statistics.fmean([activity.operations for _, activity in activities], weights),
+    }
+
+
+def _compute_cost(
+    activities: Sequence[tuple[int, PolicyActivity]], actions_per_second: float
+) -> dict[str, Any] | None:
+    costs = [activity.cost for _, activity in activities if activity.cost is not None]
+    if not costs:
+        return None
+    cost = mean(costs, [count for count, _ in activities])
+    return {
+        **cost.as_dict(),
+        "ann_dense_operations": activities[0][1].ann_operations,
+        "actions_per_second": actions_per_second,
+        "effective_operations_per_second": cost.throughput(actions_per_second),
     }
 
 

@@ -8,9 +8,11 @@ from typing import Literal
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 from spiky_rl.config.schema import MOST_STEPS
-from spiky_rl.hosts.isaaclab.live import names
+from spiky_rl.hosts import find_host
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.base import DISTRIBUTED, EXPORTS, LOGGERS
+from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 
 
 class EvaluateOptions(Settings):
@@ -53,11 +55,10 @@ class EvaluateOptions(Settings):
             )
         if request.video:
             raise UserError("--video: evaluate.py films nothing; use play.py")
-        if self.quantize_flag and (request.checkpoint == RANDOM or request.library != "rsl_rl"):
-            what = (
-                "--checkpoint random" if request.checkpoint == RANDOM else f"--rl_library {request.library}"
-            )
-            raise UserError(f"{self.quantize_flag}: needs a checkpoint of rsl_rl's, not {what}")
+        if self.quantize_flag:
+            get_learner(request.library).require_ability(EXPORTS, self.quantize_flag)
+            if request.checkpoint == RANDOM:
+                raise UserError(f"{self.quantize_flag}: needs a checkpoint, not --checkpoint {RANDOM}")
         if request.checkpoint == RANDOM and self.out is None:
             raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
         if self.out is not None:
@@ -81,9 +82,9 @@ class PlayOptions(VisualizerOptions):
         Args:
             asked: What is played.
         """
-        if self.export and asked.library != "rsl_rl":
-            raise UserError(f"--export: not available with --rl_library {asked.library}, only with rsl_rl")
-        names.check_visualizers(self.visualizer or (), asked.video)
+        if self.export:
+            get_learner(asked.library).require_ability(EXPORTS, "--export")
+        find_host(asked.task).check_visualizers(self.visualizer or (), asked.video)
 
 
 def check_train_options(request: RunRequest, options: TrainOptions) -> None:
@@ -95,14 +96,13 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
     """
     if options.budget is not None and request.max_iterations is not None:
         raise UserError("--budget and --max_iterations: give one of them")
-    if request.library == "skrl":
-        unavailable = {
-            "--distributed": request.distributed,
-            "--processes": options.processes,
-            "--logger": options.logger != "tensorboard",
-        }
-        for flag in (flag for flag, given in unavailable.items() if given):
-            raise UserError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
+    learner = get_learner(request.library)
+    if request.distributed:
+        learner.require_ability(DISTRIBUTED, "--distributed")
+    if options.processes:
+        learner.require_ability(DISTRIBUTED, "--processes")
+    if options.logger != "tensorboard":
+        learner.require_ability(LOGGERS, "--logger")
     if options.logger != "tensorboard" and importlib.util.find_spec(options.logger) is None:
         raise UserError(
             f"--logger {options.logger}: it is not installed; install it with: pip install {options.logger}"
@@ -111,6 +111,6 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         raise UserError(
             "--processes and --distributed: give one of them; the first starts what the second takes part in"
         )
-    names.check_visualizers(options.visualizer or (), request.video)
+    find_host(request.task).check_visualizers(options.visualizer or (), request.video)
     if options.run_name:
         files.require_plain_name("--run_name", options.run_name)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
+from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
-from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.schema import MEASURES
-from spiky_rl.hosts.isaaclab.evaluation import synchronize_time
-from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import InferenceCost, compute_energy_per_metre, mean
 from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.measure import run_episodes, synchronize_time
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
+from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.run.simulate import open_policy
 from spiky_rl.run.visualized_env import VisualizerSettings
 
@@ -116,8 +117,8 @@ def play(
     log.info("starting the simulator")
     live = VisualizerSettings(options.visualizer, options.max_visible_envs, options.real_time)
     with open_policy(plan, checkpoint, live) as (env, runner, policy):
-        with progress("playing", f"{options.episodes} episodes") as tell:
-            playback = run_episodes(env, policy, options.episodes, EpisodeMeasures(env), tell)
+        with progress("playing", f"{options.episodes} episodes") as report_progress:
+            playback = play_episodes(env, policy, options.episodes, report_progress)
         files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
         report(playback)
         if plan.request.video:
@@ -130,76 +131,80 @@ def play(
     return [*films, folder / "playback.json"]
 
 
-def run_episodes(
+def play_episodes(
     env: Any,
     policy: InferencePolicy,
     num_episodes: int,
-    measures: EpisodeMeasures,
     report_progress: ProgressCallback = lambda share, detail=None: None,
 ) -> PlayResult:
-    """Play until enough episodes have ended, taking the same number from every environment as far as it goes.
+    """Play episodes, the same number in every environment as far as it goes.
 
-    Counting whichever episodes end first would favour the short ones: environment i gives its first ``wanted // num_envs``
-    episodes, one more where i is below the rest.
+    Environment i plays ``num_episodes // num_envs`` episodes, one more if i is below the rest.
 
     Args:
-        env: As rsl_rl sees one.
-        policy: Acts in it.
-        wanted: Episodes of all environments together.
-        measures: Measures of the environment.
-        tell: Gets to know what share is done.
+        env: The host's environments.
+        policy: Acts in them.
+        num_episodes: Episodes of all environments together.
+        report_progress: Receives the share of the episodes that is done.
     """
-    count, device = env.num_envs, env.device
+    count = env.num_envs
     quota = [num_episodes // count + (i < num_episodes % count) for i in range(count)]
     rows: list[dict[str, float]] = []
-    total, length = (torch.zeros(count, device=device) for _ in range(2))
-    # of the episode at hand, summed over its control steps
-    rate, operations = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
-    costs, weights, seen = list[InferenceCost](), list[int](), None
-    seconds, steps = 0.0, 0
     with torch.inference_mode():
         env.reset()
         policy.reset()
-        measures.reset()
-        obs = env.get_observations().to(device)
-        while any(quota):
-            running = torch.tensor([i for i in range(count) if quota[i]], device=device)
-            seen = policy.compute_activity(obs, running)
-            rate[running] += seen.rates.to(rate)
-            operations[running] += seen.operations_each.to(rate)
-            if seen.cost is not None:
-                costs.append(seen.cost)
-                weights.append(len(running))
-            began = synchronize_time(device)
-            actions = policy(obs)
-            seconds += synchronize_time(device) - began
-            obs, rewards, dones, _ = env.step(actions)
-            policy.reset(dones)
-            total += rewards
-            length += 1
-            steps += 1
-            ended = measures.step(dones)
-            for place, i in enumerate(dones.nonzero().flatten().tolist()):
-                if quota[i]:
-                    quota[i] -= 1
-                    row = {"episode": len(rows), "environment": i, "return": float(total[i])}
-                    row["length"] = int(length[i])
-                    row |= {name: float(values[place]) for name, values in ended.items()}
-                    row["firing_rate"] = float(rate[i] / length[i])
-                    row["operations"] = float(operations[i] / length[i])
-                    rows.append(row)
-            for sums in (total, length, rate, operations):
-                sums *= dones == 0
-            report_progress(_compute_share(len(rows), quota, length.tolist(), env.max_episode_length))
+        acting = _ObservedPolicy(policy, count, env.device)
+        for step in run_episodes(env, acting, env.get_observations().to(env.device), quota):
+            policy.reset(step.dones)
+            for row in step.rows:
+                rows.append({"episode": len(rows), **row, **acting.describe_episode(row)})
+            acting.restart(step.dones)
+            report_progress(step.share)
     return PlayResult(
         rows,
-        mean(costs, weights) if costs else None,
-        seen.ann_operations if seen is not None else 0.0,
-        count * steps / seconds,
+        mean(acting.costs, acting.weights) if acting.costs else None,
+        acting.ann_operations,
+        count * acting.steps / acting.seconds,
     )
 
 
-def _compute_share(ended: int, quota: Sequence[int], lengths: Sequence[float], longest: int) -> float:
-    """What of all wanted episodes is played: those that ended, and of those at hand as much as if none ended early."""
-    parts = sum(min(steps / longest, 1.0) for left, steps in zip(quota, lengths, strict=True) if left)
-    return (ended + parts) / (ended + sum(quota))
+class _ObservedPolicy:
+    """A policy with the time that it takes and its activity in every control step."""
+
+    def __init__(self, policy: InferencePolicy, num_envs: int, device: torch.device | str) -> None:
+        self.policy, self.device = policy, device
+        self.rate, self.operations = (
+            torch.zeros(num_envs, dtype=torch.float64, device=device) for _ in range(2)
+        )
+        """Of the episode at hand, summed over its control steps, [B]."""
+        self.costs, self.weights = list[InferenceCost](), list[int]()
+        self.ann_operations, self.steps, self.seconds = 0.0, 0, 0.0
+
+    def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
+        """Return the policy's actions [B, A] for ``obs``; look at the environments that are ``running`` [B]."""
+        ids = running.nonzero().flatten()
+        activity = self.policy.compute_activity(obs, ids)
+        self.rate[ids] += activity.rates.to(self.rate)
+        self.operations[ids] += activity.operations_each.to(self.rate)
+        self.ann_operations = activity.ann_operations
+        if activity.cost is not None:
+            self.costs.append(activity.cost)
+            self.weights.append(len(ids))
+        began = synchronize_time(self.device)
+        actions = self.policy(obs)
+        self.seconds += synchronize_time(self.device) - began
+        self.steps += 1
+        return actions
+
+    def describe_episode(self, row: Mapping[str, float]) -> dict[str, float]:
+        """Return firing rate and operations of the episode that ended with ``row``, means over its control steps."""
+        i, length = int(row["environment"]), row["length"]
+        return {
+            "firing_rate": float(self.rate[i] / length),
+            "operations": float(self.operations[i] / length),
+        }
+
+    def restart(self, dones: Tensor) -> None:
+        """Begin anew where the episodes are ``dones`` [B]."""
+        self.rate *= dones == 0
+        self.operations *= dones == 0

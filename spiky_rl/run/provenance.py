@@ -12,19 +12,16 @@ from pathlib import Path
 import spiky_rl
 from spiky_rl import __version__
 from spiky_rl.config.options import FileRecord
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
+from spiky_rl.learners import get_learner, list_learners
 
 PACKAGE = Path(spiky_rl.__file__).parent
 PROVENANCE = "params/provenance.json"
 """In a run's folder: the provenance of what it is computed with, written before its first iteration."""
 DIRTY = "-dirty"
 """End of a commit whose package was changed since."""
-LIBRARIES = {"rsl_rl": "rsl-rl-lib", "skrl": "skrl"}
-"""Distribution of each host library."""
-STEPPING = ("isaaclab", "newton", "mujoco", "mujoco-warp", "warp-lang", "torch")
-"""Distributions that step worlds or run networks: another version of one may give other bits."""
 
 
 class Provenance(FileRecord):
@@ -43,17 +40,18 @@ class Provenance(FileRecord):
     """C++ compiler and its version; None if there is none that starts."""
 
 
-def read_provenance(device: str, physics: str) -> Provenance:
+def read_provenance(device: str, task: str, physics: str) -> Provenance:
     """Return the provenance of what this process computes.
 
     Args:
         device: Device of networks and worlds.
+        task: The task, which tells the host.
         physics: Physics backend.
     """
     import torch  # those who read results do without
 
     return Provenance(
-        kernels=compute_kernels_digest(device.startswith("cuda"), physics == selection.NATIVE),
+        kernels=compute_kernels_digest(device.startswith("cuda"), task, physics),
         threads=torch.get_num_threads(),
         omp_num_threads=os.environ.get("OMP_NUM_THREADS"),
         commit=find_commit(),
@@ -62,11 +60,11 @@ def read_provenance(device: str, physics: str) -> Provenance:
 
 
 @cache
-def compute_kernels_digest(on_gpu: bool, steps_natively: bool) -> str:
-    """Return the digest of the sources of kernels, and of the native physics if that ``steps_natively``."""
+def compute_kernels_digest(on_gpu: bool, task: str, physics: str) -> str:
+    """Return the digest of the sources of kernels, and of a ``task``'s ``physics`` backend if its host compiles one."""
     from spiky_rl.kernels.source_digest import compute_digest
 
-    return compute_digest(on_gpu, (PACKAGE / "hosts/isaaclab/mujoco").glob("*.h") if steps_natively else ())
+    return compute_digest(on_gpu, find_host(task).get_physics_sources(physics))
 
 
 @cache
@@ -100,13 +98,20 @@ def find_compiler() -> str | None:
 
 def get_versions() -> dict[str, str]:
     """Return the versions of everything that shapes a result, by distribution."""
-    names = (*STEPPING, *LIBRARIES.values(), "numpy")
+    stepping = [name for host in list_hosts() for name in get_host(host).distributions]
+    training = [get_learner(name).distribution for name in list_learners()]
+    names = dict.fromkeys((*stepping, *training, "numpy"))
     return {"spiky_rl": __version__} | {name: v for name in names if (v := _find_version(name)) is not None}
 
 
-def get_deciding_versions(library: str) -> dict[str, str]:
-    """Return the versions that may change bits where the host ``library`` trains; builds of one version for CPU and GPU count as equal."""
-    names = (*STEPPING, LIBRARIES[library])
+def list_deciding(task: str, library: str) -> tuple[str, ...]:
+    """Return the distributions whose versions may change bits on a ``task`` that the learner ``library`` trains."""
+    return (*find_host(task).distributions, get_learner(library).distribution)
+
+
+def get_deciding_versions(task: str, library: str) -> dict[str, str]:
+    """Return the versions of what `list_deciding` names; builds of one version for CPU and GPU count as equal."""
+    names = list_deciding(task, library)
     return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
 
 

@@ -16,14 +16,13 @@ from spiky_rl.config import files
 from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import FileRecord, UserError, option
-from spiky_rl.config.run_plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.learners.common import checkpoints
 from spiky_rl.run import run_folders
-from spiky_rl.run.teacher import HOST_PACKAGES
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +136,17 @@ def check_code(record: Path, settings: RunSettings, asked: RunRequest) -> None:
     named = list_texts([read_agent(asked.agent)[1], *map(_read_values, asked.overrides)])
     remedy = "pass it again, so that it is you who names that code"
     recorded = list(map(_read_values, settings.overrides))
-    check_code_is_named(record, recorded, named, remedy, HOST_PACKAGES)
+    check_code_is_named(record, recorded, named, remedy, list_trusted_packages())
     if settings.tuning is not None and asked.tuning is None:
         tuned = read_tuned(settings.tuning)
         values = [agent.agent for agents in tuned.tasks.values() for agent in agents.values()]
         remedy = "pass --tuning again, so that it is you who names that code"
-        check_code_is_named(tuned.path, values, named, remedy, HOST_PACKAGES)
+        check_code_is_named(tuned.path, values, named, remedy, list_trusted_packages())
 
 
 def find_named_code(overrides: Sequence[str]) -> list[str]:
     """Return the ``overrides`` that name code, which a command that resumes their run has to repeat."""
-    return [text for text in overrides if find_code(_read_values(text), HOST_PACKAGES)]
+    return [text for text in overrides if find_code(_read_values(text), list_trusted_packages())]
 
 
 def _read_values(override: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, shorten
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.config.spec import AgentSpec
+from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints, require_checkpoint
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.learners.common.progress import Count, TrainingProgress
@@ -69,7 +70,7 @@ def create_run_folder(
     run_name: str,
     task: str,
     agent: str,
-    library: str = "rsl_rl",
+    library: str = DEFAULT_LEARNER,
     seed: int | None = None,
 ) -> Path:
     """Make a run folder with its manifest, which says that it was made after all runs beside it, whatever the clock says.
@@ -132,7 +133,7 @@ def find_checkpoint(
     experiment: str,
     task: str,
     agent: str | None,
-    library: str = "rsl_rl",
+    library: str = DEFAULT_LEARNER,
     seed: int | None = None,
     only: bool = True,
 ) -> Path:

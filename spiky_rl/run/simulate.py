@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.run_plan import RunPlan
-from spiky_rl.hosts.isaaclab import environment
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.kernels import dispatch
+from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.run.signals import start_simulation
 from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
 
@@ -31,22 +29,19 @@ def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[
         plan: What is simulated.
         live: How it is watched; None: it is not.
     """
-    asked, watched = plan.request, {}
-    if live is not None and plan.rank == 0:  # of the processes of a distributed run, the first one is watched
-        watched = {"visualizers": live.visualizers, "visible": live.visible}
-    with environment.open_simulation(
-        plan.env_cfg,
-        task_id=plan.gym_id,
-        device=plan.device,
-        num_envs=plan.num_envs,
+    request = plan.request
+    watched = live if plan.rank == 0 else None  # only the first process of a distributed run is watched
+    options = SimulationOptions(
         seed=plan.seed + plan.rank,
-        video=asked.video,
-        deterministic=asked.deterministic,
-        distributed=asked.distributed and plan.device != "cpu",
-        **watched,
-    ) as gym_env:
-        env = environment.TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
-        plan.physics = selection.get_solver_name(gym_env, plan.physics)
+        clip_actions=plan.get_setting("clip_actions"),
+        video=request.video,
+        deterministic=request.deterministic,
+        distributed=request.distributed and plan.device != "cpu",
+        visualizers=None if watched is None else watched.visualizers,
+        visible_envs=None if watched is None else watched.visible,
+    )
+    with plan.host_task.open(plan.device, plan.num_envs, options) as env:
+        plan.physics = plan.host_task.physics
         if plan.rank == 0:
             log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _neurons(plan))
         yield env
@@ -67,12 +62,6 @@ def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
     return VisualizedEnv(env, live.real_time)
 
 
-def get_runner_class(plan: RunPlan) -> type[BaseRunner]:
-    """The class of the host's runner."""
-    name = {"rsl_rl": "RslRlRunner", "skrl": "SkrlRunner"}[plan.library]
-    return getattr(importlib.import_module(f"spiky_rl.learners.{plan.library}.runner"), name)
-
-
 def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
     """A trained policy in an environment, with the runner that holds it.
 
@@ -81,8 +70,8 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
         env: As rsl_rl sees one.
         checkpoint: Its weights.
     """
-    runner: Any = get_runner_class(plan)
-    runner = runner(env, plan.config, None, plan.device, plan.identity)
+    runner_class: Any = plan.learner.get_runner_class()
+    runner = runner_class(env, plan.config, None, plan.device, plan.identity)
     runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
     return runner, runner.get_inference_policy(plan.device)
 

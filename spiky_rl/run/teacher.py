@@ -12,20 +12,17 @@ from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.config.run_plan import RunPlan, TrainOptions
 from spiky_rl.config.spec import read_agent
-from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation
+from spiky_rl.hosts.base import NOMINAL
+from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import read_checkpoint
-from spiky_rl.learners.common.runner import BaseRunner
-from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-from spiky_rl.learners.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
+from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import run_folders
+from spiky_rl.run.evaluate import measure_conditions
+from spiky_rl.run.run_plan import RunPlan, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
-
-HOST_PACKAGES = ("rsl_rl", "isaaclab", "isaaclab_rl", "isaaclab_tasks")
-"""Packages whose classes a teacher's specification may name, for a run has executed them anyway."""
 
 
 def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
@@ -50,7 +47,8 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
     if checkpoint is not None:
         if named is not None:
             raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
-        kept = load_teacher_from_student(read_checkpoint(str(checkpoint)), checkpoint)
+        loaded = read_checkpoint(str(checkpoint), library=plan.library)
+        kept = load_teacher_from_student(loaded, checkpoint)
         _check_code(kept, checkpoint, plan, options)
         return kept
     if named is None:
@@ -63,7 +61,7 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
     path = run_folders.find_checkpoint(
         str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent
     )
-    teacher = read_teacher(path, plan.task)
+    teacher = read_teacher(path, plan.task, plan.learner)
     _check_code(teacher, path, plan, options)
     for key, default in (("history", 1),):
         theirs, ours = teacher.spec.get(key, default), plan.spec.runner.get(key, default)
@@ -79,7 +77,7 @@ def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptio
     """Raise UserError where the ``file`` that holds the ``teacher`` names code that the user does not."""
     named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
     remedy = "pass --teacher_code with that name, so that it is you who names that code"
-    check_code_is_named(file, teacher.spec, named, remedy, HOST_PACKAGES)
+    check_code_is_named(file, teacher.spec, named, remedy, list_trusted_packages())
 
 
 def _list_distilled_agents() -> list[str]:
@@ -95,23 +93,22 @@ def _list_distilled_agents() -> list[str]:
     return found
 
 
-def compare_with_teacher(runner: BaseRunner, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
+def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
     """Noise-free returns of student and teacher: an episode of every environment, from the same states.
 
     Args:
-        runner: What trained the student.
+        runner: The runner that trained the student.
         env: As rsl_rl sees one.
         plan: The run's.
     """
-    assert isinstance(runner, RslRlRunner)
     log.info("an episode of student and teacher in every environment, without noise")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)
     found: dict[str, float] = {}
     with torch.inference_mode():
         for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
-            evaluation = ConditionEvaluation(env, ["nominal"], env.num_envs, groups, plan.seed)
-            nominal = evaluation.run(policy)[0][0]["nominal"]
+            everywhere = ConditionGroups(env, [NOMINAL], env.num_envs, groups, plan.seed)
+            nominal = measure_conditions(everywhere, policy)[0][0][NOMINAL]
             found |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
     teacher = runner.alg.teacher
     return {"teacher": teacher.path, "teacher_agent": teacher.agent, **found, "episodes": env.num_envs}

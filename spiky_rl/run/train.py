@@ -16,26 +16,27 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.config.run_plan import RunPlan, TrainOptions
-from spiky_rl.hosts.isaaclab import environment
+from spiky_rl.hosts.base import NonFiniteError
+from spiky_rl.learners.base import LOGGERS
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.learners.rsl_rl.teacher import Teacher
+from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.run import resume, run_folders
 from spiky_rl.run import teacher as teachers
 from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.prepare import write_params
 from spiky_rl.run.provenance import read_provenance
+from spiky_rl.run.run_plan import RunPlan, TrainOptions
 from spiky_rl.run.signals import StopRequest
-from spiky_rl.run.simulate import get_runner_class, open_env, wrap_for_visualizer
+from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
 
 log = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 """In a run's folder: how far it is, written after every iteration."""
-EXCLUDED_KEYS = 1_000_000
+UNLIMITED_ITERATIONS = 1_000_000
 """Iterations of a run that another budget ends."""
 RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
 """What is taken of a checkpoint where the optimiser begins anew."""
@@ -57,34 +58,14 @@ type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None
 
 
 def require_whole_minibatches(plan: RunPlan) -> None:
-    """Raise UserError where rollouts cannot be split into minibatches.
-
-    Recurrent ones are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number.
-    """
-    networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
-    if plan.library == "skrl":
-        from spiky_rl.learners.skrl.config import is_stateful
-
-        recurrent = any(is_stateful(n) for n in networks)
-    else:
-        recurrent = any(n.cls.is_recurrent(n.options) for n in networks)  # type: ignore[attr-defined]
-    for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
-        recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
+    """Raise UserError if rollouts cannot be split into minibatches. Recurrent ones are split by environments."""
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
     samples = plan.num_envs * plan.get_setting("num_steps_per_env")
     if samples < batches:
         raise UserError(
             f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
         )
-    if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
-        raise UserError(
-            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
-        )
-    if recurrent and plan.library == "skrl" and plan.num_envs % batches:
-        raise UserError(
-            f"--num_envs {plan.num_envs}: a recurrent agent needs a multiple of {batches} with skrl, whose minibatches"
-            " are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
-        )
+    plan.learner.check_minibatches(plan.spec, plan.num_envs, batches)
 
 
 def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
@@ -99,7 +80,7 @@ def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
     if checkpoint is not None:
         resume.require_iterations(plan, options, checkpoint)
     taught_by = teachers.find_teacher(plan, options, checkpoint)
-    if plan.library == "rsl_rl":
+    if LOGGERS in plan.learner.abilities:
         plan.config["logger"] = options.logger
         if options.log_project_name:
             plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
@@ -157,7 +138,7 @@ class TrainingRun:
         plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
         live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
-        with environment.torch_settings(plan.device, plan.library), open_env(plan, live) as plain:
+        with plan.learner.use_torch_settings(plan.device), open_env(plan, live) as plain:
             env: Any = plain
             if asked.video and self.folder is not None:
                 from spiky_rl.run.video import VideoRecorder
@@ -182,7 +163,7 @@ class TrainingRun:
         assert self.runner is not None
         try:
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
-        except (environment.NonFiniteError, OSError, KeyboardInterrupt) as error:
+        except (NonFiniteError, OSError, KeyboardInterrupt) as error:
             log.warning(
                 "%s stays that of the highest mean return: %s", run_folders.BEST, str(error) or "stopped"
             )
@@ -192,14 +173,14 @@ class TrainingRun:
         """The host's runner, where the run begins or goes on."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        made: Any = get_runner_class(plan)
+        made: Any = plan.learner.get_runner_class()
         folder = None if self.folder is None else str(self.folder)
         notes = {"specification": _format_spec_table(plan)}
         runner = made(
             env, plan.config, folder, plan.device, plan.identity, plan.get_setting("picture_interval"), notes
         )
         if plan.request.deterministic:
-            environment.make_deterministic(seed)
+            env.make_deterministic(seed)
         if self.teacher is not None:
             runner.set_teacher(self.teacher)
         if self.checkpoint is not None:
@@ -215,11 +196,11 @@ class TrainingRun:
         if self.folder is not None:
             total = (
                 None
-                if following.iterations == EXCLUDED_KEYS
+                if following.iterations == UNLIMITED_ITERATIONS
                 else following.first + max(following.iterations, 0)
             )
             resume.write_settings(self.folder, plan, self.options, total)
-        if following.first and following.iterations != EXCLUDED_KEYS:
+        if following.first and following.iterations != UNLIMITED_ITERATIONS:
             log.info("running %d more iterations", max(following.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
@@ -234,7 +215,7 @@ class TrainingRun:
             return "finished" if following.budget_spent else "stopped"
         except FloatingPointError as error:
             return f"failed: {error}"
-        except environment.NonFiniteError as error:  # perhaps the learner's doing
+        except NonFiniteError as error:  # perhaps the learner's doing
             return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
         except OSError as error:
             if error.errno not in files.DISKS:
@@ -258,7 +239,7 @@ class TrainingRun:
                 num_envs=plan.num_envs,
                 outcome=outcome,
                 spec_hash=plan.spec.digest,
-                provenance=read_provenance(plan.device, plan.physics).model_dump(),
+                provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
                 **({"distillation": self.returns} if self.returns else {}),
@@ -288,7 +269,7 @@ class _IterationCallback:
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
             total = budget.to_iterations(plan.num_envs * steps * ranks)
-            self.iterations = EXCLUDED_KEYS if total is None else total - self.first
+            self.iterations = UNLIMITED_ITERATIONS if total is None else total - self.first
             self.budget = budget if total is None else None
         self.begun: float | None = None
         self.best = float("-inf")

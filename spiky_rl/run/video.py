@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict
 
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.video import Frame, RasterPanel, concat_frames, write_video
 from spiky_rl.run.wrapper import EnvWrapper
@@ -37,7 +36,7 @@ def record_video(
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
     with progress("filming", f"{steps} control steps") as tell:
-        camera = Camera(env)
+        camera = env.open_camera()
         with torch.inference_mode():
             env.reset()
             policy.reset()
@@ -53,7 +52,7 @@ def record_video(
                 tell((step + 1) / steps)
         camera.close()
     log.info("writing %s and its GIF", path)
-    return write_video(path, frames, 1.0 / env.unwrapped.step_dt)
+    return write_video(path, frames, 1.0 / env.step_dt)
 
 
 class VideoRecorder(EnvWrapper):
@@ -70,7 +69,7 @@ class VideoRecorder(EnvWrapper):
         """
         super().__init__(env)
         self.folder, self.length, self.interval = folder, length, interval
-        self.camera = Camera(env)
+        self.camera = env.open_camera()
         self.count = 0
         self.frames: list[Frame] = []
 
@@ -87,7 +86,7 @@ class VideoRecorder(EnvWrapper):
         """Write the clip at hand, whole or not."""
         if self.frames:
             path = self.folder / f"step-{self.count - len(self.frames)}.mp4"
-            log.info("film: %s", write_video(path, self.frames, 1.0 / self.env.unwrapped.step_dt)[0])
+            log.info("film: %s", write_video(path, self.frames, 1.0 / self.env.step_dt)[0])
             self.frames = []
 
     def finish(self) -> None:

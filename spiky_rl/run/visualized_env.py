@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.run_plan import DEFAULT_VISIBLE_ENVS
-from spiky_rl.hosts.isaaclab.live.setup import get_visualizers, set_default_camera
 from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.run.run_plan import DEFAULT_VISIBLE_ENVS
 from spiky_rl.run.spike_raster import SpikeRaster
 from spiky_rl.run.wrapper import EnvWrapper
 
@@ -42,12 +41,12 @@ class VisualizedEnv(EnvWrapper):
             real_time: Whether a control step takes as long as it does in the world, at least.
         """
         super().__init__(env)
-        self.period, self.due = env.unwrapped.step_dt if real_time else 0.0, 0.0
-        set_default_camera(env)
+        self.period, self.due = env.step_dt if real_time else 0.0, 0.0
+        env.set_default_camera()
 
     def set_policy(self, policy: InferencePolicy) -> None:
         """From now on, ``policy`` acts; of an ANN there are no spikes to show."""
-        shown = get_visualizers(self.env)
+        shown = self.env.get_live_views()
         if shown and policy.network is not None:
             self.picture = SpikeRaster(policy)
             for view in shown:

@@ -13,7 +13,7 @@ import torch
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, share_env_origin
 from spiky_rl.run.prepare import make_plan

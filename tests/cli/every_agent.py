@@ -13,7 +13,7 @@ from pathlib import Path
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible

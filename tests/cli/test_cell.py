@@ -10,7 +10,7 @@ import yaml
 from spiky_rl.cli import evaluate, train
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config import files
-from spiky_rl.config.run_plan import RunRequest, TrainOptions
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell

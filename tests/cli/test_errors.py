@@ -15,7 +15,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
-from spiky_rl.config.run_plan import LIBRARIES
+from spiky_rl.run.run_plan import LIBRARIES
 from spiky_rl.learners.common.checkpoints import get_random_state
 from tests import processes
 

@@ -10,7 +10,7 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.config import registry, spec
-from spiky_rl.config.run_plan import LIBRARIES
+from spiky_rl.run.run_plan import LIBRARIES
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
 from tests import processes
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.learners.common.checkpoints import get_random_state
 from spiky_rl.run.checkpoint import find_checkpoint
 

@@ -5,7 +5,7 @@ import pytest
 from spiky_rl.config import keys, registry
 from spiky_rl.config.early import check_networks
 from spiky_rl.config.options import UserError, get_options
-from spiky_rl.config.run_plan import split_overrides
+from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.config.spec import merge_agent
 
 MEANT = {

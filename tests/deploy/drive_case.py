@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.simulate import get_runner_class
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from spiky_rl.config.run_plan import RunPlan, RunRequest
+from spiky_rl.run.run_plan import RunPlan, RunRequest
 from spiky_rl.config.spec import AgentSpec, load_task
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 

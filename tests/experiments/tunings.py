@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spiky_rl.config import files
 from spiky_rl.config.budget import Budget
-from spiky_rl.config.run_plan import RunPlan
+from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning

@@ -6,7 +6,7 @@ import json
 import torch
 
 from spiky_rl.config.spec import AgentSpec, resolve_agent
-from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
 from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts.point_env import LIF, PointEnv
 
@@ -40,7 +40,7 @@ def specification(*overrides: str, network=None, critic=None, agent="mlp_ppo", *
     lines = [*overrides]
     lines += [f"agent.network={json.dumps(network)}"] if network else []
     lines += [f"agent.critic_network={json.dumps(critic)}"] if critic else []
-    return resolve_agent(agent, "Isaac-Point", to_rsl_rl_layout(raw, "Isaac-Point"), lines)
+    return resolve_agent(agent, "Isaac-Point", to_agent_layout(raw, "Isaac-Point"), lines)
 
 
 PLAIN = {"state_preprocessor": None, "value_preprocessor": None, "rewards_shaper_scale": 1.0}

@@ -133,7 +133,7 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
     environment = pytest.importorskip(
         "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
     )
-    from spiky_rl.config.run_plan import RunRequest, TrainOptions
+    from spiky_rl.run.run_plan import RunRequest, TrainOptions
     from spiky_rl.run.train import TrainingRun
 
     class Begun(Exception):

@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.cli.train import train
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.run_plan import TrainOptions
+from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg

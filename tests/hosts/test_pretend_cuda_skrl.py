@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
 from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
@@ -29,7 +29,7 @@ HERE = ("skrl.", "spiky_rl.learners.skrl.")
 
 def settings(agent: str) -> dict:
     raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
-    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", to_rsl_rl_layout(raw, "Isaac-Point"), []))
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", to_agent_layout(raw, "Isaac-Point"), []))
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.config.run_plan import RunRequest
+from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
 from spiky_rl.run.prepare import make_plan
 

@@ -10,7 +10,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.train import checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.config.run_plan import RunRequest, TrainOptions
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 from spiky_rl.run import resume
 
 DONE = 40

@@ -9,12 +9,12 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg as rsl_rl_config
-from spiky_rl.learners.skrl.config import make_runner_cfg, to_rsl_rl_layout
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
 from tests.hosts.skrl_case import NETWORK, RAW, SPIKING, specification
 
 
 def test_isaac_labs_values_arrive_in_the_tree():
-    tree = to_rsl_rl_layout(RAW, "Isaac-Point")
+    tree = to_agent_layout(RAW, "Isaac-Point")
     algorithm = tree["algorithm"]
     assert (tree["num_steps_per_env"], tree["max_iterations"]) == (16, 10)
     assert (tree["experiment_name"], tree["seed"]) == ("point", 42)
@@ -123,12 +123,12 @@ FOREIGN = {
 def test_a_task_whose_agent_is_no_ppo_on_vectors_is_refused(case):
     change, words = FOREIGN[case]
     with pytest.raises(UserError, match=words):
-        to_rsl_rl_layout({**RAW, **change}, "Isaac-Point")
+        to_agent_layout({**RAW, **change}, "Isaac-Point")
 
 
 def test_a_critic_of_its_own_observations_reads_skrls_states():
     states = {"class": "DeterministicMixin", "network": [{**NETWORK[0], "input": "STATES"}]}
-    tree = to_rsl_rl_layout({**RAW, "models": {**RAW["models"], "value": states}}, "Isaac-Point")
+    tree = to_agent_layout({**RAW, "models": {**RAW["models"], "value": states}}, "Isaac-Point")
     assert tree["obs_groups"] == {"actor": ["policy"], "critic": ["critic"]}
     assert tree["actor"]["obs_normalization"] and not tree["critic"]["obs_normalization"]
 
@@ -155,7 +155,7 @@ def test_deviations_without_limits_have_none():
         "initial_log_std": -1.0,
         "fixed_log_std": True,
     }
-    actor = to_rsl_rl_layout({**RAW, "models": {**RAW["models"], "policy": policy}}, "Isaac-Point")["actor"]
+    actor = to_agent_layout({**RAW, "models": {**RAW["models"], "policy": policy}}, "Isaac-Point")["actor"]
     assert actor["distribution_cfg"]["std_range"] == []
     assert actor["distribution_cfg"]["init_std"] == math.exp(-1.0)
     assert not actor["distribution_cfg"]["learn_std"]
@@ -181,11 +181,11 @@ def test_an_encoding_of_the_observations_is_no_network_that_ours_stand_in_for():
     raw = copy.deepcopy(RAW)
     raw["models"]["policy"]["network"][0]["input"] = "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)"
     with pytest.raises(UserError, match="is no MLP on vectors"):
-        to_rsl_rl_layout(raw, "Isaac-Point")
+        to_agent_layout(raw, "Isaac-Point")
 
 
 def test_states_are_what_everybody_observes_where_the_policy_reads_them_too():
     raw = copy.deepcopy(RAW)
     for model in ("policy", "value"):
         raw["models"][model]["network"][0]["input"] = "STATES"
-    assert to_rsl_rl_layout(raw, "Isaac-Point")["obs_groups"] == {"actor": ["policy"], "critic": ["policy"]}
+    assert to_agent_layout(raw, "Isaac-Point")["obs_groups"] == {"actor": ["policy"], "critic": ["policy"]}

@@ -11,8 +11,8 @@ from skrl.agents.torch.ppo import PPO
 from skrl.utils.runner import torch as runners
 
 from spiky_rl.config.spec import SpecError
-from spiky_rl.learners.skrl.components import ComponentRunner, register_with_isaaclab
-from spiky_rl.learners.skrl.config import make_isaaclab_cfg
+from spiky_rl.learners.skrl.components import ComponentRunner, register_components
+from spiky_rl.learners.skrl.config import make_registered_cfg
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from tests.hosts.point_env import PointEnv
@@ -34,7 +34,7 @@ def environment() -> SkrlEnv:
 
 
 def test_the_configuration_has_what_the_command_reads_and_changes():
-    config = make_isaaclab_cfg(specification("agent.max_iterations=3", network=SPIKING), raw())
+    config = make_registered_cfg(specification("agent.max_iterations=3", network=SPIKING), raw())
     assert (config["seed"], config["agent"]["class"], config["agent"]["rollouts"]) == (42, "PPO", 16)
     assert config["trainer"]["timesteps"] == 3 * 16
     assert config["agent"]["experiment"] == {"experiment_name": "", **QUIET}
@@ -43,7 +43,7 @@ def test_the_configuration_has_what_the_command_reads_and_changes():
 @pytest.mark.parametrize("stateful", [False, True])
 def test_the_runner_that_the_command_makes_trains_our_models_and_writes_checkpoints(stateful, tmp_path):
     spec = specification("agent.max_iterations=2", network={**SPIKING, "stateful": stateful})
-    run = ComponentRunner(environment(), make_isaaclab_cfg(spec, raw()))
+    run = ComponentRunner(environment(), make_registered_cfg(spec, raw()))
     assert type(run.agent) is (SpikingRecurrentPPO if stateful else SkrlSpikingPPO)
     before = {name: value.clone() for name, value in run.agent.policy.named_parameters()}
     run.run()
@@ -61,7 +61,7 @@ def test_skrls_own_configurations_get_skrls_own_agent_and_models():
 
 def test_the_runner_takes_the_place_of_skrls_where_isaac_lab_imports_it(monkeypatch):
     monkeypatch.setattr(runners, "Runner", runners.Runner)  # given back after the test
-    register_with_isaaclab()
+    register_components()
     from skrl.utils.runner.torch import Runner
 
     assert Runner is ComponentRunner
@@ -79,4 +79,4 @@ def test_what_the_command_does_not_show_a_network_is_refused_by_name(override, k
     with pytest.raises(
         SpecError, match=rf"agent\.obs_groups\.{key}: .* which allows {re.escape(str(allowed))} here"
     ):
-        make_isaaclab_cfg(specification(override), raw())
+        make_registered_cfg(specification(override), raw())

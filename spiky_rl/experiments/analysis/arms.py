@@ -10,7 +10,7 @@ from spiky_rl.experiments.analysis.results import CellResult, SkippedCell, read_
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
-from spiky_rl.run.provenance import LIBRARIES, STEPPING
+from spiky_rl.run.provenance import list_deciding
 
 SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
 """Attributes that cells need alike, besides the environment's overrides and what decides bits."""
@@ -69,7 +69,7 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
     if result.provenance is None or ours.provenance is None:
         known = ["none" if p is None else "known" for p in (result.provenance, ours.provenance)]
         return "provenance", known[0], known[1]
-    names = (*STEPPING, LIBRARIES[ours.library])
+    names = list_deciding(ours.task, ours.library)
     versions = {name: ours.versions[name].partition("+")[0] for name in names if name in ours.versions}
     kernels = ours.provenance.model_copy(update={"threads": None})
     differing = find_differences(result.provenance, result.versions, kernels, versions)

@@ -15,12 +15,12 @@ from pydantic import AfterValidator, Field, PlainSerializer
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override
-from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
+from spiky_rl.run.run_plan import RunPlan
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
@@ -197,7 +197,7 @@ def format_commands(given: CellSpecification, name: str, kind: str, processes: i
     common = ["--task", given.task, "--agent", given.agent]
     common += ["--device", given.device] if given.device else []
     common += ["--assets", given.assets] if given.assets != "auto" else []
-    common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
+    common += ["--rl_library", given.library] if given.library != DEFAULT_LEARNER else []
     common += ["--tuning", f"{OUT}/{given.tuned}"] if given.tuned else []
     root = ["--log_root", f"{folder}/run"] if is_trained else []
     run = "python scripts/train.py"
@@ -290,13 +290,15 @@ def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Ce
 def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; they decide bits as versions do."""
     on_gpu = plan.device.startswith("cuda")
-    kernels = compute_kernels_digest(on_gpu, plan.physics == selection.NATIVE)
+    kernels = compute_kernels_digest(on_gpu, plan.request.task, plan.physics)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
 def _origin(defining: PlainMapping, plan: RunPlan, threads: int | None) -> dict[str, Any]:
     """Return a cell's hashes, and what counts in them besides what is ``defining``: kernels, ``threads`` and versions."""
-    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(plan.library)
+    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(
+        plan.request.task, plan.library
+    )
     bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
     return {
         "hash": hash_data({**defining, **bits}),

@@ -24,12 +24,13 @@ from spiky_rl.config.options import (
     suggest_name,
 )
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, hashable
-from spiky_rl.config.run_plan import RANDOM, Library
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
 from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.run.run_plan import RANDOM, Library
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
@@ -138,7 +139,7 @@ class Study(Settings):
         "",
         "the agent that all others are compared with, and scores are normalised by; empty: mlp_ppo if it is there, else the first",
     )
-    library: Library = option("rsl_rl", "host library, which trains", flags=["--rl_library"])
+    library: Library = option(DEFAULT_LEARNER, "library that trains", flags=["--rl_library"])
     tuning: Tunings = option(
         "",
         "what tune.py wrote, or its folder, whose values every agent takes, or a mapping of agents to that, in which agents that"

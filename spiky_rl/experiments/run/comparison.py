@@ -114,7 +114,7 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
         out: Its folder, absolute.
         place: Where its cells run.
     """
-    place, robots = place.resolve_assets()
+    place, robots = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
     found = grid.build_cells(
         study, resolve, place.device, place.assets, place.distributed, threads=place.threads

@@ -19,6 +19,7 @@ from spiky_rl.config.schema import TaskSpec
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.cells import RESULT, read_if_valid
+from spiky_rl.hosts import find_host
 
 OVERHEAD = 25.0
 """Seconds for which a cell starts its two simulators."""
@@ -174,8 +175,7 @@ def estimate_cells(
         speeds: What results tell.
         specs: Tasks' files by label.
     """
-    from spiky_rl.hosts.isaaclab.conditions import parse_conditions
-
+    parse_conditions = find_host(study.tasks[0]).parse_conditions
     timed, sources = list[Cell](), set[str]()
     rows = study.episodes * len(parse_conditions(",".join(study.conditions)))
     for cell in cells:

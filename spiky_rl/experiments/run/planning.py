@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.registry import PACKAGE
-from spiky_rl.config.run_plan import RANDOM, Assets, RunPlan, RunRequest
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.analysis.comparisons import ALPHA, compute_min_p_value
 from spiky_rl.experiments.design import grid
@@ -23,7 +21,11 @@ from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visible_gpus, make_environment
-from spiky_rl.run.prepare import make_condition_subject, make_plan
+from spiky_rl.hosts import find_host
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.base import DISTRIBUTED
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +86,8 @@ class ExecutionOptions(Settings):
         Raises:
             UserError: The engine or the GPUs are not there, or the host trains in one process only.
         """
-        if self.distributed > 1 and library != "rsl_rl":
-            raise UserError("--distributed: only with --rl_library rsl_rl")
+        if self.distributed > 1:
+            get_learner(library).require_ability(DISTRIBUTED, "--distributed")
         if self.dry_run:
             return None, ()
         options: dict[str, Any] = {}
@@ -110,15 +112,14 @@ class ExecutionOptions(Settings):
             log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
         return gpus
 
-    def resolve_assets(self) -> tuple[ExecutionOptions, str]:
-        """The place with the robots that all cells have, asked for once, and which those are, in words.
+    def resolve_assets(self, task: str) -> tuple[ExecutionOptions, str]:
+        """Return the options with the robots that all cells have, asked for once, and which those are, in words.
 
         ``auto`` remains where the user's environment says it.
         """
-        require_module("isaaclab", "isaaclab")
-        from spiky_rl.hosts.isaaclab.assets import configure_assets
-
-        robots = configure_assets(self.assets)
+        host = find_host(task)
+        host.require_installed()
+        robots = host.configure_assets(self.assets)
         source = robots.partition(" ")[0]
         return self.with_changes(assets=source if source in ("local", "nucleus") else "auto"), robots
 
@@ -218,14 +219,10 @@ class AgentResolver:
             )
         )
 
-        from spiky_rl.hosts.isaaclab import conditions
-        from spiky_rl.hosts.isaaclab.mujoco import selection
         from spiky_rl.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
-        subject = make_condition_subject(plan)
-        chosen = conditions.parse_conditions(",".join(asked.conditions), subject)
-        conditions.require_conditions(chosen, subject)
+        chosen = plan.host_task.select_conditions(",".join(asked.conditions), plan.conditioned_policy)
         if asked.plan is not None and (
             absent := [name for name in asked.plan.conditions if name not in chosen]
         ):
@@ -238,7 +235,7 @@ class AgentResolver:
         if elsewhere:
             assert place.device is not None
             plan.device = place.device
-            plan.physics = selection.WARP if plan.physics == selection.NATIVE else plan.physics
+            plan.physics = plan.host_task.get_physics_on(place.device)
         return plan
 
 

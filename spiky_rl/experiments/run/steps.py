@@ -6,11 +6,11 @@ from pathlib import Path
 
 from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.options import UserError
-from spiky_rl.config.run_plan import RANDOM, RunRequest, TrainOptions
 from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
 from spiky_rl.experiments.run.cells import find_differences, read_cell
 from spiky_rl.run.provenance import get_versions, read_provenance
+from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions
 
 
 def make_training_request(
@@ -45,7 +45,7 @@ def read_checked_cell(folder: Path) -> Cell:
     """Return the cell in ``folder``. Raises UserError where this process would compute something else than was planned, naming what."""
     cell = read_cell(folder)
     if cell.provenance is not None:
-        here = read_provenance(cell.device, cell.physics)
+        here = read_provenance(cell.device, cell.specification.task, cell.physics)
         differing = find_differences(here, get_versions(), cell.provenance, cell.versions)
         for key, (ours, planned) in differing.items():
             raise UserError(

@@ -133,7 +133,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
             found.facts[f"{KERNELS} on {pair.label}"] = provenance.kernels
             if provenance.threads is not None:
                 found.facts["threads"] = str(provenance.threads)
-            for name, version in get_deciding_versions(plan.library).items():
+            for name, version in get_deciding_versions(plan.request.task, plan.library).items():
                 found.facts[f"version of {name}"] = version
     found.facts["robots"] = robots
     return found

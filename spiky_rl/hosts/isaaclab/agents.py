@@ -12,15 +12,13 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
-
-if TYPE_CHECKING:
-    from isaaclab_rl.rsl_rl import RslRlOnPolicyRunnerCfg
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ def register_agents() -> None:
     command.add_physics_option(sys.argv, agents, gymnasium.registry)
     command.set_observation_history(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
-        if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
+        if any(_get_entry(library) in task.kwargs for library in list_learners()):
             for name in agents:
                 task.kwargs.setdefault(name, _make_entry_point(task.id, name))
 
@@ -62,38 +60,48 @@ def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
     return configuration
 
 
-def make_agent_cfg(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
-    """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
+def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action: str = "") -> Any:
+    """Return Isaac Lab's configuration of an agent on a task: the task's own, with the agent's changes.
 
     Args:
         task: The task's id.
         agent: The agent's name.
-        library: The RL library.
-        action: What it is for, as `command.get_calling_command` says.
+        library: Name of the learner, which is Isaac Lab's name of the RL library.
+        action: The command that asks, as `command.get_calling_command` returns it.
 
     Raises:
-        SpecError: The library has no PPO of ours, Isaac Lab does not configure the task for it, or an export would leave a state
-            out.
+        SpecError: The learner is not available for the task, or an export would leave a state out.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
+    from spiky_rl.hosts.isaaclab.cfg_fields import to_plain_dict
+
     known = gymnasium.spec(task).kwargs
-    there = [name for name in CONFIGURATIONS if _host_entry(name) in known]
-    if library not in there:
+    available = [name for name in list_learners() if _get_entry(name) in known]
+    if library not in available:
         raise spec.SpecError(
-            f"--rl_library {library}: is not available with --agent {agent} on {task}; it allows {' and '.join(there)}"
+            f"--rl_library {library}: not available with --agent {agent} on {task}; allowed: {', '.join(available)}"
         )
     command.enable_safe_load()
-    return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)), action)
+    learner = get_learner(library)
+    registered: Any = load_cfg_from_registry(task, _get_entry(library))
+    # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
+    defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
+    merged = _merge_agent(task, agent, defaults, library, action)
+    if isinstance(registered, Mapping):
+        log.warning("spiky_rl: %s's runner, extended by spiky_rl's models, trains %s", library, agent)
+        return learner.make_registered_cfg(merged, registered)
+    _change_cfg(registered, learner.make_registered_cfg(merged, defaults))
+    return registered
 
 
-def _host_entry(library: str) -> str:
+def _get_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merge_agent(task: str, agent: str, host: PlainMapping, library: str, action: str) -> spec.AgentSpec:
-    merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, action: str) -> spec.AgentSpec:
+    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
             f"--agent {agent}: learns from a teacher first, for which isaaclab train has no option; use spiky train --teacher RUN"
@@ -103,42 +111,20 @@ def _merge_agent(task: str, agent: str, host: PlainMapping, library: str, action
     command.require_exportable(agent, library, merged.network)
     # LEAPP follows operations of torch's, and sees none of compiled kernels
     overrides = [] if merged.network is None else ["agent.network.backend=torch"]
-    return spec.resolve_agent(agent, task, host, overrides, task_spec=spec.load_task(task))
+    return spec.resolve_agent(agent, task, defaults, overrides, task_spec=spec.load_task(task))
 
 
-def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) -> RslRlOnPolicyRunnerCfg:
-    """Isaac Lab's configuration object ``host``, changed."""
+def _change_cfg(registered: Any, config: PlainMapping) -> None:
+    """Change Isaac Lab's configuration object as ``config`` says."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
-    from spiky_rl.hosts.isaaclab.cfg_fields import to_plain_dict
-    from spiky_rl.learners.rsl_rl.config import make_runner_cfg
-
-    # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
-    config = make_runner_cfg(_merge_agent(task, agent, to_plain_dict(copy.deepcopy(host)), "rsl_rl", action))
-    if "rnn_type" in config["actor"]:
-        host.actor, host.critic = (
-            _convert_model(RslRlRNNModelCfg, model) for model in (host.actor, host.critic)
+    if "rnn_type" in config["actor"]:  # type: ignore[operator]
+        registered.actor, registered.critic = (
+            _convert_model(RslRlRNNModelCfg, model) for model in (registered.actor, registered.critic)
         )
-    _set_fields(host, config)
-    host.device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    return host
-
-
-def _skrl(task: str, agent: str, host: PlainMapping, action: str) -> dict[str, Any]:
-    """A nested dict, as Isaac Lab's is."""
-    from spiky_rl.learners.skrl.components import register_with_isaaclab
-    from spiky_rl.learners.skrl.config import make_isaaclab_cfg as skrl_config
-    from spiky_rl.learners.skrl.config import to_rsl_rl_layout
-
-    config = skrl_config(_merge_agent(task, agent, to_rsl_rl_layout(host, task), "skrl", action), host)
-    register_with_isaaclab()
-    log.warning("spiky_rl: skrl's runner, extended by spiky_rl's models, trains %s", agent)
-    return config
-
-
-CONFIGURATIONS: dict[str, Callable[[str, str, Any, str], Any]] = {"rsl_rl": _rsl_rl, "skrl": _skrl}
-"""What makes a configuration, by RL library."""
+    _set_fields(registered, config)
+    registered.device = "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def _convert_model[T](cls: type[T], model: object) -> T:

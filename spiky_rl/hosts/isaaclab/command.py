@@ -17,6 +17,8 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners.base import EXPORTS
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -145,7 +147,7 @@ def get_calling_command() -> tuple[str, str]:
             action, _, library = caller.removeprefix(BACKENDS).partition("_")
             return action, library
         frame = frame.f_back
-    return "", "rsl_rl"
+    return "", DEFAULT_LEARNER
 
 
 def require_exportable(agent: str, library: str, network: ComponentSpec | None) -> None:
@@ -161,9 +163,10 @@ def require_exportable(agent: str, library: str, network: ComponentSpec | None) 
     """
     if network is None or not getattr(network.options, "stateful", True):
         return
-    if library != "rsl_rl":
+    if EXPORTS not in get_learner(library).abilities:
         raise SpecError(
-            f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
+            f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries;"
+            f" allowed: {', '.join(name for name in list_learners() if EXPORTS in get_learner(name).abilities)}"
         )
     if network.cls.caches_features(network.options):  # type: ignore[attr-defined]
         raise SpecError(

@@ -13,21 +13,28 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
+from spiky_rl.hosts.base import NonFiniteError, UnknownTask
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
+from spiky_rl.hosts.isaaclab.tasks import unknown_task, without_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.condition_groups import ConditionGroups
+    from spiky_rl.hosts.isaaclab.camera import Camera
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +48,6 @@ NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 
 NO_GPU = "Could not find or load the NVIDIA CUDA driver"
 """Warning of Warp that it will compute on the CPU."""
-
-
-class NonFiniteError(RuntimeError):
-    """The simulation produced an observation or a reward that is no number, or was given such an action."""
-
-    def __init__(self, message: str, blames_policy: bool) -> None:
-        super().__init__(message)
-        self.blames_policy = blames_policy
-        """Whether the policy, and not the simulation, is to blame."""
 
 
 def resolve_task(name: str) -> str:
@@ -271,30 +269,6 @@ def _initialise_warp() -> None:
 
 
 @contextlib.contextmanager
-def torch_settings(device: str, library: str) -> Iterator[None]:
-    """torch's switches as Isaac Lab's own training on ``device`` with this RL ``library`` sets them, put back afterwards.
-
-    On a CUDA device its rsl_rl training multiplies in TF32 and looks for the fastest convolutions; its skrl training sets none.
-    """
-    if torch.device(device).type != "cuda" or library != "rsl_rl":
-        yield
-        return
-    from isaaclab_rl.entrypoints.common import scoped_torch_backend_flags
-
-    with scoped_torch_backend_flags(
-        cuda_matmul_allow_tf32=True, cudnn_allow_tf32=True, cudnn_deterministic=False, cudnn_benchmark=True
-    ):
-        yield
-
-
-def make_deterministic(seed: int) -> None:
-    """Torch's deterministic kernels, and all generators from ``seed``; call it once the networks are made, which it would disturb."""
-    from isaaclab.utils.seed import configure_seed
-
-    configure_seed(seed, torch_deterministic=True)
-
-
-@contextlib.contextmanager
 def silence_isaaclab() -> Iterator[None]:
     """Send what Isaac Lab prints to the debug log, hold back its warnings of normal things, keep our log levels. Errors pass."""
     root, chatty = logging.getLogger(), [logging.getLogger(name) for name in NOISY_LOGGERS]
@@ -340,6 +314,73 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     def worlds_reset(self) -> int:
         """How many worlds were reset so far because their physics broke. Waits for the device."""
         return 0 if self.broken is None else int(self.broken.count)
+
+    @property
+    def step_dt(self) -> float:
+        """Seconds of a control step."""
+        return self.unwrapped.step_dt  # type: ignore[attr-defined]
+
+    def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
+        """Begin an episode in every environment and return the first observations.
+
+        A task of the direct workflow can only reset all environments at once, so its parts do not start alike.
+
+        Args:
+            parts: Indices of environments; those of each part start in the states drawn from ``seed``.
+            seed: Seed of the states.
+        """
+        base: Any = self.unwrapped
+        if hasattr(base, "observation_manager"):
+            for ids in parts:
+                with seed_torch(seed, base.device):
+                    base.reset(env_ids=ids.int())
+        else:
+            with seed_torch(seed, base.device):
+                base.reset()
+        return self.get_observations()
+
+    def make_measures(self) -> EpisodeMeasures:
+        """Return what measures the task's aim in every episode, beside its reward."""
+        return EpisodeMeasures(self)  # type: ignore[arg-type]
+
+    def make_condition_groups(
+        self,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
+    ) -> ConditionGroups:
+        """Share the environments out among conditions: see `ConditionGroups`."""
+        from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
+
+        return IsaacLabConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+
+    def open_camera(self) -> Camera:
+        """Return a camera that films environment 0."""
+        from spiky_rl.hosts.isaaclab.camera import Camera
+
+        return Camera(self)  # type: ignore[arg-type]
+
+    def get_live_views(self) -> Sequence[Any]:
+        """Return the live views that can show the spikes of a policy."""
+        from spiky_rl.hosts.isaaclab.live.setup import get_visualizers
+
+        return get_visualizers(self)  # type: ignore[arg-type]
+
+    def set_default_camera(self) -> None:
+        """Let every live view look at the robot of environment 0."""
+        from spiky_rl.hosts.isaaclab.live.setup import set_default_camera
+
+        set_default_camera(self)  # type: ignore[arg-type]
+
+    @staticmethod
+    def make_deterministic(seed: int) -> None:
+        """Use torch's deterministic kernels and seed all generators. Call it once the networks are built, which it would disturb."""
+        from isaaclab.utils.seed import configure_seed
+
+        configure_seed(seed, torch_deterministic=True)
 
     def tell_trained(self, is_trained: bool) -> None:
         """Say whether the policy has learned from anything yet."""

@@ -53,16 +53,16 @@ class EpisodeMeasures:
         self.steps += 1
         ended = dones.bool()
         measures = {"upright": self.steps[ended] * self.env.step_dt}
+        if self.robot is not None:
+            measures["distance"] = (self.last - self.start)[ended].norm(dim=-1)
+            self.last = self.get_positions()
+            self.start = torch.where(ended[:, None], self.last, self.start)
         if self.command is not None:
             velocity = self.command.robot.data.root_lin_vel_b.torch
             self.off += (velocity[:, :2] - self.told[:, :2]).norm(dim=-1) * ~ended
             measures["velocity_error"] = self.off[ended] / (self.steps[ended] - 1).clamp(min=1)
             self.off, self.told = self.off * ~ended, self.command.command.clone()
         self.steps = self.steps * ~ended
-        if self.robot is not None:
-            measures["distance"] = (self.last - self.start)[ended].norm(dim=-1)
-            self.last = self.get_positions()
-            self.start = torch.where(ended[:, None], self.last, self.start)
         return measures
 
     def get_positions(self) -> torch.Tensor:

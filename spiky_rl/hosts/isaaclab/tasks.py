@@ -13,8 +13,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from spiky_rl.config import registry
-from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import load_task
+from spiky_rl.hosts.base import UnknownTask
 
 OWN = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
@@ -23,10 +23,6 @@ GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 
 EXTENSIONS = "isaaclab.tasks"
 """Entry points of packages that register tasks of their own with Isaac Lab."""
-
-
-class UnknownTask(UserError):
-    """A task that no installed package registers."""
 
 
 def require_task(key: str, name: str) -> None:

@@ -19,17 +19,15 @@ from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, check_number
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
-KEYS = {
-    "rsl_rl": ("actor_state_dict", "critic_state_dict", "iter"),
-    "skrl": ("policy", "value", "iter"),
-    "classify": ("network", "best", "optimizer", "history", "random", "learned", "infos"),
-}
-"""What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
+CLASSIFY = "classify"
+CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned", "infos")
+"""Keys that a classification's checkpoint holds at least."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """What reading content of a wrong kind raises."""
 DEEPEST = 64
@@ -147,22 +145,24 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
+def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT_LEARNER) -> dict[str, Any]:
     """The content of a checkpoint, whole, finite and of the right kinds.
 
     Args:
         path: The file.
         map_location: The device that its tensors go to.
-        library: Whose checkpoint it has to be: a key of `KEYS`.
+        library: Name of the learner that must have written it, or `CLASSIFY`.
 
     Raises:
         CheckpointError: There is no such file, or it is damaged or another library's.
     """
     held = read_mapping(path, map_location)
-    missing = [key for key in KEYS[library] if key not in held]
+    required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
+    missing = [key for key in required if key not in held]
     if missing:
-        other = next((name for name, keys in KEYS.items() if all(key in held for key in keys)), None)
-        hint = f"; it is {other}'s: pass --rl_library {other}" if other in ("rsl_rl", "skrl") else ""
+        keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
+        other = next((name for name in keys if all(key in held for key in keys[name])), None)
+        hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
         raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
     try:
         for key, value in held.items():
@@ -218,14 +218,14 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
 
     Args:
         held: All that a checkpoint holds.
-        library: Whose it is: a key of `KEYS`.
+        library: As in `read_checkpoint`.
 
     Raises:
         ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
     """
     infos = content.get("infos")
     ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
-    if library == "classify":
+    if library == CLASSIFY:
         if ours is None:
             raise ValueError("infos: missing spiky_rl")
         check_random_state(content["random"])

@@ -1,14 +1,33 @@
-"""rsl_rl as a host: the classes that its configuration names.
+"""rsl_rl as a learner, and the classes that its configuration names.
 
 ``class_name: spiky_rl.learners.rsl_rl:SpikingModel`` makes a spiking actor or critic, ``...:SpikingPPO`` the algorithm
 beside it (rsl_rl's PPO with a learning rate for what does not spike, a floor under the adaptive one, and burn-in),
 ``...:DistillingPPO`` that algorithm behind rsl_rl's distillation of a teacher.
 """
 
-from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
-from spiky_rl.learners.rsl_rl.model import BurnInMLPModel, SpikingModel
-from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
+from __future__ import annotations
 
-SpikingPPO = RslRlSpikingPPO
-"""The name in configurations."""
-__all__ = ["BurnInMLPModel", "DistillingPPO", "RslRlSpikingPPO", "SpikingModel", "SpikingPPO"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
+    from spiky_rl.learners.rsl_rl.model import BurnInMLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO as SpikingPPO
+
+__all__ = ["BurnInMLPModel", "DistillingPPO", "SpikingModel", "SpikingPPO"]
+
+PLACES = {
+    "BurnInMLPModel": "model:BurnInMLPModel",
+    "DistillingPPO": "distillation:DistillingPPO",
+    "SpikingModel": "model:SpikingModel",
+    "SpikingPPO": "ppo:RslRlSpikingPPO",
+}
+"""Module and class behind every name: imported when it is asked for, so that the learner is known without rsl_rl."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, cls = PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)

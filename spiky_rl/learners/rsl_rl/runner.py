@@ -22,11 +22,11 @@ from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
 from spiky_rl.learners.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.learners.rsl_rl.model import SpikingModel
-from spiky_rl.learners.rsl_rl.teacher import Teacher
 
 log = logging.getLogger(__name__)
 

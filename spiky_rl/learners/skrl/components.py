@@ -36,7 +36,7 @@ class ComponentRunner(SkrlRunner):
         return super()._component(name)
 
 
-def register_with_isaaclab() -> None:
+def register_components() -> None:
     """Let Isaac Lab's own skrl command, which names no runner class but imports skrl's by this name, build our models.
 
     For the rest of the process; what skrl could do before, it does as before.

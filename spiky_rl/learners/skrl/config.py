@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 """Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
 
 
-def to_rsl_rl_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
+def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
 
     Args:
@@ -184,7 +184,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     }
 
 
-def make_isaaclab_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
+def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """skrl's configuration for Isaac Lab's own skrl command.
 
     Args:
@@ -267,7 +267,7 @@ def _check(spec: AgentSpec) -> None:
                 f"agent.{key}.learning: {rule!r} is not available with --rl_library skrl; it allows rules that are gradients"
             )
     algorithm = spec.runner["algorithm"]
-    if algorithm.get("time_limit_bootstrap") and _is_recurrent(spec):
+    if algorithm.get("time_limit_bootstrap") and is_recurrent(spec):
         raise SpecError(
             "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
             " on into the next episode; it allows false"
@@ -312,7 +312,7 @@ def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_recurrent(spec: AgentSpec) -> bool:
+def is_recurrent(spec: AgentSpec) -> bool:
     """Whether skrl's recurrent PPO trains it."""
     pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
     return any(

@@ -17,7 +17,6 @@ from spiky_rl.hosts.isaaclab.conditions.base import (
     EnvGroup,
     EvalCondition,
     Nominal,
-    seed_torch,
 )
 from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot, make_scene_entity_cfg
 from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, newton_solver
@@ -37,8 +36,8 @@ __all__ = [
     "map_values_to_sensors",
     "newton_solver",
     "parse_conditions",
+    "remove_network_faults",
     "require_conditions",
-    "seed_torch",
     "split_names",
 ]
 
@@ -123,6 +122,27 @@ def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
     if refused:
         others = ", ".join(name for name in names if name not in refused)
         raise ConditionError(f"--conditions: {_group_by_reason(refused, subject.task)}; without: {others}")
+
+
+def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -> list[str]:
+    """Return the ``selected`` conditions without those that change a network.
+
+    Args:
+        selected: Names of conditions.
+        names: The user's list that they were selected by.
+        frozen_by: The flag that forbids changes of the network.
+
+    Raises:
+        ConditionError: The user names such a condition.
+    """
+    removed = [name for name in selected if issubclass(CONDITIONS[name], faults.NetworkFault)]
+    if named := [name for name in removed if name in split_names(names)]:
+        raise ConditionError(
+            f"{frozen_by}: {named[0]!r} changes a network in single precision; leave it out of --conditions"
+        )
+    if removed:
+        log.info("%s leaves out: %s", frozen_by, ", ".join(removed))
+    return [name for name in selected if name not in removed]
 
 
 def _group_by_reason(refused: Mapping[str, str], task: str = "") -> str:

@@ -3,82 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, override
+from typing import ClassVar, override
 
 import torch
-from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
-from spiky_rl.metrics.energy import InferenceCost
-from spiky_rl.networks.base import SpikingNetwork
+from spiky_rl.learners.common.inference_policy import InferencePolicy
 
 
 class ConditionError(UserError):
     """A condition that there is not, or that a task or an agent cannot be put under."""
-
-
-# pylint: disable=unnecessary-ellipsis
-
-
-class ActivityProtocol(Protocol):
-    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.learners.common.activity.PolicyActivity`."""
-
-    @property
-    def rate(self) -> float:
-        """Mean spikes per neuron and inner step."""
-        ...
-
-    @property
-    def operations(self) -> float:
-        """Effective synaptic operations."""
-        ...
-
-    @property
-    def ann_operations(self) -> float:
-        """Multiply-accumulates of the ANN in the policy's place."""
-        ...
-
-    @property
-    def cost(self) -> InferenceCost | None:
-        """Cost of the step; None where it is not known."""
-        ...
-
-
-class PolicyProtocol(Protocol):
-    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.learners.common.inference_policy.InferencePolicy`."""
-
-    is_plastic: bool
-    """Whether what is plastic in its network changes while it acts."""
-
-    @property
-    def model(self) -> nn.Module:
-        """All of it."""
-        ...
-
-    @property
-    def network(self) -> SpikingNetwork | None:
-        """The spiking network; None for an ANN."""
-        ...
-
-    def copy(self) -> Self:
-        """One with weights and a state of its own, at rest."""
-        ...
-
-    def __call__(self, obs: TensorDict) -> Tensor:
-        """Observations, [B, ...] -> actions [B, A]; the state goes on by one control step."""
-        ...
-
-    def reset(self, dones: Tensor | None = None) -> None:
-        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
-
-    def compute_activity(self, obs: TensorDict, part: Tensor) -> ActivityProtocol:
-        """Spikes and operations of the control step that begins with ``obs``, in the environments ``part``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -120,8 +57,8 @@ class EvalCondition(ABC):
         """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
 
     def perturb_policy(
-        self, policy: PolicyProtocol
-    ) -> list[PolicyProtocol]:  # pylint: disable=unused-argument
+        self, policy: InferencePolicy
+    ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
         """Return the changed copies that act in the place of ``policy``; empty if the policy itself acts.
 
         The copies share the group's environments: in their order, evenly.
@@ -174,12 +111,3 @@ class Nominal(EvalCondition):
     """As trained."""
 
     text = "nothing changed"
-
-
-@contextmanager
-def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Torch's random numbers on ``device``, which the simulator takes, from ``seed``; afterwards as if nobody had drawn."""
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition, seed_torch
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from spiky_rl.connections.base import Connection
-from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition, PolicyProtocol
+from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition
+from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.networks.reservoir import Reservoir
 
 BITS = (8, 4)
@@ -35,7 +36,7 @@ class NetworkFault(EvalCondition):
     """Number of copies that are changed, each in its own way, on an equal share of the environments."""
 
     @override
-    def perturb_policy(self, policy: PolicyProtocol) -> list[PolicyProtocol]:
+    def perturb_policy(self, policy: InferencePolicy) -> list[InferencePolicy]:
         # copies of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
             copies = [policy.copy() for _ in range(min(self.copies, len(self.group.ids)))]
@@ -44,7 +45,7 @@ class NetworkFault(EvalCondition):
         return copies
 
     @abstractmethod
-    def apply_fault(self, policy: PolicyProtocol) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         """Change the policy's network, in place."""
 
 
@@ -52,10 +53,10 @@ class QuantizedWeights(NetworkFault):
     """Weights of few bits, also where they change while the policy acts. Abstract: see `FAULTS`."""
 
     bits: int
-    policy: PolicyProtocol | None = None
+    policy: InferencePolicy | None = None
     """The copy that acts; None where actions are random."""
 
-    def apply_fault(self, policy: PolicyProtocol) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         self.policy = policy
         self._round(policy)
 
@@ -65,7 +66,7 @@ class QuantizedWeights(NetworkFault):
         if self.policy is not None and self.policy.is_plastic:
             self._round(self.policy)
 
-    def _round(self, policy: PolicyProtocol) -> None:
+    def _round(self, policy: InferencePolicy) -> None:
         for weight in get_weights(policy.model):
             weight.copy_(quantize(weight, self.bits))
 
@@ -77,7 +78,7 @@ class DeadNeurons(NetworkFault):
     requirements = ("neurons",)
     copies = PATTERNS
 
-    def apply_fault(self, policy: PolicyProtocol) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         if policy.network is None:
             self._kill_units(policy.model)
             return
@@ -110,7 +111,7 @@ class LostSpikes(NetworkFault):
     text = f"every spike is lost with a probability of {LOST_FRACTION:g}, before it reaches any other neuron or the readout"
     requirements = ("spikes",)
 
-    def apply_fault(self, policy: PolicyProtocol) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         assert policy.network is not None
         policy.network.set_spike_channels([self._lose] * len(policy.network.layer_sizes))
 
@@ -124,7 +125,7 @@ class SpuriousSpikes(NetworkFault):
     text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS_RATE:g}"
     requirements = ("plain_spikes",)
 
-    def apply_fault(self, policy: PolicyProtocol) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         assert policy.network is not None
         policy.network.set_spike_channels([self._add] * len(policy.network.layer_sizes))
 

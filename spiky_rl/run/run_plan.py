@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict
 
@@ -15,10 +15,17 @@ from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, TaskSpec
+from spiky_rl.hosts import get_host, list_hosts
+from spiky_rl.hosts.base import ConditionedPolicy, HostTask
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 
-Library = Literal["rsl_rl", "skrl"]
-LIBRARIES = get_args(Library)
-"""Hosts: each a package below `spiky_rl.hosts` with ``config`` and ``runner``."""
+if TYPE_CHECKING:
+    from spiky_rl.learners.base import Learner
+
+    type Library = str
+else:
+    Library = Literal[*list_learners()]
+"""Names of learners, which a parser of flags offers as choices."""
 RANDOM = "random"
 """In the place of a checkpoint or an agent: actions of N(0, 1), PPO's initial noise, from which normalised scores count."""
 Assets = Literal["auto", "local", "nucleus"]
@@ -50,7 +57,7 @@ class RunRequest(Settings):
 
     task: str = option(..., "gym id (with or without -v0), or a file stem of tasks/")
     agent: str = option("lif_ppo", "file stem of agents/, or a path to a YAML file")
-    library: Library = option("rsl_rl", "host library", flags=["--rl_library"])
+    library: Library = option(DEFAULT_LEARNER, "library that trains", flags=["--rl_library"])
     tuning: Path | None = option(
         None, "tuned values for the agent on the task: what tune.py wrote, or its folder"
     )
@@ -106,6 +113,12 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return agent, environment
 
 
+def list_trusted_packages() -> tuple[str, ...]:
+    """Return the packages of hosts and learners, whose classes a file may name because every run imports them."""
+    packages = [package for name in list_hosts() for package in get_host(name).code_packages]
+    return (*(get_learner(name).module for name in list_learners()), *packages)
+
+
 @dataclass
 class RunPlan:
     """A run of one process: task, agent, host, device and sizes."""
@@ -113,33 +126,48 @@ class RunPlan:
     request: RunRequest
     """What it was made from."""
     task: str
-    """Gym id, or the name of the task file that makes another task of it."""
-    gym_id: str
+    """Registered id, or the name of the task file that makes another task of it."""
+    host_task: HostTask
+    """The task of its host, configured."""
     agent: str
     task_spec: TaskSpec | None
     spec: AgentSpec
     config: dict[str, Any]
-    """The host's configuration."""
+    """The runner's configuration."""
     experiment: str
     """Folder of the task's runs below logs/<library>."""
-    env_cfg: Any
-    """Isaac Lab's configuration of the environment."""
     device: str
     num_envs: int
     seed: int
-    assets: str
-    """Where the robots come from, in words."""
     physics: str
-    """What steps the worlds; `spiky_rl.run.simulate.open_policy` says what really does."""
-    registered: str = ""
-    """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
+    """Name of the physics backend, or of the one that really steps the worlds once the environment is open."""
     rank: int = 0
     """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
     @property
     def library(self) -> str:
-        """The host."""
+        """Name of the learner."""
         return self.request.library
+
+    @property
+    def learner(self) -> Learner:
+        """The library that trains."""
+        return get_learner(self.request.library)
+
+    @property
+    def assets(self) -> str:
+        """Source of the robots, in words."""
+        return self.host_task.assets
+
+    @property
+    def registered(self) -> str:
+        """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
+        return self.host_task.description
+
+    @property
+    def conditioned_policy(self) -> ConditionedPolicy:
+        """What conditions need to know of the policy."""
+        return ConditionedPolicy(self.task, self.agent, self.spec, self.leg)
 
     @property
     def leg(self) -> str:
