@@ -13,14 +13,13 @@ from pathlib import Path
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.simulate import get_runner_class
+from spiky_rl.run.run_plan import RunRequest
 
 ONCE = "agent.algorithm.num_learning_epochs=1"
 """Each sample is learned from once: in all minibatches, eight times faster with skrl."""
@@ -76,7 +75,7 @@ def exported(plan, policy, env, targets):
 def main(library, logs, task, iterations, targets, *agents):
     plan = planned(library, logs, task, agents[0])
     with open_simulation(
-        plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=plan.num_envs, seed=0
+        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=plan.num_envs, seed=0
     ) as gym_env:
         for agent in agents:
             found = {"agent": agent}
@@ -85,7 +84,7 @@ def main(library, logs, task, iterations, targets, *agents):
                     plan = planned(library, logs, task, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     env.reset()
-                    runner = get_runner_class(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = plan.learner.get_runner_class()(env, plan.config, None, "cpu", plan.identity)
                     seen = []
                     runner.on_iteration = seen.append
                     runner.learn(int(iterations), True)

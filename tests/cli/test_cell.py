@@ -10,13 +10,13 @@ import yaml
 from spiky_rl.cli import evaluate, train
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config import files
-from spiky_rl.run.run_plan import RunRequest, TrainOptions
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -100,7 +100,7 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
                     and plan.spec.list_values() == wanted.spec.list_values()
                 )
                 assert listed(plan.config) == listed(wanted.config)
-            assert plan.env_cfg.to_dict() == wanted.env_cfg.to_dict()
-            for key in ("task", "gym_id", "agent", "seed", "num_envs", "device", "physics", "experiment"):
+            assert plan.host_task.env_cfg.to_dict() == wanted.host_task.env_cfg.to_dict()
+            for key in ("task", "registered", "agent", "seed", "num_envs", "device", "physics", "experiment"):
                 assert getattr(plan, key) == getattr(wanted, key), key
             assert ours == theirs and more == [*given[1:]]

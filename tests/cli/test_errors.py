@@ -15,7 +15,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
-from spiky_rl.run.run_plan import LIBRARIES
+from spiky_rl.learners import list_learners
 from spiky_rl.learners.common.checkpoints import get_random_state
 from tests import processes
 
@@ -212,11 +212,11 @@ def test_a_reader_that_stops_reading_is_no_failure():
 
 def test_show_merges_an_agent_with_the_configuration_of_the_library_asked_for(capsys):
     rows = {}
-    for library in LIBRARIES:
+    for library in list_learners():
         assert show(["agents", "lif_ppo", "--task", "cartpole", "--rl_library", library]) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         rows[library] = {line[0]: line[1] for line in lines if len(line) > 2}
-    assert [rows[library]["algorithm.num_learning_epochs"] for library in LIBRARIES] == ["5", "8"]
+    assert [rows[library]["algorithm.num_learning_epochs"] for library in list_learners()] == ["5", "8"]
     assert rows["rsl_rl"]["network.steps"] == rows["skrl"]["network.steps"] == "4"
 
 

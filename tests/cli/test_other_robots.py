@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.learners.common.checkpoints import get_random_state
 from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.run_plan import RunRequest
 
 
 def warnings_of(tmp_path, caplog, trained_on, these):

@@ -43,7 +43,7 @@ def space(tmp_path):
 
 def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "num_envs": 64}
-    place, robots = ExecutionOptions(device="cpu", assets="local", dry_run=True).resolve_assets()
+    place, robots = ExecutionOptions(device="cpu", assets="local", dry_run=True).resolve_assets("cartpole")
     asked = tuning_plan.make_tuning_design({**given, "seeds": "90000"}, tuning_plan.TuneOptions(trials=2))
     checked = tuning_plan.check_tuning(asked, place, robots)
     values = {"agent": {"algorithm": {"learning_rate": 0.002}}}

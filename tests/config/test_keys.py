@@ -5,8 +5,8 @@ import pytest
 from spiky_rl.config import keys, registry
 from spiky_rl.config.early import check_networks
 from spiky_rl.config.options import UserError, get_options
-from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.config.spec import merge_agent
+from spiky_rl.run.run_plan import split_overrides
 
 MEANT = {
     "agent.learning_rate=1e-3": "algorithm.learning_rate",

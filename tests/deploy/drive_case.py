@@ -9,9 +9,8 @@ from tensordict import TensorDict
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.simulate import get_runner_class
+from spiky_rl.run.run_plan import RunRequest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "drive.py"
 
@@ -50,7 +49,7 @@ def policy_of(plan, checkpoint):
         value.shape[0] for name, value in loaded.items() if name.endswith("readout.weight")
     )
     env.get_observations = lambda: TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
-    runner = get_runner_class(plan)(env, plan.config, None, "cpu", plan.identity)
+    runner = plan.learner.get_runner_class()(env, plan.config, None, "cpu", plan.identity)
     runner.load(checkpoint, {"actor": True, "critic": True}, map_location="cpu")
     runner.get_inference_policy("cpu")
     return runner.alg.get_policy()

@@ -50,7 +50,7 @@ def test_kernels_versions_and_on_a_cpu_threads_decide_a_cells_hash(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(grid, "compute_kernels_digest", lambda *_: "0" * 16)
         assert not hashes() & before
-    monkeypatch.setattr(grid, "get_deciding_versions", lambda _: {"torch": "1.0"})
+    monkeypatch.setattr(grid, "get_deciding_versions", lambda *_: {"torch": "1.0"})
     assert not hashes() & before
 
 
@@ -93,7 +93,7 @@ def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_pat
 
 
 def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
-    threads = provenance.read_provenance("cpu", "").threads
+    threads = provenance.read_provenance("cpu", "Isaac-Ant", "").threads
     assert threads is not None
     cell, *_ = planned(threads=threads)
     cells.write_cell(tmp_path, cell, "robots")

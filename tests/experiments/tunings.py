@@ -9,7 +9,6 @@ from pathlib import Path
 
 from spiky_rl.config import files
 from spiky_rl.config.budget import Budget
-from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
@@ -17,6 +16,7 @@ from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine,
 from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_search import TuningSearch, start_search
+from spiky_rl.run.run_plan import RunPlan
 from tests.experiments.plans import plan
 from tests.experiments.results import TRUTHS, cell_of
 

@@ -9,9 +9,9 @@ import sys
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, share_env_origin
 
 EPISODES, SEED, STEPS = 4, 5, 30
 SETTLE, SLIDE, SPEED = 60, 30, 4.0
@@ -33,10 +33,10 @@ def velocities(env):
     return data.torch.clone()
 
 
-def slide(evaluation, env):
+def slide(groups, env):
     """How far every robot goes, [B], that stands and is set going at SPEED."""
     still = torch.zeros(env.num_envs, env.num_actions)
-    evaluation.reset()
+    groups.restart()
     for _ in range(SETTLE):
         env.step(still)
     _, robot = find_robot(env.unwrapped)
@@ -60,16 +60,16 @@ def main(task):
     with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
         env = TimedVecEnv(gym_env)
         with torch.inference_mode():
-            evaluation = ConditionEvaluation(env, names, EPISODES, ["policy"], SEED)
-            start = evaluation.reset()["policy"].clone()
+            groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)
+            start = groups.restart()["policy"].clone()
             still = torch.zeros(count, env.num_actions)
             before, stream = model(), torch.get_rng_state()
-            for condition in evaluation.conditions:
+            for condition in groups.conditions:
                 condition.begin()
-            push = evaluation.conditions[names.index("push")]
+            push = groups.conditions[names.index("push")]
             push.left.zero_()
             velocity = velocities(env.unwrapped)
-            for condition in evaluation.conditions:
+            for condition in groups.conditions:
                 condition.step()
             pushed = velocities(env.unwrapped) - velocity
             untouched = torch.equal(stream, torch.get_rng_state())
@@ -89,7 +89,7 @@ def main(task):
                 "untouched": untouched,
             }
             if not find_robot(env.unwrapped)[1].is_fixed_base:
-                found["slide"] = slide(evaluation, env).view(len(names), EPISODES).tolist()
+                found["slide"] = slide(groups, env).view(len(names), EPISODES).tolist()
     print("RESULT" + json.dumps(found))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.evaluation import share_env_origin
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 from tests.hosts.robots_case import ENVS, SEED, Body, Simulation, beside, mirror, mirrored

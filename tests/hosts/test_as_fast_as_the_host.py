@@ -130,9 +130,7 @@ def flags():
     [("cuda:0", "rsl_rl", True), ("cuda:0", "skrl", False), ("cpu", "rsl_rl", False)],
 )
 def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, library, changed, monkeypatch):
-    environment = pytest.importorskip(
-        "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
-    )
+    from spiky_rl.learners import get_learner
     from spiky_rl.run.run_plan import RunRequest, TrainOptions
     from spiky_rl.run.train import TrainingRun
 
@@ -144,13 +142,12 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
         raise Begun
 
     seen, before = [], flags()
-    monkeypatch.setattr(environment, "open_simulation", simulation)
     plan = SimpleNamespace(
         request=RunRequest(task="cartpole", library=library),
         library=library,
         get_setting=lambda _: 1,
-        env_cfg=None,
-        gym_id="",
+        learner=get_learner(library),
+        host_task=SimpleNamespace(open=simulation),
         device=device,
         num_envs=1,
         seed=0,

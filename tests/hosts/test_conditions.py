@@ -13,7 +13,6 @@ from spiky_rl.hosts.isaaclab.conditions import (
     EnvGroup,
     map_values_to_sensors,
     parse_conditions,
-    seed_torch,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.body import (
     BASE_PUSH_SPEED,
@@ -23,6 +22,7 @@ from spiky_rl.hosts.isaaclab.conditions.body import (
     SURFACE_FRICTION,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from tests import processes
 
 SEED, EPISODES, SENSORS = 3, 400, 5

@@ -7,13 +7,15 @@ import torch
 
 from spiky_rl.cli.train import train
 from spiky_rl.config.registry import UserError
-from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.config.spec import SpecError, resolve_agent
+from spiky_rl.learners import get_learner
 from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.distillation import build_teacher
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-from spiky_rl.learners.rsl_rl.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import teacher as teachers
+from spiky_rl.run.run_plan import TrainOptions
 from tests.cli.refusals import refused
 from tests.hosts.point_env import PointEnv, config
 
@@ -29,6 +31,8 @@ STUDENTS = {
         "agent.algorithm.distillation_cfg.gradient_length=4",
     ),
 }
+
+RSL_RL = get_learner("rsl_rl")
 
 
 def merged(agent, *overrides):
@@ -91,7 +95,7 @@ def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
         [getattr(run.alg.storage, name).clone() for name in ("observations", "dones", "privileged_actions")]
     )
     run.learn(2)
-    again = held.build(run.env.get_observations(), 2, "cpu")
+    again = build_teacher(held, run.env.get_observations(), 2, "cpu")
     with torch.inference_mode():
         for observations, dones, actions in kept:
             for x, done, action in zip(observations, dones, actions, strict=True):
@@ -165,18 +169,18 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
         student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
     run = runner_of("mlp_ppo", folder=tmp_path)
     run.learn(1)
-    assert read_teacher(tmp_path / "model_0.pt", TASK).agent == "mlp_ppo"
+    assert read_teacher(tmp_path / "model_0.pt", TASK, RSL_RL).agent == "mlp_ppo"
     with pytest.raises(CheckpointError, match="a teacher of task 'Isaac-Point', not 'Isaac-Ant'"):
-        read_teacher(tmp_path / "model_0.pt", "Isaac-Ant")
+        read_teacher(tmp_path / "model_0.pt", "Isaac-Ant", RSL_RL)
     with pytest.raises(CheckpointError, match="holds no teacher"):
         load_teacher_from_student(read_checkpoint(str(tmp_path / "model_0.pt")), tmp_path / "model_0.pt")
     run.identity = {}
     run.save(str(tmp_path / "foreign.pt"))
     with pytest.raises(CheckpointError, match="was not written by train.py"):
-        read_teacher(tmp_path / "foreign.pt", TASK)
+        read_teacher(tmp_path / "foreign.pt", TASK, RSL_RL)
     torch.save({"policy": {}, "value": {}, "iter": 1}, tmp_path / "skrl.pt")
-    with pytest.raises(CheckpointError, match="is no checkpoint of an rsl_rl run"):
-        read_teacher(tmp_path / "skrl.pt", TASK)
+    with pytest.raises(CheckpointError, match="is no checkpoint of a run of rsl_rl"):
+        read_teacher(tmp_path / "skrl.pt", TASK, RSL_RL)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,7 @@ def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_name
     checkpoint, student = tmp_path / "run" / "model_0.pt", merged("lif_distilled", SHORT)
     plan = SimpleNamespace(task=TASK, agent="lif_distilled", spec=student, experiment="point")
     plan.request = SimpleNamespace(log_root=tmp_path)
+    plan.library, plan.learner = RSL_RL.name, RSL_RL
 
     def find(*code):
         named = None if is_resumed else str(checkpoint)

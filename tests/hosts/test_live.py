@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.hosts.isaaclab.live import names
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.run.spike_raster import SpikeRaster
 from tests.hosts.point_env import LIF, PointEnv, config
 

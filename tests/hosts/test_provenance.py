@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spiky_rl.hosts import find_host
 from spiky_rl.hosts.isaaclab.mujoco import worlds
 from spiky_rl.kernels import compiler
 from spiky_rl.run import provenance
@@ -66,22 +67,22 @@ def test_the_commit_is_that_of_the_packages_checkout_with_a_mark_where_the_packa
 
 def test_provenance_says_what_computes(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    found = provenance.read_provenance("cpu", "newton_mjwarp")
+    found = provenance.read_provenance("cpu", "Isaac-Ant", "newton_mjwarp")
     assert (found.threads, found.omp_num_threads) == (torch.get_num_threads(), "7")
     assert found.compiler is None or found.compiler in compiler.version()
     digests = {
-        provenance.read_provenance(device, physics).kernels
+        provenance.read_provenance(device, "Isaac-Ant", physics).kernels
         for device in ("cpu", "cuda:1")
         for physics in ("newton_mjwarp", "mujoco")
     }
     assert len(digests) == 4
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert provenance.read_provenance("cpu", "newton_mjwarp").omp_num_threads is None
+    assert provenance.read_provenance("cpu", "Isaac-Ant", "newton_mjwarp").omp_num_threads is None
 
 
 def test_the_native_physics_counts_all_that_it_compiles():
-    folder = provenance.PACKAGE / "hosts/isaaclab/mujoco"
-    assert {path.name for path in folder.glob("*.h")} == set(worlds.SOURCES)
+    sources = find_host("Isaac-Ant").get_physics_sources("mujoco")
+    assert {path.name for path in sources} == set(worlds.SOURCES)
 
 
 def test_a_compiler_that_does_not_start_is_none(monkeypatch):
@@ -94,7 +95,7 @@ def test_a_compiler_that_does_not_start_is_none(monkeypatch):
 
 def test_versions_that_decide_are_the_chosen_hosts_and_no_builds(monkeypatch):
     monkeypatch.setattr(provenance, "_find_version", lambda name: None if name == "newton" else "1.2+cu130")
-    deciding = provenance.get_deciding_versions("rsl_rl")
+    deciding = provenance.get_deciding_versions("Isaac-Ant", "rsl_rl")
     assert set(deciding) == {"isaaclab", "mujoco", "mujoco-warp", "warp-lang", "torch", "rsl-rl-lib"}
     assert set(deciding.values()) == {"1.2"}
     assert set(provenance.get_versions()) == {*deciding, "spiky_rl", "skrl", "numpy"}

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
 from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 ISAACLAB = f"of Isaac Lab {importlib.metadata.version('isaaclab')}"
 
@@ -45,4 +45,4 @@ def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task: ")]
     assert len(said) == lines
     assert all(f"{name} is Isaac-Ant {ISAACLAB}" in line for line in said)
-    assert plan.description["registered"] == f"{plan.gym_id} {ISAACLAB}"
+    assert plan.description["registered"] == f"{plan.host_task.id} {ISAACLAB}"

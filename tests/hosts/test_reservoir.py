@@ -44,7 +44,7 @@ def test_a_ppo_that_keeps_no_features_is_answered_by_the_one_that_does():
     settings["algorithm"]["class_name"] = "rsl_rl.algorithms:PPO"
     env = PointEnv(8)
     run = OnPolicyRunner(env, settings, None, "cpu")
-    with pytest.raises(UserError, match=r"class_name: .*reservoir.* spiky_rl\.hosts\.rsl_rl:SpikingPPO"):
+    with pytest.raises(UserError, match=r"class_name: .*reservoir.* spiky_rl\.learners\.rsl_rl:SpikingPPO"):
         run.learn(1)
 
 

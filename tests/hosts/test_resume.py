@@ -10,8 +10,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.train import checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.run.run_plan import RunRequest, TrainOptions
 from spiky_rl.run import resume
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 DONE = 40
 """Iterations before the checkpoint."""

@@ -5,8 +5,8 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.learners.rsl_rl import RslRlSpikingPPO
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 from tests.hosts.point_env import config
 
 OURS = "spiky_rl.learners.rsl_rl:SpikingPPO"

@@ -21,7 +21,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILITY
 from spiky_rl.hosts.isaaclab.history import HistoryLayout
-from spiky_rl.hosts.isaaclab.recovery import RecoveryMeter
+from spiky_rl.run.recovery import RecoveryMeter
 from tests import processes
 
 SEED, EPISODES, SENSORS, STEPS = 3, 40, 5, 30

@@ -1,6 +1,7 @@
 """A policy and its changed copies act side by side, each on its own environments and with weights of its own."""
 
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ from tensordict import TensorDict
 
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, EnvGroup, EvalCondition, map_values_to_sensors
 from spiky_rl.hosts.isaaclab.conditions.faults import FAULTS
-from spiky_rl.hosts.isaaclab.evaluation import PolicyGroup
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy
 from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.run.measure import PolicyGroup
 
 QUICK = 0.5
 """A rate of plasticity whose steps are larger than half a level of 8 bits."""
@@ -38,7 +39,16 @@ def played(network: dict) -> RslRlInferencePolicy:
 
 
 def team(policy: RslRlInferencePolicy, names: list[str], adapting: list[bool] | None = None) -> PolicyGroup:
-    return PolicyGroup(policy, conditions_of(names), adapting or [False] * len(names))
+    return team_of(policy, conditions_of(names), adapting or [False] * len(names))
+
+
+def team_of(policy, conditions: list[EvalCondition], adapting: list[bool]) -> PolicyGroup:
+    groups = SimpleNamespace(
+        ids=[condition.group.ids for condition in conditions],
+        adapts=adapting,
+        perturb_policy=lambda policy, index: conditions[index].perturb_policy(policy),
+    )
+    return PolicyGroup(policy, groups)
 
 
 def conditions_of(names: list[str]) -> list[EvalCondition]:
@@ -93,7 +103,7 @@ def test_weights_of_few_bits_stay_of_few_bits_while_a_policy_learns():
     names = ["weights_4_bits", "weights_8_bits"]
     conditions = conditions_of(names)
     quick = {**PLASTIC, "plasticity": {"name": "stdp", "rate": QUICK}}
-    acting = PolicyGroup(played(quick), conditions, [True, True])
+    acting = team_of(played(quick), conditions, [True, True])
     before = [part.model.network.weight.clone() for _, part in acting.parts]
     with torch.inference_mode():
         acting.reset()
@@ -136,13 +146,13 @@ def test_activity_is_that_of_what_acts_there():
     with torch.inference_mode():
         acting.reset()
         obs = observed(0, 2)
-        found = [acting.activities(obs, torch.arange(EPISODES) + i * EPISODES) for i in range(2)]
-        some = acting.activities(obs, torch.tensor([EPISODES, EPISODES + 2]))
+        found = [acting.compute_activities(obs, torch.arange(EPISODES) + i * EPISODES) for i in range(2)]
+        some = acting.compute_activities(obs, torch.tensor([EPISODES, EPISODES + 2]))
     counts = [[count for count, _ in part] for part in (*found, some)]
     assert counts == [[EPISODES], [1] * EPISODES, [1, 1]], "every episode has its own pattern here"
     rates = [statistics.fmean(activity.rate for _, activity in part) for part in found]
     assert 0.0 < rates[1] < rates[0]
-    assert acting.activities(obs, torch.tensor([], dtype=torch.long)) == []
+    assert acting.compute_activities(obs, torch.tensor([], dtype=torch.long)) == []
 
 
 def test_episodes_of_one_policy_meet_different_patterns_of_dead_neurons():

@@ -9,7 +9,7 @@ from spiky_rl.learners.common.activity import write_activity
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.energy import ENERGY_MODELS
-from spiky_rl.run.play import run_episodes
+from spiky_rl.run.play import play_episodes
 from tests.hosts import skrl_case
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
@@ -28,6 +28,9 @@ class Point(PointEnv):
     def reset(self):
         self.state = self._draw(self.num_envs)
         self.episode_length_buf.zero_()
+
+    def make_measures(self):
+        return Nothing()
 
 
 class Nothing:
@@ -53,7 +56,7 @@ def skrl(network=None, environment=Point):
 
 
 def played(run):
-    return run_episodes(run.env, run.get_inference_policy(), EPISODES, Nothing())
+    return play_episodes(run.env, run.get_inference_policy(), EPISODES)
 
 
 def per_action(rows):
