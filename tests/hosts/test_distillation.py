@@ -155,7 +155,7 @@ def test_a_checkpoint_is_an_agents_as_any_other(tmp_path):
 
 
 def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
-    with pytest.raises(CheckpointError, match="does not fit what is observed and done here"):
+    with pytest.raises(CheckpointError, match="the teacher does not fit"):
         student_of(
             Teacher(
                 "teacher.pt",
