@@ -348,7 +348,7 @@ def test_a_distributed_run_names_what_torchrun_did_not_set(case, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("git") is None, reason="GitPython is not installed")
 @pytest.mark.parametrize("prepared", [True, False])
 def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is_prepared(prepared, tmp_path):
-    code = "from spiky_rl.learners.common import command; command.prepare_libraries(); import git"
+    code = "from spiky_rl.run import command; command.prepare_libraries(); import git"
     line = [sys.executable, "-c", code if prepared else "import git"]
     environment = {key: value for key, value in HERE.items() if key != "GIT_PYTHON_REFRESH"}
     done = subprocess.run(line, env={**environment, "PATH": str(tmp_path)}, capture_output=True, check=False)

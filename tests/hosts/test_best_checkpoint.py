@@ -20,7 +20,9 @@ PLAN = SimpleNamespace(device="cpu", seed=0, get_setting={"num_steps_per_env": S
 class ResettableEnv(PointEnv):
     """Points that can be reset as Isaac Lab's direct workflow is, all at once."""
 
-    unwrapped = property(lambda self: self)
+    def restart(self, parts, seed):
+        self.reset()
+        return self.get_observations()
 
     def reset(self) -> None:
         self.state = torch.randn(1, 4).expand(self.num_envs, 4).clone()

@@ -8,7 +8,12 @@ import zipfile
 import pytest
 import torch
 
-from spiky_rl.learners.common.checkpoints import KEYS, CheckpointError, get_random_state, read_checkpoint
+from spiky_rl.learners.common.checkpoints import (
+    CLASSIFY_KEYS,
+    CheckpointError,
+    get_random_state,
+    read_checkpoint,
+)
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from tests.hosts.test_runner import runner
 
@@ -239,7 +244,7 @@ def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
 )
 def test_a_classification_s_damaged_metadata_is_refused_too(change, message, tmp_path):
     path, identity = tmp_path / "model.pt", {"dataset": "digits", "agent": "lif_ppo", "seed": 0}
-    content = {key: {} for key in KEYS["classify"]} | {"infos": {"spiky_rl": {"identity": identity}}}
+    content = {key: {} for key in CLASSIFY_KEYS} | {"infos": {"spiky_rl": {"identity": identity}}}
     whole = content | {"random": get_random_state("cpu")}
     torch.save(whole, path)
     assert read_checkpoint(str(path), library="classify")["infos"] == whole["infos"]

@@ -193,6 +193,12 @@ class SeenEnv(PointEnv):
     def unwrapped(self):
         return self
 
+    def get_live_views(self):
+        return setup.get_visualizers(self)
+
+    def set_default_camera(self):
+        setup.set_default_camera(self)
+
     def step(self, actions):
         self.view.clock.now += base.PICTURE_PERIOD
         self.view.step(DT)

@@ -21,7 +21,7 @@ WITH = ("agent.algorithm.gamma=0.98", "env.decimation=4", "agent.max_iterations=
 @pytest.fixture(autouse=True)
 def _checkpoint(monkeypatch):
     """Checkpoints are found by their path, and hold nothing but the number of their last iteration."""
-    monkeypatch.setattr(resume.runs, "find_checkpoint", lambda name, *_: Path(name))
+    monkeypatch.setattr(resume.run_folders, "find_checkpoint", lambda name, *_: Path(name))
     monkeypatch.setattr(resume.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
 
 
