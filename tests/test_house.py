@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from spiky_rl.config.packages import list_packages
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"
 FLOORS = [
@@ -219,21 +221,54 @@ def test_devices_and_libraries_of_the_same_name_are_no_backends():
     assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"}) == []
 
 
-def test_the_isaac_lab_host_uses_of_the_learners_what_its_own_command_needs_of_them():
-    used = {
-        (module, name)
-        for module in MODULES
-        if module.startswith("spiky_rl/hosts/isaaclab/")
-        for name in imports(tree_of(module))
-        if name.startswith(("spiky_rl.learners.rsl_rl", "spiky_rl.learners.skrl"))
-    }
-    needed = (
-        "rsl_rl.config.make_runner_cfg",
-        "skrl.config.to_rsl_rl_layout",
-        "skrl.config.make_isaaclab_cfg",
-    )
-    needed += ("skrl.components.register_with_isaaclab",)
-    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.learners.{name}") for name in needed}
+FORMER = ("spiky_rl/hosts/rsl_rl/", "spiky_rl/hosts/skrl/")
+"""Former places of learners, which saved configurations name."""
+EXPORTED = ("spiky_rl/deploy/",)
+"""Exports are of one learner's models, which says so by its ability."""
+
+
+def named_packages(tree: ast.Module, kind: str, names: set[str]) -> list[int]:
+    """Lines in which a file imports a host's or a learner's package, or in which a whole string is one's name."""
+    prefixes = tuple(f"spiky_rl.{kind}.{name}" for name in names)
+    strings = [
+        node.lineno for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in names
+    ]
+    found = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any((f"{name}.").startswith(f"{prefix}.") for name in imports(node) for prefix in prefixes)
+    ]
+    return [*strings, *found]
+
+
+@pytest.mark.parametrize("kind", ["hosts", "learners"])
+def test_no_file_outside_its_package_knows_a_host_or_a_learner_by_name(kind):
+    names = set(list_packages(kind))
+    assert names == {"hosts": {"isaaclab"}, "learners": {"rsl_rl", "skrl"}}[kind]
+    allowed = (f"spiky_rl/{kind}/", *FORMER, *EXPORTED)
+    knowing = {m for m in MODULES if not m.startswith(allowed) and named_packages(tree_of(m), kind, names)}
+    assert knowing == (EXTRAS if kind == "hosts" else set())
+
+
+EXTRAS = {
+    "spiky_rl/cli/show.py",  # the extra that brings matplotlib
+    "spiky_rl/learners/rsl_rl/learner.py",  # the extra that brings rsl_rl
+}
+"""Files in which the name of a host is that of an extra."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if library == 'skrl': pass",
+        "from spiky_rl.learners.skrl.config import make_runner_cfg",
+        "from spiky_rl.learners import skrl",
+        "import spiky_rl.learners.rsl_rl.model",
+    ],
+)
+def test_a_learner_that_is_named_would_be_seen(text):
+    assert named_packages(ast.parse(text), "learners", {"rsl_rl", "skrl"})
 
 
 READERS = {

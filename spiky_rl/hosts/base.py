@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec, TaskSpec
     from spiky_rl.learners.base import Learner
 
-CONDITIONS = "conditions"
-"""Policies can be measured under other conditions than nominal."""
 VIDEO = "video"
 """A robot can be filmed."""
 LIVE_VIEW = "live view"
@@ -151,11 +149,16 @@ class Host(ABC):
     name: ClassVar[str]
     """Its package's name."""
     abilities: ClassVar[frozenset[str]]
-    """Some of `CONDITIONS`, `VIDEO` and `LIVE_VIEW`."""
+    """Some of `VIDEO` and `LIVE_VIEW`."""
     distributions: ClassVar[tuple[str, ...]]
     """Distributions that step worlds or run networks: another version of one may give other bits."""
     code_packages: ClassVar[tuple[str, ...]] = ()
     """Packages whose classes a checkpoint may name, because every run imports them."""
+
+    def require_ability(self, ability: str, flag: str) -> None:
+        """Raise UserError that names a ``flag`` of a command if the host lacks the ``ability`` that the flag needs."""
+        if ability not in self.abilities:
+            raise UserError(f"{flag}: not available on tasks of {self.name}, which has no {ability}")
 
     @abstractmethod
     def owns(self, task: str) -> bool:
@@ -194,9 +197,7 @@ class Host(ABC):
             records_video: Whether the same process films.
         """
         if names:
-            raise UserError(
-                f"--visualizer {','.join(names)}: not available with the host {self.name}; allowed: none"
-            )
+            self.require_ability(LIVE_VIEW, f"--visualizer {','.join(names)}")
 
     def list_conditions(self) -> Mapping[str, Sequence[str]]:
         """Return the names of conditions by set: ``conditions`` for all of them, ``all`` for those of ``--conditions all``."""

@@ -24,7 +24,7 @@ from spiky_rl.config.spec import (
 )
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts import find_host
-from spiky_rl.hosts.base import Host, HostTask, TaskRequest, UnknownTask
+from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
 from spiky_rl.learners import get_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
@@ -60,6 +60,8 @@ def make_plan(request: RunRequest) -> RunPlan:
     check_without_simulator(
         host, request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None
     )
+    if request.video:
+        host.require_ability(VIDEO, "--video")
     host.require_installed(request.video)
     learner.require_installed()
 

@@ -234,7 +234,10 @@ LIGHT = {
         ["--checkpoint", "random", "--quantize", "int8", "--out", "x.json"],
         ["--quantize int8", "not --checkpoint random"],
     ),
-    "integers of skrl's": (["--rl_library", "skrl", "--quantize", "int8"], ["not --rl_library skrl"]),
+    "integers of skrl's": (
+        ["--rl_library", "skrl", "--quantize", "int8"],
+        ["--quantize int8", "--rl_library skrl", "allowed: rsl_rl"],
+    ),
     "an ANN in integers": (["--agent", "mlp_ppo", "--quantize", "int8"], ["agent.network: none given"]),
     "neurons in integers": (
         ["--agent", "quadratic_ppo", "--quantize", "int8"],

@@ -11,7 +11,6 @@ from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.hosts.base import (
-    CONDITIONS,
     LIVE_VIEW,
     VIDEO,
     ConditionedPolicy,
@@ -137,7 +136,7 @@ class IsaacLab(Host):
     """Isaac Lab 3.0, with Newton's physics, MuJoCo's own on a CPU, or PhysX."""
 
     name = "isaaclab"
-    abilities = frozenset({CONDITIONS, VIDEO, LIVE_VIEW})
+    abilities = frozenset({VIDEO, LIVE_VIEW})
     distributions = ("isaaclab", "newton", "mujoco", "mujoco-warp", "warp-lang", "torch")
     code_packages = ("isaaclab", "isaaclab_rl", "isaaclab_tasks")
 
