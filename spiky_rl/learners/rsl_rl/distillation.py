@@ -9,23 +9,16 @@ Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
-import torch
 from rsl_rl.algorithms import Distillation
 from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
-from rsl_rl.utils import resolve_class
 from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.config.schema import DistillationSettings
-from spiky_rl.config.spec import build_agent_spec
-from spiky_rl.learners.common.checkpoints import CheckpointError
-from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 
@@ -34,38 +27,6 @@ if TYPE_CHECKING:
 
 EXTRA_KEYS = ("iterations", "value_iterations")
 """Options that are ours; the others are rsl_rl's `Distillation`'s."""
-
-
-def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
-    """Return a teacher's model for what an environment observes.
-
-    Args:
-        teacher: The teacher.
-        obs: Observations of all environments, [B, ...].
-        actions: A.
-        device: Device of the model.
-
-    Raises:
-        CheckpointError: The weights do not fit the observations.
-    """
-    config = make_runner_cfg(build_agent_spec(teacher.agent, teacher.spec, {}))
-    groups = config["obs_groups"].get("actor") or ["policy"]
-    missing = [group for group in groups if group not in obs]
-    if missing:
-        raise CheckpointError(
-            f"{teacher.path}: the teacher observes {', '.join(missing)}, which the task does not give"
-        )
-    cls, settings = resolve_class(config["actor"])
-    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
-        model = cls(obs, {"teacher": groups}, "teacher", actions, **settings)
-    try:
-        model.load_state_dict(teacher.weights)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{teacher.path}: the teacher does not fit the observations and actions of this task: {detail}"
-        ) from None
-    return model.to(device).eval()
 
 
 class DistillingPPO(RslRlSpikingPPO):
@@ -86,18 +47,15 @@ class DistillingPPO(RslRlSpikingPPO):
         self.distillation: Distillation | None = None
         self._rollouts = self.storage
 
-    def set_teacher(self, teacher: Teacher, obs: TensorDict, actions: int) -> None:
+    def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
         """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form.
 
         Args:
             teacher: The teacher.
+            model: Its model, as `build_teacher` returns it.
             obs: What an environment observes, [B, ...].
             actions: A.
-
-        Raises:
-            CheckpointError: The teacher's weights do not fit that.
         """
-        model = build_teacher(teacher, obs, actions, self.device)
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
         student = self.get_policy()

@@ -27,6 +27,7 @@ from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last
 from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
 from spiky_rl.learners.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.teacher import build_teacher
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     def set_teacher(self, teacher: Teacher) -> None:
         """Begin with distillation from ``teacher``, before anything is loaded. Raises CheckpointError where it does not fit."""
         assert isinstance(self.alg, DistillingPPO)
-        self.alg.set_teacher(teacher, self.env.get_observations().to(self.device), self.env.num_actions)
+        obs, actions = self.env.get_observations().to(self.device), self.env.num_actions
+        self.alg.set_teacher(teacher, build_teacher(teacher, obs, actions, str(self.device)), obs, actions)
         assert self.alg.distillation is not None
         self.alg.distillation.optimizer.register_step_pre_hook(self._on_optimizer_step)
 
