@@ -13,13 +13,10 @@ from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
-from spiky_rl.hosts.base import NOMINAL
-from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import read_checkpoint
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import run_folders
-from spiky_rl.run.evaluate import measure_conditions
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
@@ -101,6 +98,11 @@ def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str 
         env: As rsl_rl sees one.
         plan: The run's.
     """
+    # no training needs them before its end
+    from spiky_rl.hosts.base import NOMINAL
+    from spiky_rl.hosts.condition_groups import ConditionGroups
+    from spiky_rl.run.evaluate import measure_conditions
+
     log.info("an episode of student and teacher in every environment, without noise")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)

@@ -23,7 +23,6 @@ from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTr
 from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.run import resume, run_folders
 from spiky_rl.run import teacher as teachers
-from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.prepare import write_params
 from spiky_rl.run.provenance import read_provenance
@@ -160,6 +159,8 @@ class TrainingRun:
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
         """Choose the best checkpoint; what ends that early leaves ``best.pt`` and the finished training as they are."""
+        from spiky_rl.run.best_checkpoint import choose_best_checkpoint
+
         assert self.runner is not None
         try:
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
