@@ -8,7 +8,7 @@ import torch
 from spiky_rl.hosts.isaaclab.environment import NonFiniteError
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-from spiky_rl.run import train
+from spiky_rl.run import best_checkpoint, train
 from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from tests.hosts.point_env import LIF, PointEnv, config
 
@@ -107,7 +107,7 @@ def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monk
     def choose_in_vain(*_):
         raise error
 
-    monkeypatch.setattr(train, "choose_best_checkpoint", choose_in_vain)
+    monkeypatch.setattr(best_checkpoint, "choose_best_checkpoint", choose_in_vain)
     run = train.TrainingRun(PLAN, None, runner=object())
     assert run._choose_best(None, None, lambda: False) is None
     assert caplog.messages == [f"best.pt stays that of the highest mean return: {str(error) or 'stopped'}"]
