@@ -237,7 +237,6 @@ def test_the_isaac_lab_host_uses_of_the_learners_what_its_own_command_needs_of_t
 
 
 READERS = {
-    "spiky_rl/config/arguments.py": "texts as numbers",
     "spiky_rl/hosts/isaaclab/environment.py": "what Isaac Lab's launcher takes",
 }
 """Who uses argparse besides the commands, and for what."""

@@ -215,7 +215,7 @@ class Neuron(Component):
                 low, high = getattr(self, name) / self.spread, getattr(self, name) * self.spread
                 if low < (each.low or 0.0) or high > (math.inf if each.high is None else each.high):
                     raise RegistryError(
-                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.format_bounds}"
+                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.bounds_text}"
                     )
             return self
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import files, memory_check
 from spiky_rl.config.early import check_networks
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.run_plan import RANDOM, RunPlan, RunRequest, split_overrides

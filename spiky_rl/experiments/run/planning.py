@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.registry import PACKAGE
