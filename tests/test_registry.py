@@ -159,7 +159,7 @@ WRONG_SETTINGS = {
         r"n\.treshold: 'lif' has no such option; did you mean 'threshold'",
     ),
     "nearest option": ({"name": "lif", "treshold": 1.0}, r"did you mean 'threshold'"),
-    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is no parameter.*'tau'"),
+    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is not a parameter.*'tau'"),
     "no name": ({"tau": 2.0}, r"n\.name: name one of alif, .*, lif"),
     "no mapping": (5, r"n: expected a name or a mapping, got 5"),
     "unknown name": ("lfi", r"n\.name: unknown neuron 'lfi'"),
