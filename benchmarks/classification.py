@@ -34,8 +34,8 @@ from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
 from spiky_rl.classification.split import Split, select_subset, split
 from spiky_rl.classification.training import EVALUATED, to_sequence
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int, seed_int
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive_int, seed_int
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.datasets._events import MissingData

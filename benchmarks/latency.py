@@ -17,9 +17,8 @@ import torch
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
-from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings, positive_int
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive_int
 from spiky_rl.deploy import _calibration
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest

@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive_int
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError, check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}

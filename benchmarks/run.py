@@ -26,9 +26,9 @@ from benchmarks.common import keep_memory
 from benchmarks.contenders import Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive_int
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.registry import UserError
 from spiky_rl.run.devices import resolve_device
 

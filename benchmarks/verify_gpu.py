@@ -15,8 +15,8 @@ from benchmarks.common import ROOT
 from benchmarks.verify_page import BENCHES, TRAININGS, Outcome, page
 from benchmarks.verify_results import RESULTS
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive_int
 from spiky_rl.config.registry import UserError
 
 PAGE = Path("docs/gpu.md")

@@ -161,7 +161,7 @@ def options(cls: type[Component]) -> str:
     for key, option in get_options(cls.Options).items():
         unit = "" if option.unit in ("", "1") else f" {option.unit}"
         rows.append(
-            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.meaning)} |"
+            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.description)} |"
         )
     for key, (kind, default) in cls.parts.items():
         rows.append(f"| `{key}` | {plain(default)} | any of [{kind}]({kind}.md) | component |")
@@ -181,7 +181,7 @@ def plain(value: object) -> str:
 
 def allowed(option: OptionInfo) -> str:
     """What an option may be, in words."""
-    return ", ".join(f"`{choice}`" for choice in option.choices) or option.format_allowed
+    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed_text
 
 
 def cell(text: str) -> str:

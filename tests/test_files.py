@@ -117,7 +117,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     for key in ("SPIKY_RL_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
-    with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE to a folder that can"):
+    with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE"):
         files.cache_folder()
 
 

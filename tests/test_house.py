@@ -272,7 +272,6 @@ def test_a_learner_that_is_named_would_be_seen(text):
 
 
 READERS = {
-    "spiky_rl/config/arguments.py": "texts as numbers",
     "spiky_rl/hosts/isaaclab/environment.py": "what Isaac Lab's launcher takes",
 }
 """Who uses argparse besides the commands, and for what."""
@@ -362,11 +361,11 @@ def test_every_module_and_every_public_class_says_what_it_is():
 
 
 def declarations(tree: ast.AST) -> list[ast.expr]:
-    """The meanings of all options and parameters that a file declares, as they are written."""
+    """Return the descriptions of all options and parameters that a file declares."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    named = [node for node in calls if getattr(node.func, "id", "") in ("option", "param")]
-    given = [[*node.args[1:2], *(k.value for k in node.keywords if k.arg == "meaning")] for node in named]
-    return [meaning for meanings in given for meaning in meanings]
+    named = [node for node in calls if getattr(node.func, "id", "") in ("option", "parameter")]
+    given = [[*node.args[1:2], *(k.value for k in node.keywords if k.arg == "description")] for node in named]
+    return [description for descriptions in given for description in descriptions]
 
 
 def test_the_meaning_of_an_option_begins_with_what_it_is():

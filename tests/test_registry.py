@@ -43,7 +43,7 @@ def test_names_are_the_files_of_a_room_without_its_helpers():
     zoo = ["alif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
     assert registry.list_names("neurons") == zoo
     assert registry.list_names("encoders") == [
-        "beside",
+        "concat",
         "delta",
         "direct",
         "latency",
@@ -102,7 +102,7 @@ def test_a_users_class_without_a_method_of_its_base_is_refused_by_both_names(tmp
     path = tmp_path / "stops.py"
     path.write_text(MINE.replace("def step", "def stop"), encoding="utf-8")
     with pytest.raises(
-        RegistryError, match=r"^n\.neuron\.name: .*Leaky' is not whole: .*define step; see .*:Neuron"
+        RegistryError, match=r"^n\.neuron\.name: .*Leaky' is incomplete: .*define step; see .*:Neuron"
     ):
         registry.configure("networks", {"name": "feedforward", "layers": [4], "neuron": f"{path}:Leaky"}, "n")
 
@@ -122,11 +122,11 @@ WRONG_NAMES = {
     "module": ("neurons", "spiky_rl.nuerons.lif:Lif", "there is no module 'spiky_rl.nuerons'"),
     "class": ("neurons", "spiky_rl.neurons.lif:Lf", "has no 'Lf'; did you mean 'Lif'"),
     "file": ("neurons", "no/such/file.py:Leaky", "there is no file 'no/such/file.py'"),
-    "not a component": ("neurons", "math:sqrt", "is no entry of neurons"),
+    "not a component": ("neurons", "math:sqrt", "is not of kind neurons"),
     "not whole": (
         "decoders",
         "spiky_rl.codecs.decoders.base:Decoder",
-        "is not whole: it does not define forward; see .*base:Decoder",
+        "is incomplete: it does not define forward; see .*base:Decoder",
     ),
     "other kind": ("decoders", "spiky_rl.neurons.lif:Lif", "does not derive from .*base:Decoder"),
 }
@@ -159,7 +159,7 @@ WRONG_SETTINGS = {
         r"n\.treshold: 'lif' has no such option; did you mean 'threshold'",
     ),
     "nearest option": ({"name": "lif", "treshold": 1.0}, r"did you mean 'threshold'"),
-    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is no parameter.*'tau'"),
+    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is not a parameter.*'tau'"),
     "no name": ({"tau": 2.0}, r"n\.name: name one of alif, .*, lif"),
     "no mapping": (5, r"n: expected a name or a mapping, got 5"),
     "unknown name": ("lfi", r"n\.name: unknown neuron 'lfi'"),
@@ -177,7 +177,7 @@ WRONG_NETWORKS = {
     "unknown part": ({"neurone": "lif"}, r"net\.neurone: 'feedforward' has no such option.*'neuron'"),
     "option of a part": ({"neuron": {"name": "lif", "tua": 1.0}}, r"net\.neuron\.tua: .*did you mean 'tau'"),
     "name of a part": ({"decoder": "membrain"}, r"net\.decoder\.name: unknown decoder.*'membrane'"),
-    "part of another kind": ({"decoder": "spiky_rl.neurons.lif:Lif"}, r"net\.decoder\.name: .*no entry of"),
+    "part of another kind": ({"decoder": "spiky_rl.neurons.lif:Lif"}, r"net\.decoder\.name: .*not of kind"),
     "no part": ({"encoder": None}, r"net\.encoder: expected a name or a mapping, got None"),
     "backend": ({"backend": "torhc"}, r"net\.backend: unknown backend 'torhc'.*did you mean 'torch'"),
 }

@@ -88,7 +88,7 @@ BAD_FILES = {
     ),
     "duplicate key": (
         "algorithm:\n  gamma: 0.9\n  gamma: 0.8",
-        r"mine\.yaml: .*'gamma' stands twice.* line 3",
+        r"mine\.yaml: .*'gamma' is given twice.* line 3",
     ),
     "list": ("- network: lif", r"mine\.yaml: expected a mapping of keys to values"),
     "empty": ("", r"mine\.yaml: expected a mapping of keys to values"),
@@ -126,7 +126,7 @@ def test_a_bad_agent_file_is_refused_by_file_key_and_remedy(case, agent):
 
 BAD_TASKS = {
     "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key; did you mean 'summary'"),
-    "no id": ("summary: y", r"bad\.yaml: id: name the gym id"),
+    "no id": ("summary: y", r"bad\.yaml: id: missing; give the gym id"),
     "id as number": ("id: 5", r"bad\.yaml: id: expected text, got 5"),
     "one number": ("id: X\nnum_envs: 5", r"bad\.yaml: num_envs: expected a mapping, got 5"),
     "cpu alone": ("id: X\nnum_envs: {cpu: 5}", r"bad\.yaml: num_envs: expected a number for cpu and one for"),
@@ -260,17 +260,17 @@ def test_a_network_without_layers_takes_those_of_the_ann_in_its_place(spiking):
 
 
 BAD_OVERRIDES = {
-    "agent.algorithm.gamma": "is no override; write agent.key=value",
-    "algorithm.gamma=0.9": "is no override",
-    "agent=5": "is no override",
-    "agent..gamma=1": "is no override",
+    "agent.algorithm.gamma": "is not an override; allowed: agent.key=value",
+    "algorithm.gamma=0.9": "is not an override",
+    "agent=5": "is not an override",
+    "agent..gamma=1": "is not an override",
     "agent.algorithm.gama=0.9": "command line: agent.algorithm.gama: no such key; did you mean 'gamma'",
     "agent.algorithm.gamma=high": "command line: agent.algorithm.gamma: expected a number, got 'high'",
     "agent.algorithm.gamma=2": "gamma: 2.0 is out of range; it must be between 0.0 and 1.0",
     "agent.algorithm.schedule=adaptiv": "choose from adaptive, fixed; did you mean 'adaptive'",
     "agent.save_interval=": "agent.save_interval: expected a whole number, got nothing",
     "agent.clip_actions=wide": "agent.clip_actions: expected a number, got 'wide'",
-    "agent.actor.hidden_dims=[1": r"agent.actor.hidden_dims: '\[1' is no value",
+    "agent.actor.hidden_dims=[1": r"agent.actor.hidden_dims: '\[1' is not a value",
 }
 
 
@@ -283,7 +283,7 @@ def test_a_bad_override_is_refused_by_key_value_and_remedy(text):
 def test_overrides_nest_and_the_last_one_wins():
     texts = ["agent.network.neuron.tau=5", "agent.network.neuron.tau=6", "agent.network.steps=2"]
     assert spec.parse_overrides(texts) == {"network": {"neuron": {"tau": 6}, "steps": 2}}
-    with pytest.raises(SpecError, match="sets a key below one that is set already"):
+    with pytest.raises(SpecError, match="sets a key below a value that is already set"):
         spec.parse_overrides(["agent.network.neuron=lif", "agent.network.neuron.tau=5"])
 
 

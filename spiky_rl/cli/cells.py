@@ -1,4 +1,4 @@
-"""Output of compare.py: a study's plan, a live table of cells at work, and how they ended."""
+"""Output of compare.py: the plan of a study, a live table of its cells, and their outcome."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STATUS_TEXT = 12
-"""Cells in the live table."""
+"""Maximum number of cells in the live table."""
 STYLES = {BROKEN: "red", DONE: "green", RUNNING: "bold"}
-"""Colours of states."""
+"""State of a cell -> style of its text."""
 REFRESH = 0.5
-"""Seconds between two looks at the running cells' progress."""
+"""Seconds between two updates of the live table."""
 
 
 def print_plan(plan: StudyRun, whole: bool) -> None:
-    """The design and its time; ``whole``: and a line per cell."""
+    """Print the design and its estimated time; if ``whole``, also a line per cell."""
     study, cells, finished = plan.study, plan.cells, plan.finished
     if study.question:
         print(study.question)
     agents = {cell.label for cell in cells if cell.is_trained}
     tasks = {cell.task for cell in cells}
     print(
-        f"{len(agents)} agents x {len(tasks)} tasks x {len(study.seeds)} seeds, and random actions per task:"
-        f" {len(cells)} cells, {len(finished)} of them finished"
+        f"{len(agents)} agents x {len(tasks)} tasks x {len(study.seeds)} seeds, plus random actions on each task:"
+        f" {len(cells)} cells, {len(finished)} finished"
     )
     print(f"budget: {"the tasks' own numbers of iterations" if study.budget is None else study.budget.text}")
     if plan.remaining:
-        print(f"time left: about {plan.time_left}")
+        print(f"remaining time: about {plan.time_left}")
     print(f"folder: {plan.folder}\n")
     for cell in cells if whole else ():
         state = DONE if cell.name in finished else WAITING
@@ -51,21 +51,27 @@ def print_plan(plan: StudyRun, whole: bool) -> None:
 
 
 def print_missing_lines(out: Path, study: Study, use: str = seeds.TESTING) -> None:
-    """Print the lines that the file on seeds lacks of a ``study`` in the folder ``out``, and of its ``use`` of them."""
+    """Print the lines to add to the register of seeds.
+
+    Args:
+        out: Folder of the study.
+        study: The study with its seeds.
+        use: Purpose of the seeds in the register.
+    """
     if lines := seeds.list_missing_lines(out, study, use):
         print(
-            f"add to {seeds.find_file(out)}, behind the task's other uses:", *lines, sep="\n    ", end="\n\n"
+            f"add to {seeds.find_file(out)}, after the task's other lines:", *lines, sep="\n    ", end="\n\n"
         )
 
 
 class CellTable(TerminalDisplay):
-    """Context manager; call it with the states of the cells at work, as often as you like."""
+    """Live table of the cells of a study. Call it with the state of every cell after each change."""
 
     def __init__(self, plan: StudyRun) -> None:
         self.out, self.course, self.looked = plan.folder, StudyProgress(plan), 0.0
 
     def __call__(self, states: Mapping[str, str]) -> None:
-        """Show the states; where there is no terminal, a line for each that changed."""
+        """Show the states; without a terminal, print a line per changed cell."""
         for name in self.course.update(states):
             if self.live is None:
                 print(self._line(name), flush=True)
@@ -81,7 +87,7 @@ class CellTable(TerminalDisplay):
         return f"[{course.ended}/{len(course.cells)}] {name}: {course.states[name]}{took}{time_left}"
 
     def render(self) -> RenderableType:
-        """The table, with running cells first."""
+        """Render the table, running cells first."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table as Rows
@@ -108,7 +114,7 @@ class CellTable(TerminalDisplay):
 
 
 def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:
-    """Print what became of the cells; for those that failed, the end of their errors."""
+    """Print how many cells ended in which state, and the last lines of the error of each failed cell."""
     for name in sorted(name for name, state in states.items() if state == BROKEN):
         folder = out / "cells" / name
         print(f"\n{name} failed; {folder / folders.ERROR}")
@@ -117,4 +123,4 @@ def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     print("\n" + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     if interrupted or set(counts) - {DONE}:
-        print("run the same command again to go on")
+        print("run the same command again to resume")

@@ -1,4 +1,4 @@
-"""``classify.py``: train an agent's network to tell classes apart, evaluate it, and predict the classes of other recordings."""
+"""``classify.py``: train an agent's network as a classifier of event recordings, evaluate it, and predict classes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Train an agent's network as a classifier (Ctrl-C keeps it), evaluate it, or predict with it."
+    """Build the parser of the command."""
+    about = "Train an agent's network as a classifier of event recordings (Ctrl-C stops and saves), evaluate it, or predict classes."
     return common.Parser("classify.py", about, ClassifyRequest, ClassifyOptions, verbose=True)
 
 
 def classify(argv: list[str]) -> int:
-    """Train as the arguments say; what can be refused without the data is refused before they are read."""
+    """Train, evaluate or predict; all checks that need no data run before the data is loaded."""
     args = parser().parse(argv)
     asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
     asked.check_request()
@@ -55,7 +55,7 @@ def classify(argv: list[str]) -> int:
 
 
 def evaluate_or_predict(request: ClassifyRequest) -> int:
-    """Evaluate the best network of a run, or predict with it."""
+    """Evaluate the best network of a run or predict classes with it; return the exit code."""
     from spiky_rl.classification import inference as using
     from spiky_rl.classification import run
 
@@ -65,7 +65,7 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     seen = int(trained.seen.sum())
     if request.predict:
         out = using.predict(trained, request.out)
-        print(f"{len(trained.held)} recordings predicted, {seen} of which the network was trained with")
+        print(f"{len(trained.held)} recordings predicted, {seen} of them seen in training")
         print(out)
         return 0
     out, result = using.evaluate(trained, request.out)
@@ -73,8 +73,8 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     print(
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
     )
-    parts = (result["other_parts"], "that are not of the test set")
-    left = ((seen, "that it was trained with"), (result["without_class"], "without a class"), parts)
+    parts = (result["other_parts"], "outside the test set")
+    left = ((seen, "seen in training"), (result["without_class"], "without a class"), parts)
     if words := [f"{count} {why}" for count, why in left if count]:
         print(f"  left out: {', '.join(words)}")
     print(out)
@@ -82,7 +82,14 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
 
 
 def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history: list[float]) -> None:
-    """Show an epoch of a training that began with the ``first``, and the ``course`` of its accuracy."""
+    """Show an epoch.
+
+    Args:
+        display: Display of the training.
+        epoch: The epoch.
+        first_epoch: Index of the first epoch since the start or resume.
+        history: Accuracies of earlier epochs; this epoch's is appended.
+    """
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
     history.append(epoch.accuracy_train if chosen is None else chosen)
     blocks = sparkline(history)
@@ -93,22 +100,22 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
         ),
         DisplayRow("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
         DisplayRow("loss", f"{epoch.loss:6.3f}"),
-        DisplayRow("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
-        DisplayRow("operations", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
+        DisplayRow("firing rate", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
+        DisplayRow("effective ops", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
         DisplayRow("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
     display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), readings)
 
 
 def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
-    """The end of a run on the terminal; ``named``: words of the command line that a later one must repeat."""
+    """Print the outcome of a run; ``named`` are arguments that a later command must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     chosen, tested = result["accuracy_validation"], result["samples_test"]
-    by = f"{chosen:.1%} of {result['samples_validation']}" if chosen is not None else ""
+    by = f"{chosen:.1%} of {result['samples_validation']} validation recordings" if chosen is not None else ""
     if result["accuracy"] is None:
-        told = f"not yet: the {tested} to test on are seen once, at the end{by and f'; {by}'}"
+        told = f"none yet: the {tested} test recordings are used once, at the end{by and f'; {by}'}"
     else:
-        told = f"{result['accuracy']:.1%} of the {tested} to test on"
+        told = f"{result['accuracy']:.1%} of {tested} test recordings"
     words = shlex.join(["--checkpoint", str(folder), *named])
     root = f" --log_root {shlex.quote(str(log_root))}" if log_root != Path("logs") else ""
     command, outcome = "python scripts/classify.py", result["outcome"]
@@ -117,34 +124,37 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         ("accuracy", told),
         *describe_ann(result),
         result["accuracy"] is not None
-        and ("epoch", f"{result['epoch']} of {result['epochs']}{by and f', chosen by {by}'}"),
+        and ("best epoch", f"{result['epoch']} of {result['epochs']}{by and f', with {by}'}"),
         result["rising"] is not None and ("not converged", describe_rise(result)),
         ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("operations", f"{result['synops_per_sample']:,.0f} per recording"),
+        ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),
         ("time", f"{result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"),
-        ("watch it", f"tensorboard --logdir {log_root}"),
-        outcome == "stopped" and ("go on", f"{command} {words}{root}"),
-        outcome == "finished" and ("use it", f"{command} --predict {words} --data FOLDER"),
+        ("TensorBoard", f"tensorboard --logdir {log_root}"),
+        outcome == "stopped" and ("resume with", f"{command} {words}{root}"),
+        outcome == "finished" and ("predict with", f"{command} --predict {words} --data FOLDER"),
     )
 
 
 def describe_rise(result: Mapping[str, Any]) -> str:
-    """Return in words which accuracy was still rising at the end of a training, and the option that changes it."""
-    what, before, last = (result["rising"][key] for key in ("what", "before", "last"))
-    return f"{what} accuracy was still rising, from {before:.1%} to {last:.1%}; longer: --epochs {2 * result['epochs']}"
+    """Return a text on an accuracy that was still rising at the end of a training, with the option to train longer."""
+    kind, before, last = (result["rising"][key] for key in ("what", "before", "last"))
+    return (
+        f"{kind} accuracy was still rising, from {before:.1%} to {last:.1%};"
+        f" train longer with --epochs {2 * result['epochs']}"
+    )
 
 
 def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return rows on the ANN of a ``result``: its accuracy beside the network's, and its cost."""
+    """Return rows on the ANN of a result: its accuracy and cost, compared with the network's."""
     ann, count = result["ann"], result["samples_test"]
     if ann is None:
         return []
     if ann["accuracy"] is None:
         return [("ANN", f"left out: {ann['left_out']}")]
     share = ann["accuracy"]
-    cost = f"{ann['seconds_total']:.0f} s, {ann['synops_per_sample']:,.0f} operations per recording"
+    cost = f"{ann['seconds_total']:.0f} s, {ann['synops_per_sample']:,.0f} effective ops per recording"
     rows = [
-        ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: without)")
+        ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: no ANN)")
     ]
     error = math.sqrt(share * (1.0 - share) / count)
     if result["accuracy"] < share - 2.0 * error:

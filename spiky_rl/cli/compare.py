@@ -1,4 +1,4 @@
-"""``compare.py``: agents x tasks x seeds, from a plan through its cells to a report."""
+"""``compare.py``: run a study, agents x tasks x seeds, and write its report."""
 
 from __future__ import annotations
 
@@ -27,24 +27,28 @@ from spiky_rl.run.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:
-    """The command line. Flags that say what is compared go over the study file's keys."""
+    """Build the parser of the command; flags override keys of the study file."""
     made = common.Parser(
         "compare.py",
-        "Compare agents on tasks over seeds; run it again to go on, or with more seeds to add them.",
+        "Compare agents on tasks over seeds. Run the same command again to resume, or with more seeds to add them.",
         verbose=True,
     )
     add = made.add_argument
-    add("study", nargs="?", metavar="STUDY.yaml", help="a study file; flags change what it says")
+    add("study", nargs="?", metavar="STUDY.yaml", help="study file; flags override its keys")
     add_flags(made, Study, optional=True)
-    vary = f"{get_options(Study)['vary'].meaning}; repeatable"
+    vary = f"{get_options(Study)['vary'].description}; repeatable"
     add("--vary", action="append", default=argparse.SUPPRESS, metavar="agent.key=v,v", help=vary)
-    add("--out", type=Path, help="the study's folder; default: beside a study.yaml, else in logs/compare")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the study; default: the folder of STUDY.yaml, else in logs/compare",
+    )
     add_flags(made, ExecutionOptions)
     return made
 
 
 def compare(argv: list[str]) -> int:
-    """Plan, run what is not finished, report."""
+    """Plan the study, run its unfinished cells and write the report."""
     args = parser().parse(argv)
     asked = read_study(args)
     out = (args.out or default_folder(asked, args.study and Path(args.study))).absolute()
@@ -73,8 +77,8 @@ def compare(argv: list[str]) -> int:
 
 
 def read_study(args: argparse.Namespace) -> Study:
-    """The study file, under what the flags say. Raises UserError."""
-    if args.study is not None and "=" in args.study:  # no study file, but an override
+    """Build the study from the study file and the flags. Raises UserError."""
+    if args.study is not None and "=" in args.study:  # an override, not a study file
         args.overrides.insert(0, args.study)
         args.study = None
     flags = get_given_values(Study, args)
@@ -88,5 +92,5 @@ def read_study(args: argparse.Namespace) -> Study:
         return asked
     for key in ("agents", "tasks"):
         if not flags.get(key):
-            raise UserError(f"--{key}: name at least one, or a study file; there would be no cell")
+            raise UserError(f"--{key}: missing; give at least one, or a study file")
     return study.build_study("study", {**flags, "overrides": overrides})

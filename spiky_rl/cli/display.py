@@ -1,4 +1,4 @@
-"""Progress displays of the commands: a live panel or a line per step for a training, a bar or a line now and then for others."""
+"""Progress displays: a live panel or lines for a training, a bar or occasional lines for other work."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 LOG_INTERVAL_S = 30.0
-"""Seconds between two lines of a `ProgressBar` that has no terminal."""
+"""Seconds between two lines of a `ProgressBar` without a terminal."""
 WIDTH = 76
-"""Characters of a panel."""
+"""Width of a panel in characters."""
 
 
 class TerminalDisplay(ABC):
-    """Context manager: what stands on a terminal and is drawn anew in its place; elsewhere nothing is drawn."""
+    """Context manager with a picture that is redrawn in place on a terminal; without a terminal nothing is drawn."""
 
     stream: Literal["stdout", "stderr"] = "stdout"
     transient = False
-    """Whether it goes when the work ends."""
+    """Whether the picture disappears when the work ends."""
     shown = True
     live: Live | None = None
 
@@ -47,7 +47,7 @@ class TerminalDisplay(ABC):
                 self.render(), console=console, transient=self.transient, redirect_stdout=redirect
             )
             self.live.start()
-            redirect_log(sys.stderr)  # which is rich's by now
+            redirect_log(sys.stderr)  # rich has replaced it, so that messages appear above the picture
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,24 +57,29 @@ class TerminalDisplay(ABC):
             redirect_log(sys.stderr)
 
     def format_remaining_time(self, share: float, initial_share: float = 0.0) -> str:
-        """The time that is left at this ``share`` of the work, of which ``begun`` was done at the start."""
+        """Return the estimated remaining time.
+
+        Args:
+            share: Completed share of the work.
+            initial_share: Share that was complete at the start.
+        """
         seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - initial_share, 1e-9)
         return format_duration(seconds)
 
     @abstractmethod
     def render(self) -> RenderableType:
-        """The picture as it is now."""
+        """Render the present picture."""
 
 
 def redirect_log(stream: TextIO) -> None:
-    """Let our messages go to ``stream``: one that is drawn on moves them out of its picture's way."""
+    """Send the package's messages to ``stream``."""
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)
 
 
 class ProgressBar(TerminalDisplay):
-    """Call it with the share of the work that is done: a bar on stderr, or without a terminal a line every `LOG_INTERVAL_S` seconds."""
+    """Progress bar on stderr; without a terminal, a message every `LOG_INTERVAL_S` seconds. Implements `ProgressCallback`."""
 
     stream, transient = "stderr", True
 
@@ -83,7 +88,7 @@ class ProgressBar(TerminalDisplay):
         self.told = time.monotonic()
 
     def __call__(self, share: float, detail: str | None = None) -> None:
-        """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
+        """Show the completed ``share`` in [0, 1] and a new status text, unless ``detail`` is None."""
         self.share, self.detail = min(share, 1.0), self.detail if detail is None else detail
         if self.live is not None:
             self.live.update(self.render())
@@ -98,7 +103,7 @@ class ProgressBar(TerminalDisplay):
             )
 
     def render(self) -> RenderableType:
-        """The bar."""
+        """Render the bar."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -111,15 +116,16 @@ class ProgressBar(TerminalDisplay):
 
 
 class DisplayRow(NamedTuple):
-    """One value that a training displays: its name, the value, and what only a panel has room for."""
+    """One row of a training display."""
 
     name: str
     value: str
     detail: str = ""
+    """Further text for the panel; lines leave it out."""
 
 
 class TrainingDisplay(TerminalDisplay):
-    """Shows how a training goes: a panel, or without a terminal a line per step."""
+    """Display of a training: a panel, or without a terminal a line per step."""
 
     def __init__(self, title: str, shown: bool = True) -> None:
         self.title, self.shown = title, shown
@@ -127,7 +133,13 @@ class TrainingDisplay(TerminalDisplay):
         self.readings: Sequence[DisplayRow] = ()
 
     def show(self, share: float, rows: Sequence[DisplayRow], initial_share: float = 0.0) -> None:
-        """Show a step, at which a ``share`` of all is done, in [0, 1]; ``begun`` was done before this display was made."""
+        """Show a step.
+
+        Args:
+            share: Completed share of the training, in [0, 1].
+            rows: Values to display.
+            initial_share: Share that was complete when the display was made.
+        """
         self.share, self.readings, self.remaining = (
             share,
             rows,
@@ -140,7 +152,7 @@ class TrainingDisplay(TerminalDisplay):
             print(f"{line}  {self.remaining} left", flush=True)
 
     def render(self) -> RenderableType:
-        """The panel."""
+        """Render the panel."""
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -156,7 +168,7 @@ class TrainingDisplay(TerminalDisplay):
 
 
 def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> None:
-    """Show an iteration of a training."""
+    """Show an iteration of a reinforcement learning run."""
     iteration = training_step.iteration
     progress, activity = iteration.progress, iteration.activity
     of = f"/{iteration.last + 1}" if training_step.initial_share is None else ""
@@ -165,10 +177,10 @@ def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> Non
         DisplayRow("iteration", f"{iteration.index + 1:4d}{of}"),
         DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", sparkline(progress.returns)),
         DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
-        *([DisplayRow("firing", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
-        DisplayRow("operations", f"{activity.operations:7,.0f}", "per control step"),
+        *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
+        DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
         *(
-            [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds broke")]
+            [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds with failed physics")]
             if progress.worlds_reset
             else []
         ),
@@ -178,12 +190,12 @@ def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> Non
 
 
 def format_number(value: float) -> str:
-    """Two decimals, or a dash before the first episode has ended."""
+    """Format with two decimals, or as a dash if NaN (no episode has ended yet)."""
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:
-    """The course of a curve in one line of blocks."""
+    """Draw a curve as one line of block characters."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return ""

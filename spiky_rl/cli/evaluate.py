@@ -1,4 +1,4 @@
-"""``evaluate.py``: measure the final policy, undisturbed and under conditions, in one simulation."""
+"""``evaluate.py``: evaluate a trained policy, undisturbed and under conditions, in one simulation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from spiky_rl.run.prepare import known_agent, make_plan
 from spiky_rl.run.run_plan import RANDOM, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
-"""Titles of what a task is about besides its reward."""
+"""Measure of a task -> title of its column."""
 
 
 class Parser(common.Parser):
-    """One whose help lists the conditions: they import torch, for which nothing else of a command line waits."""
+    """Parser with the names of the conditions in its help, which alone imports them (and torch)."""
 
     @override
     def format_help(self) -> str:
@@ -35,24 +35,19 @@ class Parser(common.Parser):
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Measure a trained policy, undisturbed and under other conditions."
+    """Build the parser of the command."""
+    about = "Evaluate a trained policy, undisturbed and under test conditions."
     return Parser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
 
 
 def evaluate(argv: list[str]) -> int:
-    """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
+    """Evaluate a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
     return run_evaluation(parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args))
 
 
 def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
-    """Evaluate, write the result and print it; returns the exit code.
-
-    Args:
-        asked: What is evaluated.
-        options: How.
-    """
+    """Evaluate a policy, write the result and print it; return the exit code."""
     options.check_request(request)
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
@@ -85,14 +80,18 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
 
 
 def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """A line per condition."""
+    """Print a line per condition."""
     nominal = conditions["nominal"]
     measured = [measure] if measure in nominal["measures"] else []
-    titles = ["return", "share", "steps", *(MEASURES[name] for name in measured), "firing", "operations"]
+    titles = [
+        *("return", "share", "steps"),
+        *(MEASURES[name] for name in measured),
+        *("firing\nrate", "effective\nops/step"),
+    ]
     rows = []
     for name, found in conditions.items():
         cells = [name, f"{found['mean_return']:.2f} ± {found['std_return']:.2f}"]
-        # a share of a punishment would rise where the return falls
+        # a share of a negative return would rise as the return falls
         share = (
             f"{found['mean_return'] / nominal['mean_return']:.0%}" if nominal["mean_return"] > 0.0 else "-"
         )
@@ -105,7 +104,7 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) 
 
 
 def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line for nominal and for everything that happens in mid-episode, if something does."""
+    """Print a line for nominal and for every condition with damage in mid-episode, if there is one."""
     found = {name: results["recovery"] for name, results in conditions.items() if results.get("recovery")}
     if set(found) <= {"nominal"}:
         return

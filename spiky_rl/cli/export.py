@@ -1,4 +1,4 @@
-"""``export.py``: write a trained policy for other programs and chips, and prove that it is the policy."""
+"""``export.py``: export a trained policy for other programs and chips, and verify the files against it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from spiky_rl.run.run_plan import RunRequest
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Write a trained policy for other programs and chips."
+    """Build the parser of the command."""
+    about = "Export a trained policy for other programs and chips, and verify the files against the policy."
     return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **CHECKPOINT_FLAGS)
 
 
 def export(argv: list[str]) -> int:
-    """Export as the arguments say."""
+    """Export a policy."""
     args = parser().parse(argv)
     asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
     targets = options.check_request(asked)
@@ -37,7 +37,7 @@ def export(argv: list[str]) -> int:
 
 
 def print_report(chip: str, files: Sequence[Path]) -> None:
-    """A line per file: bytes of flash, of the struct and of the stack."""
+    """Print a line per C file: bytes of flash, state and stack on the ``chip``."""
     from spiky_rl.deploy import _footprint
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")

@@ -1,4 +1,4 @@
-"""``grow.py``: evolve a rule that grows a graph, scored as a spiking reservoir."""
+"""``grow.py``: evolve a rule that grows the graph of a spiking reservoir."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 
 def parser() -> common.Parser:
-    """The command line."""
+    """Build the parser of the command."""
     return common.Parser(
-        "grow.py", "Evolve a graph for a spiking reservoir; Ctrl-C keeps the best.", GrowRequest
+        "grow.py",
+        "Evolve a graph for a spiking reservoir; Ctrl-C stops, the best graph is saved.",
+        GrowRequest,
     )
 
 
 def grow(argv: list[str]) -> int:
-    """Evolve, and keep the best graph in its file."""
+    """Evolve a graph and write the best one."""
     asked = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
     asked.check_request()
 

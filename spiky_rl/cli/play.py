@@ -1,4 +1,4 @@
-"""``play.py``: run a trained policy, measure its episodes, film it, export it."""
+"""``play.py``: run a trained policy, report its episodes, record a video, export it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from spiky_rl.run.prepare import known_agent, make_plan
 from spiky_rl.run.run_plan import RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
-"""What ``--export`` writes; all targets: ``export.py``."""
+"""Targets of ``--export``; ``export.py`` has all targets."""
 MEASURES = {"distance": "distance [m]", "upright": "upright [s]", "velocity_error": "velocity error [m/s]"}
-"""Titles of what a task is about besides its reward."""
+"""Measure of a task -> title of its column."""
 MAX_PRINTED_EPISODES = 50
-"""Episodes that are printed, at most."""
+"""Maximum number of printed episodes."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    return common.Parser("play.py", "Play a trained policy.", RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
+    """Build the parser of the command."""
+    about = "Run a trained policy and report its episodes; optionally watch it, record a video or export it."
+    return common.Parser("play.py", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
 
 
 def play(argv: list[str]) -> int:
-    """Play as the arguments say."""
+    """Run a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
     asked, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
     options.check_request(asked)
@@ -53,7 +54,7 @@ def play(argv: list[str]) -> int:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
             for text in (energy_text(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):
                 print(f"energy per action: {text}")
-        sys.stdout.flush()  # what follows goes to stderr, and takes its time
+        sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
     for path in play.play(plan, options, export, ProgressBar, report):
         print(path)
@@ -61,13 +62,13 @@ def play(argv: list[str]) -> int:
 
 
 def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, float], measure: str) -> None:
-    """The episodes, and their mean; ``measure``: what the task is about, besides the reward."""
+    """Print the episodes and their mean, with the ``measure`` of the task if it has one."""
     titles = {
         "return": "return",
         "length": "steps",
         **({measure: MEASURES[measure]} if measure in means else {}),
         "firing_rate": "firing rate",
-        "operations": "operations per step",
+        "operations": "effective ops/step",
     }
 
     def cell(name: str, value: float) -> str:

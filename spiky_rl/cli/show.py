@@ -1,57 +1,65 @@
-"""``show.py``: lists of what there is, and of what it is made of."""
+"""``show.py``: list components, agents and tasks, or describe one of them."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
-from spiky_rl.config.descriptions import format_value, get_summary, get_text, list_option_rows
-from spiky_rl.config.optional_dependencies import require_module
-from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.options import UserError, get_options, suggest_name
+from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.schema import ANN_KEYS
-from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
+from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.run.run_plan import RunRequest
 
 KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
 RESERVOIR = "reservoir"
-"""Not a kind with entries but one thing to look at: it is measured and drawn."""
+"""First argument that measures and draws one reservoir instead of listing a kind."""
 SCHEMA = "schema"
-"""Not a kind either: what the files of a kind may hold."""
+"""First argument that prints JSON Schemas of files instead of listing a kind."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
+    """Build the parser of the command."""
+    found = common.Parser(
+        prog="show.py", description="List the components, agents and tasks, or describe one of them."
+    )
     found.add_argument(
         "kind",
         choices=(*KINDS, RESERVOIR, SCHEMA),
-        help="what to list; reservoir: what to measure; schema: JSON Schemas",
+        help="kind to list; reservoir: measure and draw a reservoir; schema: print JSON Schemas",
     )
     found.add_argument(
         "name",
         nargs="?",
-        help="one entry: what it is and what it can be set to; a reservoir: a grown graph's .json, or an agent; a schema: agent,"
+        help="entry to describe, with its options; with reservoir: .json of a grown graph, or an agent; with schema: agent,"
         " task or study",
     )
     found.add_argument(
-        "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
+        "--source", action="store_true", help="with a neuron: print its generated C code for each backend"
     )
     found.add_argument(
-        "--task", help="with an agent: its merged specification for this task, on --rl_library"
+        "--task",
+        help="with an agent: print its merged specification for this task, with the origin of each value",
     )
     add_flags(found, RunRequest, only=("library",), library=DEFAULT_LEARNER)
     found.add_argument(
-        "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
+        "--out",
+        type=Path,
+        help="with a reservoir: file of the picture; default: NAME.png in the current folder",
     )
     found.add_argument(
-        "--compare", action="store_true", help="with a reservoir: NARMA-10 beside echo-state networks"
+        "--compare",
+        action="store_true",
+        help="with a reservoir: compare its NARMA-10 error with that of echo-state networks",
     )
-    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: its numbers, as a file")
+    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: write its numbers to FILE")
     found.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with an agent or its reservoir: agent.x.y=v"
     )
@@ -59,7 +67,7 @@ def parser() -> common.Parser:
 
 
 def show(argv: list[str]) -> int:
-    """Print what was asked for."""
+    """Print the list or the description."""
     args = parser().parse_intermixed_args(argv)
     if args.source and (args.kind != "neurons" or args.name is None):
         raise UserError("--source goes with a neuron, as in: show.py neurons lif --source")
@@ -78,7 +86,7 @@ def show(argv: list[str]) -> int:
     if args.kind == RESERVOIR:
         if args.name is None:
             raise UserError(
-                "name a reservoir: a grown graph's .json, or an agent, as in: show.py reservoir grown.json"
+                "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json"
             )
         show_reservoir(args)
     elif args.kind == SCHEMA:
@@ -106,13 +114,13 @@ def show(argv: list[str]) -> int:
 
 
 def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:
-    """An agent's own file, or its merged specification for a task, every value with its origin."""
+    """Print an agent's summary and file, or its merged specification for a task with the origin of every value."""
     _, data, _ = read_agent(name)
     parse_overrides(overrides)
     if task is None:
         print(data.get("summary", ""))
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
-        print("\nAdd --task to see every value of a run and where it comes from.")
+        print("\nAdd --task to see every value of a run and its origin.")
         return
     from spiky_rl.run.prepare import merge_agent_on_task
 
@@ -129,7 +137,7 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
 
 
 def show_reservoir(args: argparse.Namespace) -> None:
-    """A reservoir's structure and measures, and its picture in a file."""
+    """Print a reservoir's structure and measures, and write its picture."""
     out = args.out or Path(f"{Path(args.name).stem}.png")
     files.require_file("--out", out, (".png", ".pdf", ".svg"))
     if args.json:
@@ -163,7 +171,7 @@ def show_reservoir(args: argparse.Namespace) -> None:
 
 
 def show_task(name: str) -> None:
-    """A task's file."""
+    """Print a task's values."""
     task = load_task(name)
     if task is None:
         known = registry.list_names("tasks")
@@ -172,10 +180,41 @@ def show_task(name: str) -> None:
 
 
 def show_component(kind: str, name: str) -> None:
-    """A component's text and options."""
+    """Print a component's documentation and options."""
     cls = registry.resolve(kind, name)
-    print(get_text(cls), "\n")
+    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
     if about := getattr(cls, "describe", None):
         print_columns(about())
         print()
-    print_columns([("option", "default", "allowed", "meaning"), *list_option_rows(cls)])
+    print_columns([("option", "default", "allowed", "description"), *list_option_rows(cls)])
+
+
+def get_summary(kind: str, name: str) -> str:
+    """Return one line that describes an entry of a component kind or a file kind."""
+    if kind in registry.FILE_KINDS:
+        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
+    return registry.summary(kind, name)
+
+
+def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str, str]]:
+    """Return (name, default, allowed values, description) of every option and part of a component."""
+    rows = []
+    for key, option in get_options(cls.Options).items():
+        unit = "" if option.unit == "1" else option.unit
+        default = f"{format_value(option.default)} {unit}".strip()
+        rows.append((key, default, option.allowed_text, option.description))
+    for key, (kind, default) in cls.parts.items():
+        rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
+    return rows
+
+
+def format_value(value: object) -> str:
+    """Format a value for a table: a list without brackets."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _format_part(default: PlainValue) -> str:
+    """Format the default of a part as in an agent file."""
+    if isinstance(default, dict):
+        return f"{{{', '.join(f'{key}: {value}' for key, value in default.items())}}}"
+    return str(default) if default else "none"

@@ -21,28 +21,22 @@ from spiky_rl.run.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:
-    """The command line."""
+    """Build the parser of the command."""
     return common.Parser(
         "train.py", "Train an agent on an Isaac Lab task.", RunRequest, TrainOptions, verbose=True
     )
 
 
 def train(argv: list[str]) -> int:
-    """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
+    """Train an agent; all checks run before a simulator starts."""
     args = parser().parse(argv)
     return run_training(parse_settings(RunRequest, args), parse_settings(TrainOptions, args), argv)
 
 
 def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:
-    """Train; returns the exit code.
-
-    Args:
-        asked: What is trained.
-        options: How.
-        argv: What was parsed, for processes that are started for it.
-    """
+    """Train an agent and print the outcome; return the exit code. ``argv`` is the command line for further processes."""
     check_train_options(request, options)
-    plan, options = planned(request, options)
+    plan, options = plan_training(request, options)
 
     from spiky_rl.run import train
 
@@ -58,13 +52,8 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     return stop.get_exit_code(outcome)
 
 
-def planned(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
-    """The plan of a training, and how it is done: as the run that it goes on from has recorded, where nothing else is given.
-
-    Args:
-        asked: What is trained.
-        options: How.
-    """
+def plan_training(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
+    """Return the run plan and the options; when resuming, options that are not given come from the resumed run."""
     plan = make_plan(asked)
     if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
         return plan, options
@@ -77,13 +66,13 @@ def planned(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOpt
 
 @contextmanager
 def open_display(plan: RunPlan) -> Iterator[Any]:
-    """The training's display: what it gives takes every iteration."""
+    """Open the display of a training; yield a function that shows an iteration."""
     with TrainingDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
         yield lambda step: show_iteration(display, step)
 
 
 def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOptions, folder: Path) -> None:
-    """The end of a run on the terminal."""
+    """Print the outcome of a run, and the commands that play or resume it."""
     from spiky_rl.run.resume import find_named_code
 
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
@@ -100,23 +89,23 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
     code += "".join(f" {shlex.quote(override)}" for override in find_named_code(asked.overrides))
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
-        ("done", f"{result['iterations']} iterations, {result['env_steps']:,} steps"),
+        ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
         ("mean return", f"{final} over the last 10 iterations, {best} at best"),
         held is not None
-        and ("without noise", f"{held['student_return']:.2f}, its teacher {held['teacher_return']:.2f}"),
+        and ("without noise", f"{held['student_return']:.2f}; its teacher: {held['teacher_return']:.2f}"),
         choice is not None
         and ("best.pt", f"{choice['checkpoint']}, chosen without noise in {choice['seconds']:.0f} s"),
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("operations", f"{result['synops_per_step']:,.0f} per control step"),
+        ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        there and ("play it", f"{common.program('play')} {where}{overrides}"),
-        ("watch it", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("go on", f"{common.program('train')} {where}{code}"),
+        there and ("play with", f"{common.program('play')} {where}{overrides}"),
+        ("TensorBoard", f"tensorboard --logdir {asked.log_root}"),
+        there and outcome != "finished" and ("resume with", f"{common.program('train')} {where}{code}"),
     )
 
 
 def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
-    """The arguments of a command that takes the last checkpoint of the run in ``folder``, but for what a run records itself."""
+    """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
     words += ["--rl_library", asked.library] if asked.library != DEFAULT_LEARNER else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []

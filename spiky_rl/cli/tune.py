@@ -1,4 +1,4 @@
-"""``tune.py``: the same number of trials for every agent on every task, to a file of tuned values and a page."""
+"""``tune.py``: tune agents with equally many trials each; write a file of tuned values and a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spiky_rl.cli.cells import print_missing_lines
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.tuned_values import FILE_NAME as TUNED
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.design.study import Study
@@ -25,23 +25,26 @@ from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.run.signals import handle_stop_signals
 
 DEFAULT_SEEDS = "90000,90001"
-"""The seeds of trials, far from those of studies."""
+"""Default seeds of trials, far from those of studies."""
 log = logging.getLogger(__name__)
 
 EXCLUDED_KEYS = ("question", "conditions", "baseline", "tuning")
-"""Keys of a study that are no flags here."""
+"""Keys of a study that tune.py has no flags for."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them."
-    more = "A trial has a third of --budget. Studies that use the tuning need other --seeds."
+    """Build the parser of the command."""
+    about = (
+        "Tune agents on tasks with equally many trials each. Run the same command again to resume, or with more trials to add"
+        " them."
+    )
+    more = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
     settings, how = (TuneOptions, Study, ExecutionOptions), {"without": EXCLUDED_KEYS, "seeds": DEFAULT_SEEDS}
     return common.Parser("tune.py", about, *settings, epilog=more, verbose=True, **how)
 
 
 def tune(argv: list[str]) -> int:
-    """Check, run the trials that are left, write the tuned values and the page."""
+    """Run the remaining trials; write the tuned values and the report."""
     args = parser().parse(argv)
     require_module("optuna", "experiments")
     split_overrides(args.overrides)
@@ -75,7 +78,7 @@ def tune(argv: list[str]) -> int:
         interrupted = stop()
     for path in write_tuning_page(search, checked.facts):
         print(path)
-    unfinished = "not all trials have ended: run the same command again to go on"
+    unfinished = "not all trials have ended; run the same command again to resume"
     print(out / TUNED if write_tuned(search) else unfinished)
     return stop.exit_code if interrupted else int(bool(search.broken))
 
@@ -86,10 +89,10 @@ def print_plan(asked: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> No
     print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
     for pair in {pair.label: pair for pair in pairs}.values():
         print(f"{pair.label}: {pair.budget.text} per trial")
-    print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions, of each agent's own:")
+    print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions; each agent's own:")
     for pair in {pair.stem: pair for pair in pairs}.values():
         own = pair.dimensions[len(asked.space.shared) :]
         print(f"  {pair.stem}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
     print(f"folder: {out}\n")
     if shortfall := find_shortfall(asked.trials, len(asked.study.seeds)):
-        log.warning("--trials, --seeds: %s; what so few choose is chance as much as merit", shortfall)
+        log.warning("--trials, --seeds: %s; with so few, chance decides as much as merit", shortfall)

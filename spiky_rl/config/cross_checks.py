@@ -1,4 +1,4 @@
-"""Values of an agent that are fine one by one and do not go together."""
+"""Checks across options of an agent: each value is valid alone, but not in combination with another."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ REQUIRED_KEYS = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
     "symmetry_cfg": ("data_augmentation_func",),
 }
-"""Group of the algorithm -> what it has no default for."""
+"""Section of the algorithm -> its required keys."""
 SCHEDULES = {
     "constant": (),
     "step": ("final_step", "final_value"),
     "linear": ("initial_step", "final_step", "final_value"),
 }
-"""Mode of RND's weight schedule -> what it needs."""
+"""Mode of RND's weight schedule -> its required keys."""
 
 
 def check_combination(runner: PlainMapping) -> None:
-    """Refuse a merged specification ``runner`` whose values contradict each other. Raises RegistryError that names the key."""
+    """Raise RegistryError naming the key if values of the merged specification ``runner`` contradict each other."""
     actor, algorithm = get_section(runner, "actor"), get_section(runner, "algorithm")
     distribution = get_section(actor, "distribution_cfg")
     if "distribution_cfg" in actor and not distribution.get("class_name"):
         raise RegistryError(
-            "agent.actor.distribution_cfg.class_name: is missing; name one, such as GaussianDistribution"
+            "agent.actor.distribution_cfg.class_name: missing; give a class, such as GaussianDistribution"
         )
     limits, first = _numbers(distribution.get("std_range")), _numbers(distribution.get("init_std"))
     if limits and first and not limits[0] <= first[0] <= limits[1]:
@@ -43,11 +43,11 @@ def check_combination(runner: PlainMapping) -> None:
         _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
         steps = _numbers([schedule.get("initial_step"), schedule.get("final_step")])
         if mode == "linear" and steps[0] >= steps[1]:
-            raise RegistryError(f"{path}.final_step: {steps[1]} has to be above initial_step: {steps[0]}")
+            raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
 
 
 def _numbers(value: PlainValue) -> list[float]:
-    """A number or the numbers of a list; none of anything else."""
+    """Return the numbers in a list, or a number as a list; other values are left out."""
     listed = value if isinstance(value, Sequence) else [value]
     return [number for number in listed if isinstance(number, int | float)]
 
@@ -55,4 +55,4 @@ def _numbers(value: PlainValue) -> list[float]:
 def _require_keys(path: str, settings: PlainMapping, keys: tuple[str, ...]) -> None:
     for key in keys:
         if settings.get(key) in (None, ""):
-            raise RegistryError(f"{path}.{key}: is missing; it has no default")
+            raise RegistryError(f"{path}.{key}: missing; it has no default")

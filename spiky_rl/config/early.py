@@ -1,4 +1,4 @@
-"""Checks of an agent's networks before anything slow is imported: first what needs no torch, then all that needs no simulator."""
+"""Checks of an agent's networks before slow imports: first the parts that need no torch, then all that need no simulator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from spiky_rl.config.schema import NETWORKS
 from spiky_rl.config.spec import SpecError, add_default_layers, find_origin
 
 LIGHT = ("neurons", "surrogates")
-"""Kinds whose files import the standard library and pydantic only."""
+"""Kinds of components that import only the standard library and pydantic."""
 
 
 def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
-    """Refuse networks that cannot be, whatever Isaac Lab adds to the agent. Raises SpecError that names layer and key.
+    """Raise SpecError naming layer and key if an agent's networks are invalid, whatever Isaac Lab's own layer adds.
 
     Args:
-        tree: The layers without Isaac Lab's, merged.
-        origins: Dotted path -> the layer that set the value.
+        tree: All layers merged, except Isaac Lab's.
+        origins: Dotted path -> layer that set the value.
     """
     try:
         for key in NETWORKS:
@@ -41,15 +41,14 @@ def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
 
 
 def check_light(kind: str, settings: PlainValue, path: str) -> None:
-    """Check the parts of a component that need no torch; the others, and those from outside the package, are left to `registry`.
+    """Check the parts of a component that need no torch. Raises RegistryError that names the key and the allowed values.
+
+    Other parts, and components from outside the package, are checked later by `registry.configure`.
 
     Args:
         kind: One of `registry.COMPONENT_KINDS`.
-        settings: The component's, by name or as a mapping.
-        path: Where they stand, for messages.
-
-    Raises:
-        RegistryError: It names the key and what is allowed.
+        settings: Name or mapping, as for `registry.configure`.
+        path: Path of the settings in the agent, for messages.
     """
     tree = registry.check_name(kind, settings, path)
     name = tree.get("name")
@@ -59,14 +58,14 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
         registry.configure(kind, tree, path)
         return
     for key, (part_kind, default) in read_parts(kind, name).items():
-        for place, given in _each(f"{path}.{key}", tree.get(key)):
+        for place, given in _iterate_part(f"{path}.{key}", tree.get(key)):
             if isinstance(given, Mapping) and "name" not in given and default is not None:
                 given = {**({"name": default} if isinstance(default, str) else default), **given}
             check_light(part_kind, given, place)
 
 
-def _each(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
-    """The settings of a part with their places: none, one or those of a list."""
+def _iterate_part(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
+    """Yield (path, settings) of each component of a part, which may be a list."""
     if isinstance(given, list | tuple):
         yield from ((f"{path}[{i}]", element) for i, element in enumerate(given) if element is not None)
     elif given is not None:
@@ -74,5 +73,5 @@ def _each(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
 
 
 def _count_layers(settings: PlainMapping) -> int:
-    """How many layers a network has whose parts are listed layer by layer; 1 where none is."""
+    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
     return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)

@@ -1,4 +1,4 @@
-"""How work that takes long is shown: a display is opened under a title, and told which share of the work is done."""
+"""Interfaces of progress displays, for long work that does not know how it is displayed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Protocol
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for people: ``0:00:05``, ``1 day, 2:03:04``."""
+    """Format seconds as ``0:00:05`` or ``1 day, 2:03:04``."""
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class ProgressCallback(Protocol):
-    """Takes the share of the work that is done, in [0, 1], and words that stand beside it from then on."""
+    """Callback that receives the completed share in [0, 1] and an optional status text."""
 
     def __call__(self, share: float, detail: str | None = None, /) -> None: ...
 
 
 class ProgressFactory(Protocol):
-    """Opens a display under a title, with words beside it."""
+    """Function that opens a display with a title and a status text."""
 
     def __call__(self, title: str, detail: str = "", /) -> AbstractContextManager[ProgressCallback]: ...
 
@@ -29,5 +29,5 @@ class ProgressFactory(Protocol):
 def no_progress(
     title: str, detail: str = "", /
 ) -> Iterator[ProgressCallback]:  # pylint: disable=unused-argument
-    """No display."""
+    """Open no display."""
     yield lambda share, detail=None: None

@@ -1,7 +1,7 @@
-"""A file name is the registry entry: every public file in a room is a component, and nothing needs to be listed twice.
+"""Registry of components: every public Python file in a component folder is one entry, named after the file.
 
-Names come in three forms, everywhere: ``lif`` (a file of the room), ``package.module:Class`` (anything importable)
-and ``path/to/file.py:Class`` (anything on disk).
+A component has three forms of name: ``lif`` (a file of the folder), ``package.module:Class`` (an importable class) and
+``path/to/file.py:Class`` (a class in a file on disk).
 """
 
 from __future__ import annotations
@@ -42,29 +42,32 @@ COMPONENT_KINDS = {
     "backends": "kernels/backends",
     "datasets": "datasets",
 }
-"""Kinds whose entries are Python files, and the room that holds them."""
+"""Kind of component -> folder of its Python files."""
 
 FILE_KINDS = ("agents", "tasks", "spaces")
-"""Kinds whose entries are YAML files."""
+"""Kinds with YAML files as entries."""
 
 SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
-"""Kinds whose singular is not the word without its last letter."""
+"""Singular of a kind, for kinds that do not only drop the final letter."""
+
+RENAMED_ENTRIES = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
+"""(Kind, old name) -> present name of an entry. Old names work for one release; a specification keeps the name as written."""
 
 BASE = "base"
-"""The file of every room that says what its entries are; it and files whose names begin with ``_`` are no entries."""
+"""File of every component folder that defines the base class. It and files with a leading ``_`` are not entries."""
 
 
 class Component:
-    """Anything that an agent names. What is declared in it is what the agent may set."""
+    """Base class of everything that an agent can name. An agent may set its declared options and parts."""
 
     Options: ClassVar[type[Settings]] = Settings
-    """Its values, each with type, default, meaning and range; one that has any gets them as its constructor's first argument."""
+    """Declared options. If there are any, the constructor gets the checked options as its first argument."""
     parts: ClassVar[Mapping[str, tuple[str, str | PlainMapping | None]]] = {}
-    """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
+    """Declared parts: key -> (kind, default name or settings). A part with the default None is optional."""
     listed: ClassVar[tuple[str, ...]] = ()
-    """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
+    """Keys of parts that may also be a list of components, such as one neuron per layer."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Old name -> name of a member; for one release a class may define it under the old one."""
+    """Old name -> new name of a member; a subclass may define the member by its old name for one release."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -74,36 +77,36 @@ class Component:
 
     @classmethod
     def from_options(cls, **values: object) -> Self:
-        """A component that needs nothing but options, such as a neuron: with these ``values``, the others at their defaults."""
+        """Build a component without parts, such as a neuron, from option ``values``; other options have their defaults."""
         component: Any = cls
         return component(cls.Options.check(cls.__name__, values))
 
-    of = from_options  # the old name, for one release
+    of = from_options  # old name, kept for one release
 
     @classmethod
     def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:
-        """Raise RegistryError for options and parts that are well configured but not what this component can take.
+        """Raise RegistryError if options and parts, each valid by itself, do not go together in this component.
 
         Args:
-            path: Where the component stands in the agent, for messages.
-            options: Its `Options`.
-            parts: Its parts by key, each ready to be built.
+            path: Path of the component in the agent, for messages.
+            options: Checked options of the component.
+            parts: Configured parts by key.
         """
 
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A component's class with the complete, checked settings it is to be built from."""
+    """Checked and complete configuration of a component, ready to build."""
 
     name: str
     cls: type[Component]
     options: Any
-    """Its `Component.Options`."""
+    """Instance of the component's `Component.Options`."""
     parts: Mapping[str, Any]
-    """A `Part` each."""
+    """`Part` by key."""
 
     def build(self, **context: object) -> Any:
-        """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
+        """Build the component. Its constructor gets the options, the parts (not yet built) and ``context``."""
         cls: Any = self.cls
         options = (self.options,) if cls.Options.model_fields else ()
         try:
@@ -116,15 +119,15 @@ class ComponentSpec:
             raise RegistryError(f"{self.name!r} cannot be built: {format_exception(error)}") from error
 
     def get_parts(self, key: str) -> tuple[ComponentSpec, ...]:
-        """The components that the part ``key`` consists of: one, several or none."""
+        """Return the components of the part ``key``: none, one or several."""
         part = self.parts[key]
         return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
 
     def settings(self, neutral: bool = True) -> dict[str, Any]:
-        """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
+        """Return all settings, defaults included, as plain data that `configure` accepts.
 
         Args:
-            neutral: With options that were added later and whose values change nothing.
+            neutral: Include neutral options (see `option`) that have their defaults.
         """
         values = self.options.model_dump(mode="json")
         for key, field in get_options(type(self.options)).items() if not neutral else ():
@@ -135,7 +138,7 @@ class ComponentSpec:
 
 
 type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
-"""A component's part; None for one that is absent, a tuple for a list."""
+"""Part of a component: None if it is absent, a tuple if it is a list."""
 
 
 def _settings(part: Part, neutral: bool) -> PlainValue:
@@ -145,7 +148,7 @@ def _settings(part: Part, neutral: bool) -> PlainValue:
 
 
 def data_dir(kind: str) -> Path:
-    """The folder of a ``kind`` of YAML files: inside an installed package, beside it in a checkout."""
+    """Return the folder of a ``kind`` of YAML files: inside the installed package, or beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
         if folder.is_dir():
             return folder
@@ -153,41 +156,42 @@ def data_dir(kind: str) -> Path:
 
 
 def list_names(kind: str) -> list[str]:
-    """All entries of a ``kind``, sorted. Reads file names only."""
+    """Return the names of all entries of a ``kind``, sorted. Only lists files; imports nothing."""
     if kind in FILE_KINDS:
         return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
     if kind not in COMPONENT_KINDS:
+        kinds = (*COMPONENT_KINDS, *FILE_KINDS)
         raise RegistryError(
-            f"unknown kind {kind!r}; choose from {', '.join((*COMPONENT_KINDS, *FILE_KINDS))}{suggest_name(kind, (*COMPONENT_KINDS, *FILE_KINDS))}"
+            f"unknown kind {kind!r}; choose from {', '.join(kinds)}{suggest_name(kind, kinds)}"
         )
-    return sorted(_files(kind))
+    return sorted(_list_files(kind))
 
 
-def _files(kind: str) -> dict[str, Path]:
-    """Every entry of a room with its file: of all folders on the path of the room's package."""
-    package = importlib.import_module(_module(kind))
+def _list_files(kind: str) -> dict[str, Path]:
+    """Return name -> file of all entries of a kind, from all folders of a namespace package."""
+    package = importlib.import_module(_get_module_name(kind))
     files = {path.stem: path for folder in package.__path__ for path in Path(folder).glob("*.py")}
     return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
 
 
 def parse_file(kind: str, name: str) -> ast.Module:
-    """The syntax tree of the entry ``name`` of a ``kind`` in a room, which is not imported."""
-    return ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
+    """Parse the file of a component without importing it."""
+    file = _list_files(kind)[RENAMED_ENTRIES.get((kind, name), name)]
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _module(kind: str, name: str = "") -> str:
-    """What Python imports a room, or a file of it, by."""
+def _get_module_name(kind: str, name: str = "") -> str:
     return ".".join(filter(None, ("spiky_rl", *COMPONENT_KINDS[kind].split("/"), name)))
 
 
 def summary(kind: str, name: str) -> str:
-    """First docstring line of the entry ``name`` of a ``kind`` in a room, read without importing it."""
+    """Return the first line of a component's module docstring without importing the module."""
     return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
 
 
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
-    """The class that ``name`` stands for, of that ``kind``. Raises RegistryError that names the nearest entry."""
+    """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
     target, _, attribute = name.rpartition(":")
     if target:
         try:
@@ -201,16 +205,16 @@ def resolve(kind: str, name: str) -> type[Component]:
         base = _get_base_class(kind)
         if not (inspect.isclass(cls) and issubclass(cls, base)):
             raise RegistryError(
-                f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
+                f"{name!r} is not of kind {kind}: it does not derive from {base.__module__}:{base.__name__}"
             )
-        if missing := [key for key in dir(cls) if _list_abstract_methods(cls, key)]:
+        if missing := [key for key in dir(cls) if _is_abstract(cls, key)]:
             raise RegistryError(
-                f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
+                f"{name!r} is incomplete: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
             )
         _check_declarations(name, cls)
         return cls
     _require_known(kind, name)
-    module = importlib.import_module(_module(kind, name))
+    module = importlib.import_module(_get_module_name(kind, RENAMED_ENTRIES.get((kind, name), name)))
     return _get_single_class(
         module,
         [cls for cls in _list_defined_classes(module) if issubclass(cls, _get_base_class(kind))],
@@ -219,14 +223,15 @@ def resolve(kind: str, name: str) -> type[Component]:
 
 
 def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
-    """A component's settings, completed with defaults and checked.
+    """Check the settings of a component and complete them with defaults.
 
     Args:
         kind: One of `COMPONENT_KINDS`.
-        settings: Such as ``{name: lif, tau: 5.0}``, or just ``lif``.
-        path: Where they stand, for messages.
+        settings: A name such as ``lif``, or a mapping such as ``{name: lif, tau: 5.0}``.
+        path: Path of the settings in the agent, for messages.
 
-    Raises RegistryError for an unknown name or option and for a value of the wrong type or out of range.
+    Raises:
+        RegistryError: Unknown name or option, wrong type, or value out of range.
     """
     tree = check_name(kind, settings, path)
     name = tree.get("name")
@@ -267,7 +272,7 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
 
 @contextmanager
 def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
-    """Turn whatever a component of someone else's, called ``name`` at ``path``, raises while it is checked into one line."""
+    """Turn any exception of foreign code, the component ``name`` at ``path``, into a RegistryError of one line."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -279,9 +284,9 @@ def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
 
 
 def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
-    """The ``settings`` of a ``kind`` at ``path``, a name or a mapping with one, as a mapping. Imports and executes nothing.
+    """Return ``settings`` (a name, or a mapping with a name) as a mapping. Imports nothing.
 
-    Raises RegistryError for what are no component's settings, and for a component that the package does not have.
+    Raises RegistryError naming ``path`` if they are neither, or if the package has no such component.
     """
     tree = {"name": settings} if isinstance(settings, str) else settings
     if not isinstance(tree, Mapping):
@@ -296,21 +301,22 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
 
 
 def _require_known(kind: str, name: str) -> None:
-    if name not in list_names(kind):
+    known = list_names(kind)
+    if name not in known and (kind, name) not in RENAMED_ENTRIES:
         raise RegistryError(
-            f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(list_names(kind))}{suggest_name(name, list_names(kind))}"
+            f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )
 
 
 def _merge_part_settings(settings: PlainValue, default: str | PlainMapping | None) -> PlainValue:
-    """A part's settings; those that name no component are the default's, over its own."""
+    """Merge a part's settings over its default, unless they name a component themselves."""
     if not isinstance(settings, Mapping) or default is None or "name" in settings:
         return settings
     return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
 def _list_defined_classes(module: ModuleType) -> list[type]:
-    """The public classes that a module defines, as opposed to those it imports."""
+    """Return the public classes that a module defines itself."""
     return [
         cls
         for name, cls in vars(module).items()
@@ -324,24 +330,24 @@ def _list_defined_classes(module: ModuleType) -> list[type]:
 def _get_single_class(
     module: ModuleType, classes: list[type[Component]], base: type[Component]
 ) -> type[Component]:
-    """The one class of a file. Raises RegistryError where there is none or more than one."""
+    """Return the only element of ``classes``. Raises RegistryError if there is none or more than one."""
     if len(classes) == 1:
         return classes[0]
-    there = " and ".join(cls.__name__ for cls in classes) or "none"
+    found = " and ".join(cls.__name__ for cls in classes) or "none"
     raise RegistryError(
-        f"{module.__file__} defines {there}, and must define one public class that derives from"
-        f" {base.__module__}:{base.__name__}; a helper's name begins with '_', or it lives in a file of its own"
+        f"{module.__file__} defines {found}; it must define one public class that derives from"
+        f" {base.__module__}:{base.__name__}; give helper classes a leading '_', or move them to another file"
     )
 
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
-    """Refuse a class from outside the package whose options or parts are not declared as ours are."""
+    """Raise RegistryError if a class from outside the package declares its options or parts in another way."""
     old = isinstance(vars(cls).get("options"), Mapping)
     own = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
     if old or not own or not all(field.description for field in cls.Options.model_fields.values()):
         raise RegistryError(
-            f"{name!r}: its options are not declared as {Settings.__module__} has it: class Options(Settings), and in it"
-            " key: type = option(default, meaning)"
+            f"{name!r}: its options are not declared; write class Options(Settings) with fields"
+            f" key: type = option(default, description); see {Settings.__module__}"
         )
     fine = isinstance(cls.parts, Mapping) and all(
         isinstance(part, tuple) and len(part) == 2 and part[0] in COMPONENT_KINDS
@@ -349,19 +355,19 @@ def _check_declarations(name: str, cls: type[Component]) -> None:
     )
     if not fine:
         raise RegistryError(
-            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(COMPONENT_KINDS)}"
+            f"{name!r}: its parts are not a mapping of keys to (kind, default); kinds: {', '.join(COMPONENT_KINDS)}"
         )
 
 
-def _list_abstract_methods(cls: type, key: str) -> bool:
-    # components are no ABCs: torch.nn.Module would have to be one
+def _is_abstract(cls: type, key: str) -> bool:
+    # components are not ABCs: their metaclass conflicts with other base classes
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 
 @cache
 def _get_base_class(kind: str) -> type[Component]:
-    """What every entry of a kind derives from: the one component of its room's ``base.py`` that derives from nothing else of ours."""
-    module = importlib.import_module(_module(kind, BASE))
+    """Return the base class of a component kind, defined in its ``base.py``."""
+    module = importlib.import_module(_get_module_name(kind, BASE))
     bases = [
         cls
         for cls in _list_defined_classes(module)
@@ -371,13 +377,11 @@ def _get_base_class(kind: str) -> type[Component]:
 
 
 def load_module(target: str) -> ModuleType:
-    """The module ``target``, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
+    """Import ``target``, a module name or a ``.py`` file. Raises RegistryError of one line if the import fails in any way."""
     if target.endswith(".py"):
         return _load_file(Path(target))
     if target.startswith("."):
-        raise RegistryError(
-            f"{target!r} is a relative name; write the whole name of the module, as Python imports it"
-        )
+        raise RegistryError(f"{target!r} is a relative name; write the full name of the module")
     try:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
@@ -389,15 +393,15 @@ def load_module(target: str) -> ModuleType:
 
 
 def format_exception(error: BaseException, file: str | None = None) -> str:
-    """Where and how code that is not ours went wrong, which raised ``error``; in one line.
+    """Return one line on an exception of foreign code: file, line, class and message.
 
-    The line number that it names is that of ``file``, or of what raised it.
+    The line number is the innermost in ``file`` if a file is given, else the innermost of all.
     """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
     text = f"{type(error).__name__}: {message_of(error)}"
     if isinstance(error, SystemExit):
-        text = f"it ends the program (exit code {error.code}), which a component may not"
+        text = f"it exits the program (exit code {error.code}); a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
     return where + " ".join(text.split())
 

@@ -1,9 +1,9 @@
-"""YAML and JSON that people write: read within limits, so that no file hangs, fills the memory or means something else.
+"""Readers of YAML and JSON files with limits on size, depth and content.
 
-Of YAML, what configurations need: text, numbers, ``true`` and ``false``, lists, mappings with text for keys, aliases and
-merge keys (``<<:``). No tags, and nothing that YAML 1.1 makes of text: ``2024-01-01`` is text and no date, ``1:30`` is not 90,
-``010`` is not 8, ``on`` and ``no`` are text. A key that stands twice, a number that is not finite or has no place in 64 bits, an alias that contains itself
-and one that multiplies are errors that name the key or the line.
+YAML is restricted to text, numbers, ``true`` and ``false``, lists, mappings with text keys, aliases and merge keys (``<<:``).
+There are no tags and no implicit types of YAML 1.1: ``2024-01-01`` is text, ``1:30`` is not 90, ``010`` is not 8, ``on`` and
+``no`` are text. Errors name the key or the line; errors are repeated keys, numbers that are not finite or exceed 64 bits,
+recursive aliases, and aliases that expand to too many values.
 """
 
 from __future__ import annotations
@@ -35,63 +35,65 @@ from spiky_rl.config.options import (
 from spiky_rl.config.plain_data import PlainValue
 
 MAX_DEPTH = 64
-"""Lists and mappings inside each other."""
+"""Levels of nested lists and mappings."""
 MAX_NODES = 20_000
-"""Values of a YAML text, with what its aliases stand for: the largest of ours has 200."""
+"""Values of a YAML text with aliases expanded; the largest file of the package has 200."""
 MAX_BYTES = 2**28
-"""Bytes of a file: a result with a long curve has some 10^5."""
+"""Bytes of a file; a result with a long curve has some 10^5."""
 LONGEST_YAML = 2**20
-"""Characters of a YAML text, which take a second to read: the largest of ours has 4,000."""
+"""Characters of a YAML text, read in about a second; the largest file of the package has 4,000."""
 
 
 class ReadingError(UserError):
-    """A text that is no YAML or JSON, or holds what a configuration cannot."""
+    """Text that is not valid YAML or JSON, or exceeds the limits of a configuration."""
 
 
-NO_FILE = "it is no file"
+NOT_A_FILE = "it is not a regular file"
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open the file ``path`` to read its bytes. Raises OSError that names it for what has no end or waits for a writer: a pipe, a device.
+    """Open a regular file for reading. Raises OSError naming the path for a folder, a pipe or a device, without blocking.
 
-    Every file that a user or another program may have put there is opened here.
+    All files from users and other programs are opened with this function.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is open at once
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # non-blocking: a pipe opens at once
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return open(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise PermissionError(errno.EACCES, NO_FILE, str(path))
+    raise PermissionError(errno.EACCES, NOT_A_FILE, str(path))
 
 
-def read_regular(path: Path, most: int = MAX_BYTES) -> bytes:
-    """The bytes of the file ``path``, ``most`` of them. Raises OSError that names it, as `open_regular` and where it is longer."""
+def read_regular(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file. Raises OSError naming the path, also if the file is longer than ``max_bytes``."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # a file of the kernel's says that it is empty, and has more
-        data = b"" if size > most else file.read(most + 1)
-    if max(size, len(data)) > most:
-        raise OSError(errno.EFBIG, f"{max(size, len(data)):,} bytes; at most {most:,}", str(path))
+        # files in /proc report size 0 but have content
+        data = b"" if size > max_bytes else file.read(max_bytes + 1)
+    if max(size, len(data)) > max_bytes:
+        raise OSError(errno.EFBIG, f"{max(size, len(data)):,} bytes; at most {max_bytes:,}", str(path))
     return data
 
 
 def read_text(path: Path) -> str:
-    """The text of the regular file ``path``, with its lines' ends as one character. Raises OSError and UnicodeDecodeError."""
+    r"""Read a regular text file with ``\n`` as line ends. Raises OSError and UnicodeDecodeError."""
     return io.StringIO(read_regular(path).decode("utf-8"), newline=None).getvalue()
 
 
 def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
-    """Read the file ``path`` and ``parse`` its text. Raises ReadingError that names the file, and what is wrong."""
+    """Read and ``parse`` a text file. Raises ReadingError that names the file and the fault."""
     try:
         text = read_text(path)
     except IsADirectoryError:
-        raise ReadingError(f"cannot read {str(path)!r}: {NO_FILE}") from None
+        raise ReadingError(f"cannot read {str(path)!r}: {NOT_A_FILE}") from None
     except OSError as error:
         raise ReadingError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        kind = "no JSON" if parse is parse_json else "not valid YAML"
+        kind = "not valid JSON" if parse is parse_json else "not valid YAML"
         raise ReadingError(f"{path}: {kind}: {error}") from None
     try:
         return parse(text)
@@ -100,7 +102,7 @@ def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
 
 
 def read_json_record[R: Settings](path: Path, kind: type[R]) -> R:
-    """What the JSON file ``path`` says of a ``kind``. Raises ReadingError that names the file, and the key or the line."""
+    """Read a JSON file as settings of type ``kind``. Raises ReadingError that names the file and the key or line."""
     data = read_file(path, parse_json)
     try:
         return kind.check("", data)
@@ -109,14 +111,14 @@ def read_json_record[R: Settings](path: Path, kind: type[R]) -> R:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML ``text``, the caller's own. Raises ReadingError that names the key, or the line."""
+    """Parse a YAML text. Raises ReadingError that names the key or the line."""
     if len(text) > LONGEST_YAML:
         raise ReadingError(f"not valid YAML: {len(text):,} characters; at most {LONGEST_YAML:,}")
-    return copy.deepcopy(_parsed(text))
+    return copy.deepcopy(_parse_cached(text))
 
 
-@functools.lru_cache(maxsize=128)  # a study asks for the same few files for each of its cells
-def _parsed(text: str) -> Any:
+@functools.lru_cache(maxsize=128)  # a study reads the same few files for each of its cells
+def _parse_cached(text: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
@@ -125,43 +127,41 @@ def _parsed(text: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON ``text``. Raises ReadingError that names the key, or the line."""
+    """Parse a JSON text. Raises ReadingError that names the key or the line."""
     try:
         value = json.loads(text, object_pairs_hook=_check_unique_keys)
     except RecursionError:
-        raise ReadingError(f"no JSON: nested more than {MAX_DEPTH} deep") from None
+        raise ReadingError(f"not valid JSON: nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
-        raise ReadingError(f"no JSON: {error}") from None
+        raise ReadingError(f"not valid JSON: {error}") from None
     return _check_value(value)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader without tags, dates and base 60, with limits."""
+    """PyYAML's safe loader with limits, without tags, dates and base 60."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.depth, self.nodes = 0, 0
         self.sizes: dict[int, int] = {}
-        """Identity of a node that is read -> its values, with those of aliases."""
+        """``id`` of a composed node -> number of its values with aliases expanded."""
 
     @override
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        """As the parent's, within the limits and without tags."""
+        """Compose a node; refuse tags, recursive aliases and nodes beyond the limits."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and id(node) not in self.sizes:
-                raise _format_yaml_error(
-                    f"the alias *{event.anchor} stands inside of what it stands for", event
-                )
+                raise _make_yaml_error(f"the alias *{event.anchor} contains itself", event)
             self._count(0 if node is None else self.sizes[id(node)], event)
             return super().compose_node(parent, index)
         if getattr(event, "tag", None) is not None:
-            raise _format_yaml_error(f"the tag {event.tag} is not read; write the value alone", event)
+            raise _make_yaml_error(f"the tag {event.tag} is not allowed; write the value alone", event)
         before = self.nodes
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _format_yaml_error(f"nested more than {MAX_DEPTH} deep", event)
+            raise _make_yaml_error(f"nested more than {MAX_DEPTH} deep", event)
         self._count(1, event)
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -170,27 +170,27 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def compose_mapping_node(self, anchor: dict[str, Node]) -> MappingNode:
-        """As the parent's, with keys that are text and stand once. Keys are compared before merge keys add theirs."""
+        """Compose a mapping; refuse keys that are not text or repeated. Merge keys add theirs only later."""
         mapping = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in mapping.value:
             if not isinstance(key, ScalarNode):
-                raise _format_yaml_error("a list or a mapping cannot be a key", key)
+                raise _make_yaml_error("a list or a mapping cannot be a key", key)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise _format_yaml_error(f"the key {shorten(key.value)} is no text; write it in quotes", key)
+                raise _make_yaml_error(f"the key {shorten(key.value)} is not text; write it in quotes", key)
             if key.value in seen:
-                raise _format_yaml_error(f"the key {shorten(key.value)} stands twice", key)
+                raise _make_yaml_error(f"the key {shorten(key.value)} is given twice", key)
             seen.add(key.value)
         return mapping
 
     def _count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
-            raise _format_yaml_error(f"more than {MAX_NODES:,} values, with those of aliases", event)
+            raise _make_yaml_error(f"more than {MAX_NODES:,} values with aliases expanded", event)
 
 
-def _format_yaml_error(problem: str, where: Event | Node) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
+def _make_yaml_error(problem: str, location: Event | Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=location.start_mark)
 
 
 _LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float", "bool")}
@@ -214,16 +214,16 @@ _Loader.add_implicit_resolver(
 
 
 def _check_unique_keys(pairs: list[tuple[str, PlainValue]]) -> dict[str, PlainValue]:
-    """A JSON object without a key that stands twice."""
+    """Return a JSON object as a dict. Raises ValueError if a key is repeated."""
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shorten(find_repeated(names))} stands twice")
+        raise ValueError(f"the key {shorten(find_repeated(names))} is given twice")
     return value
 
 
 def _check_value[T](value: T) -> T:
-    """The value, if all that is in it can be a configuration's."""
+    """Return ``value`` unchanged. Raises ReadingError if anything in it is not allowed in a configuration."""
 
     def check(node: object, path: str, depth: int) -> None:
         where = f"{path}: " if path else ""
@@ -243,7 +243,7 @@ def _check_value[T](value: T) -> T:
                 f"{where}{shorten(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
             )
         elif isinstance(node, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node):
-            raise ReadingError(f"{where}{shorten(node)} holds a character that is none")
+            raise ReadingError(f"{where}{shorten(node)} contains an invalid character")
 
     check(value, "", 0)
     return value

@@ -74,7 +74,7 @@ def require_known(network: SpikingNetwork) -> FeedForward:
     """The ``network``, if its layers send whole spikes and 16 bits count their channels; else raise ExportError."""
     assert isinstance(network, FeedForward)
     for layer in network.layers:
-        if layer.neuron.graded and not layer.neuron.get_author_class.graded:
+        if layer.neuron.graded and not layer.neuron.source_neuron.graded:
             raise ExportError(
                 "c_int8: the learning rule divides a spike between two steps, which has no form in integers"
             )
@@ -113,7 +113,7 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
             for name, value in values.items()
         }
         bias = _linear(layer).bias.detach().cpu().double()
-        if isinstance(layer.neuron.get_author_class, changes.SigmaDeltaNeuron):
+        if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
             stage: Int8SpikingStage | Int8SigmaDeltaStage = _quantize_sigma_delta(
                 layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
             )
@@ -202,7 +202,7 @@ def _quantize_spiking(
         **part,
         unit=unit,
         bias=_clamped(bias / own),
-        adaptive=isinstance(neuron.get_author_class, alif.Alif),
+        adaptive=isinstance(neuron.source_neuron, alif.Alif),
         zero=neuron.chosen["reset"] == "zero",
         wide=wide,
         fraction=bits,

@@ -56,7 +56,7 @@ def build_graph(model: SpikingModel) -> NIRGraph:
         chain.flatten("readout")
         chain.add("readout", nir.Linear(_numbers("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
-        if any(layer.neuron.get_author_class.chosen["reset"] == "subtract" for layer in network.layers):
+        if any(layer.neuron.source_neuron.chosen["reset"] == "subtract" for layer in network.layers):
             log.warning(
                 "--to nir: its neurons reset by subtraction, which NIR cannot say of a LIF; who reads the file has to be told"
                 " (metadata reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
@@ -162,7 +162,7 @@ def _neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
     """
     import nir
 
-    neuron = layer.neuron.get_author_class
+    neuron = layer.neuron.source_neuron
     assert isinstance(neuron, Lif)
     decay, threshold = (
         np.broadcast_to(

@@ -49,12 +49,12 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     that returns an output and every state; silence at rest: zero for every state is a fixed point without
     input, because episodes begin there; an integration that follows the flow, where there is one.
     """
-    _check_text(neuron.get_author_class)
-    _check_arguments(neuron.get_author_class)
+    _check_text(neuron.source_neuron)
+    _check_arguments(neuron.source_neuron)
     for varying in (False, True):
         emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
-    _check_flow(neuron.get_author_class, surrogate)
+    _check_flow(neuron.source_neuron, surrogate)
 
 
 def check_surrogate(surrogate: Surrogate) -> None:

@@ -82,22 +82,22 @@ class TraceError(RegistryError):
 def make_error(owner: Component, message: str) -> TraceError:
     """The error of a neuron or a surrogate, the ``owner``, with its name and a ``message``."""
     kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
-    return TraceError(f"{kind} {type(_get_author_class(owner)).__name__!r}: {message}")
+    return TraceError(f"{kind} {type(_get_source_component(owner)).__name__!r}: {message}")
 
 
 def find_source_files(owner: Component) -> list[str]:
     """Where the author of a neuron or surrogate, the ``owner``, wrote it, its own file first."""
     modules = [
         sys.modules.get(cls.__module__)
-        for cls in type(_get_author_class(owner)).__mro__
+        for cls in type(_get_source_component(owner)).__mro__
         if cls.__module__ not in BASES
     ]
     return [file for module in modules if (file := getattr(module, "__file__", None))]
 
 
-def _get_author_class(owner: Component) -> Component:
+def _get_source_component(owner: Component) -> Component:
     """What an author wrote: a neuron may stand in for another."""
-    return getattr(owner, "get_author_class", owner)
+    return getattr(owner, "source_neuron", owner)
 
 
 def call_function[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:

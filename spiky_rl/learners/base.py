@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.learners import get_learner, list_learners
 

@@ -45,7 +45,7 @@ class NeuronWrapper(Neuron):
         return cls(neuron, **own)
 
     @property
-    def get_author_class(self) -> Neuron:
+    def source_neuron(self) -> Neuron:
         return self.inner
 
     @override

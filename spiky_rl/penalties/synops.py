@@ -1,9 +1,9 @@
-"""Synaptic operations: events times the synapses that they reach, as a share of what all neurons firing always would cost.
+"""Synops: penalty on effective operations, as a share of their maximum, at which all neurons fire in every inner step.
 
     cost = weight max(0, share - upper),   share = sum_l r_l N_l F_l / sum_l N_l F_l
 
-r_l is the layer's mean rate in events per inner step, F_l the fan-out of its neurons. A neuron that reaches many synapses so
-costs more than one that reaches few. Source: Sorbaro et al. (2020), a synaptic-operation loss.
+r_l is a layer's firing rate in events per inner step, F_l the fan-out of its N_l neurons, so neurons with many synapses cost
+more. Source: Sorbaro et al. (2020), a synaptic-operation loss.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spiky_rl.penalties.base import Penalty
 
 
 class SynopsPenalty(Penalty):
-    """Penalty on the share of synaptic operations above a bound."""
+    """Penalty on the share of effective operations above a bound."""
 
     class Options(Settings):
         weight: float = option(1.0, "weight of the term in the loss", low=0.0)
-        upper: float = option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0)
+        upper: float = option(0.0, "share of operations without a penalty", low=0.0, high=1.0)
 
     options: Options
 

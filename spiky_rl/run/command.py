@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from spiky_rl.config.files import DISKS, NAMESPACES, format_os_error
+from spiky_rl.config.files import DISK_ERRORS, PATH_ERRORS, format_os_error
 from spiky_rl.config.options import UserError
 from spiky_rl.run.signals import ImmediateStop
 
@@ -34,12 +34,12 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
         discard_output()
         return 141
     except OSError as error:
-        if error.errno not in NAMESPACES | DISKS:
+        if error.errno not in PATH_ERRORS | DISK_ERRORS:
             raise
         if error.filename is None:
             discard_output()
         sys.stderr.write(f"error: {format_os_error(error)}\n")
-        return 2 if error.errno in NAMESPACES else 1
+        return 2 if error.errno in PATH_ERRORS else 1
 
 
 def prepare_streams() -> None:
@@ -74,7 +74,7 @@ def prepare_libraries() -> None:
 
 def suppress_disk_full_traceback(failure: threading.ExceptHookArgs) -> None:
     """Print no traceback of a full disk: TensorBoard's writer hands it to the main thread, which ends with one line."""
-    if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISKS:
+    if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISK_ERRORS:
         logging.getLogger("spiky_rl").debug("%s: %s", failure.thread, failure.exc_value)
     else:
         threading.__excepthook__(failure)

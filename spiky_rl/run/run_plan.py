@@ -1,4 +1,4 @@
-"""The plan of a run: the user's request, and everything about it that is known, and checked, before a simulator starts."""
+"""Options of the commands that run an environment, and the run plan: a request resolved and checked before a simulator starts."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ else:
     Library = Literal[*list_learners()]
 """Names of learners, which a parser of flags offers as choices."""
 RANDOM = "random"
-"""In the place of a checkpoint or an agent: actions of N(0, 1), PPO's initial noise, from which normalised scores count."""
+"""Name for random actions, in place of a checkpoint or an agent: N(0, 1) as PPO's initial noise, the zero of normalised scores."""
 Assets = Literal["auto", "local", "nucleus"]
-"""Where robots come from."""
+"""Source of robot assets."""
 MAX_VIDEO_FRAMES = 10_000
-"""Longest film, in frames: they are held until it is written, some 10 GB of them."""
+"""Maximum frames of a video; they stay in memory (some 10 GB) until it is written."""
 DEFAULT_VISIBLE_ENVS = 16
-"""Environments that are shown live: a page of thousands is slow to send and to draw."""
+"""Number of environments in the live view; thousands are slow to send and to draw."""
 FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
-"""Values of the environment that have a flag, and the flag."""
+"""Key of the environment's configuration -> flag to use instead."""
 
 
 def parse_visualizers(value: object) -> object:
-    """The names of visualizers that a text lists with commas; ``none`` is an empty list, which also ends a task's own."""
+    """Split comma-separated names; ``none`` gives an empty tuple, which also turns a task's own visualizers off."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         return value
@@ -47,26 +47,29 @@ def parse_visualizers(value: object) -> object:
 
 
 Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_visualizers)]
-"""Names as Isaac Lab's ``--visualizer`` has them; None: as the task has it."""
+"""Names as for Isaac Lab's ``--visualizer``; None for the task's own."""
 
 
 class RunRequest(Settings):
-    """What a user asks of a command that runs an environment; names and meanings are Isaac Lab's."""
+    """Options shared by all commands that run an environment; names follow Isaac Lab."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    task: str = option(..., "gym id (with or without -v0), or a file stem of tasks/")
-    agent: str = option("lif_ppo", "file stem of agents/, or a path to a YAML file")
-    library: Library = option(DEFAULT_LEARNER, "library that trains", flags=["--rl_library"])
+    task: str = option(..., "gym id (with or without -v0), or name of a file in tasks/")
+    agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
+    library: Library = option(DEFAULT_LEARNER, "learning library", flags=["--rl_library"])
     tuning: Path | None = option(
-        None, "tuned values for the agent on the task: what tune.py wrote, or its folder"
+        None, "tuned values for this agent on this task: the file that tune.py wrote, or its folder"
     )
     num_envs: int | None = option(
-        None, "parallel environments; null: what the task says for the device", low=1, high=MOST_STEPS
+        None,
+        "number of parallel environments; null: the task's number for the device",
+        low=1,
+        high=MOST_STEPS,
     )
     seed: int | None = option(
         None,
-        "seed of environment and agent, -1: a random one; null: Isaac Lab's, 42",
+        "seed of environment and agent, -1 for a random seed; null: Isaac Lab's, 42",
         low=-1,
         high=MOST_STEPS,
     )
@@ -74,30 +77,41 @@ class RunRequest(Settings):
         None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
     )
     checkpoint: str | None = option(
-        None, "a path, or latest or best of the newest run of this task and agent"
+        None, "path of a checkpoint or run folder, or latest or best of the newest run of this task and agent"
     )
-    experiment_name: str | None = option(None, "folder below logs/<library>; null: Isaac Lab's for the task")
-    assets: Assets = option("auto", "where robots come from")
+    experiment_name: str | None = option(
+        None, "name of the task's folder in LOG_ROOT/<library>; null: Isaac Lab's name for the task"
+    )
+    assets: Assets = option(
+        "auto",
+        "source of robot assets: local (derived from Newton), nucleus (the asset server), or auto: nucleus if it answers",
+    )
     log_root: Path = option(Path("logs"), "folder of all runs")
-    video: bool = option(False, "record the robot, rendered without a display")
-    video_length: int = option(300, "control steps per clip", low=1, high=MAX_VIDEO_FRAMES)
-    deterministic: bool = option(False, "deterministic kernels where there is a choice")
-    distributed: bool = option(False, "data-parallel, one process per GPU (or core), started by torchrun")
+    video: bool = option(False, "record videos of the robot, rendered without a display")
+    video_length: int = option(300, "length of a video in control steps", low=1, high=MAX_VIDEO_FRAMES)
+    deterministic: bool = option(False, "use deterministic kernels")
+    distributed: bool = option(
+        False, "train data-parallel with one process per GPU (or core), started by torchrun"
+    )
     max_iterations: int | None = option(
-        None, "iterations (more of them, when resuming); null: the task's", low=1, high=MOST_STEPS
+        None,
+        "training iterations; when resuming, additional iterations; null: the task's",
+        low=1,
+        high=MOST_STEPS,
     )
     overrides: tuple[str, ...] = option(
-        (), "agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME", flags=["overrides"], metavar="key=value"
+        (),
+        "overrides of the agent (agent.x.y=v), the environment (env.x.y=v), physics=NAME or presets=NAME",
+        flags=["overrides"],
+        metavar="key=value",
     )
     spec: AgentSpec | None = option(
-        None,
-        "the agent, where it was merged before, as a study's is; null: it is merged when the run is prepared",
-        flags=[],
+        None, "merged agent, as in a study's cell; null: merged when the run is prepared", flags=[]
     )
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The agent's and the environment's overrides. Raises UserError for anything else."""
+    """Split into overrides of the agent and of the environment. Raises UserError for any other text."""
     agent = [text for text in overrides if text.startswith("agent.")]
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
@@ -108,7 +122,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
             hint = hint.replace("'", "'agent.", 1)
             raise UserError(
-                f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME{hint}"
+                f"{text!r} is not an override; allowed: agent.key=value, env.key=value, physics=NAME, presets=NAME{hint}"
             )
     return agent, environment
 
@@ -121,10 +135,9 @@ def list_trusted_packages() -> tuple[str, ...]:
 
 @dataclass
 class RunPlan:
-    """A run of one process: task, agent, host, device and sizes."""
+    """Resolved request of one process: task, agent, library, device and sizes."""
 
     request: RunRequest
-    """What it was made from."""
     task: str
     """Registered id, or the name of the task file that makes another task of it."""
     host_task: HostTask
@@ -142,7 +155,7 @@ class RunPlan:
     physics: str
     """Name of the physics backend, or of the one that really steps the worlds once the environment is open."""
     rank: int = 0
-    """Number of this process among those of a distributed run; 0 keeps the run folder."""
+    """Rank of this process in a distributed run; rank 0 writes the run folder."""
 
     @property
     def library(self) -> str:
@@ -171,16 +184,16 @@ class RunPlan:
 
     @property
     def leg(self) -> str:
-        """Names of the joints of one leg, as a regular expression; empty: the task file names none."""
+        """Regular expression of the joints of one leg; empty if the task file gives none."""
         return self.task_spec.leg if self.task_spec else ""
 
     def get_setting(self, key: str) -> Any:
-        """See `AgentSpec.get_setting`."""
+        """Return `AgentSpec.get_setting`."""
         return self.spec.get_setting(key)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of the run as its checkpoints carry it."""
+        """Identity of the run in its checkpoints."""
         return {
             "task": self.task,
             "agent": self.agent,
@@ -192,58 +205,59 @@ class RunPlan:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The description of the run in its result files."""
+        """Description of the run in its result files."""
         keys = ("task", "registered", "agent", "library", "device", "seed", "assets", "physics")
         return {key: getattr(self, key) for key in keys}
 
 
 class VisualizerOptions(Settings):
-    """How a run is watched while it goes on, as Isaac Lab's own commands have it."""
+    """Options of the live view, as in Isaac Lab's own commands."""
 
     visualizer: Visualizers = option(
         None,
-        "watch it live: viser or rerun in a browser, newton_gl in a window; several with commas, or none",
+        "live view: viser or rerun in a browser, newton_gl in a window; several with commas, or none",
         flags=["--visualizer", "--viz"],
         metavar="NAMES",
     )
     max_visible_envs: int = option(
-        DEFAULT_VISIBLE_ENVS, "environments that --visualizer shows", low=1, high=MOST_STEPS
+        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MOST_STEPS
     )
 
 
 class TrainOptions(VisualizerOptions):
-    """What a user asks of a training, besides a `Request`."""
+    """Options of train.py besides `RunRequest`."""
 
     teacher: str | None = option(
         None,
-        "run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
+        "run folder or checkpoint of the teacher, for an agent with distillation_cfg",
         metavar="RUN",
     )
     teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(
         (),
-        "code outside the package that the teacher's checkpoint may execute, module:Class or path/file.py:Class as it names them",
+        "code outside the package that the teacher's checkpoint may run: its module:Class or path/file.py:Class names, with"
+        " commas",
         metavar="NAMES",
     )
     budget: OptionalBudget = option(
         None,
-        "instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic operations) are"
-        " spent; what a resumed run spent before counts",
+        "total budget, instead of --max_iterations: env_steps, wall (seconds) or synops (effective synaptic operations);"
+        " a resumed run counts its earlier part",
         metavar="KIND=AMOUNT",
     )
     run_name: str = option("", "suffix of the run folder")
-    logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "where scalars go")
+    logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "logger for scalars")
     log_project_name: str | None = option(None, "project of wandb or neptune")
     choose_best: bool = option(
-        True, "at the end of a finished training, choose best.pt by a short evaluation without noise"
+        True, "at the end of a finished training, choose best.pt by a short evaluation without action noise"
     )
-    video_interval: int = option(2000, "control steps between clips", low=1, high=MOST_STEPS)
+    video_interval: int = option(2000, "control steps between videos", low=1, high=MOST_STEPS)
     processes: int | None = option(
         None,
-        "on a CPU of many cores: train data-parallel in N processes, started here, of --num_envs environments each",
+        "train data-parallel in N local processes with --num_envs environments each, for a CPU with many cores",
         low=1,
         high=1024,
         metavar="N",
     )
     resume_optimizer_state: bool = option(
-        True, "with --checkpoint: restore the optimiser and its learning rate"
+        True, "with --checkpoint: restore the optimiser's state and learning rate"
     )

@@ -219,7 +219,7 @@ class TrainingRun:
         except NonFiniteError as error:  # perhaps the learner's doing
             return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
         except OSError as error:
-            if error.errno not in files.DISKS:
+            if error.errno not in files.DISK_ERRORS:
                 raise
             return f"failed: {files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
         return "finished"
@@ -283,7 +283,9 @@ class _IterationCallback:
         if self.budget is None:
             share = used = (iteration.index - self.first + 1) / self.iterations
         else:
-            used = self.budget.compute_share(progress)
+            used = self.budget.compute_share(
+                progress.env_steps, progress.seconds_total, progress.total_operations
+            )
             share = min(used, 1.0)
             if self.begun is None:  # a resumed run has used some of its budget already
                 self.begun = share * (1.0 - 1.0 / len(progress.steps))

@@ -113,7 +113,7 @@ def test_a_list_that_does_not_fit_is_refused(case, tmp_path):
 
 def test_a_list_that_is_a_pipe_waits_for_nobody(tmp_path):
     os.mkfifo(tmp_path / "ids")
-    with pytest.raises(UserError, match="--ids .*: cannot be read: it is no file"):
+    with pytest.raises(UserError, match="--ids .*: cannot be read: it is not a regular file"):
         select_subset([Recording("a", 0, "train")], None, tmp_path / "ids")
 
 

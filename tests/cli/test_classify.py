@@ -301,7 +301,7 @@ BAD_LINES = {
         [*DIGITS, "agent.algorithm.gamma=0.9"],
         "agent.algorithm.gamma=0.9.* reads of an agent network, frames, actor",
     ),
-    "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is no override"),
+    "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is not an override"),
     "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),
     "bins of images": (
         [*DIGITS, "--bins", "4"],

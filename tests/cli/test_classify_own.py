@@ -32,8 +32,8 @@ def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the
     ann, said = result["ann"], capsys.readouterr().out
     assert ann["name"] == "mlp" and ann["epochs"] == 10 and result["samples_test"] == 18
     assert 0.0 <= ann["accuracy"] <= 1.0 and ann["seconds_total"] > 0 and ann["synops_per_sample"] > 0
-    (network,) = re.findall(r"accuracy +([\d.]+%) of the 18 to test on", said)
-    (beside,) = re.findall(r"ANN +([\d.]+%) of the same 18: .* s, .* operations per recording", said)
+    (network,) = re.findall(r"accuracy +([\d.]+%) of 18 test recordings", said)
+    (beside,) = re.findall(r"ANN +([\d.]+%) of the same 18: .* s, .* effective ops per recording", said)
     assert (network, beside) == (f"{result['accuracy']:.1%}", f"{ann['accuracy']:.1%}")
     # the network's result is what it is without an ANN, and a run that goes on trains it again
     assert run(tmp_path, *line[:-1], "none") == 0
@@ -67,7 +67,7 @@ def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(t
     _, result = newest(tmp_path)
     said = capsys.readouterr().out
     assert result["rising"]["last"] > result["rising"]["before"]
-    assert re.search(r"not converged +\w+ accuracy was still rising, .* longer: --epochs 60", said)
+    assert re.search(r"not converged +\w+ accuracy was still rising, .* --epochs 60", said)
     assert ("better than the spiking network" in said) == (
         result["accuracy"] < result["ann"]["accuracy"] - 0.1
     )
@@ -101,4 +101,4 @@ def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch,
         monkeypatch.setattr("spiky_rl.classification.run.get_memory", lambda device, total=total: total)
         assert run(tmp_path, *line, *given) == 2
         said = capsys.readouterr().err
-        assert f"error: agent.network with 64 neurons and {named}: would take at least" in said
+        assert f"error: agent.network with 64 neurons and {named}: needs at least" in said

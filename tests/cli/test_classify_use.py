@@ -139,7 +139,7 @@ def test_recordings_that_are_not_of_the_test_set_are_counted(tmp_path, trained, 
     data = folder(folder(tmp_path / "parts", 4, 7, "train"), 2, 8, "test")
     assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", data, "--device", "cpu") == 0
     said = capsys.readouterr().out
-    assert "of 6 recordings" in said and "left out: 12 that are not of the test set" in said
+    assert "of 6 recordings" in said and "left out: 12 outside the test set" in said
     evaluation = json.loads(Path(said.splitlines()[-1]).read_text(encoding="utf-8"))
     assert (evaluation["samples"], evaluation["other_parts"]) == (6, 12)
 
@@ -252,7 +252,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
         None,
         None,
     )
-    (words,) = re.findall(r"go on +python scripts/classify.py (.*)", capsys.readouterr().out)
+    (words,) = re.findall(r"resume with +python scripts/classify.py (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words)) == 0
     _, resumed = newest(tmp_path)
     assert resumed["history"]["loss"] == whole["history"]["loss"]

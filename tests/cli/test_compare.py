@@ -206,7 +206,7 @@ REFUSED = {
     "unknown agent": (["--agents", "lif_ppo,mlp_poo"], ["'mlp_poo'", "mean 'mlp_ppo'"]),
     "unknown task": (["--tasks", "Isaac-Cartpoll-v0"], ["'Isaac-Cartpoll-v0'", "Isaac-Cartpole"]),
     "no seed range": (["--seeds", "9-0"], ["seeds", "'9-0'", "lower seed first"]),
-    "no cells": (["--agents", ""], ["--agents", "no cell"]),
+    "no cells": (["--agents", ""], ["--agents", "give at least one"]),
     "unknown budget": (["--budget", "steps=3"], ["'steps'", "mean 'env_steps'"]),
     "unknown condition": (["--conditions", "nominal,psuh"], ["'psuh'", "mean 'push'"]),
     "unknown option varied": (["--vary", "agent.network.stpes=2,4"], ["stpes", "mean 'steps'"]),
@@ -231,7 +231,7 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
-    assert "time left: about" in said and "seeds.yaml" not in said
+    assert "remaining time: about" in said and "seeds.yaml" not in said
     assert not (tmp_path / "out").exists()
     uses = tmp_path / "seeds.yaml"
     uses.write_text("tasks: {Isaac-Cartpole: [{study: first, use: choosing, seeds: 2-3, why: a rate}]}")

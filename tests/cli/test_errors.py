@@ -287,7 +287,7 @@ HEAVY = {
     "memory": (
         "train",
         ["--num_envs", "2147483647"],
-        ["neurons and --num_envs 2147483647: would take at least 2 TB", "make it smaller"],
+        ["neurons and --num_envs 2147483647: needs at least 2 TB", "reduce its size"],
     ),
     "class that is none": (
         "play",

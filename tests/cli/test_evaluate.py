@@ -265,7 +265,7 @@ HEAVY = {
     "no run": (["--task", "cartpole"], ["--checkpoint latest", "train one first"]),
     "no memory for so many": (
         ["--task", "cartpole", "--checkpoint", "random", "--out", "x.json", "--episodes", "2147483647"],
-        ["--episodes 2147483647 under 7 conditions: would take at least", "make it smaller"],
+        ["--episodes 2147483647 under 7 conditions: needs at least", "reduce its size"],
     ),
     "a fault of a network in integers": (
         ["--task", "cartpole", "--quantize", "int8", "--conditions", "push,dead_neurons"],

@@ -123,6 +123,6 @@ def test_no_command_speaks_of_files_nulls(command):
 
 
 def test_bounds_of_a_number_that_may_not_be_reached_are_declared_too():
-    assert get_options(Walk)["pace"].format_bounds == "at least 0.0 and below 1.0"
+    assert get_options(Walk)["pace"].bounds_text == "at least 0.0 and below 1.0"
     with pytest.raises(UserError, match="pace: 1.0 is out of range; it must be at least 0.0 and below 1.0"):
         Walk.check("", {"where": "hill", "pace": 1.0})

@@ -99,7 +99,7 @@ def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--out", "graph.txt"], "--out 'graph.txt': the ending '.txt' is none of .json"),
+        (["--out", "graph.txt"], "--out 'graph.txt': suffix '.txt'; allowed: .json"),
         (["--out", "/proc/g.json"], "--out: cannot write to '/proc'"),
         (["--out", "g.json", "--population", "1"], "--population 1: a tournament needs at least 2"),
         (["--out", "g.json", "--min_size", "300"], "--min_size 300: must be between 2 and --max_size"),
@@ -145,14 +145,14 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["reservoir"], "name a reservoir: a grown graph's .json, or an agent"),
+        (["reservoir"], "name: missing; give the .json of a grown graph, or an agent"),
         (["reservoir", "none.json"], "cannot read 'none.json': No such file"),
         (["reservoir", "lif_ppo"], "network.name: 'feedforward' is no reservoir"),
         (["reservoir", "mlp_ppo"], "is no reservoir"),
         (["reservoir", "lif_pppo"], "mean 'lif_ppo'"),
         (
             ["reservoir", "x.json", "--out", "x.txt"],
-            "--out 'x.txt': the ending '.txt' is none of .png, .pdf, .svg",
+            "--out 'x.txt': suffix '.txt'; allowed: .png, .pdf, .svg",
         ),
         (["reservoir", "x.json", "--out", "/proc/x.png"], "--out: cannot write to '/proc'"),
         (["graphs", "--compare"], "--out and --compare go with a reservoir"),

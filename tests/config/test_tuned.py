@@ -74,7 +74,7 @@ def changed(**more):
         (changed(seeds=["a"]), ["seeds", "whole numbers"]),
         (changed(tasks={CARTPOLE: {"lif_ppo": 3}}), [f"tasks.{CARTPOLE}.lif_ppo"]),
         (changed(tasks={CARTPOLE: 3}), [f"tasks.{CARTPOLE}"]),
-        ({"agents": []}, ["version", "no file of tune.py"]),
+        ({"agents": []}, ["version", "not a file of tune.py"]),
     ],
 )
 def test_what_is_no_file_of_tuned_values_is_refused_by_name(tmp_path, data, words):
@@ -88,7 +88,7 @@ def test_what_is_no_file_of_tuned_values_is_refused_by_name(tmp_path, data, word
     ("more", "words"),
     [
         ({"tuning": "nowhere.yaml"}, ["nowhere.yaml", "No such file"]),
-        ({"tuning": "."}, ["holds no finished tuning"]),
+        ({"tuning": "."}, ["not the folder of a finished tuning"]),
         ({"agents": ["mlp_ppo"]}, ["mlp_ppo on Isaac-Cartpole", "lif_ppo"]),
         ({"tasks": ["Isaac-Ant-v0"]}, ["Isaac-Ant", CARTPOLE]),
         ({"seeds": "89999-90001"}, ["90000", "other seeds"]),

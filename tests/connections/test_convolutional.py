@@ -186,7 +186,7 @@ def test_maps_lead_into_dense_layers_and_vectors_are_read_as_the_maps_they_are_s
 
 WRONG = [
     ({"padding": 3, "kernel": 3}, MAPS, "padding: 3 .* less than kernel: 3"),
-    ({"map": [2, 6]}, MAPS, r"map: \[2, 6\] is no shape; give \[channels, height, width\]"),
+    ({"map": [2, 6]}, MAPS, r"map: \[2, 6\] is not a shape; give \[channels, height, width\]"),
     ({"map": [2, 6, 6]}, 84, r"map: \[2, 6, 6\] holds 72 values; the signal has 84"),
     ({}, 84, r"a vector of 84.* map: \[channels, height, width\]"),
     ({}, (84,), "a vector of 84"),

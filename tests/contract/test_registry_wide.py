@@ -206,10 +206,10 @@ def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, de
 
 @pytest.mark.parametrize("kind", [*registry.COMPONENT_KINDS, *registry.FILE_KINDS])
 def test_every_entry_says_what_it_is(kind):
-    from spiky_rl.config.descriptions import get_summary
+    from spiky_rl.cli.show import get_summary
 
     for name in registry.list_names(kind):
         assert len(get_summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
         if kind in registry.COMPONENT_KINDS:
             cls = registry.resolve(kind, name)
-            assert all(option.meaning for option in get_options(cls.Options).values())
+            assert all(option.description for option in get_options(cls.Options).values())

@@ -52,7 +52,7 @@ def elsewhere(path):
 
 
 PLACES = {
-    "a pipe": (os.mkfifo, "it is no file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
     "a link to a device without an end": (linked("/dev/zero"), "leads out of"),
     "a link to a file elsewhere": (elsewhere, "leads out of"),
     "a link to a file of the kernel's": (linked("/proc/self/environ"), "leads out of"),

@@ -294,7 +294,7 @@ def test_half_a_file_and_bytes_that_are_no_text_are_named(small: Path):
     other = f"{CARTPOLE}.gru_ppo.seed1"
     (small / "cells" / other / "result.json").write_bytes(b"\xff\xfe\x00")
     reasons = {cell.cell: cell.reason for cell in read_results(small)[1]}
-    assert set(reasons) == {LIF0, other} and all("no JSON" in reason for reason in reasons.values())
+    assert set(reasons) == {LIF0, other} and all("not valid JSON" in reason for reason in reasons.values())
 
 
 def test_failed_and_missing_cells_say_why(small: Path):
@@ -351,7 +351,7 @@ def test_without_a_readable_plan_what_is_there_is_analysed(small: Path):
     stray = json.loads((small / "cells" / LIF0 / "result.json").read_text(encoding="utf-8"))
     dump(small / "cells" / "twin" / "result.json", {**stray, "cell": "twin"})
     analysis = analyze_study(small)
-    assert "plan.json: no JSON" in analysis.plan_problem and len(analysis.results) == 5
+    assert "plan.json: not valid JSON" in analysis.plan_problem and len(analysis.results) == 5
     assert [cell.reason for cell in analysis.skipped] == [f"the same label, task and seed as {LIF0}"]
 
 

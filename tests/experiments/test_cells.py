@@ -56,7 +56,7 @@ def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(
         cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
     (folder / "study.json").unlink()
     os.mkfifo(folder / "study.json")
-    with pytest.raises(PermissionError, match="it is no file"):
+    with pytest.raises(PermissionError, match="it is not a regular file"):
         cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
     (folder / "study.json").unlink()
     with pytest.raises(StudyError, match="no study.json"):
@@ -159,7 +159,7 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
         ("seeds", None, "missing seeds"),
         ("seeds", ["0", "x"], "seeds: 'x' is no seed and no range"),
         ("agents", [1], "agents: expected a list of names, got [1]"),
-        ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is no budget"),
+        ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is not a kind of budget"),
         ("version", 2, "version: 2 is not allowed; choose from 1"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_cells_file_gives_the_cell_again(folder):
             "trainde",
             "kind: 'trainde' is not allowed; choose from trained, random; did you mean 'trained'?",
         ),
-        ("budget", "env_step=1", "budget: 'env_step' is no budget; choose from env_steps"),
+        ("budget", "env_step=1", "budget: 'env_step' is not a kind of budget; choose from env_steps"),
     ],
 )
 def test_a_cells_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key, value, said):

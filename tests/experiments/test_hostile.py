@@ -190,9 +190,9 @@ def test_a_report_of_no_folder_is_refused(tmp_path: Path, capsys, case):
 
 
 OUTS = {
-    "a file": (lambda place: place / "file", ["--out", "is no folder"]),
-    "below a file": (lambda place: place / "file" / "deep" / "out", ["--out", "is no folder"]),
-    "a link to nothing": (lambda place: place / "link", ["--out", "is no folder"]),
+    "a file": (lambda place: place / "file", ["--out", "is not a folder"]),
+    "below a file": (lambda place: place / "file" / "deep" / "out", ["--out", "is not a folder"]),
+    "a link to nothing": (lambda place: place / "link", ["--out", "is not a folder"]),
     "no place for files": (lambda place: Path("/proc/out"), ["--out", "cannot write to '/proc/out'"]),
     "a name that is too long": (lambda place: place / ("x" * 300), ["--out"]),
 }

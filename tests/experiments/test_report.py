@@ -164,7 +164,7 @@ def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables
 def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study: Path):
     text = section(study, "missing")
     assert f"{FAILED}: failed Traceback" in text and "FloatingPointError: the loss is <nan>" in text
-    assert f"{CORRUPT}: corrupt result.json: no JSON" in text
+    assert f"{CORRUPT}: corrupt result.json: not valid JSON" in text
     assert f"1 cell missing {MISSING}: not begun" in text
     assert "3 cells of 34 gave no numbers" in section(study, "answer")
     threats = section(study, "threats")

@@ -212,7 +212,7 @@ def test_a_folder_of_another_study_is_refused(other):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"budget": "foo=1"}, "budget: 'foo' is no budget; choose from env_steps, wall, synops"),
+        ({"budget": "foo=1"}, "budget: 'foo' is not a kind of budget; choose from env_steps, wall, synops"),
         ({"seeds": "a"}, "seeds: 'a' is no seed and no range; "),
         ({"vary": {"x": [1]}}, "vary: x: expected agent.key: "),
     ],

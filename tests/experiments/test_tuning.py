@@ -274,7 +274,7 @@ def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):
     with pytest.raises(StudyError, match="no tuning.json"):
         tuning.load_or_extend_tuning(tmp_path, tunings.asked())
     (tmp_path / "tuning.json").write_text("{")
-    with pytest.raises(StudyError, match="tuning.json: no JSON: .*no tuning of this version"):
+    with pytest.raises(StudyError, match="tuning.json: not valid JSON: .*no tuning of this version"):
         tuning.load_or_extend_tuning(tmp_path, tunings.asked())
 
 

@@ -334,7 +334,7 @@ def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_r
     (folder / "result.json").write_text("{")
     assert worked(folder) == cell_worker.FAILED
     text = (folder / "error.txt").read_text()
-    assert text.startswith("the training ended with exit code 2") and "'nowhere=1' is no override" in text
+    assert text.startswith("the training ended with exit code 2") and "'nowhere=1' is not an override" in text
     assert (folder / "result.corrupt.json").read_text() == "{"
     assert not (folder / "result.json").exists()
 

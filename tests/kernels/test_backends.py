@@ -95,8 +95,8 @@ def test_an_agent_names_a_backend_in_a_file_beside_it(toy, tmp_path, monkeypatch
 WRONG = {
     "no file": ("nowhere.py:Mine", "'nowhere.py:Mine': there is no file 'nowhere.py'"),
     "no class": ("spiky_rl.kernels.backends.base:Mine", "has no 'Mine'"),
-    "another class": ("spiky_rl.neurons.lif:Lif", "is no entry of backends: it does not derive from"),
-    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is not whole: it does not define run_neuron"),
+    "another class": ("spiky_rl.neurons.lif:Lif", "is not of kind backends: it does not derive from"),
+    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is incomplete: it does not define run_neuron"),
 }
 
 

@@ -56,7 +56,7 @@ BROKEN = {
     "option for a parameter": (
         'gain: float = param(2.0, "slope of the output", low=0.1, high=10.0, unit="1")',
         "gain: float = DETACH_RESET",
-        r".*there is no 'gain', but decay",
+        r".*no 'gain'; known: decay",
     ),
     "no states": ('    states = ("v",)\n', "", "declares no 'states'; see spiky_rl/neurons/base.py"),
     "unknown op": (
@@ -84,12 +84,12 @@ BROKEN = {
     "time constant for its decay": (
         "p.decay * s.v",
         "p.tau * s.v",
-        r".*there is no 'tau', but decay, gain; a time constant enters a step as its decay: p\.decay \(mend mine\.py, line 16",
+        r".*no 'tau'; known: decay, gain; a time constant enters a step as its decay: p\.decay \(mend mine\.py, line 16",
     ),
     "state that is none": (
         "s.replace(v=v)",
         "s.replace(v=v, vv=v)",
-        r".*there is no 'vv', but v; did you mean 'v'\? \(mend mine\.py, line 17",
+        r".*no 'vv'; known: v; did you mean 'v'\? \(mend mine\.py, line 17",
     ),
     "states by position": (
         "s.replace(v=v)",
@@ -165,7 +165,7 @@ def test_a_step_that_works_only_with_numbers_is_found_before_its_parameter_is_le
         ),
         ("gain", "steep", r"agent\.network\.neuron\.gain: expected a number, got 'steep'"),
         ("gian", 1.0, r"agent\.network\.neuron\.gian: .*has no such option.*did you mean 'gain'"),
-        ("learn", ["gian"], r"agent\.network\.neuron\.learn: 'gian' is no parameter.*did you mean 'gain'"),
+        ("learn", ["gian"], r"agent\.network\.neuron\.learn: 'gian' is not a parameter.*did you mean 'gain'"),
     ],
 )
 def test_a_wrong_value_is_named_before_the_contract_is_asked(tmp_path, option, value, message):

@@ -364,8 +364,8 @@ RETURNED = {
         "its state 'v' is a comparison",
     ),
     "tuple as state": (lambda ops, i, s, p: (s.v, s.replace(v=(s.v,))), "its state 'v' is a number"),
-    "state that is none": (lambda ops, i, s, p: (s.v, s.replace(w=s.v)), "there is no 'w', but v"),
-    "state that is not there": (lambda ops, i, s, p: (s.vv, s), "there is no 'vv', but v; did you mean 'v'"),
+    "state that is none": (lambda ops, i, s, p: (s.v, s.replace(w=s.v)), "no 'w'; known: v"),
+    "state that is not there": (lambda ops, i, s, p: (s.vv, s), "no 'vv'; known: v; did you mean 'v'"),
     "parameter that is not there": (lambda ops, i, s, p: (p.kk * s.v, s), "no 'kk', but k; did you mean 'k'"),
 }
 

@@ -175,8 +175,8 @@ def test_learned_time_constants_start_log_uniformly_spread_about_their_value():
 @pytest.mark.parametrize(
     ("neuron", "words"),
     [
-        ({"spread": 8.0}, r"spread: 8 is of learned time constants: name them in learn \(tau\)"),
-        ({"spread": 8.0, "learn": ["threshold"]}, r"name them in learn \(tau\)"),
+        ({"spread": 8.0}, "spread: 8 needs a learned time constant; add to learn: tau"),
+        ({"spread": 8.0, "learn": ["threshold"]}, "add to learn: tau"),
         (
             {"spread": 8e3, "learn": ["tau"]},
             r"spread: 8000: tau would start between 0.00025 and 16000; it must be between 0.001 and 1000000.0",

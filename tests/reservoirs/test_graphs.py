@@ -176,7 +176,7 @@ def test_a_grown_graph_of_another_size_is_refused(file):
         ("[0.25, 0.25, 0.25],\n", "[0.25, 0.25],\n", r"rule: .* is not allowed"),
         ('"version": 1', '"version": 2', r"version: 2 is not read here; only 1 is"),
         ("spiky_rl grown graph", "graph", r"is no grown graph; its format has to be"),
-        ('"seed": 7,', '"seed": 7', r"no JSON: .* line \d+"),
+        ('"seed": 7,', '"seed": 7', r"not valid JSON: .* line \d+"),
     ],
 )
 def test_a_broken_file_is_refused_by_file_key_and_value(file, old, new, message):

@@ -2,8 +2,8 @@
 
     V <- a V + (1 - a) W s_k,   a = exp(-dt/tau);   y = b + V after the last step, its mean, or its maximum over the step
 
-The potential is graded, so an action is not quantised to K + 1 levels, and it is carried between control steps in a
-stateful network. Source: Chen et al. (2024), ILC-SAN.
+The potential is a real number, so an action is not limited to K + 1 levels; a stateful network carries it between control
+steps. Source: Chen et al. (2024), ILC-SAN.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class Membrane(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]; state: the potentials [B, F]."""
 
     class Options(Settings):
-        read: Literal["last", "mean", "max"] = option("last", "what is read of the potential")
-        tau: float = option(2.0, "time constant of the readout", low=1e-3, unit="ms")
+        read: Literal["last", "mean", "max"] = option(
+            "last", "feature from the potential: its last, mean or largest value in the control step"
+        )
+        tau: float = option(2.0, "time constant of the potential", low=1e-3, unit="ms")
         dt: float = DT
 
     potential: Neuron
@@ -66,7 +68,7 @@ class Membrane(Decoder):
 
 
 class Potential(Neuron):
-    """A leaky membrane that never spikes: its output is its potential."""
+    """Leaky membrane that never spikes; its output is its potential."""
 
     states = ("v",)
 

@@ -1,9 +1,9 @@
-"""Beside: two encoders of the same observation, their channels side by side.
+"""Concat: the channels of two encoders of the same observation, concatenated.
 
     signal = [first(x), second(x)]
 
-As skin and muscle have tonic receptors, which tell how much there is, and phasic ones, which tell how it changes: by default
-the observation itself beside the events of its changes, which make velocities visible where only positions are observed.
+By default the observation itself and the events of its changes, which make velocities visible if only positions are observed.
+Skin and muscle have such pairs of receptors: tonic ones for the magnitude of a stimulus, phasic ones for its changes.
 
 Source: Johansson & Flanagan (2009), slowly and fast adapting afferents.
 """
@@ -20,7 +20,7 @@ from spiky_rl.config.registry import ComponentSpec
 
 
 class ConcatEncoder(Encoder):
-    """[T, B, O] -> [T, K, B, C1 + C2], or [T, 1, B, C1 + C2] where both are constant over the control step."""
+    """[T, B, O] -> [T, K, B, C1 + C2], or [T, 1, B, C1 + C2] if both signals are constant over the control step."""
 
     parts = {"first": ("encoders", "direct"), "second": ("encoders", "delta")}
 
@@ -35,7 +35,7 @@ class ConcatEncoder(Encoder):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return _joined(self.first(x), self.second(x))
+        return _concat_signals(self.first(x), self.second(x))
 
     @override
     def encode_stateful(
@@ -44,7 +44,7 @@ class ConcatEncoder(Encoder):
         count = len(self.first.state_sizes)
         one, after = self.first.encode_stateful(x, None if state is None else state[:count], keep)
         two, rest = self.second.encode_stateful(x, None if state is None else state[count:], keep)
-        return _joined(one, two), (*after, *rest)
+        return _concat_signals(one, two), (*after, *rest)
 
     @override
     def resample_noise(self, updates: int) -> None:
@@ -56,7 +56,7 @@ class ConcatEncoder(Encoder):
         return self.first.count_operations(x) + self.second.count_operations(x)
 
 
-def _joined(one: Tensor, two: Tensor) -> Tensor:
-    """Signals [T, K or 1, B, C] as one; what is constant over the control step is repeated beside what is not."""
+def _concat_signals(one: Tensor, two: Tensor) -> Tensor:
+    """Concatenate signals [T, K or 1, B, C]; a constant signal is repeated K times beside one that is not constant."""
     steps = max(one.shape[1], two.shape[1])
     return torch.cat([s.expand(-1, steps, -1, -1) for s in (one, two)], dim=-1)

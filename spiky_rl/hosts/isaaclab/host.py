@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
-from spiky_rl.config.optional_dependencies import require_module
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.hosts.base import (
