@@ -18,7 +18,7 @@ from spiky_rl.config.schema import MEASURES
 from spiky_rl.hosts.isaaclab.evaluation import synchronize_time
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.metrics.energy import InferenceCost, compute_energy_per_metre, mean
+from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
@@ -50,14 +50,14 @@ class PlayResult:
         if self.cost is None or "distance" not in self.rows[0]:
             return None
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
-        return compute_energy_per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
+        return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
     def cost_as_dict(self) -> dict[str, Any] | None:
         """For ``playback.json``; None where the cost is not known."""
         if self.cost is None:
             return None
         return {
-            **self.cost.as_dict(),
+            **self.cost.to_dict(),
             "ann_dense_operations": self.ann_operations,
             "actions_per_second": self.actions_per_second,
             "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
@@ -193,7 +193,7 @@ def run_episodes(
             report_progress(_compute_share(len(rows), quota, length.tolist(), env.max_episode_length))
     return PlayResult(
         rows,
-        mean(costs, weights) if costs else None,
+        average(costs, weights) if costs else None,
         seen.ann_operations if seen is not None else 0.0,
         count * steps / seconds,
     )

@@ -24,7 +24,7 @@ from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.recovery import RecoveryMeter
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
-from spiky_rl.metrics.energy import mean
+from spiky_rl.metrics.energy import average
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
@@ -316,9 +316,9 @@ def _cost(found: Sequence[tuple[int, ActivityProtocol]], actions_per_second: flo
     costs = [seen.cost for _, seen in found if seen.cost is not None]
     if not costs:
         return None
-    cost = mean(costs, [count for count, _ in found])
+    cost = average(costs, [count for count, _ in found])
     return {
-        **cost.as_dict(),
+        **cost.to_dict(),
         "ann_dense_operations": found[0][1].ann_operations,
         "actions_per_second": actions_per_second,
         "effective_operations_per_second": cost.throughput(actions_per_second),
