@@ -42,7 +42,7 @@ def play(argv: list[str]) -> int:
     check_expressible(built.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.metrics.energy import energy_text, format_ann_energy
+    from spiky_rl.metrics.energy import format_ann_energy, format_energy
     from spiky_rl.run import play
 
     def export(policy: Any, env: Any, folder: Path) -> None:
@@ -52,7 +52,7 @@ def play(argv: list[str]) -> int:
         print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
-            for text in (energy_text(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):
+            for text in (format_energy(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 

@@ -160,7 +160,7 @@ def show_reservoir(args: argparse.Namespace) -> None:
         print()
         print_columns(description.format_comparison(found))
         if args.json:
-            sizes = {"neurons": net.size, "features": net.size * len(net.trace_decays)}
+            sizes = {"neurons": net.size, "features": net.size * net.traces}
             files.write_json(
                 args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found}
             )

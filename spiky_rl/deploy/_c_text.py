@@ -39,7 +39,7 @@ from spiky_rl.deploy._program import (
     get_storage,
     indices,
 )  # fmt: skip
-from spiky_rl.kernels.convolution import LARGEST_POOL, by_columns
+from spiky_rl.kernels.convolution import LARGEST_POOL, adds_by_columns
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.metrics.sparse_storage import WeightStorage
@@ -303,7 +303,7 @@ class _PolicyWriter:
         )
         read = self.read(x.value, x.indices((b, "c" if inputs > 1 else "0", "y", "z")))
         over = [("c", inputs), ("i", height), ("j", width)]
-        if by_columns((inputs, rows, columns, outputs, width, sc, pc, self.pool_of(value))):
+        if adds_by_columns((inputs, rows, columns, outputs, width, sc, pc, self.pool_of(value))):
             over.reverse()
         first, second, third = (f"for (int {name} = 0; {name} < {size}; {name}++)" for name, size in over)
         lines = [

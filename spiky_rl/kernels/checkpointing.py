@@ -1,4 +1,4 @@
-"""Memory for time: keep a layer's input, one bit per event, and run the layer again in the backward pass."""
+"""Activation checkpointing: keep a layer's input, one bit per event, and run the layer again in the backward pass."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Run = Callable[..., tuple[Tensor, ...]]
 def run_with_recomputation(
     run: Run, backend: str, binary: bool, parameters: tuple[Tensor, ...], signal: Tensor, *rest: Tensor
 ) -> tuple[Tensor, ...]:
-    """``run(signal, *rest)``, of which only the inputs are kept.
+    """Return ``run(signal, *rest)`` and keep only its inputs for the backward pass.
 
     Args:
-        run: Also reads ``parameters``, which get their gradients.
-        backend: What packs the signal.
-        binary: The signal is 0 or 1 and kept as bits.
-        parameters: What ``run`` is learned by.
+        run: The function; it also reads ``parameters``.
+        backend: Name of the backend that packs the signal.
+        binary: Whether the signal is 0 or 1, and so is kept as bits.
+        parameters: Learned tensors that receive gradients.
         signal: First input, [..., C].
-        rest: Its other inputs.
+        rest: Further inputs.
     """
     if torch.compiler.is_compiling():
-        # the compiler's own way; what is kept are then numbers
+        # the compiler can only trace torch's own checkpointing, which keeps floats
         return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
     packs = dispatch.choose_backend(backend, signal) if binary else None
     return _Recomputed.apply(run, packs, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """The one place where a backend is chosen.
 
-A backend is a contract: one that is named runs, or raises with the reason and the remedy. Only ``auto`` chooses, by the
-device and type of what it is given, and it logs once what it chose and why.
+A backend that is named runs, or raises an error with the reason and a remedy. Only ``auto`` chooses: it decides by the tensor's
+device and type, and logs its choice and the reason once.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AUTO, REFERENCE = "auto", "torch"
-"""What chooses, and what it chooses where nothing else can."""
+"""The name that lets the package choose, and the backend that it falls back to."""
 _BUILT: dict[str, Backend] = {}
 
 
 def list_backends() -> list[str]:
-    """All backends of the package."""
+    """Return the names of all backends in the package."""
     return registry.list_names("backends")
 
 
 def backend_option() -> Any:
-    """Declare a network's option ``backend``, whose meaning lists all backends of the package."""
+    """Declare a network's option ``backend`` with a description that lists all backends of the package."""
     meaning = f"backend that runs neurons and connections: {', '.join((AUTO, *list_backends()))}, or path/file.py:Class"
     return option(AUTO, meaning)
 
 
 def get_backend(name: str) -> Backend:
-    """The backend called ``name``, whether or not it is available: always the same object."""
+    """Return the backend called ``name``, available or not. Every call returns the same object."""
     if name not in _BUILT:
         made = registry.ComponentSpec(name, registry.resolve("backends", name), {}, {}).build()
         made.is_fallback = made if name == REFERENCE else get_backend(REFERENCE)
@@ -54,7 +54,7 @@ def get_backend(name: str) -> Backend:
 
 @cache
 def require_backend(name: str) -> Backend:
-    """The backend called ``name``. Raises `RegistryError` for an unknown one and for one that is not available."""
+    """Return the backend called ``name``. Raises `RegistryError` if it is unknown or not available."""
     if ":" not in name and name not in list_backends():
         known = (AUTO, *list_backends())
         raise RegistryError(
@@ -69,7 +69,7 @@ def require_backend(name: str) -> Backend:
 def check(name: str) -> None:
     """Raise `RegistryError` if ``name`` is neither ``auto`` nor a backend that runs here.
 
-    Raises UserError where ``auto`` will want kernels for this CPU whose cache is not to be trusted.
+    Raises UserError if ``auto`` needs CPU kernels and another user can write to their cache.
     """
     if name != AUTO:
         require_backend(name)
@@ -79,13 +79,14 @@ def check(name: str) -> None:
 
 @cache
 def list_compiled_backends() -> dict[str, str]:
-    """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
+    """Return the name of the package's backend for each device type. Raises `RegistryError` if two backends share a device type."""
     names_by_device: dict[str, str] = {}
     for name in list_backends():
         device = get_backend(name).device
         if device in names_by_device:
             raise RegistryError(
-                f"backends {names_by_device[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+                f"backends {names_by_device[device]!r} and {name!r} both have device {device!r}, but auto needs one backend per"
+                " device; set device = None in one of them"
             )
         if device is not None:
             names_by_device[device] = name
@@ -93,13 +94,13 @@ def list_compiled_backends() -> dict[str, str]:
 
 
 def get_device_backend(device: str) -> Compiled:
-    """The backend whose kernels compute on a kind of ``device``: what a torch operator runs."""
+    """Return the compiled backend for a ``device`` type: the torch operators run its kernels."""
     return get_backend(list_compiled_backends()[device])  # type: ignore[return-value]
 
 
 @cache
 def resolve_auto(device: str) -> str:
-    """Name of the backend that ``auto`` stands for on a kind of ``device``: its compiled backend, or the torch reference."""
+    """Return the backend that ``auto`` means on a ``device`` type: its compiled backend, or the torch reference."""
     name = list_compiled_backends().get(device)
     reason = (
         f"no backend compiles for {device}" if name is None else get_backend(name).get_unavailable_reason()
@@ -113,12 +114,12 @@ def resolve_auto(device: str) -> str:
 
 @cache
 def _log_fallback(device: str, reason: str) -> None:
-    """Log, once for each of them, that ``auto`` gives the torch backend what compiled kernels cannot take."""
+    """Log, once for each ``device`` and ``reason``, that ``auto`` falls back to the torch backend."""
     log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
 
 
 def _resolve_name(name: str, device: str) -> str:
-    """The name of the backend that ``name`` means for a kind of device. Raises as `backend`."""
+    """Return the backend that ``name`` means on a ``device`` type. Raises as `require_backend`."""
     if name == AUTO:
         return resolve_auto(device)
     require_backend(name)
@@ -126,28 +127,29 @@ def _resolve_name(name: str, device: str) -> str:
 
 
 def _log_fallback_if_eager(device: str, reason: str) -> None:
-    """As `_log_fallback`: what `choose_backend` calls while a graph is compiled, too."""
+    """Call `_log_fallback`; `choose_backend` calls this function also while torch.compile traces it."""
     _log_fallback(device, reason)
 
 
-# not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
+# torch.compile does not trace these two and treats their results as constants; torch.compiler.assume_constant_result has the same
+# effect, but takes seconds to import
 for function in (_resolve_name, _log_fallback_if_eager):
     setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
 def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
-    """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
+    """Return the backend for the tensor ``x``. With ``auto``: compiled kernels if they support ``x``, else the torch reference.
 
     Args:
         name: Name of a backend, or ``auto``.
-        x: What it is to take.
-        ops: The vocabulary that neurons will run on, if any do.
+        x: Input of the backend.
+        ops: Op vocabulary of the neurons; None if no neurons run.
 
-    Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
+    Raises `RegistryError` if the named backend does not support ``x`` or ``ops``.
     """
     device = x.device.type
-    meant = _resolve_name(name, device)
-    chosen, reason = _BUILT[meant], None
+    resolved = _resolve_name(name, device)
+    chosen, reason = _BUILT[resolved], None
     if chosen.device is None:
         return chosen
     if chosen.device != device:
@@ -160,7 +162,7 @@ def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend
         return chosen
     if name != AUTO:
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
-    _log_fallback_if_eager(device, f"backend {meant!r} {reason}")
+    _log_fallback_if_eager(device, f"backend {resolved!r} {reason}")
     return _BUILT[_resolve_name(REFERENCE, device)]
 
 
@@ -177,20 +179,9 @@ def unroll(
     feedback: RecurrentFeedback | None = None,
     synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Neurons over time: outputs [T, K, B, N] and the states after the last step.
+    """Run neurons over time; return their outputs [T, K, B, N] and the states after the last step.
 
-    Args:
-        name: Name of a backend, or ``auto``.
-        neuron: Whose step is run; like all that follow, a field of `Run`, where its shape is.
-        ops: The vocabulary, with surrogate and slope.
-        current: Its input.
-        steps: K.
-        state: Before the first step; None: rest, and none comes out.
-        params: As the step takes them.
-        keep: Where episodes begin.
-        trace: Gets the first state after every step.
-        feedback: With one the backend's `recurrent` runs.
-        synapses: Its weights.
+    ``name`` is the name of a backend, or ``auto``; the other arguments are the fields of `NeuronRun`.
     """
     run = NeuronRun(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
     chosen = choose_backend(name, current, ops)
@@ -200,8 +191,5 @@ def unroll(
 def linear(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
 ) -> Tensor:
-    """A linear map on the backend that ``name`` means.
-
-    ``x``, ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
-    """
+    """Return `Backend.linear` of the remaining arguments on the backend that ``name`` means."""
     return choose_backend(name, x).linear(x, weight, bias, binary, bfloat16)

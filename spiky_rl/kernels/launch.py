@@ -1,4 +1,6 @@
-"""A run of neurons over time, as backends and their kernels take it, and how a layer's own output returns into its current.
+"""Arguments of backends and kernels: neurons that run over time, with or without recurrent feedback.
+
+Feedback adds a layer's own output z to its current:
 
 I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 """
@@ -17,72 +19,71 @@ from spiky_rl.neurons.base import Neuron
 
 @dataclass(frozen=True)
 class RecurrentFeedback:
-    """Everything about a recurrent loop but its weights [D N, N]: a block for every delay from 1 on, input-major.
+    """Settings of a recurrent loop. Its weights are separate: [D N, N], one input-major block per delay from 1 on.
 
-    Its states follow the neuron's: the output of the last D inner steps, the latest first, then I where it is filtered.
+    The loop's states follow the neuron's: the outputs of the last D inner steps, latest first, then I if it is filtered.
     """
 
     delays: int
     """D."""
     binary: bool
-    """The layer's output is 0 or 1."""
+    """Whether the layer's output is 0 or 1."""
     decay: float | None = None
-    """Factor of the synapses' current I per inner step; None: what arrives is gone with its step, and I is no state."""
+    """Factor of the synaptic current I per inner step; None if I lasts for one inner step only and is no state."""
     cut: bool = False
-    """Whether output that returns carries no gradient."""
+    """Whether the gradient stops at the output that feeds back."""
 
     @property
     def states(self) -> int:
-        """Tensors [B, N] of state besides the neuron's."""
+        """Number of state tensors [B, N] besides the neuron's."""
         return self.delays + (self.decay is not None)
 
 
 class NeuronRun(NamedTuple):
-    """Neurons over T environment steps of K inner steps each, as a backend takes them."""
+    """Neurons that run over T control steps of K inner steps each: the argument of a backend."""
 
     neuron: Neuron
-    """Whose step is run."""
     ops: TorchOps
     """The surrogate, its slope, and whether spikes are soft."""
     current: Tensor
-    """[T, K, B, N], or [T, 1, B, N]: constant over the environment step."""
+    """[T, K, B, N], or [T, 1, B, N] if it is constant over the control step."""
     steps: int
     """K."""
     state: tuple[Tensor, ...] | None
-    """One [B, N] tensor per state before the first step, the neuron's and then the feedback's. Never written to. None: rest, and no
-    state comes out."""
+    """State before the first step, one [B, N] tensor each: the neuron's, then the feedback's. Never written to. With None the run
+    starts from the zero state and returns no state."""
     params: tuple[Tensor | float, ...]
     """The neuron's parameters in the order of its ``params``: numbers or [N] tensors."""
     keep: Tensor | None = None
-    """[T, B]; 0 where the environment starts a new episode with this step: its states start from rest."""
+    """[T, B]; 0 where an environment starts a new episode with this step, so that its states start from zero."""
     trace: list[Tensor] | None = None
-    """If given, gets the first state after every step, [B, N] each."""
+    """If given, receives the first state after every inner step, [B, N] each."""
     feedback: RecurrentFeedback | None = None
-    """How the output returns into the current, if it does."""
+    """Settings of the recurrent loop, None without one."""
     synapses: Tensor | None = None
-    """By what weights it then does, [D N, N]."""
+    """Weights of the recurrent loop, [D N, N]."""
 
 
 @dataclass(frozen=True)
 class KernelLaunch:
-    """A run as kernels take it; shapes as a `Run`'s."""
+    """A `NeuronRun` in the form that kernels take, with the same shapes."""
 
     key: str
-    """Names the neuron's program in `programs.PROGRAMS`."""
+    """Key of the neuron's program in `programs.PROGRAMS`."""
     current: Tensor
     state: Tensor | None
-    """[states, B, N]: the neuron's and the feedback's; None: rest."""
+    """[states, B, N]: the neuron's, then the feedback's; None for the zero state."""
     params: Tensor | None
-    """[P, N]: the neuron's parameters that differ between neurons."""
+    """[P, N]: the parameters that differ between neurons."""
     keep: Tensor | None
     uniforms: Sequence[float]
-    """What the kernel computes with besides."""
+    """Numbers that are the same for all neurons, computed on the host."""
     steps: int
 
 
 @dataclass(frozen=True)
 class RecurrentLaunch(KernelLaunch):
-    """A launch whose output returns into its current."""
+    """A launch with a recurrent loop."""
 
     feedback: RecurrentFeedback
     synapses: Tensor

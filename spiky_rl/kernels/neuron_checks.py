@@ -1,4 +1,4 @@
-"""Whether a neuron keeps the contract of `spiky_rl.neurons.base`: asked where an agent names one, before anything runs."""
+"""Checks that a neuron keeps the contract of `spiky_rl.neurons.base`. They run when an agent names the neuron, before training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import emit, trace
-from spiky_rl.kernels.ops import TorchOps, reference
+from spiky_rl.kernels.ops import TorchOps, get_reference_step
 from spiky_rl.neurons.base import Neuron, Ode
 from spiky_rl.surrogates.base import Surrogate
 
 REST = 1e-6
-"""How far from zero a state may be after one step from rest without input: rounding, in any neuron's units."""
+"""Largest state after one step from rest without input: allows for rounding, in any neuron's units."""
 ARGUMENTS = {
     "step": ("ops", "current", "s", "p"),
     "advance": ("ops", "current", "peak", "s", "p"),
@@ -27,27 +27,32 @@ ARGUMENTS = {
     "distance": ("ops", "s", "p"),
     "reset": ("ops", "spike", "s", "p"),
 }
-"""A neuron's functions, and what each of them takes: states and parameters last, by name."""
+"""Arguments of a neuron's functions; the last two, states and parameters, hold named values."""
 SAMPLES, STEPS = 64, 8
-"""Neurons that are driven, and for how many steps, to find states at which an integration is compared with its flow."""
+"""Number of sampled neurons, and of steps that bring them to the states at which `integrate` is compared with `flow`."""
 FINER = (1e-4, 1e-5)
-"""Steps of the comparison, in units of the neuron's own."""
+"""Time steps of the comparison, in units of the neuron's own time step."""
 AGREEMENT, SHARE = 1e-3, 0.1
-"""How far, relative to the rate, and of how many samples the two may differ: at a kink of the equation they do."""
+"""Largest difference between the two, relative to the rate, and the share of samples that may exceed it: they do at a kink of the
+equation."""
 TINY = 1e-300
-"""Below any rate: two that are 0 agree."""
+"""A number below any rate, so that two rates of 0 agree."""
 ROUNDING_TOLERANCE = 1e-14
-"""Relative size of what is lost where two states are subtracted."""
+"""Relative rounding error of the difference of two states."""
 _AGREED: set[tuple[type, str]] = set()
-"""What was compared before."""
+"""Neurons, with their options, that passed the comparison."""
 
 
 def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the ``neuron`` and says what it lacks, with the ``surrogate`` of its spikes.
+    """Raise `TraceError` that names the ``neuron`` and its fault. ``surrogate`` is the surrogate of its spikes.
 
-    A text and the units of its parameters; functions that take states and parameters by name; a step within the op vocabulary
-    that returns an output and every state; silence at rest: zero for every state is a fixed point without
-    input, because episodes begin there; an integration that follows the flow, where there is one.
+    A neuron must have
+
+    - a docstring with an equation, and a unit for each parameter;
+    - functions that take states and parameters by name;
+    - a step within the op vocabulary that returns an output and every state;
+    - silence at rest: without input the zero state is a fixed point, because episodes begin there;
+    - an `integrate` that follows `flow`, if it defines both.
     """
     _check_text(neuron.source_neuron)
     _check_arguments(neuron.source_neuron)
@@ -58,7 +63,7 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the ``surrogate`` if its derivative leaves the op vocabulary."""
+    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary."""
     graph = trace.TraceGraph()
     x, slope = graph.input("x"), graph.input("slope", False)
     trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
@@ -70,24 +75,24 @@ def _check_text(neuron: Neuron) -> None:
     text = f"{vars(cls).get('__doc__') or ''}{getattr(module, '__doc__', None) or ''}"
     if sys.flags.optimize < 2 and not any(sign in text for sign in ("=", "<-")):
         lack = "its docstring holds no equation" if text.strip() else "it has no docstring"
-        raise trace.make_error(neuron, f"{lack}; say its equations, its units and its source")
+        raise trace.make_error(neuron, f"{lack}; write its equations, units and source there")
     for name, param in neuron.params.items():
         if not param.unit:
             raise trace.make_error(
-                neuron, f"its parameter {name!r} has no unit; say unit='ms', or unit='1' for a pure number"
+                neuron, f"its parameter {name!r} has no unit; give unit='ms', or unit='1' for a pure number"
             )
 
 
 def _check_arguments(neuron: Neuron) -> None:
-    """Before a function fails that takes its states and parameters in another form, say the form."""
-    for function, wanted in ARGUMENTS.items():
+    """Raise `TraceError` with the expected arguments if a function does not take states and parameters by name."""
+    for function, expected in ARGUMENTS.items():
         if not hasattr(neuron, function):
             continue
         signature = inspect.signature(getattr(neuron, function))
         taken = [q.name for q in signature.parameters.values() if q.kind is not q.VAR_POSITIONAL]
-        last = zip(taken[len(wanted) - 2 :], wanted[-2:], strict=False)
+        last = zip(taken[len(expected) - 2 :], expected[-2:], strict=False)
         try:
-            signature.bind(*wanted)
+            signature.bind(*expected)
             fits = all(name.strip("_") in ("", allowed) for name, allowed in last)
         except TypeError:
             fits = False
@@ -100,26 +105,28 @@ def _check_arguments(neuron: Neuron) -> None:
             names += [f"p.{name}" for name in params._fields]
             raise trace.make_error(
                 neuron,
-                f"its {function} takes ({given}), and must take ({', '.join(wanted)}): its states and parameters come by name,"
+                f"its {function} takes ({given}), and must take ({', '.join(expected)}): its states and parameters come by name,"
                 f" {', '.join(names)}{_locate(neuron, function)}",
             )
 
 
 def _locate(neuron: Neuron, function: str) -> str:
-    """Where a function is to be mended: its line if it is the neuron's own, else the neuron's file."""
+    """Return the place of a function for a message: file and line if it is the neuron's own, else the neuron's file."""
     own = next(iter(trace.find_source_files(neuron)), None)
     if own is None:
         return ""
     code = getattr(inspect.unwrap(getattr(type(neuron), function)), "__code__", None)
-    line = f", line {code.co_firstlineno}" if code is not None and code.co_filename == own else ""
-    return f" (mend {Path(own).name}{line})"
+    line = f":{code.co_firstlineno}" if code is not None and code.co_filename == own else ""
+    return f" (see {Path(own).name}{line})"
 
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
     zero = torch.zeros(1, dtype=torch.float64)
     params = neuron.named_params(*map(neuron.get_step_value, neuron.params))
     rest = neuron.named_states(*(zero for _ in neuron.states))
-    output, states = trace.call_function(neuron, reference(neuron), TorchOps(surrogate), zero, rest, params)
+    output, states = trace.call_function(
+        neuron, get_reference_step(neuron), TorchOps(surrogate), zero, rest, params
+    )
     for name, value in zip(neuron.states, states, strict=True):
         if not abs(float(value)) < REST:
             raise trace.make_error(
@@ -134,7 +141,7 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
 
 
 def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
-    """Over a fine step from states that the neuron comes to, `integrate` moves them as `flow` says."""
+    """Raise `TraceError` if, over a fine time step from typical states, `integrate` does not follow `flow`."""
     if not isinstance(neuron, Ode) or type(neuron).flow is Ode.flow:
         return
     if (key := (type(neuron), repr(neuron.chosen))) in _AGREED:
@@ -149,30 +156,30 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
         flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
         after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)
-        for what, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
+        for function, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
             if not isinstance(values, named):
-                raise trace.make_error(neuron, f"its {what} must return its states, as s.{form}(v=...)")
+                raise trace.make_error(neuron, f"its {function} must return its states, as s.{form}(v=...)")
         flow, after = (
             [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
             for values in (flow, after)
         )
         rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
         sizes = [
-            torch.maximum(rate.abs(), wanted.abs()).clamp_min(TINY)
-            for rate, wanted in zip(rates, flow, strict=True)
+            torch.maximum(rate.abs(), expected.abs()).clamp_min(TINY)
+            for rate, expected in zip(rates, flow, strict=True)
         ]
         errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
-        for place in (states, after):  # beyond the threshold nothing has to be integrated
+        for values in (states, after):  # above the threshold the two may differ
             below &= (
-                torch.as_tensor(trace.call_function(neuron, finer.threshold, ops, named(*place), numbers))
+                torch.as_tensor(trace.call_function(neuron, finer.threshold, ops, named(*values), numbers))
                 < 0.0
             )
-    for name, old, rate, wanted, size, coarse, fine in zip(
+    for name, old, rate, expected, size, coarse, fine in zip(
         neuron.states, states, rates, flow, sizes, *errors, strict=True
     ):
         known = below & rate.isfinite()
-        # an error of the step falls with it, relative to the rate, which may itself depend on the step; a difference of two
-        # states has lost their last digits
+        # the integration error shrinks with the time step, relative to the rate, which may itself depend on the time step;
+        # the difference of two states has a rounding error
         allowed = AGREEMENT + ROUNDING_TOLERANCE / h * old.abs() / size
         wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
         if wrong.sum() > SHARE * known.sum():
@@ -181,14 +188,14 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
             raise trace.make_error(
                 neuron,
                 f"its integrate does not follow its flow: with {at} and a current of {current[worst]:.3g} the state {name!r}"
-                f" changes by {rate[worst]:.4g} per ms, and flow says {wanted[worst]:.4g}; mend one, or leave flow out"
+                f" changes by {rate[worst]:.4g} per ms, but flow gives {expected[worst]:.4g}; correct integrate or flow, or remove flow"
                 f"{_locate(neuron, 'integrate')}",
             )
     _AGREED.add(key)
 
 
 def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Currents of all sizes, and the states that they bring the neuron to."""
+    """Return currents of various sizes, and the neuron's states after `STEPS` steps with them."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
@@ -196,16 +203,16 @@ def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor,
     numbers = neuron.named_params(*map(neuron.get_step_value, neuron.params))
     for _ in range(STEPS):
         named = neuron.named_states(*states)
-        _, states = trace.call_function(neuron, reference(neuron), ops, current, named, numbers)
+        _, states = trace.call_function(neuron, get_reference_step(neuron), ops, current, named, numbers)
     return current, states
 
 
 def get_generated_source(kind: str, name: str) -> str:
-    """The C of a neuron's step and adjoint, with its default options and the arctangent for its spikes.
+    """Return the C text of the step and adjoint of a neuron with its default options and the arctangent surrogate.
 
     Args:
-        kind: Neurons.
-        name: The neuron's.
+        kind: Component kind, "neurons".
+        name: Name of the neuron.
     """
     neuron = registry.configure(kind, name, name).build()
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()

@@ -1,8 +1,7 @@
-"""The kernels as torch operators: autograd, torch.compile and torch.export see them whole.
+"""The kernels as torch operators, so that autograd, torch.compile and torch.export treat each as one operation.
 
-``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` those whose output returns into their current, and
-``spiky_rl::linear`` is a linear layer that keeps its input's events. Each is called directly, without an operator around it, where no
-gradient is wanted.
+``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` runs neurons with a recurrent loop, and ``spiky_rl::linear`` is a
+linear layer that keeps its input's events. Without gradients and compilation the kernels are called directly.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
@@ -20,8 +19,8 @@ from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentFeedback, 
 from spiky_rl.kernels.programs import count_words
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
-ARGUMENT_INDEX = ("CPU", "CUDA")
-"""Torch's words for where tensors may lie; the kernels are those of the backend that computes there."""
+DISPATCH_KEYS = ("CPU", "CUDA")
+"""Torch's dispatch keys; each runs the kernels of the backend for that device."""
 NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
 
 _TENSORS = "Tensor current, Tensor? state, Tensor? params, Tensor? keep"
@@ -43,7 +42,7 @@ LIBRARY.define(
 
 
 def _launch(arguments: Sequence[Any]) -> KernelLaunch:
-    """What the operators' arguments are. Raises `ValueError` where a kernel would read beyond what it is given."""
+    """Return the operators' arguments as a launch. Raises `ValueError` if a kernel would read out of bounds."""
     current, state, params, keep, *others = arguments
     synapses = others.pop(0) if isinstance(others[0], Tensor) else None
     numbers, steps, key, *loop = others
@@ -57,7 +56,7 @@ def _launch(arguments: Sequence[Any]) -> KernelLaunch:
     feedback = RecurrentFeedback(delays, binary, decay, cut)
     check_shapes(T, B, N, state, params, keep, states + feedback.states)
     if synapses.shape != (delays * N, N):
-        raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
+        raise ValueError(f"synapses: shape {[*synapses.shape]} given; expected: {[delays * N, N]}")
     return RecurrentLaunch(*given, feedback, synapses)
 
 
@@ -83,7 +82,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, grad_output, grad_last = arguments
-    # in one piece, because the gradients lie in memory as their tensors do
+    # contiguous, because the gradients have the memory layout of their tensors
     given[1:3] = (None if x is None else x.contiguous() for x in given[1:3])
     launch, kernels = _launch(given), dispatch.get_device_backend(given[0].device.type)
     if isinstance(launch, RecurrentLaunch):
@@ -122,20 +121,20 @@ def check_shapes(
     keep: Tensor | None,
     states: int,
 ) -> None:
-    """Raise `ValueError` where a kernel would read beyond what it is given.
+    """Raise `ValueError` if a kernel would read out of bounds.
 
     ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], or None.
     """
     if state is not None and state.shape != (states, B, N):
-        raise ValueError(f"states of shape {[*state.shape]} do not fit: {[states, B, N]} is wanted")
+        raise ValueError(f"states: shape {[*state.shape]} given; expected: {[states, B, N]}")
     if params is not None and params.shape[1:] != (N,):
-        raise ValueError(f"parameters of shape {[*params.shape]} do not fit {N} neurons")
+        raise ValueError(f"parameters: shape {[*params.shape]} given; expected: [P, {N}]")
     if keep is not None and keep.shape != (T, B):
-        raise ValueError(f"keep of shape {[*keep.shape]} does not fit: {[T, B]} is wanted")
+        raise ValueError(f"keep: shape {[*keep.shape]} given; expected: {[T, B]}")
 
 
 def check_weight(weight: Tensor) -> None:
-    """Raise `TypeError` for a ``weight`` that the kernels would read as something else, as torch does for unlike types."""
+    """Raise `TypeError` if ``weight`` is not float32 on the CPU, as torch does for tensors of different types."""
     if weight.dtype != torch.float32:
         raise TypeError(
             f"the signal is torch.float32, the weights are {weight.dtype}; convert one to the other's type"
@@ -147,11 +146,11 @@ def check_weight(weight: Tensor) -> None:
 
 
 def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise `ValueError` for what does not fit together."""
+    """Raise `ValueError` if the shapes or types of signal, weight and bias do not match."""
     biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
     if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
         shapes = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
-        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(shapes)}")
+        raise ValueError(f"signal, weight and bias do not match: {', '.join(shapes)}")
 
 
 def _linear(
@@ -179,7 +178,7 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_rows, grad_x = grad.reshape(-1, grad.shape[-1]), grad.new_empty(0)
     device = grad.device.type
-    with torch.autocast(device, enabled=False):  # the forward is exact under it, so its gradient is
+    with torch.autocast(device, enabled=False):  # the forward ignores autocast, so the gradient must too
         if binary:
             kernels = dispatch.get_device_backend(device)
             grad_weight, grad_bias = kernels.linear_backward(saved, grad_rows, weight.shape[1], bias)
@@ -220,13 +219,13 @@ def _linear_gradient(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[T
 
 
 def refuse_second_derivative() -> None:
-    """Raise `RuntimeError` within a backward pass that is itself to be differentiated."""
+    """Raise `RuntimeError` if the backward pass that calls this is itself being recorded for differentiation."""
     if torch.is_grad_enabled():
         raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
 def no_second_derivative(*_: object) -> NoReturn:
-    """The gradient of an operator that is itself a gradient, whatever its arguments ``_``: there is none."""
+    """Raise `RuntimeError`: the registered gradient of every backward operator."""
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
@@ -238,8 +237,8 @@ for name, impl, fake in (
     ("linear", _linear, _linear_fake),
     ("linear_backward", _linear_backward, _linear_backward_fake),
 ):
-    for place in ARGUMENT_INDEX:
-        LIBRARY.impl(name, impl, place)
+    for dispatch_key in DISPATCH_KEYS:
+        LIBRARY.impl(name, impl, dispatch_key)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 for name, gradient, save in (
     ("unroll", _gradient, _save),
@@ -251,7 +250,7 @@ for name, gradient, save in (
 
 
 def unroll(run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`Backend.unroll`, or `Backend.recurrent`, of a ``run`` by the kernels of a compiled backend."""
+    """Run neurons, with or without a recurrent loop, on the kernels of the compiled backend for the tensors' device."""
     neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
     call = programs.prepare_call(neuron, ops, params, current.shape[-1])
     tensors = [current, None if state is None else torch.stack(state), call.params, keep]
@@ -265,7 +264,7 @@ def unroll(run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
     else:
         operator = torch.ops.spiky_rl.unroll if loop is None else torch.ops.spiky_rl.recurrent
         output, after = operator(*tensors, *others, last)
-        if trace is not None:  # which the operator does not give
+        if trace is not None:  # the operator does not return it
             with torch.no_grad():
                 potentials = _forward(*tensors, *others, False, True)[2]
     if trace is not None and potentials is not None:
@@ -274,10 +273,7 @@ def unroll(run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
-    """A linear layer by a compiled backend: [..., N].
-
-    ``x`` [..., C], ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
-    """
+    """Return `Backend.linear` of the arguments, computed by the compiled backend for the tensors' device."""
     if needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
@@ -287,6 +283,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 
 
 def needs_operator(*tensors: Tensor | None) -> bool:
-    """Whether a call with these ``tensors`` must be a torch operator, because autograd or torch.compile records it."""
+    """Return whether autograd or torch.compile records a call with these ``tensors``, so that it must be a torch operator."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

@@ -1,4 +1,4 @@
-"""The C structures of the CPU's kernels, as ctypes."""
+"""The C structures of the CPU kernels, as ctypes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POINTERS = (
 
 
 class JobStruct(ctypes.Structure):
-    """`job.h`'s struct."""
+    """``Job`` of `job.h`."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in POINTERS),
@@ -26,7 +26,7 @@ class JobStruct(ctypes.Structure):
 
 
 class IntraLayerStruct(ctypes.Structure):
-    """`recurrent.h`'s struct."""
+    """``IntraLayer`` of `recurrent.h`."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weight", "panels", "grad_weight", "trace")),
@@ -36,7 +36,7 @@ class IntraLayerStruct(ctypes.Structure):
     ]
 
     def fill(self, feedback: RecurrentFeedback, synapses: Tensor) -> None:
-        """Take over what does not change with the direction from ``feedback``; ``synapses`` [D N, N] must outlive it."""
+        """Set the fields that forward and backward share, from ``feedback``; ``synapses`` [D N, N] must outlive this struct."""
         self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
         self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
         self.cut = feedback.cut
@@ -46,7 +46,7 @@ _GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_param
 
 
 class LayerStruct(ctypes.Structure):
-    """`layers.h`'s struct."""
+    """``Layer`` of `layers.h`."""
 
     _fields_ = [
         *(
@@ -64,7 +64,7 @@ class LayerStruct(ctypes.Structure):
 
 
 class StackStruct(ctypes.Structure):
-    """`layers.h`'s struct."""
+    """``Stack`` of `layers.h`."""
 
     _fields_ = [
         *(

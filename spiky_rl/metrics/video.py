@@ -1,4 +1,4 @@
-"""Films: the robot, with the spikes of the same moments beside it."""
+"""Videos: the robot beside its spikes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MARGIN, LABEL, PIXEL = 12, 18, 2
 
 
 class RasterPanel:
-    """A moving spike raster: time runs to the right, the last columns are now; one band per layer."""
+    """A moving spike raster, one band per layer; time runs to the right, and the last columns are the present."""
 
     def __init__(self, width: int = 640, height: int = 480, steps: int = 4) -> None:
-        """``steps``: K, inner steps per control step; the panel holds as many control steps as fit its width."""
+        """``steps`` is K, the inner steps per control step; the panel shows as many control steps as fit its width."""
         self.width, self.height = width, height
         self.columns = (width - 2 * MARGIN) // PIXEL // steps * steps
         self.past: deque[list[np.ndarray]] = deque(maxlen=self.columns // steps)
 
     def add(self, spikes: Sequence[Tensor]) -> None:
-        """One control step: ``spikes`` [K, N] of every layer."""
+        """Add one control step: ``spikes`` [K, N] of every layer."""
         self.past.append([(layer != 0).cpu().numpy() for layer in spikes])
 
     def frame(self) -> Frame:
-        """The panel as it stands."""
+        """Return the panel as an image."""
         from PIL import Image, ImageDraw
 
         image = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
@@ -66,19 +66,19 @@ class RasterPanel:
 
 
 def concat_frames(left: Frame, right: Frame) -> Frame:
-    """Two frames of equal height, ``left`` and ``right``, as one."""
+    """Return two frames of equal height side by side."""
     return np.concatenate([left, right], axis=1)
 
 
 def write_video(path: Path, frames: Sequence[Frame], fps: float) -> list[Path]:
-    """Write ``frames``, ``fps`` of them a second, as an mp4 to ``path`` and, beside it, as a GIF of half the size and rate; gives both paths."""
+    """Write ``frames`` at ``fps`` as an mp4 to ``path`` and as a GIF of half the size and rate beside it; return both paths."""
     gif = path.with_suffix(".gif")
-    files.write_atomically(path, lambda part: _mp4(part, frames, fps))
-    files.write_atomically(gif, lambda part: _gif(part, frames, fps))
+    files.write_atomically(path, lambda part: _write_mp4(part, frames, fps))
+    files.write_atomically(gif, lambda part: _write_gif(part, frames, fps))
     return [path, gif]
 
 
-def _mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
+def _write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     import av
 
     with av.open(str(path), "w", format="mp4") as container:
@@ -93,7 +93,7 @@ def _mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
         container.mux(stream.encode())
 
 
-def _gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
+def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     from PIL import Image
 
     stride = max(1, round(fps / 20))
@@ -105,5 +105,5 @@ def _gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def get_spikes(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
-    """Spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
+    """Return the spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
     return [layer[0, :, environment].detach() for layer in signal[1:]]

@@ -349,7 +349,14 @@ class Reservoir(SpikingNetwork):
         x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
-            calibration.calibrate_rate(self, weight, target, lambda: self._measure_rate(x))
+
+            def measure_rate(drives: calibration.Drives) -> float:
+                self.bias, self.input_weight.data, self.weight = drives
+                return self._measure_rate(x)
+
+            start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
+            found = calibration.calibrate_rate(start, self.unit, target, measure_rate)
+            self.bias, self.input_weight.data, self.weight = found
         elif control == "gain":
             self.weight = gain * weight
         else:

@@ -1,12 +1,12 @@
-"""NARMA: a reservoir has to follow a nonlinear autoregressive moving average of its own input.
+"""NARMA: the reservoir must predict a nonlinear autoregressive moving average of its input.
 
     y(t+1) = a y(t) + b y(t) sum_(i=0..n-1) y(t-i) + c u(t-n+1) u(t) + d,    u ~ U(0, 0.5)
 
-Alignment: the readout at time t sees the input up to u(t) and has to give y(t+1), which is the last value that this input
-decides. (To ask for y(t) is another, slightly harder task.)
+Alignment: the readout at time t sees the input up to u(t) and must return y(t+1), the last value that this input determines.
+(Returning y(t) would be another, slightly harder task.)
 
-Source: Atiya & Parlos (2000). ReservoirPy 0.4's dataset sums y(t-n..t-1) and multiplies u(t-n) where the source has
-y(t-n+1..t) and u(t-n+1): its series are not these.
+Source: Atiya & Parlos (2000). The series of ReservoirPy 0.4's dataset are different: it sums y(t-n..t-1) and multiplies u(t-n),
+while the source has y(t-n+1..t) and u(t-n+1).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType
 INPUT = (0.0, 0.5)
 """Range of u."""
 DIVERGED_ABOVE = 2.0
-"""A series that gets above this, beyond the unstable fixed points at 1.0 and 0.5, is on its way to infinity."""
+"""A series above this value, which is beyond the unstable fixed points at 1.0 and 0.5, goes to infinity."""
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class NarmaError:
-    """How well a readout followed the test series."""
+    """Error of a readout on the test series."""
 
     nmse: float
     """Mean squared error over the target's variance."""
@@ -45,7 +45,7 @@ class NarmaError:
 
 
 def compute_target(u: np.ndarray, order: int = 10) -> np.ndarray:
-    """y(t+1) of this ``order`` for every u(t) of ``u`` [time], with y = u = 0 before the first: what is to be read out at time t."""
+    """Return the target at every time t, y(t+1) of this ``order``, for inputs ``u`` [time], with y = u = 0 before the first."""
     a, b, c, d = COEFFICIENTS[order]
     y = np.zeros(order + len(u))
     past = np.concatenate([np.zeros(order - 1), u])
@@ -59,21 +59,15 @@ def compute_target(u: np.ndarray, order: int = 10) -> np.ndarray:
 
 
 def draw_series(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again.
-
-    Args:
-        steps: Length.
-        generator: Random generator of the inputs.
-        order: 10 or 30.
-    """
+    """Return inputs and targets of length ``steps``. A series that diverges is drawn again; ``order`` is 10 or 30."""
     if order not in COEFFICIENTS:
-        raise ValueError(f"order {order}: NARMA is defined here for {', '.join(map(str, COEFFICIENTS))}")
+        raise ValueError(f"order: {order} given; allowed: {', '.join(map(str, COEFFICIENTS))}")
     for _ in range(DRAWS):
         u = generator.uniform(*INPUT, steps)
         y = compute_target(u, order)
         if np.isfinite(y).all() and y.max() < DIVERGED_ABOVE:
             return u, y
-    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; take shorter series")
+    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; use shorter series")
 
 
 def evaluate_narma(
@@ -86,16 +80,16 @@ def evaluate_narma(
     series: int = 1,
     ridge: float | None = None,
 ) -> NarmaError:
-    """Error of a ridge readout on series that it was not fitted to.
+    """Return the error of a ridge readout on test series.
 
     Args:
         drive: Inputs [series, time, 1] -> states [series, time, N].
         generator: Random generator of the series; the same state gives the same task.
         order: 10 or 30.
-        train: Samples that the readout is fitted to.
-        test: Samples that it is judged on.
-        washout: Steps from rest at the beginning of every series that count for neither.
-        series: The samples of each kind are divided among so many series, which run side by side.
+        train: Number of samples for fitting.
+        test: Number of samples for testing.
+        washout: Steps at the start of every series that are not used.
+        series: Number of parallel series that share the samples of each kind.
         ridge: See `ridge_regression`.
     """
     longest = -(-max(train, test) // series)

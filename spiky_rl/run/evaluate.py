@@ -23,7 +23,7 @@ from spiky_rl.hosts.base import NOMINAL
 from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.metrics.energy import compute_energy_per_metre, mean
+from spiky_rl.metrics.energy import average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.devices import get_memory
 from spiky_rl.run.measure import PolicyGroup, run_episodes, synchronize_time
@@ -232,9 +232,9 @@ def _compute_cost(
     costs = [activity.cost for _, activity in activities if activity.cost is not None]
     if not costs:
         return None
-    cost = mean(costs, [count for count, _ in activities])
+    cost = average(costs, [count for count, _ in activities])
     return {
-        **cost.as_dict(),
+        **cost.to_dict(),
         "ann_dense_operations": activities[0][1].ann_operations,
         "actions_per_second": actions_per_second,
         "effective_operations_per_second": cost.throughput(actions_per_second),

@@ -17,7 +17,7 @@ from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
 from spiky_rl.config.schema import MEASURES
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.metrics.energy import InferenceCost, compute_energy_per_metre, mean
+from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.measure import run_episodes, synchronize_time
 from spiky_rl.run.options import PlayOptions
@@ -51,14 +51,14 @@ class PlayResult:
         if self.cost is None or "distance" not in self.rows[0]:
             return None
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
-        return compute_energy_per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
+        return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
     def cost_as_dict(self) -> dict[str, Any] | None:
         """For ``playback.json``; None where the cost is not known."""
         if self.cost is None:
             return None
         return {
-            **self.cost.as_dict(),
+            **self.cost.to_dict(),
             "ann_dense_operations": self.ann_operations,
             "actions_per_second": self.actions_per_second,
             "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
@@ -162,7 +162,7 @@ def play_episodes(
             report_progress(step.share)
     return PlayResult(
         rows,
-        mean(acting.costs, acting.weights) if acting.costs else None,
+        average(acting.costs, acting.weights) if acting.costs else None,
         acting.ann_operations,
         count * acting.steps / acting.seconds,
     )

@@ -91,7 +91,7 @@ def _ask_git(*words: str) -> str | None:
 def find_compiler() -> str | None:
     """Return the C++ compiler's first line about its version; None if there is none that starts."""
     try:
-        return compiler.version().partition("\n")[0] if compiler.find_compiler() else None
+        return compiler.get_compiler_version().partition("\n")[0] if compiler.find_compiler() else None
     except CompileError:
         return None
 

@@ -242,7 +242,7 @@ class TrainingRun:
                 spec_hash=plan.spec.digest,
                 provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
-                cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
+                cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.to_dict(),
                 **({"distillation": self.returns} if self.returns else {}),
                 **({"best": self.best} if self.best else {}),
             )

@@ -333,7 +333,7 @@ def test_states_that_run_to_infinity_are_refused():
 
 def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
     solution = solve_network(default(Leaping), [[9.0, 0.0]], [[1.0]], 3.0)
-    with pytest.raises(registry.UserError, match="a reset without a spike at .* changes the loss"):
+    with pytest.raises(registry.UserError, match="reset without a spike at"):
         solution.gradient(integrand=lambda _, v: v.sum())
 
 
@@ -341,10 +341,10 @@ def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
     ("change", "message"),
     [
         ({"weights": np.zeros((3, 4))}, r"weights: expected the shape \[3, 5\], got \[3, 4\]"),
-        ({"input_times": [[1.0], [-1.0]]}, r"input_times\[1\]: .*-1.0.* between 0 and the duration"),
+        ({"input_times": [[1.0], [-1.0]]}, r"input_times\[1\]: .*-1.0.* allowed: 0 to the duration"),
         ({"input_times": [[1.0], [math.nan]]}, r"input_times\[1\]: expected finite numbers"),
         ({"tau_synapse": 0.0}, "tau_synapse: .* above 0 ms"),
-        ({"readouts": [3]}, "readouts: there is no neuron 3"),
+        ({"readouts": [3]}, "readouts: no neuron 3"),
         ({"parameters": {"taus": 5.0}}, "'taus' is no parameter .* did you mean 'tau'"),
         ({"parameters": {"tau": [1.0, -2.0, 3.0]}}, r"parameters.tau: -2.0 is out of range"),
         ({"start": np.zeros((2, 3))}, r"start: expected the shape \[1, 3\]"),
@@ -370,7 +370,7 @@ def test_a_neuron_without_its_equation_is_refused():
 
 def test_a_neuron_that_is_no_ode_is_refused():
     neuron = registry.configure("neurons", "sigma_delta", "neuron").build()
-    with pytest.raises(registry.UserError, match="'SigmaDelta' is no ODE"):
+    with pytest.raises(registry.UserError, match="'SigmaDelta' is not an ODE"):
         solve_network(neuron, [[1.0, 0.0]], [[1.0]], 30.0)
 
 

@@ -289,7 +289,7 @@ def cost(truth: Truth) -> dict[str, Any]:
         stored_values=17_500,
         index_bytes=0,
     )
-    return {**found.as_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
+    return {**found.to_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
 
 
 NOW, THEN = "a" * 16, "b" * 16

@@ -168,7 +168,7 @@ def test_a_state_of_the_host_reaches_no_kernel(grad):
 
 @pytest.mark.parametrize("wrong", ["missing", "a float", "a Python int as a size"])
 def test_a_launch_with_another_argument_than_the_kernels_is_caught(wrong, monkeypatch):
-    arguments = cupy_backend.arguments
+    arguments = cupy_backend.build_arguments
 
     def faulty(*args):
         values = list(arguments(*args))
@@ -181,6 +181,6 @@ def test_a_launch_with_another_argument_than_the_kernels_is_caught(wrong, monkey
             values[size] = int(values[size])
         return tuple(values)
 
-    monkeypatch.setattr(cupy_backend, "arguments", faulty)
+    monkeypatch.setattr(cupy_backend, "build_arguments", faulty)
     with pytest.raises(AssertionError, match="spiky_forward"):
         train()

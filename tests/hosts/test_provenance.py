@@ -69,7 +69,7 @@ def test_provenance_says_what_computes(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     found = provenance.read_provenance("cpu", "Isaac-Ant", "newton_mjwarp")
     assert (found.threads, found.omp_num_threads) == (torch.get_num_threads(), "7")
-    assert found.compiler is None or found.compiler in compiler.version()
+    assert found.compiler is None or found.compiler in compiler.get_compiler_version()
     digests = {
         provenance.read_provenance(device, "Isaac-Ant", physics).kernels
         for device in ("cpu", "cuda:1")
@@ -89,7 +89,7 @@ def test_a_compiler_that_does_not_start_is_none(monkeypatch):
     def fail():
         raise compiler.CompileError("it does not start")
 
-    monkeypatch.setattr(compiler, "version", fail)
+    monkeypatch.setattr(compiler, "get_compiler_version", fail)
     assert provenance.find_compiler() is None
 
 

@@ -176,7 +176,7 @@ def forget() -> None:
     """What is remembered of a CuPy that was there, or was not."""
     for cached in (
         cupy_backend.compile_kernels,
-        cupy_backend.bit_kernels,
+        cupy_backend.load_bit_kernels,
         dispatch.require_backend,
         dispatch.resolve_auto,
     ):

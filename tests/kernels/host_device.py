@@ -263,5 +263,5 @@ def launch(key, which, values, current, grid, block=cupy_backend.BLOCK, shared=0
     """In the place of `Cupy._launch`."""
     name = key.removesuffix(" recurrent")
     kernel = "spiky" if name == key else "spiky_recurrent"
-    library = compiled(cupy_backend.source(name, name != key), key)
+    library = compiled(cupy_backend.build_source(name, name != key), key)
     run(library, f"{kernel}_{('forward', 'backward')[which]}", (grid,), (block,), values, shared)

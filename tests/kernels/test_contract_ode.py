@@ -80,7 +80,7 @@ def test_a_function_that_does_not_take_its_values_by_name_is_refused_with_both_f
     given = re.escape(taken.replace("*, ", ""))
     message = (
         rf"^agent\.network\.neuron: neuron 'Mine': its {function} takes \({given}\), and must take"
-        rf" \({DECLARED[function]}\): its states and parameters come by name, {names}.* \(mend mine\.py, line {line}\)$"
+        rf" \({DECLARED[function]}\): its states and parameters come by name, {names}.* \(see mine\.py:{line}\)$"
     )
     with pytest.raises(RegistryError, match=message):
         check(tmp_path / "mine.py", GOOD.replace(before, f"def {function}(self, {taken})"))
@@ -128,7 +128,7 @@ def test_what_a_function_does_not_use_may_be_left_to_a_star_or_an_underscore(tmp
 
 def test_what_fails_in_the_base_is_to_be_mended_in_the_authors_file(tmp_path):
     text = GOOD.replace("return s.v - p.threshold", "return s.v > p.threshold")
-    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(mend mine\.py\)$"):
+    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(see mine\.py\)$"):
         check(tmp_path / "mine.py", text)
 
 
@@ -157,7 +157,7 @@ def test_an_integration_that_does_not_follow_its_flow_is_refused(case, tmp_path)
     state = "a" if "a / p.tau" in after or "0.9" in after or not after else "v"
     message = (
         rf"neuron 'Mine': its integrate does not follow its flow: with v = .*, a = .* and a current of .* the state '{state}'"
-        r" changes by .* per ms, and flow says .*; mend one, or leave flow out \(mend mine\.py, line \d+\)$"
+        r" changes by .* per ms, but flow gives .*;.* \(see mine\.py:\d+\)$"
     )
     with pytest.raises(RegistryError, match=message):
         check(tmp_path / "mine.py", GOOD.replace(before, after))

@@ -125,7 +125,7 @@ def test_an_argument_of_another_type_than_the_kernels_would_be_seen(wrong):
     built = configured("lif", False)
     call = programs.prepare_call(built, vocabulary(), distinct(built, 5)(), 5)
     current, *_ = inputs(built, 3, 5)
-    values = cupy_backend.arguments(
+    values = cupy_backend.build_arguments(
         [current, None, None, None, current, None, None], current, STEPS, call.uniforms
     )
     with pytest.raises(AssertionError, match=f"argument {len(values)} "):

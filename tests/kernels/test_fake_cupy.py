@@ -132,7 +132,7 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
         whole = CUPY.backward(job, torch.ones_like(found), None)
         whole += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
         before = cupy.launches.copy()
-        monkeypatch.setattr(cupy_backend, "SCRATCH", most)
+        monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", most)
         parts = CUPY.backward(job, torch.ones_like(found), None)
         parts += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
     launched = cupy.launches - before
@@ -226,17 +226,17 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("wrong", ARGUMENTS)
 def test_an_argument_that_is_not_the_kernels_is_caught(wrong, monkeypatch):
-    job, arguments = KernelLaunch(*call()), cupy_backend.arguments
+    job, arguments = KernelLaunch(*call()), cupy_backend.build_arguments
     with fake_cupy.on_the_host() as cupy:
         CUPY.forward(job, True)
-        monkeypatch.setattr(cupy_backend, "arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
+        monkeypatch.setattr(cupy_backend, "build_arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
         with pytest.raises(AssertionError, match="spiky_forward"):
             CUPY.forward(job, True)
     assert cupy.launches.total() == 1
 
 
 def test_a_kernels_text_says_what_it_takes():
-    text = programs.source(programs.PROGRAMS[call()[0]])
+    text = programs.build_source(programs.PROGRAMS[call()[0]])
     uniforms = [np.float32] * len(call()[5])
     assert fake_cupy.signature(text, "spiky_forward") == [int] * 7 + [np.int64] * 4 + [np.int32] + uniforms
     assert fake_cupy.signature(text, "spiky_backward") == [int] * 10 + [np.int64] * 4 + [

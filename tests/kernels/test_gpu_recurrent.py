@@ -86,7 +86,7 @@ def test_an_adjoint_in_chunks_of_rows_is_the_whole_ones(feedback, rows, device, 
     whole = results("cupy", device, "alif", feedback, 37)
     built, *_, (current, *_) = case("alif", feedback, 37)
     time, _, batch, width = current.shape
-    monkeypatch.setattr(cupy_backend, "SCRATCH", rows * time * K * width * (len(built.states) + 4))
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", rows * time * K * width * (len(built.states) + 4))
     before = CUPY.launches.total()
     parts = results("cupy", device, "alif", feedback, 37)
     assert CUPY.launches.total() == before + 1 + -(-batch // rows)
@@ -97,7 +97,7 @@ def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
     neuron = configured("alif", True, tau=2.0)
     parameters, tensors = distinct(neuron, 200), inputs(neuron, 7, 200)
     whole = run("cupy", neuron, parameters, tensors, device=device)
-    monkeypatch.setattr(cupy_backend, "SCRATCH", 1)
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", 1)
     before = CUPY.launches.total()
     parts = run("cupy", neuron, parameters, tensors, device=device)
     assert CUPY.launches.total() == before + 1 + cupy_backend.count_blocks(7 * 200)
@@ -107,7 +107,7 @@ def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
 def test_threads_may_share_more_than_a_block_has_without_asking(device):
     built = configured("sigma_delta", False)
     loop, width = RecurrentFeedback(12, binary=not built.graded), 1000
-    assert cupy_backend.count_shared_bytes(width, loop) > cupy_backend.SHARED
+    assert cupy_backend.count_shared_bytes(width, loop) > cupy_backend.SHARED_BYTES
     g = torch.Generator().manual_seed(1)
     current, synapses = torch.randn(2, 2, 2, width, generator=g), torch.zeros(12 * width, width)
     synapses[torch.arange(12 * width), torch.arange(12 * width) % width] = 0.25

@@ -58,7 +58,7 @@ def text(neuron, surrogate="arctangent", learned=False):
     """A neuron's source as it is given to CuPy."""
     built = configured(neuron, learned)
     key = programs.prepare_call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
-    return cupy_backend.source(key, recurrent=True)
+    return cupy_backend.build_source(key, recurrent=True)
 
 
 def ptx(source, *options):

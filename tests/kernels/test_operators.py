@@ -369,17 +369,17 @@ def test_what_does_not_fit_is_refused_before_a_kernel_reads_it():
     for gradients_on in (True, False):
         with (
             torch.set_grad_enabled(gradients_on),
-            pytest.raises(ValueError, match="10 channels .*: 11 are wanted"),
+            pytest.raises(ValueError, match="channels: 10 given; expected: 11"),
         ):
             network(x[..., 1:], None)
-    with pytest.raises(ValueError, match="2 states do not fit: 3 are wanted"):
+    with pytest.raises(ValueError, match="states: 2 given; expected: 3"):
         network(x, state[:2], keep)
     for record in (None, ForwardRecord()):
-        with pytest.raises(ValueError, match="keep of shape .* does not fit"):
+        with pytest.raises(ValueError, match="keep: shape .*; expected"):
             network(x, state, keep[:, :3], record)
-        with pytest.raises(ValueError, match="states of shape .* do not fit"):
+        with pytest.raises(ValueError, match="states: shape .*; expected"):
             network(x, network.zero_state(3, x), keep, record)
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="do not match"):
         dispatch.linear("cpu", x, torch.ones(4, INPUTS + 1), None)
 
 

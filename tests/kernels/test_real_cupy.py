@@ -215,7 +215,7 @@ def test_the_real_cupy_passes_on_what_a_kernel_reads():
 
     state, current = torch.zeros(1, 3, 5), torch.zeros(2, 1, 3, 5)
     others = (np.int64(7), *cupy_backend._format_feedback(RecurrentFeedback(3, binary=True, decay=0.5)))
-    values = cupy_backend.arguments([current, state, None], current, 4, (0.25, 3e38, 1e-40), others)
+    values = cupy_backend.build_arguments([current, state, None], current, 4, (0.25, 3e38, 1e-40), others)
     assert {type(value) for value in values} == {int, np.int64, np.int32, np.float32}
     for value, wanted in zip(values, host_device.pack(values), strict=True):
         scalar = CScalar(value)  # what CuPy makes of an argument that is no array
@@ -278,7 +278,7 @@ def test_cupy_compiles_a_neurons_kernels_for_an_h100(neuron, surrogate, learned,
 
 @compiles
 def test_cupy_compiles_the_kernels_of_bits_for_an_h100(cubins):
-    assert cupy_backend.bit_kernels.__wrapped__(0).keys() == {"spiky_pack", "spiky_unpack"}
+    assert cupy_backend.load_bit_kernels.__wrapped__(0).keys() == {"spiky_pack", "spiky_unpack"}
     check_cubin(cubins[-1], ("spiky_pack", "spiky_unpack"))
 
 
@@ -286,7 +286,9 @@ def test_cupy_compiles_the_kernels_of_bits_for_an_h100(cubins):
 def test_what_cupy_does_not_compile_is_an_error_of_one_line_with_a_remedy(cubins, monkeypatch):
     from cupy.cuda import compiler as cupy_compiler
 
-    monkeypatch.setattr(cupy_backend, "source", lambda *_: 'extern "C" __global__ void f() { absolute(1); }')
+    monkeypatch.setattr(
+        cupy_backend, "build_source", lambda *_: 'extern "C" __global__ void f() { absolute(1); }'
+    )
     with pytest.raises(
         compiler.CompileError,
         match=r"cuda:0 \(CompileException: .*error: .*absolute.*network\.backend: torch",
@@ -295,4 +297,4 @@ def test_what_cupy_does_not_compile_is_an_error_of_one_line_with_a_remedy(cubins
     assert "\n" not in str(failure.value)
     monkeypatch.setattr(cupy_compiler, "_get_arch", lambda: "10")  # as an architecture that NVRTC has dropped
     with pytest.raises(compiler.CompileError, match="gpu-architecture"):
-        cupy_backend.bit_kernels.__wrapped__(0)
+        cupy_backend.load_bit_kernels.__wrapped__(0)

@@ -115,7 +115,7 @@ def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_references_too(f
 @pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
 def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, feedback, settings, threads, monkeypatch):
     (expected, states, gradients), _ = both(neuron, feedback, 37, **settings)
-    monkeypatch.setattr(cupy_backend, "MOST_THREADS", threads)  # fewer than neurons, and more
+    monkeypatch.setattr(cupy_backend, "MAX_THREADS", threads)  # fewer than neurons, and more
     with fake_cupy.on_the_host() as cupy:
         (found, last, others), _ = both(neuron, feedback, 37, **settings)
     assert cupy.launches == {"spiky_recurrent_forward": 1, "spiky_recurrent_backward": 1}
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read():
         numbers, within = parameters(), {"feedback": loop, "synapses": synapses}
         dispatch.unroll("cpu", built, ops, current, K, tuple(states), numbers, **within)
 
-    with pytest.raises(ValueError, match="synapses of shape"):
+    with pytest.raises(ValueError, match="synapses: shape"):
         run(states, synapses[:-1])
-    with pytest.raises(ValueError, match="states of shape"):
+    with pytest.raises(ValueError, match="states: shape"):
         run(states[:-1], synapses)

@@ -102,7 +102,7 @@ def built(folder, sanitizer, changed=lambda text: text, neurons=tuple(NEURONS)):
         call = programs.prepare_call(neuron, vocabulary(), distinct(neuron, 1)(), 1)
         ends = f"forward_{number}", f"backward_{number}"
         renamed = f"#define spiky_forward {ends[0]}\n#define spiky_backward {ends[1]}\n"
-        text = changed(programs.source(programs.PROGRAMS[call.key]))
+        text = changed(programs.build_source(programs.PROGRAMS[call.key]))
         objects.append(compiled(folder, f"neuron_{number}", renamed + text, flags))
         declared += [
             f'extern "C" void {ends[0]}(const Job *);\nextern "C" int {ends[1]}(const Job *);',

@@ -29,7 +29,7 @@ def compare_recurrent(neuron, feedback, order, settings, threads=32, width=37):
     """Check that a recurrent loop, forward and backward, has the CPU's results where it is run in an ``order``."""
     (expected, states, gradients), _ = test_recurrent.both(neuron, feedback, width, **settings)
     with pytest.MonkeyPatch.context() as patch, host_device.ordered(order):
-        patch.setattr(cupy_backend, "MOST_THREADS", threads)
+        patch.setattr(cupy_backend, "MAX_THREADS", threads)
         with fake_cupy.on_the_host() as cupy:
             (found, last, others), _ = test_recurrent.both(neuron, feedback, width, **settings)
     assert cupy.launches == {"spiky_recurrent_forward": 1, "spiky_recurrent_backward": 1}

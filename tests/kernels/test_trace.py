@@ -342,7 +342,7 @@ def test_what_is_outside_of_the_vocabulary_is_refused_with_neuron_and_name_and_l
     f, message = OUTSIDE[case]
     with pytest.raises(TraceError, match=f"^neuron 'Probe': .*{message}") as caught:
         traced(of_value(f), varying)
-    assert f"(mend test_trace.py, line {f.__code__.co_firstlineno}: " in str(caught.value)
+    assert f"(see test_trace.py:{f.__code__.co_firstlineno}: " in str(caught.value)
 
 
 RETURNED = {
@@ -386,7 +386,5 @@ class Sine(Surrogate):
 
 def test_a_surrogate_outside_of_the_vocabulary_is_named_instead_of_the_neuron():
     neuron = registry.configure("neurons", "lif", "neuron").build()
-    with pytest.raises(
-        TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(mend test_trace\.py, line \d+: return"
-    ):
+    with pytest.raises(TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(see test_trace\.py:\d+: return"):
         emit.build_program(neuron, Sine.from_options(), (False, False))

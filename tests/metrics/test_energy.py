@@ -8,7 +8,7 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import updates
-from spiky_rl.metrics.energy import CAVEATS, ENERGY_MODELS, format_cost, get_energy_model, mean
+from spiky_rl.metrics.energy import CAVEATS, ENERGY_MODELS, average, format_cost, get_energy_model
 from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.updates import ArithmeticCounts
 from spiky_rl.networks.base import ForwardRecord
@@ -157,16 +157,16 @@ def test_energy_is_counts_times_prices():
     )
     assert cost.energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
     assert cost.throughput(50.0) == 110 * 50
-    assert cost.as_dict()["energy_nj"]["fp32"] == pytest.approx(cost.energy(get_energy_model("fp32")) / 1000)
+    assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(cost.energy(get_energy_model("fp32")) / 1000)
 
 
 def test_the_mean_of_costs_is_taken_count_by_count():
     one = mlp_cost()
-    found = mean([one, one.scale(3)])
+    found = average([one, one.scale(3)])
     assert found.effective_macs == 2 * one.effective_macs
     assert (found.parameters, found.activation_sparsity) == (one.parameters, one.activation_sparsity)
-    with pytest.raises(ValueError, match="no costs"):
-        mean([])
+    with pytest.raises(ValueError, match="empty"):
+        average([])
 
 
 def test_unknown_prices_are_refused_with_the_nearest():

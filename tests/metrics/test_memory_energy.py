@@ -11,12 +11,12 @@ from spiky_rl.metrics.energy import (
     ANN_ENERGY_MODELS,
     DRAM,
     ENERGY_MODELS,
+    average,
     compute_access_energy,
     compute_energy_per_metre,
     format_ann_energy,
     format_cost,
     get_energy_model,
-    mean,
 )
 from spiky_rl.metrics.meter import measure_ann
 from spiky_rl.metrics.sparse_storage import WeightStorage
@@ -121,7 +121,7 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
     assert cost.traffic(ENERGY_MODELS["int8_lists"]) == pytest.approx(
         1.25 * (read / 4 + 0.75 * cost.index_reads)
     )
-    rival = cost.rival
+    rival = cost.equal_ann
     assert rival is not None and rival.stored_values == cost.stored_values
     assert (rival.index_bytes, rival.index_reads) == (cost.index_bytes, cost.index_reads)
 
@@ -132,7 +132,7 @@ def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
     assert cost.traffic(ENERGY_MODELS["fp32_lists"]) == pytest.approx(
         20 / 8 * (4 * cost.effective_operations + 7) + states
     )
-    assert cost.scale(3).index_reads == 21 and mean([cost, cost.scale(3)]).index_reads == 14
+    assert cost.scale(3).index_reads == 21 and average([cost, cost.scale(3)]).index_reads == 14
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_without_lists_an_ann_is_in_memory_as_it_is():
 
 
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
-    rival = of_network(built(), X).rival
+    rival = of_network(built(), X).equal_ann
     assert rival is not None
     assert (rival.effective_macs, rival.effective_acs, rival.neuron_updates) == (2 * 3 + 0.5 * 3 * 1, 0.0, 3)
     assert rival.parameters == 2 * 3 + 3 + 3 * 1 + 1 and rival.state_accesses == 2 * 3
@@ -211,11 +211,11 @@ def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activati
 
 
 def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synapses():
-    wide = of_network(built(encoder={"name": "population", "fields": 10}), X).rival
-    plain = of_network(built(), X).rival
+    wide = of_network(built(encoder={"name": "population", "fields": 10}), X).equal_ann
+    plain = of_network(built(), X).equal_ann
     assert wide is not None and plain is not None
     assert wide.effective_macs == pytest.approx(plain.effective_macs) and wide.parameters == plain.parameters
-    recurrent = of_network(built(recurrent={"name": "recurrent"}, stateful=True), X).rival
+    recurrent = of_network(built(recurrent={"name": "recurrent"}, stateful=True), X).equal_ann
     assert recurrent is not None
     own = int(
         (built(recurrent={"name": "recurrent"}, stateful=True).layers[0].recurrent.synapses() != 0).sum()
@@ -234,7 +234,7 @@ def test_a_reservoir_s_synapses_and_traces_are_states_too():
 def test_an_ann_writes_and_reads_its_activations_and_reads_once_more_what_it_remembers():
     mlp, gru = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), nn.GRU(2, 3)
     cost = measure_ann(mlp, lambda: mlp(X[0]), 2)
-    assert cost.state_accesses == 2 * 3 and cost.rival is None
+    assert cost.state_accesses == 2 * 3 and cost.equal_ann is None
     assert cost.traffic(get_energy_model("int8_sram")) == pytest.approx(
         1.25 * (cost.effective_operations + 6)
     )
@@ -256,25 +256,27 @@ def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_som
     assert played is not None and set(played) == set(ENERGY_MODELS)
     assert played["fp32_sram"] == pytest.approx(cost.energy(ENERGY_MODELS["fp32_sram"]) * 400 / 4.0 / 1e6)
     nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
-    assert energy_per_metre(cost.as_dict(), nominal) == pytest.approx(played)
+    assert energy_per_metre(cost.to_dict(), nominal) == pytest.approx(played)
     assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
-    assert energy_per_metre(cost.as_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
+    assert energy_per_metre(cost.to_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
     assert energy_per_metre(None, nominal) is None
 
 
 def test_results_and_texts_have_the_ann_beside():
     cost = of_network(built(), X)
-    data = cost.as_dict()
+    data = cost.to_dict()
     assert set(data["energy_nj"]) == set(ENERGY_MODELS) and set(data["ann_skipping_zeros_energy_nj"]) == set(
         ANN_ENERGY_MODELS
     )
-    assert "rival" not in data and data["state_accesses"] == 16
-    assert cost.rival is not None and data["ann_skipping_zeros"] == cost.rival.counts()
-    assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "rival"}
+    assert "equal_ann" not in data and data["state_accesses"] == 16
+    assert cost.equal_ann is not None and data["ann_skipping_zeros"] == cost.equal_ann.counts()
+    assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "equal_ann"}
     for text, kind in zip(format_ann_energy(cost), ("fp32", "int8"), strict=True):
         assert kind in text
     assert all(text in format_cost(cost) for text in format_ann_energy(cost))
-    twice = cost.scale(2).rival
+    twice = cost.scale(2).equal_ann
     assert (
-        mean([cost, cost.scale(3)]).state_accesses == 32 and twice is not None and twice.neuron_updates == 6
+        average([cost, cost.scale(3)]).state_accesses == 32
+        and twice is not None
+        and twice.neuron_updates == 6
     )

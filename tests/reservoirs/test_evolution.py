@@ -117,6 +117,6 @@ def test_the_score_is_that_of_a_spiking_reservoir_and_the_same_every_time():
     graph = scoring.make_graph_file(best.cells, best.rule, score, found)
     assert np.array_equal(graph.adjacency, best.cells.adjacency)
     net = scoring.make_reservoir(graph.wiring(), graph.measured["network"])
-    assert score.evaluate(net.compute_traces) == found
+    assert score.evaluate(net.drive) == found
     assert score.settings()["unit"] == "NRMSE"
     assert scoring.ReservoirScore("memory", 0).settings()["unit"] == "-memory capacity"

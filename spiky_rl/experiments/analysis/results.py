@@ -118,7 +118,7 @@ LISTS = ("stored_values", "index_bytes", "index_reads")
 OPTIONAL_KEYS = ("state_accesses", *LISTS)
 """All fields of `InferenceCost` that results of earlier versions may not have."""
 _KINDS = {"int": int, "float": float}
-_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "rival"}
+_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "equal_ann"}
 _COUNTS: dict[str, Any] = {
     **{name: (kind, ...) for name, kind in _TYPES.items() if name not in OPTIONAL_KEYS},
     **{name: (_TYPES[name] | None, None) for name in OPTIONAL_KEYS},

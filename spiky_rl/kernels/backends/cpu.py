@@ -1,4 +1,4 @@
-"""CPU: neurons compiled by the host's C++ compiler, linear layers whose cost follows the spikes, and whole stacks of them."""
+"""CPU: neurons compiled by the host's C++ compiler, linear layers that visit only spikes, and stacks of both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spiky_rl.kernels.structures import JobStruct, LayerStruct
 
 @cache
 def get_missing_reason() -> str | None:
-    """The reason why nothing can be compiled here, with the remedy; None: it can."""
+    """Return the reason why kernels cannot be compiled here, with a remedy; None if they can."""
     try:
         load_core_kernels()
     except CompileError as error:
@@ -32,7 +32,7 @@ def get_missing_reason() -> str | None:
 
 @cache
 def load_core_kernels() -> ctypes.CDLL:
-    """The kernels that do not depend on a neuron."""
+    """Compile and load the kernels that do not depend on a neuron."""
     text = "\n".join(
         programs.read_header(name)
         for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
@@ -51,7 +51,7 @@ def load_core_kernels() -> ctypes.CDLL:
 
 @cache
 def load_convolution_kernels() -> ctypes.CDLL:
-    """The kernels of convolutions, which not every network has."""
+    """Compile and load the kernels of convolutions; only networks with convolutions need them."""
     text = "\n".join(
         programs.read_header(name)
         for name in ("lanes", "events", "bfloat16", "convolution", "convolution_gradient")
@@ -65,10 +65,10 @@ def load_convolution_kernels() -> ctypes.CDLL:
 
 @cache
 def load_kernels(key: str) -> ctypes.CDLL:
-    """The compiled program that ``key`` names. Raises `CompileError` that names the neuron."""
+    """Compile and load the program ``key``. Raises `CompileError` that names the neuron."""
     name = key.partition("-")[0]
     try:
-        library = compiler.compile_library(programs.source(programs.PROGRAMS[key]), f"neuron {name!r}")
+        library = compiler.compile_library(programs.build_source(programs.PROGRAMS[key]), f"neuron {name!r}")
     except CompileError as error:
         raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
     library.spiky_forward.argtypes = library.spiky_backward.argtypes = [ctypes.POINTER(JobStruct)]
@@ -80,7 +80,6 @@ class Cpu(Compiled):
     """Kernels for the vector registers of this CPU."""
 
     device = "cpu"
-    core, kernels = staticmethod(load_core_kernels), staticmethod(load_kernels)
 
     def get_unavailable_reason(self) -> str | None:
         return get_missing_reason()
@@ -109,12 +108,12 @@ class Cpu(Compiled):
 
     @override
     def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack:
-        return LayerStack(self, stages, bfloat16, recompute)
+        return LayerStack(load_core_kernels(), load_kernels, self.launches, stages, bfloat16, recompute)
 
     @override
     def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         job, held = _job(run)
-        output, final, potentials = self.outputs(run, programs.PROGRAMS[run.key].states, last, trace)
+        output, final, potentials = self.allocate_outputs(run, programs.PROGRAMS[run.key].states, last, trace)
         job.output = output.data_ptr()
         job.last = final.data_ptr() if last else None
         job.trace = potentials.data_ptr() if trace else None
@@ -150,7 +149,7 @@ class Cpu(Compiled):
         self, run: RecurrentLaunch, last: bool, trace: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         B, count = run.current.shape[2], programs.PROGRAMS[run.key].states + run.feedback.states
-        output, final, potentials = self.outputs(run, count, last, trace)
+        output, final, potentials = self.allocate_outputs(run, count, last, trace)
         layer, stack, held = _as_stack(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
@@ -190,7 +189,7 @@ class Cpu(Compiled):
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """As `Compiled.linear_forward` of ``weight``, ``bias`` and ``binary``, but ``bits`` are read where ``x`` is None."""
+        """Run `Compiled.linear_forward`; if ``x`` is None, read the events from ``bits`` instead."""
         operators.check_weight(weight)
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
@@ -281,7 +280,7 @@ class Cpu(Compiled):
 
 
 def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct, list[Any]]:
-    """A stack of one layer without a map, and what must outlive it."""
+    """Return the run as a stack of one layer without a map, and the objects that must outlive it."""
     operators.check_weight(run.synapses)
     T, inner, B, N = run.current.shape
     x, own = run.current.contiguous(), run.synapses.contiguous()
@@ -304,7 +303,7 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
 
 
 def _job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
-    """A job, and the tensors that must outlive it."""
+    """Return the run as a job, and the tensors that must outlive it."""
     current = run.current
     held = [current.contiguous()]
     numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)

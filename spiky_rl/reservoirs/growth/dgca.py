@@ -1,12 +1,12 @@
 """Developmental Graph Cellular Automata: a directed graph that grows from one node, by a rule that every node follows.
 
-A node sees G: its own state, the counts of its in-neighbours' states and of its out-neighbours' states, divided by the
-largest of these. One network maps G to an action (remove, stay, divide, and how a child is wired), all nodes act at once,
-and a second network maps the new graph's G to the nodes' new states.
+The input of a node is G: its own state, the counts of its in-neighbours' states and of its out-neighbours' states, divided by the
+largest of these numbers. One network maps G to an action (remove, stay, divide, and the wiring of a child). All nodes act at once.
+Then a second network maps the G of the new graph to the nodes' new states.
 
-Source: Waldegrave, Stepney & Trefzer (2023); Barandiaran & Stovold (2025), whose rule set this is without its optional noise.
-Different from their published code: a child is kept for any of its three wiring choices, not only for the first two, and
-ties go to the first choice.
+Source: Waldegrave, Stepney & Trefzer (2023); the rule set is that of Barandiaran & Stovold (2025) without its optional noise.
+It differs from their published code in two points: a child is kept for any of its three wiring choices, not only for the first
+two, and ties go to the first choice.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class CellGraph:
     states: np.ndarray
     """int [N]"""
     inputs: int = 0
-    """So many of the first nodes are inputs,"""
+    """Number of input nodes, which come first and are never removed."""
     outputs: int = 0
-    """and so many of those after them outputs: neither are ever removed."""
+    """Number of output nodes, which follow the inputs and are never removed."""
 
     @property
     def size(self) -> int:
@@ -50,25 +50,25 @@ class GrowthRule:
     """Two networks without biases: the chromosomes."""
 
     action: tuple[np.ndarray, ...]
-    """[9, 15], or [9, hidden] and [hidden, 15] with logistic neurons between."""
+    """[9, 15], or [9, hidden] and [hidden, 15] with a logistic function in between."""
     state: tuple[np.ndarray, ...]
     """([9, 3],)"""
 
 
 @dataclass(frozen=True)
 class GrowthResult:
-    """How a growth went."""
+    """The result of a growth."""
 
     cells: CellGraph
-    """The last graph that was not too large."""
+    """The last graph within the maximum size."""
     steps: int
     end: str
-    """died, attractor (a graph came back), size (the next one was too large) or steps (there were no more)."""
+    """Why the growth ended: died, attractor (a graph came back), size (the next graph was too large), or steps (all steps done)."""
 
 
 @dataclass(frozen=True)
 class NodeActions:
-    """The action of each node; wiring counts where it divides."""
+    """The action of each node; the wiring applies to nodes that divide."""
 
     remove: np.ndarray
     """bool [N]"""
@@ -77,13 +77,13 @@ class NodeActions:
     forward: np.ndarray
     """int [N], NONE to TRANSPOSED: edges from old nodes to the child"""
     backward: np.ndarray
-    """int [N]: from the child to old nodes"""
+    """int [N]: edges from the child to old nodes"""
     new: np.ndarray
-    """int [N]: between children"""
+    """int [N]: edges between children"""
 
 
 def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
-    """One node without edges; with ``inputs`` or ``outputs``, so many of these as well, and edges inputs -> node -> outputs."""
+    """Return one node; with ``inputs`` or ``outputs`` also these nodes, and edges inputs -> node -> outputs."""
     size = inputs + outputs + 1
     adjacency = np.zeros((size, size), bool)
     adjacency[:inputs, -1] = True
@@ -92,14 +92,14 @@ def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
 
 
 def random_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
-    """Weights uniform in [-1, 1] from the ``generator``; ``hidden`` neurons in the action network, 0 for a single layer."""
+    """Return a rule with weights uniform in [-1, 1]; its action network has ``hidden`` neurons, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
     action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
     return GrowthRule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 
 def neighbourhood(cells: CellGraph) -> np.ndarray:
-    """G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
+    """Return G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
     seen = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
@@ -113,17 +113,17 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
 
 
 def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
-    """The actions of all nodes of ``cells`` by the ``rule``: the largest output of each group decides."""
+    """Return the actions of all nodes of ``cells``: the largest output in each group of the ``rule``'s outputs."""
     output = _forward(rule.action, neighbourhood(cells))
-    what = output[:, :3].argmax(1)
+    action = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
-    remove = what == REMOVE
+    remove = action == REMOVE
     remove[: cells.inputs + cells.outputs] = False
-    return NodeActions(remove, what == DIVIDE, *wiring)
+    return NodeActions(remove, action == DIVIDE, *wiring)
 
 
 def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
-    """The graph after the ``actions`` of all ``cells``: survivors in their order, then children in theirs, which inherit the state."""
+    """Return the graph after the ``actions``: the surviving nodes in order, then the children in order, with their parents' states."""
     A = cells.adjacency
     f, b, n = actions.forward, actions.backward, actions.new
     loop = np.eye(cells.size, dtype=bool)
@@ -139,7 +139,7 @@ def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
 
 
 def prune(cells: CellGraph) -> CellGraph:
-    """The ``cells``, with inputs and more than one part: without those that no input reaches, but for inputs and outputs."""
+    """Return ``cells`` without the nodes that no input reaches, if there are inputs and more than one part; keep inputs and outputs."""
     if not cells.inputs:
         return cells
     sparse = csr_array(cells.adjacency)
@@ -154,7 +154,7 @@ def prune(cells: CellGraph) -> CellGraph:
 
 
 def largest_part(cells: CellGraph) -> CellGraph:
-    """Those of the ``cells`` that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
+    """Return the largest weakly connected part of ``cells`` (of equal ones the first), without marking inputs and outputs."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
@@ -163,7 +163,7 @@ def largest_part(cells: CellGraph) -> CellGraph:
 
 
 def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
-    """One step of development of ``cells`` by a ``rule``. Without nodes in, or left, there are none out."""
+    """Return ``cells`` after one step of development by a ``rule``; the result may be empty."""
     cells = prune(restructure(cells, choose_actions(rule, cells)))
     states = _forward(rule.state, neighbourhood(cells)).argmax(1)
     return CellGraph(cells.adjacency, states, cells.inputs, cells.outputs)
@@ -172,13 +172,13 @@ def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
 def grow(
     rule: GrowthRule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: CellGraph | None = None
 ) -> GrowthResult:
-    """Develop a graph until it dies, comes back to a former graph, gets too large or has had its steps.
+    """Develop a graph until it dies, returns to an earlier graph, gets too large, or all steps are done.
 
     Args:
-        rule: What develops it.
-        max_size: Most nodes.
-        max_steps: Most steps.
-        seed: Where it begins; None: at one node.
+        rule: The rule of development.
+        max_size: Maximum nodes.
+        max_steps: Maximum steps.
+        seed: The first graph; None for a single node.
     """
     cells = seed_cells() if seed is None else seed
     seen: dict[bytes, list[CellGraph]] = {_fingerprint(cells): [cells]}
@@ -197,19 +197,19 @@ def grow(
 
 
 def _fingerprint(cells: CellGraph) -> bytes:
-    """Equal for isomorphic graphs: the rows of G, sorted."""
+    """Return a key that is equal for isomorphic graphs: the sorted rows of G."""
     seen = neighbourhood(cells)
     return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
 
 
 def isomorphic(a: CellGraph, b: CellGraph) -> bool:
-    """Whether a renumbering of the nodes makes one graph, states included, the other: ``a`` and ``b``."""
+    """Return whether a renumbering of the nodes turns ``a`` into ``b``, states included."""
     if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
         return False
     if np.array_equal(a.adjacency, b.adjacency) and np.array_equal(a.states, b.states):
         return True
-    # refined colours rule most pairs out and leave the search few candidates for the others
-    colours = _colours(a, b)
+    # refined colours exclude most pairs, and leave few candidates for the search in the others
+    colours = _refine_colours(a, b)
     if not np.array_equal(np.sort(colours[: a.size]), np.sort(colours[a.size :])):
         return False
     graphs = []
@@ -220,8 +220,8 @@ def isomorphic(a: CellGraph, b: CellGraph) -> bool:
     return networkx.vf2pp_is_isomorphic(graphs[0], graphs[1], node_label="colour")
 
 
-def _colours(a: CellGraph, b: CellGraph) -> np.ndarray:
-    """Colours of both graphs' nodes, refined by their neighbours' until that distinguishes no more (Weisfeiler-Leman)."""
+def _refine_colours(a: CellGraph, b: CellGraph) -> np.ndarray:
+    """Return colours of both graphs' nodes, refined by their neighbours' colours until nothing changes (Weisfeiler-Leman)."""
     size = a.size
     adjacency = np.zeros((2 * size, 2 * size))
     adjacency[:size, :size], adjacency[size:, size:] = a.adjacency, b.adjacency
