@@ -14,7 +14,7 @@ import pytest
 
 from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import (
+from spiky_rl.experiments.run.results import (
     CellResult,
     CurveRecord,
     ResultsError,

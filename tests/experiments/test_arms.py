@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
+from spiky_rl.experiments.run.arms import refuse_other_arms
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import build_cells as plan_cells

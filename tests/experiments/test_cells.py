@@ -10,7 +10,7 @@ import pytest
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord
-from spiky_rl.experiments.analysis.results import parse_result, read_design
+from spiky_rl.experiments.run.results import parse_result, read_design
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError

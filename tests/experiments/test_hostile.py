@@ -13,7 +13,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from spiky_rl.experiments.report import markdown
 from spiky_rl.experiments.report.design import terms
 from spiky_rl.experiments.report.hparams import write_hparams

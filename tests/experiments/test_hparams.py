@@ -10,7 +10,7 @@ import pytest
 
 from spiky_rl.experiments.analysis.measures import energy_of, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import ResultsError
+from spiky_rl.experiments.run.results import ResultsError
 from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
 from tests.experiments.results import CARTPOLE, ITERATIONS, MASKED, change, fail, remove, write_study
 

@@ -7,7 +7,7 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import read_design
+from spiky_rl.experiments.run.results import read_design
 from spiky_rl.experiments.design import seeds, study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import tell_reuse

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.results import CellResult, ConditionRecord
+from spiky_rl.experiments.run.results import CellResult, ConditionRecord
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 

@@ -19,9 +19,9 @@ import numpy as np
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
-from spiky_rl.experiments.analysis import results as files
+from spiky_rl.experiments.run import results as files
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.arms import take_arms
+from spiky_rl.experiments.run.arms import take_arms
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
 from spiky_rl.experiments.analysis.curves import learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.measures import (
@@ -33,7 +33,7 @@ from spiky_rl.experiments.analysis.measures import (
     compute_row,
     drop_seed_names,
 )  # fmt: skip
-from spiky_rl.experiments.analysis.results import CellResult, PlannedCell, SkippedCell
+from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled

@@ -17,8 +17,6 @@ import numpy as np
 from scipy import stats
 
 from spiky_rl.experiments.analysis.comparisons import (
-    ALPHA,
-    PERMUTATIONS,
     POWER,
     PairedComparison,
     SeededScores,
@@ -27,9 +25,9 @@ from spiky_rl.experiments.analysis.comparisons import (
     holm,
 )
 from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
-from spiky_rl.experiments.analysis.results import CellResult
+from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
+from spiky_rl.experiments.design.planned import ALPHA, METRES, PERMUTATIONS, Endpoint, StudyPlan
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
 """Results of an agent's seeds, by label and task."""

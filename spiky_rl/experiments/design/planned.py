@@ -24,6 +24,8 @@ from spiky_rl.metrics.energy import ENERGY_MODELS
 RETURN, METRES = "return", "metres"
 MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
 """Keys that say what an endpoint measures; the first two stand alone."""
+ALPHA, PERMUTATIONS = 0.05, 2**15
+"""Probability of a false finding over all tests together; sign patterns that a sign-flip test tries at most."""
 
 
 class Endpoint(Settings):
@@ -162,6 +164,20 @@ class StudyPlan(Settings):
 def count_deciding_seeds(tests: int, alpha: float) -> int:
     """Return the fewest seeds with which a sign-flip test, as one of so many ``tests``, can come below ``alpha``."""
     return math.floor(math.log2(2 * tests / alpha)) + 1
+
+
+def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
+    """The lowest Holm-corrected p that a sign-flip test of so many pairs can give, as one of so many comparisons.
+
+    Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
+
+    Args:
+        pairs: Pairs of task and seed.
+        comparisons: That are made together.
+        permutations: See `sign_flip_test`.
+    """
+    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
+    return min(1.0, lowest * max(1, comparisons))
 
 
 def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:

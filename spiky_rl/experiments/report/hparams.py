@@ -17,7 +17,7 @@ from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_value
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import PRICE, energy_of, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import CellResult
+from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.experiments.report import TENSORBOARD
 
 FILE = "events.out.tfevents.0.study"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
-from spiky_rl.experiments.analysis.results import CellResult
+from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.experiments.design.seeds import spell_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (

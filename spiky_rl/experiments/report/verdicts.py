@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from spiky_rl.experiments.analysis.comparisons import ALPHA
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict
-from spiky_rl.experiments.design.planned import count_deciding_seeds
+from spiky_rl.experiments.design.planned import ALPHA, count_deciding_seeds
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,

@@ -21,7 +21,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.experiments.analysis.results import CellResult, TrainingRecord, parse_result
+from spiky_rl.experiments.run.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT

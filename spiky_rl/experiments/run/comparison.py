@@ -15,7 +15,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.progress import format_duration
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
+from spiky_rl.experiments.run.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell

@@ -21,7 +21,7 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from spiky_rl.experiments.analysis.results import read_result
+from spiky_rl.experiments.run.results import read_result
 from spiky_rl.experiments.design.grid import Cell, hash_data
 from spiky_rl.experiments.run.cells import (
     ERROR,

@@ -10,7 +10,7 @@ import pytest
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.experiments.analysis.measures import energy_of, energy_per_metre, rival_energy_of
 from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
-from spiky_rl.experiments.analysis.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
+from spiky_rl.experiments.run.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, InferenceCost

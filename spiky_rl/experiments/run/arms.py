@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.experiments.analysis.results import CellResult, SkippedCell, read_design, read_results
+from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
