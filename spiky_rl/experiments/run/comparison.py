@@ -25,8 +25,8 @@ from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
-from spiky_rl.experiments.run.estimate import SpeedTable, estimate_cells
-from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions, list_bundled_studies
+from spiky_rl.experiments.run.estimate import estimate_cells
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
@@ -45,8 +45,6 @@ class StudyRun:
     """Which robots all cells have, in words."""
     resolve: AgentResolver
     cells: Sequence[Cell]
-    sources: set[str]
-    """Where the cells' estimated times are from."""
     finished: set[str]
     """Names of the cells that have their results."""
 
@@ -57,14 +55,12 @@ class StudyRun:
 
     @property
     def time_left(self) -> str:
-        """The time that those take, in words, and where that is known from."""
-        parallel, known = self.place.parallel, [
-            cell.seconds for cell in self.remaining if cell.seconds is not None
-        ]
-        text = f"{format_duration(sum(known) / parallel)} with {parallel} at once"
-        if len(known) < len(self.remaining):
-            text += f", and {len(self.remaining) - len(known)} cells of unknown length"
-        return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
+        """The estimated time of the remaining trainings, in words."""
+        trained = [cell.seconds for cell in self.remaining if cell.is_trained]
+        known = [seconds for seconds in trained if seconds is not None]
+        text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
+        unknown = len(trained) - len(known)
+        return text + (f", and {unknown} cells of unknown length" if unknown else "")
 
     def check(self) -> None:
         """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
@@ -128,14 +124,12 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
             check_agents(study.plan, list(labels))
         except RegistryError as error:
             raise StudyError(f"plan.{error}") from None
-    cells, sources = estimate_cells(
-        found, study, SpeedTable().read([out, *list_bundled_studies()]), resolve.tasks
-    )
+    cells = estimate_cells(out, found, resolve.tasks)
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return StudyRun(study, out, place, robots, resolve, cells, sources, finished)
+    return StudyRun(study, out, place, robots, resolve, cells, finished)
 
 
 def merge_study(asked: Study, out: Path) -> Study:

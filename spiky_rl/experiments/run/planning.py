@@ -11,7 +11,6 @@ from typing import Any, Literal
 from spiky_rl.config.optional_dependencies import require_module
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.config.registry import PACKAGE
 from spiky_rl.config.run_plan import RANDOM, Assets, RunPlan, RunRequest
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.design import grid
@@ -156,11 +155,6 @@ def default_folder(asked: Study, file: Path | None) -> Path:
         return file.parent if file.stem == "study" else Path("logs/compare") / file.stem
     design = {key: value for key, value in asked.to_dict().items() if key != "seeds"}
     return Path("logs/compare") / f"{'-'.join(asked.agent_names)[:40]}-{grid.hash_data(design)[:6]}"
-
-
-def list_bundled_studies() -> list[Path]:
-    """Studies that came with the project: their speeds are a first guess."""
-    return sorted(path for path in (PACKAGE.parent / "studies").glob("*") if (path / "cells").is_dir())
 
 
 class AgentResolver:
