@@ -17,7 +17,7 @@ from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.tuning_page import TuningLabels, make_return_columns, write_tuning_page
+from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
@@ -103,10 +103,8 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
             line for line in said.splitlines() if line.startswith(f"| {outcome.pair.stem} |") and "[" in line
         )
         assert f" {outcome.default_return:.2f} |" in row
-        sheet = make_return_columns(TuningLabels([outcome.pair.stem], []), [outcome])
-        rings = [
-            line for axes in sheet.figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"
-        ]
+        figure = draw_returns({outcome.pair.stem: "#000000"}, [outcome])
+        rings = [line for axes in figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"]
         assert [list(line.get_xdata()) for line in rings] == [[outcome.default_return]]
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
+
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import drawing
-from spiky_rl.experiments.report.drawing import FigureSheet
 
 NONE = "–"
 """For what there is no number of."""
@@ -180,7 +181,7 @@ def count_digits(interval: Interval, scale: float, alone: bool) -> int:
     return 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
 
 
-def make_figure(name: str, title: str, caption: str, draw: Callable[[], FigureSheet | None]) -> list[Block]:
+def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure | None]) -> list[Block]:
     """The figure, or nothing where there is nothing to draw.
 
     Args:

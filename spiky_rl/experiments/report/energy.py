@@ -60,7 +60,7 @@ def energy(analysis: StudyAnalysis) -> Iterable[Block]:
                 f"pareto_{slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
                 f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
                 " that no other one beats in both, by estimates; their names are bold.",
-                lambda task=task, price=price: figures.pareto(analysis, task, price),
+                lambda task=task, price=price: figures.draw_pareto(analysis, task, price),
             )  # fmt: skip
         if rows:
             yield from tables(task, rows, shown, analysis.anns)
