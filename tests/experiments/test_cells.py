@@ -157,8 +157,8 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     ("key", "value", "said"),
     [
         ("seeds", None, "missing seeds"),
-        ("seeds", ["0", "x"], "seeds: 'x' is no seed and no range"),
-        ("agents", [1], "agents: expected a list of names, got [1]"),
+        ("seeds", ["0", "x"], "seeds: 'x' given"),
+        ("agents", [1], "agents: [1] given; allowed: a list of names"),
         ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is no budget"),
         ("version", 2, "version: 2 is not allowed; choose from 1"),
     ],

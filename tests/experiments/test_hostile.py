@@ -80,17 +80,17 @@ def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
     assert markdown.fence("a") == "```" and markdown.fence("a\n````\nb") == "`````"
 
 
-def rows_of(folder: Path) -> dict[str, list[str]]:
+def list_rows(folder: Path) -> dict[str, list[str]]:
     """The table of threats, by what they are."""
     return {what: told for what, *told in next(iter(threats(analyze_study(folder)))).rows}
 
 
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     folder = small(tmp_path)
-    assert not {"Robots", "Machines"} & rows_of(folder).keys()
+    assert not {"Robots", "Machines"} & list_rows(folder).keys()
     change(folder, CELL, "assets", "look-alikes, version 9")
     change(folder, CELL, "machine", "a processor, 4 cores, 1 cells at once, 1 x NVIDIA B")
-    said = rows_of(folder)
+    said = list_rows(folder)
     assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
     assert "NVIDIA B" in said["Machines"][0]
     assert "look-alikes, version 9" in dict(terms(analyze_study(folder)))["Robots"]

@@ -138,7 +138,7 @@ def _judge_one(
     reference = float(second.mean()) if seeds else math.nan
     return Verdict(
         endpoint, task, compared, reference, plan.margin,
-        equivalence=equivalence_p_value(first, second, plan.margin),
+        equivalence=compute_equivalence_p_value(first, second, plan.margin),
         seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
         is_planned=is_planned,
     )  # fmt: skip
@@ -153,7 +153,7 @@ def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
     ]
 
 
-def equivalence_p_value(
+def compute_equivalence_p_value(
     first: np.ndarray, second: np.ndarray, margin: float, *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> float:
     """Return p of the two one-sided sign-flip tests that the ``first`` mean is not within a ``margin`` of the ``second``.

@@ -146,14 +146,14 @@ def format_intervals(
         least: Digits after the point, at least.
         each: Give each as many digits as its own size asks for.
     """
-    shared = shared_digits(intervals, scale, least)
+    shared = count_shared_digits(intervals, scale, least)
     return [
         format_interval(i, count_digits(i, scale, True) if each and i is not None else shared, scale)
         for i in intervals
     ]
 
 
-def shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
+def count_shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
     """Digits after the point of a column of intervals: as many as the largest estimate asks for.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
@@ -40,7 +40,7 @@ LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only whe
 
 def energy(analysis: StudyAnalysis) -> Iterable[Block]:
     """Energy of an action, a metre and an episode in an ``analysis``, under every assumption on prices."""
-    shown = choose_prices(analysis.rows.values())
+    shown = choose_energy_models(analysis.rows.values())
     if not shown:
         return
     yield make_paragraph(

@@ -33,7 +33,7 @@ PRICES = ("fp32_sram", "int8_sram")
 """Energy models of the first table."""
 
 
-def first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
+def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
     """Verdicts of an ``analysis``, their picture, and returns per agent."""
     if analysis.verdicts:
         yield make_paragraph(describe_plan(analysis))
@@ -47,7 +47,7 @@ def first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
     else:
         yield make_paragraph("Nothing is compared.")
     for task in analysis.tasks:
-        yield table_of_agents(analysis, task)
+        yield make_agents_table(analysis, task)
 
 
 def describe_plan(analysis: StudyAnalysis) -> str:
@@ -181,7 +181,7 @@ def advantage(verdict: Verdict) -> Interval:
     )
 
 
-def table_of_agents(analysis: StudyAnalysis, task: str) -> Block:
+def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of what agents of an ``analysis`` returned on a ``task``, how far they got, and what a metre cost."""
     rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
     return table(

@@ -1,4 +1,4 @@
-"""A comparison: a study's cells in its folder, of which those that are not finished are run."""
+"""A study's cells in its folder: planning them and running the unfinished ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
-"""Words for the origin of cells of earlier versions."""
+"""Provenance of cells of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ class StudyRun:
 
     study: Study
     folder: Path
-    """Its folder, absolute."""
+    """Absolute path of its folder."""
     place: ExecutionOptions
     robots: str
-    """Which robots all cells have, in words."""
+    """Source of the robots of all cells."""
     resolve: AgentResolver
     cells: Sequence[Cell]
     finished: set[str]
-    """Names of the cells that have their results."""
+    """Names of finished cells."""
 
     @property
     def remaining(self) -> list[Cell]:
-        """The cells that are not finished."""
+        """Unfinished cells."""
         return [cell for cell in self.cells if cell.name not in self.finished]
 
     @property
     def time_left(self) -> str:
-        """The estimated time of the remaining trainings, in words."""
+        """The estimated time of the remaining trainings, as text."""
         trained = [cell.seconds for cell in self.remaining if cell.is_trained]
         known = [seconds for seconds in trained if seconds is not None]
         text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
@@ -63,13 +63,13 @@ class StudyRun:
         return text + (f", and {unknown} cells of unknown length" if unknown else "")
 
     def check(self) -> None:
-        """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
+        """Raise UserError if the folder has cells of something else, or if seeds or arms of the study are not allowed."""
         refuse_reused_seeds(self.folder, self.study)
         refuse_other_arms(self.folder, self.study, self.cells, self.robots)
         folders.refuse_other_cells(self.folder, self.cells, self.robots)
 
     def write(self) -> None:
-        """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
+        """Write the plan: study, cells, specifications and copies of tuned values. Raises UserError if the folder has another plan."""
         for digest, spec in self.resolve.specs.items():
             path = self.folder / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
@@ -88,13 +88,13 @@ class StudyRun:
         changed: Callable[[Mapping[str, str]], None],
         stop: Callable[[], bool],
     ) -> dict[str, str]:
-        """Work the cells that are left; returns the states of all, by name.
+        """Run the remaining cells; return the states of all cells by name.
 
         Args:
-            engine: Works them.
-            gpus: GPUs of this machine, to spread them over.
-            changed: Called with the states of cells at work.
-            stop: Tells whether to stop.
+            engine: Runs the cells.
+            gpus: GPUs of this machine to distribute them over.
+            changed: Called with the states of running cells.
+            stop: Returns whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
         return done | engine.run(
@@ -103,12 +103,12 @@ class StudyRun:
 
 
 def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
-    """All cells of a study, with their estimated times. Raises UserError for one that cannot be.
+    """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
 
     Args:
         study: The study, with its baseline.
-        out: Its folder, absolute.
-        place: Where its cells run.
+        out: Absolute path of its folder.
+        place: Where and how its cells run.
     """
     place, robots = place.resolve_assets()
     resolve = AgentResolver(study, place)
@@ -132,9 +132,9 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     return StudyRun(study, out, place, robots, resolve, cells, finished)
 
 
-def merge_study(asked: Study, out: Path) -> Study:
-    """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
-    merged = study_design.with_baseline(folders.load_or_extend_study(out, asked))
+def merge_study(study: Study, out: Path) -> Study:
+    """Return the ``study`` study merged with that in the folder ``out``, with its baseline. Raises UserError."""
+    merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
     study_design.check_study(merged)
     if merged.plan is None or merged.plan.seeds:
         return merged
@@ -147,23 +147,23 @@ def merge_study(asked: Study, out: Path) -> Study:
 
 
 def write_plan(
-    asked: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
+    study: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
 ) -> StudyRun:
-    """Write a plan into its folder, together with what another command has planned there since the folder was read.
+    """Write a plan into its folder, merged with the plan of another command that has written there in the meantime.
 
     Args:
-        asked: The study as the user asked for it.
-        plan: The plan that was made of it and the folder.
-        replan: Makes the plan of both; None: `planned`.
+        study: The study as the user gave it.
+        plan: Its plan.
+        replan: Plans the merged study; None takes `plan_study`.
 
     Returns:
-        The plan that was written.
+        The written plan.
 
     Raises:
         UserError: The folder has cells of something else.
     """
     with folders.lock_cell(plan.folder):
-        merged = merge_study(asked, plan.folder)
+        merged = merge_study(study, plan.folder)
         if merged != plan.study:
             plan = (replan or plan_study)(merged, plan.folder, plan.place)
         plan.write()
@@ -171,7 +171,7 @@ def write_plan(
 
 
 def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions) -> list[Cell]:
-    """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
+    """Return the ``cells`` of a ``study`` at a ``place``, each with the digest of its agent without tuned values."""
     resolve = AgentResolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:
