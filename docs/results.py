@@ -24,7 +24,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
 from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare_agents
-from spiky_rl.experiments.analysis.measures import PRICE, AgentTaskRow, Energy, choose_prices
+from spiky_rl.experiments.analysis.measures import PRICE, AgentTaskRow, Energy, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
@@ -103,7 +103,7 @@ def scores(folders: str, task: str, *agents: str) -> str:
         for folder, only in names
         for agent in [only] * bool(only) or agents or study(folder).labels
     ]
-    prices = choose_prices([one for _, one in shown])
+    prices = choose_energy_models([one for _, one in shown])
     words = "".join(f" | energy{' of arithmetic' * (name == kind)}, {kind}" for name, kind in prices.items())
     lines = []
     for agent, one in shown:
@@ -409,7 +409,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     files |= {
-        ROOT / "schemas" / f"{kind}.json": f"{json_schema.schema_text(kind)}\n"
+        ROOT / "schemas" / f"{kind}.json": f"{json_schema.format_schema(kind)}\n"
         for kind in json_schema.SCHEMAS
     }
     for page, new in files.items():

@@ -30,6 +30,8 @@ FLOORS = [
     {"cli"},
 ]
 """Rooms from the ground up: each may import its own floor and those below."""
+STUDY_FLOORS = ("design", "run", "analysis", "report")
+"""Rooms of experiments from the ground up: each may import itself and those below."""
 HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
 LONGEST_SCRIPT = 15
 BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
@@ -84,6 +86,32 @@ def test_an_import_from_above_would_be_seen():
     inside = ast.parse("def late():\n    from spiky_rl.networks._layer import SpikingLayer\n")
     assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.SpikingLayer"]
     assert upward("spiky_rl/cli/train.py", inside) == []
+
+
+def upward_in_experiments(module: str, tree: ast.Module) -> list[str]:
+    """What a file of experiments imports from rooms of it above its own."""
+    prefix = "spiky_rl.experiments."
+    own = STUDY_FLOORS.index(module.split("/")[2])
+    rooms = {
+        name: name.removeprefix(prefix).partition(".")[0] for name in imports(tree) if name.startswith(prefix)
+    }
+    return sorted(name for name, room_above in rooms.items() if STUDY_FLOORS.index(room_above) > own)
+
+
+def test_rooms_of_experiments_import_downwards_only():
+    modules = [module for module in MODULES if re.match(r"spiky_rl/experiments/\w+/", module)]
+    assert {module.split("/")[2] for module in modules} == set(STUDY_FLOORS)
+    for module in modules:
+        assert upward_in_experiments(module, tree_of(module)) == [], module
+    assert imports(tree_of("spiky_rl/experiments/__init__.py")) == set()
+
+
+def test_an_import_from_above_in_experiments_would_be_seen():
+    inside = ast.parse("def late():\n    from spiky_rl.experiments.report.pages import write_pages\n")
+    assert upward_in_experiments("spiky_rl/experiments/run/cells.py", inside) == [
+        "spiky_rl.experiments.report.pages.write_pages"
+    ]
+    assert upward_in_experiments("spiky_rl/experiments/report/sections.py", inside) == []
 
 
 def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_yaml_and_pydantic():

@@ -34,7 +34,7 @@ def run_step(argv: list[str]) -> int:
             asked, EvaluateOptions(episodes=episodes, conditions=conditions, out=out)
         )
     if args.distributed:
-        cells.join(args.folder)
+        cells.share_lock(args.folder)
     return train.run_training(*steps.make_training_request(args.folder, args.checkpoint, args.distributed))
 
 

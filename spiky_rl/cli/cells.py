@@ -82,7 +82,7 @@ class CellTable(TerminalDisplay):
 
     def _line(self, name: str) -> str:
         course = self.course
-        time_left = "" if course.states[name] == RUNNING else f"  {course.format_remaining_time} left"
+        time_left = "" if course.states[name] == RUNNING else f"  {course.remaining_time} left"
         took = f" in {course.took[name]:.0f} s" if name in course.took else ""
         return f"[{course.ended}/{len(course.cells)}] {name}: {course.states[name]}{took}{time_left}"
 
@@ -110,7 +110,7 @@ class CellTable(TerminalDisplay):
             )
         summary = ", ".join(f"{count} {state}" for state, count in course.counts.items() if count)
         progress = ProgressBar(total=len(course.cells), completed=course.ended, width=60)
-        return Group(rows, Text(), progress, Text(f"{summary}; {course.format_remaining_time} left"))
+        return Group(rows, Text(), progress, Text(f"{summary}; {course.remaining_time} left"))
 
 
 def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:

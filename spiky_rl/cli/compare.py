@@ -17,7 +17,7 @@ from spiky_rl.experiments.run.comparison import merge_study, plan_study, write_p
 from spiky_rl.experiments.run.engines.base import BROKEN
 from spiky_rl.experiments.run.planning import (
     ExecutionOptions,
-    default_folder,
+    get_default_folder,
     warn_of_missing_controls,
     warn_of_undecidable_tests,
     warn_of_unequal_steps,
@@ -51,7 +51,7 @@ def compare(argv: list[str]) -> int:
     """Plan the study, run its unfinished cells and write the report."""
     args = parser().parse(argv)
     asked = read_study(args)
-    out = (args.out or default_folder(asked, args.study and Path(args.study))).absolute()
+    out = (args.out or get_default_folder(asked, args.study and Path(args.study))).absolute()
     files.require_writable("--out", out)
     require_report(out)
     merged = merge_study(asked, out)

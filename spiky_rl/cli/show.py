@@ -92,7 +92,7 @@ def show(argv: list[str]) -> int:
     elif args.kind == SCHEMA:
         from spiky_rl.experiments.design import json_schema
 
-        print(json_schema.schema_text(args.name))
+        print(json_schema.format_schema(args.name))
     elif args.name is None:
         print_columns([(name, get_summary(args.kind, name)) for name in registry.list_names(args.kind)])
     elif args.source:

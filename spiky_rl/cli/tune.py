@@ -50,7 +50,7 @@ def tune(argv: list[str]) -> int:
     split_overrides(args.overrides)
     how = parse_settings(TuneOptions, args)
     asked = tuning_plan.make_tuning_design(get_given_values(Study, args), how)
-    out = (how.out or tuning_plan.default_folder(asked)).absolute()
+    out = (how.out or tuning_plan.get_default_folder(asked)).absolute()
     files.require_writable("--out", out)
     require_report(out)
     asked = tuning.load_or_extend_tuning(out, asked)

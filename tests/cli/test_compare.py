@@ -11,7 +11,7 @@ from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import comparison
-from spiky_rl.experiments.run.planning import ExecutionOptions, cell_share
+from spiky_rl.experiments.run.planning import ExecutionOptions, compute_cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -193,12 +193,12 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
      ((True, 1, 2.0, 0.25), (2.0, 0.25)), ((True, 2, 1.0, 3.0), (1.0, 3.0))],
 )  # fmt: skip
 def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(given, expected):
-    assert cell_share(*given) == expected
+    assert compute_cell_share(*given) == expected
 
 
 def test_less_than_a_gpu_for_each_process_is_refused():
     with pytest.raises(UserError, match="--cell_gpus 1: --distributed 4 .* give 4"):
-        cell_share(True, 4, None, 1.0)
+        compute_cell_share(True, 4, None, 1.0)
 
 
 GIVEN = ["--agents", "lif_ppo", *SMALL]
@@ -268,15 +268,15 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
         "out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64}
     )
     place = ExecutionOptions(device="cpu")
-    cells = comparison.plan_study(study.with_baseline(asked), tmp_path, place).cells
+    cells = comparison.plan_study(study.choose_baseline(asked), tmp_path, place).cells
     for cell in cells:
         path = tmp_path / "cells" / cell.name / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
-    held = comparison.plan_study(study.with_baseline(asked), tmp_path, place)
+    held = comparison.plan_study(study.choose_baseline(asked), tmp_path, place)
     held.check()
     assert not held.remaining and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
-    more = comparison.plan_study(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
+    more = comparison.plan_study(study.choose_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
     with pytest.raises(UserError, match="result.json: provenance: none"):
         more.check()
 

@@ -64,15 +64,13 @@ def test_no_agent_of_a_space_has_more_dimensions_than_another(name):
 @pytest.mark.parametrize(("name", "agent"), CASES)
 def test_an_agent_takes_both_ends_of_every_dimension(name, agent):
     space = SPACES[name]
-    for index in range(max(len(d.list_extremes) for d in space.get_dimensions(agent))):
-        chosen = [
-            (d, d.list_extremes[min(index, len(d.list_extremes) - 1)]) for d in space.get_dimensions(agent)
-        ]
-        values = [text for d, value in chosen for text in d.assignments(value)]
+    for index in range(max(len(d.extremes) for d in space.get_dimensions(agent))):
+        chosen = [(d, d.extremes[min(index, len(d.extremes) - 1)]) for d in space.get_dimensions(agent)]
+        values = [text for d, value in chosen for text in d.make_overrides(value)]
         found = spec.resolve_agent(agent, TASK, copy.deepcopy(HOST), [*space.fixed, *values])
         make_runner_cfg(found)
         flat = spec.flatten(found.to_dict())
         for d, value in chosen:
-            wanted = spec.parse_overrides(d.assignments(value)[:1])
+            wanted = spec.parse_overrides(d.make_overrides(value)[:1])
             (expected,) = spec.flatten(wanted).values()
             assert flat[d.key.removeprefix("agent.")] == expected, d.key

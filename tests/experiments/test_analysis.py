@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import (
+from spiky_rl.experiments.run.results import (
     CellResult,
     CurveRecord,
     ResultsError,
@@ -125,14 +125,14 @@ def curved(result: CellResult, returns: Sequence[float | None], solved: float | 
 def test_the_threshold_is_reached_where_the_mean_over_the_window_reaches_it(analysis: StudyAnalysis):
     result = analysis.results[1]
     rise = [0.0] * WINDOW + [3.0] * WINDOW
-    assert steps_to_threshold(curved(result, rise)) == 100 * 2 * WINDOW
+    assert find_steps_to_threshold(curved(result, rise)) == 100 * 2 * WINDOW
     assert (
-        steps_to_threshold(curved(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0])) is None
+        find_steps_to_threshold(curved(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0])) is None
     ), "one lucky iteration"
-    assert steps_to_threshold(curved(result, [None] * 3 + [3.0] * WINDOW)) == 100 * (3 + WINDOW)
-    assert steps_to_threshold(curved(result, [3.0, 3.0])) == 200, "fewer iterations than the window has"
-    assert steps_to_threshold(curved(result, [None, None])) is None
-    assert steps_to_threshold(curved(result, rise, solved=None)) is None
+    assert find_steps_to_threshold(curved(result, [None] * 3 + [3.0] * WINDOW)) == 100 * (3 + WINDOW)
+    assert find_steps_to_threshold(curved(result, [3.0, 3.0])) == 200, "fewer iterations than the window has"
+    assert find_steps_to_threshold(curved(result, [None, None])) is None
+    assert find_steps_to_threshold(curved(result, rise, solved=None)) is None
 
 
 def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(analysis: StudyAnalysis):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import build_cells as plan_cells
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import tell_reuse
+from spiky_rl.experiments.report.threats import build_reuse_notes
+from spiky_rl.experiments.run.arms import refuse_other_arms
 from tests.experiments.plans import plan
 from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
 from tests.experiments.test_provenance import told
@@ -81,7 +81,7 @@ def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folde
     (compared,) = found.comparisons.values()
     assert {c.agent: c.pairs for c in compared} == {"lif_ppo": 3, "gru_ppo": 2}
     assert told(folder)["Arms from other studies"] == "gru_ppo: studies/theirs"
-    assert any("gru_ppo of studies/theirs" in block.text for block in tell_reuse(found))
+    assert any("gru_ppo of studies/theirs" in block.text for block in build_reuse_notes(found))
 
 
 CELL = "Isaac-Cartpole.gru_ppo.seed1"
@@ -155,7 +155,7 @@ def test_arms_that_are_none_are_refused_by_key(arms, said):
 
 
 def test_the_baseline_may_be_an_arm_and_a_study_without_arms_is_written_as_before():
-    asked = study.with_baseline(planned(baseline="gru_ppo")[0])
+    asked = study.choose_baseline(planned(baseline="gru_ppo")[0])
     assert asked.baseline == "gru_ppo" and asked.to_dict()["arms"] == [
         {"study": "studies/theirs", "agents": ["gru_ppo"]}
     ]

@@ -10,11 +10,11 @@ import pytest
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord
-from spiky_rl.experiments.analysis.results import parse_result, read_design
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run.results import parse_result, read_design
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
@@ -157,8 +157,8 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     ("key", "value", "said"),
     [
         ("seeds", None, "missing seeds"),
-        ("seeds", ["0", "x"], "seeds: 'x' is no seed and no range"),
-        ("agents", [1], "agents: expected a list of names, got [1]"),
+        ("seeds", ["0", "x"], "seeds: 'x' given"),
+        ("agents", [1], "agents: [1] given; allowed: a list of names"),
         ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is not a kind of budget"),
         ("version", 2, "version: 2 is not allowed; choose from 1"),
     ],

@@ -13,13 +13,13 @@ from statsmodels.stats.power import TTestPower
 from spiky_rl.experiments.analysis.comparisons import (
     cohens_dz,
     compare_agents,
-    compute_min_p_value,
     compute_seeds_needed,
     holm,
     probability_of_improvement,
     sign_flip_test,
 )
 from spiky_rl.experiments.analysis.statistics import Interval, StatisticsError
+from spiky_rl.experiments.design.planned import compute_min_p_value
 
 ALPHA = 0.05
 FAMILIES = 2000

@@ -13,13 +13,12 @@ from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
 from spiky_rl.experiments.report import markdown
 from spiky_rl.experiments.report.design import terms
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run.estimate import SpeedTable
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"
@@ -81,17 +80,17 @@ def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
     assert markdown.fence("a") == "```" and markdown.fence("a\n````\nb") == "`````"
 
 
-def rows_of(folder: Path) -> dict[str, list[str]]:
+def list_rows(folder: Path) -> dict[str, list[str]]:
     """The table of threats, by what they are."""
     return {what: told for what, *told in next(iter(threats(analyze_study(folder)))).rows}
 
 
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     folder = small(tmp_path)
-    assert not {"Robots", "Machines"} & rows_of(folder).keys()
+    assert not {"Robots", "Machines"} & list_rows(folder).keys()
     change(folder, CELL, "assets", "look-alikes, version 9")
     change(folder, CELL, "machine", "a processor, 4 cores, 1 cells at once, 1 x NVIDIA B")
-    said = rows_of(folder)
+    said = list_rows(folder)
     assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
     assert "NVIDIA B" in said["Machines"][0]
     assert "look-alikes, version 9" in dict(terms(analyze_study(folder)))["Robots"]
@@ -136,12 +135,11 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_a_foreign_result_is_named_and_tells_no_speed(tmp_path: Path, text):
+def test_a_foreign_result_is_named(tmp_path: Path, text):
     folder = small(tmp_path)
     (folder / "cells" / CELL / "result.json").write_text(text)
     (skipped,) = read_results(folder)[1]
     assert (skipped.cell, skipped.status) == (CELL, "corrupt")
-    assert len(SpeedTable().read([folder]).known["mlp_ppo", CARTPOLE, "cpu"]) == 1
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b", "..", ""])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from spiky_rl.experiments.analysis.measures import energy_of, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import compute_step_energy, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import ResultsError
 from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
+from spiky_rl.experiments.run.results import ResultsError
 from tests.experiments.results import CARTPOLE, ITERATIONS, MASKED, change, fail, remove, write_study
 
 for module in ("tensorboard", "werkzeug"):
@@ -95,9 +95,9 @@ def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis
             continue
         assert result.cost is not None and result.training is not None
         assert metrics["operations"] == pytest.approx(result.cost.effective_operations, rel=1e-6)
-        assert metrics["energy_nj"] == pytest.approx(energy_of(result, "fp32"), rel=1e-6)
+        assert metrics["energy_nj"] == pytest.approx(compute_step_energy(result, "fp32"), rel=1e-6)
         assert metrics["wall_seconds"] == pytest.approx(result.training.seconds_total, rel=1e-6)
-        assert metrics.get("steps_to_threshold") == steps_to_threshold(result)
+        assert metrics.get("steps_to_threshold") == find_steps_to_threshold(result)
 
 
 def test_a_failed_cell_is_a_failed_session_and_a_missing_one_is_none(study: Path, analysis: StudyAnalysis):

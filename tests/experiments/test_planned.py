@@ -11,7 +11,7 @@ import pytest
 from spiky_rl.config.options import RegistryError
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.analysis.verdicts import count_seeds_to_equate, equivalence_p_value
+from spiky_rl.experiments.analysis.verdicts import compute_equivalence_p_value, count_seeds_to_equate
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.planned import StudyPlan, check_agents, count_deciding_seeds
@@ -150,15 +150,15 @@ def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
 def test_equivalence_is_found_within_the_margin_and_seldom_at_it():
     rng = np.random.default_rng(0)
     theirs = rng.normal(70.0, 5.0, 10)
-    assert equivalence_p_value(theirs + rng.normal(0, 0.5, 10), theirs, 0.05) == pytest.approx(2**-10)
-    assert equivalence_p_value(theirs - 7.0, theirs, 0.05) > 0.9
-    assert equivalence_p_value(-theirs, -theirs * 1.001, 0.05) == pytest.approx(
+    assert compute_equivalence_p_value(theirs + rng.normal(0, 0.5, 10), theirs, 0.05) == pytest.approx(2**-10)
+    assert compute_equivalence_p_value(theirs - 7.0, theirs, 0.05) > 0.9
+    assert compute_equivalence_p_value(-theirs, -theirs * 1.001, 0.05) == pytest.approx(
         2**-10
     ), "a return may be negative"
     found = 0
     for _ in range(200):  # the truth lies on the margin, where one study in twenty may find it within
         second = rng.normal(70.0, 5.0, 8)
-        found += equivalence_p_value(second * 1.05 + rng.normal(0, 2.0, 8), second, 0.05) < 0.05
+        found += compute_equivalence_p_value(second * 1.05 + rng.normal(0, 2.0, 8), second, 0.05) < 0.05
     assert found <= 20
 
 
@@ -169,7 +169,7 @@ def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
     rng, found = np.random.default_rng(2), 0
     for _ in range(200):
         second = np.full(seeds, 70.0)
-        found += equivalence_p_value(second + rng.normal(0, 2.0, seeds), second, 0.03) < 0.05
+        found += compute_equivalence_p_value(second + rng.normal(0, 2.0, seeds), second, 0.03) < 0.05
     assert 0.7 < found / 200 < 0.9
     several = count_seeds_to_equate(differences, 2.1, tests=8)
     assert several is not None and several > seeds

@@ -9,16 +9,16 @@ import pytest
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import read_results
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import threats
 from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
+from spiky_rl.experiments.run.results import read_results
 from spiky_rl.run import provenance
 from tests.experiments.results import change, write_study
+from tests.experiments.test_cell_worker import EVALUATED, TRAINED, a_run
 from tests.experiments.test_grid import GIVEN, resolve
-from tests.experiments.test_work import EVALUATED, TRAINED, a_run
 
 ASKED = study.build_study("mine", GIVEN)
 

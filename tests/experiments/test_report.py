@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import ResultsError, read_plan
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.run.results import ResultsError, read_plan
 from spiky_rl.metrics.energy import MAIN
 from tests.experiments.results import (
     CARTPOLE,

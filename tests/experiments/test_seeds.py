@@ -7,11 +7,11 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.analysis.results import read_design
 from spiky_rl.experiments.design import seeds, study
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import tell_reuse
+from spiky_rl.experiments.report.threats import build_reuse_notes
 from spiky_rl.experiments.run import tuning
+from spiky_rl.experiments.run.results import read_design
 from tests.experiments.results import dump, write_study
 from tests.experiments.test_provenance import told
 
@@ -85,8 +85,8 @@ def test_the_line_that_the_file_lacks_is_told_and_is_what_it_takes(root):
 
 WRONG = {
     "an unknown use": ({"use": "looking"}, "use: 'looking'"),
-    "no seed": ({"seeds": "x"}, "seeds: 'x' is no seed"),
-    "a choice of nothing": ({"use": "choosing"}, "choosing without why"),
+    "no seed": ({"seeds": "x"}, "seeds: 'x' given"),
+    "a choice of nothing": ({"use": "choosing"}, "why: missing"),
     "another key": ({"sed": 1}, "sed"),
 }
 
@@ -113,7 +113,7 @@ def test_a_report_says_which_seeds_were_used_before_and_why(root):
     found = told(folder)
     assert found["Seeds chosen with"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
     assert found["Seeds tested before"] == "1 of Isaac-Cartpole: early"
-    (block,) = tell_reuse(analyze_study(folder))
+    (block,) = build_reuse_notes(analyze_study(folder))
     assert "3 of Isaac-Cartpole: choosing in chosen" in block.text and "so it is" in block.text
     (root / "seeds.yaml").unlink()
     assert told(folder)["Seeds chosen with"] == "so it is" and "Seeds tested before" not in told(folder)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.analysis.curves import learning_curve, make_step_grid
+from spiky_rl.experiments.analysis.curves import compute_learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
@@ -227,7 +227,7 @@ def test_a_learning_curve_is_the_statistic_at_each_step_with_its_interval():
     generator = np.random.default_rng(9)
     steps = np.arange(1, 6) * 100
     runs = {task: [(steps, generator.normal(size=5)) for _ in range(n)] for task, n in (("a", 5), ("b", 4))}
-    band = learning_curve(runs, [100, 300, 450], agent="lif_ppo")
+    band = compute_learning_curve(runs, [100, 300, 450], agent="lif_ppo")
     for point, step in enumerate((100, 300)):
         at = {task: [values[step // 100 - 1] for _, values in curves] for task, curves in runs.items()}
         expected = aggregate_interval(at)
@@ -241,7 +241,7 @@ def test_a_learning_curve_is_the_statistic_at_each_step_with_its_interval():
 
 def test_a_curve_says_nothing_before_its_first_episode_and_after_its_end():
     first, second = ([10, 20, 30, 40], [None, 1.0, None, 3.0]), ([10, 20, 30], [0.0, 3.0, 4.0])
-    band = learning_curve({"a": [first, second]}, [10, 15, 20, 30, 40], mean)
+    band = compute_learning_curve({"a": [first, second]}, [10, 15, 20, 30, 40], mean)
     assert band.runs.tolist() == [1, 1, 2, 2, 1]
     assert np.isnan(band.estimate).tolist() == np.isnan(band.low).tolist() == [True, True, False, False, True]
     # the gap at 30 lies between 1 and 3
@@ -250,7 +250,7 @@ def test_a_curve_says_nothing_before_its_first_episode_and_after_its_end():
 
 
 def test_a_run_without_any_episode_leaves_no_estimate():
-    band = learning_curve({"a": [([1, 2], [None, None]), ([1, 2], [0.0, 1.0])]}, [1, 2])
+    band = compute_learning_curve({"a": [([1, 2], [None, None]), ([1, 2], [0.0, 1.0])]}, [1, 2])
     assert np.isnan(band.estimate).all() and band.runs.tolist() == [1, 1]
     with pytest.raises(StatisticsError, match="lif_ppo: no learning curve has a value"):
         make_step_grid({"a": [([1, 2], [None, None])]}, agent="lif_ppo")
@@ -267,7 +267,7 @@ def test_a_run_without_any_episode_leaves_no_estimate():
 )
 def test_a_broken_curve_is_named_by_agent_task_and_run(run, words):
     with pytest.raises(StatisticsError, match=f"lif_ppo, ant, run 1: .*{words}|lif_ppo, ant, run 1: {words}"):
-        learning_curve({"ant": [([1, 2], [0.0, 1.0]), run]}, [1], agent="lif_ppo")
+        compute_learning_curve({"ant": [([1, 2], [0.0, 1.0]), run]}, [1], agent="lif_ppo")
     for nothing in ({}, {"ant": []}):
         with pytest.raises(StatisticsError, match="lif_ppo.*: there are no learning curves"):
-            learning_curve(nothing, [1], agent="lif_ppo")
+            compute_learning_curve(nothing, [1], agent="lif_ppo")

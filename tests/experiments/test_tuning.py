@@ -17,7 +17,7 @@ from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.tuning_page import TuningLabels, make_return_columns, write_tuning_page
+from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
@@ -51,7 +51,7 @@ def test_every_agent_has_the_same_number_of_trials_and_the_first_is_the_agent_as
 def test_a_trial_spends_a_third_of_the_budget_rung_by_rung_and_bad_ones_less(whole):
     search, out = whole
     budget = tunings.WHOLE.amount
-    (pair, *_), (cell, *_) = search.studies, search.tuning.cells(
+    (pair, *_), (cell, *_) = search.studies, search.tuning.make_cells(
         search.site, next(iter(search.studies)), [], 2, "x"
     )
     assert cell.env_steps == pytest.approx(budget / 3, abs=512) and pair.budget.amount == budget / 3
@@ -103,10 +103,8 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
             line for line in said.splitlines() if line.startswith(f"| {outcome.pair.stem} |") and "[" in line
         )
         assert f" {outcome.default_return:.2f} |" in row
-        sheet = make_return_columns(TuningLabels([outcome.pair.stem], []), [outcome])
-        rings = [
-            line for axes in sheet.figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"
-        ]
+        figure = draw_returns({outcome.pair.stem: "#000000"}, [outcome])
+        rings = [line for axes in figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"]
         assert [list(line.get_xdata()) for line in rings] == [[outcome.default_return]]
 
 
@@ -283,7 +281,7 @@ DAMAGED = {
     "another version's": (lambda held: {**held, "version": 2}, "version: 2 is not allowed; choose from 1"),
     "a list": (lambda held: [held], "expected a mapping, got ["),
     "an empty study": (lambda held: {**held, "study": {"version": 1}}, "study: missing name, question, agents"),
-    "no seed": (lambda held: {**held, "study": {**held["study"], "seeds": ["x"]}}, "study.seeds: 'x' is no seed"),
+    "no seed": (lambda held: {**held, "study": {**held["study"], "seeds": ["x"]}}, "study.seeds: 'x' given"),
     "half a space": (lambda held: {**held, "space": {"set": {}, "shared": {}}}, "space: missing own"),
     "text for a number": (lambda held: {**held, "trials": "6"}, "trials: expected a whole number, got '6'"),
     "no activity": (lambda held: {**held, "activity": "speed"}, "activity: 'speed' is not allowed; choose from ''"),
@@ -362,16 +360,16 @@ REFUSED = {
         {"shared": {"agent.algorithm.gamma": {"low": 0.5, "high": 1.5}}},
         ["gamma", "1.5", "between"],
     ),
-    "no range": ({"shared": {RATE: {"low": 0.1}}}, [RATE, "or choices; got"]),
+    "no range": ({"shared": {RATE: {"low": 0.1}}}, [RATE, "or choices"]),
     "both": (
         {"shared": {RATE: {"low": 0.1, "high": 1, "choices": [1, 2]}}},
-        [RATE, "or choices; got"],
+        [RATE, "or choices"],
     ),
     "a choice that is no list": ({"shared": {RATE: {"choices": 3}}}, [RATE, "a list"]),
     "empty range": ({"shared": {RATE: {"low": 1, "high": 0.1}}}, [RATE, "low < high"]),
     "log of nothing": ({"shared": {RATE: {"low": 0.0, "high": 0.1, "log": True}}}, [RATE, "above 0"]),
     "no choice": ({"shared": {RATE: {"choices": []}}}, [RATE, "at least two"]),
-    "log of choices": ({"shared": {RATE: {"choices": [1, 2], "log": True}}}, [RATE, "or choices; got"]),
+    "log of choices": ({"shared": {RATE: {"choices": [1, 2], "log": True}}}, [RATE, "or choices"]),
     "text": ({"shared": {RATE: {"low": "a", "high": 0.1}}}, [f"{RATE}.low", "a number"]),
     "one choice": ({"shared": {RATE: {"choices": [0.1]}}}, [RATE, "at least two"]),
     "unknown part": ({"shared": {RATE: {"low": 0.1, "hihg": 1}}}, [RATE, "hihg", "mean 'high'"]),

@@ -26,12 +26,12 @@ from spiky_rl.experiments.analysis.statistics import (
     combine_intervals,
     mean,
 )
+from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value
 
 type SeededScores = Mapping[str, Mapping[int, float]]
 """By task, by seed."""
 
-ALPHA, POWER, PERMUTATIONS = 0.05, 0.8, 2**15
-"""All sign patterns of up to 15 pairs are tried, so many random ones of more."""
+POWER = 0.8
 MOST_SEEDS = 1_000_000
 
 
@@ -202,20 +202,6 @@ def holm(p_values: list[float]) -> list[float]:
     corrected = np.empty(count)
     corrected[order] = np.maximum.accumulate(np.array(p_values)[order] * np.arange(count, 0, -1))
     return [float(p) for p in np.minimum(corrected, 1.0)]
-
-
-def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
-    """The lowest Holm-corrected p that a sign-flip test of so many pairs can give, as one of so many comparisons.
-
-    Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
-
-    Args:
-        pairs: Pairs of task and seed.
-        comparisons: That are made together.
-        permutations: See `sign_flip_test`.
-    """
-    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
-    return min(1.0, lowest * max(1, comparisons))
 
 
 def cohens_dz(differences: Scores) -> float:

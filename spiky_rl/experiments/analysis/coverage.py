@@ -67,11 +67,11 @@ def simulate(statistic: str, share: float, seeds: int, studies: int = STUDIES, s
     poor = generator.random((studies, seeds)) < share
     scores = generator.standard_normal((studies, seeds)) - FALL * poor
     _, low, high = compute_intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
-    truth = true_value(statistic, share)
+    truth = compute_true_value(statistic, share)
     return float(((low <= truth) & (truth <= high)).mean())
 
 
-def true_value(statistic: str, share: float) -> float:
+def compute_true_value(statistic: str, share: float) -> float:
     """Return the true value of a ``statistic`` where that ``share`` of seeds is poor."""
     if statistic == "mean":
         return -FALL * share

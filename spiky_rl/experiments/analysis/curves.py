@@ -36,7 +36,7 @@ def make_step_grid(
     return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
 
 
-def learning_curve(
+def compute_learning_curve(
     runs: Mapping[str, Sequence[Run]],
     env_steps: Sequence[float] | np.ndarray,
     statistic: Statistic = interquartile_mean,

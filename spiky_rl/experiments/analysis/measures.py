@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.results import CellResult, ConditionRecord
 from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.run.results import CellResult, ConditionRecord
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 PRICE = "fp32"
@@ -143,10 +143,12 @@ def compute_row(
     normalised = statistics.normalise(scores, random, reference) if reference else None
 
     def episode(result: CellResult, price: str) -> float | None:
-        energy = energy_of(result, price)
+        energy = compute_step_energy(result, price)
         return None if energy is None else energy * result.nominal.mean_length
 
-    steps, episodes = (_average_each(results, value, ENERGY_MODELS) for value in (energy_of, episode))
+    steps, episodes = (
+        _average_each(results, value, ENERGY_MODELS) for value in (compute_step_energy, episode)
+    )
     counts = {name: _mean_over_seeds(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
     counts["arithmetic"] = _mean_over_seeds(results, lambda r: _counted(r, *ARITHMETIC))
     return AgentTaskRow(
@@ -169,15 +171,15 @@ def compute_row(
             results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
         energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
-        rival=_average_each(results, rival_energy_of, ANN_ENERGY_MODELS),
+        rival=_average_each(results, compute_ann_energy, ANN_ENERGY_MODELS),
         metre=_average_each(results, energy_per_metre, ENERGY_MODELS),
         rival_metre=_average_each(
-            results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), ANN_ENERGY_MODELS
+            results, lambda r, p: _per_metre(r, compute_ann_energy(r, p)), ANN_ENERGY_MODELS
         ),
     )
 
 
-def energy_of(result: CellResult, price: str) -> float | None:
+def compute_step_energy(result: CellResult, price: str) -> float | None:
     """Return the energy in nJ of a control step of ``result`` at the prices of that name, from the counts that it holds.
 
     None if there are no counts, or if the prices ask for some that a result of an earlier version does not hold. Raises
@@ -187,17 +189,17 @@ def energy_of(result: CellResult, price: str) -> float | None:
 
 
 def energy_per_metre(result: CellResult, price: str) -> float | None:
-    """Return the energy in µJ of a metre of the undisturbed episode, as `energy_of`; None if the robot goes nowhere, too."""
-    return _per_metre(result, energy_of(result, price))
+    """Return the energy in µJ of a metre of the undisturbed episode, as `compute_step_energy`; None if the robot goes nowhere, too."""
+    return _per_metre(result, compute_step_energy(result, price))
 
 
-def rival_energy_of(result: CellResult, price: str) -> float | None:
-    """Return `energy_of` the ANN of the same sizes that skips zeros; None if ``result`` does not hold its counts."""
+def compute_ann_energy(result: CellResult, price: str) -> float | None:
+    """Return `compute_step_energy` the ANN of the same sizes that skips zeros; None if ``result`` does not hold its counts."""
     rival = result.cost and result.cost.ann_skipping_zeros
     return None if rival is None else rival.compute_energy(price)
 
 
-def choose_prices(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
+def choose_energy_models(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
     """Return the prices that stand first for ``rows``, and the arithmetic that names them: `MAIN`, or without memory.
 
     Without memory only if no row holds the counts that memory is priced from.
@@ -231,7 +233,7 @@ def _counted(result: CellResult, *names: str, steps: float = 1.0) -> float | Non
     return None if result.cost is None else steps * sum(getattr(result.cost, name) for name in names)
 
 
-def steps_to_threshold(result: CellResult) -> int | None:
+def find_steps_to_threshold(result: CellResult) -> int | None:
     """The first environment step of a ``result`` at which the mean return of the last `WINDOW` iterations reaches the threshold.
 
     None: it never did, or the task has no threshold, or there was no training.
@@ -251,7 +253,7 @@ def _threshold(results: Sequence[CellResult]) -> ThresholdSummary | None:
     solved = results[0].solved
     if solved is None:
         return None
-    reached = [steps_to_threshold(result) for result in results]
+    reached = [find_steps_to_threshold(result) for result in results]
     ordered = sorted(math.inf if step is None else step for step in reached)
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
@@ -292,10 +294,14 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     None where a seed has none.
     """
     measured = [result for result in results if condition in result.conditions]
-    return _mean_over_seeds(measured, lambda r: _recovered(r.conditions[condition])) if measured else None
+    return (
+        _mean_over_seeds(measured, lambda r: _get_recovery_share(r.conditions[condition]))
+        if measured
+        else None
+    )
 
 
-def _recovered(condition: ConditionRecord) -> float | None:
+def _get_recovery_share(condition: ConditionRecord) -> float | None:
     return condition.recovery and condition.recovery.share
 
 

@@ -19,11 +19,9 @@ import numpy as np
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
-from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.arms import take_arms
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import learning_curve, make_step_grid
+from spiky_rl.experiments.analysis.curves import compute_learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.measures import (
     AgentTaskRow,
     RobustnessScore,
@@ -33,7 +31,6 @@ from spiky_rl.experiments.analysis.measures import (
     compute_row,
     drop_seed_names,
 )  # fmt: skip
-from spiky_rl.experiments.analysis.results import CellResult, PlannedCell, SkippedCell
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled
@@ -41,6 +38,9 @@ from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
+from spiky_rl.experiments.run import results as files
+from spiky_rl.experiments.run.arms import take_arms
+from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 POINTS = 100
 """Points of a learning curve in a figure, at most."""
@@ -177,11 +177,11 @@ def analyze_results(
     cells: dict[tuple[str, str], list[CellResult]] = {}
     for result in sorted(trained, key=lambda result: result.seed):
         cells.setdefault((result.label, result.task), []).append(result)
-    tasks = _ordered([*planned, *results], "task", {result.task for result in trained})
-    labels = _ordered([*planned, *results], "label", {result.label for result in trained})
+    tasks = _list_in_order([*planned, *results], "task", {result.task for result in trained})
+    labels = _list_in_order([*planned, *results], "label", {result.label for result in trained})
     baseline = _baseline(Path(design.baseline).stem, labels)
     noise = [result for result in results if result.kind == "random"]
-    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _ordered(noise, "task")}
+    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _list_in_order(noise, "task")}
     reference = {
         task: plain.fmean(result.score for result in cells[baseline, task])
         for task in tasks
@@ -231,7 +231,7 @@ def analyze_results(
             label: statistics.aggregate_interval(drop_seed_names(seeds)) for label, seeds in scores.items()
         },
         curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
-        profiles=_profiles(scores),
+        profiles=_compute_profiles(scores),
         comparisons=comparisons,
         pairs={
             name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)
@@ -294,7 +294,7 @@ def _verdicts(
     )  # fmt: skip
 
 
-def _ordered(
+def _list_in_order(
     items: Iterable[PlannedCell | CellResult], name: Literal["task", "label"], among: set[str] | None = None
 ) -> tuple[str, ...]:
     """Values of an attribute in the order in which they first occur."""
@@ -333,7 +333,7 @@ def _shared_runs(first: SeededScores, second: SeededScores) -> int:
     return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
 
 
-def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
+def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
     values = [v for tasks in scores.values() for seeds in tasks.values() for v in seeds.values()]
     if not values:
         return {}
@@ -353,7 +353,7 @@ def _curve(results: Sequence[CellResult]) -> Band | None:
     runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
     points = min(POINTS, max(len(curve.returns) for curve in curves))
     steps = make_step_grid(runs, points, agent=results[0].label)
-    return learning_curve(runs, steps, agent=results[0].label)
+    return compute_learning_curve(runs, steps, agent=results[0].label)
 
 
 def _compute_memory_dependence(

@@ -118,7 +118,7 @@ def collect_outcomes(search: TuningSearch) -> list[TuningOutcome]:
 def get_overrides(search: TuningSearch, pair: AgentTask, trial: FrozenTrial) -> list[str]:
     """Overrides of the agent that a ``trial`` of a ``pair`` tries, in the space of a ``search``."""
     known = [d for d in pair.dimensions if d.key in trial.params]
-    chosen = [text for d in known for text in d.assignments(trial.params[d.key])]
+    chosen = [text for d in known for text in d.make_overrides(trial.params[d.key])]
     return [*search.tuning.space.fixed, *chosen] if trial.number else []
 
 

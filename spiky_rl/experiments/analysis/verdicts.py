@@ -17,8 +17,6 @@ import numpy as np
 from scipy import stats
 
 from spiky_rl.experiments.analysis.comparisons import (
-    ALPHA,
-    PERMUTATIONS,
     POWER,
     PairedComparison,
     SeededScores,
@@ -27,9 +25,9 @@ from spiky_rl.experiments.analysis.comparisons import (
     holm,
 )
 from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
-from spiky_rl.experiments.analysis.results import CellResult
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
+from spiky_rl.experiments.design.planned import ALPHA, METRES, PERMUTATIONS, Endpoint, StudyPlan
+from spiky_rl.experiments.run.results import CellResult
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
 """Results of an agent's seeds, by label and task."""
@@ -140,7 +138,7 @@ def _judge_one(
     reference = float(second.mean()) if seeds else math.nan
     return Verdict(
         endpoint, task, compared, reference, plan.margin,
-        equivalence=equivalence_p_value(first, second, plan.margin),
+        equivalence=compute_equivalence_p_value(first, second, plan.margin),
         seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
         is_planned=is_planned,
     )  # fmt: skip
@@ -155,7 +153,7 @@ def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
     ]
 
 
-def equivalence_p_value(
+def compute_equivalence_p_value(
     first: np.ndarray, second: np.ndarray, margin: float, *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> float:
     """Return p of the two one-sided sign-flip tests that the ``first`` mean is not within a ``margin`` of the ``second``.

@@ -1,4 +1,4 @@
-"""The control of a spiking agent: an ANN of its widths and learning rates, so that what differs is the spikes."""
+"""The control of a spiking agent: an ANN with the same widths and learning rates, so that only the spikes differ."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from spiky_rl.config.plain_data import PlainMapping, get_section
 
 RATES = ("schedule", "learning_rate", "critic_learning_rate")
-"""Keys of the algorithm in which a control agrees, unless both agents were tuned."""
+"""Algorithm keys in which a control agrees with its agent, unless both agents were tuned."""
 
 
 def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
-    """Return the spiking agents that have no control among the others, with the widths that it would have.
+    """Return the spiking agents without a control among the others, with the widths that a control would have.
 
-    A network without layers of its own, as a reservoir, is controlled by an ANN of any widths.
+    Any ANN controls a network without layers of its own, such as a reservoir.
 
     Args:
         specs: Merged specifications of the agents on one task, by label.
-        tuned: Labels of agents with tuned values, whose rates are as they were found.
+        tuned: Labels of agents with tuned values; their rates may differ.
     """
     anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
 

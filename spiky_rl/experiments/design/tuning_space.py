@@ -1,10 +1,10 @@
-"""The space in which agents are tuned: dimensions that all share, and as many of each agent's own.
+"""The search space of a tuning: dimensions shared by all agents, and equally many own dimensions of each agent.
 
-    set: {agent.algorithm.schedule: fixed}                    # of every trial but the first
+    set: {agent.algorithm.schedule: fixed}                    # in every trial but the first
     shared: {agent.algorithm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
     own: {lif_ppo: {agent.network.steps: {choices: [2, 4, 8]}}, mlp_ppo: {agent.actor.activation: {choices: [elu, relu]}}}
 
-A dimension's key is one of an agent's overrides; ``also`` lists keys that take its value too.
+The key of a dimension is an override of the agent; ``also`` lists further keys that take its value.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ KINDS: dict[str, tuple[type | UnionType, str]] = {
     "choices": LIST,
     "also": LIST,
 }
-"""Keys of a dimension, with the type of each one's value, and that in words."""
+"""Keys of a dimension, each with the type of its value and a description."""
 FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
-"""Which of them go together, beside ``also``."""
+"""Valid combinations of these keys; ``also`` may join each."""
 
 
 @dataclass(frozen=True)
 class SearchDimension:
-    """One parameter: a range of numbers, whole ones where both ends are, or a list of choices."""
+    """One parameter: a range of numbers, integers if both ends are, or a list of choices."""
 
     key: str
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[str, ...] = ()
-    """As overrides write them."""
+    """Choices as overrides write them."""
     also: tuple[str, ...] = ()
 
     @property
-    def list_extremes(self) -> tuple[PlainValue, ...]:
-        """Values that all have to be right for the dimension to be: the ends of its range, or all choices."""
+    def extremes(self) -> tuple[PlainValue, ...]:
+        """Values that decide whether the dimension is valid: the ends of its range, or all choices."""
         return self.choices or (self.low, self.high)
 
-    def assignments(self, value: PlainValue) -> list[str]:
-        """Overrides that give an agent this ``value``."""
+    def make_overrides(self, value: PlainValue) -> list[str]:
+        """Return the overrides that give an agent this ``value``."""
         return [format_override(key, value) for key in (self.key, *self.also)]
 
     def suggest(self, trial: Trial) -> PlainValue:
-        """The value of a ``trial``: what the storage holds of it, else what the sampler draws."""
+        """Return the value in a ``trial``: the stored one, otherwise the sampler's."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         assert self.low is not None and self.high is not None
@@ -71,7 +71,7 @@ class SearchDimension:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A file of ``spaces/``."""
+    """Content of a file in ``spaces/``."""
 
     name: str
     data: PlainMapping
@@ -82,34 +82,32 @@ class SearchSpace:
     own: Mapping[str, tuple[SearchDimension, ...]]
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
-        """The dimensions of an ``agent``. Raises StudyError where the space has none of its own for it."""
+        """Return the dimensions of an ``agent``. Raises StudyError if it has no own dimensions."""
         stem = Path(agent).stem
         if stem not in self.own:
             raise StudyError(
-                f"--space {self.name}: own: has no dimensions for {stem}; it has some for"
-                f" {', '.join(self.own) or 'no agent'}{suggest_name(stem, self.own)}"
+                f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own) or 'no agent'}"
+                f"{suggest_name(stem, self.own)}"
             )
         return (*self.shared, *self.own[stem])
 
     def require_equal(self, agents: Sequence[str]) -> None:
-        """Raise StudyError where one of the ``agents`` has more dimensions than another: their tuning would be unequal."""
+        """Raise StudyError if the ``agents`` have different numbers of dimensions, which would make their tuning unequal."""
         counts = {Path(agent).stem: len(self.get_dimensions(agent)) for agent in agents}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
             raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
 
     def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
-        """The part of the search space in which these ``agents`` are tuned, as plain data."""
+        """Return the part of the search space for these ``agents`` as plain data."""
         own = {Path(agent).stem: get_section(self.data, "own")[Path(agent).stem] for agent in agents}
         return {"set": get_section(self.data, "set"), "shared": get_section(self.data, "shared"), "own": own}
 
 
 def read_space(name: str) -> SearchSpace:
-    """The space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names the file and the key."""
+    """Return the space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names file and key."""
     if not name.endswith(".yaml") and name not in (known := registry.list_names("spaces")):
-        raise StudyError(
-            f"--space {name!r}: unknown; choose from {', '.join(known)}{suggest_name(name, known)}"
-        )
+        raise StudyError(f"--space {name!r} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
     path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
     data = read_yaml(path)
     try:
@@ -119,62 +117,70 @@ def read_space(name: str) -> SearchSpace:
 
 
 def build_space(name: str, data: PlainMapping) -> SearchSpace:
-    """The space ``name`` from plain ``data``, checked as far as that is possible without knowing the agents. Raises UserError."""
+    """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
     for key, value in data.items():
         if key not in KEYS:
             raise StudyError(
-                f"{key}: no such key of a space{suggest_name(key, KEYS) or '; known: ' + ', '.join(KEYS)}"
+                f"{key}: unknown key{suggest_name(key, KEYS) or '; allowed: ' + ', '.join(KEYS)}"
             )
         if key != "summary":
-            _mapping(key, value)
+            _require_mapping(key, value)
     fixed = tuple(format_override(key, value) for key, value in get_section(data, "set").items())
     parse_overrides(fixed)
-    shared = _dimensions("shared", get_section(data, "shared"))
-    own = {agent: _dimensions(f"own.{agent}", value) for agent, value in get_section(data, "own").items()}
+    shared = _parse_dimensions("shared", get_section(data, "shared"))
+    own = {
+        agent: _parse_dimensions(f"own.{agent}", value) for agent, value in get_section(data, "own").items()
+    }
     space = SearchSpace(name, data, fixed, shared, own)
     for agent in own:
         keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)] + list(
             get_section(data, "set")
         )
         if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-            raise StudyError(f"own.{agent}: {twice[0]!r} is set twice, there or in set or shared")
+            raise StudyError(f"own.{agent}: {twice[0]!r} given twice, in own, set or shared")
     return space
 
 
-def _dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...]:
-    return tuple(_dimension(f"{path}.{key}", key, value) for key, value in _mapping(path, data).items())
+def _parse_dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...]:
+    return tuple(
+        _parse_dimension(f"{path}.{key}", key, value) for key, value in _require_mapping(path, data).items()
+    )
 
 
-def _dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
-    given = dict(_mapping(path, data))
+def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
+    given = dict(_require_mapping(path, data))
     for name, value in given.items():
         if name not in KINDS:
-            raise StudyError(f"{path}: {name}: no such key{suggest_name(name, KINDS)}")
+            raise StudyError(
+                f"{path}: {name}: unknown key; allowed: {', '.join(KINDS)}{suggest_name(name, KINDS)}"
+            )
         kind, words = KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
-            raise StudyError(f"{path}.{name}: expected {words}, got {shorten(value)}")
+            raise StudyError(f"{path}.{name}: {shorten(value)} given; allowed: {words}")
     listed = given.pop("also", [])
     if set(given) not in FORMS:
-        raise StudyError(f"{path}: expected low and high (and log), or choices; got {shorten(data)}")
+        raise StudyError(f"{path}: {shorten(data)} given; allowed: low and high (and log), or choices")
     low, high, choices = given.get("low"), given.get("high"), given.get("choices")
     assert isinstance(listed, list)
     also = tuple(map(str, listed))
     if isinstance(choices, list):
         dimension = SearchDimension(key, choices=tuple(map(format_value, choices)), also=also)
         if len(set(dimension.choices)) < max(2, len(dimension.choices)):
-            raise StudyError(f"{path}.choices: expected at least two, all different, got {shorten(choices)}")
+            raise StudyError(
+                f"{path}.choices: {shorten(choices)} given; allowed: at least two different ones, each once"
+            )
     else:
         assert isinstance(low, int | float) and isinstance(high, int | float)
         dimension = SearchDimension(key, low, high, bool(given.get("log")), also=also)
         if not low < high or (dimension.log and low <= 0):
             above = " and low above 0" if dimension.log else ""
-            raise StudyError(f"{path}: low {low} and high {high}: expected low < high{above}")
-    for value in dimension.list_extremes:
-        parse_overrides(dimension.assignments(value))
+            raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
+    for value in dimension.extremes:
+        parse_overrides(dimension.make_overrides(value))
     return dimension
 
 
-def _mapping(path: str, value: PlainValue) -> PlainMapping:
+def _require_mapping(path: str, value: PlainValue) -> PlainMapping:
     if not isinstance(value, Mapping):
-        raise StudyError(f"{path}: expected a mapping, got {shorten(value)}")
+        raise StudyError(f"{path}: {shorten(value)} given; allowed: a mapping")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report.blocks import (
     NONE,
@@ -19,8 +19,8 @@ from spiky_rl.experiments.report.blocks import (
     table,
 )
 from spiky_rl.experiments.report.drawing import format_tick
-from spiky_rl.experiments.report.threats import tell_reuse
-from spiky_rl.experiments.report.verdicts import first_screen
+from spiky_rl.experiments.report.threats import build_reuse_notes
+from spiky_rl.experiments.report.verdicts import build_first_screen
 from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 
 MAX_LISTED = 8
@@ -32,13 +32,13 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
     if not analysis.rows:
         yield make_paragraph("No cell has a result yet, so there is no answer.")
         return
-    yield from tell_reuse(analysis)
+    yield from build_reuse_notes(analysis)
     if analysis.skipped:
         cells = len(analysis.results) + len(analysis.skipped)
         yield make_paragraph(
             f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
-    yield from first_screen(analysis)
+    yield from build_first_screen(analysis)
     rows = {
         title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
     }
@@ -64,7 +64,7 @@ def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> s
     """The lowest median of environment steps to a ``task``'s threshold among agents of these ``labels`` in an ``analysis``."""
     known = {
         row.label: row.threshold.median
-        for row in rows_of(analysis, task, labels)
+        for row in list_rows(analysis, task, labels)
         if row.threshold and row.threshold.median
     }
     first = min(known, key=known.__getitem__, default=None)
@@ -79,15 +79,15 @@ def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
 
 def describe_prices(rows: Iterable[AgentTaskRow]) -> str:
     """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
-    texts = [ENERGY_MODELS[name].text for name in choose_prices(rows)]
+    texts = [ENERGY_MODELS[name].text for name in choose_energy_models(rows)]
     return f"Prices: {'; '.join(texts)}." if texts else ""
 
 
 def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str], kind: str) -> str:
     """The least energy of a control step, in arithmetic of a ``kind``, on a ``task`` among agents of these ``labels`` in an ``analysis``."""
-    if (price := price_of(analysis, kind)) is None:
+    if (price := get_energy_model_name(analysis, kind)) is None:
         return NONE
-    priced_rows = [row for row in rows_of(analysis, task, labels) if price in row.energy]
+    priced_rows = [row for row in list_rows(analysis, task, labels) if price in row.energy]
     first = min(priced_rows, key=lambda row: row.energy[price].step.estimate, default=None)
     if first is None:
         return NONE
@@ -101,13 +101,13 @@ def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str]
 
 def front(analysis: StudyAnalysis, task: str, kind: str) -> str:
     """The front of score and energy of an ``analysis`` on a ``task``, in arithmetic of a ``kind``."""
-    price = price_of(analysis, kind)
+    price = get_energy_model_name(analysis, kind)
     return NONE if price is None else join_names(analysis.get_pareto_front(task, price), MAX_LISTED) or NONE
 
 
-def price_of(analysis: StudyAnalysis, kind: str) -> str | None:
+def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
     """Return the name of the prices that an ``analysis`` shows first for arithmetic of a ``kind``; None if it has none."""
-    found = {shown: name for name, shown in choose_prices(analysis.rows.values()).items()}
+    found = {shown: name for name, shown in choose_energy_models(analysis.rows.values()).items()}
     return found.get(kind)
 
 
@@ -116,7 +116,7 @@ def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
     return [label for label in analysis.labels if label not in analysis.anns]
 
 
-def rows_of(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
+def list_rows(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
     """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 

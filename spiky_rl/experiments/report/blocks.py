@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
+
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import drawing
-from spiky_rl.experiments.report.drawing import FigureSheet
 
 NONE = "–"
 """For what there is no number of."""
@@ -145,14 +146,14 @@ def format_intervals(
         least: Digits after the point, at least.
         each: Give each as many digits as its own size asks for.
     """
-    shared = shared_digits(intervals, scale, least)
+    shared = count_shared_digits(intervals, scale, least)
     return [
         format_interval(i, count_digits(i, scale, True) if each and i is not None else shared, scale)
         for i in intervals
     ]
 
 
-def shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
+def count_shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
     """Digits after the point of a column of intervals: as many as the largest estimate asks for.
 
     Args:
@@ -180,7 +181,7 @@ def count_digits(interval: Interval, scale: float, alone: bool) -> int:
     return 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
 
 
-def make_figure(name: str, title: str, caption: str, draw: Callable[[], FigureSheet | None]) -> list[Block]:
+def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure | None]) -> list[Block]:
     """The figure, or nothing where there is nothing to draw.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_prices
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
@@ -40,7 +40,7 @@ LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only whe
 
 def energy(analysis: StudyAnalysis) -> Iterable[Block]:
     """Energy of an action, a metre and an episode in an ``analysis``, under every assumption on prices."""
-    shown = choose_prices(analysis.rows.values())
+    shown = choose_energy_models(analysis.rows.values())
     if not shown:
         return
     yield make_paragraph(
@@ -60,7 +60,7 @@ def energy(analysis: StudyAnalysis) -> Iterable[Block]:
                 f"pareto_{slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
                 f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
                 " that no other one beats in both, by estimates; their names are bold.",
-                lambda task=task, price=price: figures.pareto(analysis, task, price),
+                lambda task=task, price=price: figures.draw_pareto(analysis, task, price),
             )  # fmt: skip
         if rows:
             yield from tables(task, rows, shown, analysis.anns)

@@ -15,10 +15,10 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_value
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.measures import PRICE, energy_of, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import PRICE, compute_step_energy, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
-from spiky_rl.experiments.analysis.results import CellResult
 from spiky_rl.experiments.report import TENSORBOARD
+from spiky_rl.experiments.run.results import CellResult
 
 FILE = "events.out.tfevents.0.study"
 METRICS = {
@@ -82,8 +82,8 @@ def measures(result: CellResult, analysis: StudyAnalysis) -> dict[str, float | N
         "score": result.score,
         "normalised_score": normalised,
         "operations": cost and cost.effective_operations,
-        "energy_nj": energy_of(result, PRICE),
-        "steps_to_threshold": steps_to_threshold(result),
+        "energy_nj": compute_step_energy(result, PRICE),
+        "steps_to_threshold": find_steps_to_threshold(result),
         "wall_seconds": result.training and result.training.seconds_total,
     }
 

@@ -35,7 +35,7 @@ def robustness(analysis: StudyAnalysis) -> Iterable[Block]:
         "robustness", "Share of the score that is kept",
         "Score under a condition by the undisturbed score, the mean over seeds; what it means depends on where the task's return"
         f" has its zero. Grey: a seed scores nothing undisturbed{least}, so that there is nothing to keep.",
-        lambda: figures.robustness(analysis),
+        lambda: figures.draw_robustness(analysis),
     )  # fmt: skip
     for task in analysis.tasks:
         named = [

@@ -48,7 +48,7 @@ def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
     name, cells = analysis.design.name, format_count(len(analysis.results), "cell")
     subtitle = f"Study {name}: {cells} with a result, {len(analysis.skipped)} without"
     title = analysis.design.question or name
-    return write_pages(folder, title, subtitle, report(analysis), figures.assign_colors(analysis), date)
+    return write_pages(folder, title, subtitle, report(analysis), figures.get_colors(analysis), date)
 
 
 def report(analysis: StudyAnalysis) -> list[Section]:
@@ -140,17 +140,17 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
         )  # fmt: skip
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
-        beside = dashed if sum(other == task for _, other in analysis.curves) > figures.MANY else ""
+        beside = dashed if sum(other == task for _, other in analysis.curves) > figures.MAX_LINES else ""
         yield from make_figure(
             f"curves_{slug(task)}", f"Learning on {task}",
             f"Interquartile mean of the return while training, with its interval over seeds, over environment steps.{beside}{mark}",
-            lambda task=task: figures.learning_curves(analysis, task),
+            lambda task=task: figures.draw_learning_curves(analysis, task),
         )  # fmt: skip
     if analysis.rows:
         one = f" Dotted: {analysis.baseline}." if analysis.normalised and len(analysis.tasks) > 1 else ""
         yield from make_figure(
             "scores", "Interquartile mean of the score",
-            f"Estimates and {100 * LEVEL:g} % intervals over seeds, best first.{one}", lambda: figures.aggregate(analysis),
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds, best first.{one}", lambda: figures.draw_scores(analysis),
         )  # fmt: skip
     yield from make_figure(
         "profiles", "Performance profiles",
@@ -160,7 +160,7 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     yield from make_figure(
         "improvement", f"Probability of improvement over {analysis.baseline}",
         f"How probable it is that a run scores above a run of {analysis.baseline}, with intervals. Dotted: as probable as not.",
-        lambda: figures.improvement(analysis),
+        lambda: figures.draw_improvement(analysis),
     )  # fmt: skip
 
 

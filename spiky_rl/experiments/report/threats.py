@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
-from spiky_rl.experiments.analysis.results import CellResult
-from spiky_rl.experiments.design.seeds import spell_seeds
+from spiky_rl.experiments.design.seeds import format_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
@@ -20,6 +19,7 @@ from spiky_rl.experiments.report.blocks import (
     probability,
     table,
 )
+from spiky_rl.experiments.run.results import CellResult
 
 type Look = Callable[[StudyAnalysis], str]
 """Tells the evidence for a threat; empty where there is none."""
@@ -34,7 +34,7 @@ FIXED = (
 )
 
 
-def tell_reuse(analysis: StudyAnalysis) -> Iterable[Block]:
+def build_reuse_notes(analysis: StudyAnalysis) -> Iterable[Block]:
     """Return the sentences of an ``analysis`` that belong beside its answer: seeds that were chosen with, arms from other studies."""
     if told := [reuse.text for reuse in analysis.history.biased]:
         why = f" Why: {analysis.design.reused_seeds}." if analysis.design.reused_seeds else ""
@@ -82,7 +82,7 @@ def list_underpowered_tests(analysis: StudyAnalysis) -> str:
     )
 
 
-def without_numbers(analysis: StudyAnalysis) -> str:
+def list_cells_without_numbers(analysis: StudyAnalysis) -> str:
     """Cells of an ``analysis`` that gave no numbers, by what became of them."""
     statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
     return format_by_task(
@@ -154,7 +154,7 @@ def make_difference_check(
     return look
 
 
-def tuned_for_other(analysis: StudyAnalysis) -> str:
+def list_changed_tunings(analysis: StudyAnalysis) -> str:
     """Agents of an ``analysis`` that were tuned as something else than what they are."""
     told = {}
     for cell in analysis.planned:
@@ -172,7 +172,7 @@ def tuned_for_other(analysis: StudyAnalysis) -> str:
     return format_by_task(told)
 
 
-def looked_at_later(analysis: StudyAnalysis) -> str:
+def describe_late_plan(analysis: StudyAnalysis) -> str:
     """Return which verdicts of an ``analysis`` were not planned before the first cell; empty if all were."""
     plan = analysis.design.plan
     if plan is None:
@@ -186,7 +186,7 @@ def looked_at_later(analysis: StudyAnalysis) -> str:
     return "; ".join([*told, *([f"seeds added since: {join_names(map(str, later))}"] if later else [])])
 
 
-def without_control(analysis: StudyAnalysis) -> str:
+def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Spiking agents of an ``analysis`` beside which no ANN of equal size stands."""
     return format_by_task(
         {
@@ -239,7 +239,7 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     "Seeds tested before": (
         "Studies that share seeds are no independent evidence.",
         lambda a: "; ".join(
-            f"{spell_seeds(r.seeds)} of {r.task}: {r.before.study}" for r in a.history.tested
+            f"{format_seeds(r.seeds)} of {r.task}: {r.before.study}" for r in a.history.tested
         ),
     ),
     "Arms from other studies": (
@@ -249,13 +249,16 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     "Tests that cannot decide": ("Undecided says nothing there.", list_underpowered_tests),
     "Looked at later": (
         "Who chooses what to compare after seeing results finds something by chance more often than a p-value says.",
-        looked_at_later,
+        describe_late_plan,
     ),
     "No ANN of equal size": (
         "What differs from an ANN of other widths or rates is not the spikes alone.",
-        without_control,
+        list_uncontrolled_agents,
     ),
-    "Cells without numbers": ("If they fail because of their agent, those left flatter it.", without_numbers),
+    "Cells without numbers": (
+        "If they fail because of their agent, those left flatter it.",
+        list_cells_without_numbers,
+    ),
     "Agents not compared": ("They have too few results in common with the baseline.", list_uncompared_agents),
     "No plan": ("Cells that never began are not known.", lambda a: a.plan_problem),
     "Interrupted trainings": (
@@ -273,7 +276,7 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     ),
     "Tuned as something else": (
         "The agent's own values or the physics are others than those of the tuning: its values may not be the best any more.",
-        tuned_for_other,
+        list_changed_tunings,
     ),
     "Tuned by little": (
         "What so few trials choose is chance as much as merit, and may be worse than the agent as its file has it.",

@@ -8,11 +8,11 @@ are of a trial's budget and of tuning seeds: what a tuned agent scores is for a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial
 
 from spiky_rl.config.tuned_values import find_shortfall
@@ -35,13 +35,13 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     format_fixed,
     format_interval,
     join_names,
+    make_figure,
     make_paragraph,
     slug,
     table,
 )
-from spiky_rl.experiments.report.drawing import WIDTH, FigureSheet, draw_interval, fit_label, text_width
+from spiky_rl.experiments.report.drawing import WIDTH, add_legend, draw_interval, make_rows
 from spiky_rl.experiments.report.pages import write_pages
-from spiky_rl.experiments.report.sections import make_figure
 from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP
 from spiky_rl.experiments.run.tuning_search import TuningSearch
 
@@ -49,15 +49,6 @@ FIXED = "The best of many trials looks better than it is: a study with other see
 
 DEFAULT_MARKER: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
 """How figures mark the agent as it is."""
-
-
-@dataclass(frozen=True)
-class TuningLabels:
-    """Agents as figures name them."""
-
-    labels: Sequence[str]
-    anns: Sequence[str]
-    baseline: str | None = None
 
 
 def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[Path, Path]:
@@ -68,7 +59,7 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     pairs = collect_outcomes(search)
     dimensions = {o.pair.stem: o.pair.dimensions for o in pairs}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
-    names = TuningLabels(list(dimensions), anns)
+    colours = figures.assign_colors(dimensions, anns)
     by_task = {o.pair.label: [p for p in pairs if p.pair.label == o.pair.label] for o in pairs}
     failed = {
         f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
@@ -81,15 +72,15 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     sections = [
         Section("answer", "In short", [*answers, *describe_effort(search, pairs), make_paragraph(FIXED)]),
         Section("design", "Design", [Block("terms", items=[*design(search, pairs), *format_facts(facts)])]),
-        *(Section(slug(task), task, list(build_task_blocks(search, names, task, own))) for task, own in by_task.items()),
+        *(Section(slug(task), task, list(build_task_blocks(search, colours, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
     ended, wanted = sum(len(o.ended) for o in pairs), search.tuning.trials * len(pairs)
     subtitle = (
         f"Tuning in the space {search.tuning.space.name}: {ended} of {format_count(wanted, 'trial')} ended"
     )
-    title = f"What does tuning change of {join_names(names.labels)}?"
-    return write_pages(search.out, title, subtitle, sections, figures.assign_colors(names), None)
+    title = f"What does tuning change of {join_names(dimensions)}?"
+    return write_pages(search.out, title, subtitle, sections, colours, None)
 
 
 def answer(task: str, pairs: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
@@ -163,13 +154,13 @@ def format_facts(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
 
 
 def build_task_blocks(
-    search: TuningSearch, names: TuningLabels, task: str, pairs: Sequence[TuningOutcome]
+    search: TuningSearch, colours: Mapping[str, str], task: str, pairs: Sequence[TuningOutcome]
 ) -> Iterable[Block]:
     """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values.
 
     Args:
         search: The tuning's.
-        names: All agents.
+        colours: Colours of all agents, by file stem.
         task: The task's label.
         pairs: The agents on it.
     """
@@ -195,13 +186,13 @@ def build_task_blocks(
         f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
         f"Default: return of the agent as it is; tuned: of the best trial; both after the whole budget of a trial. {said}"
         " Dots, with median and quartiles; the ring is the agent as it is at the same point.",
-        lambda: make_return_columns(names, pairs),
+        lambda: draw_returns(colours, pairs),
     )  # fmt: skip
     if activity:
         yield from make_figure(
             f"activity_{slug(task)}", f"Return and activity on {task}",
             f"Trials by return and {ACTIVITIES[activity]}. Rings: the agents as they are; large dots: tuned.",
-            lambda: draw_scatter(search, names, pairs),
+            lambda: draw_activity(activity, colours, pairs),
         )  # fmt: skip
     shares = {o.pair.stem: o.importances() for o in pairs}
     keys = list(dict.fromkeys(d.key for o in pairs for d in o.pair.dimensions))
@@ -248,57 +239,46 @@ def format_override_value(text: str) -> str:
         return text
 
 
-def make_return_columns(names: TuningLabels, pairs: Sequence[TuningOutcome]) -> FigureSheet | None:
-    """Default, tuned and sensitivity of ``pairs`` beside each other, a row for each agent, in the colours of ``names``."""
-    shown = {o.pair.stem: o for o in pairs if o.complete}
+def draw_returns(colours: Mapping[str, str], pairs: Sequence[TuningOutcome]) -> Figure | None:
+    """Draw default, tuned and sensitivity of ``pairs`` side by side, a row for each agent in its colour."""
+    shown = [o for o in pairs if o.complete]
     if not shown:
         return None
-    sheet, panels = figures.make_row_sheet(
-        names, list(shown), [(what, "return") for what in ("default", "tuned", "sensitivity")]
-    )
-    ends = [v for o in pairs for v in (*o.first_rung_returns.values(), *(t.values[0] for t in o.complete))]
-    ends += [o.default_return for o in pairs if o.default_return is not None]
-    spare = 0.06 * (max(ends) - min(ends) or 1.0)
-    for panel in panels:
-        panel.set_xlim(min(ends) - spare, max(ends) + spare)
-    for y, (stem, outcome) in enumerate(shown.items()):
-        colour, firsts = figures.assign_colors(names)[stem], list(outcome.first_rung_returns.values())
-        for panel, trial in zip(panels[:2], (outcome.default_trial, outcome.best_trial), strict=True):
+    titles = [(what, "return") for what in ("default", "tuned", "sensitivity")]
+    figure, (default, tuned, sensitivity) = make_rows([o.pair.stem for o in shown], titles, colours)
+    for axes in (tuned, sensitivity):
+        axes.sharex(default)
+    for y, outcome in enumerate(shown):
+        colour, firsts = colours[outcome.pair.stem], list(outcome.first_rung_returns.values())
+        for axes, trial in ((default, outcome.default_trial), (tuned, outcome.best_trial)):
             if trial is not None:
-                draw_interval(panel, y, Interval(trial.values[0], nan, nan), colour)
-        panels[2].plot(
-            firsts, [y] * len(firsts), "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0
-        )
+                draw_interval(axes, y, Interval(trial.values[0], nan, nan), colour)
+        style: dict[str, Any] = {"markersize": 4, "alpha": 0.4, "markeredgewidth": 0}
+        sensitivity.plot(firsts, [y] * len(firsts), "o", color=colour, **style)
         if (spread := outcome.sensitivity) is not None:
-            panels[2].plot(
-                [spread.low, spread.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt"
-            )
-            panels[2].plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
+            sensitivity.plot([spread.low, spread.high], [y, y], color=colour, linewidth=2.2)
+            sensitivity.plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
         if outcome.default_return is not None:
-            panels[2].plot([outcome.default_return], [y], "o", **DEFAULT_MARKER, color=colour)
-    return sheet
+            sensitivity.plot([outcome.default_return], [y], "o", **DEFAULT_MARKER, color=colour)
+    return figure
 
 
-def draw_scatter(
-    search: TuningSearch, names: TuningLabels, pairs: Sequence[TuningOutcome]
-) -> FigureSheet | None:
-    """Return over activity of ``pairs``, a dot for each trial of the ``search``, in the colours of ``names``."""
-    shown = {o.pair.stem: o for o in pairs if o.complete}
+def draw_activity(activity: str, colours: Mapping[str, str], pairs: Sequence[TuningOutcome]) -> Figure | None:
+    """Draw return over ``activity`` of ``pairs``, a dot for each trial in its agent's colour."""
+    shown = [o for o in pairs if o.complete]
     if not shown:
         return None
-    margin = max(text_width(fit_label(stem)) for stem in shown) + 0.25
-    sheet = FigureSheet(3.6)
-    axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, 3.0)
-    axes.set(xlabel=ACTIVITIES[search.tuning.activity], ylabel="return")
-    for row, (stem, outcome) in enumerate(shown.items()):
-        colour = figures.assign_colors(names)[stem]
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.subplots()
+    axes.set(xlabel=ACTIVITIES[activity], ylabel="return")
+    for outcome in shown:
         for trials, style in (
             (outcome.complete, {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}),
             ([outcome.default_trial], DEFAULT_MARKER),
-            ([outcome.best_trial], {"markersize": 9, "markeredgecolor": "white"}),
+            ([outcome.best_trial], {"markersize": 9, "markeredgecolor": "white", "label": outcome.pair.stem}),
         ):
             points = [trial.values for trial in trials if trial is not None]
+            colour = colours[outcome.pair.stem]
             axes.plot([p[1] for p in points], [p[0] for p in points], "o", color=colour, **style)
-        name = {"color": colour, "transform": axes.transAxes, "fontweight": "bold"}
-        axes.text(1.02, 0.95 - 0.07 * row, fit_label(stem), **name)
-    return sheet
+    add_legend(figure)
+    return figure

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.comparisons import ALPHA
+from matplotlib.figure import Figure
+
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict
-from spiky_rl.experiments.design.planned import count_deciding_seeds
+from spiky_rl.experiments.design.planned import ALPHA, count_deciding_seeds
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
@@ -22,24 +23,17 @@ from spiky_rl.experiments.report.blocks import (
     probability,
     table,
 )
-from spiky_rl.experiments.report.drawing import (
-    DOTTED,
-    RULE,
-    FigureSheet,
-    draw_interval,
-    fit_label,
-    text_width,
-)
+from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label
 
 NARROW = 5.4
 """Inches of the picture's width: its text stays legible on a phone."""
-ROW, HEADING = 0.27, 0.3
-"""Inches of a comparison, and of an endpoint's name."""
+ROW, HEADING = 0.27, 0.6
+"""Inches of a comparison, and of an endpoint's name and axis."""
 PRICES = ("fp32_sram", "int8_sram")
 """Energy models of the first table."""
 
 
-def first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
+def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
     """Verdicts of an ``analysis``, their picture, and returns per agent."""
     if analysis.verdicts:
         yield make_paragraph(describe_plan(analysis))
@@ -47,13 +41,13 @@ def first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
             "verdicts", "Advantage of the first agent in % of the second",
             f"Differences of paired seeds in % of the second agent's mean, with {100 * LEVEL:g} % intervals before any correction; right"
             f" of the line the first agent is better, also where less is better.{_describe_band(analysis)}",
-            lambda: draw(analysis.verdicts, analysis),
+            lambda: draw(analysis.verdicts, figures.get_colors(analysis)),
         )  # fmt: skip
         yield Block("list", items=list(sentences(analysis)))
     else:
         yield make_paragraph("Nothing is compared.")
     for task in analysis.tasks:
-        yield table_of_agents(analysis, task)
+        yield make_agents_table(analysis, task)
 
 
 def describe_plan(analysis: StudyAnalysis) -> str:
@@ -127,12 +121,12 @@ def _describe_need(verdict: Verdict) -> str:
     return "" if seeds is None else f"; about {format_count(seeds, 'seed')} would {claim}"
 
 
-def draw(verdicts: Sequence[Verdict], agents: figures.AgentLabels) -> FigureSheet | None:
+def draw(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
     """Draw advantages in %, a panel for each endpoint and task, a row for each pair; None if no pair has any.
 
     Args:
         verdicts: The comparisons.
-        agents: Labels and colours.
+        colours: Colours of agents by label.
     """
     panels: dict[str, list[Verdict]] = {}
     several = len({verdict.task for verdict in verdicts}) > 1
@@ -150,19 +144,11 @@ def draw(verdicts: Sequence[Verdict], agents: figures.AgentLabels) -> FigureShee
         return f"{fit_label(compared.agent, 22)}\n− {fit_label(compared.baseline, 22)}"
 
     row = ROW if has_one_baseline else 1.4 * ROW
-    left = max(text_width(line, 8.0) for verdict in verdicts for line in name(verdict).split("\n")) + 0.1
-    heights = [row * len(rows) + 0.06 for rows in panels.values()]
-    sheet = FigureSheet(sum(heights) + len(panels) * (HEADING + 0.26) + 0.12, NARROW)
-    top, palette = 0.0, figures.assign_colors(agents)
-    for (title, rows), height in zip(panels.items(), heights, strict=True):
-        axes = sheet.panel(left, top + HEADING, NARROW - left - 0.95, height)
-        top += HEADING + height + 0.26
-        shown = [advantage(verdict) for verdict in rows]
-        ends = [100 * v for i in shown for v in (i.low, i.estimate, i.high) if math.isfinite(v)] + [0.0]
-        ends += [100 * rows[0].margin, -100 * rows[0].margin]
-        spare = 0.06 * (max(ends) - min(ends) or 1.0)
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(min(ends) - spare, max(ends) + spare))
-        axes.set_title(title, loc="left", x=-left / (NARROW - left - 0.95))
+    heights = [row * len(rows) for rows in panels.values()]
+    figure = Figure(figsize=(NARROW, sum(heights) + HEADING * len(panels)))
+    drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
+        axes.set(title=title, ylim=(len(rows) - 0.4, -0.6))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %".replace("-", "−") if value else "0")
         axes.locator_params(axis="x", nbins=5)
         axes.tick_params(axis="x", labelsize=7.5, pad=2)
@@ -173,20 +159,16 @@ def draw(verdicts: Sequence[Verdict], agents: figures.AgentLabels) -> FigureShee
         if rows[0].margin:
             axes.axvspan(-100 * rows[0].margin, 100 * rows[0].margin, color=RULE, linewidth=0, zorder=0)
         axes.axvline(0.0, **DOTTED)
-        for y, (verdict, interval) in enumerate(zip(rows, shown, strict=True)):
-            colour = palette.get(verdict.comparison.agent, "#1c2126")
-            draw_interval(
-                axes,
-                y,
-                Interval(*(100 * v for v in (interval.estimate, interval.low, interval.high))),
-                colour,
-            )
+        for y, verdict in enumerate(rows):
+            share, colour = advantage(verdict), colours.get(verdict.comparison.agent, INK)
+            percent = Interval(*(100 * v for v in (share.estimate, share.low, share.high)))
+            draw_interval(axes, y, percent, colour)
             axes.get_yticklabels()[y].set_color(colour)
             axes.annotate(
                 verdict.text, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                 va="center", fontsize=8.0, fontweight="normal" if verdict.text == "undecided" else "bold",
             )  # fmt: skip
-    return sheet
+    return figure
 
 
 def advantage(verdict: Verdict) -> Interval:
@@ -199,7 +181,7 @@ def advantage(verdict: Verdict) -> Interval:
     )
 
 
-def table_of_agents(analysis: StudyAnalysis, task: str) -> Block:
+def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of what agents of an ``analysis`` returned on a ``task``, how far they got, and what a metre cost."""
     rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
     return table(

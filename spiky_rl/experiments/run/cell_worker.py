@@ -1,8 +1,7 @@
-"""Works one cell to its end: ``python -m spiky_rl.experiments.run.cell_worker FOLDER OUT PARENT``; trains, evaluates, writes its result.
+"""Worker of one cell: ``python -m spiky_rl.experiments.run.cell_worker FOLDER OUT PARENT`` trains, evaluates and writes the result.
 
-Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
-the process that started them does, even if that was killed. Files that a crash or a full disk has damaged are not believed:
-their step is done again, from the newest checkpoint that is whole.
+Each step runs in a process of its own and is skipped if its outcome is in the folder. All of them end with the process that started
+them, even if it was killed. A step whose files a crash or a full disk has damaged runs again, from the latest valid checkpoint.
 """
 
 from __future__ import annotations
@@ -21,52 +20,52 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.experiments.analysis.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
+from spiky_rl.experiments.run.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.learners.common.processes import LOST, STARTER, die_with_parent
 from spiky_rl.run.provenance import PROVENANCE, Provenance
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that ask for an end; a step that took one ends with 128 more than its number."""
+"""Signals that request a stop; a step that received one exits with 128 plus its number."""
 STEP = "spiky_rl.cli.cell"
-"""Module that trains and evaluates, in a process of its own."""
+"""Module that trains and evaluates in a process of its own."""
 CPU = "cpu.json"
-"""Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
+"""File with the processor time of an uninterrupted training; wall time depends on other jobs of the machine."""
 TAIL = 30
-"""Lines of the log that an error keeps."""
+"""Lines of the log in error.txt."""
 TRAINING_FIELDS = tuple(
     key for key in get_options(TrainingRecord) if key not in ("seconds_cpu", "worlds_reset")
 )
-"""Fields that a cell's result takes from its training's, and that every version has written."""
+"""Fields of a training's result that every version has written and that the cell's result contains."""
 EVALUATION_FIELDS = (
     "episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions", "provenance",
 )  # fmt: skip
-"""Fields that it takes from its evaluation's."""
+"""Fields of an evaluation's result that the cell's result contains."""
 
 
 class StepFailed(Exception):
-    """A step that ended with an error; the message is what error.txt says."""
+    """A step ended with an error; the message goes to error.txt."""
 
 
 class StepInterrupted(Exception):
-    """A step that was asked to stop."""
+    """A step was asked to stop."""
 
 
 def begin_step(parent: int) -> None:
-    """End with the ``parent``, and tell the processes of a distributed training, where this starts some, to end with this one."""
+    """Let this process end with its ``parent``, and the processes of a distributed training with this one."""
     die_with_parent(parent)
     os.environ[STARTER] = str(os.getpid())
 
 
 def run_cell(folder: Path, out: Path) -> int:
-    """Bring the cell in ``folder`` of the study in ``out`` to its end; one of the exit codes."""
-    asked: list[int] = []
+    """Run the cell in ``folder`` of the study in ``out`` to its end; return an exit code."""
+    stop_requested: list[int] = []
     for number in STOPS:
-        signal.signal(number, lambda number, _: asked.append(number))
+        signal.signal(number, lambda number, _: stop_requested.append(number))
     with cells.lock_cell(folder) as lock:
         own = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
         if own is not None and own.hash and cells.is_finished(folder, own.hash):
@@ -76,8 +75,8 @@ def run_cell(folder: Path, out: Path) -> int:
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
-            trained = train(cell, folder, out, lock, asked) if cell.is_trained else None
-            measured = build_result(cell, folder, trained, evaluate(folder, lock, asked))
+            trained = train(cell, folder, out, lock, stop_requested) if cell.is_trained else None
+            measured = build_result(cell, folder, trained, evaluate(folder, lock, stop_requested))
         except StepInterrupted:
             return INTERRUPTED
         except (StepFailed, UserError) as failure:
@@ -88,20 +87,20 @@ def run_cell(folder: Path, out: Path) -> int:
 
 
 def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
-    """The training's result, from an earlier attempt where that got so far; an interrupted one goes on.
+    """Return the training's result, stored or new; an interrupted training resumes.
 
     Args:
-        cell: What is trained.
+        cell: The cell.
         folder: Its folder.
         out: The study's folder.
-        lock: File descriptor of the cell's lock, for the training to inherit.
-        asked: Signals that asked for an end, so far.
+        lock: File descriptor of the cell's lock, inherited by the training.
+        stop_requested: Received stop signals; grows while the training runs.
     """
-    trained = finished_training(folder)
+    trained = read_finished_training(folder)
     if trained is not None and read_mapping(folder / EVALUATION, EVALUATION_FIELDS) is not None:
         return trained
     can_go_on = find_resumable(folder, cell.library)
-    if (trained := finished_training(folder)) is not None:
+    if (trained := read_finished_training(folder)) is not None:
         return trained
     arguments = ["train", str(folder)]
     if can_go_on:
@@ -120,13 +119,13 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files.write_json(folder / CPU, {"seconds": seconds})
-    if (trained := finished_training(folder)) is None:
-        raise StepInterrupted  # it was asked to stop, and kept a checkpoint
+    if (trained := read_finished_training(folder)) is None:
+        raise StepInterrupted  # it was asked to stop and kept a checkpoint
     return trained
 
 
-def finished_training(folder: Path) -> dict[str, Any] | None:
-    """The result of the training in a cell's ``folder``, if it ran to its end."""
+def read_finished_training(folder: Path) -> dict[str, Any] | None:
+    """Return the result of the finished training in a cell's ``folder``; None if there is none."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
         held = read_mapping(path, (*TRAINING_FIELDS, "curve", "provenance"))
         if held is not None and held.get("outcome") == "finished":
@@ -135,18 +134,18 @@ def finished_training(folder: Path) -> dict[str, Any] | None:
 
 
 def find_resumable(folder: Path, library: str) -> bool:
-    """Whether a training of ``library`` in ``folder`` can go on from a checkpoint; what is damaged of it is put out of the way.
+    """Return whether a training of ``library`` in ``folder`` can resume; move damaged parts away.
 
-    A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
-    any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
+    A run whose last checkpoint is damaged counts as unfinished, because its final policy is lost. Runs without any valid checkpoint move to
+    ``run.damaged``, and the training starts again.
     """
 
-    def lost(path: Path) -> None:
+    def report_lost(path: Path) -> None:
         append_log(folder, f"{path}: no checkpoint, or a damaged one")
         if (held := path.parent / RESULT).exists():
             os.replace(held, path.parent / "result.lost.json")
 
-    whole = [find_valid_checkpoint(run, library, lost) for run in list_runs(folder)]
+    whole = [find_valid_checkpoint(run, library, report_lost) for run in list_runs(folder)]
     if not whole or any(whole):
         return bool(whole)
     taken = 0
@@ -161,21 +160,21 @@ def find_resumable(folder: Path, library: str) -> bool:
 
 
 def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
-    """The last checkpoint in a cell's ``folder`` from which a training of ``library`` can go on."""
+    """Return the last valid checkpoint of ``library`` in a cell's ``folder``; None if there is none."""
     return next(
         filter(None, (find_valid_checkpoint(run, library) for run in reversed(list_runs(folder)))), None
     )
 
 
 def list_runs(folder: Path) -> list[Path]:
-    """The runs in a cell's ``folder`` that left checkpoints, the newest last."""
+    """Return the runs with checkpoints in a cell's ``folder``, the newest last."""
     return sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
 
 
 def find_valid_checkpoint(
     run: Path, library: str, lost: Callable[[Path], None] = lambda path: None
 ) -> Path | None:
-    """The last checkpoint of a ``run`` from which a training of ``library`` can go on; ``lost`` is called with each behind it."""
+    """Return the last valid checkpoint of ``library`` in a ``run``; call ``lost`` with each damaged one after it."""
     from spiky_rl.learners.common.checkpoint_names import list_checkpoints
     from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
 
@@ -188,11 +187,13 @@ def find_valid_checkpoint(
     return None
 
 
-def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
-    """The evaluation, from an earlier attempt where that got so far; ``folder``, ``lock`` and ``asked`` as for `train`."""
+def evaluate(folder: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
+    """Return the evaluation's result, stored or new; the arguments are those of `train`."""
     path = folder / EVALUATION
     if (evaluated := read_mapping(path, EVALUATION_FIELDS)) is None:
-        run_step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
+        run_step(
+            "evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, stop_requested
+        )
         evaluated = read_mapping(path, EVALUATION_FIELDS)
     if evaluated is None:
         raise StepFailed(f"the evaluation left no result in {path}")
@@ -200,22 +201,26 @@ def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
 
 
 def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
-    """The mapping in the file ``path``; None where there is none, or one that is damaged or lacks one of the ``keys``."""
+    """Return the mapping in ``path``; None if the file is missing, damaged or lacks one of the ``keys``."""
     held = cells.read_json(path)
     return held if isinstance(held, dict) and all(key in held for key in keys) else None
 
 
-def run_step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
-    """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped.
+def run_step(what: str, command: Sequence[str], folder: Path, lock: int, stop_requested: list[int]) -> None:
+    """Run a command with its output in the log.
 
     Args:
-        what: It is, in a word for messages.
-        command: Its line.
-        folder: The cell's, with the log.
+        what: Name of the step, for messages.
+        command: Its command line.
+        folder: The cell's folder, with the log.
         lock: File descriptor that it inherits.
-        asked: Signals that asked for an end; SIGTERM is passed on.
+        stop_requested: Received stop signals; SIGTERM is passed on.
+
+    Raises:
+        StepFailed: The command failed; the message has the last lines of the log.
+        StepInterrupted: A stop was requested.
     """
-    if asked:
+    if stop_requested:
         raise StepInterrupted
     append_log(folder, " ".join(command))
     start = (folder / LOG).stat().st_size
@@ -230,10 +235,12 @@ def run_step(what: str, command: Sequence[str], folder: Path, lock: int, asked: 
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if signal.SIGTERM in asked and not told:  # the others reach the whole group by themselves
+                    if (
+                        signal.SIGTERM in stop_requested and not told
+                    ):  # the others reach the whole group by themselves
                         told = True
                         process.terminate()
-    if asked or code - 128 in STOPS:
+    if stop_requested or code - 128 in STOPS:
         raise StepInterrupted
     if code != 0:
         with open(folder / LOG, "rb") as log:
@@ -244,7 +251,7 @@ def run_step(what: str, command: Sequence[str], folder: Path, lock: int, asked: 
 
 
 def append_log(folder: Path, text: str) -> None:
-    """Write ``text`` as a line of the log in a cell's ``folder``."""
+    """Append a line with time and ``text`` to the log in a cell's ``folder``."""
     now = datetime.datetime.now().isoformat(" ", "seconds")
     with open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(f"== {now} {text}\n")
@@ -253,13 +260,13 @@ def append_log(folder: Path, text: str) -> None:
 def build_result(
     cell: Cell, folder: Path, trained: PlainMapping | None, evaluated: PlainMapping
 ) -> CellResult:
-    """A cell's result, from what its steps measured. Raises ResultsError where that is not whole.
+    """Return a cell's result from the results of its steps. Raises ResultsError if they are incomplete.
 
     Args:
-        cell: What was planned.
+        cell: The planned cell.
         folder: Its folder.
-        trained: Its training's result; None where actions were random.
-        evaluated: Its evaluation's.
+        trained: Result of its training; None for random actions.
+        evaluated: Result of its evaluation.
     """
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
     training, curve = None, None
@@ -271,7 +278,7 @@ def build_result(
         **cell.model_dump(by_alias=True),
         **{key: evaluated[key] for key in EVALUATION_FIELDS},
         **({"registered": evaluated["registered"]} if "registered" in evaluated else {}),
-        "provenance": provenance_of(folder, trained, evaluated).model_dump(),
+        "provenance": combine_provenance(folder, trained, evaluated).model_dump(),
         "version": cells.VERSION,
         "outcome": "finished",
         "resumed": max(attempts - 1, 0),
@@ -284,13 +291,13 @@ def build_result(
     return parse_result(data)
 
 
-def provenance_of(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
-    """Return a cell's provenance: that of its training, if it has one, with the commits of all of its processes in their order.
+def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
+    """Return the provenance of a cell's training, or of its evaluation for random actions, with the commits of all of its processes.
 
     Args:
-        folder: The cell's.
-        trained: Its training's result; None where actions were random.
-        evaluated: Its evaluation's.
+        folder: The cell's folder.
+        trained: Result of its training; None for random actions.
+        evaluated: Result of its evaluation.
     """
     last = Provenance.check("evaluation.provenance", evaluated["provenance"])
     own = last if trained is None else Provenance.check("training.provenance", trained["provenance"])
@@ -301,7 +308,7 @@ def provenance_of(folder: Path, trained: PlainMapping | None, evaluated: PlainMa
 
 
 def describe_machine(cards: Sequence[str] = ()) -> str:
-    """The processor, how many of its cores, how many cells at once, and the GPUs that were used, ``cards``."""
+    """Return processor, number of usable cores, number of parallel cells, and the names of the used GPUs, ``cards``."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -315,7 +322,7 @@ def describe_machine(cards: Sequence[str] = ()) -> str:
 
 
 def list_gpu_names(device: str, processes: int) -> list[str]:
-    """Names of the GPUs that a cell ran on: one for each of its ``processes``, from the ``device``'s number on; none on the CPU."""
+    """Return the name of a GPU for each of a cell's ``processes``, from the number of ``device`` on; empty on a CPU."""
     if not device.startswith("cuda"):
         return []
     import torch

@@ -1,10 +1,10 @@
-"""A study's folder: the plan, and of every cell a folder that one process at a time works in.
+"""A study's folder: the plan, and a folder for each cell, in which one process at a time works.
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Everything is written whole or not at all. A cell is finished when its ``result.json`` is there with the hash of the plan; until
-then whoever holds its lock may work on it. The kernel releases a lock when the last process that inherited it has ended, so a
-cell that a killed command left running is waited for, not run twice.
+Files are written atomically. A cell is finished if its ``result.json`` has the hash of the plan; otherwise the holder of its lock may
+work on it. The kernel releases a lock when the last process that inherited it has ended. So a cell that a killed command left running
+is waited for, not run twice.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
 SHARED_LOCK = "workers.lock"
-"""Held together by the processes of a distributed training, which torchrun lets inherit nothing."""
+"""Lock shared by the processes of a distributed training, because torchrun passes no file descriptors on."""
 VERSION = 1
 
 
 def load_or_extend_study(folder: Path, study: Study) -> Study:
-    """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
+    """Return the study to run in ``folder``: the given one merged with the folder's own. Raises StudyError."""
     path = folder / "study.json"
     if path.exists():
         if read_json(path) is None:
@@ -48,9 +48,9 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
 
 
 def keep_plan(folder: Path, held: Study, study: Study) -> Study:
-    """Return the ``study`` with the plan that its ``folder`` holds, when and for which seeds it was made.
+    """Return the ``study`` with the plan of its ``folder``, including its date and seeds.
 
-    Raises StudyError for another plan than the ``held`` one once a cell has begun: what is compared after that was not planned.
+    Raises StudyError if the plan differs from the ``held`` one and a cell has begun: comparisons must be planned before that.
     """
     if study.plan is None or study.plan.asks_the_same(held.plan):
         return study.with_changes(plan=held.plan)
@@ -65,7 +65,7 @@ def keep_plan(folder: Path, held: Study, study: Study) -> Study:
 
 
 def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
-    """What the file ``path`` of a folder says of a ``kind``, which is called ``what``. Raises StudyError that names file and key."""
+    """Return the content of ``path`` as a ``kind``, called ``label`` in messages. Raises StudyError that names file and key."""
     try:
         return read_json_record(path, kind)
     except ReadingError as error:
@@ -74,12 +74,12 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
 
 
 def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
-    """Raise StudyError where a cell was finished or begun as something else, or would begin with other robots or physics than the rest.
+    """Raise StudyError if cells in the folder conflict with the plan: another hash, or other robots or physics than cells still to run.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
         cells: All of its cells.
-        assets: Which robots cells that begin now run with, in words.
+        assets: Source of the robots of cells that begin now.
     """
     left = False
     for cell in cells:
@@ -105,12 +105,12 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
 
 
 def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
-    """Raise StudyError that names what a result was computed with, where that decides its bits and is something else now.
+    """Raise StudyError that names the kernels, threads or versions of a result if they decide bits and have changed since.
 
     Args:
-        path: The file that says so.
-        held: Its keys.
-        cell: What would be run now.
+        path: The result's file, for messages.
+        held: Its identity.
+        cell: The cell as planned now.
     """
     remedy = "choose another --out, or move that cell away to run it again"
     if cell.provenance is None:
@@ -129,13 +129,13 @@ def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
 def find_differences(
     theirs: Provenance, their_versions: Mapping[str, str], ours: Provenance, our_versions: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
-    """Return what decides bits and differs, by key: theirs and ours.
+    """Return the kernels, threads and versions that differ, by key: (theirs, ours).
 
     Args:
         theirs: Provenance of a result.
-        their_versions: Versions that it was computed with.
-        ours: What we have; threads of None decide nothing.
-        our_versions: Versions that decide bits; others do not count.
+        their_versions: Versions of a result.
+        ours: Our provenance; threads of None are not compared.
+        our_versions: Versions to compare.
     """
     pairs = {"provenance.kernels": (theirs.kernels, ours.kernels)}
     if ours.threads is not None:
@@ -146,13 +146,13 @@ def find_differences(
 
 
 def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
-    """Write the study, its plan, and every cell's own line. Raises StudyError where `refuse_other_cells` does.
+    """Write the study, its plan and a file for each cell. Raises StudyError like `refuse_other_cells`.
 
     Args:
-        folder: The study's.
-        study: What is compared.
+        folder: The study's folder.
+        study: The study.
         cells: All of its cells.
-        assets: Which robots cells that begin now run with, in words.
+        assets: Source of the robots of cells that begin now.
     """
     refuse_other_cells(folder, cells, assets)
     files.write_json(folder / "study.json", study.to_dict())
@@ -164,19 +164,19 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
 
 
 def write_cell(folder: Path, cell: Cell, assets: str) -> None:
-    """Write a cell's own file, which is all that who works it needs to know.
+    """Write a cell's own file, with everything that its worker needs.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
         cell: One of its cells.
-        assets: Which robots it runs with, in words.
+        assets: Source of its robots.
     """
     own = cell.model_copy(update={"assets": assets})
     files.write_json(folder / "cells" / cell.name / CELL, own.model_dump(by_alias=True))
 
 
 def read_cell(folder: Path) -> Cell:
-    """The cell whose ``folder`` this is. Raises StudyError that names the file and the key."""
+    """Return the cell in ``folder``. Raises StudyError that names file and key."""
     try:
         return read_json_record(folder / CELL, Cell)
     except ReadingError as error:
@@ -185,7 +185,7 @@ def read_cell(folder: Path) -> Cell:
 
 
 class CellIdentity(FileRecord):
-    """The keys of a cell's file or result that identify its specification, robots and physics, and what decides its bits besides."""
+    """Keys of a cell's file or result that identify its specification, robots, physics, kernels and versions."""
 
     hash: str = ""
     assets: str | None = None
@@ -195,22 +195,22 @@ class CellIdentity(FileRecord):
 
 
 class TrainingOutcome(FileRecord):
-    """What the result of a training says of its end."""
+    """How a training ended, in its result."""
 
     outcome: str
 
 
 class Heartbeat(FileRecord):
-    """What ``progress.json`` says of a training from its first iteration on."""
+    """Content of ``progress.json``, which a training updates after each iteration."""
 
     share: float
-    """How much of the training is done, in [0, 1]."""
+    """Completed share of the training, in [0, 1]."""
     steps_per_second: float
     mean_return: float | None = None
 
 
 def read_if_valid[R: FileRecord](path: Path, kind: type[R]) -> R | None:
-    """What the file ``path`` says of a ``kind``; None where there is no such file, or a damaged one."""
+    """Return the content of ``path`` as a ``kind``; None if the file is missing or damaged."""
     try:
         return kind.check("", read_json(path))
     except RegistryError:
@@ -218,13 +218,13 @@ def read_if_valid[R: FileRecord](path: Path, kind: type[R]) -> R | None:
 
 
 def read_cell_identity(folder: Path) -> CellIdentity | None:
-    """The identifying keys of the cell in ``folder`` that was measured or has begun to train; None if it has not begun or does not say."""
+    """Return the identity of the cell in ``folder``; None if it has not begun or its file is damaged."""
     name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
     return None if name is None else read_if_valid(folder / name, CellIdentity)
 
 
 def read_json(path: Path) -> Any:
-    """The content of the file ``path``; None where there is no such file, or one that is no JSON. Raises OSError for what is no file."""
+    """Return the content of ``path``; None if the file is missing or is not JSON. Raises OSError if it cannot be read."""
     try:
         return json.loads(read_text(path))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -232,12 +232,12 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(folder: Path, cell_hash: str) -> bool:
-    """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
+    """Return whether a cell's ``folder`` has a result with the hash ``cell_hash``."""
     return (held := read_if_valid(folder / RESULT, CellIdentity)) is not None and held.hash == cell_hash
 
 
 def move_damaged_result(folder: Path) -> Path | None:
-    """Move a result that cannot be read out of the way in a cell's ``folder``, and keep it; where it went."""
+    """Rename the result in a cell's ``folder`` to an unused name and return its new path; None if there is no result."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -249,7 +249,7 @@ def move_damaged_result(folder: Path) -> Path | None:
 
 
 def read_error(folder: Path) -> str:
-    """The reason why a cell failed, as its ``folder`` tells it."""
+    """Return the reason why the cell in ``folder`` failed."""
     path = folder / ERROR
     if not path.exists():
         return "it was killed, and left no word"
@@ -258,11 +258,11 @@ def read_error(folder: Path) -> str:
 
 @contextmanager
 def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Hold a cell; gives the lock's file descriptor, for children to inherit.
+    """Hold the lock of a cell; yield its file descriptor, for children to inherit.
 
     Args:
-        folder: The cell's; made where there is none.
-        wait: Until nobody else holds it; else raise BlockingIOError.
+        folder: The cell's folder; created if needed.
+        wait: Wait until the lock is free; otherwise raise BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
@@ -280,13 +280,13 @@ def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
         os.close(descriptor)
 
 
-def join(folder: Path) -> None:
-    """Hold the cell in ``folder`` together with the other processes of its training, until this process ends."""
+def share_lock(folder: Path) -> None:
+    """Share the lock of the cell in ``folder`` with the other processes of its training until this process ends."""
     descriptor = os.open(folder / SHARED_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def read_progress(folder: Path) -> Heartbeat | None:
-    """How far the training in a cell's ``folder`` is, as ``train.py`` last said; None before its first iteration."""
+    """Return the last heartbeat of the training in a cell's ``folder``; None before its first iteration."""
     reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
     return read_if_valid(reports[-1], Heartbeat) if reports else None

@@ -1,4 +1,4 @@
-"""A comparison: a study's cells in its folder, of which those that are not finished are run."""
+"""A study's cells in its folder: planning them and running the unfinished ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.progress import format_duration
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
@@ -24,13 +23,14 @@ from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
+from spiky_rl.experiments.run.arms import refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
-from spiky_rl.experiments.run.estimate import SpeedTable, estimate_cells
-from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions, list_bundled_studies
+from spiky_rl.experiments.run.estimate import estimate_cells
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
-"""Words for the origin of cells of earlier versions."""
+"""Provenance of cells of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -39,41 +39,37 @@ class StudyRun:
 
     study: Study
     folder: Path
-    """Its folder, absolute."""
+    """Absolute path of its folder."""
     place: ExecutionOptions
     robots: str
-    """Which robots all cells have, in words."""
+    """Source of the robots of all cells."""
     resolve: AgentResolver
     cells: Sequence[Cell]
-    sources: set[str]
-    """Where the cells' estimated times are from."""
     finished: set[str]
-    """Names of the cells that have their results."""
+    """Names of finished cells."""
 
     @property
     def remaining(self) -> list[Cell]:
-        """The cells that are not finished."""
+        """Unfinished cells."""
         return [cell for cell in self.cells if cell.name not in self.finished]
 
     @property
     def time_left(self) -> str:
-        """The time that those take, in words, and where that is known from."""
-        parallel, known = self.place.parallel, [
-            cell.seconds for cell in self.remaining if cell.seconds is not None
-        ]
-        text = f"{format_duration(sum(known) / parallel)} with {parallel} at once"
-        if len(known) < len(self.remaining):
-            text += f", and {len(self.remaining) - len(known)} cells of unknown length"
-        return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
+        """The estimated time of the remaining trainings, as text."""
+        trained = [cell.seconds for cell in self.remaining if cell.is_trained]
+        known = [seconds for seconds in trained if seconds is not None]
+        text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
+        unknown = len(trained) - len(known)
+        return text + (f", and {unknown} cells of unknown length" if unknown else "")
 
     def check(self) -> None:
-        """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
+        """Raise UserError if the folder has cells of something else, or if seeds or arms of the study are not allowed."""
         refuse_reused_seeds(self.folder, self.study)
         refuse_other_arms(self.folder, self.study, self.cells, self.robots)
         folders.refuse_other_cells(self.folder, self.cells, self.robots)
 
     def write(self) -> None:
-        """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
+        """Write the plan: study, cells, specifications and copies of tuned values. Raises UserError if the folder has another plan."""
         for digest, spec in self.resolve.specs.items():
             path = self.folder / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
@@ -92,13 +88,13 @@ class StudyRun:
         changed: Callable[[Mapping[str, str]], None],
         stop: Callable[[], bool],
     ) -> dict[str, str]:
-        """Work the cells that are left; returns the states of all, by name.
+        """Run the remaining cells; return the states of all cells by name.
 
         Args:
-            engine: Works them.
-            gpus: GPUs of this machine, to spread them over.
-            changed: Called with the states of cells at work.
-            stop: Tells whether to stop.
+            engine: Runs the cells.
+            gpus: GPUs of this machine to distribute them over.
+            changed: Called with the states of running cells.
+            stop: Returns whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
         return done | engine.run(
@@ -107,12 +103,12 @@ class StudyRun:
 
 
 def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
-    """All cells of a study, with their estimated times. Raises UserError for one that cannot be.
+    """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
 
     Args:
         study: The study, with its baseline.
-        out: Its folder, absolute.
-        place: Where its cells run.
+        out: Absolute path of its folder.
+        place: Where and how its cells run.
     """
     place, robots = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
@@ -128,19 +124,17 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
             check_agents(study.plan, list(labels))
         except RegistryError as error:
             raise StudyError(f"plan.{error}") from None
-    cells, sources = estimate_cells(
-        found, study, SpeedTable().read([out, *list_bundled_studies()]), resolve.tasks
-    )
+    cells = estimate_cells(out, found, resolve.tasks)
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return StudyRun(study, out, place, robots, resolve, cells, sources, finished)
+    return StudyRun(study, out, place, robots, resolve, cells, finished)
 
 
-def merge_study(asked: Study, out: Path) -> Study:
-    """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
-    merged = study_design.with_baseline(folders.load_or_extend_study(out, asked))
+def merge_study(study: Study, out: Path) -> Study:
+    """Return the ``study`` study merged with that in the folder ``out``, with its baseline. Raises UserError."""
+    merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
     study_design.check_study(merged)
     if merged.plan is None or merged.plan.seeds:
         return merged
@@ -153,23 +147,23 @@ def merge_study(asked: Study, out: Path) -> Study:
 
 
 def write_plan(
-    asked: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
+    study: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
 ) -> StudyRun:
-    """Write a plan into its folder, together with what another command has planned there since the folder was read.
+    """Write a plan into its folder, merged with the plan of another command that has written there in the meantime.
 
     Args:
-        asked: The study as the user asked for it.
-        plan: The plan that was made of it and the folder.
-        replan: Makes the plan of both; None: `planned`.
+        study: The study as the user gave it.
+        plan: Its plan.
+        replan: Plans the merged study; None takes `plan_study`.
 
     Returns:
-        The plan that was written.
+        The written plan.
 
     Raises:
         UserError: The folder has cells of something else.
     """
     with folders.lock_cell(plan.folder):
-        merged = merge_study(asked, plan.folder)
+        merged = merge_study(study, plan.folder)
         if merged != plan.study:
             plan = (replan or plan_study)(merged, plan.folder, plan.place)
         plan.write()
@@ -177,7 +171,7 @@ def write_plan(
 
 
 def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions) -> list[Cell]:
-    """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
+    """Return the ``cells`` of a ``study`` at a ``place``, each with the digest of its agent without tuned values."""
     resolve = AgentResolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:

@@ -1,35 +1,31 @@
-"""How far the cells of a comparison are: their states, the time that each took, and the time that is left."""
+"""The progress of a study: the states of its cells, the time that each took, and the remaining time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 
 from spiky_rl.config.progress import format_duration
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.comparison import StudyRun
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
-from spiky_rl.experiments.run.estimate import compute_remaining_seconds
 
 
 class StudyProgress:
-    """The cells of a comparison at work."""
+    """The cells of a study at work."""
 
     def __init__(self, plan: StudyRun) -> None:
-        """Begin where some cells are finished and all others wait.
-
-        Args:
-            plan: The comparison.
-        """
         self.parallel = plan.place.parallel
         self.cells = {cell.name: cell for cell in plan.cells}
         self.states = {name: DONE if name in plan.finished else WAITING for name in self.cells}
         self.begun = {cell: time.monotonic() for cell in plan.finished}
-        """When each cell's work began, of those whose has."""
+        """The start of each cell that has begun, by the monotonic clock."""
         self.took: dict[str, float] = {}
-        """Seconds that ended cells took, by name."""
+        """Seconds that cells took until they ended, by name."""
 
     def update(self, states: Mapping[str, str]) -> Iterator[str]:
-        """Take the ``states`` of cells at work; yields the name of each whose state is another now."""
+        """Store the ``states`` of cells; yield the name of each cell whose state has changed."""
         now = time.monotonic()
         for name, state in states.items():
             if state != self.states[name]:
@@ -42,27 +38,35 @@ class StudyProgress:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cells are in each state."""
+        """The number of cells in each state."""
         states = list(self.states.values())
         return {state: states.count(state) for state in (DONE, RUNNING, WAITING, BROKEN, STOPPED)}
 
     @property
     def ended(self) -> int:
-        """How many cells have ended."""
+        """The number of cells that have ended."""
         return sum(self.counts[state] for state in (DONE, BROKEN, STOPPED))
 
     @property
-    def format_remaining_time(self) -> str:
-        """The time that the others take, in words."""
-        now = time.monotonic()
-        took = {name: seconds for name, seconds in self.took.items() if self.states[name] == DONE}
-        ran = {name: 0.0 for name, state in self.states.items() if state == WAITING}
-        ran |= {name: now - self.begun[name] for name, state in self.states.items() if state == RUNNING}
-        seconds = compute_remaining_seconds(self.cells, took, ran)
-        return "unknown" if seconds is None else format_duration(max(0.0, seconds / self.parallel))
+    def remaining_time(self) -> str:
+        """The time until all trainings have ended, in words; ``unknown`` if nothing tells how long one of them takes."""
+        total, now = 0.0, time.monotonic()
+        for name, state in self.states.items():
+            if state in (RUNNING, WAITING) and self.cells[name].is_trained:
+                expected = self._expect(self.cells[name])
+                if expected is None:
+                    return "unknown"
+                total += max(0.0, expected - (now - self.begun[name] if state == RUNNING else 0.0))
+        return format_duration(total / self.parallel)
+
+    def _expect(self, cell: Cell) -> float | None:
+        """Return the mean seconds of finished trainings on the same task; without any, the estimate of the plan."""
+        alike = (other for other in self.cells.values() if other.task == cell.task and other.is_trained)
+        took = [self.took[c.name] for c in alike if c.name in self.took and self.states[c.name] == DONE]
+        return fmean(took) if took else cell.seconds
 
     def list_recent(self, count: int) -> list[str]:
-        """The names of ``count`` cells at most: those that run, those that ended last, and those that wait."""
+        """Return the names of at most ``count`` cells: first running ones, then the last that ended, then waiting ones."""
         running = [name for name, state in self.states.items() if state == RUNNING]
         recent = [name for name in self.took if self.states[name] != RUNNING]
         waiting = [name for name, state in self.states.items() if state == WAITING]

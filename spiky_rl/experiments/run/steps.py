@@ -1,4 +1,4 @@
-"""The steps of a cell, from the specification in its folder: what its training and its evaluation are asked for."""
+"""The steps of a cell: the requests for its training and its evaluation, from the specification in its folder."""
 
 from __future__ import annotations
 
@@ -16,33 +16,29 @@ from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions
 def make_training_request(
     folder: Path, checkpoint: str | None, distributed: bool
 ) -> tuple[RunRequest, TrainOptions]:
-    """The request and settings of a cell's training.
+    """Return the request and the options of a cell's training.
 
     Args:
-        folder: The cell's.
-        checkpoint: What it goes on from; None: it begins anew.
+        folder: The cell's folder.
+        checkpoint: Checkpoint to resume from; None starts anew.
         distributed: Whether this is one of several processes.
     """
     given = read_checked_cell(folder).specification
     budget = None if given.budget is None else parse_budget(given.budget, "budget")
-    asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
-    return asked, TrainOptions(budget=budget, choose_best=False)
+    request = _make_request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
+    return request, TrainOptions(budget=budget, choose_best=False)
 
 
 def make_evaluation_request(folder: Path) -> tuple[RunRequest, int, str, Path]:
-    """The request of a cell's evaluation, its number of episodes, its conditions, and the file of the result.
-
-    Args:
-        folder: The cell's.
-    """
+    """Return the request of the evaluation of the cell in ``folder``, episodes, conditions, and the path of its result."""
     cell = read_checked_cell(folder)
     given, checkpoint = cell.specification, "latest" if cell.is_trained else RANDOM
-    asked = _request(folder, given, given.evaluation_seed, checkpoint, None, False)
-    return asked, given.episodes, ",".join(given.conditions), folder / EVALUATION
+    request = _make_request(folder, given, given.evaluation_seed, checkpoint, None, False)
+    return request, given.episodes, ",".join(given.conditions), folder / EVALUATION
 
 
 def read_checked_cell(folder: Path) -> Cell:
-    """Return the cell in ``folder``. Raises UserError where this process would compute something else than was planned, naming what."""
+    """Return the cell in ``folder``. Raises UserError if kernels, threads or versions differ from the plan."""
     cell = read_cell(folder)
     if cell.provenance is not None:
         here = read_provenance(cell.device, cell.specification.task, cell.physics)
@@ -54,7 +50,7 @@ def read_checked_cell(folder: Path) -> Cell:
     return cell
 
 
-def _request(
+def _make_request(
     folder: Path,
     given: CellSpecification,
     seed: int,
@@ -62,7 +58,7 @@ def _request(
     num_envs: int | None,
     distributed: bool,
 ) -> RunRequest:
-    """What both steps are asked for; the agent is as it was when the study was planned."""
+    """Return the request of both steps; the agent is that of the plan."""
     values = {
         "task": given.task,
         "agent": given.agent,

@@ -1,10 +1,10 @@
-"""A tuning: agents and tasks, the space to search, how many trials of which budget; and the folder that it lies in.
+"""A tuning: agents and tasks, search space, number of trials, budget; and its folder.
 
     tuning.json  tuning.db  cells/TASK.AGENT.trial7.rung1.seed90000/...  trials/...  tuned.yaml  report.html
 
-A trial's training has a third of a whole one's budget and is evaluated at rungs on the way, each a cell of its own that goes on from the
-checkpoint of the one before. Trial 0 is the agent as its file has it. All that decides what comes next lies in Optuna's storage
-and in the cells' results: a command that is killed anywhere and run again goes on from there.
+A trial trains with a third of a whole budget and is evaluated at rungs, each a cell that resumes from the checkpoint of the rung before.
+Trial 0 is the agent as its file has it. Optuna's storage and the cells' results hold all state: a command that was killed continues if
+it is run again.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 KERNELS = "kernels"
-"""Beginning of the facts' names of kernels' digests."""
+"""Prefix of the facts with the digests of kernels."""
 FILE, DATABASE, TRIALS = "tuning.json", "tuning.db", "trials"
-"""In a tuning's folder; the second where no other storage is named, the third with the locks of trials that were begun."""
+"""Names in a tuning's folder: its file, its storage unless another one is named, and the folder of the locks of trials."""
 SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
-"""Shares of a trial's budget after which it is evaluated, and goes on or ends."""
+"""Shares of a trial's budget at which it is evaluated, and continues or ends."""
 STARTUP = 10
-"""Trials that are over before the sampler models any; until then it draws values at random."""
+"""Trials that must end before the sampler models them; until then values are random."""
 PRUNED_FROM = 4
-"""Complete trials from which on others are ended early."""
+"""Complete trials from which on others may be ended early."""
 Activity = Literal["firing_rate", "operations"]
 ACTIVITIES = {
     "firing_rate": "share of inner steps with a spike",
     "operations": "number of synaptic operations per control step",
 }
-"""What may be a second objective, of the actor."""
+"""Activities of the actor that may be a second objective."""
 
 
 @dataclass(frozen=True)
 class AgentTask:
-    """An agent on a task: what has trials of its own."""
+    """An agent on a task, which has trials of its own."""
 
     task: str
-    """As it was asked for, and so is the agent."""
+    """As the study names it; likewise the agent."""
     agent: str
     label: str
-    """The task's."""
+    """The task's label."""
     stem: str
-    """The agent's file's."""
+    """The agent's file stem."""
     dimensions: tuple[SearchDimension, ...]
     budget: Budget
     """Budget of a trial."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What tuning.json calls the facts that trials are made from, by what tuned.yaml calls them."""
+        """Names in tuning.json of the facts that tuned.yaml holds, by their names there."""
         return {
             "specification": f"specification of {self.stem} on {self.label}",
             "physics": f"physics of {self.label}",
@@ -78,17 +78,17 @@ class TuningEnvironment:
     """Where and how trials run."""
 
     out: Path
-    """The tuning's folder, absolute."""
+    """Absolute path of the tuning's folder."""
     resolver: Callable[[Study], Resolve]
-    """Tells what a combination of task, agent and variation is in a study, as `grid.cells` asks."""
+    """Returns the resolver of a study, as `grid.build_cells` takes it."""
     device: str | None = None
     assets: str = "auto"
     robots: str = ""
-    """Which those are, in words."""
+    """Source of the robots."""
     processes: int = 1
-    """How many processes train a cell."""
+    """Processes of a training."""
     threads: int | None = None
-    """Threads of a cell on the CPU."""
+    """CPU threads of a cell."""
 
 
 @dataclass(frozen=True)
@@ -96,45 +96,45 @@ class TuningDesign:
     """The design of a tuning: agents, tasks, search space, number of trials and objectives."""
 
     study: Study
-    """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""
+    """Agents, tasks, tuning seeds, budget of a whole training, and evaluation of trials."""
     space: SearchSpace
     trials: int
-    """Number of trials that every agent has on every task."""
+    """Number of trials of every agent on every task."""
     activity: str = ""
-    """One of `ACTIVITIES`, to be as low as it can; empty: there is the return alone."""
+    """Second objective to minimise, one of `ACTIVITIES`; empty if there is the return alone."""
     storage: str = ""
-    """URL of Optuna's storage, without its password; empty: a file of the folder."""
+    """URL of Optuna's storage without its password; empty for a file in the folder."""
     id: str = ""
-    """Tells its trials from those of other tunings in the same storage."""
+    """Distinguishes its trials from those of other tunings in the same storage."""
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """With two objectives no trial is ended early: a low return may be what a low activity costs."""
+        """Shares of a trial's budget; with two objectives no trial ends early, because a low return may buy a low activity."""
         return (1.0,) if self.activity else RUNGS
 
     def make_trial_study(self, pair: AgentTask, overrides: Sequence[str], share: float = 1.0) -> Study:
-        """The study of a pair's trial; what the command line says stands behind its values.
+        """Return the study of a trial; overrides of the command line follow its values.
 
         Args:
             pair: Agent and task.
-            overrides: What the trial changes of the agent.
-            share: Share of the trial's budget, up to which it goes.
+            overrides: Overrides of the trial.
+            share: Share of the trial's budget.
         """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         own = (*overrides, *self.study.overrides)
         return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
 
-    def cells(
+    def make_cells(
         self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
     ) -> list[Cell]:
-        """The cells of a trial at a rung, one for each seed, each with its folder.
+        """Return the cells of a trial at a rung, one for each seed, and write their files.
 
         Args:
             site: Where they run.
             pair: Agent and task.
-            overrides: What the trial changes of the agent.
-            rung: Place in `rungs`; each goes on from the one before.
-            name: The trial's.
+            overrides: Overrides of the trial.
+            rung: Index in `rungs`; each resumes from the one before.
+            name: Name of the trial.
         """
         given, written = self.make_trial_study(pair, overrides, self.rungs[rung]), list[Cell]()
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
@@ -147,8 +147,8 @@ class TuningDesign:
                 write_cell(site.out, written[-1], site.robots)
         return written
 
-    def data(self) -> dict[str, Any]:
-        """As plain data."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the design as plain data."""
         return {
             "version": VERSION,
             "id": self.id,
@@ -161,7 +161,7 @@ class TuningDesign:
 
 
 class SearchSpaceRecord(FileRecord):
-    """What of a space a tuning searches: `Space.part`."""
+    """Searched part of a space: `SearchSpace.select`."""
 
     set: dict[str, Any]
     shared: dict[str, Any]
@@ -169,7 +169,7 @@ class SearchSpaceRecord(FileRecord):
 
 
 class TuningFile(FileRecord):
-    """tuning.json: `Tuning.data`, and what its trials are made from."""
+    """Content of tuning.json: `TuningDesign.to_dict` and the facts of its trials."""
 
     version: Literal[1]
     id: str
@@ -182,16 +182,16 @@ class TuningFile(FileRecord):
 
 
 def read_tuning(folder: Path) -> TuningFile | None:
-    """What the ``folder`` of a tuning says; None where there is no tuning. Raises StudyError that names file and key."""
+    """Return the tuning in ``folder``; None if there is none. Raises StudyError that names file and key."""
     path = folder / FILE
     return read_study_record(path, TuningFile, "tuning") if path.exists() else None
 
 
 def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
-    """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
+    """Return the tuning to run in ``folder``: ``design`` merged with the agents, tasks and trials that the folder has.
 
-    Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared; and where
-    its tuning has lost a part without which all trials would be run again.
+    Raises StudyError if the folder has another tuning, naming the key, because trials of two spaces are not comparable; and if it has lost a
+    part, because all trials would run again.
     """
     held = read_tuning(folder)
     _check_is_whole(folder, held, (held or design).storage)
@@ -216,15 +216,12 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
 
 
 def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None:
-    """Refuse a ``folder`` that has lost a part of its tuning: its trials would silently be run again.
+    """Raise StudyError that names a missing or empty file if the tuning in ``folder`` has lost a part.
 
     Args:
-        folder: The tuning's.
-        held: What its tuning.json says; None if it has none.
-        storage: URL of the storage; empty: a file of the folder.
-
-    Raises:
-        StudyError: It names the file that is missing or empty.
+        folder: The tuning's folder.
+        held: Content of its tuning.json; None if it has none.
+        storage: URL of the storage; empty for a file in the folder.
     """
     remedy = "bring it back, or choose another --out"
     if held is None:
@@ -246,11 +243,12 @@ def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -
     """Write tuning.json.
 
     Args:
-        folder: The tuning's.
-        tuning: What is tuned.
-        facts: What its trials are made from, by name: hashes of agents on tasks, robots, physics.
+        folder: The tuning's folder.
+        tuning: The tuning.
+        facts: Hashes of agents on tasks, robots, physics and kernels of its trials, by name.
 
-    Raises StudyError where one of the facts was another when the tuning began.
+    Raises:
+        StudyError: One of the facts has changed since the tuning began.
     """
     held = begun.facts if (begun := read_tuning(folder)) else {}
     told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
@@ -263,11 +261,11 @@ def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -
             raise StudyError(
                 f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
             )
-    files.write_json(folder / FILE, {**tuning.data(), "facts": {**held, **facts}})
+    files.write_json(folder / FILE, {**tuning.to_dict(), "facts": {**held, **facts}})
 
 
 def redact_url(url: str) -> str:
-    """Return the ``url`` of a storage as it may be shown and stored: without its password and the values of its query."""
+    """Return the ``url`` of a storage without its password and the values of its query."""
     parsed = _parse_url(url)
     if parsed is None:
         scheme, separator, _ = url.partition("://")
@@ -280,7 +278,7 @@ def redact_url(url: str) -> str:
 
 
 def list_secrets(url: str) -> list[str]:
-    """Return the texts of the ``url`` of a storage that are not to be shown."""
+    """Return the secret parts of the ``url`` of a storage."""
     parsed = _parse_url(url)
     if parsed is None:
         return [url] if url else []
@@ -289,7 +287,7 @@ def list_secrets(url: str) -> list[str]:
 
 
 def _parse_url(url: str) -> URL | None:
-    """Return the parts of the ``url`` of a storage; None if it has none, or an @ tells a part of its password from the host."""
+    """Return the parts of the ``url`` of a storage; None if it is invalid, or has an @ in password or name."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -1,4 +1,4 @@
-"""The plan of a tuning: what is asked for, checked, and what has trials of its own."""
+"""The plan of a tuning: its options, its checks, and the pairs of agent and task that have trials."""
 
 from __future__ import annotations
 
@@ -19,48 +19,46 @@ MOST_TRIALS = 10_000
 
 
 class TuneOptions(Settings):
-    """How a tuning searches."""
+    """Options of a tuning."""
 
     trials: int = option(
         MIN_TRIALS,
-        "trials of every agent on every task; the first is the agent as it is",
+        "trials of every agent on every task; the first is the agent without changes",
         low=1,
         high=MOST_TRIALS,
     )
-    space: str = option("pilot", "what is tuned: file stem of spaces/, or a YAML file")
+    space: str = option("pilot", "search space: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(
-        None, "activity of the actor that is to be lowest: a second objective beside the return"
+        None, "activity of the actor to minimise, as a second objective beside the return"
     )
     storage: str | None = option(
         None,
-        "URL of Optuna's storage, a database's for commands on many machines; null: a file in --out",
+        "URL of Optuna's storage, a database for commands on several machines; null: a file in --out",
         metavar="URL",
     )
-    out: Path | None = option(
-        None, "the tuning's folder; null: in logs/tune; on many machines, one that all share"
-    )
+    out: Path | None = option(None, "folder of the tuning, which all machines share; null: one in logs/tune")
 
 
 def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign:
-    """Read the plan of a tuning. Raises UserError.
+    """Return the design of a tuning. Raises UserError.
 
     Args:
-        data: Keys of a study: agents, tasks, seeds, budget and how trials are evaluated.
-        how: The search.
+        data: Keys of a study: agents, tasks, seeds, budget and evaluation.
+        options: Options of the tuning.
     """
     dimensions = tuning_space.read_space(options.space)
-    asked = study.build_study("tuning", {**data, "conditions": ["nominal"]})
-    dimensions.require_equal(asked.agents)
-    given = {text.partition("=")[0] for text in asked.overrides}
-    for dimension in (d for agent in asked.agents for d in dimensions.get_dimensions(agent)):
+    base = study.build_study("tuning", {**data, "conditions": ["nominal"]})
+    dimensions.require_equal(base.agents)
+    given = {text.partition("=")[0] for text in base.overrides}
+    for dimension in (d for agent in base.agents for d in dimensions.get_dimensions(agent)):
         if both := given & {dimension.key, *dimension.also}:
             raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
     storage = "" if options.storage is None else redact_storage_url(options.storage)
-    return TuningDesign(asked, dimensions, options.trials, options.activity or "", storage)
+    return TuningDesign(base, dimensions, options.trials, options.activity or "", storage)
 
 
 def redact_storage_url(url: str) -> str:
-    """The ``url`` of a storage without its password. Raises UserError where it names no kind of database."""
+    """Return the ``url`` of a storage without its password. Raises UserError if it names no database."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -75,31 +73,34 @@ def redact_storage_url(url: str) -> str:
     return shown
 
 
-def default_folder(asked: TuningDesign) -> Path:
-    """Where a tuning lies that was not told where."""
-    return Path("logs/tune") / f"{'-'.join(asked.study.agent_names)[:40]}-{grid.hash_data(asked.data())[:6]}"
+def get_default_folder(design: TuningDesign) -> Path:
+    """Return the default folder of a tuning."""
+    return (
+        Path("logs/tune")
+        / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(design.to_dict())[:6]}"
+    )
 
 
 @dataclass(frozen=True)
 class CheckedTuning:
-    """A tuning that can be run."""
+    """A tuning that can run."""
 
     pairs: list[AgentTask]
-    """What has trials of its own."""
+    """Pairs of agent and task that have trials."""
     facts: dict[str, str]
-    """What its trials are made from, by name."""
+    """Hashes, robots, physics and versions of its trials, by name."""
 
 
 def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> CheckedTuning:
-    """Check a tuning: the pairs of agent and task that have trials, each with its budget.
+    """Check a tuning and return its pairs of agent and task, each with the budget of a trial.
 
     Args:
-        asked: The tuning.
+        design: The tuning.
         place: Where trials run.
-        robots: Which robots they have, in words.
+        robots: Source of their robots.
 
     Raises:
-        UserError: An agent does not take the ends or choices of a dimension.
+        UserError: An agent rejects an extreme or a choice of a dimension.
     """
     found = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
@@ -116,11 +117,11 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
             dimensions = design.space.get_dimensions(agent)
             budget = Budget(whole.kind, whole.amount * SHARE)
             pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
-            for i in range(max(len(d.list_extremes) for d in dimensions)):
+            for i in range(max(len(d.extremes) for d in dimensions)):
                 values = [
                     text
                     for d in dimensions
-                    for text in d.assignments(d.list_extremes[min(i, len(d.list_extremes) - 1)])
+                    for text in d.make_overrides(d.extremes[min(i, len(d.extremes) - 1)])
                 ]
                 AgentResolver(design.make_trial_study(pair, [*design.space.fixed, *values]), place)(
                     task, agent, {}

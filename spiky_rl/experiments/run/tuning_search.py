@@ -1,7 +1,7 @@
-"""The trials of a tuning: begun in turn, brought from rung to rung, told to Optuna.
+"""The trials of a tuning: started in turn, trained from rung to rung, reported to Optuna.
 
-What a trial is comes from its number and the storage alone, so that a command that was killed goes on with what is there: a trial
-that is running there, and whose lock nobody holds, is taken over.
+A trial follows from its number and the storage alone, so that a command that was killed can continue: a trial that runs in the storage
+and has no lock holder is taken over.
 """
 
 # pylint: disable=protected-access  # Optuna has no other way to a trial that another process has left
@@ -21,7 +21,6 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from spiky_rl.experiments.analysis.results import read_result
 from spiky_rl.experiments.design.grid import Cell, hash_data
 from spiky_rl.experiments.run.cells import (
     ERROR,
@@ -32,6 +31,7 @@ from spiky_rl.experiments.run.cells import (
     read_if_valid,
 )
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
+from spiky_rl.experiments.run.results import read_result
 from spiky_rl.experiments.run.tuning import (
     DATABASE,
     STARTUP,
@@ -46,9 +46,9 @@ from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
-"""How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
+"""Outcome of a training with non-finite values: the trial's own fault, which would happen again."""
 PAUSE = 5.0
-"""Seconds between two looks for trials that another command has left."""
+"""Seconds between two searches for trials that another command has left."""
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +71,26 @@ class RunningTrial:
 
 
 def start_search(
-    asked: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
+    design: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
 ) -> TuningSearch:  # fmt: skip
-    """The search of a tuning, whose folder says from here on what is tuned.
+    """Return the search of a tuning and write the tuning into its folder.
 
-    Another command may have begun in the folder since it was read for ``asked``: the two are one tuning then.
+    It merges the tuning of another command that has begun in the folder since ``design`` was made.
 
     Args:
-        asked: The tuning.
-        checked: What of it has trials of its own.
-        check: Tells the same of the tuning that it is together with another command's.
+        design: The tuning.
+        checked: Its pairs and facts.
+        check: Returns the same for the merged tuning.
         site: Where and how trials run.
-        parallel: Cells at once.
-        storage: URL of Optuna's storage; None: a file of the folder.
+        parallel: Number of parallel cells.
+        storage: URL of Optuna's storage; None takes a file in the folder.
 
     Raises:
-        StudyError: The storage is not there or damaged, or the folder's trials are made from something else.
+        StudyError: The storage is missing or damaged, or the folder's trials have other facts.
     """
     with lock_cell(site.out):
-        merged = load_or_extend_tuning(site.out, asked)
-        if merged != replace(asked, id=merged.id):
+        merged = load_or_extend_tuning(site.out, design)
+        if merged != replace(design, id=merged.id):
             checked = check(merged)
         connected = connect(storage or f"sqlite:///{site.out / DATABASE}")
         write_tuning(site.out, merged, checked.facts)
@@ -98,7 +98,7 @@ def start_search(
 
 
 class TuningSearch:
-    """Hands out the cells of trials, and decides with their results how it goes on."""
+    """Hands out the cells of trials, and decides by their results how each continues."""
 
     def __init__(
         self, tuning: TuningDesign, pairs: Sequence[AgentTask], storage: optuna.storages.BaseStorage, site: TuningEnvironment, parallel: int
@@ -111,17 +111,17 @@ class TuningSearch:
         self.taken: set[tuple[AgentTask, int]] = set()
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
-        """Names of trials that failed, which the next command tries again, and why."""
+        """Reasons of failed trials, which the next command tries again, by name."""
         self.looked = 0.0
 
     def count_begun(self, pair: AgentTask) -> int:
-        """Number of trials of a ``pair`` that the storage has at least: a trial's lock is made just before it."""
+        """Return the least number of trials of a ``pair`` in the storage: a trial's lock is created just before it."""
         name = f"{pair.label}.{pair.stem}."
         folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
     def next_cells(self, states: Mapping[str, str]) -> list[Cell]:
-        """Cells to begin now; ``states`` are those of all cells so far."""
+        """Return the cells to begin now; ``states`` are those of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
         cells: list[Cell] = []
         for trial in list(self.open):
@@ -132,7 +132,7 @@ class TuningSearch:
         return cells
 
     def start_trial(self) -> RunningTrial | None:
-        """The next trial: one that was left, else a new one of the pair that has the fewest."""
+        """Return the next trial: one that was left, otherwise a new one of the pair with the fewest; None if there is none."""
         if self.open and time.monotonic() < self.looked + PAUSE:
             return None
         with lock_cell(self.out):  # so that no other command takes the same
@@ -142,7 +142,7 @@ class TuningSearch:
                         now = get_frozen_trial(study, left.number)
                         if now.state == TrialState.RUNNING:
                             return self.open_trial(pair, left.number, lock, now)
-                        lock.close()  # who held it has told its end since
+                        lock.close()  # its former holder has reported its end
             counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
             pair = min(counts, key=lambda pair: counts[pair])
             if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
@@ -151,7 +151,7 @@ class TuningSearch:
         return None
 
     def lock_trial(self, pair: AgentTask, number: int) -> ExitStack | None:
-        """The lock of a ``pair``'s trial ``number``, for as long as this process works on it; None where another one does."""
+        """Return the held lock of trial ``number`` of a ``pair``; None if another process holds it."""
         stack = ExitStack()
         try:
             stack.enter_context(
@@ -164,27 +164,26 @@ class TuningSearch:
     def open_trial(
         self, pair: AgentTask, number: int, lock: ExitStack, left: FrozenTrial | None = None
     ) -> RunningTrial:
-        """A new trial, or one that was left.
+        """Return a new trial, or one that was left.
 
         Args:
             pair: Agent and task.
-            number: The trial's. Its sampler is made of it, so that it draws the same from the same trials before it, whoever
-                was killed in between.
+            number: The trial's number. It seeds the sampler, so that equal earlier trials give equal values even after a command was killed.
             lock: Held until the trial is closed.
-            left: As the storage has one that was left, and which may hold all, some or none of its values.
+            left: A trial that was left in the storage, with all, some or none of its values.
         """
         study, overrides = self.studies[pair], list[str]()
         seed = int(hash_data([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # groups, for the first trial has no parameters at all
+            # groups, because the first trial has no parameters
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP, seed=seed, multivariate=True, group=True, constant_liar=True
             )
         trial = study.ask() if left is None else Trial(study, left._trial_id)
         if number > 0:
             chosen = {d: d.suggest(trial) for d in pair.dimensions}
-            values = (text for d, value in chosen.items() for text in d.assignments(value))
+            values = (text for d, value in chosen.items() for text in d.make_overrides(value))
             overrides = [*self.tuning.space.fixed, *values]
         self.taken.add((pair, number))
         self.open.append(
@@ -193,12 +192,12 @@ class TuningSearch:
         return self.open[-1]
 
     def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
-        """The cells of the trial's rung that are not finished; the next rung's where all are."""
-        trial.cells = self.tuning.cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
+        """Return the unfinished cells of the trial's rung; those of the next rung if all are finished."""
+        trial.cells = self.tuning.make_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
         return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
     def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
-        """Go on after a trial's cells have ended: the cells of its next rung, or nothing."""
+        """Return the cells of a trial's next rung after those of its rung have ended; empty if the trial ends."""
         where = f"{trial.name} on {trial.pair.label}"
         unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
         if unfinished:
@@ -229,12 +228,12 @@ class TuningSearch:
     def finish_trial(
         self, trial: RunningTrial, values: Sequence[float] | None = None, state: TrialState | None = None
     ) -> Sequence[Cell]:
-        """Tell the storage how a trial ended, if it did, and let go of it; nothing follows.
+        """Report a trial's end to the storage, if it has ended, and release it; return no cells.
 
         Args:
             trial: The trial.
-            values: Its objectives, where it is complete.
-            state: Else how it ended; None: it failed, and the next command tries it again.
+            values: Its objectives if it is complete.
+            state: How it ended otherwise; None if it failed, and the next command tries it again.
         """
         if values is not None or state is not None:
             trial.trial.study.tell(trial.trial, values, state)
@@ -244,23 +243,23 @@ class TuningSearch:
         return ()
 
     def compute_objectives(self, cells: Sequence[Cell]) -> list[float]:
-        """The objectives, means over the ``cells`` of all seeds."""
+        """Return the objectives: means over the ``cells`` of all seeds."""
         nominal = [read_result(self.out / "cells" / cell.name).nominal for cell in cells]
         keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
         return [fmean(getattr(evaluation, key) for evaluation in nominal) for key in keys]
 
     def is_finished(self, cell: Cell) -> bool:
-        """Whether a cell has its result."""
+        """Return whether a ``cell`` has its result."""
         return is_finished(self.out / "cells" / cell.name, cell.hash)
 
     def get_failure_reason(self, cell: Cell) -> str:
-        """Why a cell failed: the last line of what it said."""
+        """Return the last line of the error of a ``cell``."""
         path = self.out / "cells" / cell.name / ERROR
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no word"]
         return next((line for line in reversed(lines) if line.strip()), "it left no word")
 
     def has_diverged(self, cell: Cell) -> bool:
-        """Whether a cell's training ended because its numbers were none any more."""
+        """Return whether the training of a ``cell`` ended with non-finite values."""
         paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
         return any(
             (held := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(held.outcome) for path in paths
@@ -268,5 +267,5 @@ class TuningSearch:
 
 
 def get_frozen_trial(study: optuna.Study, number: int) -> FrozenTrial:
-    """Trial ``number`` of a ``study`` as the storage has it."""
+    """Return trial ``number`` of a ``study`` from the storage."""
     return next(t for t in study.get_trials(deepcopy=False) if t.number == number)

@@ -1,4 +1,4 @@
-"""Optuna's storage of a tuning: opened, its studies made, and its trials checked before anything goes on from them."""
+"""Optuna's storage of a tuning: opens it, creates its studies, and checks its trials before they are used."""
 
 # pylint: disable=protected-access  # Optuna has no other way to ask what a distribution has
 
@@ -32,9 +32,9 @@ CREATION_PAUSE_S = 0.2
 
 
 def connect(url: str) -> RDBStorage:
-    """Open Optuna's storage at a ``url``, and make its tables where there are none.
+    """Open Optuna's storage at a ``url``; create its tables if needed.
 
-    Commands of several machines may make the tables at the same time; all but one fail then, and find them in the next attempt.
+    Commands of several machines may create the tables at the same time; all but one fail then, and find them in the next attempt.
 
     Raises:
         StudyError: There is no such storage; the message has no password.
@@ -59,17 +59,17 @@ def open_studies(
     place: str,
     begun: Mapping[AgentTask, int],
 ) -> dict[AgentTask, optuna.Study]:
-    """Open the study of every pair, and make it where there is none.
+    """Open the Optuna study of every pair; create it if needed.
 
     Args:
-        tuning: What is tuned.
+        tuning: The tuning.
         pairs: Agents on tasks.
         storage: Holds the trials.
         place: File or URL of the storage, for messages.
-        begun: Number of trials of a pair that the storage has at least, as the tuning's folder says.
+        begun: Least number of trials of each pair in the storage, by the tuning's folder.
 
     Raises:
-        StudyError: The storage has lost the trials, or what it says of one is damaged.
+        StudyError: The storage has lost trials, or one of them is damaged.
     """
     directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.activity else [])]
     names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
@@ -96,7 +96,7 @@ def open_studies(
 
 
 def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, place: str, begun: int) -> None:
-    """Raise StudyError where the trials of a ``study`` are none that a tuning which has ``begun`` so many could have left."""
+    """Raise StudyError if the tuning cannot have left these trials of a ``study``, of which ``begun`` began."""
     where = f"{place}: trials of {pair.stem} on {pair.label}"
     try:
         trials = study.get_trials(deepcopy=False)
@@ -116,10 +116,10 @@ def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, pl
 def _find_fault(
     trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], objectives: int, rungs: int
 ) -> str:
-    """Say what of a ``trial`` is damaged; empty if nothing is.
+    """Return the damaged part of a ``trial`` as text; empty if it is valid.
 
     Args:
-        trial: As the storage has it.
+        trial: From the storage.
         distributions: Distributions of the pair's parameters, by key.
         objectives: Number of objectives.
         rungs: Number of rungs.
@@ -156,7 +156,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _is_of(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a ``distribution`` has a ``value``, which may be anything."""
+    """Return whether a ``distribution`` contains a ``value`` of any type."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
     except (TypeError, ValueError, OverflowError):
@@ -164,7 +164,7 @@ def _is_of(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
-    """Return what `SearchDimension.suggest` draws from."""
+    """Return the distribution that `SearchDimension.suggest` draws from."""
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
     low, high = dimension.low, dimension.high
@@ -175,14 +175,14 @@ def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
 
 
 def _is_creation_race(error: Exception) -> bool:
-    """Whether making the tables failed because another command was making them."""
+    """Return whether creating the tables failed because another command was creating them."""
     return isinstance(error, IntegrityError) or (
         isinstance(error, SQLAlchemyError) and "already exists" in str(error).lower()
     )
 
 
 def _get_reason(error: Exception, url: str = "") -> str:
-    """Return an ``error`` in one line, without the secrets of the ``url``."""
+    """Return an ``error`` on one line, without the secrets of the ``url``."""
     reason = " ".join(str(error).partition("\n(Background")[0].split())[:300] or type(error).__name__
     for secret in list_secrets(url):
         reason = reason.replace(secret, "***")

@@ -1,4 +1,4 @@
-"""The interface of engines: their orders, and what they report while cells are at work."""
+"""The interface of engines: their work orders, and the states that they report."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ WAITING, RUNNING, DONE, BROKEN, STOPPED = "waiting", "running", "finished", "fai
 
 
 class EngineError(UserError):
-    """An engine that is not there, or that was asked for what it does not have."""
+    """An engine that is missing, or that cannot run an order."""
 
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """The cells that an engine is to run, and how."""
+    """The cells that an engine runs, and how."""
 
     cells: Sequence[Cell]
-    """Those that are not finished, in the order in which to begin them."""
+    """Unfinished cells, in the order in which to begin them."""
     out: Path
-    """The study's folder, absolute; on a cluster, one that all machines share."""
+    """Absolute path of the study's folder; on a cluster, one that all machines share."""
     parallel: int
-    """Cells at once."""
+    """Number of parallel cells."""
     on_change: Callable[[Mapping[str, str]], None]
     """Called a few times a second with the states of the cells, by name."""
     stop_requested: Callable[[], bool]
-    """Whether to stop: nothing new is begun, and what runs keeps a checkpoint."""
+    """Returns whether to stop: no cell begins, and running ones keep a checkpoint."""
     gpus: Sequence[str] = ()
-    """GPUs of this machine to spread cells over, as CUDA_VISIBLE_DEVICES names them; none: cells choose by themselves."""
+    """GPUs of this machine to distribute cells over, as in CUDA_VISIBLE_DEVICES; if empty, cells choose."""
     more_cells: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
-    """Called as often with the states: cells to take besides."""
+    """Called as often with the states; returns further cells."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add what there is besides; whether a cell is left to begin, which none is after a stop.
+        """Add further cells and return whether a cell is left to begin; False after a stop.
 
         Args:
-            waiting: Cells to begin; more are put behind them.
-            states: States of all cells by name; more are put beside them.
+            waiting: Cells to begin, to which this appends.
+            states: States of all cells by name, to which this adds.
         """
         for cell in () if self.stop_requested() else self.more_cells(states):
             waiting.append(cell)
@@ -54,26 +54,26 @@ class WorkOrder:
 
 
 class Engine(ABC):
-    """Runs cells, each in processes of its own; a cell that fails does not touch the others."""
+    """Runs cells, each in processes of its own; a cell that fails does not affect others."""
 
     @abstractmethod
     def run(self, order: WorkOrder) -> dict[str, str]:
-        """Work all cells of an ``order`` to their ends, or until it is asked to stop; their states, by name."""
+        """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
 
 
 def make_command(order: WorkOrder, cell: Cell) -> list[str]:
-    """The command that works a ``cell`` of an ``order``; the number of the process that starts it goes behind."""
+    """Return the command of a ``cell``'s worker; the number of the process that starts it has to follow."""
     work = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
 def make_environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
-    """A cell's environment: its part of the cores, unless the user gave a number of threads; its GPUs, if any.
+    """Return a cell's environment variables: its share of the cores, unless the user set a number of threads, and its GPUs.
 
     Args:
-        parallel: Cells at once.
+        parallel: Number of parallel cells.
         available: Cores that they share.
-        gpus: The cell's, as CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is.
+        gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
@@ -81,19 +81,19 @@ def make_environment(parallel: int, available: int, gpus: str | None = None) -> 
 
 
 def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
-    """Names of the ``count`` GPUs there are: those in CUDA_VISIBLE_DEVICES, ``shown``, or their numbers where it is empty."""
+    """Return the names of ``count`` GPUs: those of CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
     names = [name.strip() for name in shown.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
 
 def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
-    """The ``gpus`` in shares of one for each of a cell's ``processes``, as CUDA_VISIBLE_DEVICES takes them; none for a part."""
+    """Return shares of ``gpus`` for CUDA_VISIBLE_DEVICES, one GPU for each of a cell's ``processes``; a partial share is dropped."""
     whole = len(gpus) // processes
     return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
 
 
 def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
-    """The share among ``offered`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
+    """Return the share in ``offered`` whose GPUs the fewest running cells use, by their shares ``taken``; None if there is none."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
         offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
@@ -101,10 +101,10 @@ def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | No
 
 
 def get_cell_state(code: int) -> str:
-    """A cell's state after its process ended with ``code``. A process that was killed has left no word: it failed."""
+    """Return a cell's state from the exit ``code`` of its process; a killed process counts as failed."""
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
 
 
 def count_cores() -> int:
-    """Processor cores of this machine that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

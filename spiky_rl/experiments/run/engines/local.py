@@ -1,4 +1,4 @@
-"""Cells on this machine, so many at once."""
+"""Cells on this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from spiky_rl.experiments.run.engines.base import (
 )
 
 PAUSE = 0.25
-"""Seconds between looks."""
+"""Seconds between checks of the processes."""
 
 
 class LocalEngine(Engine):
-    """Child processes of this one, which end with it."""
+    """Runs cells as child processes, which end with this process."""
 
     @override
     def run(self, order: WorkOrder) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Cells as Ray tasks: on a cluster whose machines share the study's folder, or on this machine as one."""
+"""Cells as Ray tasks, on a cluster whose machines share the study's folder, or on this machine."""
 
 from __future__ import annotations
 
@@ -31,30 +31,29 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 RETRIES = 5
-"""How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
+"""Number of times that a cell starts again after its machine was lost; it resumes from its last checkpoint."""
 CONNECT_TIMEOUT_S = 5.0
-"""Seconds in which a cluster has to answer."""
+"""Seconds within which a cluster has to answer."""
 PAUSE = 0.5
-"""Seconds between looks."""
+"""Seconds between checks of the tasks."""
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Environment variables of Ray's authentication."""
 NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch for clusters that other machines join, which it reads on every system: 0 binds all ports to loopback."""
+"""Ray's switch for clusters that other machines join, which it reads on every system; 0 binds all ports to loopback."""
 AUTHENTICATED = (2, 52)
-"""The first version of Ray that knows tokens."""
+"""First version of Ray with tokens."""
 
 log = logging.getLogger(__name__)
 
 
 class RayEngine(Engine):
-    """Ray's scheduler decides where; a cell takes ``cpus`` and ``gpus`` there."""
+    """Lets Ray's scheduler choose the machine; a cell takes ``cpus`` and ``gpus`` there."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        """Choose the cluster and what a cell takes of it.
+        """Set the cluster and the resources of a cell.
 
         Args:
-            address: Address of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
-                nobody else can use.
+            address: Address of a running cluster, ``auto`` for that of this machine; None starts a private one here.
             cpus: Cores of a cell.
             gpus: GPUs of a cell; a fraction shares one.
         """
@@ -73,7 +72,7 @@ class RayEngine(Engine):
                 ray.shutdown()
 
     def connect(self) -> None:
-        """Join the cluster, or start one here. Raises EngineError where there is none."""
+        """Join the cluster or start one here. Raises EngineError if there is none."""
         import ray
         from ray.exceptions import RayError
 
@@ -104,7 +103,7 @@ class RayEngine(Engine):
             )
 
     def require_resources(self) -> None:
-        """Raise EngineError where no machine of the cluster could ever take a cell."""
+        """Raise EngineError if no machine of the cluster can hold a cell."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -115,7 +114,7 @@ class RayEngine(Engine):
             )
 
     def run_tasks(self, order: WorkOrder) -> dict[str, str]:
-        """Hand out the cells of an ``order``, at most its ``parallel`` at a time, and wait for them; their states, by name."""
+        """Submit the cells of an ``order``, at most ``parallel`` at a time, and wait for them; return their states by name."""
         import ray
 
         states = {cell.name: WAITING for cell in order.cells}
@@ -149,7 +148,7 @@ class RayEngine(Engine):
 
 @contextmanager
 def make_ray_environment() -> Iterator[None]:
-    """An environment in which Ray starts a cluster that only this command can use: a random token, on loopback."""
+    """Set environment variables so that only this command can use the cluster it starts: a random token, on loopback."""
     own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
     before = {key: os.environ.get(key) for key in own}
     os.environ.update(own)
@@ -162,11 +161,11 @@ def make_ray_environment() -> Iterator[None]:
 
 
 def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int:
-    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token.
+    """Run a cell's worker on the machine that Ray chose and return its exit code; the worker has no token and ends with this process.
 
     Args:
-        arguments: Its command line, as `command` has it.
-        variables: Environment variables of its own.
+        arguments: Command line, as from `make_command`.
+        variables: Further environment variables.
     """
     line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
     env.pop(TOKEN, None)
@@ -179,7 +178,7 @@ def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int
 
 
 def get_task_state(task: ObjectRef[int]) -> str:
-    """A cell's state after its ``task`` ended."""
+    """Return a cell's state after its ``task`` has ended."""
     import ray
     from ray.exceptions import RayError, TaskCancelledError
 

@@ -1,7 +1,6 @@
-"""Reading a study's folder: its design, its plan and what each cell measured, each checked key by key.
+"""Records of a study's folder: its design, its plan and the result of each cell, checked key by key.
 
-A result file that is damaged, of another version or of another plan is named with the reason and left out; it never stops
-what reads the others.
+A result file that is damaged, of another version or of another plan is skipped with a reason; the others are read.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 from spiky_rl.run.provenance import Provenance
 
 ERROR_LINES = 8
-"""Last lines of an error's traceback that a report shows."""
+"""Last lines of an error that a report shows."""
 
 
 class ResultsError(UserError):
-    """A study's folder that says nothing, or a file whose content is not what it has to be."""
+    """A folder without a study, or a file with invalid content."""
 
 
 def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
-    """A number's ``value``, if it passes the ``check`` of its type; a whole one stays whole, so that a file is written as it was read."""
+    """Return ``value`` if it passes the ``check`` of its type; an integer stays one, so that files are written as they were read."""
     check(value)
     return value
 
@@ -41,7 +40,7 @@ def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
 Number = Annotated[float, WrapValidator(keep_integer)]
 Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
-"""A number per iteration, or null where nothing was measured."""
+"""A number per iteration; None if nothing was measured."""
 Counts = Annotated[tuple[int, ...], Field(strict=False)]
 
 
@@ -57,9 +56,9 @@ class TrainingRecord(FileRecord):
     seconds_inference: float
     seconds_learning: float
     seconds_cpu: float | None = None
-    """Seconds of all processors together; None where they were not counted, as in a resumed training."""
+    """Seconds of all processors together; None if not counted, as in a resumed training."""
     worlds_reset: int = 0
-    """Worlds whose physics broke; 0 in results of earlier versions, in which one of them ended the training."""
+    """Number of environments whose physics failed; 0 in results of earlier versions, which ended the training."""
 
 
 class CurveRecord(FileRecord):
@@ -72,7 +71,7 @@ class CurveRecord(FileRecord):
     firing_rate: Measured
 
     @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
+    def _check_lengths(self) -> Self:
         lengths = {name: len(values) for name, values in self.model_dump(by_alias=True).items()}
         if len(set(lengths.values())) != 1:
             raise RegistryError(f"unequal lengths {lengths}")
@@ -80,7 +79,7 @@ class CurveRecord(FileRecord):
 
 
 class RecoveryRecord(FileRecord):
-    """How far reward came back after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
+    """Recovery of the reward after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
 
     episodes: int
     before: float
@@ -114,9 +113,9 @@ class EvaluationRecord(FileRecord):
 
 
 LISTS = ("stored_values", "index_bytes", "index_reads")
-"""Fields of `InferenceCost` that results of before 28 November 2026 do not have."""
+"""Fields of `InferenceCost` that results of before 28 November 2026 lack."""
 OPTIONAL_KEYS = ("state_accesses", *LISTS)
-"""All fields of `InferenceCost` that results of earlier versions may not have."""
+"""All fields of `InferenceCost` that results of earlier versions may lack."""
 _KINDS = {"int": int, "float": float}
 _TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "equal_ann"}
 _COUNTS: dict[str, Any] = {
@@ -127,31 +126,31 @@ _Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNTS)
 
 
 class CountsRecord(_Counts):
-    """Counts of a control step: the fields of `InferenceCost`."""
+    """Counts per control step: the fields of `InferenceCost`."""
 
     def compute_energy(self, name: str) -> float | None:
-        """Return the energy in nJ at today's prices called ``name``; None if they ask for what was not counted.
+        """Return the energy in nJ under today's energy model ``name``; None if it needs counts that are missing.
 
-        Raises RegistryError for prices that there are not.
+        Raises RegistryError for an unknown energy model.
         """
-        price = get_energy_model(name)
-        asked = OPTIONAL_KEYS if price.lists else ("state_accesses",) if price.word else ()
-        if any(getattr(self, field) is None for field in asked):
+        model = get_energy_model(name)
+        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
+        if any(getattr(self, field) is None for field in needed):
             return None
         numbers = self.model_dump(include=set(_COUNTS))
-        # no price that comes so far asks for what is missing
+        # this energy model does not use the missing counts
         numbers.update({field: 0 for field in OPTIONAL_KEYS if numbers[field] is None})
-        return InferenceCost(**numbers).energy(price) / 1000.0
+        return InferenceCost(**numbers).energy(model) / 1000.0
 
 
 class CostRecord(CountsRecord):
-    """The cost of an action, per control step: the fields of `InferenceCost`, and those that `InferenceCost.as_dict` adds."""
+    """Cost per control step: the fields of `InferenceCost` and those that `InferenceCost.as_dict` adds."""
 
     effective_operations: float
     energy_nj: dict[str, float]
-    """By assumption, at the prices of the version that wrote the file; a report takes `compute_energy`."""
+    """Energy by energy model, as of the version that wrote the file; a report takes `compute_energy`."""
     ann_skipping_zeros: CountsRecord | None = None
-    """Counts of the ANN beside it; None if it is an ANN itself, and in results of earlier versions."""
+    """Counts of the equal-size ANN; None for an ANN, and in results of earlier versions."""
     ann_skipping_zeros_energy_nj: dict[str, float] | None = None
     ann_dense_operations: Number | None
     actions_per_second: float | None
@@ -159,7 +158,7 @@ class CostRecord(CountsRecord):
 
 
 class CellResult(FileRecord):
-    """Measurements of one cell: the content of result.json."""
+    """Content of result.json: the measurements of one cell."""
 
     version: Literal[1]
     cell: str
@@ -168,7 +167,7 @@ class CellResult(FileRecord):
     variant: dict[str, Any]
     task: str
     registered: str = ""
-    """The task with the package that it comes from; empty in results of earlier versions."""
+    """The task with its package; empty in results of earlier versions."""
     seed: int
     kind: Literal["trained", "random"]
     hash: str
@@ -194,7 +193,7 @@ class CellResult(FileRecord):
     date: str
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _require_parts(self) -> Self:
         if self.kind == "trained" and (self.training is None or self.curve is None):
             raise RegistryError("training, curve: null in a cell that was trained")
         if "nominal" not in self.evaluation.conditions:
@@ -208,12 +207,12 @@ class CellResult(FileRecord):
 
     @property
     def conditions(self) -> Mapping[str, ConditionRecord]:
-        """Every evaluation of the policy as it was trained."""
+        """Evaluations of the trained policy by condition."""
         return self.evaluation.conditions
 
     @property
     def plastic(self) -> Mapping[str, ConditionRecord]:
-        """The same of a plastic policy that changes as it acts; empty of others."""
+        """Evaluations of a plastic policy that changes as it acts; empty for other policies."""
         return self.evaluation.adapting or {}
 
     @property
@@ -229,11 +228,11 @@ class CellResult(FileRecord):
 
 @dataclass(frozen=True)
 class SkippedCell:
-    """A cell that gives no numbers."""
+    """A cell without numbers."""
 
     cell: str
     status: str
-    """``failed``, ``corrupt``, ``missing``, or ``stale``: of another plan."""
+    """``failed``, ``corrupt``, ``missing``, or ``stale`` (of another plan)."""
     reason: str
     label: str | None = None
     task: str | None = None
@@ -242,19 +241,19 @@ class SkippedCell:
 
 
 def read_design(folder: Path) -> StudyFile:
-    """The design of the study in ``folder``. Raises ResultsError where study.json is not one."""
+    """Return the study in ``folder``. Raises ResultsError if its study.json is invalid."""
     return _read(folder / "study.json", StudyFile)
 
 
 def read_plan(folder: Path) -> tuple[PlannedCell, ...]:
-    """The cells that there have to be in a study's ``folder``. Raises ResultsError where plan.json is no plan."""
+    """Return the planned cells in a study's ``folder``. Raises ResultsError if its plan.json is invalid."""
     return _read(folder / "plan.json", StudyPlanFile).cells
 
 
 def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCell, ...]]:
-    """Results of the cells in a study's ``folder``, in the plan's order, and the cells without numbers, each with the reason.
+    """Return the results in a study's ``folder`` in the order of the plan, and the skipped cells with reasons.
 
-    A plan that cannot be read only means that cells that never started are not known; see `read_plan`.
+    Without a valid plan, cells that never began are unknown; see `read_plan`.
     """
     try:
         planned = {cell.name: cell for cell in read_plan(folder)}
@@ -312,7 +311,7 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
 
 
 def read_result(folder: Path) -> CellResult:
-    """What the cell in ``folder`` measured. Raises ResultsError where result.json is none of it."""
+    """Return the result of the cell in ``folder``. Raises ResultsError if its result.json is invalid."""
     result = _read(folder / RESULT_FILE, CellResult)
     if result.cell != folder.name:
         raise ResultsError(f"{folder / RESULT_FILE}: cell: {result.cell!r} is not the folder's name")
@@ -320,7 +319,7 @@ def read_result(folder: Path) -> CellResult:
 
 
 def parse_result(data: PlainMapping) -> CellResult:
-    """The result that the content ``data`` of a file stands for. Raises ResultsError that names the key."""
+    """Return the result from the content ``data`` of a file. Raises ResultsError that names the key."""
     try:
         return CellResult.check("", data)
     except RegistryError as error:

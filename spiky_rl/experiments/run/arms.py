@@ -1,4 +1,4 @@
-"""Arms from other studies: finished cells that stand in a study's comparisons where all that must agree does."""
+"""Arms from other studies: finished cells that a study compares with its own, if everything that must agree does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.experiments.analysis.results import CellResult, SkippedCell, read_design, read_results
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
+from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
 from spiky_rl.run.provenance import list_deciding
 
 SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
-"""Attributes that cells need alike, besides the environment's overrides and what decides bits."""
+"""Attributes that must be equal, beside the environment's overrides and what decides bits."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ArmResult:
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
-    """Return the folder of an ``arm``'s study, from a folder around the study in ``folder``. Raises StudyError where there is none."""
+    """Return the folder of an ``arm``'s study, relative to a folder around ``folder``. Raises StudyError if there is none."""
     for around in folder.absolute().parents:
         if (around / arm.study / "study.json").is_file():
             return around / arm.study
@@ -37,7 +37,7 @@ def find_folder(folder: Path, arm: Arm) -> Path:
 
 
 def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
-    """Return the cells of other studies that a ``study`` in a ``folder`` takes in, on its tasks and seeds. Raises UserError where one is none."""
+    """Yield the finished cells of the arms of a ``study`` in ``folder``, on its tasks and seeds. Raises UserError for an arm without a study."""
     labels = label_tasks(study)
     for arm in study.arms:
         other = find_folder(folder, arm)
@@ -48,19 +48,19 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
 
 
 def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> tuple[str, str, str] | None:
-    """Return key, theirs and ours of the first thing that has to be alike and is not; None if all is.
+    """Return key, their value and our value of the first difference that forbids a comparison; None if there is none.
 
     Args:
-        study: The study that takes the cell in.
-        ours: A cell of it on the same task, with its robots in words.
+        study: The study that compares the cell.
+        ours: One of its cells on the same task, with its robots.
         theirs: The cell of the other study.
     """
     result = theirs.result
     for key in SAME:
-        pair = _spell(result, key), _spell(ours, key)
+        pair = _format_attribute(result, key), _format_attribute(ours, key)
         if pair[0] != pair[1]:
             return key, *pair
-    others, own = _spell_overrides(theirs.design), _spell_overrides(study)
+    others, own = _format_overrides(theirs.design), _format_overrides(study)
     if others != own:
         return "overrides", others, own
     for name in study.conditions:
@@ -76,26 +76,26 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
     return next(((key, *pair) for key, pair in differing.items()), None)
 
 
-def _spell(cell: Cell | CellResult, key: str) -> str:
+def _format_attribute(cell: Cell | CellResult, key: str) -> str:
     return str(
         cell.specification.episodes if isinstance(cell, Cell) and key == "episodes" else getattr(cell, key)
     )
 
 
-def _spell_overrides(study: Study) -> str:
-    """Return the overrides of a ``study`` that are of the environment; physics has a key of its own."""
+def _format_overrides(study: Study) -> str:
+    """Return the environment's overrides of a ``study`` without physics, which is compared on its own."""
     own = [text for text in study.overrides if not text.startswith(("agent.", "physics="))]
     return " ".join(sorted(own)) or "none"
 
 
 def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots: str) -> None:
-    """Raise StudyError where an arm has no cell, or one that does not fit, naming key, theirs and ours.
+    """Raise StudyError if an arm has no finished cell, or a cell that conflicts with the study.
 
     Args:
-        folder: The study's.
-        study: What is compared.
+        folder: The study's folder.
+        study: The study.
         cells: Its cells.
-        robots: Which robots these have, in words.
+        robots: Source of their robots.
     """
     ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.is_trained}
     found = list(read_arms(folder, study))
@@ -115,12 +115,12 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots:
 def take_arms(
     folder: Path, study: Study, own: Sequence[CellResult]
 ) -> tuple[list[CellResult], list[SkippedCell], dict[str, str]]:
-    """Return the arms' results that fit those of a ``study``, cells that do not, and the study that each label is from.
+    """Return the arms' results that agree with a ``study``, skipped cells, and the study of each label.
 
     Args:
-        folder: The study's.
-        study: What is compared.
-        own: Its own results; without one on a task nothing tells what fits there.
+        folder: The study's folder.
+        study: The study.
+        own: Its own results; a task needs one to tell whether an arm agrees.
     """
     taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()
     labels = {result.label for result in own}

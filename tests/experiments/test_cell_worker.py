@@ -100,7 +100,7 @@ from spiky_rl.experiments.run import cells
 from spiky_rl.learners.common import processes
 
 folder, keeps_on = Path(sys.argv[1]), sys.argv[2:] == ["--keep"]
-cells.join(folder)
+cells.share_lock(folder)
 if not keeps_on:
     processes.setup_distributed_env(True)
 (folder / f"worker{os.environ['RANK']}.part").write_text(str(os.getpid()))
@@ -258,9 +258,9 @@ def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that
 def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_path):
     run = a_run(tmp_path, "first", True, False)
     files.write_json(run / "result.json", TRAINED)
-    assert cell_worker.finished_training(tmp_path) == TRAINED
+    assert cell_worker.read_finished_training(tmp_path) == TRAINED
     assert cell_worker.find_resumable(tmp_path, "rsl_rl")
-    assert cell_worker.finished_training(tmp_path) is None
+    assert cell_worker.read_finished_training(tmp_path) is None
     assert json.loads((run / "result.lost.json").read_text()) == TRAINED
 
 
@@ -275,7 +275,7 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     ):
         path.write_text(text)
     files.write_json(run / "run.json", {})
-    assert cell_worker.finished_training(tmp_path) is None
+    assert cell_worker.read_finished_training(tmp_path) is None
     assert cell_worker.read_mapping(tmp_path / "evaluation.json", cell_worker.EVALUATION_FIELDS) is None
     assert cells.read_progress(tmp_path) is None
     made = cell_worker.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.experiments.analysis.measures import energy_of, energy_per_metre, rival_energy_of
+from spiky_rl.experiments.analysis.measures import compute_ann_energy, compute_step_energy, energy_per_metre
 from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
-from spiky_rl.experiments.analysis.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.run.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, InferenceCost
 from tests.experiments.results import CARTPOLE, change, write_study
 
@@ -91,11 +91,11 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
     counts = InferenceCost(**{name: getattr(result.cost, name) for name in RIVAL.counts()})
     for name, price in ENERGY_MODELS.items():
         energy = counts.energy(price) / 1000.0
-        assert energy_of(result, name) == pytest.approx(energy)
+        assert compute_step_energy(result, name) == pytest.approx(energy)
         metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
         assert energy_per_metre(result, name) == pytest.approx(metre)
     with pytest.raises(RegistryError, match="fp32_sram"):
-        energy_of(result, "fp32_sramm")
+        compute_step_energy(result, "fp32_sramm")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
 )
 def test_results_of_every_earlier_version_are_priced_as_far_as_their_counts_go(cell: str, known: list[str]):
     result = read_result(STUDIES / cell)
-    assert [name for name in ENERGY_MODELS if energy_of(result, name) is not None] == known
+    assert [name for name in ENERGY_MODELS if compute_step_energy(result, name) is not None] == known
     assert [name for name in ENERGY_MODELS if energy_per_metre(result, name) is not None] == known
-    assert not any(rival_energy_of(result, name) for name in ANN_ENERGY_MODELS), "not kept then"
+    assert not any(compute_ann_energy(result, name) for name in ANN_ENERGY_MODELS), "not kept then"
 
 
 def test_the_page_shows_all_of_it(study: Path):
