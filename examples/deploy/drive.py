@@ -41,7 +41,7 @@ def episode(act: Action) -> float:
 
     configure_assets("local")
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import selection
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")

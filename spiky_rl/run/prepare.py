@@ -82,7 +82,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     from spiky_rl.hosts.isaaclab import history
     from spiky_rl.hosts.isaaclab.cfg_checks import check_obs_groups, check_symmetry
     from spiky_rl.hosts.isaaclab.environment import describe_task, require_files, resolve_task
-    from spiky_rl.hosts.isaaclab.mujoco import selection
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
 
     gym_id = resolve_task(task_spec.id if task_spec else request.task)
     registered = describe_task(gym_id)

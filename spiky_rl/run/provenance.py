@@ -12,7 +12,7 @@ from pathlib import Path
 import spiky_rl
 from spiky_rl import __version__
 from spiky_rl.config.options import FileRecord
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
 
@@ -66,7 +66,7 @@ def compute_kernels_digest(on_gpu: bool, steps_natively: bool) -> str:
     """Return the digest of the sources of kernels, and of the native physics if that ``steps_natively``."""
     from spiky_rl.kernels.source_digest import compute_digest
 
-    return compute_digest(on_gpu, (PACKAGE / "hosts/isaaclab/mujoco").glob("*.h") if steps_natively else ())
+    return compute_digest(on_gpu, selection.list_sources() if steps_natively else ())
 
 
 @cache

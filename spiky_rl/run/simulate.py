@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.hosts.isaaclab import environment
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.kernels import dispatch
 from spiky_rl.run.signals import start_simulation
 from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings

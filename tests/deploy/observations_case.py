@@ -14,7 +14,7 @@ def main(path: str) -> None:
     """Save them, [STEPS, 1, O]: what a cart sees that is pushed at random, again from the start where its pole fell."""
     configure_assets("local")
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import selection
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")

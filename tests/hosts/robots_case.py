@@ -17,7 +17,7 @@ from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_
 from spiky_rl.hosts.isaaclab.evaluation import share_env_origin
 from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 
 ENVS, SEED = 4, 1
 STARTS = 64

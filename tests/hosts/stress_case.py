@@ -13,7 +13,7 @@ from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.evaluation import ConditionEvaluation, configure_env
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.hosts.isaaclab.mujoco import worlds
+from spiky_rl.hosts.isaaclab import physics_selection
 from spiky_rl.kernels import compiler
 from spiky_rl.run import provenance
 
@@ -80,8 +80,12 @@ def test_provenance_says_what_computes(monkeypatch):
 
 
 def test_the_native_physics_counts_all_that_it_compiles():
-    folder = provenance.PACKAGE / "hosts/isaaclab/mujoco"
-    assert {path.name for path in folder.glob("*.h")} == set(worlds.SOURCES)
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    from isaaclab_mujoco import compiler as native
+    from isaaclab_mujoco import worlds
+
+    assert [path.name for path in physics_selection.list_sources()] == sorted(worlds.SOURCES)
+    assert native.FLAGS == compiler.FLAGS, "the digest has the flags of one of them"
 
 
 def test_a_compiler_that_does_not_start_is_none(monkeypatch):

@@ -19,7 +19,7 @@ from spiky_rl.config.run_plan import RunPlan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
 
 OUT = "$OUT"

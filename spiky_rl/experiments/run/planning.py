@@ -219,7 +219,7 @@ class AgentResolver:
         )
 
         from spiky_rl.hosts.isaaclab import conditions
-        from spiky_rl.hosts.isaaclab.mujoco import selection
+        from spiky_rl.hosts.isaaclab import physics_selection as selection
         from spiky_rl.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
