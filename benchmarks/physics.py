@@ -34,7 +34,7 @@ SEED = 1
 
 def parser() -> Any:
     """The command line."""
-    from spiky_rl.hosts.isaaclab.mujoco.selection import NATIVE, WARP
+    from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP
 
     found = common.Parser(
         prog="bench.py physics",
@@ -161,8 +161,8 @@ def serve(asked: dict[str, Any]) -> int:
     common.setup_logging(False)
     torch.set_num_threads(asked["threads"])
     configure_assets(asked["assets"])
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
     from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import selection
 
     wanted, overrides = selection.split_physics_override([f"physics={asked['physics']}"])
     env_cfg, _ = load_configs(asked["task"], None, overrides)

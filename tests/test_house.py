@@ -37,6 +37,8 @@ LONGEST_SCRIPT = 15
 BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
 """Scripts whose code does not ship, and its module."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
+NATIVE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "isaaclab_mujoco").rglob("*.py"))
+"""Modules and tests of the package beside this one."""
 
 
 def tree_of(module: str) -> ast.Module:
@@ -126,7 +128,7 @@ HOMES = {
     "skrl": "spiky_rl/learners/skrl",
     "cupy": "spiky_rl/kernels/backends/cupy.py",
 }
-"""The only place that may import a library (isaaclab_rl and its other parts count as isaaclab)."""
+"""The only place that may import a library (isaaclab_rl, isaaclab_mujoco and other parts count as isaaclab)."""
 
 
 def test_a_library_is_imported_in_its_home_only():
@@ -134,6 +136,14 @@ def test_a_library_is_imported_in_its_home_only():
         for name in packages(module):
             home = HOMES.get("isaaclab" if name.startswith("isaaclab_") else name, "")
             assert module.startswith(home), f"{module} imports {name}"
+
+
+def test_native_physics_is_a_package_of_its_own_that_knows_nothing_of_this_one():
+    assert len(NATIVE) > 15
+    for module in NATIVE:
+        assert "spiky_rl" not in packages(module), module
+    users = {module for module in MODULES if "isaaclab_mujoco" in packages(module)}
+    assert users == {f"spiky_rl/hosts/isaaclab/{name}.py" for name in ("command", "physics_selection")}
 
 
 CHOOSING = {
@@ -377,11 +387,13 @@ def test_nothing_prints_but_a_command_and_nothing_evaluates_text():
     for module in MODULES:
         forbidden = {"eval", "exec"} if room(module) == "cli" else {"eval", "exec", "print"}
         assert not calls(module) & forbidden, module
+    for module in NATIVE:
+        assert "/tests/" in module or not calls(module) & {"eval", "exec", "print"}, module
     assert "print" in calls("spiky_rl/cli/show.py"), "the check sees a print"
 
 
 def test_every_module_and_every_public_class_says_what_it_is():
-    for module in MODULES:
+    for module in [*MODULES, *(module for module in NATIVE if "/src/" in module)]:
         tree = tree_of(module)
         public = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
         for node in (tree, *public):

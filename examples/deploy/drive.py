@@ -40,8 +40,8 @@ def episode(act: Action) -> float:
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     configure_assets("local")
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import selection
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")

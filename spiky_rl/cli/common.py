@@ -85,5 +85,6 @@ def setup_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for ours in (log, logging.getLogger("isaaclab_mujoco")):
+        ours.handlers, ours.propagate = [handler], False
+        ours.setLevel(logging.DEBUG if verbose else logging.INFO)

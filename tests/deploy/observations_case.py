@@ -13,8 +13,8 @@ TASK, SEED, STEPS = "Isaac-Cartpole", 1, 150
 def main(path: str) -> None:
     """Save them, [STEPS, 1, O]: what a cart sees that is pushed at random, again from the start where its pole fell."""
     configure_assets("local")
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
-    from spiky_rl.hosts.isaaclab.mujoco import selection
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")

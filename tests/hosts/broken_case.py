@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
@@ -18,7 +19,6 @@ from spiky_rl.hosts.isaaclab.environment import (
     open_simulation,
     resolve_task,
 )
-from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED, STEPS, BREAKS = 16, 1, 25, {5: ([3], math.nan), 9: ([3, 7], 1e30), 15: ([0], math.inf)}
 """In which control step the joints of which worlds get which velocity."""

@@ -11,13 +11,13 @@ import mujoco
 import numpy as np
 import torch
 
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
-from spiky_rl.hosts.isaaclab.mujoco import selection
 
 ENVS, SEED = 4, 1
 STARTS = 64

@@ -9,11 +9,11 @@ import sys
 import torch
 
 from spiky_rl.config.spec import load_task
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import configure_env
 from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.mujoco import selection
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from spiky_rl.hosts import find_host
-from spiky_rl.hosts.isaaclab.mujoco import worlds
 from spiky_rl.kernels import compiler
 from spiky_rl.run import provenance
 
@@ -81,8 +80,14 @@ def test_provenance_says_what_computes(monkeypatch):
 
 
 def test_the_native_physics_counts_all_that_it_compiles():
-    sources = find_host("Isaac-Ant").get_physics_sources("mujoco")
-    assert {path.name for path in sources} == set(worlds.SOURCES)
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    from isaaclab_mujoco import compiler as native
+    from isaaclab_mujoco import worlds
+
+    assert [path.name for path in find_host("Isaac-Ant").get_physics_sources("mujoco")] == sorted(
+        worlds.SOURCES
+    )
+    assert native.FLAGS == compiler.FLAGS, "the digest has the flags of one of them"
 
 
 def test_a_compiler_that_does_not_start_is_none(monkeypatch):

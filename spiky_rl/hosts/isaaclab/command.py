@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP, translate_errors
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.base import EXPORTS
@@ -57,11 +58,11 @@ def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
 
 
 def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
-    """Let ``isaaclab train`` and ``isaaclab play`` choose native physics on the CPU: ``physics=mujoco``.
+    """Make ``auto`` the default physics of ``isaaclab train`` and ``isaaclab play`` with one of ``agents`` on the CPU.
 
     Args:
         arguments: The command line.
-        agents: Names of ours, for one of which it has to be.
+        agents: Names of our agents.
         tasks: gymnasium's registry.
     """
     task = tasks.get(get_option_value("--task", arguments) or "")
@@ -71,15 +72,18 @@ def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Map
         or get_option_value("--device", arguments) != "cpu"
     ):
         return
-    from spiky_rl.hosts.isaaclab.mujoco import selection, worlds
+    with translate_errors():
+        from isaaclab_mujoco.presets import add_preset
+        from isaaclab_mujoco.worlds import get_unavailable_reason
 
-    if reason := worlds.get_unavailable_reason():
-        log.warning("spiky_rl: no %s: %s", selection.NATIVE, reason)
+        reason = get_unavailable_reason()
+    if reason:
+        log.warning("spiky_rl: no %s: %s", NATIVE, reason)
         return
-    name = save_original_entry(task, selection.NATIVE)
-    task.kwargs["env_cfg_entry_point"] = lambda: selection.add_physics_preset(load_env_cfg(task.id, name))
+    name = save_original_entry(task, NATIVE)
+    task.kwargs["env_cfg_entry_point"] = lambda: add_preset(load_env_cfg(task.id, name), auto_default=True)
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
-        log.warning("spiky_rl: physics: %s where the task has %s", selection.NATIVE, selection.WARP)
+        log.warning("spiky_rl: physics: %s where the task has %s", NATIVE, WARP)
 
 
 def set_observation_history(

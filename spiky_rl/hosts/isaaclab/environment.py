@@ -27,6 +27,7 @@ from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
+from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.tasks import unknown_task, without_version
@@ -229,12 +230,13 @@ def open_simulation(
         launched.enter_context(launch_simulation(env_cfg, arguments))
     env: Any = None
     try:
-        request_determinism(arguments, env_cfg)
-        with silence_isaaclab():
-            env = gymnasium.make(task_id, cfg=env_cfg)
-            if isinstance(env_cfg, DirectMARLEnvCfg):
-                env = multi_agent_to_single_agent(env)
-        yield env
+        with translate_errors():
+            request_determinism(arguments, env_cfg)
+            with silence_isaaclab():
+                env = gymnasium.make(task_id, cfg=env_cfg)
+                if isinstance(env_cfg, DirectMARLEnvCfg):
+                    env = multi_agent_to_single_agent(env)
+            yield env
     except FileNotFoundError as error:
         if (remedy := explain_missing_asset(error)) is None:
             raise

@@ -19,8 +19,7 @@ from spiky_rl.hosts.base import (
     SimulationOptions,
     TaskRequest,
 )
-from spiky_rl.hosts.isaaclab import tasks
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from spiky_rl.hosts.isaaclab import physics_selection, tasks
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -39,7 +38,7 @@ class IsaacLabTask(HostTask):
 
         self.id, self.assets = request.name, request.assets
         self.description = environment.describe_task(self.id)
-        self.wanted_physics, overrides = selection.split_physics_override(request.overrides)
+        self.wanted_physics, overrides = physics_selection.split_physics_override(request.overrides)
         values = {} if request.task_spec is None else flatten(request.task_spec.env)
         overrides = [*(f"env.{path}={value}" for path, value in values.items()), *overrides]
         learner = request.learner
@@ -55,7 +54,7 @@ class IsaacLabTask(HostTask):
             )
         self.agent_defaults = registered
         environment.require_files(self.env_cfg)
-        self.physics = selection.get_physics_name(self.env_cfg.sim.physics)
+        self.physics = ""
 
     @override
     def check_agent(self, spec: AgentSpec) -> None:
@@ -75,12 +74,16 @@ class IsaacLabTask(HostTask):
 
     @override
     def configure(self, device: str, num_envs: int, seed: int) -> None:
-        self.physics = selection.apply_physics(self.env_cfg, self.wanted_physics, device)
+        self.physics = physics_selection.apply_physics(self.env_cfg, self.wanted_physics, device)
         self.env_cfg.scene.num_envs, self.env_cfg.sim.device, self.env_cfg.seed = num_envs, device, seed
 
     @override
     def get_physics_on(self, device: str) -> str:
-        return selection.WARP if device != "cpu" and self.physics == selection.NATIVE else self.physics
+        return (
+            physics_selection.WARP
+            if device != "cpu" and self.physics == physics_selection.NATIVE
+            else self.physics
+        )
 
     @override
     @contextmanager
@@ -100,7 +103,7 @@ class IsaacLabTask(HostTask):
             visible=options.visible_envs,
         ) as gym_env:
             env = environment.TimedVecEnv(gym_env, clip_actions=options.clip_actions)
-            self.physics = selection.get_solver_name(gym_env, self.physics)
+            self.physics = physics_selection.get_solver_name(gym_env, self.physics)
             yield env
 
     @override
@@ -193,8 +196,7 @@ class IsaacLab(Host):
 
     @override
     def get_physics_sources(self, physics: str) -> Iterable[Path]:
-        folder = Path(selection.__file__).parent
-        return folder.glob("*.h") if physics == selection.NATIVE else ()
+        return physics_selection.list_sources() if physics == physics_selection.NATIVE else ()
 
 
 HOST = IsaacLab()

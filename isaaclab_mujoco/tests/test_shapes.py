@@ -8,11 +8,10 @@ pytest.importorskip("mujoco_warp", reason="the isaaclab extra is not installed")
 pytest.importorskip("isaaclab_newton", reason="the isaaclab extra is not installed")
 
 import newton
+from isaaclab_mujoco.errors import UnsupportedModel
+from isaaclab_mujoco.solver import NativeSolver
 from newton.solvers import SolverMuJoCo
-
-from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel
-from spiky_rl.hosts.isaaclab.mujoco.solver import NativeSolver
-from tests.hosts.test_native_worlds import FLOOR, STATES, Both
+from test_worlds import FLOOR, STATES, Both
 
 STEPS, SEED = 40, 3
 CLOSE = {"qpos": 2e-6, "qvel": 1e-3}

@@ -1,13 +1,15 @@
-// Newton's inputs and state of one world to MuJoCo's arrays and back, and Newton's forward kinematics. The arithmetic is that of
-// Newton's kernels (newton/_src/solvers/mujoco/kernels.py and newton/_src/sim/articulation.py), which Warp runs on one thread.
+// The conversion of a world's inputs and state from Newton to MuJoCo and back, and Newton's forward kinematics. The arithmetic follows
+// Newton's kernels (newton/_src/solvers/mujoco/kernels.py and newton/_src/sim/articulation.py, Copyright 2025 The Newton Developers,
+// Apache-2.0) and Warp's rotations (warp/native/quat.h, Copyright 2022 NVIDIA CORPORATION & AFFILIATES, Apache-2.0; see THIRD_PARTY.md),
+// rewritten in C++: Warp runs them on one thread.
 #include <cmath>
 
-// Newton's arrays of all worlds. A world's joints follow each other; bodies are found through `body_of`.
+// Newton's arrays of all worlds. The joints of a world are adjacent; `body_of` maps MuJoCo's bodies to Newton's.
 struct Newton {
-  int joints, bodies, coordinates, dofs;  // of a world: Newton's joints, MuJoCo's bodies, qpos, qvel
+  int joints, bodies, coordinates, dofs;  // per world: Newton's joints, MuJoCo's bodies, qpos, qvel
   int actuators, targets, all_targets, inputs, all_inputs, target_dofs, gravity_worlds, compensation_stride, gravity_stride;
-  int applies;  // whether controls and forces are taken from Newton
-  int step, interval;  // steps made before; the state is taken from Newton where `interval` divides them, if it is not 0
+  int applies;  // whether a step reads controls and forces from Newton
+  int step, interval;  // number of earlier steps; a step reads the state from Newton if `interval` is not 0 and divides it
   // the model: joints
   int *type, *parent, *child, *q_start, *qd_start, *axes, *articulation, *qpos_start, *qvel_start;
   float *parent_frame, *child_frame, *axis, *reference;
@@ -32,7 +34,7 @@ constexpr int KINEMATIC = 2;                                    // of Newton's B
 struct Vector { float x, y, z; };
 struct Rotation { float x, y, z, w; };
 struct Pose { Vector p; Rotation q; };
-struct Pair { Vector first, second; };  // Newton's twists: linear, angular; MuJoCo's: angular, linear
+struct Pair { Vector first, second; };  // Newton's twists are (linear, angular), MuJoCo's (angular, linear)
 
 inline Vector operator+(Vector a, Vector b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
 inline Vector operator-(Vector a, Vector b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
@@ -61,7 +63,7 @@ inline Vector vector_at(const float *array, long i) { return {array[i], array[i 
 inline Rotation rotation_at(const float *array, long i) { return {array[i], array[i + 1], array[i + 2], array[i + 3]}; }
 inline Pose pose_at(const float *array, long i) { return {vector_at(array, i), rotation_at(array, i + 3)}; }
 inline Pair pair_at(const float *array, long i) { return {vector_at(array, i), vector_at(array, i + 3)}; }
-// MuJoCo's order: the real part first.
+// MuJoCo stores the real part first.
 inline Rotation mujoco_rotation_at(const float *array, long i) { return {array[i + 1], array[i + 2], array[i + 3], array[i]}; }
 inline void write(float *array, long i, Vector v) { array[i] = v.x, array[i + 1] = v.y, array[i + 2] = v.z; }
 inline void write(float *array, long i, Rotation q) { write(array, i, Vector{q.x, q.y, q.z}), array[i + 3] = q.w; }
@@ -110,7 +112,7 @@ inline void apply_body_forces(const Newton &n, int world) {
     if (n.body_f && moves) {
       force = pair_at(n.body_f, 6L * body);
       const int home = n.body_world[body];
-      if (home >= -1 && home < n.gravity_worlds) {  // a body of all worlds falls as its own world says
+      if (home >= -1 && home < n.gravity_worlds) {  // a body of all worlds has the gravity of its own world
         const float scale = n.mass[body] * (1.0f - n.compensation[static_cast<long>(world) * n.compensation_stride + i]);
         const int row = home < 0 ? n.gravity_worlds - 1 : home;
         force.first = force.first + (vector_at(n.gravity, 3L * row) - vector_at(n.gravity, 3L * world)) * scale;
@@ -155,7 +157,7 @@ inline void read_coordinates(const Newton &n, int world) {
   }
 }
 
-// What MuJoCo's step of a world reads; `i`: of the steps of this call.
+// Writes the inputs of MuJoCo's step of a world; `i` counts the steps of this call.
 inline void to_mujoco(const Newton &n, int world, int i) {
   if (n.applies) {
     if (n.actuators) apply_controls(n, world);
@@ -215,7 +217,7 @@ inline Rotation from_columns(Vector a, Vector b, Vector c) {
   return {q[0] / length, q[1] / length, q[2] / length, q[3] / length};
 }
 
-// The pose and motion across a joint of several axes.
+// Computes the pose and motion across a joint of several axes.
 inline void free_axes(const Newton &n, long j, const float *q, const float *qd, Pose &across, Pair &motion) {
   const int linear = n.axes[2 * j], angular = n.axes[2 * j + 1];
   const float *axis = n.axis + 3L * n.qd_start[j];
@@ -239,7 +241,7 @@ inline void free_axes(const Newton &n, long j, const float *q, const float *qd, 
   }
 }
 
-// Poses and twists of a world's bodies. `mask`: of articulations, or none: all.
+// Computes poses and twists of a world's bodies; `mask` chooses articulations, null chooses all.
 inline void kinematics(const Newton &n, const float *joint_q, const float *joint_qd, int world, const unsigned char *mask) {
   for (long j = static_cast<long>(world) * n.joints, end = j + n.joints; j < end; j++) {
     if (n.articulation[j] < 0 || (mask && !mask[n.articulation[j]])) continue;
@@ -279,7 +281,7 @@ inline void kinematics(const Newton &n, const float *joint_q, const float *joint
   }
 }
 
-// Accelerations of bodies and the forces that they pass to their parents.
+// Writes the accelerations of bodies and the forces on their parents.
 inline void write_body_forces(const Newton &n, int world) {
   for (int i = 0; i < n.bodies; i++) {
     const long at = static_cast<long>(world) * n.bodies + i, root = static_cast<long>(world) * n.bodies + n.root[i];
@@ -320,7 +322,7 @@ inline void write_actuator_forces(const Newton &n, int world) {
   }
 }
 
-// What Newton's state has of a step of MuJoCo: joints, and where it is asked for (`whole`) bodies and forces.
+// Writes Newton's state after a step of MuJoCo: joints, and if `whole` also bodies and forces.
 inline void to_newton(const Newton &n, int world, bool whole) {
   write_coordinates(n, world);
   if (!whole) return;

@@ -8,8 +8,8 @@ import pytest
 mujoco = pytest.importorskip("mujoco", reason="the isaaclab extra is not installed")
 mujoco_warp = pytest.importorskip("mujoco_warp", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab.mujoco import parameters
-from spiky_rl.hosts.isaaclab.mujoco import worlds as native
+from isaaclab_mujoco import parameters
+from isaaclab_mujoco import worlds as native
 
 WORLDS, STEPS, SEED = 4, 5, 0
 STATES = ("qpos", "qvel", "act", "qacc_warmstart")

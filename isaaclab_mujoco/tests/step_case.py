@@ -1,5 +1,5 @@
-"""Native steps beside MuJoCo-Warp's from the same states: ``python -m tests.hosts.native_case TASK [OVERRIDE ...]``; prints
-what it measured as one line of JSON.
+"""Native steps beside MuJoCo-Warp's from the same states: ``python step_case.py TASK [OVERRIDE ...]``; prints what it measured as one
+line of JSON.
 
 The simulation runs natively. Every step is made twice from what it began with, by MuJoCo's C library and by MuJoCo-Warp.
 """
@@ -9,19 +9,13 @@ import sys
 
 import numpy as np
 import torch
-
-from spiky_rl.hosts.isaaclab.assets import configure_assets
-
-configure_assets("local")  # Isaac Lab reads it when it is imported
-
-# pylint: disable=wrong-import-position
 from isaaclab.envs import mdp
+from isaaclab.managers import EventTermCfg, SceneEntityCfg
 from isaaclab.sensors import ContactSensorCfg
 from isaaclab_newton.physics.newton_manager import NewtonManager
+from simulation import open_simulation
 
-from spiky_rl.hosts.isaaclab.conditions import find_robot, make_scene_entity_cfg
-from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.mujoco import selection
+from isaaclab_mujoco import selection
 
 ENVS, SEED, STEPS = 64, 1, 12
 COMPARED = ("qpos", "qvel", "qacc", "qacc_warmstart", "qfrc_actuator")
@@ -103,10 +97,9 @@ class Twice:
 
 def everyone(env, term, first=False, **params):
     """Let one of Isaac Lab's event terms change all robots: all of their bodies, or the ``first`` alone."""
-    from isaaclab.managers import EventTermCfg
-
     ids = torch.arange(env.num_envs, dtype=torch.int32)
-    params["asset_cfg"] = make_scene_entity_cfg(env, find_robot(env)[0])
+    params["asset_cfg"] = SceneEntityCfg(next(iter(env.scene.articulations)))
+    params["asset_cfg"].resolve(env.scene)
     if first:
         params["asset_cfg"].body_ids = [0]
     if isinstance(term, type):
@@ -115,8 +108,6 @@ def everyone(env, term, first=False, **params):
 
 
 def gravity(env):
-    from isaaclab.managers import EventTermCfg
-
     params = {
         "gravity_distribution_params": ([0.0, 0.0, -2.0], [1.0, 0.0, 2.0]), "operation": "add", "distribution": "uniform"
     }  # fmt: skip
@@ -169,18 +160,18 @@ RANDOMISED = {
 """What Isaac Lab's events change, one upon the other."""
 
 
-def main(task, *overrides):
-    name = resolve_task(task)
-    wanted, overrides = selection.split_physics_override(["physics=mujoco", *overrides])
-    cfg, _ = load_configs(name, None, overrides)
-    assert selection.apply_physics(cfg, wanted, "cpu") == selection.NATIVE
+def add_contact_sensor(cfg):
     if hasattr(cfg.scene, "robot"):
         cfg.scene.robot.spawn.activate_contact_sensors = True
         cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")
-    found = {}
-    with open_simulation(cfg, task_id=name, device="cpu", num_envs=ENVS, seed=SEED) as gym_env:
+
+
+def main(task, *overrides):
+    found, options = {}, {"num_envs": ENVS, "seed": SEED, "change": add_contact_sensor}
+    with open_simulation(task, "physics=mujoco", *overrides, **options) as gym_env:
         env = gym_env.unwrapped
         gym_env.reset(seed=SEED)
+        assert selection.get_solver_name(gym_env, selection.WARP) == selection.NATIVE
         gym_env.step(torch.zeros(gym_env.action_space.shape))
         NewtonManager.register_state_force_callback(lambda state: None)  # so that every substep is a call
         twice = Twice(env.sim.physics_manager._solver)

@@ -1,4 +1,4 @@
-"""MuJoCo's models brought to the values that Newton holds: those of all worlds once, those that differ with every world."""
+"""Newton's parameters in MuJoCo's models: values that all worlds share are copied once, values that differ before every step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import warp as wp
 
-from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
+from isaaclab_mujoco.errors import UnsupportedModel
+from isaaclab_mujoco.worlds import Worlds
 
 if TYPE_CHECKING:
-    from mujoco._structs import MjModel  # where it is made: in mujoco itself no checker sees it
+    from mujoco._structs import MjModel  # defined here; type checkers do not see it in mujoco itself
     from mujoco_warp import Model
 
 mujoco: Any = importlib.import_module("mujoco")
@@ -20,43 +20,36 @@ mujoco: Any = importlib.import_module("mujoco")
 SCALARS = ("tolerance", "ls_tolerance", "ccd_tolerance", "density", "viscosity")
 """Options that must be the same in all worlds."""
 RATIO = "impratio_invsqrt"
-"""Another of these, by MuJoCo-Warp's name."""
+"""One more of these, by its name in MuJoCo-Warp."""
 VECTORS = ("gravity", "wind", "magnetic")
 """Options that may differ between worlds."""
 COUNTS = (
     *("iterations", "ls_iterations", "ccd_iterations", "disableflags", "enableflags"),
     *("cone", "solver", "integrator"),
 )
+"""Whole numbers and flags among the options."""
 DIFFERING_NAMES = {"mesh_quat", "mesh_pos", "oct_aabb"}
-"""Arrays with a name of MuJoCo's that MuJoCo-Warp lays out in its own way; no simulation changes them."""
-
-
-class UnsupportedModel(UserError):
-    """A model that MuJoCo's C library cannot step as MuJoCo-Warp does, and the reason."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
-        self.reason = reason
+"""Arrays whose layout MuJoCo-Warp has changed under the same name; no simulation changes them."""
 
 
 def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
-    """Give every thread's model Newton's values.
+    """Copy Newton's parameters to every thread's model.
 
     Args:
-        worlds: That have the threads.
-        source: MuJoCo-Warp's model, which holds these values.
-        compiled: MuJoCo's as it was compiled.
+        worlds: Worlds with these threads.
+        source: MuJoCo-Warp's model, which holds the parameters.
+        compiled: MuJoCo's model as it was compiled.
 
     Raises:
-        UnsupportedModel: MuJoCo's C library has no place for one of them.
+        UnsupportedModel: MuJoCo's model has no place for one of them.
     """
     values = get_shared_values(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}
     options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
-    turning = {name for name, value in options.items() if (value != value[:1]).any()}
-    if refused := sorted(turning.difference(VECTORS)):
+    varying = {name for name, value in options.items() if (value != value[:1]).any()}
+    if refused := sorted(varying.difference(VECTORS)):
         raise UnsupportedModel(f"{', '.join(refused)} of the solver differ between worlds")
-    if values["body_gravcomp"].any() and not compiled.ngravcomp:  # MuJoCo looks at none of them then
+    if values["body_gravcomp"].any() and not compiled.ngravcomp:  # MuJoCo ignores body_gravcomp then
         raise UnsupportedModel("gravity compensation of a robot that was made without")
     reach = (values["geom_margin"] + values["geom_gap"]).max(0)
     margins = np.zeros(compiled.nbody)
@@ -77,20 +70,20 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
         for name, value in frames.items():
             getattr(model, name)[:] = value
         model.body_margin[:] = margins
-    of_models = {name: getattr(source, name) for name in sorted(differing)}
-    of_options = {name: getattr(source.opt, name) for name in sorted(turning)}
+    differing_arrays = {name: getattr(source, name) for name in sorted(differing)}
+    varying_options = {name: getattr(source.opt, name) for name in sorted(varying)}
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
-    options_of_threads = [model.opt for model in worlds.models]
-    worlds.set_inputs([(of_models, worlds.models), (of_options, options_of_threads)], inertia)
+    thread_options = [model.opt for model in worlds.models]
+    worlds.set_inputs([(differing_arrays, worlds.models), (varying_options, thread_options)], inertia)
 
 
 def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
-    """The numbers of MuJoCo-Warp's model that MuJoCo's has too: name -> [1 or worlds, values].
+    """Return the numbers that both models have: name -> [1 or worlds, values].
 
     Args:
         source: MuJoCo-Warp's model.
-        compiled: MuJoCo's.
-        count: Worlds.
+        compiled: MuJoCo's model.
+        count: Number of worlds.
     """
     values = {}
     for name in source.__dataclass_fields__:
@@ -114,9 +107,9 @@ def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str,
 
 
 def find_matching_frames(values: dict[str, np.ndarray], model: MjModel) -> dict[str, np.ndarray]:
-    """Which frames of a ``model``'s masses, shapes and sites are, by ``values`` of all worlds, their body's or that of its mass.
+    """Return which frames of masses, shapes and sites equal the frame of their body or of its mass, in all worlds' ``values``.
 
-    MuJoCo copies those.
+    MuJoCo copies such frames instead of computing them.
     """
     same = mujoco.mjtSameFrame
     origin, unturned = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
@@ -146,13 +139,14 @@ def find_matching_frames(values: dict[str, np.ndarray], model: MjModel) -> dict[
 
 
 def clear_simplifications(model: MjModel) -> None:
-    """Take out of a ``model`` what MuJoCo's compiler derived from inertias and frames, which are Newton's now.
+    """Reset the shortcuts that MuJoCo's compiler derived from inertias and frames, which are Newton's now.
 
-    Newton turns principal axes that are not unique otherwise, and moves every centre of mass by a millimetre to compile, and back.
+    Newton chooses other principal axes where they are not unique, and it moves every centre of mass by a millimetre before it compiles
+    and back afterwards.
     """
     for name in ("body_simple", "dof_simplenum"):
         getattr(model, name)[:] = 0
-    # the boxes around a body's shapes lie in the frame that it was compiled in; without them every pair of shapes of near bodies
-    # is looked at. Islands take longer to find than they save; MuJoCo-Warp solves a world at once, too.
+    # The boxes around a body's shapes lie in the frame that it was compiled in; without them MuJoCo tests every pair of shapes of
+    # near bodies. Islands cost more time than they save; MuJoCo-Warp too solves a world at once.
     flags = mujoco.mjtDisableBit
     model.opt.disableflags |= int(flags.mjDSBL_MIDPHASE) | int(flags.mjDSBL_ISLAND)

@@ -1,4 +1,4 @@
-"""Newton's MuJoCo solver with the worlds stepped by MuJoCo's C library; all else is Newton's and Isaac Lab's."""
+"""Newton's MuJoCo solver, and Isaac Lab's manager of it, with steps by MuJoCo's C library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
-from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, update_models
-from spiky_rl.hosts.isaaclab.mujoco.selection import log_warp_fallback
-from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
+from isaaclab_mujoco.conversions import Conversions
+from isaaclab_mujoco.errors import UnsupportedModel
+from isaaclab_mujoco.parameters import update_models
+from isaaclab_mujoco.selection import log_warp_fallback
+from isaaclab_mujoco.worlds import Worlds
 
 if TYPE_CHECKING:
     from isaaclab_newton.physics import MJWarpSolverCfg
@@ -23,14 +24,14 @@ mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):
-    """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included."""
+    """Newton's solver with MuJoCo-Warp's model and contacts; MuJoCo makes the steps and their conversions."""
 
     def __init__(self, model: Model, *, may_be_warp: bool = False, **options: Any) -> None:
-        """Arguments as `SolverMuJoCo`'s, and one more.
+        """Build the solver with the ``options`` of `SolverMuJoCo`.
 
         Args:
-            may_be_warp: A model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;
-                else, and where a model becomes one later, UnsupportedModel is raised.
+            may_be_warp: Whether MuJoCo-Warp makes all steps of a model that MuJoCo does not support. Otherwise, and if the model
+                becomes unsupported after the first step, the solver raises UnsupportedModel.
         """
         self.worlds: Worlds | None = None
         self.is_stale, self.is_native, self.may_be_warp = True, True, may_be_warp
@@ -41,7 +42,7 @@ class NativeSolver(SolverMuJoCo):
             self.conversions = Conversions(self)
 
     def fall_back_to_warp(self, error: UnsupportedModel) -> None:
-        """Let MuJoCo-Warp make all steps, and say why. Raises the ``error`` where that is not wanted, or steps were made before."""
+        """Fall back to MuJoCo-Warp and log the reason. Raises ``error`` if fallback is disabled or stepping has started."""
         if not self.may_be_warp or self._step:
             raise error
         self.is_native = False
@@ -53,7 +54,7 @@ class NativeSolver(SolverMuJoCo):
         self.is_stale = True
 
     def update_models(self) -> bool:
-        """Give MuJoCo's models Newton's values, where those have changed; returns whether MuJoCo makes the next step."""
+        """Copy Newton's parameters to MuJoCo's models if they have changed, and return whether MuJoCo makes the next step."""
         if self.is_native and self.is_stale:
             if self.worlds is None:
                 self.worlds = Worlds(self.mj_model, self.mjw_data)
@@ -82,15 +83,15 @@ class NativeSolver(SolverMuJoCo):
         contacts: Contacts,
         dt: float,
     ) -> None:
-        """Steps of all worlds by MuJoCo with the same forces.
+        """Step all worlds with MuJoCo, with the same forces in every substep.
 
         Args:
-            count: How many; more than one go from a state to the same, without given contacts.
-            state_in: The state that they begin with.
-            state_out: That they leave.
-            control: What drives them.
-            contacts: Newton's, where MuJoCo finds none itself.
-            dt: Seconds of each.
+            substeps: Number of steps. Several steps need the same object as both states, and no given contacts.
+            state_in: State before the steps.
+            state_out: State after the steps.
+            control: Targets and forces of the joints.
+            contacts: Newton's contacts, used if MuJoCo finds none itself.
+            dt: Time step in seconds.
         """
         worlds = self.prepare_worlds(dt)
         self._validate_rne_postconstraint(state_out)
@@ -113,7 +114,7 @@ class NativeSolver(SolverMuJoCo):
         self._step += substeps
 
     def prepare_worlds(self, dt: float) -> Worlds:
-        """The worlds of a native solver with Newton's values and a time step of ``dt`` seconds."""
+        """Return the worlds with Newton's parameters and a time step of ``dt`` seconds."""
         self.update_models()
         assert self.worlds is not None
         self.mjw_model.opt.timestep.fill_(dt)
@@ -123,7 +124,7 @@ class NativeSolver(SolverMuJoCo):
 
 
 def find_unsupported_feature(solver: SolverMuJoCo) -> str | None:
-    """The part of a ``solver``'s model or options that MuJoCo's C library steps otherwise than MuJoCo-Warp; None: there is none."""
+    """Return the part of a model or of its options that MuJoCo's C library steps otherwise than MuJoCo-Warp; None if there is none."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
     is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -142,7 +143,10 @@ def find_unsupported_feature(solver: SolverMuJoCo) -> str | None:
 
 
 class NewtonMuJoCoManager(NewtonMJWarpManager):
-    """Isaac Lab's manager of MuJoCo-Warp with the native solver. Isaac Lab tells Newton's managers by the first word of the name."""
+    """Isaac Lab's manager of MuJoCo-Warp with the native solver.
+
+    Isaac Lab recognises Newton's managers by the first word of the class name.
+    """
 
     may_be_warp = False
 
@@ -155,16 +159,16 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
 
     @classmethod
     def uses_native_solver(cls) -> bool:
-        """Whether MuJoCo makes the steps of the model as it is before the first one, changes that wait for a step included."""
+        """Return whether MuJoCo steps the model with all its pending changes. Call it before the first step."""
         solver: Any = cls._solver
-        for change in cls._model_changes:  # they stay there; the step tells the solver again
+        for change in cls._model_changes:  # they stay pending; the step notifies the solver again
             solver.notify_model_changed(change)
         return solver.update_models()
 
     @classmethod
     @override
     def _run_solver_substeps(cls, contacts: Contacts | None) -> None:
-        # all in one call, where nothing comes between them; else one after the other
+        # in one call if nothing happens between the substeps
         backend: Any = cls.backend
         solver: Any = cls._solver
         if not solver.update_models() or cls._needs_collision_pipeline or cls._state_force_callbacks:
@@ -182,12 +186,12 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         backend: Any = cls.backend
         solver: Any = cls._solver
         if solver.is_native:
-            solver.conversions.kinematics(backend.state_0, backend.control, fk_mask)
+            solver.conversions.update_kinematics(backend.state_0, backend.control, fk_mask)
         else:
             super()._eval_fk_impl(world_reset_mask, fk_mask)
 
 
 class NewtonMuJoCoOrWarpManager(NewtonMuJoCoManager):
-    """The same for ``auto``."""
+    """The manager of ``auto``: MuJoCo-Warp steps a model that MuJoCo does not support."""
 
     may_be_warp = True

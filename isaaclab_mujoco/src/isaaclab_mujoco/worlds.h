@@ -1,6 +1,6 @@
-// Steps many MuJoCo worlds on threads. Each thread has one mjModel and one mjData; the worlds themselves live in float32
-// arrays of the layout [world, value], which are MuJoCo-Warp's own. Every world is loaded, stepped and stored by itself, so
-// neither the number of threads nor the order in which they take worlds changes a result.
+// Steps many MuJoCo worlds on threads. Each thread has one mjModel and one mjData; the worlds live in MuJoCo-Warp's float32 arrays
+// [world, value]. A thread loads, steps and stores one world after the other, so neither the number of threads nor the order of worlds
+// changes a result. `step_world` calls the stages of MuJoCo's mj_step one by one.
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
@@ -11,14 +11,14 @@
 
 #include <mujoco/mujoco.h>
 
-// One quantity of all worlds, and where it lives in the model or data of each thread.
+// One quantity of all worlds, and its address in the model or data of each thread.
 struct Field {
   char *worlds;         // [world, size]
   void **threads;       // [thread] -> [size]
-  int size, is_number;  // is_number: float here and double there; else bytes on both sides
+  int size, is_number;  // is_number: float in worlds and double in threads; else bytes in both
 };
 
-// MuJoCo-Warp's contacts of all worlds in one list, and its constraint forces [world, rows].
+// MuJoCo-Warp's list of the contacts of all worlds, and its constraint forces [world, rows].
 struct Contacts {
   int capacity, addresses, rows;
   int *count;
@@ -29,27 +29,27 @@ struct Contacts {
 
 struct Batch {
   int worlds, threads;
-  int substeps;  // how many steps of each world one call makes
-  int wrenches;  // whether the forces between bodies are asked for
-  int report;    // whether contacts and their forces are asked for
-  int given;     // whether contacts are given, not to be found
-  int searches;  // whether MuJoCo searches for contacts itself, whatever the shapes are
+  int substeps;  // number of steps of each world in one call
+  int wrenches;  // whether a call computes the forces between bodies
+  int report;    // whether a call writes contacts and their forces
+  int given;     // whether the list holds the contacts, so that MuJoCo finds none
+  int searches;  // whether MuJoCo searches for contacts itself even if Pairs could
   int disabled;  // the models' disable flags
   mjModel **models;
   mjData **datas;
   float *mean_inertia;  // [world]
   int loads, outcomes, states;
-  Field *load, *outcome, *state;  // before a step; what the forward dynamics found; after a step
+  Field *load, *outcome, *state;  // inputs of a step, results of the forward dynamics, state after a step
   int *iterations, *constraints;  // [world]
   Contacts contacts;
-  int *order, *first;  // scratch: contacts in the order of worlds; a world's first, [world + 1]
-  int *warnings;       // [mjNWARNING] how often MuJoCo warned
-  Newton *newton;      // whose inputs a step begins with and whose state it ends with, or none
-  int lost;            // contacts without a place in MuJoCo's own memory
-  int rows, found;     // the most constraint rows of one world in one step, and contacts of all worlds in the last step
-  int failed;          // the first world whose step MuJoCo broke off, or -1
+  int *order, *first;  // scratch: contacts in the order of worlds, and the first contact of each world [world + 1]
+  int *warnings;       // [mjNWARNING] number of MuJoCo's warnings of each kind
+  Newton *newton;      // Newton's inputs and state, which each step reads and writes, or null
+  int lost;            // number of contacts that MuJoCo's memory could not hold
+  int rows, found;     // maximum of constraint rows of a world in a step, and number of contacts of all worlds in the last step
+  int failed;          // first world whose step MuJoCo aborted, or -1
   char message[512];
-  const Pairs *pairs;  // scratch: those to look at, or none: MuJoCo searches
+  const Pairs *pairs;  // scratch: pairs of shapes to test, or null if MuJoCo searches
 };
 
 namespace {
@@ -62,7 +62,7 @@ struct Span {
   int world;
   size_t first;
 };
-// What one thread's worlds found too much for MuJoCo's memory, the most rows of one of them, and their contacts.
+// Of one thread's worlds: contacts that MuJoCo's memory could not hold, the maximum of rows, and the number of contacts.
 struct Need {
   int lost = 0, rows = 0, contacts = 0;
 };
@@ -72,7 +72,7 @@ thread_local char complaint[512];
 void (*other_error)(const char *) = nullptr;
 void (*other_warning)(const char *) = nullptr;
 
-// MuJoCo ends the process after an error; a step is left instead, and the caller told.
+// MuJoCo ends the process after an error. This handler leaves the step instead, and the caller learns the message.
 void on_error(const char *message) {
   if (escape) {
     std::strncpy(complaint, message, sizeof complaint - 1);
@@ -83,7 +83,7 @@ void on_error(const char *message) {
   std::abort();
 }
 
-// MuJoCo writes warnings to a file in the working folder; ours are counted in mjData and told once.
+// MuJoCo writes warnings to a file in the working folder. During a step only mjData counts them, and the caller logs them once.
 void on_warning(const char *message) {
   if (!escape && other_warning) other_warning(message);
 }
@@ -128,7 +128,7 @@ int constraint_rows(const mjModel *m, const mjContact &contact) {
   return m->opt.cone == mjCONE_ELLIPTIC || contact.dim == 1 ? contact.dim : 2 * (contact.dim - 1);
 }
 
-// The addresses of a contact's rows, but those for which the array of forces has no place.
+// Writes the addresses of a contact's rows; -1 for rows beyond the array of forces.
 void write_addresses(const Contacts &all, const mjModel *m, const mjContact &contact, int *to) {
   const int rows = constraint_rows(m, contact);
   for (int i = 0; i < all.addresses; i++) {
@@ -137,7 +137,7 @@ void write_addresses(const Contacts &all, const mjModel *m, const mjContact &con
   }
 }
 
-// Contacts `order[first .. last]` instead of those that MuJoCo finds.
+// Adds a world's contacts from the list, in the place of MuJoCo's collision detection. Returns the number of lost contacts.
 int give_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
   const Contacts &all = b.contacts;
   int lost = 0;
@@ -167,7 +167,7 @@ int give_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
   return lost;
 }
 
-// Contacts of one world and the forces of their rows.
+// Stores the contacts of one world and the forces of their rows.
 void report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std::vector<Found> &found, std::vector<Span> &spans) {
   const Contacts &all = b.contacts;
   copy(all.force + static_cast<long>(world) * all.rows, d->efc_force, d->nefc < all.rows ? d->nefc : all.rows);
@@ -193,13 +193,13 @@ void report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std
   }
 }
 
-// One step of one world; `last`: of those that one call makes, whose findings are kept.
+// Makes one step of one world; the results of the `last` step of a call are stored.
 void step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   mjModel *m = b.models[thread];
   mjData *d = b.datas[thread];
   load(b.load, b.loads, world, thread);
   m->stat.meaninertia = b.mean_inertia[world];
-  mj_fwdKinematics(m, d);  // the stage of mj_forward that finds positions
+  mj_fwdKinematics(m, d);  // the position stage of mj_forward
   mj_makeM(m, d);
   mj_factorM(m, d);
   if (b.given || b.pairs) {
@@ -234,7 +234,7 @@ void step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &
   store(b.state, b.states, world, thread);
 }
 
-// All steps of one world, from Newton's state to Newton's state.
+// Makes all steps of one world, from Newton's state to Newton's state.
 void step_from_newton(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   for (int i = 0; i < b.substeps; i++) {
     const bool last = i + 1 == b.substeps;
@@ -244,7 +244,7 @@ void step_from_newton(Batch &b, int world, int thread, std::vector<Found> &found
   }
 }
 
-// A step that MuJoCo may break off: then its world is named and is no number from here on, and the thread is usable again.
+// Makes the steps of one world. If MuJoCo aborts, the world becomes NaN, the batch names it, and the thread can step other worlds.
 void guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   std::jmp_buf here;
   escape = &here;
@@ -301,14 +301,14 @@ extern "C" int has_threads() {
 #endif
 }
 
-// Newton's forward kinematics of the articulations that `mask` names, or of all.
+// Newton's forward kinematics of the articulations in `mask`, or of all if it is null.
 extern "C" void newton_kinematics(const Newton *n, const float *joint_q, const float *joint_qd, const unsigned char *mask, int worlds, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int world = 0; world < worlds; world++) newton::kinematics(*n, joint_q, joint_qd, world, mask);
 }
 
 extern "C" void batch_step(Batch *batch) {
-  static std::mutex turn;  // MuJoCo's handlers and its clock are the process's
+  static std::mutex turn;  // MuJoCo's handlers and clock belong to the process
   const std::lock_guard<std::mutex> guard(turn);
   Batch &b = *batch;
   b.disabled = b.models[0]->opt.disableflags;
@@ -317,7 +317,7 @@ extern "C" void batch_step(Batch *batch) {
   mju_user_error = on_error;
   mju_user_warning = on_warning;
   const CollisionsAsWarp collisions;
-  const mjfTime clock = mjcb_time;  // MuJoCo's Python package sets one, and MuJoCo asks it for the time of each of its stages
+  const mjfTime clock = mjcb_time;  // MuJoCo's Python package sets it, and MuJoCo would call it in every stage
   mjcb_time = nullptr;
   if (b.given) sort_given(b);
   const Pairs pairs(b.models[0]);

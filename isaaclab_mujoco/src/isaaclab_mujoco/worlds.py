@@ -1,4 +1,4 @@
-"""Worlds that live in MuJoCo-Warp's arrays and are stepped by MuJoCo's C library on threads."""
+"""Worlds in MuJoCo-Warp's arrays that MuJoCo's C library steps on threads."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from spiky_rl.kernels import compiler
-from spiky_rl.kernels.compiler import CompileError
+from isaaclab_mujoco import compiler
+from isaaclab_mujoco.errors import CompileError
 
 if TYPE_CHECKING:
     import warp as wp
-    from mujoco._structs import MjModel  # where it is made: in mujoco itself no checker sees it
+    from mujoco._structs import MjModel  # defined here; type checkers do not see it in mujoco itself
     from mujoco_warp import Data
 
 mujoco: Any = importlib.import_module("mujoco")
@@ -30,13 +30,13 @@ LOADED = (
     *("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "qacc_warmstart"),
     *("mocap_pos", "mocap_quat", "eq_active"),
 )
-"""What a step reads, by its name in both libraries."""
+"""Inputs of a step, by their names in both libraries."""
 OUTCOMES = ("qacc", "qfrc_actuator", "xpos", "xquat")
-"""What the forward dynamics find, and Newton or a sensor reads."""
+"""Results of the forward dynamics that Newton or a sensor reads."""
 WRENCHES = ("cacc", "cvel", "cfrc_int", "xipos", "subtree_com")
-"""What it finds where the forces between bodies are asked for."""
+"""More results if the forces between bodies are requested."""
 STATES = ("qpos", "qvel", "act", "qacc_warmstart")
-"""What a step changes."""
+"""Arrays that a step changes."""
 CONTACTS = {
     "position": "pos",
     "frame": "frame",
@@ -51,24 +51,25 @@ CONTACTS = {
     "address": "efc_address",
     "world": "worldid",
 }
-"""Our name of a contact's quantity -> MuJoCo-Warp's."""
+"""Name of a contact's quantity in `worlds.h` -> its name in MuJoCo-Warp."""
 
 SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
+"""Headers of the library, in the order of their text."""
 
 type Array = "wp.array | np.ndarray"
 type Group = tuple[Mapping[str, Array], Sequence[object]]
-"""Arrays of all worlds by name, and who holds that name in each thread."""
+"""Arrays of all worlds by name, and each thread's object that has arrays of these names."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
 
 
 class FieldStruct(ctypes.Structure):
-    """`worlds.h`'s struct of the same name, as the others here."""
+    """The struct Field of `worlds.h`."""
 
     _fields_ = [("worlds", POINTER), ("threads", POINTER), ("size", INTEGER), ("is_number", INTEGER)]
 
 
 class ContactsStruct(ctypes.Structure):
-    """Contacts of all worlds."""
+    """The struct Contacts of `worlds.h`."""
 
     _fields_ = [
         *((name, INTEGER) for name in ("capacity", "addresses", "rows")),
@@ -77,7 +78,7 @@ class ContactsStruct(ctypes.Structure):
 
 
 class BatchStruct(ctypes.Structure):
-    """All that a step needs."""
+    """The struct Batch of `worlds.h`: everything that a step needs."""
 
     _fields_ = [
         *(
@@ -106,7 +107,7 @@ class BatchStruct(ctypes.Structure):
 
 @cache
 def load_library() -> ctypes.CDLL:
-    """The compiled `worlds.h`, linked with the installed MuJoCo. Raises CompileError."""
+    """Return the compiled `worlds.h`, linked with the installed MuJoCo. Raises CompileError."""
     folder = Path(mujoco.__file__).parent
     shared = sorted(folder.glob("libmujoco.so.*"))
     if not shared or not (folder / "include").is_dir():
@@ -117,16 +118,16 @@ def load_library() -> ctypes.CDLL:
         f"-Wl,-rpath,{folder}",
         f"-DMUJOCO={mujoco.__version__}",
     )
-    folder_of_ours = resources(__package__)
-    text = "".join(folder_of_ours.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
-    found = compiler.compile_library(text, "native MuJoCo", flags)
-    if found.mujoco_version() != mujoco.mj_version() or found.batch_size() != ctypes.sizeof(BatchStruct):
+    headers = resources(__package__)
+    text = "".join(headers.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
+    library = compiler.compile_library(text, "native MuJoCo", flags)
+    if library.mujoco_version() != mujoco.mj_version() or library.batch_size() != ctypes.sizeof(BatchStruct):
         raise CompileError(f"MuJoCo {mujoco.__version__}: its headers do not fit its library")
-    return found
+    return library
 
 
 def get_unavailable_reason() -> str | None:
-    """Reason why worlds cannot be stepped natively, with the remedy; None if they can."""
+    """Return the reason why native MuJoCo is not available, with a remedy; None if it is."""
     try:
         load_library()
     except CompileError as error:
@@ -135,15 +136,14 @@ def get_unavailable_reason() -> str | None:
 
 
 class Worlds:
-    """MuJoCo's models and data, one of each per thread, and the worlds that they step."""
+    """All worlds of a simulation, with one MuJoCo model and data per thread that steps them."""
 
     def __init__(self, model: MjModel, data: Data, threads: int | None = None) -> None:
-        """Copy what each thread needs.
+        """Give every thread a copy of ``model``.
 
         Args:
-            model: Each thread gets a copy.
-            data: On the CPU; its arrays are read and written in place.
-            threads: Their number; None: as many as torch has.
+            data: MuJoCo-Warp's arrays on the CPU; a step reads and writes them in place.
+            threads: Number of threads; None for torch's number.
         """
         self.library, self.data = load_library(), data
         self.count, self.threads = data.nworld, threads or torch.get_num_threads()
@@ -152,9 +152,10 @@ class Worlds:
             self.threads = 1
         self.models = [copy.copy(model) for _ in range(self.threads)]
         self.datas = [mujoco.MjData(model) for model in self.models]
-        self.kept: dict[str, ctypes.Array | np.ndarray] = {}
-        """What the struct points to."""
-        self.told: set[str] = set()
+        self.memory: dict[str, ctypes.Array | np.ndarray] = {}
+        """Memory that `batch` points to, kept alive."""
+        self.logged: set[str] = set()
+        """Keys of the warnings that were logged."""
         self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
         for name, items in (("models", self.models), ("datas", self.datas)):
             self.set_memory(
@@ -181,71 +182,72 @@ class Worlds:
         self.configure_step(wrenches=False, report=False, given_contacts=False)
 
     def configure_step(self, *, wrenches: bool, report: bool, given_contacts: bool) -> None:
-        """Say what a step finds besides the state.
+        """Choose the results of a step besides the state.
 
         Args:
-            wrenches: Whether forces between bodies are wanted.
-            report: Whether contacts are.
-            given: Whether contacts are given instead.
+            wrenches: Whether it computes the forces between bodies.
+            report: Whether it writes contacts and their forces.
+            given_contacts: Whether MuJoCo-Warp's arrays hold the contacts, so that MuJoCo finds none itself.
         """
-        batch, now = self.batch, (int(wrenches), int(report), int(given_contacts))
-        if "outcome" in self.kept and now == (batch.wrenches, batch.report, batch.given):
+        batch, choice = self.batch, (int(wrenches), int(report), int(given_contacts))
+        if "outcome" in self.memory and choice == (batch.wrenches, batch.report, batch.given):
             return
-        batch.wrenches, batch.report, batch.given = now
+        batch.wrenches, batch.report, batch.given = choice
         names = OUTCOMES + WRENCHES * wrenches
         self.set_fields("outcome", [({name: getattr(self.data, name) for name in names}, self.datas)])
 
     def set_inputs(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
-        """Set what the step of each world reads: its state and inputs, and what of the model differs between worlds.
+        """Set the inputs of a step: state, controls, forces, and the values of the model that differ between worlds.
 
         Args:
-            differing: Arrays [world, ...] by name, and who holds that name in each thread.
-            mean_inertia: [world].
+            differing: These values, [world, ...] by name.
+            mean_inertia: MuJoCo's ``meaninertia``, [world].
         """
         inputs = {name: getattr(self.data, name) for name in LOADED}
         self.set_fields("load", [(inputs, self.datas), *differing])
         self.set_pointer(self.batch, "mean_inertia", mean_inertia)
 
     def set_fields(self, name: str, groups: Sequence[Group]) -> None:
-        """Fill the table ``name``: arrays of all worlds, and the memory of each thread that they go to or come from, by ``groups``."""
+        """Fill the table ``name`` of `batch` with the addresses of arrays of all worlds and of their places in each thread."""
         rows = []
         for arrays, holders in groups:
             for key, array in arrays.items():
-                view, places = self.view(f"{name}.{key}", array), [
-                    get_address(holder, key) for holder in holders
-                ]
-                if view.size:
-                    self.set_memory(
-                        None, f"{name}.{key} of threads", threads := (POINTER * len(places))(*places)
-                    )
-                    size, number = view.size // self.count, view.dtype == np.float32
-                    rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(number)))
+                view = self.get_view(f"{name}.{key}", array)
+                if not view.size:
+                    continue
+                threads = (POINTER * len(holders))(*(get_address(holder, key) for holder in holders))
+                self.set_memory(None, f"{name}.{key} of threads", threads)
+                size, is_number = view.size // self.count, view.dtype == np.float32
+                rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(is_number)))
         self.set_memory(self.batch, name, (FieldStruct * len(rows))(*rows))
         setattr(self.batch, f"{name}s", len(rows))
 
-    def view(self, name: str, array: Array) -> np.ndarray:
-        """An ``array``, kept by this ``name``, as NumPy sees it, without a copy."""
+    def get_view(self, name: str, array: Array) -> np.ndarray:
+        """Return ``array`` as NumPy sees it, without a copy, and keep it alive under ``name``."""
         view = array if isinstance(array, np.ndarray) else array.numpy()
         if view.size and not view.flags.c_contiguous:
             raise ValueError(f"{name}: not contiguous")
-        self.kept[f"{name} view"] = view
+        self.memory[f"{name} view"] = view
         return view
 
     def set_pointer(self, struct: ctypes.Structure, name: str, array: Array) -> None:
-        view = self.view(name, array)
+        """Let the field ``name`` of ``struct`` point to ``array``, or to nothing if it is empty."""
+        view = self.get_view(name, array)
         setattr(struct, name, view.ctypes.data if view.size else None)
 
     def set_memory(self, struct: ctypes.Structure | None, name: str, memory: ctypes.Array) -> None:
-        self.kept[name] = memory
+        """Keep ``memory`` alive under ``name``, and let the field of that name in ``struct`` point to it."""
+        self.memory[name] = memory
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
 
     def step(self, newton: ctypes.Structure | None = None, substeps: int = 1) -> None:
-        """Step every world. One whose step MuJoCo breaks off is no number until it is reset.
+        """Step every world ``substeps`` times; results besides the state are those of the last step.
+
+        A world whose step MuJoCo aborts is not finite until it is reset.
 
         Args:
-            newton: Where Newton's inputs and state lie, which each step begins with and leaves; None: MuJoCo-Warp's alone are stepped.
-            substeps: How often. What steps find besides the state is the last one's.
+            newton: Addresses of Newton's inputs and state, which each step reads and writes; None to step MuJoCo-Warp's arrays alone.
         """
         self.batch.newton = None if newton is None else ctypes.addressof(newton)
         self.batch.substeps = substeps
@@ -255,39 +257,39 @@ class Worlds:
             self.log_once(message, "MuJoCo broke off the step of world %d: %s", self.batch.failed, message)
         if self.batch.lost:
             self.log_once("lost", "MuJoCo's own memory has no place for %d contacts", self.batch.lost)
-        self.tell_overflow("njmax", self.batch.rows, self.data.njmax, "constraint rows")
-        per_world, room = -(-self.batch.found // self.count), self.batch.contacts.capacity // self.count
-        self.tell_overflow("nconmax", per_world, room, "contacts on average")
-        warnings = self.kept["warnings"]
+        self.warn_overflow("njmax", self.batch.rows, self.data.njmax, "constraint rows")
+        per_world, capacity = -(-self.batch.found // self.count), self.batch.contacts.capacity // self.count
+        self.warn_overflow("nconmax", per_world, capacity, "contacts on average")
+        warnings = self.memory["warnings"]
         for kind, number in enumerate(warnings):
             if number:
                 self.log_once(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
 
-    def tell_overflow(self, option: str, needed: int, room: int, what: str) -> None:
-        """Warn once where MuJoCo-Warp's arrays are too small, though MuJoCo's own grow.
+    def warn_overflow(self, option: str, needed: int, capacity: int, noun: str) -> None:
+        """Warn once if a world needs more than the ``capacity`` of MuJoCo-Warp's arrays; MuJoCo's own arrays grow.
 
         Args:
-            option: The solver's option that makes ``room``.
-            needed: How many there are in one world.
-            room: For how many there is room.
-            what: They are.
+            option: Option of the solver that sets the capacity.
+            needed: Number in one world.
+            capacity: Capacity for one world.
+            noun: Plural of the counted thing.
         """
-        if needed > room:
+        if needed > capacity:
             path = f"env.sim.physics.solver_cfg.{option}"
             self.log_once(
                 option,
                 "physics: %s=%d is too small: a world has %d %s; sensors miss the others, and MuJoCo-Warp would leave them out;"
                 " %s=%d is enough so far",
-                *(path, room, needed, what, path, needed),
+                *(path, capacity, needed, noun, path, needed),
             )
 
-    def log_once(self, what: str, message: str, *values: object) -> None:
-        """Log a ``message`` with its ``values``, once in the life of these worlds for each ``what``."""
-        if what not in self.told:
-            self.told.add(what)
+    def log_once(self, key: str, message: str, *values: object) -> None:
+        """Log a ``message`` with its ``values``, once per ``key`` in the life of these worlds."""
+        if key not in self.logged:
+            self.logged.add(key)
             log.warning(message, *values)
 
 
 def get_address(holder: object, name: str) -> int:
-    """Where ``holder``, a model, its options, or data, has the array ``name``."""
+    """Return the address of the array ``name`` in ``holder``: a MuJoCo model, its options, or data."""
     return getattr(holder, name).ctypes.data

@@ -1,4 +1,6 @@
-// Where MuJoCo and MuJoCo-Warp find other contacts or make another step: MuJoCo-Warp's choice, made of MuJoCo's parts.
+// MuJoCo-Warp's contacts and steps in the cases in which MuJoCo's differ, built from MuJoCo's functions. The two collision functions
+// follow MuJoCo-Warp (mujoco_warp/_src/collision_primitive.py and collision_primitive_core.py, Copyright 2025 The Newton Developers,
+// Apache-2.0; see THIRD_PARTY.md), rewritten in C++ for MuJoCo's collision table.
 #include <vector>
 
 #include <mujoco/mujoco.h>
@@ -7,7 +9,7 @@ namespace {
 
 mjfCollision plane_capsule = nullptr;
 
-// MuJoCo-Warp turns the friction pyramid of a capsule on a plane to the world's axes where the capsule is steep.
+// MuJoCo-Warp aligns the friction pyramid of a steep capsule on a plane with the world's axes.
 int plane_capsule_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, int plane, int capsule, mjtNum margin) {
   const int count = plane_capsule(m, d, contacts, plane, capsule, margin);
   const mjtNum *turn = d->geom_xmat + 9 * capsule;
@@ -29,7 +31,7 @@ int plane_capsule_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, i
   return count;
 }
 
-// The vertices of a mesh, and where it has more than a few, who is beside whom on its hull.
+// The vertices of a mesh, and the neighbours on its hull if it has ten vertices or more.
 struct Hull {
   const float *vertices;
   int count;
@@ -44,7 +46,7 @@ struct Hull {
     neighbours = vertex_of + on_hull;
   }
 
-  // The vertex that scores highest: of all, or the first from which no neighbour leads higher, beginning at `place` on the hull.
+  // Returns the vertex with the highest score. On a hull it climbs from `place` to a vertex without a better neighbour.
   template <typename Score>
   int highest(int *place, Score score) const {
     mjtNum best = -1e6;
@@ -63,19 +65,19 @@ struct Hull {
   }
 };
 
-// A contact for which MuJoCo has no place in its answer.
+// A contact beyond the three that MuJoCo's collision function can return.
 struct Fourth {
   int plane, shape;
   mjtNum distance, position[3];
 };
 thread_local std::vector<Fourth> fourths;
 
-// Of a mesh on a plane MuJoCo-Warp takes the deepest vertex, and of those that are at most a millimetre less deep, the three that
-// span the widest area with it. MuJoCo takes two neighbours, and no more; the fourth is added by `add_fourths`.
+// A mesh on a plane: MuJoCo-Warp takes the deepest vertex and three vertices, at most a millimetre less deep, that span the widest
+// area with it. MuJoCo takes the deepest vertex and two neighbours. `add_fourths` adds the fourth contact.
 int plane_mesh_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, int plane, int shape, mjtNum margin) {
   const mjtNum *turn = d->geom_xmat + 9 * shape, *to_world = d->geom_xmat + 9 * plane;
   const mjtNum normal[3] = {to_world[2], to_world[5], to_world[8]};
-  mjtNum up[3], way[3], origin[3];  // in the mesh's frame
+  mjtNum up[3], way[3], origin[3];  // in the frame of the mesh
   mju_mulMatTVec3(up, turn, normal);
   mju_sub3(way, d->geom_xpos + 3 * plane, d->geom_xpos + 3 * shape);
   mju_mulMatTVec3(origin, turn, way);
@@ -140,8 +142,8 @@ int plane_mesh_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, int 
   return number;
 }
 
-// After MuJoCo's collision detection: each fourth contact of a mesh on a plane is as its first, but for its place. Returns how many
-// found none.
+// Adds the fourth contacts of meshes on planes after MuJoCo's collision detection; they copy the first contact except for position and
+// distance. Returns the number of contacts that MuJoCo's memory could not hold.
 int add_fourths(const mjModel *m, mjData *d) {
   int lost = 0;
   for (const Fourth &row : fourths) {
@@ -160,7 +162,7 @@ int add_fourths(const mjModel *m, mjData *d) {
   return lost;
 }
 
-// MuJoCo tells a free body that is alone by the size of its tree.
+// MuJoCo recognises a lone free body by the size of its tree.
 void hide_free_bodies(mjModel *m, bool hidden) {
   for (int i = 0; i < m->ntree; i++) {
     int &size = m->tree_dofnum[i];
@@ -168,14 +170,14 @@ void hide_free_bodies(mjModel *m, bool hidden) {
   }
 }
 
-// The integrator implicitfast: MuJoCo takes the gyroscopic forces of free bodies implicitly, MuJoCo-Warp those of none.
+// The integrator implicitfast: MuJoCo treats the gyroscopic forces of free bodies implicitly, MuJoCo-Warp does not.
 void implicit_as_warp(mjModel *m, mjData *d) {
   hide_free_bodies(m, m->opt.integrator == mjINT_IMPLICITFAST);
   mj_implicit(m, d);
   hide_free_bodies(m, false);
 }
 
-// MuJoCo's table of collisions is the process's: ours is in it while this lives.
+// MuJoCo's collision table belongs to the process; it holds our functions during the life of this object.
 struct CollisionsAsWarp {
   mjfCollision plane_mesh = mjCOLLISIONFUNC[mjGEOM_PLANE][mjGEOM_MESH];
 

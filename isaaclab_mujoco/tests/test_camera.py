@@ -1,24 +1,26 @@
 """A camera sees on native physics what it sees on MuJoCo-Warp."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from tests import processes
+from processes import run
 
+CASE = Path(__file__).with_name("camera_case.py")
 SMALL = ["env.scene.tiled_camera.width=64", "env.scene.tiled_camera.height=32"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_camera_sees_the_same_pictures_on_either_physics(tmp_path):
+def test_a_camera_sees_the_same_pictures_on_either_physics(tmp_path, assets):
     found = {}
     for physics in ("mujoco", "newton_mjwarp"):
         path = tmp_path / f"{physics}.npz"
-        done = processes.run(
-            "-m", "tests.hosts.camera_case", path, "Isaac-Cartpole-Camera", *SMALL, f"physics={physics}"
-        )
+        line = [CASE, path, "Isaac-Cartpole-Camera", *SMALL, f"physics={physics}"]
+        done = run(*line, ISAACSIM_ASSET_ROOT=assets)
         assert done.returncode == 0, done.stderr[-2000:]
         found[physics] = np.load(path)
         assert found[physics]["physics"] == physics

@@ -1,4 +1,4 @@
-"""Newton's arrays as `newton.h` reads and writes them: its inputs and state to MuJoCo's arrays and back, world by world."""
+"""Newton's arrays for `newton.h`, which converts inputs and state to MuJoCo's arrays and back, world by world."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import warp as wp
 from newton import Control, JointType, Model, State
 from newton.solvers import SolverMuJoCo
 
-from spiky_rl.hosts.isaaclab.mujoco.worlds import load_library
-from spiky_rl.kernels.compiler import CompileError
+from isaaclab_mujoco.errors import CompileError
+from isaaclab_mujoco.worlds import load_library
 
 INTEGERS = (
     *(
@@ -51,7 +51,7 @@ MODEL = {
     "mass": "body_mass",
     "gravity": "gravity",
 }
-"""`newton.h`'s name of an array -> that of Newton's model; the same for those below."""
+"""Name of an array in `newton.h` -> its name in Newton's model."""
 SOLVER = {
     "qpos_start": "mj_q_start",
     "qvel_start": "mj_qd_start",
@@ -61,10 +61,12 @@ SOLVER = {
     "actuated": "mjc_actuator_to_newton_idx",
     "target": "mjc_actuator_to_newton_target_q_idx",
 }
+"""Name of an array in `newton.h` -> its name in Newton's solver."""
 DATA = {
     **{name: name for name in ("qpos", "qvel", "ctrl", "qfrc_applied", "xfrc_applied", "qfrc_actuator")},
     **{name: name for name in ("xipos", "subtree_com", "cacc", "cvel", "cfrc_int")},
 }
+"""Name of an array in `newton.h` -> its name in MuJoCo-Warp's data."""
 POINTERS = (
     *("type", "parent", "child", "q_start", "qd_start", "axes", "articulation", "qpos_start", "qvel_start"),
     *("parent_frame", "child_frame", "axis", "reference"),
@@ -78,7 +80,7 @@ POINTERS = (
 
 
 class NewtonStruct(ctypes.Structure):
-    """`newton.h`'s struct Newton."""
+    """The struct Newton of `newton.h`."""
 
     _fields_ = [
         *((name, ctypes.c_int) for name in INTEGERS),
@@ -87,11 +89,11 @@ class NewtonStruct(ctypes.Structure):
 
 
 class Conversions:
-    """Where Newton's arrays lie, for the step in C. ``solver``: Newton's, of which the model and MuJoCo-Warp's arrays are."""
+    """Addresses of the arrays of a Newton ``solver``, for the step in C."""
 
     def __init__(self, solver: SolverMuJoCo) -> None:
         if load_library().newton_size() != ctypes.sizeof(NewtonStruct):
-            raise CompileError("newton.h and conversions.py name other fields")
+            raise CompileError("newton.h and conversions.py differ in their fields")
         self.solver = solver
         model, data = solver.model, solver.mjw_data
         self.struct = NewtonStruct(
@@ -100,24 +102,23 @@ class Conversions:
             coordinates=data.qpos.shape[1],
             dofs=data.qvel.shape[1],
         )
-        self.articulation = wp.array(articulation_of(model), dtype=wp.int32, device="cpu")
+        self.articulation = wp.array(find_articulations(model), dtype=wp.int32, device="cpu")
         axes = solver.mjc_actuator_to_target_q_axis_idx
         self.has_ball_targets = axes is not None and bool((axes.numpy() >= 0).any())
-        """Whether an actuator turns a ball joint to a target: Newton converts controls itself then."""
+        """Whether an actuator turns a ball joint to a target; then Newton converts the controls itself."""
 
     def bind(self, state_in: State, state_out: State, control: Control) -> NewtonStruct:
-        """Point to what a step reads and writes; arrays of Newton may have moved since the last.
+        """Return the addresses of the arrays that a step reads and writes; Newton may have moved them since the last step.
 
         Args:
-            state_in: The state that it begins with.
-            state_out: That it leaves; may be the same.
-            control: What drives it.
+            state_in: State before the step.
+            state_out: State after the step; may be the same object.
+            control: Targets and forces of the joints.
         """
         solver, model, data, struct = self.solver, self.solver.model, self.solver.mjw_data, self.struct
-        arrays = {name: getattr(model, of) for name, of in MODEL.items()}
-        arrays |= {name: getattr(solver, of) for name, of in SOLVER.items()}
-        arrays |= {name: getattr(data, of) for name, of in DATA.items()}
-        own = getattr(control, "mujoco", None)
+        arrays = {name: getattr(model, source) for name, source in MODEL.items()}
+        arrays |= {name: getattr(solver, source) for name, source in SOLVER.items()}
+        arrays |= {name: getattr(data, source) for name, source in DATA.items()}
         arrays |= {
             "articulation": self.articulation,
             "reference": getattr(getattr(model, "mujoco", None), "dof_ref", None),
@@ -137,12 +138,12 @@ class Conversions:
             "joint_f": control.joint_f,
             "target_q": control.joint_target_q,
             "target_qd": control.joint_target_qd,
-            "input": getattr(own, "ctrl", None),
+            "input": getattr(getattr(control, "mujoco", None), "ctrl", None),
         }
         for name, array in arrays.items():
             setattr(struct, name, array.ptr if array is not None and array.size else None)
         struct.actuators = 0 if arrays["source"] is None else arrays["source"].shape[0]
-        struct.all_targets, struct.all_inputs = length(arrays["target_q"]), length(arrays["input"])
+        struct.all_targets, struct.all_inputs = get_length(arrays["target_q"]), get_length(arrays["input"])
         struct.targets, struct.inputs = struct.all_targets // data.nworld, struct.all_inputs // data.nworld
         struct.target_dofs = model.joint_dof_count // data.nworld
         struct.gravity_worlds = model.gravity.shape[0]  # type: ignore[union-attr]
@@ -150,36 +151,36 @@ class Conversions:
         struct.gravity_stride = arrays["world_gravity"].strides[0] // 4
         return struct
 
-    def kinematics(self, state: State, control: Control, mask: wp.array | None) -> None:
-        """Poses and twists of bodies from joints, as `newton.eval_fk` finds them.
+    def update_kinematics(self, state: State, control: Control, mask: wp.array | None) -> None:
+        """Compute poses and twists of bodies from joints, as `newton.eval_fk` does.
 
         Args:
-            state: That has both.
-            control: What drives it.
-            mask: True for the articulations that are meant, [articulations]; None: all.
+            state: State with joints and bodies.
+            control: Targets and forces of the joints.
+            mask: Chosen articulations, [articulations]; None for all.
         """
         struct = self.bind(state, state, control)
         joints = [ctypes.c_void_p(array.ptr) for array in (state.joint_q, state.joint_qd)]  # type: ignore[union-attr]
-        chosen = None if mask is None else ctypes.c_void_p(mask.ptr)
+        mask_pointer = None if mask is None else ctypes.c_void_p(mask.ptr)
         count = self.solver.mjw_data.nworld
         load_library().newton_kinematics(
-            ctypes.byref(struct), *joints, chosen, count, torch.get_num_threads()
+            ctypes.byref(struct), *joints, mask_pointer, count, torch.get_num_threads()
         )
 
 
-def length(array: wp.array | None) -> int:
-    """First dimension of an ``array`` that may not be there."""
+def get_length(array: wp.array | None) -> int:
+    """Return the first dimension of an ``array``; 0 if it is None."""
     return 0 if array is None else array.shape[0]
 
 
-def articulation_of(model: Model) -> np.ndarray:
-    """The articulation through which forward kinematics reach each joint of a ``model``, or -1: those that close a loop, rods."""
+def find_articulations(model: Model) -> np.ndarray:
+    """Return the articulation through which forward kinematics reach each joint; -1 for joints that close a loop and for rods."""
     if model.articulation_count == 0:
         return np.full(model.joint_count, -1, np.int32)
     starts, ends = model.articulation_start.numpy(), model.articulation_end.numpy()  # type: ignore[union-attr]
     found = np.full(model.joint_count, -1, np.int32)
     for articulation in range(model.articulation_count):
         found[starts[articulation] : ends[articulation]] = articulation
-    left_out = (model.joint_articulation.numpy() < 0) | (model.joint_type.numpy() == int(JointType.ROD))  # type: ignore[union-attr]
-    found[left_out] = -1
+    excluded = (model.joint_articulation.numpy() < 0) | (model.joint_type.numpy() == int(JointType.ROD))  # type: ignore[union-attr]
+    found[excluded] = -1
     return found

@@ -10,9 +10,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 import newton
 import torch
 import warp as wp
+from isaaclab_mujoco.solver import NativeSolver
 from newton.solvers import SolverMuJoCo
-
-from spiky_rl.hosts.isaaclab.mujoco.solver import NativeSolver
 
 WORLDS, SEED, STEP = 5, 0, 0.004
 ROUNDING = 2e-6
@@ -155,7 +154,7 @@ def test_forward_kinematics_of_chosen_robots_are_newtons():
         each.body_qd.zero_()
     chosen = wp.array(mask, dtype=wp.bool, device="cpu")
     newton.eval_fk(model, state.joint_q, state.joint_qd, expected, chosen)
-    solver.conversions.kinematics(state, simulation.control, chosen)
+    solver.conversions.update_kinematics(state, simulation.control, chosen)
     for name in ("body_q", "body_qd"):
         ours, theirs = (getattr(each, name).numpy().reshape(WORLDS, -1) for each in (state, expected))
         np.testing.assert_allclose(ours, theirs, rtol=0.0, atol=ROUNDING)

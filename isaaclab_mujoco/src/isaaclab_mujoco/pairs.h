@@ -1,6 +1,7 @@
-// MuJoCo's search for contacts for models of few simple shapes: the pairs of shapes that may ever touch are listed once, and in
-// each step every one of them is looked at. MuJoCo itself sorts all bodies by their places first, which takes longer than to look
-// at them. The contacts are bit for bit those of mj_collision, in its order.
+// Collision detection for models of few simple shapes: a list of all pairs of shapes that can touch, tested in every step. MuJoCo
+// sorts the bodies by position first, which takes longer for few shapes. The contacts equal those of mj_collision bit for bit, in its
+// order: filters, mixing of surfaces and frames follow MuJoCo (mj_collision, mju_makeFrame; Copyright 2021 DeepMind Technologies
+// Limited, Apache-2.0; see THIRD_PARTY.md).
 #include <cstring>
 #include <vector>
 
@@ -10,8 +11,8 @@ namespace {
 
 class Pairs {
  public:
-  // `is_usable` is false, and MuJoCo is to search, where a pair of shapes needs its memory for general convex shapes, where pairs
-  // are named one by one, and where they are so many that sorting pays.
+  // `is_usable` is false, so that MuJoCo searches itself, if a pair of shapes needs MuJoCo's memory for general convex shapes, if the
+  // model names pairs explicitly, or if there are so many pairs that sorting pays.
   explicit Pairs(const mjModel *m) {
     if (m->nflex || m->npair || mjcb_contactfilter || (m->opt.enableflags & mjENBL_OVERRIDE)) return;
     for (int one = 0; one < m->nbody; one++)
@@ -20,7 +21,7 @@ class Pairs {
     is_usable = pairs.size() <= most;
   }
 
-  // What mj_collision does. Returns how many contacts had no place.
+  // Does the work of mj_collision. Returns the number of contacts that MuJoCo's memory could not hold.
   int collide(const mjModel *m, mjData *d) const {
     int lost = 0;
     for (const Pair &pair : pairs) {
@@ -58,7 +59,7 @@ class Pairs {
   static constexpr size_t most = 400;
   std::vector<Pair> pairs;
 
-  // Whether two bodies could push each other, by what MuJoCo's own search looks at.
+  // Returns whether two bodies can push each other, by the filters of MuJoCo's search.
   static bool may_push(const mjModel *m, int one, int two) {
     const int weld[2] = {m->body_weldid[one], m->body_weldid[two]};
     if (weld[0] == weld[1] || (!m->body_dofnum[weld[0]] && !m->body_dofnum[weld[1]])) return false;
@@ -69,7 +70,7 @@ class Pairs {
     return true;
   }
 
-  // Lists the pairs of shapes of two bodies; returns whether all are simple.
+  // Lists the pairs of shapes of two bodies. Returns whether all are simple.
   bool add(const mjModel *m, int one, int two) {
     for (int a = m->body_geomadr[one]; a < m->body_geomadr[one] + m->body_geomnum[one]; a++)
       for (int b = m->body_geomadr[two]; b < m->body_geomadr[two] + m->body_geomnum[two]; b++) {
@@ -89,7 +90,7 @@ class Pairs {
     return true;
   }
 
-  // Whether spheres around two shapes are farther apart than `reach`; a plane, which comes first, has none.
+  // Returns whether the bounding spheres of two shapes are farther apart than `reach`. A plane has no sphere and comes first.
   static bool is_far(const mjModel *m, const mjData *d, int one, int two, mjtNum reach) {
     const mjtNum *p = d->geom_xpos + 3 * one, *q = d->geom_xpos + 3 * two;
     if (m->geom_rbound[one] > 0 && m->geom_rbound[two] > 0) {
@@ -102,7 +103,7 @@ class Pairs {
     return (q[0] - p[0]) * turn[2] + (q[1] - p[1]) * turn[5] + (q[2] - p[2]) * turn[8] > reach + m->geom_rbound[two];
   }
 
-  // The second and third axis of a contact's frame, from its normal and from what is asked of the second.
+  // Completes a contact's frame from its normal and its preferred second axis.
   static void complete(mjtNum *frame) {
     mju_normalize3(frame);
     if (mju_dot3(frame + 3, frame + 3) < 0.25) {
@@ -117,7 +118,7 @@ class Pairs {
     mju_cross(frame + 6, frame, frame + 3);
   }
 
-  // A contact's friction, stiffness and dimension from those of its shapes.
+  // Computes a contact's friction, stiffness and dimension from those of its shapes.
   static void mix(const mjModel *m, int one, int two, mjContact &contact) {
     const int ahead = m->geom_priority[one] - m->geom_priority[two];
     const mjtNum *ref[2] = {m->geom_solref + mjNREF * one, m->geom_solref + mjNREF * two};
