@@ -15,7 +15,7 @@ from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import ClassifyRequest, dataset_of, require_code_named
+from spiky_rl.classification.settings import ClassifyRequest, dataset_of, is_custom, require_code_named
 from spiky_rl.classification.training import compute_confusion, compute_scores
 from spiky_rl.classification.training import get_sequence_shape as shape_of
 from spiky_rl.config import files, registry
@@ -181,20 +181,20 @@ def _reader(asked: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -
     theirs, given = identity["settings"]["dataset"], asked.dataset_options()
     frames = {key: theirs[key] for key in ("bins", "binary")}
     others = {"others": "unlabelled"} if asked.predict else {}
-    if asked.dataset not in (None, theirs["name"], "own"):
+    if asked.dataset not in (None, theirs["name"]) and not is_custom(asked.dataset):
         return asked.dataset, dataset_of(asked.dataset, {**frames, **given}).build(data=folder)
     # whether the user names a folder, and not what lies in it
     in_any_layout = "data" in asked.flags and asked.dataset is None
-    if asked.dataset != "own" or theirs["name"] == "own":
+    if not is_custom(asked.dataset) or is_custom(theirs["name"]):
         options = {key: value for key, value in theirs.items() if key != "name"}
-        options |= others if theirs["name"] == "own" else {}
+        options |= others if is_custom(theirs["name"]) else {}
         try:
             dataset = dataset_of(theirs["name"], {**options, **given}).build(data=folder)
             # one that reads no files would be itself again, whatever folder is named
             if not in_any_layout or any(r.store for r in dataset.recordings):
                 return theirs["name"], dataset
         except MissingData:
-            if not in_any_layout or theirs["name"] == "own":
+            if not in_any_layout or is_custom(theirs["name"]):
                 raise
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]

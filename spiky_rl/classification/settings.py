@@ -37,17 +37,18 @@ class ClassifyOptions(options.Settings):
     """Settings that make a run what it is, besides its dataset and agent."""
 
     epochs: int | None = option(
-        None, "passes over the samples, in all; null: as the dataset says", low=1, high=MOST_STEPS
+        None, "total number of passes over the samples; null: the dataset's", low=1, high=MOST_STEPS
     )
     patience: int = option(
-        0, "epochs without a better validation after which it ends; 0: never", low=0, high=MOST_STEPS
+        0, "end after this many epochs without a better validation accuracy; 0: never", low=0, high=MOST_STEPS
     )
     seed: int = option(
-        0, "seed of weights, order and augmentation; -1: a random one", low=-1, high=MOST_STEPS
+        0, "seed of weights, order and augmentation; -1 for a random seed", low=-1, high=MOST_STEPS
     )
     hold_out: int | None = option(
         None,
-        "recordings of the training set to test on, of every class its part; null: the official test set, else a fifth",
+        "number of recordings of the training set to use as the test set, proportionally from each class; null: the official test set,"
+        " else a fifth",
         low=1,
         high=MOST_STEPS,
         flags=["--hold_out", "--hold-out"],
@@ -55,46 +56,48 @@ class ClassifyOptions(options.Settings):
     )
     validation: int | None = option(
         None,
-        "recordings of the training set that choose the epoch, 0: none; null: the official ones, else a tenth",
+        "number of recordings of the training set for validation, which chooses the best epoch, 0 for none; null: the official"
+        " ones, else a tenth",
         low=0,
         high=MOST_STEPS,
         metavar="K",
     )
-    split: int = option(0, "seed that draws these two", low=-1, high=MOST_STEPS)
+    split: int = option(0, "seed of the random --hold_out and --validation parts", low=-1, high=MOST_STEPS)
     recordings: int | None = option(
         None,
-        "use N of them, of every class and part its share, the same for everyone",
+        "use only N recordings, with the same share of each class and part; the choice does not depend on --seed",
         low=1,
         high=MOST_STEPS,
         metavar="N",
     )
     ids: str | None = option(
-        None, "use those that it lists, as a run's params/recordings.csv does", metavar="FILE"
+        None, "use only the recordings listed in FILE, such as a run's params/recordings.csv", metavar="FILE"
     )
-    skip_bad: bool = option(False, "leave out recordings that are damaged or empty, and name them")
+    skip_bad: bool = option(False, "leave out damaged and empty recordings and list them")
     data: str | None = option(
         None, "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder"
     )
     batch_size: int | None = option(
-        None, "samples that are learned from at once; null: as the dataset says", low=1, high=MOST_STEPS
+        None, "samples per minibatch; null: the dataset's", low=1, high=MOST_STEPS
     )
     schedule: Literal["cosine", "constant"] = option(
-        "cosine", "how the agent's learning rate changes over the epochs"
+        "cosine", "schedule of the agent's learning rate over the epochs"
     )
-    label_smoothing: float = option(0.1, "part of the target that all classes share", low=0.0, below=1.0)
+    label_smoothing: float = option(
+        0.1, "share of the target that is spread over all classes", low=0.0, below=1.0
+    )
     shift: float | None = option(
-        None, "augmentation: pixels that a sample is moved by at most; null: as the dataset says", low=0.0
+        None, "augmentation: largest random shift of a sample in pixels; null: the dataset's", low=0.0
     )
     rotation: float | None = option(
-        None, "augmentation: degrees that a sample is turned by at most; null: as the dataset says", low=0.0
+        None, "augmentation: largest random rotation of a sample in degrees; null: the dataset's", low=0.0
     )
     initial: Literal["agent", "data"] | None = option(
-        None,
-        "initial weights: as the agent draws them, or those scaled to the recordings; null: as the dataset says",
+        None, "initial weights: the agent's, or the agent's scaled to the recordings; null: the dataset's"
     )
     ann: Literal["none", "mlp"] | None = option(
         None,
-        "ANN that is trained on the same frames when the network is; null: a perceptron for your own recordings, else none",
+        "ANN to train on the same frames for comparison; null: mlp for your own recordings, else none",
     )
 
 
@@ -105,41 +108,52 @@ PATHS = ("data", "ids")
 """Flags that are paths."""
 
 
+def is_custom(dataset: str | None) -> bool:
+    """Return whether a dataset is `spiky_rl.datasets.custom`, by its present or its old name."""
+    return dataset in ("custom", "own")
+
+
 class ClassifyRequest(options.Settings):
     """What a user asks a classification for."""
 
     dataset: str | None = option(
         None,
-        f"what is classified: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class; own: any recordings in --data",
+        f"dataset: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class; custom takes your own recordings in --data",
         metavar="NAME",
     )
     agent: str | None = option(
-        None, "file stem of agents/, or a path to a YAML file; null: one that fits the dataset"
+        None, "name of a file in agents/, or path to a YAML file; null: one that fits the dataset"
     )
     flags: dict[str, bool | int | float | str] = option(
-        {}, "those of `ClassifyOptions` that are given, by name", flags=[]
+        {}, "given options of `ClassifyOptions`, by name", flags=[]
     )
-    download: bool = option(False, "fetch the dataset if it is not there (nmnist)")
+    download: bool = option(False, "download the dataset if it is missing (nmnist)")
     bins: int | None = option(
-        None, "frames of a recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
+        None, "number of frames per recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
     )
-    binary: bool | None = option(None, "frames say that there were events; the same as dataset.binary=true")
+    binary: bool | None = option(
+        None, "frames of 0 and 1 instead of counts of events; the same as dataset.binary=true"
+    )
     device: str | None = option(None, "cpu, cuda or cuda:N; null: the GPU if there is one")
     checkpoint: str | None = option(
         None,
-        "a run's folder or file, or latest or best of the dataset's newest run: goes on with it, just as it was",
+        "folder or checkpoint of a run to resume with its settings, or latest or best of the dataset's newest run",
         metavar="RUN",
     )
-    evaluate: bool = option(False, "with --checkpoint: accuracy on recordings that the network has not seen")
-    predict: bool = option(False, "with --checkpoint: a CSV with the class of each recording in --data")
+    evaluate: bool = option(
+        False, "with --checkpoint: measure the accuracy on recordings that were not seen in training"
+    )
+    predict: bool = option(
+        False, "with --checkpoint: write a CSV with the predicted class of each recording in --data"
+    )
     out: Path | None = option(
-        None, "with these two: where that is written; null: in the run's folder", metavar="FILE"
+        None, "with --evaluate or --predict: output file; null: in the run's folder", metavar="FILE"
     )
     log_root: Path = option(Path("logs"), "folder of all runs")
     run_name: str = option("", "suffix of the run folder")
     overrides: tuple[str, ...] = option(
         (),
-        f"dataset.x=v, or agent.x.y=v, of {', '.join(USED_AGENT_KEYS)}",
+        f"overrides of the dataset (dataset.x=v) or the agent (agent.x.y=v; only {', '.join(USED_AGENT_KEYS)})",
         flags=["overrides"],
         metavar="key=value",
     )
@@ -225,8 +239,8 @@ def make_settings(asked: ClassifyRequest) -> ClassificationSettings:
         raise UserError(
             f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to go on with a run"
         )
-    if asked.dataset == "own" and "data" not in asked.flags:
-        raise UserError("--dataset own: name the folder of your recordings with --data")
+    if is_custom(asked.dataset) and "data" not in asked.flags:
+        raise UserError(f"--dataset {asked.dataset}: name the folder of your recordings with --data")
     dataset = dataset_of(asked.dataset, asked.dataset_options())
     cls = class_of(dataset)
     flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)

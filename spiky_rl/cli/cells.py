@@ -51,13 +51,7 @@ def print_plan(plan: StudyRun, whole: bool) -> None:
 
 
 def print_missing_lines(out: Path, study: Study, use: str = seeds.TESTING) -> None:
-    """Print the lines to add to the register of seeds.
-
-    Args:
-        out: Folder of the study.
-        study: The study with its seeds.
-        use: Purpose of the seeds in the register.
-    """
+    """Print the lines that the register of seeds lacks for a study in the folder ``out``."""
     if lines := seeds.list_missing_lines(out, study, use):
         print(
             f"add to {seeds.find_file(out)}, after the task's other lines:", *lines, sep="\n    ", end="\n\n"

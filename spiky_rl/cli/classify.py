@@ -82,14 +82,7 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
 
 
 def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history: list[float]) -> None:
-    """Show an epoch.
-
-    Args:
-        display: Display of the training.
-        epoch: The epoch.
-        first_epoch: Index of the first epoch since the start or resume.
-        history: Accuracies of earlier epochs; this epoch's is appended.
-    """
+    """Show an epoch and append its accuracy to ``history``; ``first_epoch`` is the first since the start or resume."""
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
     history.append(epoch.accuracy_train if chosen is None else chosen)
     blocks = sparkline(history)

@@ -48,16 +48,7 @@ class Parser(argparse.ArgumentParser):
         epilog: str | None = None,
         **how: Any,
     ) -> None:
-        """Build the parser with a flag for every field of the ``settings``.
-
-        Args:
-            prog: Name of the command.
-            description: Text above the arguments.
-            settings: Classes of options.
-            verbose: Add the flag ``--verbose``.
-            epilog: Text below the arguments.
-            how: Arguments of `add_flags` that select fields and change defaults.
-        """
+        """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
         super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")

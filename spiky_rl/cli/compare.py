@@ -41,7 +41,7 @@ def parser() -> common.Parser:
     add(
         "--out",
         type=Path,
-        help="folder of the study; default: the folder of STUDY.yaml, else in logs/compare",
+        help="folder of the study; default: the folder of a study.yaml, else in logs/compare",
     )
     add_flags(made, ExecutionOptions)
     return made

@@ -57,12 +57,7 @@ class TerminalDisplay(ABC):
             redirect_log(sys.stderr)
 
     def format_remaining_time(self, share: float, initial_share: float = 0.0) -> str:
-        """Return the estimated remaining time.
-
-        Args:
-            share: Completed share of the work.
-            initial_share: Share that was complete at the start.
-        """
+        """Return the estimated remaining time at a completed ``share``, of which ``initial_share`` was done at the start."""
         seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - initial_share, 1e-9)
         return format_duration(seconds)
 
@@ -133,13 +128,7 @@ class TrainingDisplay(TerminalDisplay):
         self.readings: Sequence[DisplayRow] = ()
 
     def show(self, share: float, rows: Sequence[DisplayRow], initial_share: float = 0.0) -> None:
-        """Show a step.
-
-        Args:
-            share: Completed share of the training, in [0, 1].
-            rows: Values to display.
-            initial_share: Share that was complete when the display was made.
-        """
+        """Show a step at a completed ``share`` in [0, 1], of which ``initial_share`` was done when the display was made."""
         self.share, self.readings, self.remaining = (
             share,
             rows,

@@ -70,8 +70,6 @@ def add_flags(
     """Add a flag for every field of ``settings``. A flag without ``defaults`` is absent from the namespace unless given.
 
     Args:
-        parser: Parser that gets the flags.
-        settings: Class with the fields.
         only: Names of the fields to add; all if empty.
         without: Names of fields to leave out.
         optional: Require no flag, even for fields without a default.

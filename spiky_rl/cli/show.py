@@ -70,18 +70,18 @@ def show(argv: list[str]) -> int:
     """Print the list or the description."""
     args = parser().parse_intermixed_args(argv)
     if args.source and (args.kind != "neurons" or args.name is None):
-        raise UserError("--source goes with a neuron, as in: show.py neurons lif --source")
+        raise UserError("--source: only available for a neuron, as in: show.py neurons lif --source")
     if (args.out or args.compare) and args.kind != RESERVOIR:
         raise UserError(
-            "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
+            "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare"
         )
     if args.overrides and args.kind not in ("agents", RESERVOIR):
         raise UserError(
-            f"{args.overrides[0]}: overrides go with an agent or a reservoir, not with {args.kind}"
+            f"{args.overrides[0]}: overrides are only available for an agent or a reservoir, not for {args.kind}"
         )
     if args.json and not args.compare:
         raise UserError(
-            "--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json"
+            "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json"
         )
     if args.kind == RESERVOIR:
         if args.name is None:

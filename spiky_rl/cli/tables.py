@@ -29,11 +29,8 @@ def print_table(
 ) -> None:
     """Print a table of numbers.
 
-    Args:
-        titles: Titles of the columns.
-        rows: Rows of cells.
-        footers: Footers of the columns, in a table with a box; None for a plain table with names in the first column.
-        padding: Padding of the cells: above, right, below, left.
+    ``footers`` give a table with a box, None a plain table with names in the first column; ``padding`` is that of the cells:
+    above, right, below, left.
     """
     from rich.box import HEAVY_HEAD, SIMPLE
     from rich.console import Console

@@ -43,12 +43,7 @@ def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
 def check_light(kind: str, settings: PlainValue, path: str) -> None:
     """Check the parts of a component that need no torch. Raises RegistryError that names the key and the allowed values.
 
-    Other parts, and components from outside the package, are checked later by `registry.configure`.
-
-    Args:
-        kind: One of `registry.COMPONENT_KINDS`.
-        settings: Name or mapping, as for `registry.configure`.
-        path: Path of the settings in the agent, for messages.
+    The arguments are those of `registry.configure`, which later checks the other parts and foreign components.
     """
     tree = registry.check_name(kind, settings, path)
     name = tree.get("name")

@@ -57,12 +57,7 @@ def message_of(error: BaseException) -> str:
 
 
 def require_module(module: str, extra: str) -> None:
-    """Raise UserError with the install line if the library ``module`` is missing.
-
-    Args:
-        module: Name that Python imports.
-        extra: Extra of the package spiky-rl that installs it.
-    """
+    """Raise UserError with the install line if ``module``, which the ``extra`` of spiky-rl installs, is missing."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
 

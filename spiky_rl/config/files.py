@@ -44,7 +44,6 @@ def write_atomically(path: Path, write_content: Callable[[Path], object], durabl
     Creates the folder, and removes leftovers of killed writers from it. An OSError names ``path``.
 
     Args:
-        path: Final path of the file.
         write_content: Writes the file at the path that it gets.
         durable: Synchronise file and folder to disk, so that the same holds after a power failure.
     """
@@ -178,10 +177,7 @@ def remove_leftovers(folder: Path) -> None:
 def is_abandoned(path: Path, namespace: str | None, process: int) -> bool:
     """Return whether the writer of a temporary file has ended; in another namespace, judge by the age of the file.
 
-    Args:
-        path: Temporary file or folder.
-        namespace: The writer's `get_process_namespace`, or None if the file name does not hold it.
-        process: Process number of the writer.
+    ``namespace`` and ``process`` are the writer's; ``namespace`` is None if the file name does not hold it.
     """
     if namespace != get_process_namespace():
         return time.time() - path.stat().st_mtime > ABANDONED_AGE_S

@@ -66,13 +66,7 @@ def check_run_memory(spec: AgentSpec, num_envs: int, available: int) -> None:
 
 
 def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
-    """Return the minimum bytes of actor and critic by part.
-
-    Args:
-        spec: The agent.
-        rows: Text for the names of the parts that says which option sets the number of samples.
-        count: Samples in one forward pass.
-    """
+    """Return the minimum bytes of actor and critic by part, for ``count`` samples; ``rows`` names the option that sets them."""
     parts: dict[str, int] = {}
     for role, key, network in (
         ("actor", "network", spec.network),

@@ -14,11 +14,8 @@ PYTHON_NAMES = ("class_name", "data_augmentation_func")
 def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
     """Return all names of code outside this package in nested plain data.
 
-    Their forms are ``module:Class``, ``path/file.py:Class`` and ``module.Class``.
-
-    Args:
-        tree: Nested mappings and lists.
-        packages: Further trusted packages, such as those of a host.
+    Their forms are ``module:Class``, ``path/file.py:Class`` and ``module.Class``. ``packages`` are further trusted packages, such
+    as those of a host.
     """
     allowed = {PACKAGE, *packages}
     return [name for key, name in _list_texts("", tree) if _is_code(key, name, allowed)]
@@ -34,7 +31,7 @@ def check_code_is_named(
         spec: Content of the file as plain data.
         named: All texts from the user: flags, overrides, values of an agent file.
         remedy: How the user can name the code, for the message.
-        packages: Further trusted packages.
+        packages: As in `find_code`.
     """
     for name in find_code(spec, packages):
         if name not in named:

@@ -76,7 +76,7 @@ def option(
     """Declare a field of `Settings`.
 
     Args:
-        default: Value if the file or command line sets none; ``...`` if the field is required.
+        default: Default value; ``...`` if the field is required.
         description: One noun phrase for help, schema and documentation.
         low: Inclusive lower bound.
         high: Inclusive upper bound.

@@ -85,13 +85,7 @@ class Component:
 
     @classmethod
     def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:
-        """Raise RegistryError if options and parts, each valid by itself, do not go together in this component.
-
-        Args:
-            path: Path of the component in the agent, for messages.
-            options: Checked options of the component.
-            parts: Configured parts by key.
-        """
+        """Raise RegistryError naming ``path`` if options and parts, each valid by itself, do not go together."""
 
 
 @dataclass(frozen=True)

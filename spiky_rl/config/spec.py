@@ -168,10 +168,7 @@ def merge_agent(
 def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) -> AgentSpec:
     """Check merged layers and build the agent; inverse of `AgentSpec.to_dict`. Raises SpecError.
 
-    Args:
-        name: Name of the agent.
-        tree: Merged layers.
-        origins: Dotted path -> layer that set the value; may be empty.
+    ``origins`` is dotted path -> layer that set the value, and may be empty.
     """
     try:
         networks = {
@@ -342,15 +339,9 @@ def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
 def add_default_layers(
     settings: PlainMapping, hidden_dims: Sequence[PlainValue], path: str = "network"
 ) -> dict[str, Any]:
-    """Return a network's settings; if it has the option ``layers`` and gives none, set them to ``hidden_dims``.
+    """Return a network's settings; if it has the option ``layers`` and gives none, set them to the ANN's ``hidden_dims``.
 
-    Args:
-        settings: Settings with a ``name``.
-        hidden_dims: Hidden layers of the ANN that the network replaces.
-        path: Path of the settings, for messages.
-
-    Raises:
-        RegistryError: There is no layer at all, so nothing would spike.
+    Raises RegistryError naming ``path`` if there is no layer at all, because nothing would spike.
     """
     if "layers" not in _get_network_options(settings.get("name")):
         return dict(settings)

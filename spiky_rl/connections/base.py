@@ -51,7 +51,6 @@ class Connection(Component, torch.nn.Module):
 
         Args:
             x: Signal [..., C], flattened.
-            backend: Kernel backend.
             binary: Whether x is 0 or 1.
             bfloat16: Whether the gradient of x may be computed in bfloat16.
         """

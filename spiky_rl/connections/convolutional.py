@@ -75,9 +75,11 @@ class Convolutional(Connection):
         channels, *size = self.inputs
         self.places = places = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
         if min(places) < self.pool:
-            what = f"convolutional.pool: {self.pool}" if min(places) else f"convolutional.kernel: {kernel}"
+            key, value = ("pool", self.pool) if min(places) else ("kernel", kernel)
             most = min(places) or min(size) + 2 * self.padding
-            raise RegistryError(f"{what} does not fit maps of {_format_shape(self.inputs)}; at most {most}")
+            raise RegistryError(
+                f"convolutional.{key}: {value} does not fit maps of {_format_shape(self.inputs)}; at most {most}"
+            )
         self.shape = (outputs, *(count // self.pool for count in places))
         weight = torch.empty(outputs, channels, kernel, kernel)
         self.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(weight, options.gain))

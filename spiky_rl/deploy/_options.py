@@ -19,14 +19,14 @@ class ExportOptions(Settings):
 
     to: str = option(
         "c",
-        f"one or more of {', '.join(registry.list_names('targets'))}, with commas; c-int8 is c_int8",
+        f"export targets with commas: {', '.join(registry.list_names('targets'))}; c-int8 is the same as c_int8",
         metavar="TARGETS",
     )
-    out: Path | None = option(
-        None, "where the files go; null: exported/ in the run's folder", metavar="FOLDER"
-    )
+    out: Path | None = option(None, "output folder; null: exported/ in the run's folder", metavar="FOLDER")
     report: str | None = option(
-        None, "print what the targets in C take of a chip, counted by its compiler: cortex-m4", metavar="CHIP"
+        None,
+        "print flash, state and stack of the C targets on a chip, measured with its compiler: cortex-m4",
+        metavar="CHIP",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Base of the rules that are exact gradients of spike times: no surrogate, and rates that are kept by pushing currents."""
+"""Base class of rules with exact gradients of spike times: no surrogate, and a regularisation of spike counts."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from spiky_rl.neurons.base import Neuron
 
 
 def declare_slope(default: float) -> Any:
-    """Declare the least slope, with its ``default`` in 1/ms."""
-    meaning = "least slope of the distance to threshold that a gradient is divided by"
-    return option(default, meaning, low=1e-9, unit="1/ms")
+    """Declare the option ``slope``, in 1/ms."""
+    description = "lower bound of the slope of the distance to threshold, by which gradients are divided"
+    return option(default, description, low=1e-9, unit="1/ms")
 
 
 def declare_regularization(neurons_text: str) -> Any:
-    """Declare the push that keeps neurons within the band; ``who`` is pushed, in words."""
-    return option(0.05, f"push of neurons that {neurons_text}; 0: none", low=0.0)
+    """Declare the option ``regularization``; ``neurons_text`` says which neurons it changes."""
+    return option(
+        0.05, f"strength of the correction of the current of neurons that {neurons_text}; 0: none", low=0.0
+    )
 
 
 class ExactGradientRule(LearningRule):
-    """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
+    """Rule that replaces neurons by ``timed`` ones. Spike counts have no gradient, so a correction keeps them in a band."""
 
     by_sample = False
     counts = False
     blocks_gradient = ("rate", "population_vector")
     timed: ClassVar[type[ExactSpikeNeuron]]
-    """What locates spikes within the step."""
+    """Wrapper of neurons that locates spikes within the step."""
 
     class Options(Settings):
-        """Options of every rule with exact gradients, and the lower end of the band."""
+        """Options of every rule with exact gradients; ``lowest`` is the lower end of the band of spike counts."""
 
         tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
         slope: float = declare_slope(0.005)
-        regularization: float = declare_regularization("leave the band")
+        regularization: float = declare_regularization("leave the band of spike counts")
         lowest: float
 
     def __init__(self, options: Options, highest: float) -> None:
@@ -61,7 +63,7 @@ class ExactGradientRule(LearningRule):
 
 
 class _RateBand(torch.autograd.Function):
-    """The output as it is; neurons whose mean count per control step leaves the band have their current pushed back."""
+    """Return the output unchanged; add to the current's gradient the excess of each neuron's mean spike count over the band."""
 
     @staticmethod
     def forward(

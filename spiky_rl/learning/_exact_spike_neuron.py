@@ -1,19 +1,19 @@
-"""A neuron whose spikes have a time within the step: what exact gradients of spike times are taken of.
+"""Neurons with spike times inside the step, for exact gradients of spike times.
 
-In every (sub-)step the neuron's own ``integrate``, ``threshold`` and ``reset`` are run, and where the distance g to the
-threshold changes its sign from g0 to g1, the spike is located inside the step, at the fraction
+In every (sub-)step the neuron's own ``integrate``, ``threshold`` and ``reset`` run. If the distance to the threshold changes its
+sign, from g0 to g1, the spike is located inside the step, at the fraction
 
     f = -g0 / (g1 - g0)
 
-the states are brought to the threshold, reset, and integrated over the rest of the step. What is sent is the spike's unit of
-charge, divided between this step and the next so that its mean time is the spike's: 1 - f now, f in the next. It arrives
-in a synaptic current of the receiving neuron, dI/dt = -I/tau_synapse, whose mean over a step drives it.
+The states are set to the threshold, reset, and integrated over the rest of the step. The spike's unit of charge is divided
+between this step (1 - f) and the next (f), so that its mean time is the time of the spike. It arrives in a synaptic current of
+the receiving neuron, dI/dt = -I/tau_synapse, and the mean of this current over a step drives the neuron.
 
-Nothing in this is discontinuous in a spike's time, and so the gradient of the whole is that of the events, with no
-surrogate: the adjoint jumps by what the threshold's slope, the reset and the flow behind it say, and what reaches the layer
-below is the change of the adjoint over time. It is exact for this forward pass. As dt -> 0 the pass becomes that of continuous
-time, spike times to second order and gradients to first (`spiky_rl.exact.adjoint` is the limit). It does not see spikes come
-and go; one that goes at the end of an unrolled time goes continuously.
+All of this is continuous in the spike times, so the gradient is that of the events, without a surrogate: the adjoint jumps by an
+amount given by the threshold's slope, the reset and the flow after it, and the layer below receives the adjoint's change over
+time. The gradient is exact for this forward pass. As dt -> 0 the pass converges to continuous time, spike times with second and
+gradients with first order (`spiky_rl.exact.adjoint` computes the limit). The gradient does not see spikes appear or disappear,
+except at the end of the unrolled time, where they disappear continuously.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from spiky_rl.neurons.base import Ops, Params, States, Value
 
 
 class ExactSpikeNeuron(NeuronWrapper):
-    """Any neuron with exactly timed spikes. States: the neuron's, its synaptic current, and what is still to be sent of its last spike."""
+    """Wrapper of a neuron with exact spike times. States: the neuron's, its synaptic current, and the unsent part of its spike."""
 
     own_values = ("tau_synapse", "slope")
     more = ("timed_synapse", "timed_late")
     graded = True
     once = False
-    """Whether a neuron sends its first spike alone."""
+    """Whether a neuron sends only its first spike."""
 
     @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
@@ -67,7 +67,7 @@ class ExactSpikeNeuron(NeuronWrapper):
 
 
 class SingleSpikeNeuron(ExactSpikeNeuron):
-    """The same, silent behind its first spike. One state more: whether that has come."""
+    """Exact spike neuron that is silent after its first spike; a further state stores whether it has fired."""
 
     once = True
     more = (*ExactSpikeNeuron.more, "timed_spent")

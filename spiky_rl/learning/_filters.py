@@ -1,4 +1,4 @@
-"""Gradients on their way back through a layer: filtered in time, or sent along other ways than they came."""
+"""Functions that change gradients in the backward pass of a layer: filters in time, and other feedback paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
 class DoubleExponential(Neuron):
-    """A double exponential, e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1, of unit area; its output is e2."""
+    """Double exponential filter of unit area: e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1; its output is e2."""
 
     states = ("e1", "e2")
 
@@ -34,14 +34,14 @@ class DoubleExponential(Neuron):
 
 
 def smooth_gradient(output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str) -> Tensor:
-    """The ``output`` [T, K, B, N] as it is, whose gradient is correlated with the double exponential ``smooth`` by a ``backend``.
+    """Return ``output`` [T, K, B, N] unchanged; filter its gradient backwards in time with ``smooth``.
 
-    That of a moment then counts the errors after it, within its episode (``keep`` [T, B]; 0 where one begins).
+    The gradient at a time then weights the later errors of the same episode (``keep`` [T, B]; 0 where one begins).
     """
-    return _Smoothed.apply(output, smooth, keep, backend)  # type: ignore[return-value]
+    return _SmoothGradient.apply(output, smooth, keep, backend)  # type: ignore[return-value]
 
 
-class _Smoothed(torch.autograd.Function):
+class _SmoothGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str
@@ -61,38 +61,41 @@ class _Smoothed(torch.autograd.Function):
 
 
 def reverse_keep(keep: Tensor | None) -> Tensor | None:
-    """``keep`` [T, ...] for a pass from the end to the beginning, in which an episode ends after its first step."""
+    """Return ``keep`` [T, ...] for a pass backwards in time, in which the first step of an episode is its last."""
     return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
-def add_feedback_gradient(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
-    """The ``output`` [T, K, B, N] as it is; its gradient is that of the ``signal`` [T, K or 1, B, C] too, by ``way``."""
-    return _FedBack.apply(output, signal, way)  # type: ignore[return-value]
+def add_feedback_gradient(output: Tensor, signal: Tensor, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``output`` unchanged; its gradient, mapped by ``feedback``, is also the gradient of ``signal``.
+
+    ``output`` [T, K, B, N] and ``signal`` [T, K or 1, B, C] are those of a layer.
+    """
+    return _AddFeedback.apply(output, signal, feedback)  # type: ignore[return-value]
 
 
-class _FedBack(torch.autograd.Function):
+class _AddFeedback(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.way, ctx.constant = way, signal.shape[1] == 1
+    def forward(ctx: Any, output: Tensor, signal: Tensor, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.feedback, ctx.constant = feedback, signal.shape[1] == 1
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         error = grads[0].sum(1, keepdim=True) if ctx.constant else grads[0]
-        return grads[0], ctx.way(error), None
+        return grads[0], ctx.feedback(error), None
 
 
 def backpropagate_current(layer: SpikingLayer, signal: Tensor) -> Callable[[Tensor], Tensor]:
-    """Error at a ``layer``'s current -> error at its ``signal``: its connection's own weights, in the other direction.
+    """Return a function from the error at a layer's current to the error at its ``signal``, by its connection's own weights.
 
-    Where a connection pools, through the currents that were the largest for this signal.
+    With max pooling, the error passes through the largest currents for this signal.
     """
 
-    def way(error: Tensor) -> Tensor:
+    def backpropagate(error: Tensor) -> Tensor:
         with torch.enable_grad():
             x = signal.detach().requires_grad_()
             current = layer.connection(x, layer.backend, layer.binary)
             (errors,) = torch.autograd.grad(current, x, error)
         return errors
 
-    return way
+    return backpropagate

@@ -1,4 +1,4 @@
-"""A neuron that runs in the place of another: the same dynamics under a rule of its own."""
+"""Wrappers of neurons, by which a learning rule changes their gradient or their spikes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, make_
 
 
 class NeuronWrapper(Neuron):
-    """Keeps an ODE neuron's states first, behind them those that it has ``more`` of, and the neuron's parameters."""
+    """Wrapper of an ODE neuron, with the neuron's parameters and states and optionally further states."""
 
     own_values: ClassVar[tuple[str, ...]] = ()
-    """Names of the wrapper's own numbers."""
+    """Names of the wrapper's own constants."""
     more: ClassVar[tuple[str, ...]] = ()
-    """States of its own."""
+    """Names of its further states, after the neuron's."""
 
     def __init__(self, inner: Ode, **own: float) -> None:
         super().__init__(inner.options)
@@ -28,19 +28,22 @@ class NeuronWrapper(Neuron):
 
     @classmethod
     def from_class(cls, inner: str, **values: Any) -> Self:
-        """The same again, from what it was chosen to be: the class ``inner``, and ``values``, its options and the wrapper's own numbers."""
+        """Rebuild a wrapper from its ``chosen`` values.
+
+        Args:
+            inner: Name of the neuron's class, ``module:Class``.
+            values: Options of the neuron, and the wrapper's own constants.
+        """
         own = {name: values.pop(name) for name in cls.own_values}
         return cls(load_component("neurons", inner).from_options(**values), **own)
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
-        """In the place of ``neuron``, with numbers of its ``own``.
-
-        Raises RegistryError, in which ``rule`` names who needs it, for a neuron that is no ODE with a threshold and a reset.
-        """
+        """Wrap ``neuron`` with ``own`` constants. Raises RegistryError naming ``rule`` if the neuron is not an `Ode`."""
         if not isinstance(neuron, Ode):
+            name = type(neuron).__name__.lower().removesuffix("neuron")
             raise RegistryError(
-                f"name: {type(neuron).__name__.lower().removesuffix('neuron')!r} has no threshold and reset of its own, which {rule!r} needs"
+                f"name: {name!r} is not available with {rule!r}, which needs a neuron with a threshold and a reset"
             )
         return cls(neuron, **own)
 
@@ -54,7 +57,7 @@ class NeuronWrapper(Neuron):
 
 
 class GradientThroughReset(NeuronWrapper):
-    """The same neuron, through whose reset the gradient passes as if there were none."""
+    """Wrapper with the same output; the gradient passes through the reset as if there were none."""
 
     def __init__(self, inner: Ode) -> None:
         super().__init__(inner)
@@ -78,7 +81,7 @@ class GradientThroughReset(NeuronWrapper):
 
     def _reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         after = self.inner.reset(ops, spike, s, p)
-        # the value after the reset, the gradient before it: the difference is zero
+        # value after the reset, gradient of the states before it (b - detach(b) is zero)
         return self.named_states(
             *(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, s, strict=True))
         )

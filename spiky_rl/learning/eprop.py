@@ -1,13 +1,12 @@
-"""e-prop: every layer learns from its own traces and from the output's error, which is broadcast to all neurons.
+"""e-prop: every layer learns from its own eligibility traces and from the error of the output, broadcast to all neurons.
 
     dL/dw_ji = sum_t L_j(t) (kappa * e_ji)(t),   e_ji(t) = psi_j(t) eps_i(t),   L_j = sum_k B_jk dL/dy_k
 
-psi is the network's surrogate (`triangle` in the paper), eps the trace that the neuron's own states keep of its input, an
-adaptive threshold's included, kappa the leak of the readout. No error passes from layer to layer, nor through spikes that
-return to their own layer. The last layer's B is the readout's own weights (``feedback: symmetric``) or fixed and random; that
-of every other layer is always random.
+psi is the network's surrogate (`triangle` in the paper), eps the trace of the input in the neuron's own states (an adaptive
+threshold included), kappa the leak of the readout. No error passes from layer to layer, or through recurrent spikes. B of the
+last layer is the readout's weights (``feedback: symmetric``) or fixed and random; B of every other layer is random.
 
-Computed backwards over the batch, as BPTT within a layer, which gives the same sums as traces that run forward.
+Computed backwards over the batch, as BPTT within each layer, which gives the same sums as forward traces.
 
 Source: Bellec et al. (2020).
 """
@@ -33,7 +32,7 @@ class Eprop(LearningRule):
 
     class Options(Settings):
         feedback: Literal["symmetric", "random"] = option(
-            "symmetric", "feedback to the last layer: B is the readout, or drawn at random"
+            "symmetric", "feedback B to the last layer: the readout's weights, or fixed random weights"
         )
 
     cut_recurrent = True
@@ -46,9 +45,7 @@ class Eprop(LearningRule):
     @override
     def wrap_neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
-            raise RegistryError(
-                "detach_reset: false is not allowed with 'eprop', whose reset has no gradient"
-            )
+            raise RegistryError("detach_reset: false is not allowed with 'eprop'; leave it out")
         return neuron
 
     @override
@@ -74,7 +71,7 @@ class Eprop(LearningRule):
         features, new = decoder(last, state, keep)
         if torch.is_grad_enabled():
             for mirror, output in zip(self.mirrors, outputs, strict=False):
-                # its value does not matter, its gradient is what B sends the layer
+                # adds zero, with the gradient of B for the layer
                 seen, _ = mirror(output, state, keep)
                 features = features + (seen - seen.detach())
         return features, new

@@ -1,12 +1,12 @@
-"""Reward-modulated STDP: what spike timing would change waits in each synapse until reward says whether it was good.
+"""Reward-modulated STDP: each synapse accumulates changes by spike timing as an eligibility, and reward applies them.
 
     dc/dt = -c/tau_eligibility + STDP events,   dw = eta sum_t d_t c(end of control step t)
 
-d is the credit of a control step's action, an advantage or a TD error, given by the host, within an episode. It has to have a
-mean of about zero in every state, as an advantage has: what STDP does by itself is otherwise learned along with the reward
-(Fremaux & Gerstner 2016). That is no gradient of the reward but a relative of one. All layers get the same credit.
+d is the credit of the action in a control step, an advantage or a TD error from the learner. Its mean must be about zero in every
+state, like an advantage's; otherwise the effect of plain STDP is learned along with the reward (Fremaux & Gerstner 2016). The
+rule is related to a gradient of the reward, but is not one. All layers get the same credit.
 
-Source: Florian (2007); Izhikevich (2007); computed as `spiky_rl.learning._traces` says.
+Source: Florian (2007); Izhikevich (2007). Computed as in `spiky_rl.learning._traces`.
 """
 
 from typing import override

@@ -1,14 +1,15 @@
-"""SuperSpike: a three-factor rule. What a synapse saw, whether the neuron was near its threshold, what the error was then.
+"""SuperSpike: a three-factor rule of the presynaptic trace, the postsynaptic surrogate derivative and the filtered error.
 
     dw_ij ~ sum_t e_i(t) (alpha * [sigma'(V_i) (eps * s_j)])(t)
 
-eps is the response of the neuron's own potential to its input, sigma' the network's surrogate (`fast_sigmoid` in the paper),
-alpha a double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i: for spikes
-that are to match a target's, alpha * (s - target). Reset has no gradient. A layer below gets the errors themselves, through
-the weights (``feedback: symmetric``), fixed random ones, or as their sum (``uniform``), and not what the layer's dynamics would
-have made of them: that is where this is not BPTT.
+eps is the response of the neuron's potential to its input, sigma' the network's surrogate (`fast_sigmoid` in the paper), alpha a
+double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i: alpha * (s - target)
+for spikes with target spikes. Reset has no gradient. A lower layer gets the errors themselves, through the weights
+(``feedback: symmetric``), through fixed random weights (``random``) or as their sum (``uniform``). Unlike in BPTT, the errors do
+not pass the layer's dynamics.
 
-For a whole batch the sum is turned round: errors are correlated with alpha and then with eps, and no synapse needs a trace.
+For a whole batch the order of the sum is reversed: errors are correlated with alpha and then with eps, so no synapse needs a
+trace.
 
 Source: Zenke & Ganguli (2018).
 """
@@ -44,7 +45,7 @@ class Superspike(LearningRule):
         tau_rise: float = option(5.0, "time constant of alpha's rise", low=1e-3, unit="ms")
         tau_decay: float = option(10.0, "time constant of alpha's decay", low=1e-3, unit="ms")
         feedback: Literal["symmetric", "random", "uniform"] = option(
-            "symmetric", "weights by which errors reach a layer below"
+            "symmetric", "weights of the errors for a lower layer: the layer's own, random, or all 1"
         )
 
     def __init__(self, options: Options) -> None:
@@ -61,10 +62,10 @@ class Superspike(LearningRule):
             return
         for below, layer in itertools.pairwise(layers):
             shape = (layer.width, below.width)
-            way = (
+            weights = (
                 torch.ones(shape) if self.feedback == "uniform" else torch.randn(shape) / math.sqrt(shape[0])
             )
-            layer.register_buffer("feedback", way)
+            layer.register_buffer("feedback", weights)
 
     @override
     def on_layer_input(self, signal: Tensor) -> Tensor:
@@ -83,5 +84,5 @@ class Superspike(LearningRule):
         if not signal.requires_grad:
             return filtered
         fixed = getattr(layer, "feedback", None)
-        way = backpropagate_current(layer, signal) if fixed is None else lambda error: error @ fixed
-        return add_feedback_gradient(filtered, signal, way)
+        feedback = backpropagate_current(layer, signal) if fixed is None else lambda error: error @ fixed
+        return add_feedback_gradient(filtered, signal, feedback)

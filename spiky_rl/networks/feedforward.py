@@ -1,10 +1,10 @@
 """Feed-forward: encoder, a stack of spiking layers, decoder; spikes reach the next layer in the same inner step.
 
-Layer by layer over all inner steps, which a feed-forward stack allows: one matrix product per layer and call instead of
-one per inner step, and the first layer's current is computed once per control step where the encoder is constant over it.
+Each layer runs over all inner steps before the next layer: one matrix product per layer and call instead of one per inner step.
+The first layer's current is computed once per control step if the encoder's signal is constant over it.
 """
 
-# pylint: disable=protected-access  # the way into the stack is short: a rollout of one environment takes microseconds
+# pylint: disable=protected-access  # fast access to modules: a rollout step of one environment takes microseconds
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
-from spiky_rl.config.registry import ComponentSpec, list_names, resolve
+from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, require_flat
 from spiky_rl.connections.linear import LinearConnection
@@ -31,45 +31,41 @@ from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, 
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
 
 CPU_ROWS = 2048
-"""Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
-400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024; a whole is slower where its
-memory is new)."""
+"""Samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache. 8,192 rows of
+400-200-100, forward and backward, take 165 ms in parts of 2,048 or as a whole and 186 ms in parts of 1,024; as a whole they are
+slower if the memory is newly allocated."""
 
 
 def check_connection_position(path: str, connection: ComponentSpec, within: bool) -> None:
-    """Raise RegistryError at ``path`` for a ``connection`` between layers where one ``within`` a layer belongs, and the reverse."""
+    """Raise RegistryError at ``path`` if ``connection`` is not of the required kind: within a layer, or between layers."""
     if getattr(connection.cls, "is_intra_layer", False) != within:
         fit = [
             n
             for n in list_names("connections")
             if getattr(resolve("connections", n), "is_intra_layer", False) == within
         ]
-        where = "among the neurons of a layer" if within else "between layers"
+        position = "among the neurons of a layer" if within else "between layers"
         raise RegistryError(
-            f"{path}: {connection.name!r} does not connect {where}; choose from {', '.join(fit)}"
+            f"{path}: {connection.name!r} does not connect {position}; choose from {', '.join(fit)}"
         )
 
 
 def get_signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
-    """Shape of an ``encoder``'s signal: maps where ``inputs``, the observations, are maps and the encoder keeps their places."""
+    """Return the shape of an encoder's signal: maps if the observations are maps and the encoder is topographic."""
     if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
         return (encoder.width,)
     return (encoder.width // require_flat(inputs[1:]), *inputs[1:])
 
 
-type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
-"""A component for all layers, or one for each."""
-
-
 def _list_parts(path: str, part: Part) -> list[tuple[str, ComponentSpec]]:
-    """The components of a part, each with where it stands."""
+    """Return (path, component) of each component of a part."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
 def _get_layer_part(part: Part, layer: int) -> ComponentSpec | None:
-    """A layer's component of a part."""
+    """Return a layer's component of a part, which is one for all layers or a tuple."""
     return part[layer] if isinstance(part, tuple) else part
 
 
@@ -79,31 +75,32 @@ class FeedForward(SpikingNetwork):
     class Options(Settings):
         layers: Widths = option(
             (),
-            "neurons per layer (channels, where it is convolutional); empty: the hidden layers of Isaac Lab's own network",
+            "neurons of each layer (channels of a convolutional layer); empty: hidden_dims of the ANN that the network replaces",
             max_length=MOST_LAYERS,
         )
         steps: int = option(4, "K: inner steps per control step", low=1, high=10_000)
         stateful: bool = option(
-            False, "carry membranes from one control step to the next, through the episode"
+            False, "carry the neurons' states from one control step to the next, through the episode"
         )
         backend: str = dispatch.backend_option()
         gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
-            "precision of the gradients of layers' inputs, and of convolutions' weights, on the CPU; auto: bfloat16 where the CPU"
+            "precision, on the CPU, of the gradients of layers' inputs and convolutions' weights; auto: bfloat16 if the CPU"
             " multiplies it in hardware",
         )
         recompute: bool = option(
-            False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
+            False,
+            "save memory: keep only each layer's input, as bits, and run the layer again in the backward pass",
         )
         quantize: Literal["none", "int8"] = option(
             "none",
-            "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            "quantisation of weights in training; int8 rounds them like the export target c_int8, with a scale per neuron",
             neutral=True,
         )
 
         @field_validator("gradient_precision")
         @classmethod
-        def _can_multiply(cls, name: str) -> str:
+        def _check_precision(cls, name: str) -> str:
             if name == "bfloat16":
                 precision.require_bfloat16()
             return name
@@ -137,18 +134,18 @@ class FeedForward(SpikingNetwork):
         if parts["decoder"].name in rule.blocks_gradient:
             raise RegistryError(
                 f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
-                " membrane reads when they come"
+                " use membrane, which depends on spike times"
             )
         if parts["sparsity"] is not None and not rule.counts:
             raise RegistryError(
-                f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by options of its own"
+                f"{path}.sparsity: {parts['learning'].name!r} has no gradient of spike counts; use its option regularization"
             )
         count = len(options.layers)
         for key in cls.listed:
             part = parts[key]
             if isinstance(part, tuple) and len(part) != count:
                 raise RegistryError(
-                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one for each"
+                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one entry per layer"
                 )
             for place, each in _list_parts(f"{path}.{key}", part):
                 if key == "neuron":
@@ -158,7 +155,7 @@ class FeedForward(SpikingNetwork):
                     check_connection_position(place, each, within=key == "recurrent")
                     if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
                         raise RegistryError(
-                            f"{path}.quantize: int8 does not know the weights of {each.name!r}"
+                            f"{path}.quantize: int8 is not available for the connection {each.name!r}"
                         )
 
     def __init__(
@@ -175,7 +172,10 @@ class FeedForward(SpikingNetwork):
         inputs: Shape | int,
         outputs: int,
     ) -> None:
-        """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
+        """Build the network from options and parts.
+
+        ``inputs`` is O, or (channels, height, width) of maps that are flattened in x; ``outputs`` is F.
+        """
         super().__init__()
         self.inputs, self.steps, self.stateful = require_flat(inputs), options.steps, options.stateful
         self.learning: Any = learning.build()
@@ -209,14 +209,16 @@ class FeedForward(SpikingNetwork):
         self._maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: tuple[Backend, LayerStack | None] | None = None
-        """The backend that was last asked for a stack of these layers, and its answer."""
+        """Last used backend and its stack of these layers, None if it has none."""
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.learning.setup(stack, decoder, outputs)
         self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
         if sparsity is not None and not has_trainable_parameters(self.encoder, *stack):
-            raise RegistryError(f"sparsity: {learning.name!r} leaves gradients nothing that changes rates")
+            raise RegistryError(
+                f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
+            )
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
@@ -243,11 +245,11 @@ class FeedForward(SpikingNetwork):
 
     @property
     def _has_penalty(self) -> bool:
-        """Whether activity costs something in this pass."""
+        """Whether the penalty on activity applies in this pass."""
         return self.sparsity is not None and torch.is_grad_enabled()
 
     def _has_independent_samples(self) -> bool:
-        """Whether no sample's gradient depends on the others of its batch."""
+        """Return whether the gradient of each sample is independent of its batch."""
         return not torch.is_grad_enabled() or (self.learning.by_sample and not self._has_penalty)
 
     def _forward(
@@ -258,7 +260,7 @@ class FeedForward(SpikingNetwork):
         record: ForwardRecord | None,
         share: float = 1.0,
     ) -> tuple[Tensor, State]:
-        """``share``: of the whole pass that this part of it is, and so of what activity costs."""
+        """Compute `forward` without splitting; ``share`` is the share of this part in the whole pass, for the penalty."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
@@ -282,10 +284,10 @@ class FeedForward(SpikingNetwork):
     def _choose_fused_run(
         self, signal: Tensor, ops: TorchOps, record: ForwardRecord | None
     ) -> LayerStack | None:
-        """The widest that the chosen backend does of this network: all of it in one call; None: one layer after the other.
+        """Return the stack that runs all layers in one call, or None to run them one by one.
 
-        One call is for linear maps and their neurons; of rules, compilers and what is recorded it knows nothing, and of a penalty
-        the rates of neurons that spike.
+        A stack needs linear connections and a backend that has it. It does not support learning rules that change layers,
+        torch.compile and records, and a penalty only if all neurons spike.
         """
         plain = not torch.is_grad_enabled() or self.learning.plain
         if record is not None or not plain or not self._is_linear_stack() or torch.compiler.is_compiling():
@@ -307,7 +309,7 @@ class FeedForward(SpikingNetwork):
         before: list[Tensor] | None,
         keep: Tensor | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """Features [T, B, F], the new states from those ``before``, and the layers' rates if they cost something, in one call."""
+        """Run all layers in one call; return features [T, B, F], the new states, and the layers' rates if there is a penalty."""
         decoder: Any = self._modules["decoder"]
         learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
@@ -326,7 +328,7 @@ class FeedForward(SpikingNetwork):
         keep: Tensor | None,
         record: ForwardRecord | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """As `_forward_fused`, one layer after the other, which is ``record``ed, and with what they send, [T, K, B, N], for rates."""
+        """Run the layers one by one and fill ``record``; return features, new states, and the layers' outputs [T, K, B, N]."""
         full = None if record is None or record.only_signal else record
         outputs: list[Tensor] = []
         after: list[Tensor] = []
@@ -361,7 +363,7 @@ class FeedForward(SpikingNetwork):
     def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
-        self._plain = False  # a stack knows no channels
+        self._plain = False  # a stack does not support channels
 
     @property
     def readout(self) -> torch.nn.Linear:
@@ -369,7 +371,7 @@ class FeedForward(SpikingNetwork):
 
     @property
     def soft_spike(self) -> bool:
-        """Whether spikes are smooth, to check gradients against finite differences; the torch reference then runs all."""
+        """Debugging mode with smooth spikes on the torch reference, to check gradients against finite differences."""
         return self._soft_spike
 
     @soft_spike.setter
@@ -378,14 +380,14 @@ class FeedForward(SpikingNetwork):
         if value:
             self.set_backend(dispatch.REFERENCE)
 
+    @override
     def set_backend(self, backend: str) -> None:
-        """Let another ``backend`` run everything from now on."""
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
 
     def _is_linear_stack(self) -> bool:
-        """Whether all maps are linear ones and nothing else, as the stack, which never calls them, takes them to be.
+        """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.
 
         Hooks, pruning, parametrizations and subclasses may compute something else.
         """
@@ -398,12 +400,12 @@ class FeedForward(SpikingNetwork):
         return True
 
     def __getstate__(self) -> dict[str, Any]:
-        # a stack holds pointers into the weights of this very network
+        # a stack holds pointers to the weights of this instance
         return {**super().__getstate__(), "_stack": None}
 
     @property
     def local(self) -> bool:  # type: ignore[override]
-        """Whether `learn` is to be called after every rollout."""
+        """Whether the learning rule is local."""
         return self.learning.local
 
     @override

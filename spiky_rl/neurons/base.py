@@ -71,8 +71,6 @@ def parameter(
     """Declare an option that is a parameter: a number that enters the neuron's step and may be learned.
 
     Args:
-        default: Default value.
-        description: One noun phrase.
         unit: Unit, required; ``1`` for a dimensionless number.
         transform: ``decay`` for a time constant, which enters the step as exp(-dt / value).
         low: Inclusive lower bound; -`PLAUSIBLE` if neither it nor ``above`` is given.
@@ -278,15 +276,7 @@ class Neuron(Component):
         """
 
     def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
-        """Advance by one sub-step; return the new ``peak`` and the new states.
-
-        Args:
-            ops: As in `step`.
-            current: As in `step`.
-            peak: Largest distance to the threshold in this step so far.
-            s: States before the sub-step.
-            p: As in `step`.
-        """
+        """Advance by one sub-step; return the new ``peak``, the step's largest distance to the threshold, and the new states."""
         raise NotImplementedError(f"{type(self).__name__} defines no substep; a neuron with substeps must")
 
     def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:

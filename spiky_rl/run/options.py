@@ -21,10 +21,11 @@ class EvaluateOptions(Settings):
     episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
     conditions: str = option(
         "all",
-        "names with commas, all, or stress: all others that task and agent can have; nominal is always measured",
+        "names with commas, all (the robustness conditions) or stress (all others that task and agent support);"
+        " nominal is always included",
     )
     quantize: Literal["int8"] | None = option(
-        None, "measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers"
+        None, "evaluate the int8 network that `export.py --to c-int8` writes"
     )
     out: Path | None = option(
         None,
@@ -69,11 +70,9 @@ class PlayOptions(VisualizerOptions):
     """What a user asks of a playback, besides a `Request`."""
 
     episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
-    real_time: bool = option(
-        False, "as slow as the world, to be watched with --visualizer", flags=["--real-time"]
-    )
+    real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])
     export: bool = option(
-        False, "write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)"
+        False, "export TorchScript and ONNX files and verify them against the policy (rsl_rl only)"
     )
 
     def check_request(self, asked: RunRequest) -> None:

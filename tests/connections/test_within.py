@@ -192,7 +192,7 @@ def test_recomputation_gives_the_same_gradients():
     [
         ({"recurrent": "linear"}, r"n\.recurrent: 'linear' does not connect among the neurons of a layer; choose from"),
         ({"connection": "lateral"}, r"n\.connection: 'lateral' does not connect between layers; choose from"),
-        ({"recurrent": ["lateral"]}, r"n\.recurrent: a list of 1 for 2 layers; give one for each"),
+        ({"recurrent": ["lateral"]}, r"n\.recurrent: a list of 1 for 2 layers; give one entry per layer"),
         ({"recurrent": [None, "linear"]}, r"n\.recurrent\[1\]: 'linear' does not connect among"),
         ({"neuron": ["lif", "lif2"]}, r"n\.neuron\[1\]\.name: unknown neuron 'lif2'"),
         ({"recurrent": {"name": "recurrent", "delays": 0}}, r"n\.recurrent\.delays: 0 is out of range"),

@@ -36,9 +36,7 @@ def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
     path.write_text(
         f"from spiky_rl.learning.base import Rule\n\nclass Mine(Rule):\n    {body}\n", encoding="utf-8"
     )
-    with pytest.raises(
-        RegistryError, match="mine.py, line 3: TypeError: Mine: a local rule defines apply_weight_change"
-    ):
+    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: local must be True"):
         configure("learning", f"{path}:Mine", "learning")
 
 

@@ -312,7 +312,7 @@ def test_a_neuron_comes_to_listen_to_the_inputs_that_fire_together(seed):
     ("settings", "message"),
     [
         ({"learning": {"name": "stdp", "kind": "tripplet"}}, r"learning\.kind: 'tripplet' .* did you mean 'triplet'\?"),
-        ({"learning": {"name": "stdp", "tau_y": 9.0}}, r"learning\.tau_y: 9\.0 means nothing to pairs"),
+        ({"learning": {"name": "stdp", "tau_y": 9.0}}, r"learning\.tau_y: 9\.0 is not allowed with kind: pair"),
         ({"learning": {"name": "rstdp", "tau_eligibilty": 9.0}}, r"no such option; .*did you mean 'tau_eligibility'\?"),
         ({"learning": {"name": "stdp", "layers": [2]}}, r"layers: 2 is out of range; the layers are 0 to 1"),
         ({"learning": {"name": "stdp", "potentiation": -1.0}}, r"potentiation: -1\.0 is out of range"),
@@ -331,7 +331,8 @@ def test_a_connection_that_is_not_linear_is_refused_unless_its_layer_is_left_out
         return registry.configure("networks", settings, "net").build(inputs=(1, 6, 6), outputs=2)
 
     with pytest.raises(
-        registry.RegistryError, match="connection of layer 0 is 'convolutional'.*'linear' ones only"
+        registry.RegistryError,
+        match="layers: 0: not available for a layer with the connection 'convolutional'",
     ):
         maps([])
     assert maps([1]).learning.chosen == (1,)

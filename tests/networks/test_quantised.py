@@ -146,7 +146,7 @@ def test_a_copy_rounds_its_own_weights():
 def test_a_connection_whose_weights_are_not_known_is_refused():
     settings = {"name": "feedforward", "quantize": "int8", "connection": "convolutional"}
     with pytest.raises(
-        RegistryError, match="network.quantize: int8 does not know the weights of 'convolutional'"
+        RegistryError, match="network.quantize: int8 is not available for the connection 'convolutional'"
     ):
         registry.configure("networks", settings, "network")
     with pytest.raises(

@@ -51,13 +51,7 @@ class Decoder(Component, torch.nn.Module):
         """Learned linear map N -> F."""
 
     def configure(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
-        """Set the kernel backend and the properties of the input. Raises RegistryError if it needs spikes and gets values.
-
-        Args:
-            backend: Kernel backend.
-            binary: Whether the last layer's output is 0 or 1.
-            bfloat16_gradient: Whether the gradient of the input may be computed in bfloat16.
-        """
+        """Set the attributes of these names. Raises RegistryError if the decoder needs spikes and gets graded values."""
         if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
             raise RegistryError(f"decoder {name!r} needs spikes; the last layer's neurons send graded values")

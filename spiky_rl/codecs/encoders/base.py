@@ -45,10 +45,9 @@ class Encoder(Component, torch.nn.Module):
         return self(x), ()
 
     def resample_noise(self, updates: int) -> None:
-        """Draw new noise for a random encoder, after every PPO update. In place, so that a captured graph sees it.
+        """Draw new noise for a random encoder after every PPO update, seeded by the number of ``updates`` so far.
 
-        Args:
-            updates: Number of updates so far, part of the seed.
+        In place, so that a captured graph sees it.
         """
 
     def count_operations(self, x: Tensor) -> Tensor:
