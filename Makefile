@@ -81,11 +81,11 @@ build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist isaaclab_mujoco
 
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
-lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim and live)
+lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live)
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
 	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
-	  --custom-compile-command "make lock" \
-	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml >/dev/null
+	  --no-emit-package isaaclab-mujoco --custom-compile-command "make lock" \
+	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml - <<<./isaaclab_mujoco >/dev/null
 
 clean: ## remove what the other verbs made, except .venv and logs/
 	rm -rf build dist site .pytest_cache *.egg-info isaaclab_mujoco/build isaaclab_mujoco/.pytest_cache isaaclab_mujoco/src/*.egg-info

@@ -22,6 +22,8 @@ PROVENANCE = "params/provenance.json"
 """In a run's folder: the provenance of what it is computed with, written before its first iteration."""
 DIRTY = "-dirty"
 """End of a commit whose package was changed since."""
+NATIVE_SOURCE = ":/isaaclab_mujoco/src"
+"""Native physics in the same checkout, as git names it; a change there counts as one of the package."""
 
 
 class Provenance(FileRecord):
@@ -76,7 +78,9 @@ def find_commit() -> str | None:
     """
     if shutil.which("git") is None or _ask_git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--", ".")
+    commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git(
+        "status", "--porcelain", "--", ".", NATIVE_SOURCE
+    )
     return f"{commit}{DIRTY}" if commit and changes else commit
 
 

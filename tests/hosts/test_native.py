@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 
 import pytest
 
@@ -113,6 +114,18 @@ def test_what_a_simulation_finds_unsupported_later_is_an_error_of_the_user():
     with pytest.raises(UserError, match="^physics=mujoco: sleeping bodies; use physics=newton_mjwarp$"):
         with selection.translate_errors():
             fail()
+
+
+def test_the_cache_of_this_package_is_that_of_native_physics_unless_that_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("ISAACLAB_MUJOCO_CACHE", raising=False)
+    monkeypatch.delenv("SPIKY_RL_CACHE", raising=False)
+    found = []
+    for variable, value in ((None, ""), ("SPIKY_RL_CACHE", tmp_path), ("ISAACLAB_MUJOCO_CACHE", "own")):
+        if variable:
+            monkeypatch.setenv(variable, str(value))
+        with selection.translate_errors():
+            found.append(os.environ.get("ISAACLAB_MUJOCO_CACHE"))
+    assert found == [None, str(tmp_path / "isaaclab_mujoco"), "own"]
 
 
 def test_without_the_package_names_are_known_and_what_needs_it_says_what_to_install(monkeypatch):

@@ -58,6 +58,12 @@ def test_the_commit_is_that_of_the_packages_checkout_with_a_mark_where_the_packa
     (package / "new.py").write_text("")
     assert find_anew() == f"{commit}-dirty"
     (package / "new.py").unlink()
+    native = package.parent / "isaaclab_mujoco" / "src" / "new.h"
+    native.parent.mkdir(parents=True)
+    native.write_text("")
+    assert find_anew() == f"{commit}-dirty"
+    native.unlink()
+    assert find_anew() == commit
     (package / "__init__.py").write_text("a = 1\n")
     assert find_anew() == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")

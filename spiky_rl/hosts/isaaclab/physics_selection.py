@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,8 +64,13 @@ def get_solver_name(env: WrappedEnv, name: str) -> str:
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise errors of native physics as UserError, which commands print in one line, and so if it is not installed."""
+    """Raise errors of native physics as UserError, which commands print in one line. Raises it too if the package is not installed.
+
+    If SPIKY_RL_CACHE is set, the package keeps its library there.
+    """
     find_package()
+    if folder := os.environ.get("SPIKY_RL_CACHE"):
+        os.environ.setdefault("ISAACLAB_MUJOCO_CACHE", str(Path(folder).absolute() / "isaaclab_mujoco"))
     from isaaclab_mujoco.errors import PhysicsError
 
     try:
