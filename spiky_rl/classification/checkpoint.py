@@ -106,7 +106,7 @@ def read(path: Path) -> LoadedCheckpoint:
         ClassifierIdentity.check(IDENTITY, loaded.identity)
         RunnerSettings.check(f"{IDENTITY}.spec", loaded.identity["spec"])
         dataset = loaded.identity["settings"]["dataset"]
-        if dataset["name"] in registry.list_names("datasets"):
+        if registry.is_registered("datasets", dataset["name"]):
             _require_options(dataset)
         if not find_code(loaded.identity["spec"]):
             loaded.spec()

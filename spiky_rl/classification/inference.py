@@ -210,7 +210,7 @@ def _reader(asked: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -
 
 def format_time_layout(dataset_settings: Mapping[str, Any]) -> str:
     """What the times of a run's recordings are, by the settings of its dataset, ``theirs``; empty: code of its own alone knows."""
-    if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
+    if registry.is_registered("datasets", dataset_settings["name"]) and "time" not in dataset_settings:
         cls = registry.resolve("datasets", dataset_settings["name"])
         assert issubclass(cls, Dataset)
         return TIMES[cls.steps]

@@ -161,6 +161,11 @@ def list_names(kind: str) -> list[str]:
     return sorted(_list_files(kind))
 
 
+def is_registered(kind: str, name: str) -> bool:
+    """Return whether the package has this entry, under its present or its old name."""
+    return name in list_names(kind) or (kind, name) in RENAMED_ENTRIES
+
+
 def _list_files(kind: str) -> dict[str, Path]:
     """Return name -> file of all entries of a kind, from all folders of a namespace package."""
     package = importlib.import_module(_get_module_name(kind))
@@ -295,8 +300,8 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
 
 
 def _require_known(kind: str, name: str) -> None:
-    known = list_names(kind)
-    if name not in known and (kind, name) not in RENAMED_ENTRIES:
+    if not is_registered(kind, name):
+        known = list_names(kind)
         raise RegistryError(
             f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )

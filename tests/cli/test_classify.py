@@ -280,7 +280,7 @@ def test_an_interrupt_while_the_command_is_loaded_ends_without_a_traceback(monke
 
 BAD_LINES = {
     "dataset": (["--dataset", "mnist"], "--dataset: unknown dataset 'mnist'; known: .*did you mean 'nmnist'"),
-    "no dataset": ([], "--dataset: name one of digits, ev_objects, nmnist"),
+    "no dataset": ([], "--dataset: name one of custom, digits, ev_objects"),
     "dataset's option": (["--dataset", "stemnist", "dataset.character=all"], "did you mean 'characters'"),
     "own without a folder": (
         ["--dataset", "own"],

@@ -227,7 +227,7 @@ LIGHT = {
     "film": (["--video"], ["--video", "play.py"]),
     "nowhere to write": (["--checkpoint", "random"], ["--checkpoint random", "--out"]),
     "a folder": (["--out", "{folder}"], ["--out", "is a folder"]),
-    "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "no folder"]),
+    "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "not a folder"]),
     "no place for files": (["--out", "/proc/x/y.json"], ["--out: cannot write to '/proc/x'"]),
     "abbreviated": (["--cond", "push"], ["--cond", "mean '--conditions'"]),
     "integers of random actions": (

@@ -119,7 +119,7 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
 
 
 def test_a_penalty_is_refused_where_spike_timing_leaves_it_no_gradient():
-    with pytest.raises(registry.RegistryError, match="sparsity: 'rstdp' leaves gradients nothing"):
+    with pytest.raises(registry.RegistryError, match="sparsity: 'rstdp' trains no weights"):
         network({"name": "synops"}, learning="rstdp")
 
 
@@ -150,7 +150,7 @@ def test_what_spike_timing_leaves_to_gradients_pays(settings, paying):
         ({"sparsity": {"name": "rate", "lower": 0.5}}, r"net\.sparsity\.lower: 0\.5 .* at most upper, 0\.1"),
         (
             {"sparsity": "rate", "learning": "eventprop"},
-            r"net\.sparsity: 'eventprop' has no gradient for whether",
+            r"net\.sparsity: 'eventprop' has no gradient of spike counts",
         ),
     ],
 )
