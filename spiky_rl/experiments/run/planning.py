@@ -106,9 +106,9 @@ class ExecutionOptions(Settings):
             return ()
         gpus = list_visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         if self.distributed > len(gpus):
-            raise UserError(f"--distributed {self.distributed}: there are {len(gpus)} GPUs here")
+            raise UserError(f"--distributed {self.distributed}: only {len(gpus)} GPUs are visible")
         if self.parallel > 1 and len(gpus) > 1:
-            log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
+            log.info("cells are distributed over %d GPUs: %s", len(gpus), ", ".join(gpus))
         return gpus
 
     def resolve_assets(self) -> tuple[ExecutionOptions, str]:
@@ -239,7 +239,7 @@ def warn_of_undecidable_tests(study: Study) -> None:
     tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)
     if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
         log.warning(
-            "plan: with %d seeds and %d tests that Holm corrects together no p can be below %.3g; %d seeds can decide",
+            "plan: %d seeds and %d tests that Holm corrects together allow no p below %.3g; %d seeds can decide",
             pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
         )  # fmt: skip
 
@@ -256,7 +256,7 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMap
         named = {label: specs[str(cell.spec_hash)] for label, cell in own.items()}
         tuned = [label for label, cell in own.items() if cell.specification.tuned]
         for label, widths in find_uncontrolled(named, tuned).items():
-            log.warning("%s on %s: no ANN of its widths (%s) and rates stands beside it", label, task, widths)
+            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:
