@@ -100,7 +100,7 @@ def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
     assert steps.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
     cell, *_ = planned(threads=threads + 1)
     cells.write_cell(tmp_path, cell, "robots")
-    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, and {threads + 1} where"):
+    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
         steps.read_checked_cell(tmp_path / "cells" / cell.name)
 
 

@@ -333,7 +333,9 @@ def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_aga
 )
 def test_a_storage_of_no_known_kind_is_refused_with_the_plan_and_without_its_password(url):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
-    with pytest.raises(UserError, match="^--storage: .* given; allowed: a database's URL, such as sqlite:") as error:
+    with pytest.raises(
+        UserError, match="^--storage: .* given; allowed: a database's URL, such as sqlite:"
+    ) as error:
         tuning_plan.make_tuning_design(given, tuning_plan.TuneOptions(storage=url))
     assert "secret" not in str(error.value)
     plain = tuning_plan.make_tuning_design(

@@ -78,7 +78,10 @@ LAST_STEP = ROW.format("trial_intermediate_value_id", "trial_intermediate_values
 DAMAGE = {
     "all trials": ("delete from trials", "0 found; expected: at least 4"),
     "a study": ("delete from studies where study_id = 1", "0 found; expected: at least 4"),
-    "another name": ("update studies set study_name = 'x' where study_id = 2", "0 found; expected: at least 4"),
+    "another name": (
+        "update studies set study_name = 'x' where study_id = 2",
+        "0 found; expected: at least 4",
+    ),
     "a trial": ("delete from trials where trial_id = 3", "missing"),
     "a number": ("update trials set number = 99 where trial_id = 3", "missing"),
     "a state": ("update trials set state = 'x' where trial_id = 3", "cannot be read"),

@@ -25,14 +25,14 @@ from spiky_rl.run.prepare import make_condition_subject, make_plan
 
 log = logging.getLogger(__name__)
 
-FEW = 4096
+MAX_PROCESSES = 4096
 """Maximum number of parallel cells, and of processes of a cell."""
 
 
 class ExecutionOptions(Settings):
     """Where and how cells run."""
 
-    parallel: int = option(1, "number of parallel cells", low=1, high=FEW)
+    parallel: int = option(1, "number of parallel cells", low=1, high=MAX_PROCESSES)
     device: str | None = option(
         None,
         "cpu, cuda or cuda:N; null: the GPU if there is one; a --dry-run may plan for a GPU of another machine",
@@ -49,7 +49,7 @@ class ExecutionOptions(Settings):
         None, "with ray: GPUs of a cell; null: one per process on cuda, else 0", low=0.0
     )
     distributed: int = option(
-        1, "processes of a training, one per GPU or core, by torchrun", low=1, high=FEW, metavar="N"
+        1, "processes of a training, one per GPU or core, by torchrun", low=1, high=MAX_PROCESSES, metavar="N"
     )
     dry_run: bool = option(
         False, "check everything, print the plan and run nothing", flags=["--dry-run", "--dry_run"]

@@ -15,7 +15,7 @@ from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
 from spiky_rl.run.provenance import get_deciding_versions
 
-MOST_TRIALS = 10_000
+MAX_TRIALS = 10_000
 
 
 class TuneOptions(Settings):
@@ -25,7 +25,7 @@ class TuneOptions(Settings):
         MIN_TRIALS,
         "trials of every agent on every task; the first is the agent without changes",
         low=1,
-        high=MOST_TRIALS,
+        high=MAX_TRIALS,
     )
     space: str = option("pilot", "search space: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(
