@@ -24,7 +24,12 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
 from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare_agents
-from spiky_rl.experiments.analysis.measures import PRICE, AgentTaskRow, Energy, choose_energy_models
+from spiky_rl.experiments.analysis.measures import (
+    ARITHMETIC_MODEL,
+    AgentTaskRow,
+    Energy,
+    choose_energy_models,
+)
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
@@ -165,12 +170,12 @@ def remains(folder: str, task: str, *conditions: str) -> str:
     return table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
 
 
-def metre(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+def metre(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
     """Energy of a metre gone in µJ, of an action's arithmetic or under another price, with its interval."""
-    return interval(pick(row(folder, task, agent).metre, price, "price of a metre"))
+    return interval(pick(row(folder, task, agent).energy_per_metre, price, "price of a metre"))
 
 
-def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+def energy(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
     """Energy of a control step in nJ, of its arithmetic or under another price."""
     return joules(pick(row(folder, task, agent).energy, price, "price"))
 

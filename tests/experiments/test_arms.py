@@ -121,7 +121,7 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
             {"arms": [{**ARM, "agents": ["alif_ppo"]}]},
             "arms: alif_ppo of studies/theirs: no finished cell on Isaac-Cartpole",
         ),
-        ({"arms": [{**ARM, "study": "studies/none"}]}, "arms: 'studies/none' is no study"),
+        ({"arms": [{**ARM, "study": "studies/none"}]}, "arms: 'studies/none' given"),
     ],
 )
 def test_an_arm_that_cannot_be_is_refused_by_key(folder, more, said):
@@ -143,8 +143,8 @@ def test_other_threads_conditions_besides_and_physics_named_differently_do_not_m
     [
         ([{**ARM, "study": "/studies/theirs"}], "study: '/studies/theirs' given"),
         ([{**ARM, "study": "../theirs"}], "study: '../theirs' given"),
-        ([{**ARM, "agents": ["lif_ppo"]}], "'lif_ppo' is an agent of this study"),
-        ([ARM, {**ARM, "study": "studies/more"}], "'gru_ppo' is an agent of this study, or of two"),
+        ([{**ARM, "agents": ["lif_ppo"]}], "'lif_ppo' given twice"),
+        ([ARM, {**ARM, "study": "studies/more"}], "'gru_ppo' given twice"),
         ([{"study": "studies/theirs"}], "agents"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
     assert steps.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
     cell, *_ = planned(threads=threads + 1)
     cells.write_cell(tmp_path, cell, "robots")
-    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, and {threads + 1} where"):
+    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
         steps.read_checked_cell(tmp_path / "cells" / cell.name)
 
 
@@ -173,7 +173,7 @@ def test_a_tuning_is_not_gone_on_with_where_kernels_differ_or_are_not_known(tmp_
     made = tunings.asked()
     tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "a"})
     tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "a"})
-    with pytest.raises(StudyError, match="begun with kernels on ant 'a', which is 'b' now"):
+    with pytest.raises(StudyError, match="kernels on ant: 'a' when the tuning began, now 'b'"):
         tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "b"})
     tuning.write_tuning(tmp_path / "old", made, {"robots": "local"})
     with pytest.raises(StudyError, match="facts: no kernels"):

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.experiments.analysis.measures import compute_ann_energy, compute_step_energy, energy_per_metre
+from spiky_rl.experiments.analysis.measures import (
+    compute_step_energy,
+    compute_energy_per_metre,
+    compute_ann_energy,
+)
 from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
@@ -72,16 +76,18 @@ def test_what_plasticity_gains_is_paired_by_seed(study: Path):
 
 def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_the_result(study: Path):
     row = analyze_study(study).rows["lif_ppo", CARTPOLE]
-    assert {name: interval.estimate for name, interval in row.rival.items()} == {
+    assert {name: interval.estimate for name, interval in row.ann_energy.items()} == {
         name: pytest.approx(RIVAL.energy(ENERGY_MODELS[name]) / 1000.0) for name in ANN_ENERGY_MODELS
     }
     for name, energy in row.energy.items():
-        assert row.metre[name].estimate == pytest.approx(energy.episode.estimate / DISTANCE / 1000.0)
-    for name, energy in row.rival.items():
+        assert row.energy_per_metre[name].estimate == pytest.approx(
+            energy.episode.estimate / DISTANCE / 1000.0
+        )
+    for name, energy in row.ann_energy.items():
         metre = energy.estimate * row.length.estimate / DISTANCE / 1000.0
-        assert row.rival_metre[name].estimate == pytest.approx(metre)
+        assert row.ann_energy_per_metre[name].estimate == pytest.approx(metre)
     assert row.distance is not None and row.distance.estimate == DISTANCE
-    assert analyze_study(study).rows["mlp_ppo", CARTPOLE].rival == {}
+    assert analyze_study(study).rows["mlp_ppo", CARTPOLE].ann_energy == {}
 
 
 def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(study: Path):
@@ -93,7 +99,7 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
         energy = counts.energy(price) / 1000.0
         assert compute_step_energy(result, name) == pytest.approx(energy)
         metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
-        assert energy_per_metre(result, name) == pytest.approx(metre)
+        assert compute_energy_per_metre(result, name) == pytest.approx(metre)
     with pytest.raises(RegistryError, match="fp32_sram"):
         compute_step_energy(result, "fp32_sramm")
 
@@ -113,7 +119,7 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
 def test_results_of_every_earlier_version_are_priced_as_far_as_their_counts_go(cell: str, known: list[str]):
     result = read_result(STUDIES / cell)
     assert [name for name in ENERGY_MODELS if compute_step_energy(result, name) is not None] == known
-    assert [name for name in ENERGY_MODELS if energy_per_metre(result, name) is not None] == known
+    assert [name for name in ENERGY_MODELS if compute_energy_per_metre(result, name) is not None] == known
     assert not any(compute_ann_energy(result, name) for name in ANN_ENERGY_MODELS), "not kept then"
 
 
@@ -141,7 +147,7 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
             change(study, result.cell, "cost", {**earlier, "energy_nj": {"fp32": 5.0}})
     found = analyze_study(study)
     assert not found.skipped and not found.recovery and not found.adapting
-    assert all(not row.rival and not row.metre for row in found.rows.values())
+    assert all(not row.ann_energy and not row.energy_per_metre for row in found.rows.values())
     text = write_report(study, "2026-11-26")[1].read_text(encoding="utf-8")
     assert (
         "| fp32 (nJ) | int8 (nJ) |" in text and "fp32 arithmetic at 45 nm, no memory" in text

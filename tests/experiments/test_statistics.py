@@ -135,8 +135,8 @@ def test_normalised_scores_are_0_for_random_actions_and_1_for_the_reference():
     [
         ({"ant": 1.0}, {"ant": 1.0}, "ant: the reference's score 1 is not above the random one, 1"),
         ({"ant": 2.0}, {"ant": 1.0}, "ant: the reference's score 1 is not above"),
-        ({"ant_masked": 2.0}, {"ant": 3.0}, "ant: has no random score .* 'ant_masked'"),
-        ({"ant": 2.0}, {"ant": math.nan}, "ant: has no reference score"),
+        ({"ant_masked": 2.0}, {"ant": 3.0}, "ant: no random score .* 'ant_masked'"),
+        ({"ant": 2.0}, {"ant": math.nan}, "ant: no reference score"),
     ],
 )
 def test_an_anchor_that_normalises_nothing_is_refused_by_the_tasks_name(random, reference, words):
@@ -184,10 +184,10 @@ def test_identical_scores_have_an_interval_of_no_width():
 @pytest.mark.parametrize(
     "scores, words",
     [
-        ({"ant": [1.0, math.nan]}, "lif_ppo, ant: nan is no score"),
-        ({"ant": [1.0], "humanoid": [math.inf]}, "lif_ppo, humanoid: inf is no score"),
-        ({"ant": []}, "lif_ppo, ant: expected the scores of its seeds"),
-        ({"ant": [[1.0, 2.0]]}, "lif_ppo, ant: expected the scores of its seeds"),
+        ({"ant": [1.0, math.nan]}, "lif_ppo, ant: nan given"),
+        ({"ant": [1.0], "humanoid": [math.inf]}, "lif_ppo, humanoid: inf given"),
+        ({"ant": []}, "lif_ppo, ant: .* allowed: the scores of its seeds"),
+        ({"ant": [[1.0, 2.0]]}, "lif_ppo, ant: .* allowed: the scores of its seeds"),
         ({}, "lif_ppo: there are no scores"),
     ],
 )

@@ -269,10 +269,10 @@ def test_an_agent_that_has_changed_since_is_refused(tmp_path):
 
 def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):
     (tmp_path / "cells").mkdir()
-    with pytest.raises(StudyError, match="no tuning.json"):
+    with pytest.raises(StudyError, match="without tuning.json"):
         tuning.load_or_extend_tuning(tmp_path, tunings.asked())
     (tmp_path / "tuning.json").write_text("{")
-    with pytest.raises(StudyError, match="tuning.json: not valid JSON: .*no tuning of this version"):
+    with pytest.raises(StudyError, match="tuning.json: not valid JSON: .*not a tuning of this version"):
         tuning.load_or_extend_tuning(tmp_path, tunings.asked())
 
 
@@ -320,7 +320,7 @@ def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_aga
     assert write_tuned(tunings.run(out, tunings.asked("lif_ppo", trials=2)))
     (out / "tuning.db").rename(tmp_path / "away.db")
     before = (out / "tuned.yaml").read_text()
-    said = "out/tuning.db: is not there.*bring it back, or choose another --out"
+    said = "out/tuning.db: missing.*bring it back, or choose another --out"
     with pytest.raises(StudyError, match=said):
         tuning.load_or_extend_tuning(out, tunings.asked("lif_ppo", trials=2))
     assert (out / "tuned.yaml").read_text() == before and not (out / "tuning.db").exists()
@@ -333,7 +333,9 @@ def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_aga
 )
 def test_a_storage_of_no_known_kind_is_refused_with_the_plan_and_without_its_password(url):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
-    with pytest.raises(UserError, match="^--storage: expected a database's URL, such as sqlite:") as error:
+    with pytest.raises(
+        UserError, match="^--storage: .* given; allowed: a database's URL, such as sqlite:"
+    ) as error:
         tuning_plan.make_tuning_design(given, tuning_plan.TuneOptions(storage=url))
     assert "secret" not in str(error.value)
     plain = tuning_plan.make_tuning_design(

@@ -76,9 +76,12 @@ LAST_PARAMETER = ROW.format("param_id", "trial_params")
 LAST_VALUE = ROW.format("trial_value_id", "trial_values")
 LAST_STEP = ROW.format("trial_intermediate_value_id", "trial_intermediate_values")
 DAMAGE = {
-    "all trials": ("delete from trials", "0 there; 4 were begun"),
-    "a study": ("delete from studies where study_id = 1", "0 there; 4 were begun"),
-    "another name": ("update studies set study_name = 'x' where study_id = 2", "0 there; 4 were begun"),
+    "all trials": ("delete from trials", "0 found; expected: at least 4"),
+    "a study": ("delete from studies where study_id = 1", "0 found; expected: at least 4"),
+    "another name": (
+        "update studies set study_name = 'x' where study_id = 2",
+        "0 found; expected: at least 4",
+    ),
     "a trial": ("delete from trials where trial_id = 3", "missing"),
     "a number": ("update trials set number = 99 where trial_id = 3", "missing"),
     "a state": ("update trials set state = 'x' where trial_id = 3", "cannot be read"),
@@ -95,11 +98,11 @@ DAMAGE = {
     ),
     "a parameter out of range": (
         "update trial_params set param_value = 1e9 where param_name like '%.learning_rate'",
-        "agent.algorithm.learning_rate: 1000000000.0 is not of",
+        "agent.algorithm.learning_rate: 1000000000.0 lies outside of",
     ),
     "text for a parameter": (
         "update trial_params set param_value = 'x' where param_name like '%.learning_rate'",
-        "agent.algorithm.learning_rate: 'x' is not of",
+        "agent.algorithm.learning_rate: 'x' lies outside of",
     ),
     "no parameters": ("delete from trial_params", "parameters"),
     "no values": ("delete from trial_values", "values"),

@@ -1,7 +1,7 @@
-"""Is one agent better than another? Paired differences with an exact test, corrected for how many are made, an interval and effect sizes.
+"""Comparison of two agents: paired differences with an exact test, Holm's correction, an interval and effect sizes.
 
-A pair is a task and a seed that both agents have a score for. Seeds are drawn anew in each task, so pairs are the units of the test; every
-task weighs the same in what is estimated, however many of its pairs are left.
+A pair is a task and a seed for which both agents have a score. Seeds are drawn anew in each task, so pairs are the units of the test.
+Estimates weigh all tasks equally, whatever their numbers of pairs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from spiky_rl.experiments.analysis.statistics import (
 from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value
 
 type SeededScores = Mapping[str, Mapping[int, float]]
-"""By task, by seed."""
+"""Scores by task and seed."""
 
 POWER = 0.8
-MOST_SEEDS = 1_000_000
+MAX_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,30 +42,30 @@ class PairedComparison:
     agent: str
     baseline: str
     differences: Mapping[str, tuple[float, ...]]
-    """How far the agent's scores lie above the baseline's, by task, for every pair."""
+    """The agent's score minus the baseline's for every pair, by task."""
     difference: Interval
-    """Their mean over tasks of the mean over pairs."""
+    """Mean over tasks of the mean difference over pairs."""
     p_value: float
-    """Two-sided p-value of the sign-flip test on its own."""
+    """Two-sided, uncorrected p-value of the sign-flip test."""
     corrected: float
-    """The same after Holm, for all comparisons made together."""
+    """p-value after Holm's correction for all comparisons made together."""
     min_p_value: float
-    """The lowest that `corrected` could be with so many pairs and comparisons: no result counts where this is not below `alpha`."""
+    """Lowest possible `corrected`; no result can decide if it is not below `alpha`."""
     comparisons: int
     pairs: int
     left_out: int
-    """Scores whose partner is missing."""
+    """Scores without a partner."""
     effect: float
     """See `cohens_dz`."""
     improvement: Interval
     """See `probability_of_improvement`."""
     seeds_needed: int | None
-    """Per task, to find the observed effect: see `seeds_needed`."""
+    """Seeds per task that find the observed effect: see `compute_seeds_needed`."""
     alpha: float = ALPHA
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` only if the corrected test and the interval of the difference agree, else ``undecided``."""
+        """``better`` or ``worse`` if the corrected test and the interval of the difference agree, otherwise ``undecided``."""
         if self.corrected >= self.alpha or not self.difference.excludes(0.0):
             return "undecided"
         return "better" if self.difference.estimate > 0 else "worse"
@@ -81,22 +81,22 @@ def compare_agents(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> list[PairedComparison]:
-    """Every agent with the baseline, or without one all pairs of agents, in the order given; Holm's family is all of them.
+    """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order; Holm's family is all of them.
 
-    A score that is missing is left out with its partner; one that is no number is a StatisticsError that names agent and task.
+    A missing score leaves out its partner; a non-finite score raises StatisticsError that names agent and task.
 
     Args:
         scores: By agent.
-        baseline: The agent to compare with; None: all with all.
-        alpha: How probable a false finding may be, over all comparisons together.
+        baseline: The agent to compare with; None compares all pairs.
+        alpha: Probability of a false finding over all comparisons together.
         level: Confidence of intervals.
         resamples: Number of bootstrap resamples.
         permutations: See `sign_flip_test`.
-        seed: Seed of what is drawn.
+        seed: Seed of all random numbers.
     """
     if baseline is not None and baseline not in scores:
         raise StatisticsError(
-            f"baseline: {baseline!r} has no scores; choose from {', '.join(scores)}{suggest_name(baseline, scores)}"
+            f"baseline: {baseline!r} given; allowed: {', '.join(scores)}{suggest_name(baseline, scores)}"
         )
     if baseline is None:
         made = [(second, first) for first, second in itertools.combinations(scores, 2)]
@@ -122,9 +122,9 @@ def compare_pair(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> PairedComparison:
-    """Compare an ``agent`` with one ``baseline``, as one of so many ``comparisons``; `Comparison.corrected` is nan until Holm sees all.
+    """Return the comparison of an ``agent`` with one ``baseline``, one of several ``comparisons``.
 
-    The other arguments are those of `compare`.
+    `PairedComparison.corrected` is nan until Holm's correction of all of them. The other arguments are those of `compare_agents`.
     """
     mine, theirs = scores[agent], scores[baseline]
     common = {
@@ -167,16 +167,16 @@ def compare_pair(
 
 
 def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of the mean over tasks of the mean paired difference [pairs], were every difference's sign a coin's toss.
+    """Return the two-sided p-value of the mean over tasks of the mean paired difference, under random signs of the differences.
 
-    Exact where all sign patterns are no more than `permutations`, else by that many drawn with `seed`. Exact means: right whatever the
-    scores' distribution, if both agents' is the same. Where only their means agree it is approximate, as a t test is: three such agents with
-    a long tail of twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
+    The test is exact for up to ``permutations`` sign patterns, otherwise it draws that many with ``seed``. It is valid for any distribution
+    of scores, if both agents have the same one. If only their means are equal it is approximate, like a t test: three such agents with a
+    long tail, twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
 
     Args:
-        differences: By task, one for each pair.
-        permutations: Sign patterns that are tried at most.
-        seed: Seed of those that are drawn.
+        differences: Differences of pairs, by task.
+        permutations: Maximum number of sign patterns.
+        seed: Seed of drawn sign patterns.
     """
     checked = check_scores(differences, "differences")
     pooled = np.concatenate(list(checked.values()))
@@ -197,7 +197,7 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """The ``p_values``, corrected so that any one of them is below alpha by chance in at most alpha of studies."""
+    """Return the ``p_values`` corrected so that at most a share alpha of studies has one below alpha by chance."""
     order, count = np.argsort(p_values), len(p_values)
     corrected = np.empty(count)
     corrected[order] = np.maximum.accumulate(np.array(p_values)[order] * np.arange(count, 0, -1))
@@ -205,9 +205,9 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def cohens_dz(differences: Scores) -> float:
-    """Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, times Hedges' correction.
+    """Return Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, with Hedges' correction.
 
-    nan where no task or all together have too few pairs to tell a deviation (two degrees of freedom); infinite where differences do not vary.
+    It is nan with less than two degrees of freedom, and infinite for equal differences.
     """
     checked = check_scores(differences, "differences")
     freedom = sum(len(values) - 1 for values in checked.values())
@@ -227,14 +227,14 @@ def cohens_dz(differences: Scores) -> float:
 def probability_of_improvement(
     first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second"), level: float = LEVEL
 ) -> Interval:
-    """P(a run of the first scores above one of the second), ties counting half, averaged over tasks: rliable's, seeds unpaired.
+    """Return P(a run of the first scores above one of the second), with ties as half, averaged over tasks, as rliable does with unpaired seeds.
 
-    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) of each task, combined as in `combine_intervals`, and not a bootstrap's: that one holds
-    a truth of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
+    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) for each task, combined by `combine_intervals`. A bootstrap's interval contains
+    a true value of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
 
     Args:
         first: Scores of the first agent, by task.
-        second: Scores of the second, of the same tasks.
+        second: Scores of the second agent, on the same tasks.
         agents: Their names, for messages.
         level: Confidence of the interval.
     """
@@ -256,7 +256,7 @@ def probability_of_improvement(
 
 
 def _newcombe(share: float, first: int, second: int, level: float) -> float:
-    """The lower bound: the probability below the share from which it is z standard errors away."""
+    """Return the lower bound: the probability from which ``share`` is z standard errors away."""
     if share == 0:
         return 0.0
     z, middle = float(stats.norm.ppf(0.5 + level / 2)), (first + second) / 2 - 1
@@ -272,18 +272,18 @@ def _newcombe(share: float, first: int, second: int, level: float) -> float:
 def compute_seeds_needed(
     effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
 ) -> int | None:
-    """Seeds per task that find so large a standardised difference with that power, as a paired t test counts them.
+    """Return the seeds per task that find a standardised difference with that power, by a paired t test.
 
-    With several comparisons alpha is divided among them, as for Holm's first. Never fewer than the sign-flip test can come below alpha
-    with. None where no number is enough: no effect, an unknown one (nan), or one that takes more than a million. An observed effect is
-    itself uncertain, and large where it was selected for being so: plan with a smaller one.
+    Several comparisons share alpha, as for Holm's first. The result is at least the number with which the sign-flip test can come below
+    alpha. It is None without an effect, for an unknown one (nan), or above a million seeds. An observed effect is uncertain, and too large if
+    it was selected for its size: plan with a smaller one.
 
     Args:
-        effect: Standardised difference, as `cohens_dz` has it.
-        tasks: That every seed is trained on.
-        comparisons: That are made together.
-        power: How probable a finding is to be.
-        alpha: How probable a false one may be, over all comparisons together.
+        effect: Standardised difference, as from `cohens_dz`.
+        tasks: Tasks of every seed.
+        comparisons: Comparisons made together.
+        power: Probability of a finding.
+        alpha: Probability of a false finding over all comparisons together.
     """
     from statsmodels.stats.power import TTestPower
 
@@ -292,22 +292,22 @@ def compute_seeds_needed(
     if math.isnan(effect) or effect == 0:
         return None
 
-    def enough(seeds: int) -> bool:
+    def is_enough(seeds: int) -> bool:
         if math.isinf(effect):
             return True
         # the other tail, of finding the wrong sign, adds nothing but a nan where the effect is large
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
         return bool(attained >= power)
 
-    return find_fewest(fewest, enough)
+    return find_fewest(fewest, is_enough)
 
 
 def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
-    """Return the least number of seeds from ``fewest`` on that ``is_enough``, as all above it are; None beyond `MOST_SEEDS`."""
+    """Return the least number of seeds from ``fewest`` on for which ``is_enough``, a monotone condition, holds; None above `MAX_SEEDS`."""
     most = fewest
     while not is_enough(most):
         most *= 2
-        if most > MOST_SEEDS:
+        if most > MAX_SEEDS:
             return None
     low = max(fewest, most // 2)
     while low < most:

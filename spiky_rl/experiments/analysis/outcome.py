@@ -1,7 +1,7 @@
-"""The analysis of a study's result files: everything that its report shows, as plain data.
+"""The analysis of a study's result files: all content of its report as plain data.
 
-Normalised scores are 0 for random actions and 1 for the baseline's mean; without both on every task scores stay raw, and nothing
-is averaged over tasks.
+Normalised scores are 0 for random actions and 1 for the baseline's mean. If a task lacks one of both, scores stay raw and are not averaged
+over tasks.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from spiky_rl.experiments.run.arms import take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 POINTS = 100
-"""Points of a learning curve in a figure, at most."""
+"""Maximum number of points of a curve."""
 ALL = "all tasks"
 
 
 @dataclass(frozen=True)
 class MemoryDependence:
-    """The score that an agent loses where the observation lacks velocities."""
+    """Loss of an agent's score on a task's twin with hidden or late observations."""
 
     label: str
     task: str
@@ -61,22 +61,22 @@ class MemoryDependence:
 
 @dataclass(frozen=True)
 class StudyAnalysis:
-    """A study's results."""
+    """A study's results and all statistics on them."""
 
     design: Study
     results: tuple[CellResult, ...]
     skipped: tuple[SkippedCell, ...]
     planned: tuple[PlannedCell, ...]
     plan_problem: str
-    """Why the plan could not be read, or nothing."""
+    """Why the plan cannot be read; empty if it can."""
     tuned: Mapping[str, TunedValuesFile]
-    """The tuned values that agents have, by agent; without agents that have none, or whose copy of them is not there."""
+    """Tuned values by agent, for agents with a copy of them."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
-    """Those on which an agent was trained."""
+    """Tasks of trained agents."""
     conditions: Mapping[str, str]
-    """Name to description."""
+    """Descriptions by name."""
     anns: tuple[str, ...]
     """Labels of agents that never spiked."""
     baseline: str | None
@@ -85,20 +85,23 @@ class StudyAnalysis:
     reference: Mapping[str, float]
     """The baseline's mean score by task."""
     solved: Mapping[str, float]
+    """Return of the threshold by task."""
     normalised: bool
-    """Whether there is all that normalised scores need, on every task."""
+    """Whether scores can be normalised on every task."""
     rows: Mapping[tuple[str, str], AgentTaskRow]
+    """By label and task."""
     scores: Mapping[str, SeededScores]
-    """Scores of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
+    """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
     overall: Mapping[str, Interval]
     """Interquartile mean of those scores over all tasks."""
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
     comparisons: Mapping[str, tuple[PairedComparison, ...]]
-    """With the baseline: over all tasks under `ALL`, of normalised scores, then by task, of raw ones; empty where there are
-    agents but no two pairs of seeds."""
+    """With the baseline: under `ALL` over all tasks, of normalised scores, then by task, of raw scores; empty if no two agents share two
+    pairs of seeds.
+    """
     pairs: Mapping[str, tuple[PairedComparison, ...]]
-    """All with all: over all tasks, or by task where scores have no common scale."""
+    """All pairs of agents: over all tasks, or by task if scores have no common scale."""
     remaining: Mapping[tuple[str, str, str], RobustnessScore]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
@@ -107,28 +110,28 @@ class StudyAnalysis:
     """By label, task and condition: see `measures.compute_plasticity_gain`."""
     memory: tuple[MemoryDependence, ...]
     verdicts: tuple[Verdict, ...]
-    """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""
+    """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
     uncontrolled: Mapping[str, Mapping[str, str]]
-    """By task, spiking agents without an ANN of their widths and rates, each with its widths."""
+    """Spiking agents without an ANN of their widths and rates, each with its widths, by task."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
-    """The other study that a label's results are from, of those from one."""
+    """Source study by label, for results of other studies."""
 
-    def get_energy_and_score(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
-        """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
+    def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
+        """Return (energy of a control step in nJ under an energy ``model``, score) of the agents on a ``task`` with both, by label."""
         rows = {label: row for (label, other), row in self.rows.items() if other == task}
         return {
-            label: (row.energy[price].step.estimate, row.mean)
+            label: (row.energy[model].step.estimate, row.mean)
             for label, row in rows.items()
-            if price in row.energy
+            if model in row.energy
         }
 
-    def get_pareto_front(self, task: str, price: str) -> tuple[str, ...]:
-        """Agents on a ``task`` that no other one beats in score and in energy under a ``price``."""
+    def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
+        """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
         points = {
             label: (energy, score.estimate)
-            for label, (energy, score) in self.get_energy_and_score(task, price).items()
+            for label, (energy, score) in self.get_energy_and_score(task, model).items()
         }
 
         def beaten(label: str) -> bool:
@@ -139,7 +142,7 @@ class StudyAnalysis:
 
 
 def analyze_study(folder: Path) -> StudyAnalysis:
-    """The analysis of a study's ``folder``. Raises UserError where it holds no study, or tuned values that cannot be read."""
+    """Return the analysis of a study's ``folder``. Raises UserError if it has no study or unreadable tuned values."""
     design = files.read_design(folder)
     try:
         planned, problem = files.read_plan(folder), ""
@@ -162,15 +165,15 @@ def analyze_results(
     tuned: Mapping[str, TunedValuesFile] | None = None,
     specs: Mapping[str, PlainMapping] | None = None,
 ) -> StudyAnalysis:
-    """The analysis of results in hand.
+    """Return the analysis of results.
 
     Args:
         design: The study.
         results: Results of its cells.
-        skipped: Cells that give no numbers.
-        planned: Cells that there have to be.
-        plan_problem: Why those are not known, or nothing.
-        tuned: The tuned values that agents have, by agent; None if there are none.
+        skipped: Cells without numbers.
+        planned: Planned cells.
+        plan_problem: Why the plan cannot be read; empty if it can.
+        tuned: Tuned values by agent; None if there are none.
         specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
@@ -179,7 +182,7 @@ def analyze_results(
         cells.setdefault((result.label, result.task), []).append(result)
     tasks = _list_in_order([*planned, *results], "task", {result.task for result in trained})
     labels = _list_in_order([*planned, *results], "label", {result.label for result in trained})
-    baseline = _baseline(Path(design.baseline).stem, labels)
+    baseline = _find_baseline(Path(design.baseline).stem, labels)
     noise = [result for result in results if result.kind == "random"]
     random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _list_in_order(noise, "task")}
     reference = {
@@ -219,7 +222,7 @@ def analyze_results(
         labels=labels,
         tasks=tasks,
         conditions=conditions,
-        anns=tuple(label for label in labels if not any(_spikes(r) for r in trained if r.label == label)),
+        anns=tuple(label for label in labels if not any(_has_spikes(r) for r in trained if r.label == label)),
         baseline=baseline,
         random=random,
         reference=reference,
@@ -230,7 +233,7 @@ def analyze_results(
         overall={
             label: statistics.aggregate_interval(drop_seed_names(seeds)) for label, seeds in scores.items()
         },
-        curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
+        curves={key: band for key, runs in cells.items() if (band := _compute_curve(runs)) is not None},
         profiles=_compute_profiles(scores),
         comparisons=comparisons,
         pairs={
@@ -256,7 +259,7 @@ def analyze_results(
             if (pair := compute_plasticity_gain(runs, name)) is not None
         },
         memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
-        verdicts=_verdicts(design, cells, reference, comparisons, tasks),
+        verdicts=_judge(design, cells, reference, comparisons, tasks),
         uncontrolled={task: _list_uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
@@ -273,7 +276,7 @@ def _list_uncontrolled(
     return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in changed])
 
 
-def _verdicts(
+def _judge(
     design: Study,
     cells: Mapping[tuple[str, str], Sequence[CellResult]],
     reference: Mapping[str, float],
@@ -297,20 +300,20 @@ def _verdicts(
 def _list_in_order(
     items: Iterable[PlannedCell | CellResult], name: Literal["task", "label"], among: set[str] | None = None
 ) -> tuple[str, ...]:
-    """Values of an attribute in the order in which they first occur."""
+    """Return the values of an attribute in the order of their first occurrence."""
     values = dict.fromkeys(item.task if name == "task" else item.label for item in items)
     return tuple(value for value in values if among is None or value in among)
 
 
-def _baseline(agent: str, labels: Sequence[str]) -> str | None:
-    """The baseline's label; of its variants the first."""
+def _find_baseline(agent: str, labels: Sequence[str]) -> str | None:
+    """Return the baseline's label; its first variant if it has several."""
     return next(
         (label for label in labels if label == agent),
         next((label for label in labels if label.split(" ")[0] == agent), None),
     )
 
 
-def _spikes(result: CellResult) -> bool:
+def _has_spikes(result: CellResult) -> bool:
     rates = [result.conditions["nominal"].firing_rate, *(result.curve.firing_rate if result.curve else ())]
     return any(rates)
 
@@ -318,18 +321,18 @@ def _spikes(result: CellResult) -> bool:
 def _choose_comparisons(
     family: Mapping[str, SeededScores], baseline: str | None = None
 ) -> tuple[PairedComparison, ...]:
-    """With the baseline, or all with all; agents that share a single pair with another, too few for a test, stand back."""
+    """Return the comparisons with the baseline, or of all pairs; agents that share a single run, too few for a test, are left out."""
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
         others = testable if baseline is None else testable[:1]
-        if not any(_shared_runs(family[label], family[other]) == 1 for other in others):
+        if not any(_count_shared_runs(family[label], family[other]) == 1 for other in others):
             testable.append(label)
     scores = {label: family[label] for label in family if label in testable}
     return tuple(compare_agents(scores, baseline)) if len(scores) > 1 else ()
 
 
-def _shared_runs(first: SeededScores, second: SeededScores) -> int:
-    """Pairs of task and seed that both have."""
+def _count_shared_runs(first: SeededScores, second: SeededScores) -> int:
+    """Return the number of tasks and seeds that both have."""
     return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
 
 
@@ -345,8 +348,8 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
     }
 
 
-def _curve(results: Sequence[CellResult]) -> Band | None:
-    """None where a run has no return at all."""
+def _compute_curve(results: Sequence[CellResult]) -> Band | None:
+    """Return the learning curve over seeds; None if a run has no return."""
     curves = [result.curve for result in results if result.curve is not None]
     if not all(any(value is not None for value in curve.returns) for curve in curves):
         return None
@@ -359,7 +362,7 @@ def _curve(results: Sequence[CellResult]) -> Band | None:
 def _compute_memory_dependence(
     rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
 ) -> Iterable[MemoryDependence]:
-    """What hidden or late observations cost each task with such a twin: `X` with `X_masked` or `X_delayed`, as Isaac-Cartpole with cartpole_masked."""
+    """Yield the loss of each agent on a task's twin: `X` and `X_masked` or `X_delayed`, as Isaac-Cartpole and cartpole_masked."""
 
     def stem(task: str) -> str:
         return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))

@@ -35,9 +35,9 @@ from spiky_rl.run.run_plan import RANDOM, Library
 BASELINE = "mlp_ppo"
 """Default baseline if it is an agent of the study; otherwise the study's first agent."""
 MAX_CELLS = 100_000
-MOST_COMBINATIONS = 2000
+MAX_COMBINATIONS = 2000
 """Maximum of agents x tasks x values of ``vary``; merging and checking each takes some 0.05 s."""
-MOST = {"num_envs": 10**7, "episodes": 10**5}
+LIMITS = {"num_envs": 10**7, "episodes": 10**5}
 """Upper limits that only a typing error exceeds."""
 
 
@@ -128,13 +128,13 @@ class Study(Settings):
         metavar="KIND=AMOUNT",
     )
     num_envs: int | None = option(
-        None, "parallel environments; null: the task's number for the device", low=1, high=MOST["num_envs"]
+        None, "parallel environments; null: the task's number for the device", low=1, high=LIMITS["num_envs"]
     )
     overrides: tuple[str, ...] = option(
         (), "agent.key=value and env.key=value, in every cell", flags=["overrides"], metavar="key=value"
     )
     episodes: int = option(
-        64, "episodes of every evaluation, for each condition", low=1, high=MOST["episodes"]
+        64, "episodes of every evaluation, for each condition", low=1, high=LIMITS["episodes"]
     )
     conditions: NamesOrText = option(("all",), "conditions of the evaluation: nominal, names, all or stress")
     baseline: Line = option(
@@ -174,7 +174,7 @@ class Study(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Return the content of study.json as plain data."""
         data = {"version": 1, **self.model_dump(mode="json")}
-        return {key: value for key, value in data.items() if value or key not in LATER}
+        return {key: value for key, value in data.items() if value or key not in OPTIONAL_KEYS}
 
     @property
     def agent_names(self) -> list[str]:
@@ -193,7 +193,7 @@ class Study(Settings):
 
 
 KEYS = tuple(key for key in get_options(Study) if key != "name")
-LATER = ("tuning", "plan", "arms", "reused_seeds")
+OPTIONAL_KEYS = ("tuning", "plan", "arms", "reused_seeds")
 """Keys that a file omits if they are empty; studies of earlier versions have none of them."""
 
 
@@ -206,7 +206,7 @@ class StudyFile(Study):
     @model_validator(mode="before")
     @classmethod
     def _require_keys(cls, data: object) -> object:
-        wanted = [key for key in ("version", "name", *KEYS) if key not in LATER]
+        wanted = [key for key in ("version", "name", *KEYS) if key not in OPTIONAL_KEYS]
         if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
             raise RegistryError(f"missing {', '.join(missing)}")
         return data
@@ -262,9 +262,9 @@ def check_study(study: Study) -> None:
         raise StudyError(
             f"agents x tasks x seeds x values of vary: {count:.3g} cells; allowed: at most {MAX_CELLS:,}"
         )
-    if (plans := count // len(study.seeds)) > MOST_COMBINATIONS:
+    if (plans := count // len(study.seeds)) > MAX_COMBINATIONS:
         raise StudyError(
-            f"agents x tasks x values of vary: {plans:,} combinations; allowed: at most {MOST_COMBINATIONS}"
+            f"agents x tasks x values of vary: {plans:,} combinations; allowed: at most {MAX_COMBINATIONS}"
         )
     for key, values in study.vary.items():
         for value in values:

@@ -92,8 +92,8 @@ def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str]
     if first is None:
         return NONE
     metre = (
-        f", {format_intervals([first.metre[price]], each=True)[0]} µJ per metre"
-        if price in first.metre
+        f", {format_intervals([first.energy_per_metre[price]], each=True)[0]} µJ per metre"
+        if price in first.energy_per_metre
         else ""
     )
     return f"{format_intervals([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"

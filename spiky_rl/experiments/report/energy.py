@@ -77,7 +77,7 @@ def tables(
         if name in AS_LISTS and _differs(rows, name, AS_LISTS[name])
     }
     titles = {**shown, **lists}
-    has_ann = [bool(row.rival) for row in rows if row.label not in anns]
+    has_ann = [bool(row.ann_energy) for row in rows if row.label not in anns]
     notes = [
         *([IN_LISTS] if lists else []),
         *([ANN] if any(has_ann) else []),
@@ -87,15 +87,20 @@ def tables(
     yield table(
         f"A control step on {task}",
         named,
-        *_columns(titles, "nJ", steps, [row.rival for row in rows]),
+        *_columns(titles, "nJ", steps, [row.ann_energy for row in rows]),
         note=" ".join(notes),
     )
-    if metres := [row for row in rows if row.metre]:
+    if metres := [row for row in rows if row.energy_per_metre]:
         yield table(
             f"A metre on {task}",
             [row.label for row in metres],
             (Column("way", "metres"), format_intervals([row.distance for row in metres], each=True)),
-            *_columns(titles, "µJ", [row.metre for row in metres], [row.rival_metre for row in metres]),
+            *_columns(
+                titles,
+                "µJ",
+                [row.energy_per_metre for row in metres],
+                [row.ann_energy_per_metre for row in metres],
+            ),
             note="Energy of an undisturbed episode by its way, the distance between its beginning and its end; of the ANN, if it went as far.",
         )
     every = dict.fromkeys(name for row in rows for name in row.energy)
@@ -125,7 +130,9 @@ def tables(
             f"Energy of a control step on {task}",
             named,
             *_columns({name: name for name in every}, "nJ", steps),
-            *_columns({name: f"ANN {name}" for name in ANN_ENERGY_MODELS}, "nJ", [row.rival for row in rows]),
+            *_columns(
+                {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}, "nJ", [row.ann_energy for row in rows]
+            ),
         ),
         table(
             f"An episode on {task}",

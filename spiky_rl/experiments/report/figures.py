@@ -194,7 +194,9 @@ def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     price, colours = next(iter(MAIN)), get_colors(analysis)
     found = {
         ("return", "mean over seeds"): {label: row.mean for label, row in rows.items()},
-        ("energy of a metre", f"µJ, {price}"): {label: row.metre.get(price) for label, row in rows.items()},
+        ("energy of a metre", f"µJ, {price}"): {
+            label: row.energy_per_metre.get(price) for label, row in rows.items()
+        },
         ("compute of a training", "processor seconds"): {label: row.processor for label, row in rows.items()},
     }
     panels = {title: own for title, own in found.items() if any(own.values())}

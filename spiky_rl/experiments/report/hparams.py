@@ -15,7 +15,11 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_value
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.measures import PRICE, compute_step_energy, find_steps_to_threshold
+from spiky_rl.experiments.analysis.measures import (
+    ARITHMETIC_MODEL,
+    compute_step_energy,
+    find_steps_to_threshold,
+)
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report import TENSORBOARD
 from spiky_rl.experiments.run.results import CellResult
@@ -82,7 +86,7 @@ def measures(result: CellResult, analysis: StudyAnalysis) -> dict[str, float | N
         "score": result.score,
         "normalised_score": normalised,
         "operations": cost and cost.effective_operations,
-        "energy_nj": compute_step_energy(result, PRICE),
+        "energy_nj": compute_step_energy(result, ARITHMETIC_MODEL),
         "steps_to_threshold": find_steps_to_threshold(result),
         "wall_seconds": result.training and result.training.seconds_total,
     }

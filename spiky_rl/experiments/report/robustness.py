@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spiky_rl.experiments.analysis.measures import LEAST
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
@@ -30,7 +30,11 @@ def robustness(analysis: StudyAnalysis) -> Iterable[Block]:
     if not analysis.remaining:
         return
     yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
-    least = f" or less than {100 * LEAST:g} % of the baseline's mean score" if analysis.reference else ""
+    least = (
+        f" or less than {100 * MIN_SCORE_SHARE:g} % of the baseline's mean score"
+        if analysis.reference
+        else ""
+    )
     yield from make_figure(
         "robustness", "Share of the score that is kept",
         "Score under a condition by the undisturbed score, the mean over seeds; what it means depends on where the task's return"

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.tuning_outcome import (
-    LEAST,
+    MIN_TRIALS,
     NEAR_BEST_SHARE,
     QUANTILE,
     TuningOutcome,
@@ -207,7 +207,7 @@ def build_task_blocks(
         )  # fmt: skip
     else:
         yield make_paragraph(
-            f"The importance of parameters is estimated from {LEAST} trials on, the agent as it is not counted."
+            f"The importance of parameters is estimated from {MIN_TRIALS} trials on, the agent as it is not counted."
         )
     best = {
         o.pair.stem: [] if o.best_trial is None else get_overrides(search, o.pair, o.best_trial)

@@ -192,7 +192,7 @@ def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
         *(
             (
                 Column(f"energy, {price}", "µJ/m"),
-                format_intervals([row.metre.get(price) for row in rows], each=True),
+                format_intervals([row.energy_per_metre.get(price) for row in rows], each=True),
             )
             for price in PRICES
         ),

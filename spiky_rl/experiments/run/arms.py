@@ -32,7 +32,7 @@ def find_folder(folder: Path, arm: Arm) -> Path:
         if (around / arm.study / "study.json").is_file():
             return around / arm.study
     raise StudyError(
-        f"arms: {arm.study!r} is no study; allowed: a folder with study.json, relative to one around {folder.name}"
+        f"arms: {arm.study!r} given; allowed: a folder with study.json, relative to a folder around {folder.name}"
     )
 
 
@@ -128,9 +128,9 @@ def take_arms(
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
         ours = next((r for r in own if r.task == result.task and r.kind == result.kind), None)
         if ours is None:
-            reason = f"this study has no result on {result.task} yet, to tell whether it fits"
+            reason = f"this study has no result on {result.task} yet to compare it with"
         elif result.label in labels:
-            reason = f"{result.label} is an agent of this study as well"
+            reason = f"{result.label} is also an agent of this study"
         elif conflict := find_conflict(study, ours, theirs):
             key, other, here = conflict
             reason = f"{key}: {other}; here {here}"

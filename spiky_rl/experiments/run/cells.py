@@ -38,12 +38,12 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
     path = folder / "study.json"
     if path.exists():
         if read_json(path) is None:
-            log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
+            log.warning("%s: damaged; it is written again from the given study", path)
             return study
         held = read_study_record(path, StudyFile, "study")
         return keep_plan(folder, held, merge_studies(held, study))
     if folder.is_dir() and (folder / "cells").exists():
-        raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
+        raise StudyError(f"{folder}: has cells/ without study.json; choose another --out")
     return study
 
 
@@ -57,9 +57,9 @@ def keep_plan(folder: Path, held: Study, study: Study) -> Study:
     folders = sorted((folder / "cells").glob("*"))
     begun = next((path.name for path in folders if (path / RESULT).exists() or (path / "run").exists()), "")
     if begun:
-        was = "the folder's study has another" if held.plan else "the folder's study has none"
+        was = "another plan" if held.plan else "none"
         raise StudyError(
-            f"plan: {was}, and {begun} has begun; a plan is made before the first cell: choose another --out"
+            f"plan: changed after {begun} has begun; the study in the folder has {was}; choose another --out"
         )
     return study
 
@@ -69,8 +69,8 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
     try:
         return read_json_record(path, kind)
     except ReadingError as error:
-        hint = f"it is damaged, or no {label} of this version; move it away or choose another --out"
-        raise StudyError(f"{error}: {hint}") from None
+        hint = f"the file is damaged, or not a {label} of this version; move it away or choose another --out"
+        raise StudyError(f"{error}; {hint}") from None
 
 
 def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
@@ -88,8 +88,8 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
             if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
                 refuse_other_provenance(path, held, cell)
                 raise StudyError(
-                    f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
-                    " evaluation changed since; choose another --out, or move that cell away to run it again"
+                    f"{path}: hash: {held.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
+                    " or move that cell away to run it again"
                 )
         left |= not is_finished(place, cell.hash)
     if left:
@@ -99,8 +99,8 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
             for what, theirs, ours in (("robots", robots, assets), ("physics", physics, cell.physics)):
                 if theirs not in (None, ours):
                     raise StudyError(
-                        f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
-                        f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
+                        f"{folder / 'cells' / cell.name}: {what}: {theirs!r}, but cells that begin now would have {ours!r};"
+                        f" choose another --out, or move cells of other {what} away to run them again"
                     )
 
 
@@ -117,13 +117,13 @@ def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
         return
     if held.provenance is None:
         raise StudyError(
-            f"{path}: provenance: none, as in all files of earlier versions; kernels or versions may be others now; {remedy}"
+            f"{path}: provenance: none, as in files of earlier versions; kernels or versions may have changed; {remedy}"
         )
     if differing := find_differences(held.provenance, held.versions, cell.provenance, cell.versions):
         told = "; ".join(f"{key}: {theirs}, now {ours}" for key, (theirs, ours) in differing.items())
         if list(differing) == ["provenance.threads"]:
             remedy = f"set OMP_NUM_THREADS={held.provenance.threads}"
-        raise StudyError(f"{path}: was computed with {told}; {remedy}")
+        raise StudyError(f"{path}: computed with {told}; {remedy}")
 
 
 def find_differences(
@@ -180,8 +180,8 @@ def read_cell(folder: Path) -> Cell:
     try:
         return read_json_record(folder / CELL, Cell)
     except ReadingError as error:
-        hint = "it is damaged, or of an earlier version; run the study's command again, which writes it anew"
-        raise StudyError(f"{error}: {hint}") from None
+        hint = "the file is damaged, or of an earlier version; run the study's command again to rewrite it"
+        raise StudyError(f"{error}; {hint}") from None
 
 
 class CellIdentity(FileRecord):
@@ -252,7 +252,7 @@ def read_error(folder: Path) -> str:
     """Return the reason why the cell in ``folder`` failed."""
     path = folder / ERROR
     if not path.exists():
-        return "it was killed, and left no word"
+        return "it was killed and left no message"
     return path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -27,14 +27,14 @@ from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
 
 log = logging.getLogger(__name__)
 
-FEW = 4096
+MAX_PROCESSES = 4096
 """Maximum number of parallel cells, and of processes of a cell."""
 
 
 class ExecutionOptions(Settings):
     """Where and how cells run."""
 
-    parallel: int = option(1, "number of parallel cells", low=1, high=FEW)
+    parallel: int = option(1, "number of parallel cells", low=1, high=MAX_PROCESSES)
     device: str | None = option(
         None,
         "cpu, cuda or cuda:N; null: the GPU if there is one; a --dry-run may plan for a GPU of another machine",
@@ -51,7 +51,7 @@ class ExecutionOptions(Settings):
         None, "with ray: GPUs of a cell; null: one per process on cuda, else 0", low=0.0
     )
     distributed: int = option(
-        1, "processes of a training, one per GPU or core, by torchrun", low=1, high=FEW, metavar="N"
+        1, "processes of a training, one per GPU or core, by torchrun", low=1, high=MAX_PROCESSES, metavar="N"
     )
     dry_run: bool = option(
         False, "check everything, print the plan and run nothing", flags=["--dry-run", "--dry_run"]
@@ -108,9 +108,9 @@ class ExecutionOptions(Settings):
             return ()
         gpus = list_visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         if self.distributed > len(gpus):
-            raise UserError(f"--distributed {self.distributed}: there are {len(gpus)} GPUs here")
+            raise UserError(f"--distributed {self.distributed}: only {len(gpus)} GPUs are visible")
         if self.parallel > 1 and len(gpus) > 1:
-            log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
+            log.info("cells are distributed over %d GPUs: %s", len(gpus), ", ".join(gpus))
         return gpus
 
     def resolve_assets(self, task: str) -> tuple[ExecutionOptions, str]:
@@ -236,7 +236,7 @@ def warn_of_undecidable_tests(study: Study) -> None:
     tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)
     if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
         log.warning(
-            "plan: with %d seeds and %d tests that Holm corrects together no p can be below %.3g; %d seeds can decide",
+            "plan: %d seeds and %d tests that Holm corrects together allow no p below %.3g; %d seeds can decide",
             pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
         )  # fmt: skip
 
@@ -253,7 +253,7 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMap
         named = {label: specs[str(cell.spec_hash)] for label, cell in own.items()}
         tuned = [label for label, cell in own.items() if cell.specification.tuned]
         for label, widths in find_uncontrolled(named, tuned).items():
-            log.warning("%s on %s: no ANN of its widths (%s) and rates stands beside it", label, task, widths)
+            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:

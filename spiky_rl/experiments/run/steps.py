@@ -44,9 +44,7 @@ def read_checked_cell(folder: Path) -> Cell:
         here = read_provenance(cell.device, cell.specification.task, cell.physics)
         differing = find_differences(here, get_versions(), cell.provenance, cell.versions)
         for key, (ours, planned) in differing.items():
-            raise UserError(
-                f"{key}: {ours} here, and {planned} where the study was planned; plan and run it with the same"
-            )
+            raise UserError(f"{key}: {ours} here, but {planned} in the plan; run the cell as it was planned")
     return cell
 
 

@@ -208,8 +208,7 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     old, new = flatten(theirs), flatten(ours)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
-            f"{folder}: holds a tuning with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
-            " --out"
+            f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
         )
     design.space.require_equal(study.agents)
     return replace(design, study=study, trials=max(design.trials, held.trials), id=held.id)
@@ -227,16 +226,14 @@ def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None
     if held is None:
         for name in (TRIALS, TUNED):
             if (folder / name).exists():
-                raise StudyError(
-                    f"{folder / FILE}: is not there, which says of what {name} beside it is; {remedy}"
-                )
+                raise StudyError(f"{folder / FILE}: missing, though {name} is there; {remedy}")
         if (folder / "cells").exists():
-            raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
+            raise StudyError(f"{folder}: has cells/ without {FILE}; choose another --out")
     elif not storage:
         database = folder / DATABASE
-        what = "is not there" if not database.exists() else "is empty" if not database.stat().st_size else ""
+        what = "missing" if not database.exists() else "empty" if not database.stat().st_size else ""
         if what:  # tables are made before tuning.json is written
-            raise StudyError(f"{database}: {what}, and has the trials of the tuning; {remedy}")
+            raise StudyError(f"{database}: {what}, though it held the trials of the tuning; {remedy}")
 
 
 def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -> None:
@@ -254,12 +251,12 @@ def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -
     told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
     if held and known and not told:
         raise StudyError(
-            f"{folder / FILE}: facts: no {KERNELS}, as in all files of earlier versions; they may be others now; choose another --out"
+            f"{folder / FILE}: facts: no {KERNELS}, as in files of earlier versions; they may have changed; choose another --out"
         )
     for key, value in held.items():
         if facts.get(key, value) != value:
             raise StudyError(
-                f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
+                f"{folder}: {key}: {value!r} when the tuning began, now {facts[key]!r}; choose another --out"
             )
     files.write_json(folder / FILE, {**tuning.to_dict(), "facts": {**held, **facts}})
 

@@ -15,7 +15,7 @@ from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
 from spiky_rl.run.provenance import get_deciding_versions
 
-MOST_TRIALS = 10_000
+MAX_TRIALS = 10_000
 
 
 class TuneOptions(Settings):
@@ -25,7 +25,7 @@ class TuneOptions(Settings):
         MIN_TRIALS,
         "trials of every agent on every task; the first is the agent without changes",
         low=1,
-        high=MOST_TRIALS,
+        high=MAX_TRIALS,
     )
     space: str = option("pilot", "search space: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(
@@ -52,7 +52,9 @@ def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign
     given = {text.partition("=")[0] for text in base.overrides}
     for dimension in (d for agent in base.agents for d in dimensions.get_dimensions(agent)):
         if both := given & {dimension.key, *dimension.also}:
-            raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
+            raise UserError(
+                f"{both.pop()}: given, but it is a dimension of --space {dimensions.name}, which trials set"
+            )
     storage = "" if options.storage is None else redact_storage_url(options.storage)
     return TuningDesign(base, dimensions, options.trials, options.activity or "", storage)
 
@@ -67,7 +69,7 @@ def redact_storage_url(url: str) -> str:
         make_url(url).get_dialect()
     except (ArgumentError, ValueError):  # the latter of a port that is no number
         like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
-        raise UserError(f"--storage: expected a database's URL, such as {like}, got {shown!r}") from None
+        raise UserError(f"--storage: {shown!r} given; allowed: a database's URL, such as {like}") from None
     if shown.endswith("://***"):
         raise UserError(f"--storage {shown}: has an @ in its password or name; write it as %40")
     return shown

@@ -255,8 +255,8 @@ class TuningSearch:
     def get_failure_reason(self, cell: Cell) -> str:
         """Return the last line of the error of a ``cell``."""
         path = self.out / "cells" / cell.name / ERROR
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no word"]
-        return next((line for line in reversed(lines) if line.strip()), "it left no word")
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no message"]
+        return next((line for line in reversed(lines) if line.strip()), "it left no message")
 
     def has_diverged(self, cell: Cell) -> bool:
         """Return whether the training of a ``cell`` ended with non-finite values."""

@@ -105,7 +105,7 @@ def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, pl
         raise StudyError(f"{where}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
     distributions = {dimension.key: _get_distribution(dimension) for dimension in pair.dimensions}
     if len(trials) < begun:
-        raise StudyError(f"{where}: {len(trials)} there; {begun} were begun; {REMEDY}")
+        raise StudyError(f"{where}: {len(trials)} found; expected: at least {begun}; {REMEDY}")
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise StudyError(f"{where}: some of them are missing; {REMEDY}")
     for trial in trials:
@@ -128,15 +128,15 @@ def _find_fault(
     if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
         return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
     if not isinstance(trial.user_attrs.get("diverged", ""), str):
-        return f"diverged: {trial.user_attrs['diverged']!r} is no text"
+        return f"diverged: {trial.user_attrs['diverged']!r} given; allowed: a text"
     for key, distribution in trial.distributions.items():
         wanted = distributions.get(key) if trial.number else None
         if distribution != wanted:
             return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
         if not _is_of(distribution, trial.params[key]):
-            return f"{key}: {trial.params[key]!r} is not of {distribution}"
+            return f"{key}: {trial.params[key]!r} lies outside of {distribution}"
     if trial.state == TrialState.WAITING:
-        return "state: it waits, which no trial of a tuning does"
+        return "state: waiting, which no trial of a tuning does"
     if trial.state == TrialState.COMPLETE and trial.number and trial.params.keys() != distributions.keys():
         return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
     if trial.state == TrialState.COMPLETE and (values is None or len(values) != objectives):

@@ -78,7 +78,7 @@ class RayEngine(Engine):
 
         if self.address is None and tuple(map(int, ray.__version__.split(".")[:2])) < AUTHENTICATED:
             raise EngineError(
-                f"--engine ray: Ray {ray.__version__} has no authentication, so that others could run code here; pip install"
+                f"--engine ray: Ray {ray.__version__} has no authentication, so others could run code here; pip install"
                 " -U 'spiky-rl[ray]'"
             )
         try:
@@ -97,7 +97,7 @@ class RayEngine(Engine):
             raise EngineError(f"{what}: {' '.join(str(error).split())[:400]}") from None
         if self.address and os.environ.get(MODE) != "token":
             log.warning(
-                "the Ray cluster at %s asks for no token: whoever reaches its ports can run code as you; start it, and this"
+                "the Ray cluster at %s needs no token, so everyone who reaches its ports can run code as you; start it, and this"
                 " command, with %s=token (see docs/experiments.md)",
                 *(self.address, MODE),
             )
@@ -110,7 +110,7 @@ class RayEngine(Engine):
         fits = [n for n in nodes if n.get("CPU", 0.0) >= self.cpus and n.get("GPU", 0.0) >= self.gpus]
         if not fits:
             raise EngineError(
-                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has as many"
+                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has so many"
             )
 
     def run_tasks(self, order: WorkOrder) -> dict[str, str]:
