@@ -13,7 +13,7 @@ from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.options import PlayOptions
-from spiky_rl.run.prepare import known_agent, make_plan
+from spiky_rl.run.prepare import make_plan, merge_known_agent
 from spiky_rl.run.run_plan import RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
@@ -36,7 +36,7 @@ def play(argv: list[str]) -> int:
     asked, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
     options.check_request(asked)
     built = make_targets(EXPORT_TARGETS) if options.export else {}
-    if known := known_agent(asked):
+    if known := merge_known_agent(asked):
         check_expressible(built.values(), known)
     plan = make_plan(asked)
     check_expressible(built.values(), plan.spec.to_dict())

@@ -60,7 +60,7 @@ def plan_training(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, Tr
 
     from spiky_rl.run import resume
 
-    asked, options = resume.take_up(plan, options)
+    asked, options = resume.restore_settings(plan, options)
     return make_plan(asked), options
 
 

@@ -10,7 +10,7 @@ from spiky_rl.deploy._targets import check_expressible, make_targets, require_ch
 from spiky_rl.deploy.base import Target
 from spiky_rl.learners import get_learner
 from spiky_rl.learners.base import EXPORTS
-from spiky_rl.run.prepare import known_agent
+from spiky_rl.run.prepare import merge_known_agent
 from spiky_rl.run.run_plan import RunRequest
 
 
@@ -44,6 +44,6 @@ class ExportOptions(Settings):
         built = make_targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, built.values())
-        if (agent := known_agent(asked)) is not None:
+        if (agent := merge_known_agent(asked)) is not None:
             check_expressible(built.values(), agent)
         return built

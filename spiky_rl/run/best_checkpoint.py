@@ -1,7 +1,7 @@
 """The best checkpoint of a finished training, chosen by a short noise-free evaluation.
 
-The mean return of a training is that of a policy with noise and changes from iteration to iteration: the checkpoint with
-the highest one may return less without noise than its neighbours.
+The mean return in training belongs to a noisy policy and varies between iterations: without noise, the checkpoint with
+the highest mean return may return less than its neighbours.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from spiky_rl.run.run_plan import RunPlan
 log = logging.getLogger(__name__)
 
 MAX_NUMBERED = 3
-"""Numbered checkpoints that are compared, the last ones, beside that of the highest mean return."""
+"""Number of last numbered checkpoints that are compared with the one of the highest mean return."""
 MAX_SHARE = 0.25
-"""Control steps of the evaluation, as a share of those of the training; an episode at most."""
+"""Maximum control steps of the evaluation as a share of the training's control steps; never more than one episode."""
 
 
 def choose_best_checkpoint(
     runner: BaseRunner, env: Any, plan: RunPlan, folder: Path, is_stopped: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """Evaluate the last checkpoints of a run without noise, and make the best one its ``best.pt``.
+    """Evaluate the last checkpoints of a run without noise, and copy the best one to ``best.pt``.
 
-    The environments are shared out among the checkpoints, and start in the same states for each of them where a task can reset
-    some of its environments alone.
+    The environments are divided among the checkpoints. All checkpoints start from the same states if the task can reset single
+    environments.
 
     Args:
-        runner: Its weights are those of one of the checkpoints afterwards.
-        env: The environments of the training, as rsl_rl sees them.
-        plan: The plan of the training.
+        runner: The runner; afterwards it holds the weights of one of the checkpoints.
+        env: The rsl_rl environment of the training.
+        plan: The run plan.
         folder: The run folder.
-        is_stopped: Asked in every control step; if true, ``best.pt`` stays.
+        is_stopped: Called in every control step; if true, ``best.pt`` stays.
 
     Returns:
-        The entry ``best`` of ``result.json``; None where there is nothing to choose from.
+        The entry ``best`` of ``result.json``, or None if there are fewer than two checkpoints to compare.
     """
     paths = [*list_checkpoints(folder)[-MAX_NUMBERED:], folder / run_folders.BEST]
     paths = [path for path in paths if path.is_file()][-env.num_envs :]
@@ -63,7 +63,7 @@ def choose_best_checkpoint(
     try:
         policies = [_load_policy(runner, path, plan.device) for path in paths]
     except CheckpointError as error:
-        log.warning("%s stays that of the highest mean return: %s", run_folders.BEST, error)
+        log.warning("%s stays the checkpoint of the highest mean return: %s", run_folders.BEST, error)
         return None
     returns = _compute_returns(env, policies, episodes, steps, plan.seed, is_stopped)
     if returns is None:
@@ -81,7 +81,7 @@ def choose_best_checkpoint(
 
 
 def _load_policy(runner: BaseRunner, path: Path, device: str) -> InferencePolicy:
-    """Return a copy of the policy that a checkpoint holds."""
+    """Return a copy of the policy in a checkpoint."""
     runner.load(str(path), {"actor": True}, map_location=device)
     return runner.get_inference_policy(device).copy()
 
@@ -97,7 +97,10 @@ def _compute_returns(
     """Return each policy's mean return over the first episodes of its environments, cut after ``steps``; None if stopped."""
     everywhere = torch.arange(env.num_envs, device=env.device)
     parts = everywhere[: episodes * len(policies)].split(episodes)
-    acting = [*parts[:-1], everywhere[episodes * (len(policies) - 1) :]]  # the last one moves what remains
+    acting = [
+        *parts[:-1],
+        everywhere[episodes * (len(policies) - 1) :],
+    ]  # the last policy also acts in the remaining environments
     total = torch.zeros(env.num_envs, device=env.device)
     first = torch.ones_like(total)
     with torch.inference_mode():

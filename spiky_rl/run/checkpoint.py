@@ -1,4 +1,4 @@
-"""The checkpoint that a command goes on with or plays: found, and refused where it is of another task, agent or network."""
+"""The checkpoint that a command resumes or plays: found, and refused if its task, agent or network differs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from spiky_rl.run import run_folders
 from spiky_rl.run.run_plan import RunPlan
 
 TRAINING_ONLY_KEYS = (".quantize",)
-"""Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""
+"""Ends of agent keys that a resumed training may change: they affect how weights are trained, but add or remove none."""
 
 
 def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, resume: bool = False) -> None:
-    """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit.
+    """Raise UserError if a checkpoint's network settings differ from the agent's, even if the weights would fit.
 
     Args:
         loaded: The checkpoint's content.
-        spec: The agent now.
+        spec: The agent of this command.
         checkpoint: The file, for messages.
-        goes_on: Whether it is trained on, which may be finer than the training before.
+        resume: Whether training resumes, which may change `TRAINING_ONLY_KEYS`.
     """
     theirs = checkpoints.get_identity(loaded).get("spec")
     if theirs is None:
@@ -33,18 +33,16 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     defaults = {path for path, _, origin in spec.list_values() if origin == "default"}
     for path in {**old, **new}:
         if path not in old and path in defaults:
-            continue  # an option that there was not yet; its default is what there was
+            continue  # a newer option whose default equals the earlier behaviour
         if resume and path.endswith(TRAINING_ONLY_KEYS):
             continue
         if old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
-            raise UserError(
-                f"{checkpoint}: was trained with {path}={old.get(path)}, not {new.get(path)}{remedy}"
-            )
+            raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
 
 def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a specification that decide the function which the weights compute, by dotted path."""
+    """Return the values of a specification that define the networks' function, by dotted path."""
     kept: dict[str, Any] = {"history": tree.get("history", 1)}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
         model = tree.get(role) or {}
@@ -58,17 +56,24 @@ def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
-    """The checkpoint that a plan's request names, if it is one of this task, agent and network. Raises UserError.
+    """Return the checkpoint that a plan's request names. Raises UserError if its task, agent or network differs.
 
     Args:
-        plan: The plan.
-        goes_on: Whether it is trained on, with the seed that was given; else that may be the environments' alone.
+        plan: The run plan.
+        resume: Whether training resumes, which needs a run of the given seed; otherwise the seed may be the environments' alone.
     """
-    asked = plan.request
-    assert asked.checkpoint is not None
-    seed = None if asked.seed == -1 else asked.seed
+    request = plan.request
+    assert request.checkpoint is not None
+    seed = None if request.seed == -1 else request.seed
     checkpoint = run_folders.find_checkpoint(
-        asked.checkpoint, asked.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, resume
+        request.checkpoint,
+        request.log_root,
+        plan.experiment,
+        plan.task,
+        plan.agent,
+        plan.library,
+        seed,
+        resume,
     )
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
     checkpoints.check_identity(loaded, plan.identity, str(checkpoint))

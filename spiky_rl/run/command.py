@@ -1,4 +1,4 @@
-"""How a command runs: streams that take what is printed, one line for an error, and the exit code."""
+"""Entry point of every command: robust streams, one line per error, and the exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
     prepare_libraries()
     try:
         code = command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # here an error can still be told
+        sys.stdout.flush()  # an error is still reported here
         return code
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -30,7 +30,7 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted\n")
         return error.exit_code if isinstance(error, ImmediateStop) else 130
-    except BrokenPipeError:  # the reader has enough, as `| head` has
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         discard_output()
         return 141
     except OSError as error:
@@ -43,17 +43,17 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
 
 
 def prepare_streams() -> None:
-    """Give closed streams somewhere to write to, and let characters that a terminal lacks be replaced, not fail."""
+    """Open closed streams on the null device, and replace characters that the terminal cannot encode."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # else the next file to be opened gets this number, and what libraries print goes into it
+            # otherwise the next opened file gets this descriptor, and libraries print into that file
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
-            # for as long as the process runs
+            # stays open until the process ends
             stream = open(os.devnull, mode, encoding="utf-8")  # pylint: disable=consider-using-with
             setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):
@@ -62,18 +62,18 @@ def prepare_streams() -> None:
 
 
 def prepare_libraries() -> None:
-    """Keep libraries from failing, or from talking, over what a command answers for."""
+    """Prevent failures and messages of libraries about missing git, a full disk and the interpreter's exit."""
     if shutil.which("git") is None:
         os.environ.setdefault(
             "GIT_PYTHON_REFRESH", "quiet"
-        )  # rsl_rl notes the state of repositories, where it can
+        )  # rsl_rl records the state of repositories if it can
     threading.excepthook = suppress_disk_full_traceback
-    # At its exit the interpreter looks through all objects for garbage: after a training a million of them, for four seconds.
+    # garbage collection at exit visits a million objects after a training, which takes four seconds
     atexit.register(gc.freeze)
 
 
 def suppress_disk_full_traceback(failure: threading.ExceptHookArgs) -> None:
-    """Print no traceback of a full disk: TensorBoard's writer hands it to the main thread, which ends with one line."""
+    """Suppress the traceback of a full disk: TensorBoard's writer passes the error to the main thread, which prints one line."""
     if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISK_ERRORS:
         logging.getLogger("spiky_rl").debug("%s: %s", failure.thread, failure.exc_value)
     else:

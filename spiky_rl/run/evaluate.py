@@ -1,7 +1,7 @@
-"""An evaluation: a policy measured undisturbed and under conditions, in one simulation.
+"""Evaluation of a policy, undisturbed and under conditions, in one simulation.
 
-Every condition has as many environments as there are episodes, and gets one whole episode from each. Episode i of every
-condition begins in the same state, and random actions are the same in all of them: what differs is the condition.
+Every condition has one environment per episode. Episode i begins in the same state under every condition, with the same
+random actions: only the condition differs.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from spiky_rl.run.simulate import load_inference_policy, open_env
 log = logging.getLogger(__name__)
 
 STRIDE = 7
-"""Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
+"""Control steps from one measurement of activity to the next: measuring costs more than acting."""
 
 type Table = dict[str, dict[str, Any]]
 """Results by condition, as ``evaluation.json`` has them."""
 type Quantize = Callable[[InferencePolicy, Any], InferencePolicy]
-"""Makes of a policy, in its environment, the one that is measured."""
+"""Returns the quantised policy for a policy and its environment."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,19 @@ class EvaluationPlan:
 
     @property
     def is_plastic(self) -> bool:
-        """Whether the policy is measured twice: with its weights as they are, and changing as it acts."""
+        """Whether the policy is measured twice: with fixed weights and with weights that change as it acts."""
         network = self.plan.spec.network
         return self.checkpoint is not None and network is not None and bool(network.parts.get("plasticity"))
 
 
 def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, frozen_by: str = "") -> EvaluationPlan:
-    """Select the conditions of an evaluation; the plan then has an environment for each of its episodes. Raises UserError.
+    """Select the conditions of an evaluation and set ``plan.num_envs`` to one environment per episode. Raises UserError.
 
     Args:
-        plan: Task and agent; its request names the checkpoint, or `RANDOM`.
-        conditions: Names with commas, of conditions and of the sets ``all`` and ``stress``.
+        plan: The run plan; its request names the checkpoint, or `RANDOM`.
+        conditions: Comma-separated names of conditions and of the sets ``all`` and ``stress``.
         episodes: Episodes per condition.
-        frozen_by: The flag that forbids conditions to change the network; empty if they may.
+        frozen_by: The flag that excludes conditions which change the network; empty if they are allowed.
     """
     names = plan.host_task.select_conditions(conditions, plan.conditioned_policy, frozen_by)
     checkpoint = None if plan.request.checkpoint == RANDOM else find_checkpoint(plan)
@@ -88,8 +88,8 @@ def evaluate(
     """Simulate and return the content of ``evaluation.json``.
 
     Args:
-        evaluation_plan: The subject.
-        quantize: Makes of the policy the one that is measured; None to measure the policy itself.
+        evaluation_plan: The policy and its conditions.
+        quantize: Returns the quantised policy to measure; None to measure the policy itself.
         progress: Opens the progress display.
     """
     plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
@@ -97,10 +97,12 @@ def evaluate(
     words = "%s on %s, %d conditions x %d episodes, %s"
     log.info(words, plan.agent, plan.task, len(names), episodes, plan.device)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
-    find_commit()  # before another is checked out
+    find_commit()  # cached now: the checkout may change during the evaluation
     log.info("starting the simulator")
     if adapts:
-        log.info("the policy is plastic: measured with its weights as they are, and changing as it acts")
+        log.info(
+            "the policy is plastic: measured with fixed weights, and with weights that change as it acts"
+        )
     plan.host_task.configure_conditions(names)
     with start_simulation(open_env(plan)) as env:
         policy = None if checkpoint is None else load_inference_policy(plan, env, checkpoint)[1]
@@ -133,16 +135,16 @@ def measure_conditions(
     policy: InferencePolicy | None,
     report_progress: ProgressCallback = lambda share, detail=None: None,
 ) -> tuple[list[Table], dict[str, Any] | None]:
-    """Measure a policy under conditions, an episode of every environment.
+    """Measure a policy under conditions, over one episode of every environment.
 
     Args:
-        groups: The environments, shared out among the conditions.
+        groups: The environments of each condition.
         policy: None for random actions, whose firing rate and operations are None.
-        report_progress: Receives the share of the episodes that is done.
+        report_progress: Receives the completed share of the episodes.
 
     Returns:
-        Results by condition, those of the adapting policy in a second table, and the cost of an action under the first condition, None
-        if it is not known.
+        Tables of results by condition (a second table if the policy also adapts), and the cost of an action under the first
+        condition, or None if the cost is unknown.
     """
     env = groups.env
     acting = _DisturbedPolicy(groups, policy)
@@ -171,7 +173,7 @@ def measure_conditions(
 
 
 class _DisturbedPolicy:
-    """A policy under conditions, with the time that it takes and its activity under each of them."""
+    """Policy under conditions, with its computing time and its activity by condition."""
 
     def __init__(self, groups: ConditionGroups, policy: InferencePolicy | None) -> None:
         self.groups, self.device = groups, groups.env.device
@@ -186,7 +188,7 @@ class _DisturbedPolicy:
         self.policy.reset()
 
     def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
-        """Return actions [B, A] as they reach the robots."""
+        """Return the perturbed actions [B, A] that reach the robots."""
         seen = self.groups.perturb_observations(obs)
         if isinstance(self.policy, PolicyGroup) and self.steps % STRIDE == 0:
             for ids, found in zip(self.groups.ids, self.activities, strict=True):
@@ -200,7 +202,7 @@ class _DisturbedPolicy:
         return actions
 
     def reset(self, dones: Tensor) -> None:
-        """Begin anew where the episodes are ``dones`` [B]."""
+        """Reset groups and policy where ``dones`` [B]."""
         self.groups.reset(dones)
         self.policy.reset(dones)
 
@@ -242,11 +244,11 @@ def _compute_cost(
 
 
 def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]) -> dict[str, float] | None:
-    """Energy per metre undisturbed, in µJ by the name of the prices; None where the cost or the way is not known.
+    """Return the undisturbed energy per metre in µJ by energy model, or None if cost or distance is unknown.
 
     Args:
-        cost: Cost of an action, as ``evaluation.json`` has it.
-        nominal: The undisturbed condition's results.
+        cost: Cost of an action, as in ``evaluation.json``.
+        nominal: Results of the undisturbed condition.
     """
     distance = nominal["measures"].get("distance")
     if cost is None or distance is None:

@@ -1,4 +1,4 @@
-"""The measuring loop of playback and evaluation: episodes of a policy, one row each."""
+"""Measuring loop of playback and evaluation, with one row per episode."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class MeasuredStep:
     dones: Tensor
     """Whether each episode ended, [B]."""
     running: Tensor
-    """Whether each environment was still to end an episode that counts, [B]."""
+    """Whether each environment still had a measured episode to end, [B]."""
     rows: list[dict[str, float]]
-    """The episodes that ended and count: environment, return, length and the task's measures."""
+    """Measured episodes that ended: environment, return, length and the task's measures."""
     share: float
-    """Share of all episodes that is done, in [0, 1]."""
+    """Completed share of all episodes, in [0, 1]."""
 
 
 def run_episodes(
@@ -37,11 +37,11 @@ def run_episodes(
 ) -> Iterator[MeasuredStep]:
     """Step the environments until each has ended its ``quota`` of episodes, and yield every control step.
 
-    Counting whichever episodes end first would favour the short ones: therefore every environment has a quota of its own.
+    Every environment has its own quota, because counting the first episodes to end would favour short ones.
 
     Args:
-        env: The host's environments, which have just begun their episodes.
-        act: Returns actions [B, A] for observations and the environments that still count, [B].
+        env: The host's environments, just reset.
+        act: Returns actions [B, A] for observations and ``running`` [B].
         obs: First observations.
         quota: Number of episodes from each environment.
     """
@@ -74,7 +74,7 @@ def run_episodes(
 def _compute_share(
     ended: int, total: int, left: Sequence[int], lengths: Tensor, max_episode_length: int
 ) -> float:
-    """Return the share of all episodes that is done; those at hand count as if none ended early."""
+    """Return the completed share of all episodes; a current episode counts in proportion to the maximum length."""
     parts = sum(
         min(steps / max_episode_length, 1.0)
         for count, steps in zip(left, lengths.tolist(), strict=True)
@@ -84,11 +84,11 @@ def _compute_share(
 
 
 class PolicyGroup:
-    """A policy and the changed copies of it that conditions put in its place, each on its own environments."""
+    """A policy and its perturbed copies, each acting in its own environments."""
 
     def __init__(self, policy: InferencePolicy, groups: ConditionGroups) -> None:
         self.parts: list[tuple[Tensor, InferencePolicy]] = []
-        """Environments, and the policy that acts on them; the unchanged policy first."""
+        """Environments and the policy that acts in them; the unchanged policy first."""
         shared: list[Tensor] = []
         for index, (ids, adapts) in enumerate(zip(groups.ids, groups.adapts, strict=True)):
             own = groups.perturb_policy(policy, index)
@@ -113,15 +113,12 @@ class PolicyGroup:
         return actions
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
+        """Reset the hidden states where ``dones`` [B]; without ``dones``, all of them."""
         for ids, policy in self.parts:
             policy.reset(None if dones is None else dones[ids])
 
     def compute_activities(self, obs: TensorDict, running: Tensor) -> list[tuple[int, PolicyActivity]]:
-        """Return the activity in the control step that begins with ``obs`` of every policy that acts on environments ``running``.
-
-        Each activity stands beside the number of those environments.
-        """
+        """Return, for every policy that acts in environments ``running``, their number and its activity in the step after ``obs``."""
         return [
             (len(part), policy.compute_activity(obs[ids], part))
             for ids, policy in self.parts
@@ -130,7 +127,7 @@ class PolicyGroup:
 
 
 def synchronize_time(device: torch.device | str) -> float:
-    """Return the time in seconds when all work that was begun on the ``device`` is done."""
+    """Wait for all work on the ``device`` and return the time in seconds."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

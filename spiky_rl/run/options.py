@@ -1,4 +1,4 @@
-"""Requests for an evaluation and a playback, and checks of what does not go together or cannot be had here."""
+"""Options of evaluation and playback, and checks for conflicting or unavailable options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOp
 
 
 class EvaluateOptions(Settings):
-    """What a user asks of an evaluation, besides a `Request`."""
+    """Options of evaluate.py besides `RunRequest`."""
 
     episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
     conditions: str = option(
@@ -34,40 +34,37 @@ class EvaluateOptions(Settings):
 
     @property
     def quantize_flag(self) -> str:
-        """The flag that asks for the network in integers; empty: it is measured as it is."""
+        """Flag with its value, for messages; empty if the network is not quantised."""
         return "" if self.quantize is None else f"--quantize {self.quantize}"
 
     def get_result_path(self, checkpoint: Path | None) -> Path:
-        """The result file of an evaluation of a ``checkpoint``."""
+        """Return the path of the result file of an evaluation of ``checkpoint``."""
         if self.out is not None:
             return self.out
         assert checkpoint is not None
         return checkpoint.parent / f"evaluation{'' if self.quantize is None else f'_{self.quantize}'}.json"
 
     def check_request(self, request: RunRequest) -> None:
-        """Raise UserError for what does not go together.
-
-        Args:
-            asked: What is evaluated.
-        """
+        """Raise UserError for options that conflict with each other or with the ``request``."""
         if request.num_envs is not None:
             raise UserError(
-                "--num_envs: there are as many environments as episodes and conditions; use --episodes"
+                f"--num_envs {request.num_envs}: not available; an evaluation has one environment per episode and condition; use"
+                " --episodes"
             )
         if request.video:
-            raise UserError("--video: evaluate.py films nothing; use play.py")
+            raise UserError("--video: not available with evaluate.py; use play.py")
         if self.quantize_flag:
             get_learner(request.library).require_ability(EXPORTS, self.quantize_flag)
             if request.checkpoint == RANDOM:
                 raise UserError(f"{self.quantize_flag}: needs a checkpoint, not --checkpoint {RANDOM}")
         if request.checkpoint == RANDOM and self.out is None:
-            raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
+            raise UserError("--checkpoint random: has no run folder for the result; pass --out FILE")
         if self.out is not None:
             files.require_file("--out", self.out)
 
 
 class PlayOptions(VisualizerOptions):
-    """What a user asks of a playback, besides a `Request`."""
+    """Options of play.py besides `RunRequest`."""
 
     episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
     real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])
@@ -75,26 +72,17 @@ class PlayOptions(VisualizerOptions):
         False, "export TorchScript and ONNX files and verify them against the policy (rsl_rl only)"
     )
 
-    def check_request(self, asked: RunRequest) -> None:
-        """Raise UserError for what does not go together, or cannot be had here.
-
-        Args:
-            asked: What is played.
-        """
+    def check_request(self, request: RunRequest) -> None:
+        """Raise UserError for conflicting or unavailable options."""
         if self.export:
-            get_learner(asked.library).require_ability(EXPORTS, "--export")
-        find_host(asked.task).check_visualizers(self.visualizer or (), asked.video)
+            get_learner(request.library).require_ability(EXPORTS, "--export")
+        find_host(request.task).check_visualizers(self.visualizer or (), request.video)
 
 
 def check_train_options(request: RunRequest, options: TrainOptions) -> None:
-    """Raise UserError for what of a training does not go together, or cannot be had here.
-
-    Args:
-        asked: What is trained.
-        options: How.
-    """
+    """Raise UserError for conflicting or unavailable options of a training."""
     if options.budget is not None and request.max_iterations is not None:
-        raise UserError("--budget and --max_iterations: give one of them")
+        raise UserError("--budget and --max_iterations: pass only one of them")
     learner = get_learner(request.library)
     if request.distributed:
         learner.require_ability(DISTRIBUTED, "--distributed")
@@ -104,11 +92,11 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         learner.require_ability(LOGGERS, "--logger")
     if options.logger != "tensorboard" and importlib.util.find_spec(options.logger) is None:
         raise UserError(
-            f"--logger {options.logger}: it is not installed; install it with: pip install {options.logger}"
+            f"--logger {options.logger}: not installed; install it with: pip install {options.logger}"
         )
     if options.processes and request.distributed:
         raise UserError(
-            "--processes and --distributed: give one of them; the first starts what the second takes part in"
+            "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
         )
     find_host(request.task).check_visualizers(options.visualizer or (), request.video)
     if options.run_name:

@@ -1,4 +1,4 @@
-"""Playback: a trained policy's episodes, and what its actions cost."""
+"""Playback: episodes of a trained policy, and the cost of its actions."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PlayResult:
-    """Episodes, and what their actions cost."""
+    """Measured episodes, and the cost of their actions."""
 
     rows: list[dict[str, float]]
-    """One row for each episode."""
+    """One row per episode."""
     cost: InferenceCost | None
-    """Cost of an action, a mean over all of these episodes; None where it is not known."""
+    """Mean cost of an action over all episodes; None if unknown."""
     ann_operations: float
-    """Multiply-accumulates of the ANN in the policy's place."""
+    """Multiply-accumulates of the equal-size ANN."""
     actions_per_second: float
-    """Actions of all environments together, in each second that the policy itself took."""
+    """Actions of all environments per second of the policy's computing time."""
 
     def means(self) -> dict[str, float]:
-        """The mean of every number of an episode, by name."""
+        """Return the mean over the episodes of every number, by name."""
         return {name: statistics.mean(row[name] for row in self.rows) for name in self.rows[0]}
 
     def energy_per_metre(self) -> dict[str, float] | None:
-        """In µJ by the name of the prices, over all episodes; None where the robot goes nowhere or the cost is not known."""
+        """Return µJ per metre by energy model over all episodes, or None if distance or cost is unknown."""
         if self.cost is None or "distance" not in self.rows[0]:
             return None
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
         return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
     def cost_as_dict(self) -> dict[str, Any] | None:
-        """For ``playback.json``; None where the cost is not known."""
+        """Return the cost for ``playback.json``, or None if it is unknown."""
         if self.cost is None:
             return None
         return {
@@ -65,12 +65,7 @@ class PlayResult:
         }
 
     def as_dict(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
-        """The content of ``playback.json``.
-
-        Args:
-            plan: The run's.
-            checkpoint: The policy's.
-        """
+        """Return the content of ``playback.json``."""
         means, returns = self.means(), [row["return"] for row in self.rows]
         return {
             **plan.description,
@@ -96,22 +91,22 @@ def play(
     progress: ProgressFactory = no_progress,
     report: Callable[[PlayResult], object] = lambda playback: None,
 ) -> list[Path]:
-    """Play the policy that a plan's request names, film it and export it, as that is asked for.
+    """Play the policy that a plan's request names; record a video and export the policy on request.
 
     Args:
-        plan: The run's; it gets as many environments as there are episodes, unless the request says how many.
-        options: How it is played.
-        export: Exports the host's policy, given its environment, into a folder.
-        shown: Shows how far it is.
-        report: Gets what was measured, before films and exports, which take longer than the episodes and may fail.
+        plan: The run plan; without ``--num_envs``, its environments are reduced to the number of episodes.
+        options: Options of the playback.
+        export: Exports the learner's policy, given its environment, into a folder.
+        progress: Opens the progress display.
+        report: Receives the measurements before video and export, which take longer than the episodes and may fail.
 
     Returns:
-        The films and the result file, which are beside the checkpoint.
+        The videos and the result file, which lie beside the checkpoint.
     """
     if plan.request.num_envs is None:
         plan.num_envs = min(plan.num_envs, options.episodes)
     checkpoint = find_checkpoint(plan)
-    folder, films = checkpoint.parent, list[Path]()
+    folder, videos = checkpoint.parent, list[Path]()
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
@@ -125,10 +120,10 @@ def play(
             from spiky_rl.run.video import record_video
 
             to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            films = record_video(env, policy, to, plan.request.video_length, progress)
+            videos = record_video(env, policy, to, plan.request.video_length, progress)
         if options.export:
             export(runner.alg.get_policy(), env, folder / "exported")
-    return [*films, folder / "playback.json"]
+    return [*videos, folder / "playback.json"]
 
 
 def play_episodes(
@@ -137,15 +132,15 @@ def play_episodes(
     num_episodes: int,
     report_progress: ProgressCallback = lambda share, detail=None: None,
 ) -> PlayResult:
-    """Play episodes, the same number in every environment as far as it goes.
+    """Play episodes, divided evenly among the environments.
 
-    Environment i plays ``num_episodes // num_envs`` episodes, one more if i is below the rest.
+    Environment i plays ``num_episodes // num_envs`` episodes, and one more if ``i < num_episodes % num_envs``.
 
     Args:
         env: The host's environments.
-        policy: Acts in them.
+        policy: The acting policy.
         num_episodes: Episodes of all environments together.
-        report_progress: Receives the share of the episodes that is done.
+        report_progress: Receives the completed share of the episodes.
     """
     count = env.num_envs
     quota = [num_episodes // count + (i < num_episodes % count) for i in range(count)]
@@ -169,19 +164,19 @@ def play_episodes(
 
 
 class _ObservedPolicy:
-    """A policy with the time that it takes and its activity in every control step."""
+    """Policy with its computing time and its activity in every control step."""
 
     def __init__(self, policy: InferencePolicy, num_envs: int, device: torch.device | str) -> None:
         self.policy, self.device = policy, device
         self.rate, self.operations = (
             torch.zeros(num_envs, dtype=torch.float64, device=device) for _ in range(2)
         )
-        """Of the episode at hand, summed over its control steps, [B]."""
+        """Sums over the control steps of the current episodes, [B]."""
         self.costs, self.weights = list[InferenceCost](), list[int]()
         self.ann_operations, self.steps, self.seconds = 0.0, 0, 0.0
 
     def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
-        """Return the policy's actions [B, A] for ``obs``; look at the environments that are ``running`` [B]."""
+        """Return the policy's actions [B, A] for ``obs``; measure the activity of the ``running`` [B] environments."""
         ids = running.nonzero().flatten()
         activity = self.policy.compute_activity(obs, ids)
         self.rate[ids] += activity.rates.to(self.rate)
@@ -197,7 +192,7 @@ class _ObservedPolicy:
         return actions
 
     def describe_episode(self, row: Mapping[str, float]) -> dict[str, float]:
-        """Return firing rate and operations of the episode that ended with ``row``, means over its control steps."""
+        """Return the mean firing rate and operations per control step of the ended episode ``row``."""
         i, length = int(row["environment"]), row["length"]
         return {
             "firing_rate": float(self.rate[i] / length),
@@ -205,6 +200,6 @@ class _ObservedPolicy:
         }
 
     def restart(self, dones: Tensor) -> None:
-        """Begin anew where the episodes are ``dones`` [B]."""
+        """Reset the sums where ``dones`` [B]."""
         self.rate *= dones == 0
         self.operations *= dones == 0

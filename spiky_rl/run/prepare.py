@@ -1,4 +1,4 @@
-"""From a request to a plan: everything that can be refused is refused before a simulator starts."""
+"""From a request to a run plan, with all checks that are possible before a simulator starts."""
 
 from __future__ import annotations
 
@@ -34,13 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def make_plan(request: RunRequest) -> RunPlan:
-    """Check a request from the cheapest to the dearest, and merge what it names.
+    """Return the run plan of a ``request``; the cheapest checks come first.
 
-    Args:
-        asked: What the user wants.
-
-    Raises:
-        UserError: It names the flag or key, the value and what is allowed.
+    Raises UserError that names the flag or key, the value and the allowed values.
     """
     processes.setup_distributed_env(request.distributed)
     if request.experiment_name:
@@ -76,11 +72,13 @@ def make_plan(request: RunRequest) -> RunPlan:
         except UnknownTask as error:
             if ":" not in name:
                 raise UserError(f"{file}: tasks: {error}") from None
-            # not this run's task, and its module is perhaps not installed here
+            # not this run's task; its module may not be installed
             log.warning("%s: tasks: %s", file, error)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
-        words = "task: %s is %s; the task of an earlier release under that name may have had other rewards and actions"
+        words = (
+            "task: %s now means %s; earlier releases may have used other rewards and actions under that name"
+        )
         log.info(words, request.task, host_task.description)
     label = task_spec.label if task_spec else registered_id
     if spec is None:
@@ -106,15 +104,15 @@ def make_plan(request: RunRequest) -> RunPlan:
     )  # fmt: skip
 
 
-def known_agent(asked: RunRequest) -> PlainMapping | None:
-    """Merge what of a request's agent is known without Isaac Lab, whose own values are left out; None where it was tuned."""
-    if asked.spec is not None:
-        return asked.spec.to_dict()
-    if asked.tuning is not None:  # which values those are depends on the task's registered id
+def merge_known_agent(request: RunRequest) -> PlainMapping | None:
+    """Return a request's agent without the simulator's defaults, or None if the request has tuned values."""
+    if request.spec is not None:
+        return request.spec.to_dict()
+    if request.tuning is not None:  # tuned values depend on the task's registered id
         return None
-    task_spec, overrides = load_task(asked.task), split_overrides(asked.overrides)[0]
-    task = task_spec.id if task_spec else task_id(asked.task)
-    return merge_agent(asked.agent, task, {}, overrides, task_spec)[1]
+    task_spec, overrides = load_task(request.task), split_overrides(request.overrides)[0]
+    task = task_spec.id if task_spec else task_id(request.task)
+    return merge_agent(request.agent, task, {}, overrides, task_spec)[1]
 
 
 def check_without_simulator(
@@ -125,24 +123,24 @@ def check_without_simulator(
     task_spec: TaskSpec | None,
     is_tuned: bool = False,
 ) -> None:
-    """Refuse what is wrong whatever the simulator says: it is known in a fraction of the time that importing that takes.
+    """Run all checks of task and agent that do not need the simulator, whose import takes far longer.
 
     Args:
         host: The task's host.
         task: Registered id, or a file stem of tasks/.
-        agent: File stem of agents/ or a path; an agent that was merged before is taken as it is.
+        agent: File stem of agents/, a path, or a merged agent, which is not checked again.
         overrides: Overrides of the agent.
         task_spec: The task's file; None if it has none.
-        is_tuned: Whether tuned values come in between, which are looked up by the task's registered id.
+        is_tuned: Whether the agent has tuned values, which depend on the task's registered id; its networks are then not checked.
 
     Raises:
-        UserError: It names the flag or key, the value and the nearest name that is allowed.
+        UserError: Names the flag or key, the value and the nearest allowed name.
     """
     host.check_task("--task", task)
     if isinstance(agent, AgentSpec):
         return
     _, data, file = read_agent(agent)
-    for name in () if ":" in task else data.get("tasks") or ():  # importing that module may register them
+    for name in () if ":" in task else data.get("tasks") or ():  # importing the module may register them
         find_host(name).check_task(f"{file}: tasks", name)
     if not is_tuned:
         registered_id = task_spec.id if task_spec else task_id(task)
@@ -152,7 +150,7 @@ def check_without_simulator(
 def merge_agent_on_task(
     agent: str, task: str, library: str, overrides: Sequence[str]
 ) -> tuple[str, AgentSpec]:
-    """Return the registered id of a task, and an agent as it is merged for that.
+    """Return the registered id of a task, and the agent merged for the task.
 
     Args:
         agent: File stem of agents/, or a path.
@@ -176,7 +174,7 @@ def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device
 
 
 def write_params(folder: Path, plan: RunPlan) -> None:
-    """Write what a run is made from into its ``folder``: the host's files, and ours with the origin of every value and the provenance."""
+    """Write the parameters of a run into its ``folder``: the host's files, the specification with origins, and the provenance."""
     from spiky_rl.run.provenance import PROVENANCE, read_provenance
     from spiky_rl.run.run_folders import write_spec
 

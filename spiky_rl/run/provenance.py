@@ -1,4 +1,4 @@
-"""Provenance of a result: the commit, kernels, threads and versions that it was computed with."""
+"""Provenance of a result: commit, kernels, threads and versions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from spiky_rl.learners import get_learner, list_learners
 
 PACKAGE = Path(spiky_rl.__file__).parent
 PROVENANCE = "params/provenance.json"
-"""In a run's folder: the provenance of what it is computed with, written before its first iteration."""
+"""File of the provenance in a run folder, written before the first iteration."""
 DIRTY = "-dirty"
-"""End of a commit whose package was changed since."""
+"""Suffix of the commit if files of the package differ from it."""
 NATIVE_SOURCE = ":/isaaclab_mujoco/src"
 """Native physics in the same checkout, as git names it; a change there counts as one of the package."""
 
@@ -30,27 +30,27 @@ class Provenance(FileRecord):
     """Origin of a result beyond its specification and the versions of libraries."""
 
     kernels: str
-    """Digest of the compiled kernels' sources, see `compute_digest`; those of the native physics are in it where that steps the worlds."""
+    """Digest of the kernels' sources, see `compute_digest`; includes the sources of the native physics if it steps the worlds."""
     threads: int | None = None
     """Threads of torch and of the compiled kernels; None in a plan for a GPU."""
     omp_num_threads: str | None = None
     """Value of OMP_NUM_THREADS; None if it was not set."""
     commit: str | None = None
-    """HEAD of the checkout that the package was imported from, ``-dirty`` behind it if the package differs from that, and several joined
-    by commas if a training was interrupted and went on at another; None without a checkout."""
+    """HEAD of the package's checkout, with ``-dirty`` if files of the package differ; comma-separated if a training was resumed at
+    another commit; None without a checkout."""
     compiler: str | None = None
-    """C++ compiler and its version; None if there is none that starts."""
+    """C++ compiler and its version; None if none starts."""
 
 
 def read_provenance(device: str, task: str, physics: str) -> Provenance:
-    """Return the provenance of what this process computes.
+    """Return the provenance of this process's results.
 
     Args:
         device: Device of networks and worlds.
-        task: The task, which tells the host.
+        task: The task, which determines the host.
         physics: Physics backend.
     """
-    import torch  # those who read results do without
+    import torch  # not needed for reading results
 
     return Provenance(
         kernels=compute_kernels_digest(device.startswith("cuda"), task, physics),
@@ -63,7 +63,7 @@ def read_provenance(device: str, task: str, physics: str) -> Provenance:
 
 @cache
 def compute_kernels_digest(on_gpu: bool, task: str, physics: str) -> str:
-    """Return the digest of the sources of kernels, and of a ``task``'s ``physics`` backend if its host compiles one."""
+    """Return the digest of the kernels' sources, and of a ``task``'s ``physics`` backend if its host compiles one."""
     from spiky_rl.kernels.source_digest import compute_digest
 
     return compute_digest(on_gpu, find_host(task).get_physics_sources(physics))
@@ -71,10 +71,10 @@ def compute_kernels_digest(on_gpu: bool, task: str, physics: str) -> str:
 
 @cache
 def find_commit() -> str | None:
-    """Return the commit of the package's checkout, with `DIRTY` behind it if files of the package differ; None if git tells none.
+    """Return the commit of the package's checkout, with `DIRTY` if files of the package differ, or None if git finds none.
 
-    It is looked for once in a process: what is checked out later is not what was imported. A wheel that is installed inside of another
-    project's checkout is no part of that.
+    The commit is found once per process: a later checkout is not the imported code. A wheel that is installed inside the
+    checkout of another project has no commit.
     """
     if shutil.which("git") is None or _ask_git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -85,15 +85,15 @@ def find_commit() -> str | None:
 
 
 def _ask_git(*words: str) -> str | None:
-    """Return what git says in the package's folder; None if it fails."""
+    """Return git's output in the package's folder, or None if git fails."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
-    said = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    return said.stdout.strip() if said.returncode == 0 else None
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def find_compiler() -> str | None:
-    """Return the C++ compiler's first line about its version; None if there is none that starts."""
+    """Return the first line of the C++ compiler's version, or None if no compiler starts."""
     try:
         return compiler.get_compiler_version().partition("\n")[0] if compiler.find_compiler() else None
     except CompileError:
@@ -101,7 +101,7 @@ def find_compiler() -> str | None:
 
 
 def get_versions() -> dict[str, str]:
-    """Return the versions of everything that shapes a result, by distribution."""
+    """Return the versions of all distributions that may affect a result, by name."""
     stepping = [name for host in list_hosts() for name in get_host(host).distributions]
     training = [get_learner(name).distribution for name in list_learners()]
     names = dict.fromkeys((*stepping, *training, "numpy"))
@@ -114,7 +114,7 @@ def list_deciding(task: str, library: str) -> tuple[str, ...]:
 
 
 def get_deciding_versions(task: str, library: str) -> dict[str, str]:
-    """Return the versions of what `list_deciding` names; builds of one version for CPU and GPU count as equal."""
+    """Return the versions of the distributions in `list_deciding`; CPU and GPU builds of one version count as equal."""
     names = list_deciding(task, library)
     return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
 

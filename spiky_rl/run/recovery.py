@@ -1,4 +1,4 @@
-"""Recovery from what happens in the middle of an episode: reward at its end beside the reward before."""
+"""Recovery from damage in mid-episode: reward at the end of the episode relative to the reward before the damage."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class RecoveryMeter:
-    """Sums of rewards per environment: before the middle of the longest episode, and in the last third of it.
+    """Sums of rewards per environment: in the first half and in the last third of the maximum episode length.
 
-    Steps that an episode is too short to have count as steps without reward: who falls does not recover.
+    Control steps after an early end of the episode count as steps without reward: a robot that falls does not recover.
     """
 
     def __init__(self, num_envs: int, longest: int, device: torch.device | str) -> None:
-        """``longest``: control steps of an episode that time ends."""
+        """Initialise the sums; ``longest``: maximum episode length in control steps."""
         self.longest, self.middle = longest, longest // 2
         self.late = longest - longest // 3
         self.steps = 0
@@ -23,7 +23,7 @@ class RecoveryMeter:
         self.reached = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     def add(self, rewards: Tensor, running: Tensor) -> None:
-        """Count a control step: ``rewards`` [B]; ``running`` [B]: whether each environment is still in the episode that counts."""
+        """Add the ``rewards`` [B] of a control step where ``running`` [B]: environments still in their measured episode."""
         if self.steps < self.middle:
             self.before = self.before + rewards * running
         if self.steps == self.middle:
@@ -33,10 +33,10 @@ class RecoveryMeter:
         self.steps += 1
 
     def compute(self, ids: Tensor) -> dict[str, Any] | None:
-        """Recovery of the environments ``ids`` whose episode reached its middle; None where none did.
+        """Return the recovery of the environments ``ids`` whose episode reached its middle, or None if none did.
 
         ``before`` and ``after``: mean reward per control step before the middle and in the last third; ``share``: after over
-        before, None where before is not above 0 (a share of a punishment would rise where the reward falls).
+        before, None if before is not above 0 (the share of a negative reward would rise as the reward falls).
         """
         ids = ids[self.reached[ids]]
         if len(ids) == 0 or self.middle == 0 or self.late == self.longest:

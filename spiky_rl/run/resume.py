@@ -1,4 +1,4 @@
-"""A training that is resumed: it takes up the settings that its run folder has recorded, where the command line gives no others."""
+"""Resuming a training with the settings recorded in its run folder; the command line takes precedence."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_truste
 log = logging.getLogger(__name__)
 
 RECORD = "settings.json"
-"""In a run's folder: how the run was asked for."""
+"""File of the run's settings in its run folder."""
 LENGTH = "agent.max_iterations"
-"""The override that says how many iterations a run has, as --max_iterations does."""
+"""Override with the effect of --max_iterations."""
 
 
 class RunSettings(FileRecord):
-    """Settings of a run, as its folder records them."""
+    """Recorded settings of a run."""
 
     num_envs: int = option(..., "parallel environments of each process", low=1, high=MOST_STEPS)
     seed: int = option(..., "seed of environment and agent", low=0, high=MOST_STEPS)
@@ -47,112 +47,111 @@ class RunSettings(FileRecord):
 
 
 def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iterations: int | None) -> None:
-    """Record in the run's ``folder`` how the run was asked for.
+    """Write the settings of a run into its run folder.
 
     Args:
-        folder: The run's.
-        plan: What is trained.
-        options: How.
-        iterations: Iterations of the whole run, those before it was resumed included; None: a budget ends it.
+        folder: The run folder.
+        plan: The run plan.
+        options: Options of the training.
+        iterations: Iterations of the whole run, including those before a resume; None if a budget ends the run.
     """
-    asked, tuning = plan.request, plan.request.tuning
+    request, tuning = plan.request, plan.request.tuning
     settings = RunSettings(
         num_envs=plan.num_envs,
         seed=plan.seed,
-        device=plan.device.partition(":")[0] if asked.distributed else plan.device,
-        deterministic=asked.deterministic,
-        overrides=asked.overrides,
+        device=plan.device.partition(":")[0] if request.distributed else plan.device,
+        deterministic=request.deterministic,
+        overrides=request.overrides,
         tuning=None if tuning is None else tuning.absolute(),
-        processes=int(os.environ["WORLD_SIZE"]) if asked.distributed else 1,
+        processes=int(os.environ["WORLD_SIZE"]) if request.distributed else 1,
         budget=options.budget,
         max_iterations=iterations,
     )
     files.write_json(folder / RECORD, settings.model_dump(mode="json"))
 
 
-def take_up(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
-    """The request for a training that goes on from a checkpoint: with the run's own settings where none are given.
+def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
+    """Return request and options of a resumed training, with the run's recorded settings for everything not given.
 
     Args:
-        plan: What is trained, as the command line gives it.
-        options: How, likewise.
+        plan: The run plan from the command line.
+        options: Options from the command line.
 
     Raises:
-        UserError: There is no such checkpoint of this task and agent, or its run's record is damaged.
+        UserError: There is no such checkpoint of this task and agent, or the run's record is damaged.
     """
-    asked = plan.request
-    assert asked.checkpoint is not None
+    request = plan.request
+    assert request.checkpoint is not None
     checkpoint = run_folders.find_checkpoint(
-        asked.checkpoint, asked.log_root, plan.experiment, plan.task, plan.agent, plan.library,
-        None if asked.seed == -1 else asked.seed,
+        request.checkpoint, request.log_root, plan.experiment, plan.task, plan.agent, plan.library,
+        None if request.seed == -1 else request.seed,
     )  # fmt: skip
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
     checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
-    given = asked.model_fields_set | options.model_fields_set
-    asked = asked.with_changes(checkpoint=str(checkpoint))
+    given = request.model_fields_set | options.model_fields_set
+    request = request.with_changes(checkpoint=str(checkpoint))
     settings = read_settings(checkpoint)
     if settings is None:
-        log.info("%s: has no %s; what is not given is as the task has it", checkpoint.parent, RECORD)
-        return asked, options
-    check_code(checkpoint.parent / RECORD, settings, asked)
+        log.info(
+            "%s: has no %s; using the task's defaults for everything not given", checkpoint.parent, RECORD
+        )
+        return request, options
+    check_code(checkpoint.parent / RECORD, settings, request)
     changes: dict[str, Any] = {}
-    how: dict[str, Any] = {}
+    changed_options: dict[str, Any] = {}
     others: list[str] = []
     for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
-        theirs, ours = getattr(settings, key), getattr(asked, key)
+        theirs, ours = getattr(settings, key), getattr(request, key)
         if key not in given:
             changes[key] = theirs
         elif (ours.absolute() if isinstance(ours, Path) else ours) != theirs:
             others.append(f"--{key} {ours}, not {theirs}")
     recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
-    changes["overrides"] = _merge_overrides(recorded, asked.overrides, others)
-    if _is_length_open(asked, options):
+    changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
+    if _is_length_open(request, options):
         left = (settings.max_iterations or 0) - loaded["iter"] - 1
         if settings.budget is not None:
-            how["budget"] = settings.budget
+            changed_options["budget"] = settings.budget
         elif left > 0:
             changes["max_iterations"] = left
-    if settings.processes > 1 and not asked.distributed and options.processes is None:
+    if settings.processes > 1 and not request.distributed and options.processes is None:
         if settings.device == "cpu":
-            how["processes"] = settings.processes
+            changed_options["processes"] = settings.processes
         else:
             others.append(f"1 process, not {settings.processes}")
     if others:
-        log.info("the command line wins over the run's settings: %s", "; ".join(others))
-    return asked.with_changes(**changes), options.with_changes(**how)
+        log.info("the command line overrides the run's settings: %s", "; ".join(others))
+    return request.with_changes(**changes), options.with_changes(**changed_options)
 
 
-def check_code(record: Path, settings: RunSettings, asked: RunRequest) -> None:
-    """Refuse a ``record`` whose overrides or tuned values name code that the user does not name.
+def check_code(record: Path, settings: RunSettings, request: RunRequest) -> None:
+    """Raise UserError if recorded overrides or tuned values name code that the user did not name.
 
     Args:
-        record: The file.
-        settings: What it holds.
-        asked: What the user wrote.
-
-    Raises:
-        UserError: It names other code.
+        record: The file of the settings, for messages.
+        settings: The recorded settings.
+        request: The request from the command line.
     """
-    named = list_texts([read_agent(asked.agent)[1], *map(_read_values, asked.overrides)])
-    remedy = "pass it again, so that it is you who names that code"
+    named = list_texts([read_agent(request.agent)[1], *map(_read_values, request.overrides)])
+    remedy = "pass it again to allow the code"
     recorded = list(map(_read_values, settings.overrides))
     check_code_is_named(record, recorded, named, remedy, list_trusted_packages())
-    if settings.tuning is not None and asked.tuning is None:
+    if settings.tuning is not None and request.tuning is None:
         tuned = read_tuned(settings.tuning)
         values = [agent.agent for agents in tuned.tasks.values() for agent in agents.values()]
-        remedy = "pass --tuning again, so that it is you who names that code"
+        remedy = "pass --tuning again to allow the code"
         check_code_is_named(tuned.path, values, named, remedy, list_trusted_packages())
 
 
 def find_named_code(overrides: Sequence[str]) -> list[str]:
-    """Return the ``overrides`` that name code, which a command that resumes their run has to repeat."""
+    """Return the ``overrides`` that name code; a command that resumes the run has to repeat them."""
     return [text for text in overrides if find_code(_read_values(text), list_trusted_packages())]
 
 
 def _read_values(override: str) -> dict[str, Any]:
-    """Return all that an ``override`` may be read as, below the last part of its key; addresses of files are left out.
+    """Return all readings of an ``override``'s value by the last part of its key, without URLs.
 
-    We read YAML, Isaac Lab Python's literals or else the text itself.
+    We read YAML; Isaac Lab reads Python literals, or else the text itself.
     """
     path, _, text = override.partition("=")
     values = [text, parse_yaml(text)]
@@ -162,37 +161,37 @@ def _read_values(override: str) -> dict[str, Any]:
 
 
 def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -> None:
-    """Raise UserError where the run of a ``checkpoint`` has had all its iterations, and no more are asked for.
+    """Raise UserError if the run of a checkpoint is complete and no more iterations are requested.
 
     Args:
-        plan: What is trained, with what the run has recorded.
-        options: How, likewise.
-        checkpoint: The file.
+        plan: The run plan, with the recorded settings.
+        options: Options of the training, with the recorded settings.
+        checkpoint: The checkpoint to resume from.
     """
     if plan.request.spec is not None or not _is_length_open(plan.request, options):
         return
     settings = read_settings(checkpoint)
     if settings is not None and settings.max_iterations is not None:
         raise UserError(
-            f"--checkpoint {checkpoint}: the run has had its {settings.max_iterations} iterations; give --max_iterations for that"
-            " many more"
+            f"--checkpoint {checkpoint}: the run has completed its {settings.max_iterations} iterations; pass the number of"
+            " additional ones with --max_iterations"
         )
 
 
 def read_settings(checkpoint: Path) -> RunSettings | None:
-    """The settings of a checkpoint's run; None if it has no record. Raises ReadingError for a damaged one."""
+    """Return the settings of a checkpoint's run, or None if the run has no record. Raises ReadingError for a damaged record."""
     record = checkpoint.parent / RECORD
     return read_json_record(record, RunSettings) if record.is_file() else None
 
 
-def _is_length_open(asked: RunRequest, options: TrainOptions) -> bool:
-    """Whether nothing says how long a training is."""
-    keys = {text.partition("=")[0] for text in asked.overrides}
-    return asked.max_iterations is None and options.budget is None and LENGTH not in keys
+def _is_length_open(request: RunRequest, options: TrainOptions) -> bool:
+    """Return whether neither iterations nor a budget are given."""
+    keys = {text.partition("=")[0] for text in request.overrides}
+    return request.max_iterations is None and options.budget is None and LENGTH not in keys
 
 
 def _merge_overrides(recorded: Sequence[str], given: Sequence[str], others: list[str]) -> tuple[str, ...]:
-    """The ``recorded`` overrides, and those that are ``given`` in their place, each of which is added to ``others``."""
+    """Return the ``recorded`` overrides updated with the ``given`` ones; add a text to ``others`` for each changed value."""
     values = {text.partition("=")[0]: text for text in recorded}
     for text in given:
         key = text.partition("=")[0]

@@ -1,7 +1,7 @@
-"""Run folders: where they lie, what they say of themselves, and which checkpoint a name stands for.
+"""Run folders: their layout, their manifests, and the search for checkpoints by name.
 
 The layout is Isaac Lab's, ``logs/<library>/<experiment>/<date>[_run]``, with its ``run.json``, so that for rsl_rl either
-command line finds the other's runs. Beside the numbered checkpoints lies ``best.pt``, the best of them.
+command line finds the other's runs. ``best.pt`` is the best checkpoint of a run.
 """
 
 from __future__ import annotations
@@ -29,39 +29,43 @@ log = logging.getLogger(__name__)
 
 BEST, MANIFEST = "best.pt", "run.json"
 STAMP = "%Y-%m-%d_%H-%M-%S"
-"""Beginning of a run folder's name."""
+"""Time format at the start of a run folder's name."""
 FINAL = 10
-"""Iterations over which ``mean_return_final`` is the mean."""
+"""Number of last iterations in ``mean_return_final``."""
 
 
-def is_time(text: str) -> str:
-    """The ``text``, if it is a time that others can come after. Raises RegistryError."""
+def check_time(text: str) -> str:
+    """Return ``text`` if it is an ISO time whose year leaves room for later runs. Raises RegistryError otherwise."""
     try:
         if 1970 < datetime.datetime.fromisoformat(text).year < datetime.MAXYEAR:
             return text
     except ValueError:
         pass
-    raise RegistryError(f"{shorten(text)} is no time of a run")
+    raise RegistryError(f"{shorten(text)} is not a valid time of a run; allowed: an ISO 8601 time after 1970")
 
 
 class About(FileRecord):
-    """Part of a manifest that tells runs of a task apart."""
+    """Metadata of a manifest."""
 
     agent: str | None = None
 
 
 class Manifest(FileRecord):
-    """Record of a run in its ``run.json``, as either command line writes it."""
+    """Content of a run's ``run.json``, written by either command line."""
 
     task: str
-    created_at: Annotated[str, AfterValidator(is_time)] | None = None
+    created_at: Annotated[str, AfterValidator(check_time)] | None = None
     metadata: About = About()
     seed: Count | None = None
 
     @property
     def created(self) -> datetime.datetime | None:
-        """When the run was made; None if the manifest does not say."""
-        return None if self.created_at is None else _aware(datetime.datetime.fromisoformat(self.created_at))
+        """Creation time of the run; None if the manifest has none."""
+        return (
+            None
+            if self.created_at is None
+            else _add_timezone(datetime.datetime.fromisoformat(self.created_at))
+        )
 
 
 def create_run_folder(
@@ -73,19 +77,19 @@ def create_run_folder(
     library: str = DEFAULT_LEARNER,
     seed: int | None = None,
 ) -> Path:
-    """Make a run folder with its manifest, which says that it was made after all runs beside it, whatever the clock says.
+    """Create a run folder with its manifest, whose creation time is later than that of all runs beside it.
 
     Args:
         root: Folder of all runs.
         experiment: Folder of the task's runs below ``root/library``.
-        run_name: What its name ends with, after the date; may be empty.
+        run_name: Suffix of the folder's name after the date; may be empty.
         task: Task of the run.
         agent: Agent of the run.
-        library: What trains.
+        library: Name of the learner.
         seed: Seed of the run.
 
     Raises:
-        UserError: A name is no plain folder name.
+        UserError: A name is not a plain folder name.
     """
     files.require_plain_name("--experiment_name", experiment)
     if run_name:
@@ -93,8 +97,8 @@ def create_run_folder(
     stamp = datetime.datetime.now().strftime(STAMP)
     parent = root / library / experiment
     now = datetime.datetime.now(datetime.UTC)
-    # a clock may have been set back since the last run, and the newest one is found by this time
-    created = max([now, *(time + datetime.timedelta(microseconds=1) for time, _ in _runs(parent))])
+    # the clock may have been set back since the last run, but the newest run is found by this time
+    created = max([now, *(time + datetime.timedelta(microseconds=1) for time, _ in _list_runs(parent))])
     name = f"{stamp}_{run_name}" if run_name else stamp
     taken = 1
     while True:
@@ -117,12 +121,7 @@ def create_run_folder(
 
 
 def write_spec(folder: Path, spec: AgentSpec) -> None:
-    """Write what a run is made from, with the origin of every value, into its folder.
-
-    Args:
-        folder: The run's.
-        spec: The merged specification.
-    """
+    """Write the merged specification ``spec``, with the origin of every value, into a run ``folder``."""
     rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.list_values()}
     files.write_text(folder / "params" / "spec.yaml", yaml.safe_dump(rows, sort_keys=False))
 
@@ -137,20 +136,20 @@ def find_checkpoint(
     seed: int | None = None,
     only: bool = True,
 ) -> Path:
-    """The file that ``latest``, ``best``, a run folder or a path stands for.
+    """Return the checkpoint that a name refers to. Raises CheckpointError.
 
-    The newest run is the one that was made last, as the runs' manifests say; of its checkpoints it is the newest that is whole. Each
-    damaged one is named in a warning. Raises CheckpointError.
+    ``latest`` and ``best`` search the runs from the newest manifest time to the oldest. Damaged checkpoints are skipped with a
+    warning.
 
     Args:
         name: ``latest``, ``best``, a run folder or a file.
         root: Folder of all runs.
         experiment: Folder of the task's runs below ``root/library``.
         task: Task of the run.
-        agent: Agent of the run; None: any.
-        library: Whose run it is.
-        seed: Seed of the run that ``latest`` and ``best`` are looked for in; None: any.
-        only: Whether a run of another seed is refused, or taken where there is none of ``seed``.
+        agent: Agent of the run; None for any.
+        library: Name of the learner.
+        seed: Seed of the run for ``latest`` and ``best``; None for any.
+        only: Whether to refuse runs of another seed; if false, the newest run is used if none has ``seed``.
     """
     if name not in ("latest", "best"):
         path = Path(name)
@@ -163,8 +162,8 @@ def find_checkpoint(
         return path
     parent = root / library / experiment
     damaged, seeds = 0, set()
-    for _, run in _runs(parent):
-        manifest = _manifest(run) or _rebuild_manifest(run, library)
+    for _, run in _list_runs(parent):
+        manifest = _read_manifest(run) or _rebuild_manifest(run, library)
         if manifest.task != task or agent not in (None, manifest.metadata.agent):
             continue
         theirs = manifest.seed
@@ -176,7 +175,7 @@ def find_checkpoint(
         if path is None:
             damaged += len(held)
             continue
-        if theirs is None:  # a run of before manifests had it
+        if theirs is None:  # an older manifest without a seed
             theirs = get_identity(read_checkpoint(str(path), library=library)).get("seed")
         if seed in (None, theirs):
             return path
@@ -186,18 +185,18 @@ def find_checkpoint(
         return find_checkpoint(name, root, experiment, task, agent, library)
     if seeds:
         raise CheckpointError(
-            f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with --seed {seed} lies in {str(parent)!r}, only with"
-            f" {', '.join(sorted(map(str, seeds)))}; leave --seed out, or name the checkpoint's file"
+            f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with --seed {seed} in {str(parent)!r}; seeds of its"
+            f" runs: {', '.join(sorted(map(str, seeds)))}; remove --seed, or pass the checkpoint's file"
         )
     if damaged:
         _raise_all_damaged(name, damaged)
     raise CheckpointError(
-        f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
+        f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint in {str(parent)!r}; train one first"
     )
 
 
 def _find_latest_valid(held: list[Path], library: str) -> Path | None:
-    """The last of a run's checkpoints that can be read; what killed writers left beside them is removed."""
+    """Return the last readable checkpoint, or None; remove temporary files of killed writers beside it."""
     if held:
         files.remove_leftovers(held[0].parent)
     for path in reversed(held):
@@ -205,22 +204,22 @@ def _find_latest_valid(held: list[Path], library: str) -> Path | None:
             read_checkpoint(str(path), library=library)
             return path
         except CheckpointError as error:
-            log.warning("%s; looking for an older one", error)
+            log.warning("%s; trying an older checkpoint", error)
     return None
 
 
 def _raise_all_damaged(name: str, count: int) -> NoReturn:
-    """Raise CheckpointError: all are damaged."""
+    """Raise CheckpointError that all ``count`` checkpoints are damaged."""
     raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
 
 def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict[str, Any]:
-    """Write ``result.json`` and return its content, in which returns that no episode reached are null.
+    """Write ``result.json`` and return its content; returns are null if no episode has ended.
 
     Args:
         path: The file.
-        progress: What the run has done.
-        more: What else the file says of it, first.
+        progress: Progress of the run.
+        more: Further entries, which come first.
     """
     known = [value for value in progress.returns if not math.isnan(value)]
     lengths = [value for value in progress.lengths if not math.isnan(value)]
@@ -246,7 +245,7 @@ def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict
 
 
 def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
-    """The course of a run, from its ``progress``: an entry per booked iteration; returns before the first episode are null."""
+    """Return the learning curve of a run, with one entry per recorded iteration; returns before the first episode are null."""
     booked = len(progress.steps)
     returns = progress.returns[len(progress.returns) - booked :]
     return {
@@ -262,14 +261,14 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _runs(parent: Path) -> list[tuple[datetime.datetime, Path]]:
-    """Time and folder of each run in the folder ``parent``, the newest first."""
+def _list_runs(parent: Path) -> list[tuple[datetime.datetime, Path]]:
+    """Return time and folder of each run in ``parent``, newest first."""
     runs = [path.parent for path in parent.glob(f"*/{MANIFEST}")]
-    return sorted(((_created(run), run) for run in runs), reverse=True)
+    return sorted(((_get_creation_time(run), run) for run in runs), reverse=True)
 
 
-def _manifest(run: Path) -> Manifest | None:
-    """The manifest in the folder of a ``run``; None if it is damaged."""
+def _read_manifest(run: Path) -> Manifest | None:
+    """Return the manifest in a run folder, or None if it is damaged."""
     try:
         return read_json_record(run / MANIFEST, Manifest)
     except ReadingError:
@@ -277,25 +276,25 @@ def _manifest(run: Path) -> Manifest | None:
 
 
 def _rebuild_manifest(run: Path, library: str) -> Manifest:
-    """What a damaged manifest said, by the newest of the run's checkpoints that is whole."""
-    log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / MANIFEST)
+    """Return a manifest rebuilt from the newest readable checkpoint of the run."""
+    log.warning("%s: damaged; reading task, agent and seed from the run's checkpoints", run / MANIFEST)
     path = _find_latest_valid(list_checkpoints(run), library)
     theirs = {} if path is None else get_identity(read_checkpoint(str(path), library=library))
-    # a classification's are called as their datasets are
+    # the task of a classification is its dataset
     task = theirs.get("task") or theirs.get("dataset", "").rpartition(":")[2].lower()
     return Manifest(task=task, metadata=About(agent=theirs.get("agent")), seed=theirs.get("seed"))
 
 
-def _created(run: Path) -> datetime.datetime:
-    """When a ``run`` was made: as its manifest says, else at the end of the second that its folder's name says, else before all others."""
-    if (manifest := _manifest(run)) is not None and manifest.created is not None:
+def _get_creation_time(run: Path) -> datetime.datetime:
+    """Return a run's creation time: from its manifest, else the end of the second in its folder's name, else the earliest time."""
+    if (manifest := _read_manifest(run)) is not None and manifest.created is not None:
         return manifest.created
     try:
-        return _aware(datetime.datetime.strptime(run.name[:19], STAMP)).replace(microsecond=999_999)
+        return _add_timezone(datetime.datetime.strptime(run.name[:19], STAMP)).replace(microsecond=999_999)
     except ValueError:
         return datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
-def _aware(time: datetime.datetime) -> datetime.datetime:
-    """A ``time`` with its zone: the machine's where it has none."""
+def _add_timezone(time: datetime.datetime) -> datetime.datetime:
+    """Return ``time`` with a timezone: its own, or else the machine's."""
     return time if time.tzinfo is not None else time.astimezone()

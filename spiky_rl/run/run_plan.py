@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     type Library = str
 else:
     Library = Literal[*list_learners()]
-"""Names of learners, which a parser of flags offers as choices."""
+"""Names of learners, offered as choices of the flag."""
 RANDOM = "random"
-"""Name for random actions, in place of a checkpoint or an agent: N(0, 1) as PPO's initial noise, the zero of normalised scores."""
+"""Name for random actions in place of a checkpoint or an agent: N(0, 1), as PPO's initial noise; the zero of normalised scores."""
 Assets = Literal["auto", "local", "nucleus"]
 """Source of robot assets."""
 MAX_VIDEO_FRAMES = 10_000
-"""Maximum frames of a video; they stay in memory (some 10 GB) until it is written."""
+"""Maximum frames of a video; all frames stay in memory (some 10 GB) until the video is written."""
 DEFAULT_VISIBLE_ENVS = 16
 """Number of environments in the live view; thousands are slow to send and to draw."""
 FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
@@ -139,21 +139,21 @@ class RunPlan:
 
     request: RunRequest
     task: str
-    """Registered id, or the name of the task file that makes another task of it."""
+    """Registered id, or the name of a task file that changes a registered task."""
     host_task: HostTask
-    """The task of its host, configured."""
+    """The configured task of the host."""
     agent: str
     task_spec: TaskSpec | None
     spec: AgentSpec
     config: dict[str, Any]
     """The runner's configuration."""
     experiment: str
-    """Folder of the task's runs below logs/<library>."""
+    """Name of the task's folder in logs/<library>."""
     device: str
     num_envs: int
     seed: int
     physics: str
-    """Name of the physics backend, or of the one that really steps the worlds once the environment is open."""
+    """Name of the physics backend; once the environment is open, of the backend that really steps the worlds."""
     rank: int = 0
     """Rank of this process in a distributed run; rank 0 writes the run folder."""
 
@@ -174,12 +174,12 @@ class RunPlan:
 
     @property
     def registered(self) -> str:
-        """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
+        """The task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
         return self.host_task.description
 
     @property
     def conditioned_policy(self) -> ConditionedPolicy:
-        """What conditions need to know of the policy."""
+        """Description of the policy for conditions."""
         return ConditionedPolicy(self.task, self.agent, self.spec, self.leg)
 
     @property
@@ -188,7 +188,7 @@ class RunPlan:
         return self.task_spec.leg if self.task_spec else ""
 
     def get_setting(self, key: str) -> Any:
-        """Return `AgentSpec.get_setting`."""
+        """Return the agent's setting ``key``, see `AgentSpec.get_setting`."""
         return self.spec.get_setting(key)
 
     @property

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish that a command fulfils where nothing is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP as a stop request, which a command fulfils at a point where nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ log = logging.getLogger(__name__)
 
 
 class ImmediateStop(KeyboardInterrupt):
-    """A signal that no longer asks a command to stop, but stops it at once."""
+    """Signal that stops a command at once."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__()
         self.exit_code = exit_code
-        """What shells call a process that the signal ended."""
+        """Exit code in a shell of a process that the signal ended."""
 
 
 class StopRequest:
-    """Tells whether a stop was asked for, and how."""
+    """Stop request of a signal; a call returns whether one has arrived."""
 
     def __init__(self, message: str) -> None:
         self.message = message
-        """Announces what a first signal leads to."""
+        """Log line of the first signal."""
         self.signal = 0
-        """The signal that asked; 0: none did."""
-        # one that has hung up no longer says that it is a terminal
+        """Number of the signal; 0 if none has arrived."""
+        # found now: isatty is False after the terminal has hung up
         self.terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
 
     def __call__(self) -> bool:
@@ -38,15 +38,15 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a process that a signal ended, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
+        """Exit code that shells give to an ended process: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def get_exit_code(self, outcome: str) -> int:
-        """The exit code of a command whose work ended like that: ``finished``, ``stopped`` or ``failed: why``."""
+        """Return the exit code for an ``outcome``: ``finished``, ``stopped`` or ``failed: <reason>``."""
         return 1 if outcome.startswith("failed") else self.exit_code if outcome == "stopped" else 0
 
     def handle_signal(self, number: int, _frame: FrameType | None = None) -> None:
-        """Take a signal; a second one stops at once. Raises Stopped."""
+        """Record the first signal; raise ImmediateStop for a second one."""
         if number == signal.SIGHUP:
             self.detach_terminals()
         if self.signal:
@@ -55,7 +55,7 @@ class StopRequest:
         log.info(self.message)
 
     def detach_terminals(self) -> None:
-        """Write to nowhere what would go to a terminal: it has hung up, and writing to it fails."""
+        """Redirect terminal output to the null device: writing to a terminal that has hung up fails."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for number in self.terminals:
             os.dup2(nowhere, number)
@@ -64,14 +64,14 @@ class StopRequest:
 
 @contextmanager
 def handle_stop_signals(message: str) -> Iterator[StopRequest]:
-    """Gives what tells whether a stop was asked for, which ``message`` announces; a second signal stops at once."""
-    asked = StopRequest(message)
+    """Handle signals as a `StopRequest`: the first one logs ``message``, a second one stops at once."""
+    request = StopRequest(message)
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, asked.handle_signal) for number in numbers}
+    before = {number: signal.signal(number, request.handle_signal) for number in numbers}
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -79,13 +79,13 @@ def handle_stop_signals(message: str) -> Iterator[StopRequest]:
 
 @contextmanager
 def start_simulation[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
-    """A simulation for a command that a signal ends at once; one that comes while it starts does so after the start.
+    """Open a simulation that a signal ends at once, and delay a signal during the start until the start is done.
 
-    Else it would be lost: what a simulator loads meanwhile catches it.
+    Libraries that a simulator loads would otherwise swallow the signal.
     """
     with ExitStack() as entered:
-        with handle_stop_signals("stopping once the simulator has started") as asked:
+        with handle_stop_signals("stopping once the simulator has started") as request:
             running = entered.enter_context(simulation)
-        if asked():
-            signal.raise_signal(asked.signal)
+        if request():
+            signal.raise_signal(request.signal)
         yield running

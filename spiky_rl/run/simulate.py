@@ -1,4 +1,4 @@
-"""A plan's simulation, and a trained policy in it."""
+"""The simulation of a run plan, and a trained policy in it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[Any]:
-    """The plan's environment as rsl_rl sees one; the plan then names the physics that its model really gets.
+    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets.
 
     Args:
-        plan: What is simulated.
-        live: How it is watched; None: it is not.
+        plan: The run plan.
+        live: Settings of the live view; None for no live view.
     """
     request = plan.request
-    watched = live if plan.rank == 0 else None  # only the first process of a distributed run is watched
+    watched = live if plan.rank == 0 else None  # only the first process of a distributed run has a live view
     options = SimulationOptions(
         seed=plan.seed + plan.rank,
         clip_actions=plan.get_setting("clip_actions"),
@@ -43,12 +43,12 @@ def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[
     with plan.host_task.open(plan.device, plan.num_envs, options) as env:
         plan.physics = plan.host_task.physics
         if plan.rank == 0:
-            log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _neurons(plan))
+            log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _format_backend(plan))
         yield env
 
 
-def _neurons(plan: RunPlan) -> str:
-    """A phrase that names the backend of the agent's neurons; empty if it has none."""
+def _format_backend(plan: RunPlan) -> str:
+    """Return a phrase that names the kernel backend of the agent's neurons; empty if the agent has no neurons."""
     network = plan.spec.network or plan.spec.critic_network
     name = getattr(network.options, "backend", "") if network is not None else ""
     found = dispatch.resolve_auto(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
@@ -56,19 +56,19 @@ def _neurons(plan: RunPlan) -> str:
 
 
 def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
-    """The environment as it is watched: ``env`` itself, or within a `VisualizedEnv`."""
+    """Return ``env`` in a `VisualizedEnv` if ``live`` asks for one, else ``env`` itself."""
     if live is None or not (live.visualizers or live.real_time):
         return env
     return VisualizedEnv(env, live.real_time)
 
 
 def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
-    """A trained policy in an environment, with the runner that holds it.
+    """Return the runner with the weights of a checkpoint, and its inference policy.
 
     Args:
-        plan: What it was trained as.
-        env: As rsl_rl sees one.
-        checkpoint: Its weights.
+        plan: The run plan, with the agent that was trained.
+        env: The rsl_rl environment.
+        checkpoint: The checkpoint.
     """
     runner_class: Any = plan.learner.get_runner_class()
     runner = runner_class(env, plan.config, None, plan.device, plan.identity)
@@ -80,12 +80,12 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
 def open_policy(
     plan: RunPlan, checkpoint: Path, live: VisualizerSettings | None = None
 ) -> Iterator[tuple[Any, BaseRunner, InferencePolicy]]:
-    """A trained policy in its simulation: environment, runner and policy; a signal ends it at once.
+    """Open a simulation with a trained policy: environment, runner and policy. A signal ends the simulation at once.
 
     Args:
-        plan: What the policy was trained as.
-        checkpoint: Its weights.
-        live: How it is watched; None: it is not.
+        plan: The run plan, with the agent that was trained.
+        checkpoint: The checkpoint.
+        live: Settings of the live view; None for no live view.
     """
     with start_simulation(open_env(plan, live)) as plain:
         env = wrap_for_visualizer(plain, live)

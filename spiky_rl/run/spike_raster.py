@@ -1,4 +1,4 @@
-"""The spikes of the last control steps, drawn while a policy acts and only when somebody looks."""
+"""Live spike raster of the last control steps, drawn on request."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from spiky_rl.metrics.video import Frame, RasterPanel
 from spiky_rl.networks.base import State
 
 WIDTH, HEIGHT = 560, 640
-"""Pixels: what the side bar of a page shows without blurring the labels."""
+"""Size in pixels; a page's side bar shows it without blurring the labels."""
 
 
 class SpikeRaster:
-    """The raster of environment 0.
+    """Spike raster of environment 0.
 
-    It keeps what the policy saw, and lets the network run over it once a picture is asked for: acting waits for nothing, and
-    nothing that acts is touched. Where nobody looked for longer than a picture lasts, the network begins at rest with its first
-    column.
+    The raster stores observations and runs the network over them only when a picture is requested, with a state of its own:
+    the acting policy neither waits nor changes. If the last picture is older than the raster's width, the network starts from
+    the zero state.
     """
 
     def __init__(self, policy: InferencePolicy) -> None:
-        """``policy``: a spiking one."""
+        """Initialise the raster of a spiking ``policy``."""
         assert policy.network is not None
         self.policy, self.network = policy, policy.network
         self.panel = RasterPanel(WIDTH, HEIGHT, self.network.steps)
         self.state: State | None = None
-        # what was seen since the last picture, and whether an episode began with it
+        # observations since the last picture, and whether an episode began with each
         self.seen: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
 
     def add(self, obs: TensorDict, episode_starts: Tensor) -> None:
-        """Take over what the policy sees in the control step to come.
+        """Store the observations of the next control step.
 
         Args:
             obs: Observations of all environments, [B, ...].
-            begins: Whether an episode of environment 0 begins with it, [1].
+            episode_starts: Whether an episode of environment 0 begins with this step, [1].
         """
         if len(self.seen) == self.seen.maxlen:
             self.state = None
         self.seen.append((obs[:1].clone(), episode_starts.clone()))
 
     def __call__(self) -> Frame:
-        """The picture as it stands; one of nothing before the first control step."""
+        """Return the current picture, which is empty before the first control step."""
         if self.seen:
             rows, begins = zip(*self.seen, strict=True)
             self.seen.clear()
             with torch.no_grad():
-                x = self.policy.get_network_input(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # they are one TensorDict then
+                x = self.policy.get_network_input(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # torch.cat gives a TensorDict
             record, self.state = record_steps(self.network, x, self.state, torch.cat(begins).to(x.device))
             spikes, _ = get_timelines(record, self.network.stateful)
             for step in zip(*(layer.unflatten(0, (len(rows), -1)) for layer in spikes), strict=True):

@@ -1,4 +1,4 @@
-"""``train.py --teacher``: the teacher that a student learns from, found and refused before a simulator starts."""
+"""``train.py --teacher``: the teacher of a student, found and checked before a simulator starts."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ log = logging.getLogger(__name__)
 
 
 def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
-    """The teacher of a run; None for an agent that has none.
+    """Return the teacher of a run, or None if the agent learns from no teacher.
 
     Args:
-        plan: The run's.
-        options: May name the teacher's run folder or checkpoint, and code that it may execute.
-        checkpoint: What the run goes on from, which holds the teacher; None: it begins anew.
+        plan: The run plan.
+        options: May name the teacher's run folder or checkpoint, and the code that the teacher may execute.
+        checkpoint: Checkpoint to resume from, which holds the teacher; None for a new run.
 
     Raises:
-        UserError: Agent and teacher do not go together.
+        UserError: Agent and teacher do not fit together.
     """
     named = options.teacher
     if not plan.spec.runner["algorithm"].get("distillation_cfg"):
         if named is not None:
             raise UserError(
-                f"--teacher {named}: --agent {plan.agent} learns from no teacher; take one of"
-                f" {', '.join(_list_distilled_agents())}, or set agent.algorithm.distillation_cfg"
+                f"--teacher {named}: --agent {plan.agent} learns from no teacher; allowed:"
+                f" {', '.join(_list_distilled_agents())}, or any agent with agent.algorithm.distillation_cfg"
             )
         return None
     if checkpoint is not None:
         if named is not None:
-            raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
+            raise UserError(f"--teacher {named}: {checkpoint} already holds its teacher; remove --teacher")
         loaded = read_checkpoint(str(checkpoint), library=plan.library)
         kept = load_teacher_from_student(loaded, checkpoint)
         _check_code(kept, checkpoint, plan, options)
         return kept
     if named is None:
-        raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
+        raise UserError(f"--agent {plan.agent}: needs a teacher; pass its run folder with --teacher RUN")
     path = Path(named)
     if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
         raise UserError(
-            f"--teacher {named}: there is no such file, and no run folder with checkpoints of that name"
+            f"--teacher {named}: not found; allowed: a checkpoint file, or a run folder with checkpoints"
         )
     path = run_folders.find_checkpoint(
         str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent
@@ -71,19 +71,19 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
 
 
 def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:
-    """Raise UserError where the ``file`` that holds the ``teacher`` names code that the user does not."""
+    """Raise UserError if the ``teacher`` in ``file`` names code that the user did not name."""
     named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
-    remedy = "pass --teacher_code with that name, so that it is you who names that code"
+    remedy = "pass --teacher_code with that name to allow the code"
     check_code_is_named(file, teacher.spec, named, remedy, list_trusted_packages())
 
 
 def _list_distilled_agents() -> list[str]:
-    """Agents of ours that learn from a teacher."""
+    """Return the names of our agents that learn from a teacher."""
     found = []
     for name in registry.list_names("agents"):
         try:
             algorithm = read_agent(name)[1].get("algorithm") or {}
-        except RegistryError:  # a broken file is named where it is asked for
+        except RegistryError:  # a broken file raises when it is loaded by name
             continue
         if algorithm.get("distillation_cfg"):
             found.append(name)
@@ -91,19 +91,19 @@ def _list_distilled_agents() -> list[str]:
 
 
 def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
-    """Noise-free returns of student and teacher: an episode of every environment, from the same states.
+    """Return the noise-free returns of student and teacher, over one episode of every environment from the same states.
 
     Args:
         runner: The runner that trained the student.
-        env: As rsl_rl sees one.
-        plan: The run's.
+        env: The rsl_rl environment.
+        plan: The run plan.
     """
-    # no training needs them before its end
+    # imported late: a training needs these modules only at its end
     from spiky_rl.hosts.base import NOMINAL
     from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.run.evaluate import measure_conditions
 
-    log.info("an episode of student and teacher in every environment, without noise")
+    log.info("comparing student and teacher without noise, one episode in every environment each")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)
     found: dict[str, float] = {}

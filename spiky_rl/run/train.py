@@ -1,4 +1,4 @@
-"""A training: from its plan to a run folder with checkpoints and result."""
+"""A training, from its run plan to a run folder with checkpoints and result."""
 
 from __future__ import annotations
 
@@ -34,46 +34,41 @@ from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
 log = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-"""In a run's folder: how far it is, written after every iteration."""
+"""File of the progress in a run folder, written after every iteration."""
 UNLIMITED_ITERATIONS = 1_000_000
 """Iterations of a run that another budget ends."""
 RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
-"""What is taken of a checkpoint where the optimiser begins anew."""
+"""Parts of a checkpoint to load if the optimiser's state is reset."""
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """An iteration and how far the training is with it."""
+    """A finished iteration and the progress of the training."""
 
     iteration: IterationSummary
     share: float
-    """Share of all there is to do that is done, in [0, 1]."""
+    """Completed share of the training, in [0, 1]."""
     initial_share: float | None
-    """Share of the budget that was used before this process's first iteration; None: iterations are counted."""
+    """Share of the budget used before this process's first iteration; None if the training counts iterations."""
 
 
 type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]
-"""Opens what is shown every iteration."""
+"""Opens the progress display; its callback receives every iteration."""
 
 
 def require_whole_minibatches(plan: RunPlan) -> None:
-    """Raise UserError if rollouts cannot be split into minibatches. Recurrent ones are split by environments."""
+    """Raise UserError if rollouts cannot be split into minibatches. Recurrent agents split rollouts by environment."""
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
     samples = plan.num_envs * plan.get_setting("num_steps_per_env")
     if samples < batches:
         raise UserError(
-            f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
+            f"agent.algorithm.num_mini_batches: {batches} is more than the {samples} samples of a rollout"
         )
     plan.learner.check_minibatches(plan.spec, plan.num_envs, batches)
 
 
 def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
-    """A run, with the checkpoint that it goes on from and its teacher. Raises UserError where there is none.
-
-    Args:
-        plan: What is trained.
-        options: How.
-    """
+    """Return the training of a ``plan``, with its checkpoint and teacher if any. Raises UserError if one is missing."""
     require_whole_minibatches(plan)
     checkpoint = find_checkpoint(plan, resume=True) if plan.request.checkpoint else None
     if checkpoint is not None:
@@ -93,21 +88,21 @@ class TrainingRun:
     plan: RunPlan
     options: TrainOptions
     checkpoint: Path | None = None
-    """What it goes on from; None: it begins anew."""
+    """Checkpoint to resume from; None for a new run."""
     teacher: Teacher | None = None
     folder: Path | None = None
-    """None: another process of a distributed run keeps it."""
+    """Run folder; None on ranks above 0 of a distributed run."""
     runner: BaseRunner | None = None
-    """Trains; None before the simulator has started."""
+    """None before the simulator has started."""
     activity: PolicyActivity | None = None
     """Activity in the last iteration; None before the first."""
     returns: dict[str, Any] | None = None
-    """A finished student's beside its teacher's."""
+    """Returns of a finished student and its teacher."""
     best: dict[str, Any] | None = None
     """Choice of the best checkpoint; None if none was made."""
 
     def make_folder(self) -> None:
-        """Make the run folder, with all that the run is made from. Raises UserError where it cannot be written."""
+        """Create the run folder with the run's parameters. Raises UserError if it cannot be written."""
         plan = self.plan
         root = plan.request.log_root
         if plan.rank != 0:
@@ -119,7 +114,7 @@ class TrainingRun:
             write_params(self.folder, plan)
         except OSError as error:
             where = error.filename or str(root)
-            raise UserError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
+            raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
         words = "%s on %s, %d environments, %s, seed %d"
         log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
         log.info("run folder: %s", self.folder)
@@ -128,24 +123,24 @@ class TrainingRun:
         """Simulate and train.
 
         Args:
-            stop: Tells whether to stop.
-            display: Opens what is shown every iteration.
+            stop: The stop request.
+            display: Opens the progress display.
 
         Returns:
-            How it ended: ``finished``, ``stopped`` or ``failed: why``.
+            The outcome: ``finished``, ``stopped`` or ``failed: <reason>``.
         """
-        plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
+        plan, options, request, recorder = self.plan, self.options, self.plan.request, None
         live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
         with plan.learner.use_torch_settings(plan.device), open_env(plan, live) as plain:
             env: Any = plain
-            if asked.video and self.folder is not None:
+            if request.video and self.folder is not None:
                 from spiky_rl.run.video import VideoRecorder
 
                 folder = self.folder / "videos" / "train"
-                env = recorder = VideoRecorder(env, folder, asked.video_length, options.video_interval)
+                env = recorder = VideoRecorder(env, folder, request.video_length, options.video_interval)
             env = wrap_for_visualizer(env, live)
-            self.runner = self._runner(env)
+            self.runner = self._make_runner(env)
             if isinstance(env, VisualizedEnv):
                 env.set_policy(self.runner.inference_policy)
             outcome = self._learn(self.runner, stop, display)
@@ -158,7 +153,7 @@ class TrainingRun:
         return outcome
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
-        """Choose the best checkpoint; what ends that early leaves ``best.pt`` and the finished training as they are."""
+        """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
         from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 
         assert self.runner is not None
@@ -166,18 +161,20 @@ class TrainingRun:
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
         except (NonFiniteError, OSError, KeyboardInterrupt) as error:
             log.warning(
-                "%s stays that of the highest mean return: %s", run_folders.BEST, str(error) or "stopped"
+                "%s stays the checkpoint of the highest mean return: %s",
+                run_folders.BEST,
+                str(error) or "stopped",
             )
             return None
 
-    def _runner(self, env: Any) -> BaseRunner:
-        """The host's runner, where the run begins or goes on."""
+    def _make_runner(self, env: Any) -> BaseRunner:
+        """Return the learner's runner, for a new run or with the checkpoint to resume from."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        made: Any = plan.learner.get_runner_class()
+        runner_class: Any = plan.learner.get_runner_class()
         folder = None if self.folder is None else str(self.folder)
         notes = {"specification": _format_spec_table(plan)}
-        runner = made(
+        runner = runner_class(
             env, plan.config, folder, plan.device, plan.identity, plan.get_setting("picture_interval"), notes
         )
         if plan.request.deterministic:
@@ -191,32 +188,34 @@ class TrainingRun:
         return runner
 
     def _learn(self, runner: Any, stop: StopRequest, display: Display) -> str:
-        """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
+        """Train until the iterations, the budget or a stop request end the training; return the outcome."""
         plan = self.plan
-        following = _IterationCallback(self, runner, stop)
+        callback = _IterationCallback(self, runner, stop)
         if self.folder is not None:
             total = (
                 None
-                if following.iterations == UNLIMITED_ITERATIONS
-                else following.first + max(following.iterations, 0)
+                if callback.iterations == UNLIMITED_ITERATIONS
+                else callback.first + max(callback.iterations, 0)
             )
             resume.write_settings(self.folder, plan, self.options, total)
-        if following.first and following.iterations != UNLIMITED_ITERATIONS:
-            log.info("running %d more iterations", max(following.iterations, 0))
+        if callback.first and callback.iterations != UNLIMITED_ITERATIONS:
+            log.info("running %d more iterations", max(callback.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
-            with display() as following.show:
-                runner.on_iteration = following
-                stop.signal = _max_over_ranks(stop.signal, plan.device)  # while the simulator started
+            with display() as callback.show:
+                runner.on_iteration = callback
+                stop.signal = _max_over_ranks(
+                    stop.signal, plan.device
+                )  # of a stop during the simulator's start
                 if stop():
                     raise StopTraining
-                if following.iterations > 0:  # a resumed run may have spent its budget already
-                    runner.learn(following.iterations, plan.get_setting("init_at_random_ep_len"))
+                if callback.iterations > 0:  # a resumed run may have spent its budget already
+                    runner.learn(callback.iterations, plan.get_setting("init_at_random_ep_len"))
         except (StopTraining, KeyboardInterrupt):
-            return "finished" if following.budget_spent else "stopped"
+            return "finished" if callback.budget_spent else "stopped"
         except FloatingPointError as error:
             return f"failed: {error}"
-        except NonFiniteError as error:  # perhaps the learner's doing
+        except NonFiniteError as error:  # the policy may be the cause
             return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
         except OSError as error:
             if error.errno not in files.DISK_ERRORS:
@@ -225,13 +224,9 @@ class TrainingRun:
         return "finished"
 
     def write_result(self, outcome: str) -> dict[str, Any]:
-        """Write ``result.json`` into the run folder; returns its content.
-
-        Args:
-            outcome: How the training ended, as `train` says.
-        """
+        """Write ``result.json`` with the ``outcome`` of `train` into the run folder, and return its content."""
         assert self.folder is not None and self.runner is not None
-        plan, seen_last = self.plan, self.activity
+        plan, activity = self.plan, self.activity
         try:
             return run_folders.write_result(
                 self.folder / "result.json",
@@ -242,20 +237,20 @@ class TrainingRun:
                 spec_hash=plan.spec.digest,
                 provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
-                cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.to_dict(),
+                cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
                 **({"distillation": self.returns} if self.returns else {}),
                 **({"best": self.best} if self.best else {}),
             )
-        except OSError:  # the disk is full, still
+        except OSError:  # such as a disk that is still full
             log.error("%s", outcome)
             raise
 
 
 class _IterationCallback:
-    """Follows a training, iteration by iteration: shows it, keeps its best checkpoint, ends it with its budget or on a wish.
+    """Callback after every iteration: updates the display, saves the best checkpoint, ends the training by budget or stop request.
 
-    Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
-    where rewards are negative: no return is the best before a whole episode's time has passed.
+    Environments start at random points of their episodes. The first returns belong to shortened episodes, which are the best
+    ones if rewards are negative: no checkpoint is the best before the time of a whole episode has passed.
     """
 
     show: Callable[[TrainingStep], None]
@@ -272,12 +267,12 @@ class _IterationCallback:
             total = budget.to_iterations(plan.num_envs * steps * ranks)
             self.iterations = UNLIMITED_ITERATIONS if total is None else total - self.first
             self.budget = budget if total is None else None
-        self.begun: float | None = None
+        self.initial_share: float | None = None
         self.best = float("-inf")
         self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
 
     def __call__(self, iteration: IterationSummary) -> None:
-        """Raises Stop where the training is to end."""
+        """Process an ``iteration``. Raises StopTraining if the training has to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
         if self.budget is None:
@@ -287,9 +282,9 @@ class _IterationCallback:
                 progress.env_steps, progress.seconds_total, progress.total_operations
             )
             share = min(used, 1.0)
-            if self.begun is None:  # a resumed run has used some of its budget already
-                self.begun = share * (1.0 - 1.0 / len(progress.steps))
-        self.show(TrainingStep(iteration, share, self.begun))
+            if self.initial_share is None:  # a resumed run has used some of its budget already
+                self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
+        self.show(TrainingStep(iteration, share, self.initial_share))
         value = progress.returns[-1]
         if run.folder is not None:
             if iteration.index >= self.whole and value > self.best:
@@ -310,7 +305,7 @@ class _IterationCallback:
 
 
 def _max_over_ranks(number: int, device: str) -> int:
-    """The largest ``number`` of all processes of a distributed run: what one is asked for, all do after the same iteration."""
+    """Return the largest ``number`` of all ranks of a distributed run, so that all stop after the same iteration."""
     if not (dist.is_available() and dist.is_initialized()):
         return number
     largest = torch.tensor(float(number), device=device)
@@ -319,6 +314,6 @@ def _max_over_ranks(number: int, device: str) -> int:
 
 
 def _format_spec_table(plan: RunPlan) -> str:
-    """The merged specification as a table in Markdown."""
+    """Return the merged specification as a Markdown table."""
     rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.list_values())
     return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])

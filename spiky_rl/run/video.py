@@ -1,4 +1,4 @@
-"""Films of playback and of training."""
+"""Videos of playback and training."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 def record_video(
     env: Any, policy: InferencePolicy, path: Path, steps: int, progress: ProgressFactory = no_progress
 ) -> list[Path]:
-    """Play from a fresh episode, and film environment 0 with its spikes beside it, or alone for an ANN.
+    """Play new episodes and record a video of environment 0, beside its spike raster if the policy spikes.
 
     Args:
-        env: As rsl_rl sees one.
-        policy: Acts in it.
-        path: The film; a GIF is written beside it.
-        steps: Control steps.
-        shown: Shows how far it is.
+        env: The rsl_rl environment.
+        policy: The acting policy.
+        path: The video file; a GIF is written beside it.
+        steps: Number of control steps.
+        progress: Opens the progress display.
 
     Returns:
-        The files.
+        The written files.
     """
-    log.info("filming %d control steps of new episodes", steps)
+    log.info("recording %d control steps of new episodes", steps)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with progress("filming", f"{steps} control steps") as tell:
+    with progress("recording", f"{steps} control steps") as report_progress:
         camera = env.open_camera()
         with torch.inference_mode():
             env.reset()
@@ -49,23 +49,23 @@ def record_video(
                     frames.append(camera.render())
                 obs, _, dones, _ = env.step(policy(obs))
                 policy.reset(dones)
-                tell((step + 1) / steps)
+                report_progress((step + 1) / steps)
         camera.close()
     log.info("writing %s and its GIF", path)
     return write_video(path, frames, 1.0 / env.step_dt)
 
 
 class VideoRecorder(EnvWrapper):
-    """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
+    """Training environment that records a video clip every ``interval`` control steps."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
         """Open its camera.
 
         Args:
-            env: As rsl_rl sees one.
-            folder: Where the clips go.
+            env: The rsl_rl environment.
+            folder: Folder of the clips.
             length: Control steps of a clip.
-            interval: Control steps from one clip's beginning to the next one's.
+            interval: Control steps from the start of one clip to the start of the next.
         """
         super().__init__(env)
         self.folder, self.length, self.interval = folder, length, interval
@@ -74,7 +74,7 @@ class VideoRecorder(EnvWrapper):
         self.frames: list[Frame] = []
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
-        """As the environment's: actions [B, A] -> observations, rewards [B], dones [B], and more."""
+        """Step the environment: actions [B, A] -> observations, rewards [B], dones [B], extras."""
         if self.count % self.interval < self.length:
             self.frames.append(self.camera.render())
         self.count += 1
@@ -83,13 +83,13 @@ class VideoRecorder(EnvWrapper):
         return self.env.step(actions)
 
     def write(self) -> None:
-        """Write the clip at hand, whole or not."""
+        """Write the current clip, complete or not."""
         if self.frames:
             path = self.folder / f"step-{self.count - len(self.frames)}.mp4"
-            log.info("film: %s", write_video(path, self.frames, 1.0 / self.env.step_dt)[0])
+            log.info("video: %s", write_video(path, self.frames, 1.0 / self.env.step_dt)[0])
             self.frames = []
 
     def finish(self) -> None:
-        """Write what is left and close the camera."""
+        """Write the current clip and close the camera."""
         self.write()
         self.camera.close()

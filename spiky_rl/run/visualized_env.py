@@ -1,4 +1,4 @@
-"""``--visualizer``: an environment that is watched live."""
+"""``--visualizer``: an environment with a live view."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from spiky_rl.run.wrapper import EnvWrapper
 
 @dataclass(frozen=True)
 class VisualizerSettings:
-    """How a run is watched while it goes on."""
+    """Settings of the live view of a run."""
 
     visualizers: Sequence[str] | None = None
-    """Names as Isaac Lab's ``--visualizer`` has them; none for an empty list, and the task's own for None."""
+    """Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own."""
     visible: int = DEFAULT_VISIBLE_ENVS
-    """Environments that are shown."""
+    """Number of environments that are shown."""
     real_time: bool = False
-    """Whether a control step takes as long as it does in the world, at least."""
+    """Whether a control step takes at least its simulated duration."""
 
 
 class VisualizedEnv(EnvWrapper):
-    """Lets the live views of an environment show the spikes of the policy that acts in it."""
+    """Environment whose live views show the spikes of the acting policy."""
 
     picture: SpikeRaster | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
-        """Look at its first environment.
+        """Point the camera at the first environment.
 
         Args:
-            env: As rsl_rl sees one.
-            real_time: Whether a control step takes as long as it does in the world, at least.
+            env: The rsl_rl environment.
+            real_time: Whether a control step takes at least its simulated duration.
         """
         super().__init__(env)
         self.period, self.due = env.step_dt if real_time else 0.0, 0.0
         env.set_default_camera()
 
     def set_policy(self, policy: InferencePolicy) -> None:
-        """From now on, ``policy`` acts; of an ANN there are no spikes to show."""
+        """Show the spikes of ``policy`` in the live views; an ANN has none."""
         shown = self.env.get_live_views()
         if shown and policy.network is not None:
             self.picture = SpikeRaster(policy)
@@ -53,14 +53,14 @@ class VisualizedEnv(EnvWrapper):
                 view.picture = self.picture
 
     def get_observations(self) -> TensorDict:
-        """As the environment's; who asks begins an episode."""
+        """Return the environment's observations, which begin an episode."""
         obs = self.env.get_observations()
         if self.picture is not None:
             self.picture.add(obs, torch.ones(1))
         return obs
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
-        """As the environment's: actions [B, A] -> observations, rewards [B], dones [B], and more."""
+        """Step the environment: actions [B, A] -> observations, rewards [B], dones [B], extras."""
         obs, rewards, dones, extras = self.env.step(actions)
         if self.picture is not None:
             self.picture.add(obs, dones[:1])

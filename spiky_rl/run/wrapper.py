@@ -1,4 +1,4 @@
-"""An environment of rsl_rl's in another one that looks on."""
+"""Base class of wrappers around an rsl_rl environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class EnvWrapper:
-    """Passes everything on to the environment ``env``."""
+    """Wrapper that forwards every attribute to the environment ``env``."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -18,7 +18,7 @@ class EnvWrapper:
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """As the environment's; rsl_rl assigns to it."""
+        """Control steps of the current episodes, [B]; rsl_rl assigns to it."""
         return self.env.episode_length_buf
 
     @episode_length_buf.setter

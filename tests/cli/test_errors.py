@@ -66,7 +66,7 @@ LIGHT = {
     "out of range": (["agent.algorithm.gamma=1.5"], ["algorithm.gamma", "1.5", "between 0.0 and 1.0"]),
     "choice": (["agent.algorithm.schedule=fix"], ["schedule", "'fix'", "adaptive, fixed", "mean 'fixed'"]),
     "no override": (["algorithm.gamma=0.9"], ["'algorithm.gamma=0.9'", "agent.key=value", "env.key=value"]),
-    "device": (["--device", "tpu"], ["--device 'tpu'", "choose cpu, cuda or cuda:N"]),
+    "device": (["--device", "tpu"], ["--device 'tpu'", "allowed: cpu, cuda, cuda:N"]),
     "no environments": (["--num_envs", "0"], ["--num_envs", "0 is out of range; it must be between 1 and"]),
     "fewer than none": (["--num_envs", "-3"], ["--num_envs", "-3 is out of range; it must be between 1 and"]),
     "text for a count": (["--num_envs", "many"], ["--num_envs", "expected a whole number, got 'many'"]),

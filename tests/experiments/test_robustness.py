@@ -9,9 +9,9 @@ import pytest
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.experiments.analysis.measures import (
-    compute_step_energy,
-    compute_energy_per_metre,
     compute_ann_energy,
+    compute_energy_per_metre,
+    compute_step_energy,
 )
 from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
 from spiky_rl.experiments.report.robustness import build_memory_section

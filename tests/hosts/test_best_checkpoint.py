@@ -110,7 +110,9 @@ def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monk
     monkeypatch.setattr(best_checkpoint, "choose_best_checkpoint", choose_in_vain)
     run = train.TrainingRun(PLAN, None, runner=object())
     assert run._choose_best(None, None, lambda: False) is None
-    assert caplog.messages == [f"best.pt stays that of the highest mean return: {str(error) or 'stopped'}"]
+    assert caplog.messages == [
+        f"best.pt stays the checkpoint of the highest mean return: {str(error) or 'stopped'}"
+    ]
 
 
 def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_goes_on(tmp_path):

@@ -246,15 +246,15 @@ CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()
     [
         (
             "--agent lif_distilled",
-            "--agent lif_distilled: learns from a teacher first; name its run with --teacher RUN",
+            "--agent lif_distilled: needs a teacher; pass its run folder with --teacher RUN",
         ),
         (
             "--agent lif_ppo --teacher somewhere",
-            "--agent lif_ppo learns from no teacher; take one of lif_distilled",
+            "--agent lif_ppo learns from no teacher; allowed: lif_distilled",
         ),
         (
             "--agent lif_distilled --teacher nowhere",
-            "--teacher nowhere: there is no such file, and no run folder with checkpoints",
+            "--teacher nowhere: not found; allowed: a checkpoint file, or a run folder with checkpoints",
         ),
         ("--agent lif_distilled --rl_library skrl", "distillation_cfg"),
     ],

@@ -46,10 +46,10 @@ def run_folder(tmp_path):
 
 
 def test_what_is_not_given_is_as_the_run_had_it(folder, caplog):
-    asked, options = resume.take_up(planned(folder), TrainOptions())
+    asked, options = resume.restore_settings(planned(folder), TrainOptions())
     assert (asked.num_envs, asked.seed, asked.device, asked.max_iterations) == (16, 7, "cpu", 60)
     assert asked.overrides == WITH[:2] and options.budget is None and options.processes is None
-    assert "the command line wins" not in caplog.text
+    assert "the command line overrides" not in caplog.text
 
 
 GIVEN = {
@@ -75,45 +75,45 @@ GIVEN = {
 def test_what_is_given_wins_and_is_said_in_one_line_where_it_contradicts(case, folder, caplog):
     given, expected, line = GIVEN[case]
     with caplog.at_level(logging.INFO):
-        asked, _ = resume.take_up(planned(folder, **given), TrainOptions())
+        asked, _ = resume.restore_settings(planned(folder, **given), TrainOptions())
     assert {key: getattr(asked, key) for key in expected} == expected
     said = [record.message for record in caplog.records]
-    assert said == ([f"the command line wins over the run's settings: {line}"] if line else [])
+    assert said == ([f"the command line overrides the run's settings: {line}"] if line else [])
 
 
 def test_a_budget_goes_on_as_one_and_processes_are_as_many(tmp_path):
     options = TrainOptions.check("", {"budget": "wall=60"})
     resume.write_settings(tmp_path, planned(tmp_path), options, None)
-    asked, how = resume.take_up(planned(tmp_path), TrainOptions())
+    asked, how = resume.restore_settings(planned(tmp_path), TrainOptions())
     assert asked.max_iterations is None and how.budget == options.budget
-    asked, how = resume.take_up(planned(tmp_path, max_iterations=2), TrainOptions())
+    asked, how = resume.restore_settings(planned(tmp_path, max_iterations=2), TrainOptions())
     assert asked.max_iterations == 2 and how.budget is None
 
 
 def test_processes_are_started_again_but_not_by_one_of_them(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     resume.write_settings(tmp_path, planned(tmp_path, distributed=True), TrainOptions(), 100)
-    assert resume.take_up(planned(tmp_path), TrainOptions())[1].processes == 4
-    assert resume.take_up(planned(tmp_path, distributed=True), TrainOptions())[1].processes is None
+    assert resume.restore_settings(planned(tmp_path), TrainOptions())[1].processes == 4
+    assert resume.restore_settings(planned(tmp_path, distributed=True), TrainOptions())[1].processes is None
 
 
 def test_a_run_that_has_had_its_iterations_is_refused_unless_more_are_asked_for(tmp_path):
     checkpoint = tmp_path / "model_39.pt"
     resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), TrainOptions(), DONE)
-    asked, options = resume.take_up(planned(tmp_path), TrainOptions())
-    with pytest.raises(UserError, match="has had its 40 iterations; give --max_iterations"):
+    asked, options = resume.restore_settings(planned(tmp_path), TrainOptions())
+    with pytest.raises(UserError, match="completed its 40 iterations; .*--max_iterations"):
         resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
-    asked, options = resume.take_up(planned(tmp_path, max_iterations=3), TrainOptions())
+    asked, options = resume.restore_settings(planned(tmp_path, max_iterations=3), TrainOptions())
     resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
 
 
 def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        asked, _ = resume.take_up(planned(tmp_path, num_envs=8), TrainOptions())
+        asked, _ = resume.restore_settings(planned(tmp_path, num_envs=8), TrainOptions())
     assert (asked.num_envs, asked.seed) == (8, None) and "has no settings.json" in caplog.text
     (tmp_path / resume.RECORD).write_text('{"num_envs": 8, "device": "cpu"}')
     with pytest.raises(UserError, match=r"settings\.json: missing seed"):
-        resume.take_up(planned(tmp_path), TrainOptions())
+        resume.restore_settings(planned(tmp_path), TrainOptions())
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,12 @@ def test_code_that_a_record_names_is_refused_unless_the_user_names_it_too(record
         given["tuning"] = tmp_path / "tuned.yaml"
     resume.write_settings(tmp_path, planned(tmp_path, **given), TrainOptions(), 100)
     with pytest.raises(UserError, match=r"run/evil\.py: ?Neuron"):
-        resume.take_up(planned(tmp_path), TrainOptions())
-    asked, _ = resume.take_up(planned(tmp_path, **given), TrainOptions())
+        resume.restore_settings(planned(tmp_path), TrainOptions())
+    asked, _ = resume.restore_settings(planned(tmp_path, **given), TrainOptions())
     assert asked.overrides == given.get("overrides", ()) and asked.tuning == given.get("tuning")
 
 
 def test_classes_of_the_hosts_and_addresses_are_no_code_of_strangers(tmp_path):
     resume.write_settings(tmp_path, planned(tmp_path, overrides=KNOWN), TrainOptions(), 100)
-    assert resume.take_up(planned(tmp_path), TrainOptions())[0].overrides == KNOWN
+    assert resume.restore_settings(planned(tmp_path), TrainOptions())[0].overrides == KNOWN
     assert resume.find_named_code([*KNOWN, CODE]) == [CODE]

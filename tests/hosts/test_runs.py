@@ -69,7 +69,7 @@ def test_a_seed_that_was_given_is_that_of_the_run_that_goes_on(tmp_path):
     assert find("latest", tmp_path) == second / "model_10.pt"
     assert find("latest", tmp_path, seed=0) == first / "model_10.pt"
     assert find("best", tmp_path, seed=0) == first / "best.pt"
-    with pytest.raises(CheckpointError, match="with --seed 7 lies in .*, only with 0, 1; leave --seed out"):
+    with pytest.raises(CheckpointError, match="with --seed 7 in .*; seeds of its runs: 0, 1; remove --seed"):
         find("latest", tmp_path, seed=7)
 
 

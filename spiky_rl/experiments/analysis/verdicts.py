@@ -25,7 +25,6 @@ from spiky_rl.experiments.analysis.comparisons import (
     holm,
 )
 from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, compute_energy_per_metre
-from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design.planned import ALPHA, METRES, PERMUTATIONS, Endpoint, StudyPlan
 from spiky_rl.experiments.run.results import CellResult
