@@ -1,7 +1,7 @@
 """Writes the catalogue: a page per kind of component, from the registry alone.
 
-An entry's section is its module's docstring, with indented blocks set as mathematics, a picture of what it does, and its options with
-units and ranges. A file that is dropped into a room is on its page with the next ``make docs``.
+The section of an entry consists of its module's docstring, with indented blocks as mathematics, a picture, and its options with
+units and ranges. A new file in a component folder is on its page after the next ``make docs``.
 """
 
 from __future__ import annotations
@@ -25,45 +25,48 @@ from spiky_rl.config.spec import read_agent
 KINDS = {
     "neurons": (
         "Neurons",
-        "What a neuron does with a current: its states, when it spikes, what a spike does to it.",
+        "Dynamics of a neuron for an input current: states, spike condition and reset.",
     ),
     "surrogates": (
         "Surrogates",
-        "The derivative that stands in for a spike's, which has none, on the way back.",
+        "Derivatives of a spike for the backward pass, where its true derivative is zero or undefined.",
     ),
-    "encoders": ("Encoders", "How an observation becomes the signal that the first layer reads."),
+    "encoders": ("Encoders", "Observations into the signal for the first layer."),
     "decoders": (
         "Decoders",
-        "How the spikes of the last layer become the numbers that an action is drawn from.",
+        "Spikes of the last layer into features for the action distribution or the value.",
     ),
     "connections": (
         "Connections",
-        "How the spikes of a layer become currents: of the next layer, or of its own neurons.",
+        "Spikes of a layer into currents of the next layer, or of its own neurons.",
     ),
     "rules": (
         "Learning rules",
-        "What becomes of an error on its way back. The pictures lay the change that a rule makes of each weight beside that of BPTT,"
-        " for the same network, batch and loss, each in units of its own spread. EventProp and SpikeProp run a forward pass of their"
-        " own, in which spikes have a time within the step; STDP follows no error at all.",
+        "Gradients and local rules that change the weights. The pictures plot the change of each weight against the change by BPTT, for"
+        " the same network, batch and loss, each in units of its standard deviation. EventProp and SpikeProp have their own forward"
+        " pass, in which spikes have a time within the step; STDP uses no error.",
     ),
-    "penalties": ("Penalties", "What activity costs in the loss."),
-    "networks": ("Networks", "What is made of the components: layers and two nested clocks."),
-    "graphs": ("Graphs", "Who projects to whom in a reservoir."),
-    "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
-    "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
+    "penalties": ("Penalties", "Loss terms on activity."),
+    "networks": (
+        "Networks",
+        "Architectures built from the components, with K inner steps in each control step.",
+    ),
+    "graphs": ("Graphs", "Wiring of a reservoir."),
+    "plasticities": ("Plasticity", "Changes of a reservoir while it runs, without a gradient."),
+    "targets": ("Export targets", "File formats of a trained policy for other programs and chips."),
     "backends": (
         "Backends",
-        "What runs neurons and connections; what one cannot do, the torch reference does in its place.",
+        "Kernel backends of neurons and connections; the torch reference does what a backend lacks.",
     ),
-    "datasets": ("Datasets", "Recordings of event sensors that are classified, and your own."),
+    "datasets": ("Datasets", "Recordings of event sensors for classification, yours included."),
     "agents": (
         "Agents",
-        "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
+        "YAML files with a network, a learning rule and changes to Isaac Lab's own PPO.",
     ),
-    "tasks": ("Tasks", "YAML files that name a task of Isaac Lab's and its budget."),
-    "spaces": ("Search spaces", "YAML files that say what `tune.py` may change."),
+    "tasks": ("Tasks", "YAML files with a task of Isaac Lab and its default number of environments."),
+    "spaces": ("Search spaces", "YAML files with the options that `tune.py` may change."),
 }
-"""Title and first words of the pages whose kind has them; a kind that is not here gets its name for a title."""
+"""Kind -> title and first words of its page; other kinds have their name as the title."""
 
 
 def kinds() -> list[str]:
@@ -73,7 +76,7 @@ def kinds() -> list[str]:
 
 
 def write(folder: Path) -> list[tuple[str, str]]:
-    """Write all pages and pictures below ``folder``; gives the title and file of each."""
+    """Write all pages and pictures below ``folder``; return (title, file) of each page."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = [("Overview", "index.md")]
     (folder / "index.md").write_text(overview(), encoding="utf-8")
@@ -157,7 +160,7 @@ def prose(text: str, names: list[str] | None = None) -> str:
 
 def options(cls: type[Component]) -> str:
     """The table of what an entry can be told."""
-    rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    rows = ["| option | default | allowed | description |", "| --- | --- | --- | --- |"]
     for key, option in get_options(cls.Options).items():
         unit = "" if option.unit in ("", "1") else f" {option.unit}"
         rows.append(

@@ -359,7 +359,7 @@ def _check_declarations(name: str, cls: type[Component]) -> None:
 
 
 def _is_abstract(cls: type, key: str) -> bool:
-    # components are not ABCs: their metaclass conflicts with other base classes
+    # components are plain classes, not ABCs, so Python does not check this itself
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 

@@ -56,9 +56,8 @@ def open_regular(path: Path) -> BinaryIO:
 
     All files from users and other programs are opened with this function.
     """
-    descriptor = os.open(
-        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    )  # non-blocking: a pipe opens at once
+    # non-blocking: a pipe opens at once
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return open(descriptor, "rb")

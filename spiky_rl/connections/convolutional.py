@@ -48,7 +48,7 @@ class Convolutional(Connection):
         gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
         offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
         spread: float = option(
-            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+            0.5, "half-width of the uniform distribution of initial biases around the offset", low=0.0
         )
         map: Widths = option(
             (), "[channels, height, width] of the input, if it is a vector; empty: the input consists of maps"

@@ -32,7 +32,7 @@ class LinearConnection(Connection):
         gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
         offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
         spread: float = option(
-            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+            0.5, "half-width of the uniform distribution of initial biases around the offset", low=0.0
         )
         bias: bool = option(True, "whether neurons have a learned constant current")
         density: float = option(1.0, "fraction of the possible synapses", low=1e-4, high=1.0)

@@ -22,9 +22,7 @@ def declare_slope(default: float) -> Any:
 
 def declare_regularization(neurons_text: str) -> Any:
     """Declare the option ``regularization``; ``neurons_text`` says which neurons it changes."""
-    return option(
-        0.05, f"strength of the correction of the current of neurons that {neurons_text}; 0: none", low=0.0
-    )
+    return option(0.05, f"strength of the current correction for neurons {neurons_text}; 0: none", low=0.0)
 
 
 class ExactGradientRule(LearningRule):
@@ -41,7 +39,7 @@ class ExactGradientRule(LearningRule):
 
         tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
         slope: float = declare_slope(0.005)
-        regularization: float = declare_regularization("leave the band of spike counts")
+        regularization: float = declare_regularization("outside the band of spike counts")
         lowest: float
 
     def __init__(self, options: Options, highest: float) -> None:

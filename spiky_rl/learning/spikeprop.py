@@ -25,7 +25,7 @@ class Spikeprop(ExactGradientRule):
 
     class Options(ExactGradientRule.Options):
         slope: float = declare_slope(0.1)
-        regularization: float = declare_regularization("spike too rarely")
+        regularization: float = declare_regularization("with too few spikes")
         lowest: float = option(
             0.3,
             "mean spikes per neuron and control step below which the current is raised",

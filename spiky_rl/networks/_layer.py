@@ -103,9 +103,8 @@ class SpikingLayer(torch.nn.Module):
             rule: Learning rule, which may change the gradients.
         """
         super().__init__()
-        object.__setattr__(
-            self, "rule", rule
-        )  # bypasses nn.Module: the network owns the rule and saves it once
+        # bypasses nn.Module: the network owns the rule and saves it once
+        object.__setattr__(self, "rule", rule)
         self.rule: LayerRule
         self.connection = connection
         self.neuron = neuron

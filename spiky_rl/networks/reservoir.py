@@ -152,9 +152,8 @@ class Reservoir(SpikingNetwork):
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         generator = torch.Generator().manual_seed(seed)
         self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
-        self.backend = (
-            dispatch.AUTO
-        )  # for the calibration on the CPU, before a learner moves the network to its device
+        # for the calibration on the CPU, before a learner moves the network to its device
+        self.backend = dispatch.AUTO
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
