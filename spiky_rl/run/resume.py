@@ -92,7 +92,9 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     request = request.with_changes(checkpoint=str(checkpoint))
     settings = read_settings(checkpoint)
     if settings is None:
-        log.info("%s: has no %s; using the task's defaults for everything not given", checkpoint.parent, RECORD)
+        log.info(
+            "%s: has no %s; using the task's defaults for everything not given", checkpoint.parent, RECORD
+        )
         return request, options
     check_code(checkpoint.parent / RECORD, settings, request)
     changes: dict[str, Any] = {}

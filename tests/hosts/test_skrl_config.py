@@ -98,7 +98,9 @@ def test_what_skrl_cannot_do_is_refused_by_key_value_and_what_is_allowed(overrid
 
 
 def test_options_of_skrls_are_refused_by_the_other_host():
-    with pytest.raises(UserError, match="agent.algorithm.rewards_shaper_scale: rsl_rl has no such option"):
+    with pytest.raises(
+        UserError, match="agent.algorithm.rewards_shaper_scale: not available with --rl_library rsl_rl"
+    ):
         rsl_rl_config(specification())
 
 

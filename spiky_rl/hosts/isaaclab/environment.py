@@ -26,7 +26,7 @@ from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
-from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
+from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain, leaves_of
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
@@ -384,7 +384,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
         configure_seed(seed, torch_deterministic=True)
 
-    def tell_trained(self, is_trained: bool) -> None:
+    def set_trained(self, is_trained: bool) -> None:
         """Say whether the policy has learned from anything yet."""
         self.is_trained = is_trained
 
@@ -418,6 +418,6 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """Raise NonFiniteError for an action, or for the ``rewards`` [B] and observations ``leaves`` that followed ``actions`` [B, A]."""
         raise NonFiniteError(*explain(self, actions, rewards, leaves))
 
-    def blow_up(self) -> str:
+    def describe_blow_up(self) -> str:
         """A phrase that names the physics of the task where what the policy saw last is of no ordinary size; else ""."""
-        return blow_up(self)
+        return describe_blow_up(self)

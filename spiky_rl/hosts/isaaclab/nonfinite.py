@@ -51,7 +51,7 @@ def explain(env: TimedVecEnv, actions: Tensor, rewards: Tensor, leaves: Leaves) 
             faults += [f"observation {name}"] if broken.any() else []
         what = f"{', '.join(faults)} not finite {where(bad)}"
     largest = float(actions.nan_to_num(0.0).abs().max())
-    cause = blow_up(env, bad)
+    cause = describe_blow_up(env, bad)
     blames_policy = (is_none or (largest > EXPLODED and env.is_trained)) and not cause
     if blames_policy:  # no simulation can follow
         remedy = ", lower agent.algorithm.learning_rate" if env.is_trained else ""
@@ -68,7 +68,7 @@ def where(bad: Tensor) -> str:
     return f"in {len(hit)} of {len(bad)} environments, the first is {hit[0]}"
 
 
-def blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
+def describe_blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
     """A phrase that names the physics of an ``env`` where what its policy saw last is of no ordinary size; else "".
 
     Args:

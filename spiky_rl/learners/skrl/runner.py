@@ -104,7 +104,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
             self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
         try:
             with self.save_on_exit():
-                self.write_notes()
+                self.write_text_summaries()
                 self._learn(iterations, init_at_random_ep_len)
         finally:
             if self._writer is not None:
@@ -171,7 +171,14 @@ class SkrlRunner(BaseRunner, ComponentRunner):
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
             write_training(
-                self.writer, index, losses, self._rate(), deviation, env_steps, seconds, self.episodes
+                self.writer,
+                index,
+                losses,
+                self._get_learning_rate(),
+                deviation,
+                env_steps,
+                seconds,
+                self.episodes,
             )
         if self.draws_figures(index):
             write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
@@ -204,7 +211,9 @@ class SkrlRunner(BaseRunner, ComponentRunner):
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
         # as skrl's agents write and read them
-        self._write(path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos)
+        self._write_checkpoint(
+            path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
+        )
 
     @override
     def load(
