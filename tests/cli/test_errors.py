@@ -323,7 +323,7 @@ HEAVY = {
     "skrl burn-in": (
         "train",
         ["--rl_library", "skrl", "agent.burn_in=4"],
-        ["agent.burn_in: 4", "it allows 0"],
+        ["agent.burn_in: 4", "allowed: 0"],
     ),
     "skrl minibatches": (
         "train",
@@ -340,7 +340,7 @@ HEAVY = {
     "skrl images": (
         "train",
         ["--rl_library", "skrl", "--task", "Isaac-Cartpole-Camera-Direct"],
-        ["models.policy", "no MLP on vectors"],
+        ["models.policy", "not an MLP on vectors"],
     ),
     "rsl_rl with an option of skrl's": (
         "train",

@@ -164,7 +164,7 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
                 a_teacher().weights,
             )
         )
-    with pytest.raises(CheckpointError, match="observes walls, which the task does not give"):
+    with pytest.raises(CheckpointError, match="observation groups walls, which the task does not have"):
         tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").to_dict()
         student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
     run = runner_of("mlp_ppo", folder=tmp_path)

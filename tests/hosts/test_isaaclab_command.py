@@ -301,5 +301,5 @@ types.FunctionType(train.__code__, {"__name__": "isaaclab_rl.entrypoints.backend
     assert done.returncode == 2, done.stderr[-2000:]
     line = done.stderr.strip().splitlines()[-1]
     assert line == (
-        "error: --rl_library sb3: is not available with --agent lif_ppo on Isaac-Cartpole; it allows rsl_rl and skrl"
+        "error: --rl_library sb3: not available with --agent lif_ppo on Isaac-Cartpole; allowed: rsl_rl, skrl"
     )
