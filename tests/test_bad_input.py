@@ -84,7 +84,7 @@ VALUES = {
     "actor.distribution_cfg.std_range=[low,high]": ["std_range: expected numbers, got 'low'"],
     "actor.distribution_cfg.std_range=[2,3]": ["init_std: 1.0 is out of std_range: [2, 3]"],
     "actor.distribution_cfg.action_range=[-1,1]": [
-        "GaussianDistribution has no such option; it has init_std"
+        "GaussianDistribution has no such option; allowed: init_std"
     ],
     "critic.distribution_cfg={}": ["critic.distribution_cfg: no such key"],
     "actor.rnn_type=gru": ["actor.rnn_type: MLPModel has no such option"],
@@ -99,16 +99,16 @@ VALUES = {
     f"algorithm.rnd_cfg={RND}, weight_schedule: {{mode: step}}}}": ["weight_schedule.final_step: missing"],
     f"algorithm.rnd_cfg={RND}, weigth: 1.0}}": ["rnd_cfg.weigth: no such key", "mean 'weight'"],
     "algorithm.symmetry_cfg={}": ["symmetry_cfg.data_augmentation_func: missing"],
-    "algorithm.symmetry_cfg={data_augmentation_func: os:sep}": ["'os:sep' is no function"],
+    "algorithm.symmetry_cfg={data_augmentation_func: os:sep}": ["'os:sep' is not a function"],
     "algorithm.symmetry_cfg={data_augmentation_func: 'math:sqrt'}": ["'math:sqrt'", "env, obs and actions"],
-    "algorithm.symmetry_cfg={data_augmentation_func: os:no}": ["rsl_rl finds no 'os:no'"],
+    "algorithm.symmetry_cfg={data_augmentation_func: os:no}": ["rsl_rl does not find 'os:no'"],
     # classes that are none of what they stand for
     "actor.class_name=os:system": ["'os:system' is not a class that derives from rsl_rl.models.MLPModel"],
     "actor.class_name=torch.nn:Linear": ["'torch.nn:Linear' is not a class that derives from"],
     "actor.class_name=.models:MLPModel": ["'.models' is a relative name"],
     "actor.class_name=no.such:Model": ["there is no module 'no'"],
-    "actor.class_name=MLPModle": ["rsl_rl finds no 'MLPModle'"],
-    "actor.class_name=CNNModel": ["actor.class_name: CNNModel is for tasks with images"],
+    "actor.class_name=MLPModle": ["rsl_rl does not find 'MLPModle'"],
+    "actor.class_name=CNNModel": ["actor.class_name: CNNModel needs a task with images"],
     "algorithm.class_name=os:system": ["'os:system' is not a class"],
     "actor.distribution_cfg.class_name=MLPModel": ["is not a class that derives from", "Distribution"],
     # a network is named or left out
@@ -179,16 +179,14 @@ class Headed(GaussianDistribution):
 
 def test_a_class_that_a_task_registers_may_be_given_more_by_its_own_model_and_one_of_the_users_may_not():
     name = f"{Headed.__module__}:Headed"
-    with pytest.raises(
-        UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no default"
-    ):
+    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: missing; Headed has no default"):
         configured("mlp_ppo", f"actor.distribution_cfg.class_name={name}")
     host = copy.deepcopy(HOST)
     host["actor"]["distribution_cfg"] = {**GAUSSIAN, "class_name": name}
     config = make_runner_cfg(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
     assert config["actor"]["distribution_cfg"] == {**GAUSSIAN, "class_name": name}
     # which another model does not give
-    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no"):
+    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: missing; Headed has no"):
         make_runner_cfg(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
 
 

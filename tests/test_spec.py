@@ -360,7 +360,7 @@ def test_burn_in_reaches_both_models_and_the_algorithm(spiking):
 
 BAD_BURN_IN = {
     "agent.network.stateful=false agent.burn_in=6": "6 control steps need a stateful network",
-    f"{STATEFUL} agent.burn_in=32": "agent.burn_in: 32 leaves nothing of agent.num_steps_per_env: 32",
+    f"{STATEFUL} agent.burn_in=32": "agent.burn_in: 32 given; it must be below agent.num_steps_per_env=32",
     f"{STATEFUL} agent.burn_in=6 agent.critic.class_name=RNNModel": "agent.critic.class_name: RNNModel",
 }
 

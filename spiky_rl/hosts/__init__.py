@@ -1,4 +1,4 @@
-"""What simulates: one package for each simulator."""
+"""Hosts: one package per simulator."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def list_hosts() -> tuple[str, ...]:
 
 
 def get_host(name: str) -> Host:
-    """Return the host ``name``. Its simulator is imported only where it is needed."""
+    """Return the host ``name``. Its simulator is imported only when needed."""
     return load_package("hosts", name)
 
 
 def find_host(task: str) -> Host:
-    """Return the host that a ``task`` belongs to: a file stem of tasks/, or a registered id.
+    """Return the host of a ``task``, given by a file stem of tasks/ or a registered id.
 
-    Where no host claims the task, the first one is returned, whose `Host.check_task` names the nearest tasks.
+    If no host owns the task, return the first one; its `Host.check_task` names the nearest tasks.
     """
     hosts = [get_host(name) for name in list_hosts()]
     return next((host for host in hosts if host.owns(task)), hosts[0])

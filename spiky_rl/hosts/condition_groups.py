@@ -1,4 +1,4 @@
-"""Environments that are shared out among conditions."""
+"""Groups of environments, one per condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 
 
 class RandomPolicy:
-    """Actions of N(0, 1), the same for episode i of every condition."""
+    """Random actions N(0, 1), the same for episode i of every condition."""
 
     def __init__(
         self, conditions: int, episodes: int, actions: int, seed: int, device: torch.device | str
@@ -31,10 +31,10 @@ class RandomPolicy:
 
 
 class ConditionGroups:
-    """Consecutive groups of environments, one for each condition and with as many environments as episodes.
+    """Consecutive groups of environments, one group per condition and one environment per episode.
 
-    All groups are reset from the same seed, so that episode i of every condition begins in the same state, where a host can reset some
-    of its environments alone. This class changes nothing; a host with conditions derives one that does.
+    All groups are reset from the same seed. If the host can reset single environments, episode i begins in the same state under
+    every condition. This class perturbs nothing; a host with conditions derives its own class.
     """
 
     def __init__(
@@ -47,28 +47,28 @@ class ConditionGroups:
         leg: str = "",
         adapting: bool = False,
     ) -> None:
-        """Share the environments out among the conditions.
+        """Divide the environments among the conditions.
 
         Args:
-            env: The host's, with ``len(names) * episodes`` environments, twice as many if ``adapting``.
+            env: The host's environment, with ``len(names) * episodes`` environments, twice as many if ``adapting``.
             names: Names of the conditions.
             episodes: Episodes per condition.
-            groups: Observation groups that the policy sees.
-            seed: Seed of all that is drawn.
+            groups: Observation groups of the policy.
+            seed: Seed of all random numbers.
             leg: Names of the joints of one leg, as a regular expression.
-            adapting: Whether the policy is measured twice under every condition: with its weights as they are, and changing as it acts.
+            adapting: Whether to measure the policy twice per condition, with fixed weights and with weights that change as it acts.
         """
         self.env, self.episodes, self.seed, self.leg = env, episodes, seed, leg
         self.groups, self.names = list(groups), list(names) * (1 + adapting)
         self.adapts = [i >= len(names) for i in range(len(self.names))]
         self.ids = torch.arange(env.num_envs, device=env.device).split(episodes)
         self.texts = ["nothing changed"] * len(self.names)
-        """What each condition does, with its magnitude."""
+        """Description of each condition, with its magnitude."""
         self.damages = [False] * len(self.names)
-        """Whether each condition begins in the middle of an episode."""
+        """Whether each condition is damage in mid-episode."""
 
     def make_random_policy(self) -> RandomPolicy:
-        """Return random actions, from the beginning of their sequence."""
+        """Return a random policy at the start of its sequence."""
         return RandomPolicy(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
 
     def restart(self) -> TensorDict:
@@ -76,27 +76,27 @@ class ConditionGroups:
         return self.env.restart(self.ids, self.seed)
 
     def begin(self) -> None:
-        """Get ready for the first control step of all episodes."""
+        """Prepare the first control step of all episodes."""
 
     def step(self) -> None:
-        """Act before every control step."""
+        """Apply the conditions before a control step."""
 
     def reset(self, dones: Tensor) -> None:
-        """Begin anew in the environments whose episodes are ``dones`` [B]."""
+        """Reset the conditions where ``dones`` [B]."""
 
     def perturb_policy(
         self, policy: InferencePolicy, index: int
     ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
-        """Return the changed copies that act in the place of ``policy`` under condition ``index``; empty if the policy itself acts.
+        """Return the perturbed copies that replace ``policy`` under condition ``index``; empty if the policy itself acts.
 
-        The copies share the environments of the group evenly, in their order.
+        The environments of the group are divided evenly among the copies, in their order.
         """
         return []
 
     def perturb_observations(self, obs: TensorDict) -> TensorDict:
-        """Return the observations ``obs`` as the policy receives them. Call it once per control step."""
+        """Return the perturbed observations ``obs`` for the policy. Call it once per control step."""
         return obs
 
     def perturb_actions(self, actions: Tensor) -> Tensor:
-        """Return the ``actions`` [B, A] as they reach the robots. Call it once per control step."""
+        """Return the perturbed ``actions`` [B, A] for the robots. Call it once per control step."""
         return actions

@@ -1,4 +1,4 @@
-"""What trains a policy: one package for each library, and what they share."""
+"""Learners: one package per training library, and their common code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner
 
 DEFAULT_LEARNER = "rsl_rl"
-"""Trains where a command names no other learner."""
+"""Name of the default learner."""
 
 
 def list_learners() -> tuple[str, ...]:
@@ -19,5 +19,5 @@ def list_learners() -> tuple[str, ...]:
 
 
 def get_learner(name: str) -> Learner:
-    """Return the learner ``name``. Its library is imported only where it trains."""
+    """Return the learner ``name``. Its library is imported only when it trains."""
     return load_package("learners", name)

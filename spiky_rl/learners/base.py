@@ -1,4 +1,4 @@
-"""A learner: a library that trains policies, with its abilities."""
+"""Base class of learners: libraries that train policies, with their abilities."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from spiky_rl.learners.common.runner import BaseRunner
 
 DISTRIBUTED = "distributed"
-"""Trains data-parallel in several processes."""
+"""Ability to train data-parallel in several processes."""
 LOGGERS = "loggers"
-"""Writes its scalars to other services than TensorBoard."""
+"""Ability to write scalars to other services than TensorBoard."""
 EXPORTS = "exports"
-"""Its policies can be exported, in integers too."""
+"""Ability to export policies, in float and int8."""
 DISTILLS = "distills"
-"""Trains a student on a teacher's actions before PPO."""
+"""Ability to train a student on a teacher's actions before PPO."""
 
 
 class Learner(ABC):
-    """A library that trains. A package below `spiky_rl.learners` holds one in its ``learner.py``, as ``LEARNER``.
+    """Training library. Each package below `spiky_rl.learners` defines one as ``LEARNER`` in its ``learner.py``.
 
-    The module of a learner imports neither torch nor its library: both wait until a run is configured.
+    The module of a learner imports neither torch nor its library before a run is configured.
     """
 
     name: ClassVar[str]
-    """Its package's name, which ``--rl_library`` takes."""
+    """Name of the package, and value of ``--rl_library``."""
     distribution: ClassVar[str]
-    """The distribution that has its version."""
+    """Distribution with the library's version."""
     module: ClassVar[str]
-    """The module to import, which is in the extra ``extra``."""
+    """Module of the library, installed by our extra ``extra``."""
     extra: ClassVar[str]
     abilities: ClassVar[frozenset[str]]
     """Some of `DISTRIBUTED`, `LOGGERS`, `EXPORTS` and `DISTILLS`."""
     checkpoint_keys: ClassVar[tuple[str, ...]]
-    """Keys that its checkpoints hold at least."""
+    """Required keys of its checkpoints."""
     uses_tf32: ClassVar[bool] = False
-    """Whether its trainings on a GPU multiply in TF32 and look for the fastest convolutions."""
+    """Whether trainings on a GPU use TF32 and cuDNN's benchmark mode."""
 
     def require_installed(self) -> None:
         """Raise UserError if the library is not installed."""
         require_module(self.module, self.extra)
 
     def require_ability(self, ability: str, flag: str) -> None:
-        """Raise UserError that names a ``flag`` of a command if the learner lacks the ``ability`` that the flag needs."""
+        """Raise UserError if the learner lacks the ``ability`` that a command's ``flag`` needs."""
         if ability not in self.abilities:
             able = [name for name in list_learners() if ability in get_learner(name).abilities]
             raise UserError(
@@ -59,7 +59,7 @@ class Learner(ABC):
 
     @abstractmethod
     def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:
-        """Return the configuration that the runner takes for an agent. Raises SpecError for what the library cannot do."""
+        """Return the runner's configuration of an agent. Raises SpecError for settings that the library does not support."""
 
     @abstractmethod
     def get_runner_class(self) -> type[BaseRunner]:
@@ -67,9 +67,9 @@ class Learner(ABC):
 
     @abstractmethod
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:
-        """Return the configuration that a host registers for this learner on a ``task`` in the layout that agents change.
+        """Return a host's ``registered`` configuration of a ``task`` in the layout of agent files.
 
-        Raises SpecError for one that agents cannot change.
+        Raises SpecError if it has no equivalent in that layout.
         """
 
     @abstractmethod
@@ -81,16 +81,16 @@ class Learner(ABC):
             registered: The configuration that the host registers for the task.
 
         Raises:
-            SpecError: That command cannot give the agent what it asks for.
+            SpecError: The command does not support the agent's settings.
         """
 
     @abstractmethod
     def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
-        """Raise UserError if recurrent rollouts of ``num_envs`` environments cannot be split into minibatches."""
+        """Raise UserError if recurrent rollouts of ``num_envs`` environments cannot be split into ``batches`` minibatches."""
 
     @contextlib.contextmanager
     def use_torch_settings(self, device: str) -> Iterator[None]:
-        """Set torch's switches on a CUDA ``device`` as the library's trainings set them, and put them back."""
+        """Use the library's torch backend settings on a CUDA ``device``, and restore the previous ones at the end."""
         import torch
 
         if torch.device(device).type != "cuda" or not self.uses_tf32:

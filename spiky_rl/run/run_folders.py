@@ -277,7 +277,7 @@ def _read_manifest(run: Path) -> Manifest | None:
 
 def _rebuild_manifest(run: Path, library: str) -> Manifest:
     """Return a manifest rebuilt from the newest readable checkpoint of the run."""
-    log.warning("%s: damaged; reading task, agent and seed from the run's checkpoints", run / MANIFEST)
+    log.warning("%s: is damaged; reading task, agent and seed from the run's checkpoints", run / MANIFEST)
     path = _find_latest_valid(list_checkpoints(run), library)
     theirs = {} if path is None else get_identity(read_checkpoint(str(path), library=library))
     # the task of a classification is its dataset

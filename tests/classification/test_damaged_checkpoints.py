@@ -226,7 +226,7 @@ def test_zero_bytes_and_half_a_file_are_no_checkpoint(good, tmp_path):
     whole = good[0].read_bytes()
     for content in (b"", bytes(len(whole)), whole[: len(whole) // 2], whole[:-1], b"text"):
         (tmp_path / "model.pt").write_bytes(content)
-        with pytest.raises(UserError, match="model.pt: no checkpoint, or a damaged one"):
+        with pytest.raises(UserError, match="model.pt: not a checkpoint, or damaged"):
             checkpoint.read(tmp_path / "model.pt")
 
 

@@ -160,7 +160,7 @@ def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, caps
         ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has seen 1 epochs"),
         ([*DIGITS, *latest], "no run of any agent on digits"),
         ([*DIGITS, "--checkpoint", folder], "--dataset digits: the run of .* has nmnist_synthetic"),
-        ([*DIGITS, "--checkpoint", folder / "result.json"], "no checkpoint, or a damaged one"),
+        ([*DIGITS, "--checkpoint", folder / "result.json"], "not a checkpoint, or damaged"),
     ]
     for argv, words in cases:
         capsys.readouterr()

@@ -294,8 +294,8 @@ HEAVY = {
         ["--agent", "mlp_ppo", "agent.actor.class_name=os:system"],
         ["agent.actor.class_name: 'os:system' is not a class that derives from rsl_rl.models.MLPModel"],
     ),
-    "absent": ("train", ["--checkpoint", "no/model.pt"], ["'no/model.pt'", "there is no such file"]),
-    "damaged": ("train", ["--checkpoint", "{damaged}"], ["{damaged}", "no checkpoint, or a damaged one"]),
+    "absent": ("train", ["--checkpoint", "no/model.pt"], ["'no/model.pt'", "not found"]),
+    "damaged": ("train", ["--checkpoint", "{damaged}"], ["{damaged}", "not a checkpoint, or damaged"]),
     "foreign": ("train", ["--checkpoint", "{foreign}"], ["{foreign}", "actor_state_dict", "missing"]),
     "other task": ("train", ["--checkpoint", "{other task}"], ["'Isaac-Ant'", "pass --task Isaac-Ant"]),
     "other agent": ("play", ["--checkpoint", "{other agent}"], ["'mlp_ppo'", "pass --agent mlp_ppo"]),
@@ -323,7 +323,7 @@ HEAVY = {
     "skrl burn-in": (
         "train",
         ["--rl_library", "skrl", "agent.burn_in=4"],
-        ["agent.burn_in: 4", "it allows 0"],
+        ["agent.burn_in: 4", "allowed: 0"],
     ),
     "skrl minibatches": (
         "train",
@@ -340,7 +340,7 @@ HEAVY = {
     "skrl images": (
         "train",
         ["--rl_library", "skrl", "--task", "Isaac-Cartpole-Camera-Direct"],
-        ["models.policy", "no MLP on vectors"],
+        ["models.policy", "not an MLP on vectors"],
     ),
     "rsl_rl with an option of skrl's": (
         "train",

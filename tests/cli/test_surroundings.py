@@ -313,7 +313,7 @@ def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables
     with_variables(monkeypatch, variables)
     processes.setup_distributed_env(distributed=False)
     assert not [key for key in processes.NUMBERS if key in os.environ]
-    assert re.search("set, but without --distributed this is a single process", caplog.text)
+    assert re.search("ignored, because --distributed is not given", caplog.text)
 
 
 def test_a_process_alone_in_its_job_is_told_nothing(monkeypatch, caplog):
@@ -329,8 +329,8 @@ UNSETTLED = {
     "no local rank": ({"LOCAL_RANK": None}, "LOCAL_RANK not set; start the processes with torchrun"),
     "no rank": ({"RANK": None}, "RANK not set"),
     "no address": ({"MASTER_ADDR": None}, "MASTER_ADDR not set"),
-    "text": ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' is no whole number"),
-    "negative": ({"RANK": "-1"}, "RANK='-1' is no whole number"),
+    "text": ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number"),
+    "negative": ({"RANK": "-1"}, "RANK='-1': expected a whole number"),
     "rank too high": ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE=2"),
     "no processes": ({"WORLD_SIZE": "0"}, "must be below WORLD_SIZE=0"),
 }

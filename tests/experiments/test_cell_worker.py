@@ -241,7 +241,7 @@ def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole)
     run = a_run(folder, "first", whole, False)
     assert worked(folder) == cell_worker.FAILED  # on its override
     log = (folder / "log.txt").read_text()
-    assert f"{run / 'model_50.pt'}: no checkpoint, or a damaged one" in log
+    assert f"{run / 'model_50.pt'}: not a checkpoint, or damaged" in log
     assert "cli.cell train" in log and ("--checkpoint latest" in log) == whole
 
 

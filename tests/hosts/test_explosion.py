@@ -50,10 +50,10 @@ class BlownUp(Scaled):
 
     unit = math.nan
 
-    def tell_trained(self, is_trained):
+    def set_trained(self, is_trained):
         self.is_trained = is_trained
 
-    def blow_up(self):
+    def describe_blow_up(self):
         return "the simulation has blown up, with env.sim.dt=0.5"
 
 

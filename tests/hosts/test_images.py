@@ -81,7 +81,9 @@ def test_images_beside_vectors_and_their_normalisation_are_refused():
         RegistryError, match=r"obs_groups.actor: .*one group of images; got policy: \[2, 9, 10\]"
     ):
         runner(groups={"actor": ["policy", "critic"], "critic": ["critic"]})
-    with pytest.raises(RegistryError, match="agent.actor.obs_normalization: true is for vectors"):
+    with pytest.raises(
+        RegistryError, match="agent.actor.obs_normalization: true is not available with images"
+    ):
         runner(obs_normalization=True)
     with pytest.raises(RegistryError, match=r"a vector of .*encoder that keeps maps \(direct\)"):
         runner({"encoder": "population"})

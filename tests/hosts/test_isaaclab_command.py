@@ -104,9 +104,9 @@ def network_of(agent):
         (
             "lif_reservoir_ppo",
             "rsl_rl",
-            "a reservoir carries a state that isaaclab leapp export would leave out",
+            "isaaclab leapp export would lose the hidden state of a reservoir",
         ),
-        ("lif_stateful_ppo", "skrl", "would leave out the state that --agent lif_stateful_ppo carries"),
+        ("lif_stateful_ppo", "skrl", "would lose the hidden state of --agent lif_stateful_ppo"),
     ],
 )
 def test_a_state_that_leapp_export_would_leave_out_is_refused_by_name(agent, library, said):
@@ -147,9 +147,9 @@ def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(age
         (
             "leapp export",
             "lif_reservoir_ppo",
-            "a reservoir carries a state that isaaclab leapp export would leave out",
+            "isaaclab leapp export would lose the hidden state of a reservoir",
         ),
-        ("train", "lif_distilled", "learns from a teacher first, for which isaaclab train has no option"),
+        ("train", "lif_distilled", "needs a teacher, for which isaaclab train has no option"),
     ],
 )
 def test_isaac_labs_own_command_ends_in_our_line_before_it_starts_anything(
@@ -301,5 +301,5 @@ types.FunctionType(train.__code__, {"__name__": "isaaclab_rl.entrypoints.backend
     assert done.returncode == 2, done.stderr[-2000:]
     line = done.stderr.strip().splitlines()[-1]
     assert line == (
-        "error: --rl_library sb3: is not available with --agent lif_ppo on Isaac-Cartpole; it allows rsl_rl and skrl"
+        "error: --rl_library sb3: not available with --agent lif_ppo on Isaac-Cartpole; allowed: rsl_rl, skrl"
     )

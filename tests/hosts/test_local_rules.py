@@ -199,6 +199,6 @@ def test_a_critic_does_not_learn_by_what_actions_were_worth():
 def test_skrl_refuses_local_rules_by_name():
     network = configure("networks", {"name": "feedforward", "layers": [8], "learning": "stdp"}, "network")
     with pytest.raises(
-        SpecError, match=r"agent\.network\.learning: 'stdp' is not available with --rl_library skrl"
+        SpecError, match=r"agent\.network\.learning: 'stdp': not available with --rl_library skrl"
     ):
         skrl_config(Agent(network=network))

@@ -64,7 +64,7 @@ def test_half_an_update_is_never_saved_as_a_finished_iteration(host, steps, tmp_
     assert run.progress.iterations == 2
     assert saved(tmp_path) == ["model_0.pt"]
     assert (
-        f"ended within an update, so nothing new is saved; the last good checkpoint is {tmp_path}"
+        f"the training ended within an update, so no new checkpoint is saved; the last good checkpoint is {tmp_path}"
         in caplog.text
     )
 
@@ -144,7 +144,7 @@ def test_a_nan_from_the_last_minibatch_is_not_saved_and_the_weight_is_named(tmp_
         run.learn(60)
     first = next(run.named_weights())[0]
     assert str(caught.value) == (
-        f"iteration 2: {first} has values that are no numbers, at a learning rate of 0.001; lower"
+        f"iteration 2: {first} has non-finite values, at a learning rate of 0.001; lower"
         f" agent.algorithm.learning_rate; the last good checkpoint is {tmp_path / 'model_0.pt'}"
     )
     assert saved(tmp_path) == ["model_0.pt"]

@@ -58,7 +58,7 @@ NEEDS = {
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("case", NEEDS)
 def test_what_only_our_ppo_does_is_refused_with_another_instead_of_being_left_undone(name, case):
-    message = rf"class_name: '{name}' cannot train {NEEDS[case]}; allowed are PPO and module:Class of one derived from"
+    message = rf"class_name: '{name}' cannot train {NEEDS[case]}; allowed: PPO, or module:Class of a class derived from"
     with pytest.raises(SpecError, match=message):
         algorithm(
             *case, f"{CLASS}={name}", *["agent.algorithm.critic_learning_rate=null"] * ("mlp" not in case[0])
@@ -104,5 +104,5 @@ def test_options_of_a_tasks_own_model_are_left_out_where_another_takes_its_place
 
 
 def test_an_option_that_a_spiking_model_lacks_is_refused_where_somebody_asks_for_it():
-    with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; it has "):
+    with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; allowed: "):
         actor("lif_ppo", "agent.actor.rnn_type=gru")

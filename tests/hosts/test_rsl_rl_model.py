@@ -155,7 +155,7 @@ def test_state_of_another_number_of_environments_is_refused():
     run = runner({**LIF, "stateful": True, "layers": [16]})
     obs = run.env.get_observations()
     run.alg.actor(obs)
-    with pytest.raises(ValueError, match="8 environments, the observation of 4"):
+    with pytest.raises(ValueError, match="8 environments, the observation 4"):
         run.alg.actor(obs[:4])
 
 

@@ -163,21 +163,21 @@ def test_an_absent_file_is_refused(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_refused(part, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0][: int(part * len(good[0]))])
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda data, path: path.write_bytes(pickle.dumps(data, 2))])
 def test_code_in_a_checkpoint_is_refused_and_not_executed(write, good, tmp_path):
     path, marker = tmp_path / "model.pt", tmp_path / "executed"
     write({**good[1], "infos": Attack(marker)}, path)
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
     assert not marker.exists()
     torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
     assert marker.exists(), "the attack works on who reads it carelessly"
@@ -187,7 +187,7 @@ def test_a_foreign_file_is_refused(good, tmp_path):
     path = tmp_path / "model.pt"
     for content in ({"model": {"weight": torch.zeros(2)}, "epoch": 3}, torch.zeros(3), [1, 2]):
         torch.save(content, path)
-        refused(path, "no rsl_rl checkpoint: actor_state_dict, critic_state_dict, iter missing")
+        refused(path, "not a checkpoint of rsl_rl: actor_state_dict, critic_state_dict, iter missing")
     torch.save({**good[1], "actor_state_dict": 5}, path)
     refused(path, "do not fit")
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_task_or_agent_is_refused(key, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0])
     theirs = IDENTITY[key]
-    message = f"a checkpoint of {key} '{theirs}', not 'other'; pass --{key} {theirs}"
+    message = f"checkpoint of {key} '{theirs}', not 'other'; pass --{key} {theirs}"
     refused(path, message, identity={**IDENTITY, key: "other"})
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_task_or_agent_is_refused(key, good, tmp_path):
 def test_a_checkpoint_of_other_layers_is_refused(layers, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0])
-    refused(path, "its networks do not fit this agent's", network={**NETWORK, "layers": layers})
+    refused(path, "the networks do not fit this agent", network={**NETWORK, "layers": layers})
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path):
@@ -240,7 +240,7 @@ NAN_LOSS = {
     ),
     "seen by the next minibatch": (
         {},
-        r"iteration 2: (actor|critic)\..* no numbers, at a learning rate of 0.001; lower",
+        r"iteration 2: (actor|critic)\..* non-finite values, at a learning rate of 0.001; lower",
     ),
 }
 

@@ -52,7 +52,7 @@ def warned(network, folder, host=rsl_rl, iterations=WARN_AFTER_ITERATIONS + 2):
 def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, tmp_path):
     (line,) = warned({"neuron": [LIF["neuron"], DEAF]}, tmp_path, host)
     assert line.startswith(
-        f"layer 2 of the actor is silent: for {WARN_AFTER_ITERATIONS} iterations it has fired at 0.0 %"
+        f"layer 2 of the actor is silent: for {WARN_AFTER_ITERATIONS} iterations its firing rate has been 0.0 %"
     )
     keys = "agent.network.connection.gain or agent.network.connection.offset"
     assert line.endswith(f"; raise {keys}, or lower agent.network.neuron.threshold")

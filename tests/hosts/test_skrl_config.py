@@ -98,23 +98,25 @@ def test_what_skrl_cannot_do_is_refused_by_key_value_and_what_is_allowed(overrid
 
 
 def test_options_of_skrls_are_refused_by_the_other_host():
-    with pytest.raises(UserError, match="agent.algorithm.rewards_shaper_scale: rsl_rl has no such option"):
+    with pytest.raises(
+        UserError, match="agent.algorithm.rewards_shaper_scale: not available with --rl_library rsl_rl"
+    ):
         rsl_rl_config(specification())
 
 
 FOREIGN = {
-    "agent": ({"agent": {**RAW["agent"], "class": "AMP"}}, "is 'AMP', ours is PPO"),
+    "agent": ({"agent": {**RAW["agent"], "class": "AMP"}}, "is 'AMP'; allowed: PPO"),
     "images": (
         {"models": {**RAW["models"], "policy": {"class": "GaussianMixin", "network": NETWORK * 2}}},
-        "models.policy: Isaac Lab's network for it is no MLP",
+        "models.policy: Isaac Lab's network is not an MLP",
     ),
     "choices": (
         {"models": {**RAW["models"], "policy": {"class": "CategoricalMixin", "network": NETWORK}}},
-        "models.policy: Isaac Lab's network for it is no MLP",
+        "models.policy: Isaac Lab's network is not an MLP",
     ),
     "schedule": (
         {"agent": {**RAW["agent"], "learning_rate_scheduler": "StepLR"}},
-        "is 'StepLR', not KLAdaptiveLR",
+        "is 'StepLR'; allowed: KLAdaptiveLR",
     ),
 }
 
@@ -164,12 +166,12 @@ def test_deviations_without_limits_have_none():
 @pytest.mark.parametrize(
     ("agent", "overrides", "message"),
     [
-        ("lif_plastic_reservoir_ppo", [], r"agent\.network\.plasticity: stdp is not available with --rl_library skrl"),
+        ("lif_plastic_reservoir_ppo", [], r"agent\.network\.plasticity: stdp: not available with --rl_library skrl"),
         ("lif_stateful_ppo", ["agent.algorithm.time_limit_bootstrap=true"], r"agent\.algorithm\.time_limit_bootstrap: true"),
         ("lif_ppo", ["agent.actor.distribution_cfg.init_std=0.0"], r"init_std: 0\.0 .* it must be above 0"),
-        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is no range"),
-        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[0.0,1.0]"], r"std_range: \[0\.0, 1\.0\] is no range"),
-        ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False is not available .* allows True"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is not a range"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[0.0,1.0]"], r"std_range: \[0\.0, 1\.0\] given"),
+        ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False: not available .* allowed: True"),
     ],
 )  # fmt: skip
 def test_what_skrl_cannot_do_right_is_refused(agent, overrides, message):
@@ -180,7 +182,7 @@ def test_what_skrl_cannot_do_right_is_refused(agent, overrides, message):
 def test_an_encoding_of_the_observations_is_no_network_that_ours_stand_in_for():
     raw = copy.deepcopy(RAW)
     raw["models"]["policy"]["network"][0]["input"] = "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)"
-    with pytest.raises(UserError, match="is no MLP on vectors"):
+    with pytest.raises(UserError, match="not an MLP on vectors"):
         to_agent_layout(raw, "Isaac-Point")
 
 

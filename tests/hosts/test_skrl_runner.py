@@ -92,19 +92,19 @@ def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_pa
     torch.manual_seed(0)
     theirs = RslRunner(PointEnv(), config(SPIKING))
     theirs.save(path)
-    with pytest.raises(CheckpointError, match="no skrl checkpoint: policy, value missing; it is rsl_rl's"):
+    with pytest.raises(
+        CheckpointError, match="not a checkpoint of skrl: policy, value missing; it is rsl_rl's"
+    ):
         runner(network=SPIKING).load(path)
     run = runner(network=SPIKING, identity=IDENTITY)
     run.save(path)
     with pytest.raises(CheckpointError, match="it is skrl's: pass --rl_library skrl"):
         theirs.load(path)
-    with pytest.raises(CheckpointError, match="a checkpoint of agent 'lif', not 'mlp'; pass --agent lif"):
+    with pytest.raises(CheckpointError, match="checkpoint of agent 'lif', not 'mlp'; pass --agent lif"):
         runner(network=SPIKING, identity={**IDENTITY, "agent": "mlp"}).load(path)
-    with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
+    with pytest.raises(CheckpointError, match="the networks do not fit this agent"):
         runner(network={**SPIKING, "layers": [5]}).load(path)
-    with pytest.raises(
-        CheckpointError, match="this agent has a observation_preprocessor and the other has none"
-    ):
+    with pytest.raises(CheckpointError, match="only this agent has a observation_preprocessor"):
         runner(network=SPIKING, **NORMALISED).load(path)
 
 

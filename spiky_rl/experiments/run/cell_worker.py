@@ -141,7 +141,7 @@ def find_resumable(folder: Path, library: str) -> bool:
     """
 
     def report_lost(path: Path) -> None:
-        append_log(folder, f"{path}: no checkpoint, or a damaged one")
+        append_log(folder, f"{path}: not a checkpoint, or damaged")
         if (held := path.parent / RESULT).exists():
             os.replace(held, path.parent / "result.lost.json")
 

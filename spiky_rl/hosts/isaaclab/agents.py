@@ -1,9 +1,8 @@
 """Our agents in Isaac Lab's own command line: ``isaaclab train --rl_library rsl_rl --task Isaac-Ant --agent lif_ppo``.
 
-Isaac Lab imports this module before it trains or plays anything, so nothing here may fail: an agent file that cannot be
-read is left out with a warning. ``--agent`` is a key of the task's gym specification; its value must be a function.
-
-What its command needs to be told for them, `spiky_rl.hosts.isaaclab.command` says.
+Isaac Lab imports this module before every training and playback, so nothing here may fail: unreadable agent files are skipped
+with a warning. ``--agent`` is a key of the task's gym specification; its value must be a function. Changes to Isaac Lab's
+commands are in `spiky_rl.hosts.isaaclab.command`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def register_agents() -> None:
             spec.read_agent(name)
             agents.append(name)
         except registry.RegistryError as error:
-            log.warning("spiky_rl leaves out the agent %r: %s", name, error)
+            log.warning("spiky_rl: skipping the agent %r: %s", name, error)
     command.prepare_isaaclab_command(sys.argv, agents)
 
     import gymnasium
@@ -52,7 +51,7 @@ def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
             action, library = command.get_calling_command()
             return make_agent_cfg(task, agent, library, action)
         except registry.UserError as error:
-            # as our own commands end: Isaac Lab has none but tracebacks for what a user said
+            # one line as in our own commands; Isaac Lab would print a traceback
             log.error("error: %s", error)
             raise SystemExit(2) from None
 
@@ -66,11 +65,11 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     Args:
         task: The task's id.
         agent: The agent's name.
-        library: Name of the learner, which is Isaac Lab's name of the RL library.
-        action: The command that asks, as `command.get_calling_command` returns it.
+        library: Name of the learner, equal to Isaac Lab's name of the RL library.
+        action: The calling command, from `command.get_calling_command`.
 
     Raises:
-        SpecError: The learner is not available for the task, or an export would leave a state out.
+        SpecError: The learner is not available for the task, or an export would lose a state.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
@@ -86,11 +85,11 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     command.enable_safe_load()
     learner = get_learner(library)
     registered: Any = load_cfg_from_registry(task, _get_entry(library))
-    # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
+    # a copy, because Isaac Lab later upgrades the object itself, which works only once
     defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
     merged = _merge_agent(task, agent, defaults, library, action)
     if isinstance(registered, Mapping):
-        log.warning("spiky_rl: %s's runner, extended by spiky_rl's models, trains %s", library, agent)
+        log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
         return learner.make_registered_cfg(merged, registered)
     _change_cfg(registered, learner.make_registered_cfg(merged, defaults))
     return registered
@@ -104,18 +103,18 @@ def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, ac
     merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
-            f"--agent {agent}: learns from a teacher first, for which isaaclab train has no option; use spiky train --teacher RUN"
+            f"--agent {agent}: needs a teacher, for which isaaclab train has no option; use spiky train --teacher RUN"
         )
     if action != "export":
         return merged
     command.require_exportable(agent, library, merged.network)
-    # LEAPP follows operations of torch's, and sees none of compiled kernels
+    # LEAPP traces torch operations and cannot trace compiled kernels
     overrides = [] if merged.network is None else ["agent.network.backend=torch"]
     return spec.resolve_agent(agent, task, defaults, overrides, task_spec=spec.load_task(task))
 
 
 def _change_cfg(registered: Any, config: PlainMapping) -> None:
-    """Change Isaac Lab's configuration object as ``config`` says."""
+    """Set the values of ``config`` on Isaac Lab's configuration object."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
@@ -134,7 +133,7 @@ def _convert_model[T](cls: type[T], model: object) -> T:
 
 
 def _set_fields(target: object, values: Mapping[str, object]) -> None:
-    """Set values on a configuration object; what it has no field for becomes one, which rsl_rl takes as an argument."""
+    """Set values on a configuration object; unknown keys become new fields, which rsl_rl takes as arguments."""
     for key, value in values.items():
         below = getattr(target, key, None)
         if isinstance(value, dict) and below is not None and hasattr(below, "__dataclass_fields__"):
@@ -146,5 +145,5 @@ def _set_fields(target: object, values: Mapping[str, object]) -> None:
 try:
     register_agents()
 except Exception as error:  # pylint: disable=broad-exception-caught
-    # whatever went wrong is ours: it must not take Isaac Lab's own tasks down with it
+    # an error of ours must not break Isaac Lab's own tasks
     log.warning("spiky_rl could not add its agents to Isaac Lab: %s: %s", type(error).__name__, error)

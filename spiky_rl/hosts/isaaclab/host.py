@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 CPU_ENVS = 256
-"""Most environments on a CPU where nobody says how many."""
+"""Maximum default number of environments on a CPU."""
 
 
 class IsaacLabTask(HostTask):
@@ -50,7 +50,7 @@ class IsaacLabTask(HostTask):
                 registered = learner.read_registered_cfg(registered, self.id)
         if not registered.get("actor"):
             raise UserError(
-                f"--task {self.id}: Isaac Lab registers no {learner.name} PPO agent for it, on which ours are built"
+                f"--task {self.id}: Isaac Lab registers no {learner.name} PPO agent for it, which our agents need"
             )
         self.agent_defaults = registered
         environment.require_files(self.env_cfg)
@@ -136,7 +136,7 @@ class IsaacLabTask(HostTask):
 
 
 class IsaacLab(Host):
-    """Isaac Lab 3.0, with Newton's physics, MuJoCo's own on a CPU, or PhysX."""
+    """Isaac Lab 3.0 with Newton, native MuJoCo on a CPU, or PhysX."""
 
     name = "isaaclab"
     abilities = frozenset({VIDEO, LIVE_VIEW})

@@ -1,4 +1,4 @@
-"""Activity of a policy: spikes, operations and rasters, as every host shows them."""
+"""Activity of a policy: spikes, operations and rasters, common to all learners."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES = 512
-"""Environments that the activity of a rollout is measured on, at most."""
+"""Maximum number of environments in which the activity of a rollout is measured."""
 
 
 @dataclass(frozen=True)
 class PolicyActivity:
-    """One model's activity and cost per control step."""
+    """Activity and cost of a model per control step."""
 
     layers: list[LayerActivity]
     rate: float
-    """Mean spikes per neuron and inner step; 0 for an ANN."""
+    """Firing rate: mean spikes per neuron and inner step; 0 for an ANN."""
     operations: float
-    """Effective synaptic operations per control step; an ANN's multiply-accumulates."""
+    """Effective synaptic operations per control step; multiply-accumulates for an ANN."""
     ann_operations: float
-    """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
+    """Multiply-accumulates of Isaac Lab's own ANN for the task."""
     cost: InferenceCost | None
-    """What the control step cost, by kind of operation; None for a network from elsewhere, whose connections are not known."""
+    """Cost of the control step by kind of operation; None for a foreign network with unknown connections."""
     rates: Tensor
-    """``rate`` of every environment by itself, [B]."""
+    """``rate`` of every environment, [B]."""
     operations_each: Tensor
-    """``operations`` of every environment by itself, [B]."""
+    """``operations`` of every environment, [B]."""
 
 
 def compute_ann_activity(
     model: nn.Module, body: nn.Module, run: Callable[[], object], samples: int
 ) -> PolicyActivity:
-    """Activity of a ``model`` that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
+    """Return the activity of a non-spiking ``model``; ``run`` sends ``samples`` observations through its ``body`` once."""
     operations = dense_operations(model)
     each = torch.full((samples,), float(operations))
     return PolicyActivity(
@@ -67,14 +67,14 @@ def compute_activity(
     ann_operations: float,
     meter: CostMeter | None = None,
 ) -> PolicyActivity:
-    """Activity of a network in one control step.
+    """Return the activity of a network in one control step.
 
     Args:
         network: The network.
-        x: What its model sees, [B, O].
-        state: Before the step; None: rest.
-        ann_operations: Multiply-accumulates of the ANN in the model's place.
-        meter: The network's, where its weights stay; None: a new one.
+        x: Network input, [B, O].
+        state: State before the step; None for the zero state.
+        ann_operations: Multiply-accumulates of Isaac Lab's own ANN.
+        meter: Cost meter of the network, valid while its weights stay; None to make a new one.
     """
     record = compute_step_activity(network, x, state)
     layers = compute_layer_activity(record)
@@ -87,7 +87,7 @@ def compute_activity(
 
 
 def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
-    """Activity of a ``network`` in a control step, for the input ``x`` [B, O] of its model; a ``state`` of None: from rest."""
+    """Return the record of one control step of a ``network`` for input ``x`` [B, O], from ``state`` or else the zero state."""
     record = ForwardRecord()
     with torch.no_grad():
         network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
@@ -95,13 +95,13 @@ def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | Non
 
 
 def draw_rollout_raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Figure:
-    """Spike raster and membrane traces over one environment's rollout, as a matplotlib figure.
+    """Return spike raster and membrane traces of one environment's rollout as a matplotlib figure.
 
     Args:
         network: The network.
-        x: What its model saw, [T, 1, O].
-        state: Before the first control step, of a stateful network; None: rest.
-        dones: Whether the episode ended with a control step, [T].
+        x: Network input, [T, 1, O].
+        state: State of a stateful network before the first control step; None for the zero state.
+        dones: Whether the episode ended with each control step, [T].
     """
     begins = torch.roll(dones > 0, 1, 0)
     begins[0] = False
@@ -112,13 +112,13 @@ def draw_rollout_raster(network: SpikingNetwork, x: Tensor, state: State | None,
 def record_steps(
     network: SpikingNetwork, x: Tensor, state: State | None, episode_starts: Tensor
 ) -> tuple[ForwardRecord, State | None]:
-    """Activity of a network over one environment's control steps, and its state after them; None for a stateless one.
+    """Return the record of one environment's control steps and the state after them, or None for a stateless network.
 
     Args:
         network: The network.
-        x: What its model saw, [T, 1, O].
-        state: Before the first control step; None: rest.
-        begins: Whether an episode begins with a control step, at rest, [T].
+        x: Network input, [T, 1, O].
+        state: State before the first control step; None for the zero state.
+        episode_starts: Whether an episode begins with each control step, from the zero state, [T].
     """
     record = ForwardRecord()
     with torch.no_grad():
@@ -136,10 +136,10 @@ def write_activity(
     """Write the scalars of spikes, cost and time of an iteration.
 
     Args:
-        writer: Where they go.
+        writer: TensorBoard's writer, or another one.
         index: Index of the iteration.
-        seen: The actor's activity at its end.
-        seconds: That each part of it took.
+        activity: The actor's activity at the end of the iteration.
+        seconds: Duration of each part of the iteration, by name.
     """
     for name, value in seconds.items():
         writer.add_scalar(f"Perf/seconds_{name}", value, index)
@@ -161,13 +161,13 @@ def write_activity(
 
 
 def write_figures(writer: ScalarWriter | None, index: int, actions: Tensor, figure: Figure | None) -> None:
-    """Draw what a rollout looked like; nothing for a writer without pictures.
+    """Write action histogram and raster of a rollout; do nothing for a writer without figures.
 
     Args:
-        writer: Where the pictures go.
+        writer: TensorBoard's writer, or another one.
         index: Index of the iteration.
-        actions: Actions of the rollout, [T, B, A]: their distribution is drawn.
-        figure: Its raster; None: an ANN's.
+        actions: Actions of the rollout, [T, B, A].
+        figure: Raster of the rollout; None for an ANN.
     """
     if draw := getattr(writer, "add_histogram", None):
         draw("Policy/actions", actions, index)

@@ -1,4 +1,4 @@
-"""Checkpoints by their names in a run's folder: what can be said of them without torch, and so at once."""
+"""Names of checkpoints in a run folder; importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from spiky_rl.config.options import UserError
 
 
 class CheckpointError(UserError):
-    """A file that is no checkpoint, or one of another run."""
+    """File that is not a checkpoint, or a checkpoint of another run."""
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a run's ``folder``, in the order of their iterations."""
+    """Return the numbered checkpoints in a run ``folder``, in the order of their iterations."""
     named = [path for path in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", path.stem)]
     return sorted(named, key=lambda path: int(path.stem.partition("_")[2]))
 
 
 def require_checkpoint(name: str) -> None:
-    """Raise CheckpointError where ``name`` is neither ``latest`` nor ``best``, nor a file, nor a run folder that holds checkpoints."""
+    """Raise CheckpointError unless ``name`` is ``latest``, ``best``, a file, or a run folder with checkpoints."""
     path = Path(name)
     if (
         name not in ("latest", "best")
@@ -27,5 +27,5 @@ def require_checkpoint(name: str) -> None:
         and not (path.is_dir() and list_checkpoints(path))
     ):
         raise CheckpointError(
-            f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
+            f"--checkpoint {name!r}: not found; allowed: a file, a run folder with checkpoints, latest or best"
         )

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read without executing code, refused where they are damaged or belong to another run."""
+"""Checkpoints: written atomically, read without executing code, refused if damaged or of another run."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 
 CLASSIFY = "classify"
 CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned", "infos")
-"""Keys that a classification's checkpoint holds at least."""
+"""Required keys of a classification's checkpoint."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
-"""What reading content of a wrong kind raises."""
+"""Errors raised by content of a wrong kind."""
 DEEPEST = 64
-"""Containers inside each other."""
+"""Maximum depth of nested containers."""
 NOT_NEGATIVE = {
     *("_std", "_var", "count", "running_variance", "current_count"),
     *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
 }
-"""Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers.
+"""Last part of the names of tensors that must not be negative: deviations, variances and counts of models and optimisers.
 
-Not rsl_rl's ``std_param``: an update may take it below 0, and rsl_rl clamps it wherever it is used.
+rsl_rl's ``std_param`` is excluded: an update may make it negative, and rsl_rl clamps it on every use.
 """
 
 
@@ -46,7 +46,7 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Group(FileRecord):
-    """Rates of some weights in an optimiser's state."""
+    """Parameter group of an optimiser."""
 
     lr: Amount = 0.0
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
@@ -56,25 +56,25 @@ class Group(FileRecord):
 
 
 class Optimiser(FileRecord):
-    """An optimiser's state, with a mapping for each weight."""
+    """State of an optimiser, with a mapping per parameter."""
 
     param_groups: list[Group]
     state: dict[int, dict[str, Any]]
 
 
 class RandomState(TypedDict):
-    """The states of every generator that training draws from, as plain data and tensors."""
+    """States of all random generators of a training, as plain data and tensors."""
 
     torch: Tensor
     numpy: Sequence[Any]
-    """The parts of NumPy's own state, its words as a tensor."""
+    """Parts of NumPy's state, with its words as a tensor."""
     python: Sequence[Any]
-    """Version, words and the second of a pair of normal numbers."""
+    """Version, words, and the cached second number of a normal pair."""
     cuda: NotRequired[Tensor]
 
 
 class SpecNetworks(FileRecord):
-    """What a specification says of its networks, where it has them."""
+    """Networks of a specification; None for missing ones."""
 
     actor: dict[str, Any] | None = None
     critic: dict[str, Any] | None = None
@@ -83,7 +83,7 @@ class SpecNetworks(FileRecord):
 
 
 class RunIdentity(FileRecord):
-    """What a run says of itself: a training, or a classification."""
+    """Identity of a training or a classification."""
 
     task: str = ""
     agent: str = ""
@@ -97,7 +97,7 @@ class RunIdentity(FileRecord):
 
 
 class RunnerState(FileRecord):
-    """What our runners keep of a run."""
+    """Data of a run saved by our runners."""
 
     identity: RunIdentity
     progress: TrainingProgress | None = None
@@ -105,24 +105,24 @@ class RunnerState(FileRecord):
 
 
 class CheckpointInfos(FileRecord):
-    """What is kept beside the networks: ours, and another program's."""
+    """Content of ``infos``; other programs may add their own keys."""
 
     spiky_rl: RunnerState | None = None
 
 
 def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
-    """Write ``content`` as a checkpoint, whole or not at all. Raises OSError that names ``path``."""
+    """Write ``content`` as a checkpoint, atomically. Raises OSError that names ``path``."""
     buffer = io.BytesIO()
-    torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
+    torch.save(dict(content), buffer)  # torch.save to a file does not report why a write failed
     files.write_atomically(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
-    """Read a file without executing code from it; empty where it holds no mapping.
+    """Read a file without executing code from it; return an empty dict if it holds no mapping.
 
     Args:
         path: The file.
-        map_location: The device that its tensors go to.
+        map_location: Device of the tensors.
 
     Raises:
         CheckpointError: There is no such file, or it is damaged.
@@ -130,31 +130,31 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint {path!r}")
     try:
-        # torch writes a checksum of every part and reads without looking at it
+        # torch writes a checksum of every part but does not check it when reading
         with zipfile.ZipFile(path) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise zipfile.BadZipFile("its parts are compressed")
             broken = archive.testzip()
         if broken is not None:
-            raise zipfile.BadZipFile(f"{broken} is not what was written")
+            raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
         loaded = torch.load(path, weights_only=True, map_location=map_location)
     except Exception as error:  # pylint: disable=broad-exception-caught
-        # a foreign file trips the unpickler anywhere
+        # a foreign file may raise any error in the unpickler
         detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
-        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged ({detail})") from None
     return loaded if isinstance(loaded, dict) else {}
 
 
 def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT_LEARNER) -> dict[str, Any]:
-    """The content of a checkpoint, whole, finite and of the right kinds.
+    """Return the checked content of a checkpoint: complete, finite and of the right types.
 
     Args:
         path: The file.
-        map_location: The device that its tensors go to.
-        library: Name of the learner that must have written it, or `CLASSIFY`.
+        map_location: Device of the tensors.
+        library: Name of the learner that wrote the file, or `CLASSIFY`.
 
     Raises:
-        CheckpointError: There is no such file, or it is damaged or another library's.
+        CheckpointError: There is no such file, or it is damaged or of another library.
     """
     held = read_mapping(path, map_location)
     required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
@@ -163,7 +163,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
         other = next((name for name in keys if all(key in held for key in keys[name])), None)
         hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
-        raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
+        raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
         for key, value in held.items():
             for name, tensor in iterate_tensors(value, str(key)):
@@ -178,9 +178,9 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
 
 
 def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names.
+    """Yield all tensors in the nested containers of ``value`` with their dotted names, which start with ``name``.
 
-    Raises ValueError where containers are nested too deep; ``depth``: of those around ``value``.
+    ``depth`` counts the containers around ``value``. Raises ValueError if containers are nested too deep.
     """
     if depth > DEEPEST:
         raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {DEEPEST} deep")
@@ -193,35 +193,35 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raise ValueError where the ``tensor``, which is called ``name``, is none that a run of ours writes.
+    """Raise ValueError if our runs cannot have written the ``tensor`` called ``name``.
 
-    It may lie in memory in another way than plain numbers do, hold values that are no numbers, or negative ones of what cannot be.
+    It must be a dense real tensor with its own memory, with finite values, and without negative ones in `NOT_NEGATIVE`.
     """
     if tensor.is_nested or tensor.layout != torch.strided:
         kind = "nested" if tensor.is_nested else "sparse"
-        raise ValueError(f"{name}: is a {kind} tensor; it must be a plain one")
+        raise ValueError(f"{name}: {kind} tensor; it must be a dense one")
     if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
-        raise ValueError(f"{name}: is a tensor {kind}; it must be one of real numbers")
+        raise ValueError(f"{name}: tensor {kind}; it must hold real numbers")
     repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
     if repeated or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError(f"{name}: its {tensor.numel():,} values share memory; each must have its own")
     if tensor.is_floating_point() and not tensor.isfinite().all():
-        raise ValueError(f"{name} has values that are no numbers; use an older checkpoint")
+        raise ValueError(f"{name} has non-finite values; use an older checkpoint")
     if name.rpartition(".")[2] in NOT_NEGATIVE and (tensor < 0).any():
         lowest = tensor.min().item()
         raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
 
 
 def check_metadata(content: Mapping[str, object], library: str) -> None:
-    """Look at the iteration and at what our runners keep beside the networks.
+    """Check the iteration and our runners' data in a checkpoint.
 
     Args:
-        held: All that a checkpoint holds.
+        content: The checkpoint's content.
         library: As in `read_checkpoint`.
 
     Raises:
-        ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
+        ValueError: Names the damaged key; other damage may raise any of `DAMAGE`.
     """
     infos = content.get("infos")
     ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
@@ -231,7 +231,7 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
         check_random_state(content["random"])
         return
     iteration = check_number("iter", content["iter"], int, low=0)
-    if ours is not None:  # else the host's own
+    if ours is not None:  # otherwise the library's own command wrote it
         check_random_state(ours.random)
         if ours.progress is None:
             raise ValueError("infos.spiky_rl: missing progress")
@@ -240,45 +240,39 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
 
 
 def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data that our runners save with a checkpoint, ``loaded``; empty if another program wrote it."""
+    """Return our runners' data in a ``loaded`` checkpoint; empty if another program wrote it."""
     return (loaded.get("infos") or {}).get("spiky_rl") or {}
 
 
 def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
-    """The identity that a checkpoint, ``loaded``, carries: its run, task and agent; empty if another program wrote it."""
+    """Return the identity (run, task and agent) in a ``loaded`` checkpoint; empty if another program wrote it."""
     return get_runner_state(loaded).get("identity") or {}
 
 
 def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
-    """Refuse a checkpoint that says it belongs to another task or agent.
+    """Raise CheckpointError if a checkpoint belongs to another task or agent.
 
     Args:
-        loaded: All that it holds.
-        identity: What a run of ours says of itself.
-        path: Where the checkpoint lies.
-
-    Raises:
-        CheckpointError: It belongs to another.
+        loaded: The checkpoint's content.
+        identity: Identity of this run.
+        path: The checkpoint's file, for messages.
     """
     theirs = get_identity(loaded)
     for key in ("task", "agent"):
         if key in theirs and key in identity and theirs[key] != identity[key]:
             raise CheckpointError(
-                f"{path}: a checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
+                f"{path}: checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
             )
 
 
 def warn_if_assets_differ(loaded: Mapping[str, object], assets: str, path: str) -> None:
-    """Say in one line where a checkpoint, ``loaded`` from ``path``, was trained on other robots than ``assets``.
-
-    Scores do not carry over from one to the other.
-    """
+    """Log a warning if a checkpoint ``loaded`` from ``path`` was trained with other robots than ``assets``; scores then differ."""
     if (theirs := get_identity(loaded).get("assets")) not in (None, assets):
-        logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
+        logger.warning("%s: trained with other robots: %s, not %s", path, theirs, assets)
 
 
 def get_random_state(device: str) -> RandomState:
-    """The states of every generator that training on ``device`` draws from."""
+    """Return the states of all random generators of a training on ``device``."""
     kind, keys, *rest = np.random.get_state()
     version, words, gauss = random.getstate()
     state: RandomState = {
@@ -292,12 +286,12 @@ def get_random_state(device: str) -> RandomState:
 
 
 def check_random_state(state: Any) -> None:
-    """Raise ValueError where the generators could not be put into the states that are ``held``."""
+    """Raise ValueError if the random generators do not accept ``state``."""
     generators: dict[str, Callable[[], object]] = {
         "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class
-        "numpy": lambda: np.random.RandomState().set_state(_numpy(state["numpy"])),
-        "python": lambda: random.Random().setstate(_python(state["python"])),
+        "numpy": lambda: np.random.RandomState().set_state(_to_numpy_state(state["numpy"])),
+        "python": lambda: random.Random().setstate(_to_python_state(state["python"])),
     }
     if "cuda" in state:
         generators["cuda"] = lambda: _require_bytes(state["cuda"])
@@ -305,34 +299,34 @@ def check_random_state(state: Any) -> None:
         try:
             take()
         except DAMAGE as error:
-            raise ValueError(f"random.{name} is no state of that generator ({error})") from None
+            raise ValueError(f"random.{name} is not a valid state of the generator ({error})") from None
 
 
 def _require_bytes(state: Tensor) -> None:
-    """Raise ValueError where a ``state`` is no list of bytes: what a GPU's generator takes, of which there may be none here."""
+    """Raise ValueError if ``state`` is not a byte vector; used for a GPU generator, which may not exist on this machine."""
     if state.dtype != torch.uint8 or state.ndim != 1:
         raise ValueError(f"{state.dtype} of shape {list(state.shape)}")
 
 
 def restore_random_state(state: RandomState, device: str) -> None:
-    """Put the generators, that of ``device`` among them, where `get_random_state` found them as ``state``."""
+    """Restore the random generators, including that of ``device``, to a ``state`` from `get_random_state`."""
     torch.set_rng_state(state["torch"].cpu())
-    np.random.set_state(_numpy(state["numpy"]))
-    random.setstate(_python(state["python"]))
+    np.random.set_state(_to_numpy_state(state["numpy"]))
+    random.setstate(_to_python_state(state["python"]))
     if device.startswith("cuda") and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def _numpy(state: Iterable[Any]) -> tuple:
-    """NumPy's state. Raises ValueError where its parts are not what NumPy takes unchecked."""
+def _to_numpy_state(state: Iterable[Any]) -> tuple:
+    """Return NumPy's state. Raises ValueError for invalid parts that NumPy does not check."""
     kind, keys, position, has_gauss, gauss = state
     if not 0 <= position <= len(keys) or has_gauss not in (0, 1) or not isinstance(gauss, float):
         raise ValueError(f"position {position!r}, gauss {has_gauss!r} {gauss!r}")
     return kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss
 
 
-def _python(state: Iterable[Any]) -> tuple:
-    """Python's state. Raises ValueError where its parts are not what Python takes unchecked."""
+def _to_python_state(state: Iterable[Any]) -> tuple:
+    """Return Python's state. Raises ValueError for invalid parts that Python does not check."""
     version, words, gauss = state
     if not (gauss is None or isinstance(gauss, float)):
         raise ValueError(f"gauss {gauss!r}")

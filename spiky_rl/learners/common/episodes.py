@@ -1,4 +1,4 @@
-"""Episodes that end in a rollout: gathered where the environments are, read by the host once per iteration."""
+"""Statistics of ended episodes: gathered on the device, fetched by the CPU once per iteration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 WINDOW = 100
-"""Episodes that a mean is taken over, as in rsl_rl."""
+"""Number of episodes in a mean, as in rsl_rl."""
 
 
 class EpisodeStatistics:
-    """Returns and lengths of the latest episodes. Which ended in a step is not asked then: that would wait for the device."""
+    """Returns and lengths of the latest episodes. A control step does not wait for the device; only `fetch` does."""
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
         self.returns: deque[float] = deque(maxlen=WINDOW)
@@ -24,13 +24,13 @@ class EpisodeStatistics:
     def add(self, rewards: Tensor, ended: Tensor) -> None:
         """Count a control step: rewards [B], and whether an episode ended with it [B]."""
         left = (~ended).to(self._return.dtype)
-        # never in place: the steps before are still to be read
+        # not in place: earlier steps have not been fetched yet
         self._return, self._length = self._return + rewards, self._length + 1
         self._steps.append(torch.stack([self._return, self._length, left]))
         self._return, self._length = self._return * left, self._length * left
 
     def fetch(self) -> None:
-        """Take over what ended since the last call: the one time that the host waits."""
+        """Fetch the episodes that ended since the last call; this waits for the device."""
         if not self._steps:
             return
         returns, lengths, left = torch.stack(self._steps, 1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""A trained policy as playback uses it, whichever library trained it."""
+"""Trained policy for inference, independent of the library that trained it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from spiky_rl.metrics.video import get_spikes
 from spiky_rl.networks.base import SpikingNetwork, State
 
 EnvSelection = slice | Tensor
-"""Some of the environments, by index."""
+"""Selection of environments by index."""
 ALL_ENVS = slice(None)
 BOUND = 1e6
-"""Largest size of an observation, normalised where a policy normalises, that a policy takes which acts and does not learn."""
+"""Maximum absolute value of an observation (after normalisation) in inference; larger values are clamped."""
 LARGEST = torch.finfo(torch.float32).max
 
 
 def select_state(state: State | None, part: EnvSelection) -> State | None:
-    """The ``state`` of some environments, a ``part`` of all; None: rest."""
+    """Return the ``state`` of the environments in ``part``; None stands for the zero state."""
     return None if state is None else tuple(s[:, part] for s in state)
 
 
 def reset_state(state: State, dones: Tensor) -> State:
-    """A ``state`` in which the environments that are ``dones`` [B] are at rest; a new one, for a rollout may hold the old."""
+    """Return a new ``state`` that is zero where ``dones`` [B]; the old one may be stored in a rollout."""
     done = dones.view(1, -1, 1) > 0
     return tuple(torch.where(done, torch.zeros_like(s), s) for s in state)
 
 
 def clamp_observations(x: Tensor) -> Tensor:
-    """Return observations ``x`` as a policy takes them that acts and does not learn: 0 for what is not a number, none beyond `BOUND`.
+    """Return observations ``x`` with NaN replaced by 0 and values clamped to `BOUND`, for inference.
 
-    One such number would otherwise stay in a state for as long as the episode lasts.
+    Otherwise a single such value would stay in the hidden state for the rest of the episode.
     """
     return torch.where(x.isnan(), 0.0, x).clamp(-BOUND, BOUND)
 
 
 def reset_nonfinite(state: State) -> State:
-    """Return a ``state`` in which what is not finite is at rest."""
+    """Return ``state`` with non-finite values replaced by 0."""
     return tuple(torch.where(s.abs() <= LARGEST, s, 0.0) if s.is_floating_point() else s for s in state)
 
 
 class InferencePolicy(ABC):
-    """Deterministic actions of a policy that carries its own state through the episodes.
+    """Deterministic policy that carries its hidden state through the episodes.
 
-    Call it once per control step, and ``reset`` with what the environment says is done.
+    Call it once per control step, then call ``reset`` with the ``dones`` of the environment.
     """
 
     model: nn.Module
@@ -59,43 +59,43 @@ class InferencePolicy(ABC):
     """None for an ANN."""
     ann_operations: float
     is_plastic: bool = False
-    """Whether what is plastic in its network changes while it acts; what all environments of a call do counts together."""
+    """Whether plastic weights change while the policy acts; all environments of a call change them together."""
 
     @abstractmethod
     def copy(self) -> Self:
-        """One with weights and a state of its own, at rest."""
+        """Return a copy with its own weights, in the zero state."""
 
     @property
     @abstractmethod
     def state(self) -> State | None:
-        """The state of a spiking network before the next control step; None: rest."""
+        """State of a spiking network before the next control step; None for the zero state."""
 
     @abstractmethod
     def __call__(self, obs: TensorDict) -> Tensor:
-        """Observations, a TensorDict of [B, ...] -> actions [B, A]; the state goes on by one control step."""
+        """Return actions [B, A] for observations [B, ...], and advance the state by one control step."""
 
     @abstractmethod
     def reset(self, dones: Tensor | None = None) -> None:
-        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
+        """Reset the hidden state where ``dones`` [B]; without ``dones``, of all environments."""
 
     @abstractmethod
     def get_network_input(self, obs: TensorDict) -> Tensor:
-        """Input of the policy's first layer for ``obs`` [B, ...]: the groups it uses, normalised, [B, O]."""
+        """Return the network input [B, O] for ``obs`` [B, ...]: the policy's observation groups, normalised."""
 
     @abstractmethod
     def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        """Activity of an ANN that observes ``obs``, in the environments ``part``, as `activity` is of a spiking network."""
+        """Return the activity of an ANN for ``obs`` in the environments ``part``."""
 
     @cached_property
     def _meter(self) -> CostMeter | None:
         return None if self.network is None else make_meter(self.network)
 
     def compute_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        """Spikes and operations of the control step to come, which begins with ``obs``; the state stays.
+        """Return spikes and operations of the control step after ``obs``, without advancing the state.
 
         Args:
             obs: Observations of all environments, [B, ...].
-            part: The environments that are looked at.
+            part: The environments to measure.
         """
         if self.network is None:
             return self.compute_ann_activity(obs, part)
@@ -103,7 +103,7 @@ class InferencePolicy(ABC):
         return activity.compute_activity(self.network, x, state, self.ann_operations, self._meter)
 
     def compute_spikes(self, obs: TensorDict) -> list[Tensor] | None:
-        """Spikes [K, N] of every layer in the control step that begins with ``obs``, of environment 0; None for an ANN."""
+        """Return environment 0's spikes [K, N] of every layer in the control step after ``obs``, or None for an ANN."""
         if self.network is None:
             return None
         record = activity.compute_step_activity(

@@ -1,4 +1,4 @@
-"""The processes of a distributed run, as torchrun tells each of them in its environment."""
+"""Processes of a distributed run, described by torchrun's environment variables."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 FLAG = "--processes"
 STARTER = "SPIKY_RL_STARTER"
-"""Variable with the number of the process that starts those of a distributed run, where it is one of ours: they end with it."""
+"""Variable with the process id of our command that started a distributed run; the other processes end with it."""
 LOST = 3
 """Exit code of a process whose parent has ended."""
 START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
 
 
 def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
-    """Become torchrun, which trains in several processes that share this one's CPU threads; does not return.
+    """Replace this process by torchrun, which trains in ``count`` processes that share the CPU threads; does not return.
 
     Args:
-        device: What they train on.
-        count: How many there are.
-        arguments: Those of ``train.py``, which are checked before.
+        device: Device of the training; only ``cpu`` is allowed.
+        count: Number of processes.
+        arguments: Checked arguments of ``train.py``.
 
     Raises:
-        UserError: The device is none that processes share.
+        UserError: The device is not ``cpu``.
     """
     if device != "cpu":
-        raise UserError(f"{FLAG} {count}: is for --device cpu, not {device}; use torchrun")
+        raise UserError(f"{FLAG} {count}: not available with --device {device}; allowed: cpu; use torchrun")
     import torch
 
     threads = max(1, torch.get_num_threads() // count)
@@ -52,14 +52,14 @@ def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
+    """Ask the Linux kernel to kill this process when the process ``parent`` ends, even if ``parent`` is killed."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it was too late to ask
+    if os.getppid() != parent:  # the parent had already ended
         os._exit(LOST)
 
 
 def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
-    """Arguments without a flag and its value."""
+    """Return the ``arguments`` without ``flag`` and its value."""
     found, skipped = [], False
     for argument in arguments:
         if not skipped and argument != flag and not argument.startswith(f"{flag}="):
@@ -69,15 +69,15 @@ def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
 
 
 def setup_distributed_env(distributed: bool) -> None:
-    """Check what torchrun sets, or take it away from a process that runs alone, before a library reads it.
+    """Check torchrun's variables, or remove them from a single process before a library reads them. Raises UserError.
 
-    A batch job or another program's shell may have left it: rsl_rl and skrl would wait for processes that never come.
-    A process of a distributed run that one of our commands started ends with torchrun, even if that is killed. Raises UserError.
+    A batch job or a shell may have left them, and rsl_rl and skrl would wait for processes that never start.
+    A process of a distributed run started by our command ends with torchrun, even if torchrun is killed.
     """
     if not distributed:
-        left = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
-        if left:
-            log.info("%s: set, but without --distributed this is a single process", ", ".join(left))
+        leftover = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
+        if leftover:
+            log.info("%s: ignored, because --distributed is not given", ", ".join(leftover))
         return
     if (starter := os.environ.get(STARTER, "")).isdecimal():
         die_with_parent(int(starter))
@@ -87,7 +87,7 @@ def setup_distributed_env(distributed: bool) -> None:
     for key in NUMBERS:
         if not os.environ[key].isdecimal():
             raise UserError(
-                f"--distributed: {key}={os.environ[key]!r} is no whole number; start with {START}"
+                f"--distributed: {key}={os.environ[key]!r}: expected a whole number; start the processes with {START}"
             )
     processes = int(os.environ["WORLD_SIZE"])
     for key in NUMBERS[1:]:

@@ -1,4 +1,4 @@
-"""Progress of a run, as its checkpoints keep it."""
+"""Progress of a run, saved in its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from spiky_rl.config.options import RegistryError, Settings
 
 
-def no_infinity(value: float) -> float:
-    """The ``value``, a number or NaN. Raises RegistryError."""
+def check_not_infinite(value: float) -> float:
+    """Return ``value``, a finite number or NaN. Raises RegistryError if it is infinite."""
     if math.isinf(value):
-        raise RegistryError(f"{value} is out of range; it must be finite, or NaN")
+        raise RegistryError(f"{value} is out of range; it must be finite or NaN")
     return value
 
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0.0)]
-Mean = Annotated[float, Field(allow_inf_nan=True), AfterValidator(no_infinity)]
-"""A mean over episodes: NaN until the first one ends."""
+Mean = Annotated[float, Field(allow_inf_nan=True), AfterValidator(check_not_infinite)]
+"""Mean over episodes; NaN before the first episode ends."""
 
 
 class TrainingProgress(Settings):
-    """Progress of a run; saved with every checkpoint, so that a resumed run counts on."""
+    """Progress of a run; saved with every checkpoint, so that a resumed run continues counting."""
 
     model_config = ConfigDict(frozen=False)
     iterations: Count = 0
@@ -45,16 +45,16 @@ class TrainingProgress(Settings):
     firing: list[Amount] = Field(default_factory=list)
     """The actor's firing rate at the end of each iteration."""
     operations: list[Amount] = Field(default_factory=list)
-    """Its effective synaptic operations per control step then."""
+    """The actor's effective synaptic operations per control step at the end of each iteration."""
     steps: list[Count] = Field(default_factory=list)
-    """Environment steps done when each iteration ended."""
+    """Environment steps at the end of each iteration."""
 
     @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
+    def _check_lengths(self) -> Self:
         booked = {len(course) for course in (self.seconds, self.firing, self.operations, self.steps)}
         both = {len(self.returns), len(self.lengths)}
         if len(booked) > 1 or len(both) > 1 or max(booked) > max(both):
-            raise RegistryError("courses of different lengths")
+            raise RegistryError("lists per iteration have different lengths")
         return self
 
     @property
@@ -64,7 +64,7 @@ class TrainingProgress(Settings):
 
     @property
     def total_operations(self) -> float:
-        """Effective synaptic operations of all control steps so far, each iteration's at the rate at which it ended."""
+        """Effective synaptic operations of all control steps; each iteration counts with its final value per step."""
         before = [0, *self.steps[:-1]]
         return sum(
             (after - start) * each

@@ -1,4 +1,4 @@
-"""Bookkeeping shared by the rsl_rl and skrl runners: progress, what TensorBoard shows of spikes, a saved end."""
+"""Bookkeeping common to all runners: progress, scalars, figures, and a checkpoint on every exit."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 
 class StopTraining(Exception):
-    """Ends training after the iteration at hand; the run is saved."""
+    """Request to end the training after the current iteration; the run is saved."""
 
 
 @dataclass(frozen=True)
 class IterationSummary:
-    """One finished iteration, for displays."""
+    """Summary of a finished iteration, for displays."""
 
     index: int
     last: int
@@ -53,10 +53,10 @@ class IterationSummary:
 
 
 class BaseRunner(ABC):
-    """Base of the runners of all libraries; each derives from this and from its library's own runner."""
+    """Base class of the runners; each derives from this class and from its library's runner."""
 
     env: VectorEnv
-    """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one like it."""
+    """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one with its interface."""
     device: str
     identity: Mapping[str, object]
     progress: TrainingProgress
@@ -67,7 +67,7 @@ class BaseRunner(ABC):
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
     is_recorded: bool = True
-    """Whether the weights are those with which the last booked iteration ended."""
+    """Whether the weights are unchanged since the end of the last recorded iteration."""
     silence_check: SilentLayerCheck
     return_check: ReturnExplosionCheck
     _simulated: float = 0.0
@@ -81,10 +81,10 @@ class BaseRunner(ABC):
         notes: Mapping[str, str] | None,
         on_iteration: Callable[[IterationSummary], None] | None,
     ) -> None:
-        """Begin with nothing done.
+        """Initialise progress and callbacks of a new run.
 
         Args:
-            identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.
+            identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
             picture_interval: Iterations between spike rasters.
             notes: Texts for TensorBoard, by name.
             on_iteration: Called after every iteration; may raise `StopTraining`.
@@ -99,26 +99,26 @@ class BaseRunner(ABC):
     @property
     @abstractmethod
     def models(self) -> Iterable[nn.Module]:
-        """All that is trained."""
+        """Trained models: actor and critic."""
 
     @property
     @abstractmethod
     def inference_policy(self) -> InferencePolicy:
-        """The policy of the rollouts as playback uses it; what it is in the middle of, training or not, stays."""
+        """Inference policy with the weights and the state of the rollouts; does not change the training mode."""
 
     @property
     @abstractmethod
     def folder(self) -> str | None:
-        """Where the run is kept; None: nowhere."""
+        """Run folder; None if the run is not saved."""
 
     @property
     @abstractmethod
     def writer(self) -> ScalarWriter | None:
-        """Where the figures go, while training; None: nowhere."""
+        """Writer of scalars and figures during training; None if nothing is written."""
 
     @abstractmethod
     def get_inference_policy(self, device: str | None = None) -> InferencePolicy:
-        """Return the policy as playback uses it, in evaluation mode, on ``device``."""
+        """Return the inference policy on ``device``, in evaluation mode."""
 
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
@@ -126,35 +126,37 @@ class BaseRunner(ABC):
 
         Args:
             path: The file.
-            infos: What else it should hold beside the run's progress, identity and random states.
+            infos: Further content besides progress, identity and random states.
         """
 
     @abstractmethod
     def load(
         self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
     ) -> dict:
-        """Take over a checkpoint without executing code from it; training goes on with the next iteration.
+        """Load a checkpoint without executing code from it; training continues with the next iteration.
 
         Args:
             path: The file.
-            load_cfg: Which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to take; None: all.
-            strict: Whether the weights of a model have to be all of it, and no others.
-            map_location: Where its tensors go first; None: to this runner's device.
+            load_cfg: Which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to load; None for all.
+            strict: Whether weights must match a model's parameters exactly.
+            map_location: Device to load the tensors to; None for this runner's device.
 
         Raises:
-            CheckpointError: It is no checkpoint of this task, agent and network.
+            CheckpointError: The file is not a checkpoint of this task, agent and network.
 
         Returns:
-            What it holds as ``infos``.
+            The checkpoint's ``infos``.
         """
 
-    def _write(self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None) -> None:
-        """Write a checkpoint, atomically; no code is in the file.
+    def _write_checkpoint(
+        self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None
+    ) -> None:
+        """Write a checkpoint without code, atomically.
 
         Args:
             path: The file.
-            learned: The library's own part of it.
-            infos: As `save` takes them.
+            learned: The library's own content.
+            infos: As for `save`.
         """
         ours = {
             "identity": self.identity,
@@ -165,11 +167,11 @@ class BaseRunner(ABC):
         write_checkpoint(Path(path), {**learned, **held})
 
     def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
-        """Go on with the iteration after that of a checkpoint.
+        """Resume with the iteration after a checkpoint's.
 
         Args:
-            loaded: All that it holds.
-            draws: Whether random numbers, too, go on as they would have.
+            loaded: The checkpoint's content.
+            draws: Whether to restore the states of the random generators.
         """
         ours, after = get_runner_state(loaded), loaded["iter"] + 1
         self.current_learning_iteration = after
@@ -179,14 +181,14 @@ class BaseRunner(ABC):
 
     @contextmanager
     def save_on_exit(self) -> Iterator[None]:
-        """Around a training: however it ends, its last finished iteration is saved, if no update has begun to change it.
+        """Save the last finished iteration of a training however it ends, unless an update has begun to change its weights.
 
-        Raises FloatingPointError where the networks' weights are no numbers, and names them.
+        Raises FloatingPointError that names the first non-finite weight.
         """
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
         self._resets = getattr(self.env, "worlds_reset", 0)
         self.is_recorded, self._meter = True, None
-        self._tell_trained(self.progress.iterations > 0)
+        self._set_env_trained(self.progress.iterations > 0)
         try:
             yield
         except BaseException as error:
@@ -194,22 +196,22 @@ class BaseRunner(ABC):
             if spoilt is None:
                 self.save_last()
             if isinstance(error, RuntimeError) and spoilt is not None:
-                # torch refuses to sample from such weights, and a simulation cannot move by such actions
-                self._fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
+                # torch cannot sample from such weights, and a simulation cannot follow such actions
+                self._raise_non_finite(self.progress.iterations, f"{spoilt} has non-finite values")
             raise
 
-    def _tell_trained(self, is_trained: bool) -> None:
-        """Tell the environment, if it asks, whether the policy has learned from anything yet."""
-        if tell := getattr(self.env, "tell_trained", None):
-            tell(is_trained)
+    def _set_env_trained(self, is_trained: bool) -> None:
+        """Tell the environment, if it has ``set_trained``, whether the policy has been updated yet."""
+        if set_trained := getattr(self.env, "set_trained", None):
+            set_trained(is_trained)
 
-    def _blow_up(self) -> str:
-        """A phrase that names the simulation's settings where it has blown up; else "", and of environments that do not say."""
-        find = getattr(self.env, "blow_up", None)
-        return "" if find is None else find()
+    def _describe_blow_up(self) -> str:
+        """Return a phrase with the simulation's settings if it has blown up, else ""; also "" if the environment cannot tell."""
+        describe = getattr(self.env, "describe_blow_up", None)
+        return "" if describe is None else describe()
 
     def save_last(self) -> None:
-        """Save the last finished iteration, if it is not saved yet and the weights are still its own."""
+        """Save the last finished iteration if it is not saved yet and no update has changed its weights."""
         if self.folder is None or not self.progress.iterations:
             return
         path = Path(self.folder) / f"model_{self.progress.iterations - 1}.pt"
@@ -217,12 +219,13 @@ class BaseRunner(ABC):
             return
         if not self.is_recorded:
             log.warning(
-                "ended within an update, so nothing new is saved; %s", self.describe_last_checkpoint()
+                "the training ended within an update, so no new checkpoint is saved; %s",
+                self.describe_last_checkpoint(),
             )
             return
         try:
             self.save(str(path))
-        except (OSError, RuntimeError) as error:  # what ended the training goes on being raised
+        except (OSError, RuntimeError) as error:  # the error that ended the training is still raised
             log.error(
                 "the last finished iteration could not be saved (%s); %s",
                 error,
@@ -230,51 +233,53 @@ class BaseRunner(ABC):
             )
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is trained, with names."""
+        """Yield every parameter of actor and critic with its name."""
         for role, model in zip(("actor", "critic"), self.models, strict=True):
             for name, weight in model.named_parameters():
                 yield f"{role}.{name}", weight.detach()
 
     def _find_non_finite(self) -> str | None:
-        """The first weight with values that are no numbers; None: all are finite. One answer from the device."""
+        """Return the name of the first weight with non-finite values, or None; waits for the device once."""
         names, weights = zip(*self.named_weights(), strict=True)
         finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()
         return None if all(finite) else names[finite.index(False)]
 
     def describe_weights(self) -> str:
-        """Facts about an exploding training: the largest weight, the learning rate, and the last good checkpoint."""
+        """Return a phrase for an exploding training: largest weight, learning rate and last good checkpoint."""
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.describe_last_checkpoint()}"
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._get_learning_rate():.3g}; {self.describe_last_checkpoint()}"
 
-    def _rate(self) -> float:
-        """The learning rate of the first group of weights."""
+    def _get_learning_rate(self) -> float:
+        """Return the learning rate of the first parameter group."""
         return self.alg.optimizer.param_groups[0]["lr"]
 
     def describe_last_checkpoint(self) -> str:
-        """A phrase that names the last good checkpoint, or says that there is none."""
+        """Return a phrase that names the last good checkpoint, or says that there is none."""
         held = list_checkpoints(Path(self.folder)) if self.folder is not None else []
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
-    def _fail(self, index: int, what: str) -> None:
-        """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, who did it or what to do, and what is kept."""
-        cause = self._blow_up()
-        learners = f"at a learning rate of {self._rate():.3g}; lower agent.algorithm.learning_rate"
+    def _raise_non_finite(self, index: int, what: str) -> None:
+        """Raise FloatingPointError with iteration ``index``, the non-finite value ``what``, cause or remedy, and last checkpoint."""
+        cause = self._describe_blow_up()
+        learners = (
+            f"at a learning rate of {self._get_learning_rate():.3g}; lower agent.algorithm.learning_rate"
+        )
         raise FloatingPointError(
             f"iteration {index}: {what}, {cause or learners}; {self.describe_last_checkpoint()}"
         )
 
     @property
     def network(self) -> SpikingNetwork | None:
-        """The actor's; None of an ANN."""
+        """Network of the actor; None if the actor is an ANN."""
         return getattr(next(iter(self.models)), "network", None)
 
     @property
     def meter(self) -> CostMeter | None:
-        """The actor's, made once in a training; None of an ANN and of a network from elsewhere.
+        """Cost meter of the actor's network; None for an ANN or a foreign network.
 
-        Anew in every call where rules of its own change a network's weights: they may come to rest at zero.
+        It is made once per training, or in every call if local rules or plasticity change the weights, which may become zero.
         """
         network = self.network
         if network is None:
@@ -283,19 +288,19 @@ class BaseRunner(ABC):
             self._meter = make_meter(network)
         return self._meter
 
-    def write_notes(self) -> None:
-        """The notes, once the writer is there."""
+    def write_text_summaries(self) -> None:
+        """Write the text summaries if the writer supports text."""
         if add := getattr(self.writer, "add_text", None):
             for name, text in self.text_summaries.items():
                 add(name, text, self.current_learning_iteration)
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
-        """Raise FloatingPointError where iteration ``index`` ended with ``losses``, or a weight, that are no numbers."""
+        """Raise FloatingPointError if a loss or a weight is non-finite after iteration ``index``."""
         for name, value in losses.items():
             if not np.isfinite(value):
-                self._fail(index, f"the {name} loss is {value}")
-        if (spoilt := self._find_non_finite()) is not None:  # the last minibatch may have done that
-            self._fail(index, f"{spoilt} has values that are no numbers")
+                self._raise_non_finite(index, f"the {name} loss is {value}")
+        if (spoilt := self._find_non_finite()) is not None:  # the last minibatch may have caused it
+            self._raise_non_finite(index, f"{spoilt} has non-finite values")
 
     def record_iteration(
         self,
@@ -307,21 +312,21 @@ class BaseRunner(ABC):
         episodes: tuple[Sequence[float], Sequence[float]],
         activity: PolicyActivity,
     ) -> None:
-        """Count a finished iteration, write what TensorBoard shows of it on every host, and tell the display.
+        """Record a finished iteration in the progress, write its scalars, and call ``on_iteration``.
 
         Args:
             index: Index of this iteration.
-            last: Index of the last one.
-            env_steps: Environment steps that it took.
-            seconds: Spent collecting, which includes the simulation, and learning.
-            losses: By name.
-            episodes: Returns and lengths of the latest episodes that ended.
-            activity: The actor's.
+            last: Index of the last iteration.
+            env_steps: Environment steps of this iteration.
+            seconds: Duration of collecting (including the simulation) and of learning.
+            losses: Losses by name.
+            episodes: Returns and lengths of the latest ended episodes.
+            activity: Activity of the actor.
         """
         progress = self.progress
         simulated = getattr(self.env, "seconds_simulation", 0.0)
         simulation, self._simulated = simulated - self._simulated, simulated
-        # hosts measure by the clock of the day, which may be set back; a simulation has taken its time all the same
+        # learners measure wall-clock time, which may be set back, but the simulation has still taken its time
         collecting, learning = max(seconds[0], simulation), max(seconds[1], 0.0)
         progress.iterations = index + 1
         progress.env_steps += env_steps
@@ -339,28 +344,28 @@ class BaseRunner(ABC):
         resets = getattr(self.env, "worlds_reset", 0)
         progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
         self.is_recorded = True
-        self._tell_trained(True)
+        self._set_env_trained(True)
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
             self.writer.add_scalar("Train/worlds_reset", progress.worlds_reset, index)
         if self.folder is not None:  # the other ranks of a distributed run have none
-            self.return_check(index, progress.returns[-1], self._blow_up)
+            self.return_check(index, progress.returns[-1], self._describe_blow_up)
             if self.network is not None:
                 self.silence_check(self.network, activity)
         total = collecting + learning
         self.on_iteration(IterationSummary(index, last, progress, activity, losses, env_steps / total, total))
 
     def draws_figures(self, index: int) -> bool:
-        """Whether raster and action distribution of iteration ``index`` are drawn."""
+        """Return whether raster and action histogram of iteration ``index`` are drawn."""
         return self.writer is not None and index % self.figure_interval == 0
 
 
 @contextmanager
 def wrap_load_errors(path: str) -> Iterator[None]:
-    """Raise CheckpointError that names ``path`` for whatever a library raises where weights do not fit its models."""
+    """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None
+        raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None

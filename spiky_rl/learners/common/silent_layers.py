@@ -1,4 +1,4 @@
-"""A warning for a layer that stays silent or saturated: hardly a gradient passes through it, and nothing else says so."""
+"""Warning for a layer that stays silent or saturated: almost no gradient passes through it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from spiky_rl.networks.base import SpikingNetwork
 log = logging.getLogger(__name__)
 
 WARN_AFTER_ITERATIONS = 5
-"""Iterations in a row after which a layer is warned of."""
+"""Consecutive iterations before a warning."""
 SILENT_RATE, SATURATED_RATE = 0.01, 0.9
-"""Spikes per neuron and inner step below which a layer may count as silent, and above which as saturated."""
+"""Firing rates below which a layer may be silent, and above which it may be saturated."""
 MOST = 0.5
-"""Fraction of a layer's neurons that then never spike, or always do, in all that is looked at."""
+"""Minimum fraction of neurons that never spike in a silent layer, or always spike in a saturated one."""
 
 
 class SilentLayerCheck:
-    """Call it with every iteration of one training; it warns of each layer once."""
+    """Check to call after every iteration of a training; it warns once per layer."""
 
     def __init__(self) -> None:
         self.lasting: dict[int, tuple[str, int]] = {}
         self.warned: set[int] = set()
 
     def __call__(self, network: SpikingNetwork, activity: PolicyActivity) -> None:
-        """Look at the ``activity`` of the actor's ``network`` in the last control step of an iteration."""
+        """Check the ``activity`` of the actor's ``network`` in the last control step of an iteration."""
         for i, layer in enumerate(activity.layers):
             before, count = self.lasting.get(i, ("", 0))
             now = classify_layer(layer) if is_expected_to_spike(network, i) else ""
@@ -40,8 +40,8 @@ class SilentLayerCheck:
                 self.warned.add(i)
                 share, what = (layer.silent, "never") if now == "silent" else (layer.saturated, "always")
                 log.warning(
-                    "layer %d of the actor is %s: for %d iterations it has fired at %.1f %%, and %.0f %% of its neurons %s spike; it"
-                    " hardly learns%s",
+                    "layer %d of the actor is %s: for %d iterations its firing rate has been %.1f %%, and %.0f %% of its neurons %s"
+                    " spike; it hardly learns%s",
                     *(
                         i + 1,
                         now,
@@ -55,16 +55,16 @@ class SilentLayerCheck:
 
 
 def classify_layer(layer: LayerActivity) -> str:
-    """Whether a ``layer`` is ``silent`` or ``saturated``; empty: neither."""
+    """Return ``silent`` or ``saturated``, or an empty string if the ``layer`` is neither."""
     if layer.rate < SILENT_RATE and layer.silent > MOST:
         return "silent"
     return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MOST else ""
 
 
 def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
-    """Whether silence of a ``network``'s ``layer``, an index, would be a fault.
+    """Return whether silence of layer number ``layer`` would be a fault.
 
-    It is none where events carry values, nor where none are sent while nothing changes.
+    It is not if events carry values, or if an encoder sends no events while its input is constant.
     """
     if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDeltaEncoder):
         return False
@@ -73,12 +73,12 @@ def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
 
 
 def get_layers(network: SpikingNetwork) -> Sequence[SpikingLayer]:
-    """The layers of a ``network``; none of a reservoir."""
+    """Return the layers of a ``network``; a reservoir has none."""
     return getattr(network, "layers", ())
 
 
 def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
-    """Changes that help where a ``layer``, an index, is in a ``state``, by the keys that this ``network`` has."""
+    """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
     layers = get_layers(network)
     driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]

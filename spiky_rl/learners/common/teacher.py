@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained policy that a student learns from."""
+    """Trained policy from which a student learns."""
 
     path: str
     """Path of its checkpoint."""
     agent: str
     spec: Mapping[str, Any]
-    """Its specification, as `AgentSpec.to_dict` gives it."""
+    """Specification of the agent, from `AgentSpec.to_dict`."""
     weights: Mapping[str, Tensor] = field(repr=False)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The teacher's identity in checkpoints of its student, which hold its weights too."""
+        """Identity of the teacher in checkpoints of its student, which also hold its weights."""
         return {"path": self.path, "agent": self.agent, "spec": dict(self.spec)}
 
 
 def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
-    """Return the teacher in a checkpoint of a run of ours.
+    """Return the teacher in a checkpoint of one of our runs.
 
     Args:
         path: The checkpoint.
@@ -46,19 +46,19 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
     weights = learner.checkpoint_keys[0]
     if weights not in read_mapping(str(path)):
         raise CheckpointError(
-            f"{path}: is no checkpoint of a run of {learner.name}, which a teacher's has to be"
+            f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"
         )
     loaded = read_checkpoint(str(path), library=learner.name)
     theirs = get_identity(loaded)
     if not theirs.get("spec") or "task" not in theirs:
-        raise CheckpointError(f"{path}: was not written by train.py, so its kind of network is not known")
+        raise CheckpointError(f"{path}: not written by train.py, so the teacher's network is unknown")
     if theirs["task"] != task:
-        raise CheckpointError(f"{path}: a teacher of task {theirs['task']!r}, not {task!r}")
+        raise CheckpointError(f"{path}: teacher of task {theirs['task']!r}, not {task!r}")
     return Teacher(str(path), theirs["agent"], theirs["spec"], loaded[weights])
 
 
 def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:
-    """Return the teacher that a student's checkpoint, ``loaded`` from ``path``, holds. Raises CheckpointError if it holds none."""
+    """Return the teacher in a student's checkpoint ``loaded`` from ``path``. Raises CheckpointError if it holds no teacher."""
     held = (loaded.get("distillation") or {}).get("teacher")
     if not held:
         raise CheckpointError(f"{path}: holds no teacher; it was not trained with --teacher")

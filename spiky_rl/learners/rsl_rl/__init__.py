@@ -1,8 +1,8 @@
 """rsl_rl as a learner, and the classes that its configuration names.
 
-``class_name: spiky_rl.learners.rsl_rl:SpikingModel`` makes a spiking actor or critic, ``...:SpikingPPO`` the algorithm
-beside it (rsl_rl's PPO with a learning rate for what does not spike, a floor under the adaptive one, and burn-in),
-``...:DistillingPPO`` that algorithm behind rsl_rl's distillation of a teacher.
+``class_name: spiky_rl.learners.rsl_rl:SpikingModel`` makes a spiking actor or critic. ``...:SpikingPPO`` is rsl_rl's PPO with
+separate learning rates for critic and action noise, a minimum adaptive learning rate, and burn-in. ``...:DistillingPPO`` runs
+rsl_rl's distillation of a teacher before `SpikingPPO`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACES = {
     "SpikingModel": "model:SpikingModel",
     "SpikingPPO": "ppo:RslRlSpikingPPO",
 }
-"""Module and class behind every name: imported when it is asked for, so that the learner is known without rsl_rl."""
+"""Module and class of every public name, imported on first access, so that this package does not import rsl_rl."""
 
 
 def __getattr__(name: str) -> Any:

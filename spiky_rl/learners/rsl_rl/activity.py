@@ -1,4 +1,4 @@
-"""Activity of rsl_rl's actor: in the rollout that it was just trained on, and in playback."""
+"""Activity of rsl_rl's actor in its latest rollout and in playback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RslRlInferencePolicy(InferencePolicy):
-    """An actor of rsl_rl's, spiking or not."""
+    """Inference policy of an rsl_rl actor, spiking or not."""
 
     model: MLPModel
 
@@ -42,7 +42,7 @@ class RslRlInferencePolicy(InferencePolicy):
     @override
     def copy(self) -> RslRlInferencePolicy:
         if (distribution := self.model.distribution) is not None:
-            # after an update it holds tensors of a gradient's graph, which cannot be copied
+            # after an update it holds tensors of an autograd graph, which cannot be copied
             size = distribution.input_dim
             with torch.no_grad():
                 distribution.update(torch.zeros(1, *([size] if isinstance(size, int) else size)))
@@ -75,7 +75,7 @@ class RslRlInferencePolicy(InferencePolicy):
 
 
 def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State) -> PolicyActivity:
-    """Activity of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
+    """Return the activity of an rsl_rl ANN for ``obs`` in the state ``hidden``; the model's own state does not change."""
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
     before = model.get_hidden_state()
     model.reset(hidden_state=hidden)  # type: ignore[arg-type]  # a recurrent layer has one or two
@@ -85,11 +85,11 @@ def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State)
 
 
 def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> PolicyActivity:
-    """Activity of an algorithm's actor at the last control step of its rollout, over some of the environments.
+    """Return the actor's activity at the last control step of the rollout, over at most `SAMPLES` environments.
 
     Args:
         algorithm: The algorithm.
-        meter: Its actor's; None: a new one.
+        meter: Cost meter of the actor; None to make a new one.
     """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
@@ -99,7 +99,7 @@ def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> Pol
         return _ann_activity(actor, obs, hidden if len(hidden) > 1 else next(iter(hidden), None))
     with torch.no_grad():
         x = actor.get_latent(storage.observations[-1][:SAMPLES])  # type: ignore[arg-type]
-    # where nothing is replayed, no state is stored: the one after that step is as good to count spikes with
+    # no state is stored if nothing is replayed; the state after that step serves as well for counting spikes
     now = actor.state if actor.network.stateful else None
     state = tuple(s[-1] for s in saved) if saved else now
     part = tuple(s[:, :SAMPLES] for s in state) if state else None
@@ -107,7 +107,7 @@ def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> Pol
 
 
 def draw_raster(algorithm: PPO) -> Figure:
-    """Spike raster and membrane traces of environment 0 over the rollout of an ``algorithm`` whose actor spikes."""
+    """Return spike raster and membrane traces of environment 0 over the rollout of an ``algorithm`` with a spiking actor."""
     actor, storage = algorithm.get_policy(), algorithm.storage
     assert isinstance(actor, SpikingModel)
     one = slice(1)

@@ -1,4 +1,4 @@
-"""An agent's specification as the dict that rsl_rl's runner takes."""
+"""Conversion of an agent's specification to the configuration of rsl_rl's runner."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
 
 CLASSES = "spiky_rl.learners.rsl_rl"
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")
-"""What SpikingPPO understands beyond rsl_rl's PPO."""
+"""Options of SpikingPPO that rsl_rl's PPO does not have."""
 
 
 def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
-    """rsl_rl's configuration of the agent ``spec``. One that neither spikes nor uses our options gets Isaac Lab's own classes unchanged.
+    """Return rsl_rl's configuration of the agent ``spec``. Raises SpecError for conflicting options.
 
-    Raises SpecError where options do not go together.
+    An agent without spikes and without our options gets Isaac Lab's own classes unchanged.
     """
     config: dict[str, Any] = copy.deepcopy(dict(spec.runner))
     config.setdefault("obs_groups", {})
@@ -29,9 +29,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     algorithm = config["algorithm"]
     for key in SKRL_ONLY:
         if key in algorithm:
-            raise SpecError(
-                f"agent.algorithm.{key}: rsl_rl has no such option; leave it to --rl_library skrl"
-            )
+            raise SpecError(f"agent.algorithm.{key}: not available with --rl_library rsl_rl; allowed: skrl")
     if burn_in:
         if spec.network is None or not all(
             n.cls.is_recurrent(n.options) for n in networks.values() if n is not None  # type: ignore[attr-defined]
@@ -41,11 +39,11 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             )
         if burn_in >= config["num_steps_per_env"]:
             raise SpecError(
-                f"agent.burn_in: {burn_in} leaves nothing of agent.num_steps_per_env: {config['num_steps_per_env']}"
+                f"agent.burn_in: {burn_in} given; it must be below agent.num_steps_per_env={config['num_steps_per_env']}"
             )
     if rule := get_local_rule(spec.critic_network):
         raise SpecError(
-            f"agent.critic_network.learning: {rule!r} is for actors; its third factor is what actions were worth"
+            f"agent.critic_network.learning: {rule!r} is for actors only; its third factor is the advantage of actions"
         )
     for role, network in networks.items():
         model = config[role]
@@ -67,7 +65,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     if algorithm.get("symmetry_cfg") and any(map(caches_features, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
-            " mirrored; leave it out"
+            " mirrored; remove it"
         )
     check_classes(config, spec.origins)
     use_spiking_ppo(spec, algorithm, burn_in)
@@ -75,15 +73,15 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
 
 def use_spiking_ppo(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -> None:
-    """Put our PPO in the place of rsl_rl's where the agent needs it.
+    """Replace rsl_rl's PPO by ours if the agent needs it.
 
     Args:
         spec: The agent.
-        algorithm: Its algorithm's group in rsl_rl's configuration, which is changed.
-        burn_in: Control steps.
+        algorithm: Algorithm group of rsl_rl's configuration, which is changed.
+        burn_in: Control steps of burn-in.
 
     Raises:
-        SpecError: The class that is named cannot train the agent.
+        SpecError: The named class cannot train the agent.
     """
     from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
     from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
@@ -92,15 +90,15 @@ def use_spiking_ppo(spec: AgentSpec, algorithm: dict[str, object], burn_in: int)
     if not distils:
         algorithm.pop("distillation_cfg", None)
     elif algorithm.get("rnd_cfg"):
-        raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; leave one of them out")
+        raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; remove one of them")
     elif spec.network is not None and caches_features(spec.network):
         raise SpecError(
-            f"agent.network: {spec.network.name} learns nothing but its readout, which distillation_cfg cannot train; take feedforward"
+            f"agent.network: {spec.network.name} trains only its readout, which distillation_cfg does not support; use feedforward"
         )
     base, ours = (DistillingPPO, "DistillingPPO") if distils else (RslRlSpikingPPO, "SpikingPPO")
 
     networks = {"network": spec.network, "critic_network": spec.critic_network}
-    # what no PPO but ours does: rsl_rl's would say nothing and learn from something else
+    # options that only our PPO supports: rsl_rl's would silently ignore them
     needs = {f"agent.algorithm.{key}": algorithm[key] for key in OWN_OPTIONS if algorithm.get(key)}
     needs |= {"agent.burn_in": burn_in} if burn_in else {}
     for key, network in networks.items():
@@ -117,7 +115,7 @@ def use_spiking_ppo(spec: AgentSpec, algorithm: dict[str, object], burn_in: int)
         return
     for key, value in needs.items():
         raise SpecError(
-            f"agent.algorithm.class_name: {name!r} cannot train {key}: {value}; allowed are PPO and module:Class of one"
+            f"agent.algorithm.class_name: {name!r} cannot train {key}: {value}; allowed: PPO, or module:Class of a class"
             f" derived from {CLASSES}:{ours}"
         )
     for key in OWN_OPTIONS:

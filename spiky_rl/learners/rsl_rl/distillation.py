@@ -1,10 +1,11 @@
-"""From a teacher to spikes: rsl_rl's distillation first, then PPO, in one training of one student.
+"""Distillation of a teacher into a student with rsl_rl's `Distillation`, followed by PPO in the same training.
 
-The student acts, with its noise, in episodes of its own; its teacher says what it would have done there, and the student's action means
-are drawn to that (behaviour cloning on the student's states, as DAgger). A stateful student's errors go back through
-``gradient_length`` control steps. Then the critic, which has seen nothing yet, learns alone for a few iterations, and PPO goes on from there.
+The student acts with noise in its own episodes. The teacher labels the visited states with its actions, and the student's action
+means are trained towards them (behaviour cloning on the student's states, as in DAgger). The errors of a stateful student are
+backpropagated through ``gradient_length`` control steps. Then the untrained critic learns alone for a few iterations, and PPO
+continues.
 
-Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`, which does the first part.
+Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
     from spiky_rl.learners.common.teacher import Teacher
 
 EXTRA_KEYS = ("iterations", "value_iterations")
-"""Options that are ours; the others are rsl_rl's `Distillation`'s."""
+"""Our own options; all others belong to rsl_rl's `Distillation`."""
 
 
 class DistillingPPO(RslRlSpikingPPO):
-    """`SpikingPPO` that begins with `Distillation` once it is given a teacher; without one, as for playing, it is `SpikingPPO`.
+    """`SpikingPPO` that begins with `Distillation` if it has a teacher.
 
-    Training without one is refused where it is asked for: ``train.py`` wants ``--teacher``.
+    Without a teacher, as in playback, it is `SpikingPPO`; ``train.py`` requires ``--teacher``.
     """
 
     def __init__(self, *args: Any, distillation_cfg: Mapping[str, Any], **kwargs: Any) -> None:
-        """Arguments as `SpikingPPO`'s, and ``distillation_cfg``, whose keys `spiky_rl.config.schema` has."""
+        """Initialise with the arguments of `SpikingPPO`, and ``distillation_cfg`` with the keys of `DistillationSettings`."""
         super().__init__(*args, **kwargs)
         chosen = DistillationSettings.check("algorithm.distillation_cfg", distillation_cfg).model_dump()
         self.iterations, self.value_iterations = (chosen.pop(key) for key in EXTRA_KEYS)
@@ -48,13 +49,13 @@ class DistillingPPO(RslRlSpikingPPO):
         self._rollouts = self.storage
 
     def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
-        """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form.
+        """Set the teacher; copy its action noise to the student if both have the same kind of distribution.
 
         Args:
             teacher: The teacher.
-            model: Its model, as `build_teacher` returns it.
-            obs: What an environment observes, [B, ...].
-            actions: A.
+            model: Model of the teacher, from `build_teacher`.
+            obs: Observations of all environments, [B, ...].
+            actions: Number of actions, A.
         """
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
@@ -67,13 +68,13 @@ class DistillingPPO(RslRlSpikingPPO):
 
     @property
     def is_distilling(self) -> bool:
-        """Whether this iteration is one of distillation."""
+        """Whether the current iteration is one of distillation."""
         return self.distillation is not None and self.updates < self.iterations
 
     @override
     def act(self, obs: TensorDict) -> Tensor:
         if self.distillation and self.is_distilling:
-            self.storage = self.distillation.storage  # the rollout at hand is what others look at
+            self.storage = self.distillation.storage  # others read the current rollout from it
             return self.distillation.act(obs)
         self.storage = self._rollouts
         return super().act(obs)
@@ -101,18 +102,18 @@ class DistillingPPO(RslRlSpikingPPO):
 
     @override
     def update(self) -> dict[str, float]:
-        """An iteration of distillation, of the critic alone, or of PPO."""
+        """Update by distillation, the critic alone, or PPO, depending on the iteration."""
         if self.distillation and self.is_distilling:
             seen = self.distillation.storage.observations.flatten(0, 1)
-            # rsl_rl puts the teacher back to where this rollout began, and does not run it again
+            # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
             teacher = self.distillation.teacher
             state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
             losses = self.distillation.update()
-            teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # ours takes states of any length
+            teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
             self.critic.update_normalization(seen)
         elif self.distillation and self.updates < self.iterations + self.value_iterations:
             learned = [p for p in self.get_policy().parameters() if p.requires_grad]
-            # of an actor that stays, the divergence is 0, and an adaptive schedule would raise the rate without end
+            # the KL divergence of a frozen actor is 0, and an adaptive schedule would raise the learning rate without end
             schedule, self.schedule = self.schedule, "fixed"
             for parameter in learned:
                 parameter.requires_grad_(False)
@@ -129,7 +130,7 @@ class DistillingPPO(RslRlSpikingPPO):
 
     @override
     def save(self) -> dict:
-        # the teacher too, so that a run goes on without its teacher's
+        # includes the teacher, so that resuming does not need the teacher's run
         saved = super().save()
         if self.distillation and self.teacher:
             saved["distillation"] = {
@@ -142,11 +143,11 @@ class DistillingPPO(RslRlSpikingPPO):
 
     @override
     def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
-        # training goes on in the part that it was in
-        goes_on = super().load(loaded_dict, load_cfg, strict)
-        held = loaded_dict.get("distillation")
-        if goes_on and held:
-            self.updates = held["updates"]
+        # training resumes in the same part
+        loads_iteration = super().load(loaded_dict, load_cfg, strict)
+        saved = loaded_dict.get("distillation")
+        if loads_iteration and saved:
+            self.updates = saved["updates"]
             if self.distillation and (load_cfg is None or load_cfg.get("optimizer")):
-                self.distillation.optimizer.load_state_dict(held["optimizer_state_dict"])
-        return goes_on
+                self.distillation.optimizer.load_state_dict(saved["optimizer_state_dict"])
+        return loads_iteration

@@ -1,6 +1,7 @@
-"""A trained policy without Python: TorchScript and ONNX, state explicit.
+"""Export of a trained policy to TorchScript and ONNX.
 
-Both run the torch reference step. The state is one flat tensor [1, S], rest is zero. Files say so themselves: see `about`.
+Both run the torch reference step. The state is one flat tensor [1, S], initially zero. The files describe themselves, see
+`make_metadata`.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ if TYPE_CHECKING:
 
 
 LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights above which ONNX, a protobuf, must keep them in a file beside it."""
+"""Maximum bytes of weights in one ONNX file (a protobuf); larger weights are written to a separate file."""
 
 
 def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
-    """Write a model as one ONNX file whose metadata say how it is to be run, as `about` describes, and nothing of where it was made.
+    """Write a model as one ONNX file with the metadata of `make_metadata`, without traces of the source files.
 
     Args:
-        model: Any of rsl_rl's or ours.
-        path: The file; above 2 GB the weights lie beside it, in ``path``.data.
-        verbose: Let torch say what it does.
+        model: Any model of rsl_rl or ours.
+        path: The file; above 2 GB the weights are written to ``path``.data.
+        verbose: Whether torch prints its progress.
     """
     import onnx
 
-    # rsl_rl's modules for export have the names of their inputs and outputs too, and say so nowhere
+    # rsl_rl's export modules have input_names and output_names, but their types do not declare them
     wrapped: Any = model.as_onnx(verbose=verbose).to("cpu").eval()
     example = wrapped.get_dummy_inputs()
     size = sum(t.numel() * t.element_size() for t in (*wrapped.parameters(), *wrapped.buffers()))
     with torch.no_grad():
         outputs = wrapped(*example)
-    # rsl_rl's GRU gives a None where its LSTM gives a cell
+    # rsl_rl's GRU returns None in place of the LSTM's cell state
     outputs = [x for x in outputs if x is not None] if isinstance(outputs, tuple) else [outputs]
     carried = len(outputs) - 1
     inputs = list(zip(wrapped.input_names, example, strict=True))
@@ -65,7 +66,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         "After each call give every state output to the state input of the next call.",
         "give every state input its rest value, in every element",
     )
-    # the weights of an earlier export may lie beside it
+    # also replaces the weights file of an earlier export
     with files.stage_files(path.parent, [f"{path.name}.data"]) as folder:
         place = str(folder / path.name)
         torch.onnx.export(
@@ -79,7 +80,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
 
 
 def clear_origin(message: Any) -> None:
-    """Clear the notes in which torch says of each part of an ONNX ``message`` from which line of which file it was made."""
+    """Clear torch's references to source files and lines in every part of an ONNX ``message``."""
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):
             message.ClearField(field.name)
@@ -89,10 +90,10 @@ def clear_origin(message: Any) -> None:
 
 
 def write_torchscript(model: MLPModel, path: Path) -> None:
-    """Write a model as TorchScript that says in its attribute ``about`` how it is to be run, and nothing of where it was made.
+    """Write a model as TorchScript with its description in the attribute ``about``, without traces of the source files.
 
     Args:
-        model: Any of rsl_rl's or ours.
+        model: Any model of rsl_rl or ours.
         path: The file.
     """
     whole = io.BytesIO()
@@ -101,7 +102,7 @@ def write_torchscript(model: MLPModel, path: Path) -> None:
     def fill(beside: Path) -> None:
         with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(beside, "w") as kept:
             for part in archive.infolist():
-                # the lines of the trainer's files, for error messages; libtorch reads a file without them
+                # source lines for error messages; libtorch does not need them
                 if not part.filename.endswith(".debug_pkl"):
                     kept.writestr(part, archive.read(part))
 
@@ -116,17 +117,17 @@ def make_metadata(
     between: str,
     begins: str,
 ) -> dict[str, Any]:
-    """A file's description of itself, for whoever runs it without this package.
+    """Return the description of an exported file, for use without this package.
 
-    ONNX as metadata, each value but text as JSON; TorchScript as the JSON in the attribute ``about``.
+    An ONNX file has it as metadata, with non-text values as JSON; a TorchScript file as JSON in the attribute ``about``.
 
     Args:
-        model: What is exported.
-        observations: Names and shapes of the inputs that observations go to.
+        model: The exported model.
+        observations: Names and shapes of the observation inputs.
         actions: Name and shape of the output.
-        state: For each carried state the input before a control step, the output after it, its shape and value at rest.
-        between: What is to be done with the state from one control step to the next.
-        begins: What is to be done with it when an episode begins.
+        state: Input, output, shape and initial value of each state.
+        between: Instruction for the state between control steps.
+        begins: Instruction for the state at the start of an episode.
     """
     groups = ", ".join(model.obs_groups)
     return {
@@ -146,7 +147,7 @@ def _text(value: object) -> str:
 
 
 class _ControlStep(nn.Module):
-    """One control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
+    """Control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class _ControlStep(nn.Module):
 
 
 class JitPolicy(nn.Module):
-    """For ``torch.jit.script``: its state inside, of one environment, as rsl_rl's own recurrent exports; any number where it has none."""
+    """Module for ``torch.jit.script`` with internal state of one environment, like rsl_rl's; without a state, of any batch size."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
@@ -187,12 +188,12 @@ class JitPolicy(nn.Module):
             make_metadata(model, *names, held, "The state is inside, and a call advances it.", "call reset()")
         )
         with torch.no_grad(), warnings.catch_warnings():
-            # control flow depends on shapes alone, and those are the ones the export is for
+            # control flow depends only on shapes, which are fixed in an export
             warnings.simplefilter("ignore", TracerWarning)
             self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observation ``x`` [1, O] or [1, C, H, W] -> action [1, A]; advances the state. Without a state, any batch."""
+        """Return action [1, A] for observation ``x`` [1, O] or [1, C, H, W], and advance the state; without a state, any batch."""
         action, state = self.core(x, self.state.expand(x.shape[0], -1))
         if self.is_recurrent:
             self.state[:] = state
@@ -200,12 +201,12 @@ class JitPolicy(nn.Module):
 
     @torch.jit.export
     def reset(self) -> None:
-        """Put the state at rest, as at the start of an episode."""
+        """Reset the state to zero, as at the start of an episode."""
         self.state[:] = 0.0
 
 
 class OnnxPolicy(nn.Module):
-    """For ``torch.onnx.export``: ``obs -> actions``, or ``obs, state_in -> actions, state_out`` if stateful."""
+    """Module for ``torch.onnx.export``: ``obs -> actions``, or ``obs, state_in -> actions, state_out`` if stateful."""
 
     def __init__(self, model: SpikingModel, verbose: bool) -> None:
         super().__init__()
@@ -215,13 +216,13 @@ class OnnxPolicy(nn.Module):
         self.input_size = model.obs_dim
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S] -> action [1, A] and state; without a state, action alone."""
+        """Return action [1, A] and state for ``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S]; only the action if stateless."""
         if state_in is None:
             return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
         return self.core(obs, state_in)
 
     def get_dummy_inputs(self) -> tuple[Tensor, ...]:
-        """Inputs of the right shapes."""
+        """Return example inputs of the right shapes."""
         return self.core.example if self.is_recurrent else self.core.example[:1]
 
     @property

@@ -1,7 +1,7 @@
-"""A spiking model's state as one tensor, for hosts that look for a recurrent module: Isaac Lab's LEAPP export.
+"""Hidden state of a spiking model as one tensor, for hosts that expect a recurrent module: Isaac Lab's LEAPP export.
 
-Isaac Lab exports the state of a policy that has ``rnn``: it sizes a state of zeros by ``rnn.rnn``, gives it to ``rnn.hidden_state``
-before a control step, and takes what `SpikingModel.get_hidden_state` gives after it as the next one.
+Isaac Lab exports the state of a policy with an attribute ``rnn``: it makes a zero state of the size in ``rnn.rnn``, assigns it
+to ``rnn.hidden_state`` before a control step, and reads the next state from `SpikingModel.get_hidden_state`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FlatState:
-    """The part of rsl_rl's `RNN`, and of the torch module in it, that a host asks about."""
+    """Interface of rsl_rl's `RNN` and of its torch module, as far as a host uses it."""
 
     num_layers = 1
 
@@ -24,11 +24,11 @@ class FlatState:
         self._model = model
         self.rnn = self
         self.hidden_size = sum(model.network.state_sizes)
-        """S: neurons' potentials and all else that is carried."""
+        """Size S of the whole hidden state, with potentials and all other values."""
 
     @property
     def hidden_state(self) -> Tensor | None:
-        """[1, B, S], the states one after the other; None: rest."""
+        """Concatenated states, [1, B, S]; None for the zero state."""
         state = self._model.state
         return None if state is None else torch.cat(state, -1)
 

@@ -50,7 +50,7 @@ class RslRl(Learner):
             model.get("class_name") == "RNNModel" if network is None else network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
             for network, model in pairs
         )
-        if recurrent and num_envs < 2 * batches:  # its losses need two environments in each minibatch
+        if recurrent and num_envs < 2 * batches:  # rsl_rl's losses need two environments per minibatch
             raise UserError(
                 f"--num_envs {num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
             )

@@ -23,17 +23,17 @@ from spiky_rl.networks.base import SpikingNetwork, State
 
 
 class SpikingModel(MLPModel):
-    """An `MLPModel` whose network spikes; a drop-in for every place of rsl_rl that takes a model.
+    """`MLPModel` with a spiking network; a drop-in replacement for rsl_rl's models.
 
-    A stateless network is reset in every control step and trains on shuffled samples. A stateful one is recurrent to
-    rsl_rl: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories. A
-    stateful one of which only the readout is trained is not replayed: `SpikingPPO` keeps its features with the rollout.
+    A stateless network is reset in every control step and trains on shuffled samples. rsl_rl treats a stateful network as
+    recurrent: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories. A
+    stateful network with only its readout trained is not replayed: `SpikingPPO` stores its features with the rollout.
     """
 
     is_recurrent: bool = False
-    """Whether membranes are carried from one control step to the next (set per instance from the network)."""
+    """Whether rsl_rl replays the hidden state of the network (set per instance)."""
     input_shape: tuple[int, ...]
-    """(O,), or (C, H, W) of an image: what the network is built for."""
+    """Input shape of the network: (O,), or (C, H, W) for an image."""
 
     def __init__(
         self,
@@ -49,21 +49,22 @@ class SpikingModel(MLPModel):
         burn_in: int = 0,
         cnn_cfg: dict[str, object] | None = None,
     ) -> None:
-        """Arguments as `MLPModel`'s, and the network.
+        """Initialise with the arguments of `MLPModel`, and the network.
 
         Args:
-            network: Settings of the network, as `spiky_rl.config.registry.configure` takes them. Where they name no layers,
-                ``hidden_dims`` are the layers; ``activation`` has no meaning here and is accepted because Isaac Lab's
-                configurations carry it.
-            burn_in: The first control steps of each replayed rollout that warm the state up and carry no loss. Needs a
+            hidden_dims: Layers of the network if ``network`` names none.
+            activation: Unused; accepted because Isaac Lab's configurations have it.
+            network: Settings of the network for `spiky_rl.config.registry.configure`.
+            burn_in: Number of first control steps of each replayed rollout that warm up the state and carry no loss. Needs a
                 stateful network, `SpikingPPO`, and the same number in the other model.
-            cnn_cfg: Configuration of the `CNNModel` in whose place this one stands, where observations are images; only its cost is of use.
+            cnn_cfg: Configuration of the `CNNModel` that this model replaces if observations are images; used only to count
+                its operations.
         """
         if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
             raise registry.RegistryError(
-                f"agent.{obs_set}.obs_normalization: true is for vectors, not for images; set it to false"
+                f"agent.{obs_set}.obs_normalization: true is not available with images; set it to false"
             )
-        # the parent insists on an MLP: give it the smallest, then put the spiking network in its place
+        # the parent always builds an MLP: build the smallest one, then replace it by the spiking network
         super().__init__(
             obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg
         )
@@ -81,12 +82,12 @@ class SpikingModel(MLPModel):
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
         if cnn_cfg is not None:
-            # built to be counted: what comes after is drawn as without it
+            # built only to count its operations; it must not change the random numbers drawn afterwards
             with torch.random.fork_rng(devices=[]):
                 ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
             self.ann_operations = dense_operations(ann)
         self.cache = f"{obs_set}_features" if self.network.features is not None else None
-        """Where in the observations the features of this model stand that were computed in the rollout; None: nowhere."""
+        """Key of this model's cached features in the observations of a rollout; None if features are not cached."""
         self.is_recurrent = self.network.stateful and self.cache is None
         self.burn_in = burn_in
         if burn_in and not self.is_recurrent:
@@ -96,15 +97,15 @@ class SpikingModel(MLPModel):
         if self.distribution is not None:
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
-        """State of the network before the next control step; None: rest."""
+        """State of the network before the next control step; None for the zero state."""
         self.flat = False
-        """Whether a host has given the state as one tensor, and gets it back as that."""
+        """Whether a host has set the state as one tensor; it is then also returned as one tensor."""
 
     @override
     def _get_obs_dim(
         self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
     ) -> tuple[list[str], int]:
-        """As the parent's, and for one group of images [B, C, H, W] too, which the network takes as maps."""
+        """Return groups and observation size as the parent does, and also for one group of images [B, C, H, W]."""
         groups = obs_groups[obs_set]
         shapes = {group: tuple(obs[group].shape[1:]) for group in groups}
         if all(len(shape) == 1 for shape in shapes.values()):
@@ -124,12 +125,12 @@ class SpikingModel(MLPModel):
     def get_latent(
         self, obs: TensorDict, masks: Tensor | None = None, hidden_state: HiddenState = None
     ) -> Tensor:
-        # an image comes out flat, with its columns fastest
+        # an image is flattened in row-major order
         if len(self.input_shape) == 1:
             x = super().get_latent(obs, masks, hidden_state)
         else:
             x = obs[self.obs_groups[0]].flatten(-len(self.input_shape))
-        # while it learns nothing is put right: what is not finite then has to be seen
+        # no clamping in training, where non-finite values must be detected
         return x if self.training else clamp_observations(x)
 
     @override
@@ -140,18 +141,18 @@ class SpikingModel(MLPModel):
         hidden_state: HiddenState = None,
         stochastic_output: bool = False,
     ) -> Tensor:
-        """Output of the model for observations, in float32 even under autocast.
+        """Return the model's output for observations, in float32 even under autocast.
 
         Args:
             obs: Observations of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
                 then [T - burn_in, B, ...].
-            masks: Which steps of each trajectory there are, [T, trajectories].
-            hidden_state: Before each trajectory's first step; None: rest.
-            stochastic_output: Draw from the distribution instead of taking its mean.
+            masks: Whether each step of a trajectory exists, [T, trajectories].
+            hidden_state: State before the first step of each trajectory; None for the zero state.
+            stochastic_output: Whether to sample from the distribution instead of taking its mean.
         """
         device = self.network.readout.weight.device.type
         if torch.is_autocast_enabled(device):
-            # rsl_rl has it in updates alone, and a current rounded to bfloat16 flips spikes of the rollout
+            # rsl_rl uses autocast only in updates, and a current rounded to bfloat16 would flip spikes of the rollout
             with torch.autocast(device, enabled=False):
                 return self.forward(obs, masks, hidden_state, stochastic_output)
         if masks is not None and not self.is_recurrent:
@@ -169,7 +170,7 @@ class SpikingModel(MLPModel):
         return self.distribution.deterministic_output(output)
 
     def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
-        """Observations [..., O] -> what the distribution reads, [..., *output_shape]; advances the state it carries."""
+        """Return the distribution's input [..., *output_shape] for the network input [..., O], and advance the state."""
         if not self.network.stateful:
             features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
             return features.reshape(*x.shape[:-1], *self.output_shape)
@@ -182,28 +183,28 @@ class SpikingModel(MLPModel):
         return output[self.burn_in :].unflatten(-1, self.output_shape)
 
     def _get_state(self, x: Tensor) -> State:
-        """The state before the next step, for observations x [B, O]."""
+        """Return the state before the next step, for the network input ``x`` [B, O]."""
         state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
         if state[0].shape[1] != x.shape[0]:
             if (
                 self.cache is not None and torch.is_grad_enabled()
-            ):  # an update: what a rollout computed is not there
+            ):  # an update without the features of the rollout
                 raise registry.RegistryError(
-                    f"agent.algorithm.class_name: keeps no features of the {type(self.network).__name__.lower()} for its update;"
+                    f"agent.algorithm.class_name: does not store the features of the {type(self.network).__name__.lower()};"
                     " allowed: class_name: spiky_rl.learners.rsl_rl:SpikingPPO"
                 )
             raise ValueError(
-                f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first"
+                f"the state has {state[0].shape[1]} environments, the observation {x.shape[0]}; call reset first"
             )
         return state
 
     def add_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
-        """The observations and, where this model caches them, the features of its network for them.
+        """Return the observations with the network's features added if this model caches them.
 
         Args:
             obs: Observations of a control step, [B, ...].
-            advance: Whether the state goes on by it.
-            adapt: Whether what is plastic changes by it; None: in training.
+            advance: Whether to advance the state.
+            adapt: Whether plastic weights change; None for only in training.
         """
         if self.cache is None:
             return obs
@@ -219,20 +220,20 @@ class SpikingModel(MLPModel):
 
     @override
     def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
-        """Put the environments that are ``dones`` at rest; without ``dones``, take over ``hidden_state`` (None: rest)."""
+        """Reset the state where ``dones``; without ``dones``, set it to ``hidden_state`` (None for the zero state)."""
         if dones is None:
             self.state, self.flat = _as_state(hidden_state), False
         elif self.state is not None:
             self.state = reset_state(self.state, dones)
 
     def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
-        """Let the network's local rules learn from a rollout.
+        """Apply the network's local rules to a rollout.
 
         Args:
-            obs: [T, B, ...].
-            dones: Whether the episode ended with a control step, [T, B, 1].
-            credit: What each step was worth, [T, B, 1].
-            hidden_state: Before its first step; None: rest.
+            obs: Observations, [T, B, ...].
+            dones: Whether the episode ended with each control step, [T, B, 1].
+            credit: Third factor of each step, such as its advantage, [T, B, 1].
+            hidden_state: State before the first step; None for the zero state.
         """
         x = self.get_latent(obs)
         if not self.network.stateful:
@@ -244,12 +245,12 @@ class SpikingModel(MLPModel):
 
     @property
     def rnn(self) -> FlatState | None:
-        """The recurrent module that a host looks for; None: nothing is carried that it could know of."""
+        """Recurrent module for hosts; None if the model is not recurrent."""
         return FlatState(self) if self.is_recurrent else None
 
     @override
     def get_hidden_state(self) -> HiddenState:
-        """The state before the next step, for a rollout to store: None at rest and where nothing is replayed."""
+        """Return the state to store in a rollout; None for the zero state, or if nothing is replayed."""
         if self.flat:
             return FlatState(self).hidden_state
         return self.state if self.is_recurrent else None  # type: ignore[return-value]
@@ -262,25 +263,25 @@ class SpikingModel(MLPModel):
     @override
     def update_normalization(self, obs: TensorDict) -> None:
         super().update_normalization(obs)
-        if self.training:  # rsl_rl calls it once after every update: slopes and encoder noise advance with it
+        if self.training:  # rsl_rl calls this once after every update, which slopes and encoder noise count
             self.network.count_update()
 
     @override
     def as_jit(self) -> nn.Module:
-        """The deterministic policy, ready for ``torch.jit.script``: ``forward(obs [1, O])`` and ``reset()``."""
+        """Return the deterministic policy for ``torch.jit.script``, with ``forward(obs [1, O])`` and ``reset()``."""
         return JitPolicy(self)
 
     @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
-        """The deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful.
+        """Return the deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful.
 
-        ``verbose``: let torch say what it does.
+        ``verbose``: whether torch prints its progress.
         """
         return OnnxPolicy(self, verbose)
 
 
 class BurnInMLPModel(MLPModel):
-    """rsl_rl's MLP beside a recurrent model with burn-in: it leaves out the same control steps."""
+    """rsl_rl's MLP for use with a recurrent model with burn-in; it omits the same control steps."""
 
     def __init__(self, *args: Any, burn_in: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -300,7 +301,7 @@ class BurnInMLPModel(MLPModel):
 
 
 def _as_state(hidden_state: HiddenState) -> State | None:
-    """rsl_rl unwraps a tuple of one: wrap it again."""
+    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one."""
     if hidden_state is None:
         return None
     return hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)

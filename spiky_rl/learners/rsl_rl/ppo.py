@@ -1,4 +1,4 @@
-"""rsl_rl's PPO with what spiking actors need: a learning rate for what does not spike, a floor, and burn-in."""
+"""rsl_rl's PPO for spiking actors: separate learning rates for critic and action noise, a minimum learning rate, and burn-in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 
 class RslRlSpikingPPO(PPO):
-    """rsl_rl's PPO, unchanged but for four options that default to nothing, and for networks that learn by local rules."""
+    """rsl_rl's PPO with four more options, without effect by default, and support for local learning rules."""
 
     def __init__(
         self,
@@ -30,36 +30,38 @@ class RslRlSpikingPPO(PPO):
         burn_in: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Arguments as `PPO`'s, and four more.
+        """Initialise with the arguments of `PPO` and four more.
 
         Args:
-            learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a
-                finite amount, so the measured KL divergence does not vanish with the step size as an ANN's does, and
-                the schedule without a floor can shrink the learning rate until nothing is learned.
-            critic_learning_rate: Under the fixed schedule, the learning rate of what does not spike: the critic and the
-                action's standard deviation. Both learn well at rates that a spiking network does not survive; rsl_rl
-                has one rate for all.
-            std_learning_rate: Under the fixed schedule, the learning rate of the action's standard deviation alone; None: the
-                critic's. At a high rate it shrinks within tens of iterations, and the steps of the mean, whose size does not
-                shrink with it, then change the policy more than PPO's clipping undoes.
-            burn_in: The first control steps of every rollout that recurrent models replay without loss.
+            actor: The actor.
+            critic: The critic.
+            storage: Storage of the rollouts.
+            learning_rate_floor: Minimum of the adaptive learning rate. One flipped spike moves the action mean by a finite
+                amount, so the measured KL divergence does not vanish with the step size as for an ANN, and without a minimum
+                the schedule can shrink the learning rate until nothing is learned.
+            critic_learning_rate: Learning rate of critic and action std under the fixed schedule. Both learn well at rates that
+                are too high for a spiking network; rsl_rl has one rate for all.
+            std_learning_rate: Learning rate of the action std alone under the fixed schedule; None for the critic's. At a high
+                rate the std shrinks within tens of iterations; the steps of the mean do not shrink with it and then change the
+                policy more than PPO's clipping can undo.
+            burn_in: Number of first control steps of every rollout that recurrent models replay without loss.
         """
         self.learning_rate_floor = learning_rate_floor
         for role, model in (("actor", actor), ("critic", critic)):
             if getattr(model, "burn_in", 0) != burn_in:
                 raise ValueError(
-                    f"burn_in: the algorithm leaves out {burn_in} control steps, the {role} {getattr(model, 'burn_in', 0)}"
+                    f"burn_in: {burn_in} of the algorithm differs from {getattr(model, 'burn_in', 0)} of the {role}"
                 )
         if burn_in:
             if burn_in >= storage.num_transitions_per_env:
                 raise ValueError(
-                    f"burn_in: {burn_in} leaves nothing of the {storage.num_transitions_per_env} control steps of a rollout"
+                    f"burn_in: {burn_in} given; it must be below the {storage.num_transitions_per_env} control steps of a rollout"
                 )
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
         self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
         for model in self._caching:
-            # beside the observations: the rollout then hands every sample its features, in whatever order
+            # stored with the observations, so that every sample gets its features in any order
             assert model.cache is not None and model.network.features is not None
             shape = (*storage.observations.shape, model.network.features)
             storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
@@ -81,14 +83,14 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def act(self, obs: TensorDict) -> Tensor:
-        # the features of models that cache them are computed here, once, and stored with the step
+        # models that cache features compute them once, here; they are stored with the step
         for model in self._caching:
             obs = model.add_features(obs)
         return super().act(obs)
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:
-        # the value of the step that is yet to come does not advance the critic's state
+        # the value of the next step must not advance the critic's state
         states = [model.state for model in self._caching]
         for model in self._caching:
             obs = model.add_features(obs, advance=False)
@@ -98,10 +100,10 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def update(self) -> dict[str, float]:
-        """As `PPO.update`, and the actor's local rules, if it has any, learn from the same rollout and its advantages.
+        """Update as `PPO.update`, and apply the actor's local rules to the same rollout and its advantages.
 
-        They see the network as it made the rollout: its normalisation, noise and weights are moved by `PPO.update`. What they
-        learn is laid aside until that is done, for PPO's ratios are those of the weights that acted.
+        The local rules run first, because `PPO.update` changes the normalisation, noise and weights of the rollout. Their weight
+        changes are applied after `PPO.update`, whose ratios need the weights that acted.
         """
         actor = self.get_policy()  # torch.compile wraps self.actor
         learned = (
@@ -116,11 +118,11 @@ class RslRlSpikingPPO(PPO):
         return losses
 
     def _split_local_weights(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
-        """The weights that no gradient reaches, which stay as they are, and what local rules would make of each."""
+        """Return each weight that no gradient reaches with its value after the local rules; the weights do not change."""
         rollout = self.storage
         states = rollout.saved_hidden_state_a
         first = None if states is None else tuple(s[0] for s in states)
-        # what was advantageous of what was done, whatever the scale of rewards is
+        # normalised, to be independent of the scale of rewards
         credit = rollout.advantages
         credit = (credit - credit.mean()) / (credit.std() + 1e-8)
         weights = [p for p in actor.network.parameters() if not p.requires_grad]
@@ -128,13 +130,13 @@ class RslRlSpikingPPO(PPO):
         try:
             actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
             return [(w, w.clone()) for w in weights]
-        finally:  # an interrupt too leaves the weights that acted
+        finally:  # also after an interrupt
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next minibatch, never below the floor."""
+        """Learning rate of the next minibatch, at least ``learning_rate_floor``."""
         return self._learning_rate
 
     @learning_rate.setter
@@ -143,11 +145,11 @@ class RslRlSpikingPPO(PPO):
 
 
 class BurnInStorage(RolloutStorage):
-    """A rollout whose replayed targets start after the burn-in, as the models' outputs do."""
+    """Rollout storage whose replayed targets start after the burn-in, like the models' outputs."""
 
     # pylint: disable-next=super-init-not-called
     def __init__(self, storage: RolloutStorage, burn_in: int) -> None:
-        # takes over the buffers of a storage that rsl_rl has already allocated
+        # shares the buffers that rsl_rl has already allocated
         self.__dict__.update(storage.__dict__)
         self.burn_in = burn_in
 
@@ -155,7 +157,7 @@ class BurnInStorage(RolloutStorage):
     def recurrent_mini_batch_generator(
         self, num_mini_batches: int, num_epochs: int = 8
     ) -> Generator[RolloutStorage.Batch, None, None]:
-        # observations, masks and states whole, everything that the loss reads cut
+        # observations, masks and states stay whole; everything that the loss reads is cut
         n = self.burn_in
         for batch in super().recurrent_mini_batch_generator(num_mini_batches, num_epochs):
             for name in ("actions", "values", "advantages", "returns", "old_actions_log_prob"):

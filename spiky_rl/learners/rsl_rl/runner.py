@@ -1,4 +1,4 @@
-"""rsl_rl's runner with what a run of ours keeps: atomic checkpoints, resumable state, measures, a quiet terminal."""
+"""rsl_rl's runner with atomic checkpoints, resumable state, activity measures and a quiet terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class RslRlRunner(BaseRunner, OnPolicyRunner):
-    """Trains as `OnPolicyRunner` does, step for step."""
+    """`OnPolicyRunner` with our bookkeeping; its training steps are unchanged."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Arguments as `OnPolicyRunner`'s and those of `BaseRunner.setup_bookkeeping`."""
+        """Initialise with the arguments of `OnPolicyRunner` and of `BaseRunner.setup_bookkeeping`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
-            # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
+            # without observation groups rsl_rl uses 'policy' for both models and warns three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
-            # where the environment looks for numbers that are none, rsl_rl would wait for the device thrice more in every step
+            # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
             super().__init__(env, train_cfg, log_dir, device)
@@ -70,7 +70,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         self.logger.after = self._after_iteration
 
     def _configure_multi_gpu(self) -> None:
-        """As `OnPolicyRunner`'s, and on CPUs too: there processes talk through gloo."""
+        """Set up distributed training as `OnPolicyRunner` does, and with gloo on CPUs."""
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.device != "cpu" or processes == 1:
             super()._configure_multi_gpu()
@@ -92,11 +92,11 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @property
     def inference_policy(self) -> RslRlInferencePolicy:
-        """The actor as playback uses it."""
+        """Inference policy of the actor."""
         return RslRlInferencePolicy(self.alg.get_policy())
 
     def set_teacher(self, teacher: Teacher) -> None:
-        """Begin with distillation from ``teacher``, before anything is loaded. Raises CheckpointError where it does not fit."""
+        """Set the ``teacher`` of a distillation; call it before `load`. Raises CheckpointError if the teacher does not fit."""
         assert isinstance(self.alg, DistillingPPO)
         obs, actions = self.env.get_observations().to(self.device), self.env.num_actions
         self.alg.set_teacher(teacher, build_teacher(teacher, obs, actions, str(self.device)), obs, actions)
@@ -105,33 +105,33 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @property
     def teacher_policy(self) -> RslRlInferencePolicy:
-        """The teacher as playback uses a policy."""
+        """Inference policy of the teacher."""
         assert isinstance(self.alg, DistillingPPO) and self.alg.distillation is not None
         return RslRlInferencePolicy(self.alg.distillation.teacher)
 
     @property
     def folder(self) -> str | None:
-        """Where the run is kept; None: nowhere."""
+        """Run folder; None if the run is not saved."""
         return self.logger.log_dir
 
     @property
     def writer(self) -> ScalarWriter | None:
-        """The logger's."""
+        """Writer of the logger."""
         return self.logger.writer
 
     @override
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `BaseRunner.save_on_exit` says.
+        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
 
         Args:
-            num_learning_iterations: From the present one on.
-            init_at_random_ep_len: Begin in the middle of episodes, so that time does not end all of them at once.
+            num_learning_iterations: Number of further iterations.
+            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
         """
         try:
             with self.save_on_exit():
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.logger.init_logging_writer()
-                self.write_notes()
+                self.write_text_summaries()
                 super().learn(num_learning_iterations, init_at_random_ep_len)
         finally:
             self.logger.stop_logging_writer()
@@ -139,33 +139,33 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 close()
 
     def _on_optimizer_step(self, *_: object) -> None:
-        """Called by the optimizer before each of its steps: from the first one on, an update has changed the weights."""
+        """Mark the weights as changed; the optimizer calls this before each of its steps."""
         self.is_recorded = False
 
     @override
     def get_inference_policy(self, device: str | None = None) -> RslRlInferencePolicy:  # type: ignore[override]
-        """The actor as playback uses it, in evaluation mode, on ``device``."""
+        """Return the inference policy of the actor on ``device``, in evaluation mode."""
         return RslRlInferencePolicy(OnPolicyRunner.get_inference_policy(self, device))
 
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the policy as TorchScript that says how it is to be run; arguments as `export_policy_to_onnx`'s."""
+        """Write the policy as TorchScript with a usage description; arguments as for `export_policy_to_onnx`."""
         write_torchscript(self.alg.get_policy(), Path(path) / filename)
 
     @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
-        """Write the policy as one file whose metadata say how it is to be run.
+        """Write the policy as one ONNX file with a usage description in its metadata.
 
         Args:
             path: The folder.
-            filename: Name of the file in it.
-            verbose: Let torch say what it does.
+            filename: Name of the file in the folder.
+            verbose: Whether torch prints its progress.
         """
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)
 
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
-        self._write(path, self.alg.save(), infos)
+        self._write_checkpoint(path, self.alg.save(), infos)
         self.logger.save_model(path, self.current_learning_iteration)
 
     @override
@@ -175,15 +175,15 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
         with wrap_load_errors(path):
-            goes_on = self.alg.load(loaded, load_cfg, strict)
-        if goes_on:
-            self._resume(loaded, draws=self.gpu_global_rank == 0)  # the other ranks keep draws of their own
+            loads_iteration = self.alg.load(loaded, load_cfg, strict)
+        if loads_iteration:
+            self._resume(loaded, draws=self.gpu_global_rank == 0)  # other ranks keep their own random states
         return loaded.get("infos") or {}
 
     def _after_iteration(
         self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict
     ) -> None:
-        """Book the iteration and draw what TensorBoard shows beside rsl_rl's scalars."""
+        """Record the iteration, and write the figures besides rsl_rl's scalars."""
         self.require_finite(it, loss_dict)
         if self.draws_figures(it):
             spiking = isinstance(self.alg.get_policy(), SpikingModel)
@@ -201,7 +201,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
 
 class _QuietLogger(Logger):
-    """rsl_rl's logger without its page of text per iteration, and without asking the device in every control step."""
+    """rsl_rl's logger without its text output per iteration, and without waiting for the device in every control step."""
 
     after: Callable[[int, int, float, float, dict], None]
     log_dir: str | None
@@ -212,7 +212,7 @@ class _QuietLogger(Logger):
         self.rewbuffer, self.lenbuffer = self.ended.returns, self.ended.lengths
 
     def init_logging_writer(self) -> None:
-        """As the parent's; once."""
+        """Initialise the writer as the parent does, but only once."""
         if self.writer is None:
             super().init_logging_writer()
 
@@ -222,7 +222,7 @@ class _QuietLogger(Logger):
     ) -> None:
         # which episodes ended is read at the end of the iteration
         if intrinsic_rewards is not None:
-            # of random network distillation: more returns, which the parent alone counts
+            # random network distillation has more returns, which only the parent counts
             super().process_env_step(rewards, dones, extras, intrinsic_rewards)
         elif self.writer is not None:
             if report := extras.get("episode", extras.get("log")):
@@ -231,10 +231,10 @@ class _QuietLogger(Logger):
 
     @override
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
-        # writes the scalars, prints nothing, and hands on to the runner
+        # writes the scalars, prints nothing, then calls the runner
         self.ended.fetch()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
-        finally:  # where a disk is full, the iteration is finished all the same
+        finally:  # the iteration is finished even if the disk is full
             self.after(it, total_it, collect_time, learn_time, loss_dict)

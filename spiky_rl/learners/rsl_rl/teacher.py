@@ -17,12 +17,12 @@ from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
 
 def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
-    """Return a teacher's model for what an environment observes.
+    """Return a teacher's model for the observations of an environment.
 
     Args:
         teacher: The teacher.
         obs: Observations of all environments, [B, ...].
-        actions: A.
+        actions: Number of actions, A.
         device: Device of the model.
 
     Raises:
@@ -33,7 +33,7 @@ def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) 
     missing = [group for group in groups if group not in obs]
     if missing:
         raise CheckpointError(
-            f"{teacher.path}: the teacher observes {', '.join(missing)}, which the task does not give"
+            f"{teacher.path}: the teacher needs the observation groups {', '.join(missing)}, which the task does not have"
         )
     cls, settings = resolve_class(config["actor"])
     with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):

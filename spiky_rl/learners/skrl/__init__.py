@@ -1,7 +1,7 @@
 """skrl as a learner, and the classes that our configuration of its runner names.
 
-``class: spiky_rl.learners.skrl:SpikingPolicy`` makes a policy, ``...:SpikingValue`` a value function, either of a spiking
-network or of an ANN. Runner, agents, models and environment wrapper are subclasses of skrl's.
+``class: spiky_rl.learners.skrl:SpikingPolicy`` makes a policy and ``...:SpikingValue`` a value function, each with a spiking
+network or an ANN. Runner, agents, models and environment wrapper are subclasses of skrl's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLACES = {
     "SpikingRecurrentPPO": "ppo:SpikingRecurrentPPO",
     "SpikingValue": "models:SpikingValue",
 }
-"""Module and class behind every name: imported when it is asked for, so that the learner is known without skrl."""
+"""Module and class of every public name, imported on first access, so that this package does not import skrl."""
 
 
 def __getattr__(name: str) -> Any:

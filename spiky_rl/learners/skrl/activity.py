@@ -1,4 +1,4 @@
-"""Activity of skrl's policy: in the rollout that it was just trained on, and in playback."""
+"""Activity of skrl's policy in its latest rollout and in playback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class SkrlInferencePolicy(InferencePolicy):
-    """The policy of one of skrl's agents, with the state that skrl itself does not advance when it only acts."""
+    """Inference policy of a skrl agent, with the state that skrl does not advance in inference."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class SkrlInferencePolicy(InferencePolicy):
         policy: SpikingPolicy | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """``policy`` and ``normalise``: the policy that acts, and its normalisation of observations; None: the agent's own."""
+        """Initialise with the acting ``policy`` and its observation normalisation ``normalise``; None for the agent's own."""
         self.agent, self.environment = agent, environment
         self.normalise = agent.normalize_observations if normalise is None else normalise
         self.model: SpikingPolicy = agent.policy if policy is None else policy
@@ -50,7 +50,7 @@ class SkrlInferencePolicy(InferencePolicy):
 
     @override
     def copy(self) -> SkrlInferencePolicy:
-        # the distribution of the last update holds tensors of a gradient's graph, which cannot be copied
+        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
         model = copy.deepcopy(self.model, {id(self.model.distribution()): None})
         return SkrlInferencePolicy(self.agent, self.environment, model, self.agent.copy_normalisation())
 
@@ -86,17 +86,17 @@ class SkrlInferencePolicy(InferencePolicy):
 
 
 def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> PolicyActivity:
-    """Activity of an ANN that sees x [B, O] in a state (None: rest)."""
+    """Return the activity of an ANN for input ``x`` [B, O] in ``state`` (None for the zero state)."""
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
     return activity.compute_ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 
 
 def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -> PolicyActivity:
-    """Activity of an agent's policy at the last control step of its rollout, over some of the environments.
+    """Return the policy's activity at the last control step of the rollout, over at most `SAMPLES` environments.
 
     Args:
         agent: The agent.
-        meter: Its network's; None: a new one.
+        meter: Cost meter of the network; None to make a new one.
     """
     policy = agent.policy
     x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :SAMPLES])
@@ -107,7 +107,7 @@ def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -
 
 
 def draw_raster(agent: SpikingAgent) -> Figure | None:
-    """Spike raster and membrane traces of environment 0 over the rollout of an ``agent``; None for an ANN."""
+    """Return spike raster and membrane traces of environment 0 over the rollout of an ``agent``, or None for an ANN."""
     policy = agent.policy
     if policy.network is None:
         return None
@@ -120,7 +120,7 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
 
 
 def _get_stored_state(agent: SpikingAgent, step: int, environments: slice) -> State | None:
-    """The policy's states before a control step of the rollout, as the memory has them."""
+    """Return the policy's states before control step ``step`` of the rollout, from the memory."""
     names = [f"rnn_policy_{i}" for i in range(len(agent.policy.state_shapes))]
     return (
         tuple(tensor[step, environments].transpose(0, 1) for tensor in map(agent.get_rollout_tensor, names))

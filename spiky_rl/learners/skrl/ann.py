@@ -1,4 +1,4 @@
-"""The ANNs that stand where a network spikes: an MLP, behind a recurrent layer where the agent asks for one."""
+"""ANN for skrl models: an MLP, optionally behind recurrent layers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "mish": nn.Mish,
     "identity": nn.Identity,
 }
-"""The modules behind rsl_rl's names for them."""
+"""Activation modules by rsl_rl's names."""
 
 
 class AnnModel(nn.Module):
-    """Called as a `SpikingNetwork` is: [T, B, inputs] -> [T, B, outputs], state in and out."""
+    """ANN with the interface of a `SpikingNetwork`: [T, B, inputs] -> [T, B, outputs], with state in and out."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class AnnModel(nn.Module):
         rnn_hidden_dim: int,
         rnn_num_layers: int,
     ) -> None:
-        """Make an MLP, behind a recurrent layer where there is one.
+        """Build an MLP, behind recurrent layers if ``rnn_type`` is given.
 
         Args:
-            inputs: Their number.
-            outputs: Their number.
+            inputs: Number of inputs.
+            outputs: Number of outputs.
             hidden_dims: Units of each hidden layer of the MLP.
             activation: A key of `ACTIVATIONS`.
             rnn_type: ``gru``, ``lstm`` or None.
-            rnn_hidden_dim: Units of the recurrent layer.
-            rnn_num_layers: How many of these follow each other.
+            rnn_hidden_dim: Units of a recurrent layer.
+            rnn_num_layers: Number of recurrent layers.
         """
         super().__init__()
         self.rnn: nn.GRU | nn.LSTM | None = None
@@ -71,23 +71,23 @@ class AnnModel(nn.Module):
         return [(self.rnn.num_layers, self.rnn.hidden_size)] * (2 if isinstance(self.rnn, nn.LSTM) else 1)
 
     def forward(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
-        """Inputs -> outputs and the state after the last step.
+        """Return outputs and the state after the last step.
 
         Args:
             x: Inputs [T, B, inputs].
-            state: Before the first step, [layers, B, width] each; a recurrent layer needs it.
-            keep: [T, B], 0 where an episode begins with that step; None: none does.
+            state: State before the first step, [layers, B, width] each; required with recurrent layers.
+            keep: [T, B], 0 where an episode begins with the step; None if no episode begins.
         """
         if self.rnn is None:
             return self.mlp(x), ()
         assert state is not None
-        # whether an episode began is asked where that waits for no device
+        # read the mask only on the CPU, because reading it on a GPU would wait for the device
         if keep is None or (keep.device.type == "cpu" and bool(keep.all())):
             hidden, state = self._recur(x, state)
             return self.mlp(hidden), state
         outputs = []
-        for step, goes_on in zip(x, keep, strict=True):
-            state = tuple(s * goes_on.view(1, -1, 1) for s in state)
+        for step, step_keep in zip(x, keep, strict=True):
+            state = tuple(s * step_keep.view(1, -1, 1) for s in state)
             hidden, state = self._recur(step.unsqueeze(0), state)
             outputs.append(hidden)
         return self.mlp(torch.cat(outputs)), state

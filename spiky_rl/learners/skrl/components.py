@@ -1,4 +1,4 @@
-"""skrl's runner as a builder of our parts: its table of classes is closed, and ours stand beside it by name."""
+"""skrl's runner extended by our classes, because its own table of classes is closed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
 
 class ComponentRunner(SkrlRunner):
-    """skrl's runner for configurations of `spiky_rl.learners.skrl.config`; those of skrl's own parts it runs as skrl does."""
+    """skrl's runner for configurations of `spiky_rl.learners.skrl.config`; other configurations run as with skrl's runner."""
 
     def __init__(self, env: Wrapper, cfg: Mapping[str, Any], *, verbose: bool = False) -> None:
-        """Arguments as skrl's; our models are told how many environments there are."""
+        """Initialise with skrl's arguments, and pass the number of environments to our models."""
         models = {
             role: {**model, "num_envs": env.num_envs} if ":" in _get_class_name(model) else model
             for role, model in cfg["models"].items()
@@ -26,7 +26,7 @@ class ComponentRunner(SkrlRunner):
 
     @override
     def _component(self, name: str) -> type:
-        """As skrl's, and ``module:Class``; where models are ours, our agents stand in the place of its PPO."""
+        """Return the class for skrl's ``name`` or for ``module:Class``; with our models, PPO means our agents."""
         module, colon, attribute = name.partition(":")
         if colon:
             return getattr(importlib.import_module(module), attribute)
@@ -37,13 +37,13 @@ class ComponentRunner(SkrlRunner):
 
 
 def register_components() -> None:
-    """Let Isaac Lab's own skrl command, which names no runner class but imports skrl's by this name, build our models.
+    """Replace skrl's runner class for the rest of the process, so that Isaac Lab's own skrl command can build our models.
 
-    For the rest of the process; what skrl could do before, it does as before.
+    That command imports skrl's runner by name and has no option for another class.
     """
     runners.Runner = ComponentRunner
 
 
 def _get_class_name(model: object) -> str:
-    """The name of a model's class; an option beside the models, such as ``separate``, has none."""
+    """Return the class name of a model; empty for an option among the models, such as ``separate``."""
     return str(model.get("class", "")) if isinstance(model, Mapping) else ""

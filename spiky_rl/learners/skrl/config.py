@@ -1,4 +1,4 @@
-"""Isaac Lab's skrl configuration as the tree that agents change, and the changed tree as what skrl's runner takes."""
+"""Conversion of Isaac Lab's skrl configuration to the layout of agent files, and of agents to skrl's configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiky_rl.learners.common.local_learning import check_learning_rates, get_lo
 CLASSES = "spiky_rl.learners.skrl"
 SCALER = "RunningStandardScaler"
 ANN_CLASSES = ("MLPModel", "RNNModel")
-"""rsl_rl's names for ANNs, by which agents ask for one: with or without a recurrent layer in front."""
+"""rsl_rl's class names of ANNs in agent files, without and with a recurrent layer."""
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "burn_in": (0,),
     "torch_compile_mode": (None,),
@@ -34,34 +34,34 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "algorithm.symmetry_cfg": (None,),
     "algorithm.distillation_cfg": (None,),
 }
-"""Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
+"""Options of rsl_rl that skrl does not have, and their allowed values, which have no effect."""
 
 
 def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
+    """Return Isaac Lab's skrl configuration of a task in the layout of agent files, which is that of rsl_rl.
 
     Args:
-        raw: skrl's configuration.
-        task: What it is registered for.
+        raw: Configuration of skrl.
+        task: Task of the configuration, for messages.
 
     Raises:
-        SpecError: It is no PPO on vectors with Gaussian actions.
+        SpecError: The configuration is not PPO on vectors with Gaussian actions.
     """
     agent, models = raw.get("agent") or {}, raw.get("models") or {}
     if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
-        raise SpecError(f"{task}: Isaac Lab's skrl agent for it is {agent.get('class')!r}, ours is PPO")
+        raise SpecError(f"{task}: Isaac Lab's skrl agent is {agent.get('class')!r}; allowed: PPO")
     rollouts, ratio_clip = agent.get("rollouts", 16), agent.get("ratio_clip", 0.2)
     value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
     scheduled = agent.get("learning_rate_scheduler")
     if scheduled not in (None, "KLAdaptiveLR"):
         raise SpecError(
-            f"{task}: Isaac Lab's learning_rate_scheduler for it is {scheduled!r}, not KLAdaptiveLR"
+            f"{task}: Isaac Lab's learning_rate_scheduler is {scheduled!r}; allowed: KLAdaptiveLR"
         )
     target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
     policy = models["policy"]
-    # in configurations of skrl 1, STATES is the word for what everybody observes
+    # in configurations of skrl 1, STATES means the observations of policy and value function
     states = _reads_states(models["value"]) and not _reads_states(policy)
-    # without a preprocessor of observations, skrl takes that of states for them
+    # without an observation preprocessor, skrl uses the state preprocessor for observations
     normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
     critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
     return {
@@ -71,7 +71,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         "experiment_name": (agent.get("experiment") or {}).get("directory", ""),
         "obs_groups": {"actor": ["policy"], "critic": ["critic"] if states else ["policy"]},
         "actor": {
-            **_ann(policy, f"{task}: models.policy"),
+            **_read_ann(policy, f"{task}: models.policy"),
             "obs_normalization": normalised,
             "distribution_cfg": {
                 "class_name": "GaussianDistribution",
@@ -86,7 +86,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
             },
         },
         "critic": {
-            **_ann(models["value"], f"{task}: models.value"),
+            **_read_ann(models["value"], f"{task}: models.value"),
             "obs_normalization": critic_normalised if states else normalised,
         },
         "algorithm": {
@@ -113,14 +113,14 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
-    """skrl's configuration of the agent ``spec``, for `spiky_rl.learners.skrl.runner.SkrlRunner`.
+    """Return the configuration of the agent ``spec`` for `spiky_rl.learners.skrl.runner.SkrlRunner`.
 
-    Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
+    Raises SpecError that names key, value and allowed values for settings that skrl does not support.
     """
     tree = spec.runner
-    _check(spec)
-    value, of_run = _make_getter(tree, "algorithm"), _make_getter(tree)
-    steps = of_run("num_steps_per_env")
+    _check_supported(spec)
+    value, run_value = _make_getter(tree, "algorithm"), _make_getter(tree)
+    steps = run_value("num_steps_per_env")
     learning_rate = value("learning_rate")
     own_rate = value("critic_learning_rate")
     rates = [learning_rate, learning_rate if own_rate is None else own_rate]
@@ -133,21 +133,21 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
     groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
     normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
-    # skrl normalises observations and states each in one way: a critic that sees anything else sees states
+    # skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states
     shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
     return {
         "num_steps_per_env": steps,
-        "save_interval": of_run("save_interval"),
+        "save_interval": run_value("save_interval"),
         "obs_groups": groups,
         "states": not shared,
         "models": {
             "separate": True,
             "policy": {
-                **_model(tree["actor"], spec.network, "Policy", steps),
+                **_make_model_cfg(tree["actor"], spec.network, "Policy", steps),
                 **_get_std(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
-                **_model(tree["critic"], spec.critic_network, "Value", steps),
+                **_make_model_cfg(tree["critic"], spec.critic_network, "Value", steps),
                 "source": "observations" if shared else "states",
             },
         },
@@ -177,7 +177,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
         },
         "trainer": {
             "class": "SequentialTrainer",
-            "timesteps": of_run("max_iterations") * steps,
+            "timesteps": run_value("max_iterations") * steps,
             "close_environment_at_exit": False,
             "disable_progressbar": True,
         },
@@ -185,22 +185,22 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
 
 def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """skrl's configuration for Isaac Lab's own skrl command.
+    """Return the configuration of an agent for Isaac Lab's own skrl command.
 
     Args:
         spec: The agent.
-        raw: Isaac Lab's configuration of the task, which says what the command's seed, trainer and run folder are.
+        raw: Isaac Lab's configuration of the task, with the command's seed, trainer and run folder.
 
     Raises:
-        SpecError: That command's view of an environment cannot give a network what the agent asks for.
+        SpecError: The command's environment wrapper does not provide the agent's observation groups.
     """
     config = make_runner_cfg(spec)
     states = ["critic"] if config["states"] else ["policy"]
     for role, groups in (("actor", ["policy"]), ("critic", states)):
         if config["obs_groups"][role] != groups:
             raise SpecError(
-                f"agent.obs_groups.{role}: {config['obs_groups'][role]} is not available with Isaac Lab's own skrl command,"
-                f" which allows {groups} here; scripts/train.py --rl_library skrl has no such limit"
+                f"agent.obs_groups.{role}: {config['obs_groups'][role]}: not available with Isaac Lab's own skrl command;"
+                f" allowed: {groups}; scripts/train.py --rl_library skrl has no such limit"
             )
     config["seed"] = raw.get("seed", 42)
     config["agent"]["experiment"] = {
@@ -218,8 +218,8 @@ def _reads_states(model: Mapping[str, Any]) -> bool:
     return any(part.get("input") == "STATES" for part in model.get("network") or ())
 
 
-def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Layers and activation of one of skrl's generated models."""
+def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return layers and activation of a model in skrl's configuration. Raises SpecError if it is not an MLP on vectors."""
     network = model.get("network") or [{}]
     layers = network[0].get("layers", [])
     activation = network[0].get("activations") or "identity"
@@ -227,9 +227,7 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
     plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
     if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
-        raise SpecError(
-            f"{path}: Isaac Lab's network for it is no MLP on vectors, which ours takes the place of"
-        )
+        raise SpecError(f"{path}: Isaac Lab's network is not an MLP on vectors, which our networks replace")
     return {
         "class_name": "MLPModel",
         "hidden_dims": list(layers),
@@ -238,45 +236,47 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
-    """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
+    """Return a function that looks up values in ``tree``, or in its group ``part``, or else the schema's defaults."""
     values, settings = tree, RunnerSettings
     if part:
         values, settings = tree.get(part, {}), type(RunnerSettings.default(part))
     return lambda key: values[key] if key in values else settings.default(key)
 
 
-def _check(spec: AgentSpec) -> None:
-    """Refuse what skrl cannot do."""
+def _check_supported(spec: AgentSpec) -> None:
+    """Raise SpecError for settings that skrl does not support."""
     for path, allowed in ALLOWED.items():
         node: Any = spec.runner
         for key in path.split("."):
             node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
         if node not in allowed:
             raise SpecError(
-                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r} is not available with --rl_library skrl;"
-                f" it allows {' and '.join(str(value) or 'none' for value in allowed if value != [])}"
+                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with --rl_library skrl;"
+                f" allowed: {', '.join(str(value) or 'none' for value in allowed if value != [])}"
             )
     for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
         if network is not None and network.parts.get("plasticity") is not None:
             raise SpecError(
-                f"agent.{key}.plasticity: {network.parts['plasticity'].name} is not available with --rl_library skrl, which"
-                " replays rollouts; it allows none"
+                f"agent.{key}.plasticity: {network.parts['plasticity'].name}: not available with --rl_library skrl, which"
+                " replays rollouts; allowed: none"
             )
         if rule := get_local_rule(network):
             raise SpecError(
-                f"agent.{key}.learning: {rule!r} is not available with --rl_library skrl; it allows rules that are gradients"
+                f"agent.{key}.learning: {rule!r}: not available with --rl_library skrl; allowed: rules with gradients"
             )
     algorithm = spec.runner["algorithm"]
     if algorithm.get("time_limit_bootstrap") and is_recurrent(spec):
         raise SpecError(
-            "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
-            " on into the next episode; it allows false"
+            "agent.algorithm.time_limit_bootstrap: true: not available with a recurrent agent, whose advantages in skrl"
+            " continue into the next episode; allowed: false"
         )
     check_learning_rates(algorithm)
 
 
-def _model(model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int) -> dict[str, Any]:
-    """What a model's class takes besides the spaces; ``kind``: Policy or Value."""
+def _make_model_cfg(
+    model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int
+) -> dict[str, Any]:
+    """Return the arguments of a model's class besides the spaces; ``kind``: Policy or Value."""
     settings = {
         "class": f"{CLASSES}:Spiking{kind}",
         "hidden_dims": list(model.get("hidden_dims", ())),
@@ -294,7 +294,7 @@ def _model(model: Mapping[str, Any], network: ComponentSpec | None, kind: str, s
 
 
 def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """The standard deviation of the action. Raises SpecError for one that has no logarithm."""
+    """Return the arguments of the action's standard deviation. Raises SpecError if it has no logarithm."""
     first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
     path = "agent.actor.distribution_cfg"
     if first <= 0.0:
@@ -302,9 +302,7 @@ def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
             f"{path}.init_std: {first} is not available with --rl_library skrl; it must be above 0"
         )
     if limits and not (len(limits) == 2 and 0.0 < limits[0] < limits[1]):
-        raise SpecError(
-            f"{path}.std_range: {limits} is no range; give [low, high] with 0 < low < high, or []"
-        )
+        raise SpecError(f"{path}.std_range: {limits} given; allowed: [low, high] with 0 < low < high, or []")
     return {
         "init_std": first,
         "std_range": limits,
@@ -313,7 +311,7 @@ def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_recurrent(spec: AgentSpec) -> bool:
-    """Whether skrl's recurrent PPO trains it."""
+    """Return whether skrl's recurrent PPO trains the agent ``spec``."""
     pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
     return any(
         model.get("class_name") == "RNNModel" if network is None else is_stateful(network)
@@ -322,5 +320,5 @@ def is_recurrent(spec: AgentSpec) -> bool:
 
 
 def is_stateful(network: ComponentSpec) -> bool:
-    """Whether a ``network`` keeps a state from one control step to the next."""
+    """Return whether a ``network`` carries a state from one control step to the next."""
     return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

@@ -1,4 +1,4 @@
-"""rsl_rl's view of an environment as skrl's: timing, checks and films of the one serve the other."""
+"""skrl's wrapper of an rsl_rl environment, which keeps its timing, checks and videos."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from spiky_rl.learners.common.interfaces import VectorEnv
 
 
 class SkrlEnv(Wrapper):
-    """skrl's wrapper around what rsl_rl's runner takes as an environment."""
+    """skrl wrapper around an rsl_rl environment."""
 
     def __init__(self, env: VectorEnv, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
-        """``obs_groups``: what ``actor`` and ``critic`` see; ``states``: whether the critic sees it as skrl's states."""
+        """Wrap ``env``; ``obs_groups``: groups of ``actor`` and ``critic``; ``states``: whether the critic uses skrl's states."""
         super().__init__(env)
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
         self._device = torch.device(env.device)
@@ -30,7 +30,7 @@ class SkrlEnv(Wrapper):
                 there = {str(name) for name, values in self._obs.items() if values.ndim == 2}
                 if group not in there:
                     raise UserError(
-                        f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"
+                        f"agent.obs_groups.{role}: {group!r} is not a group of vectors of this task; allowed:"
                         f" {', '.join(sorted(there)) or 'none'}{suggest_name(group, there)}"
                     )
 
@@ -41,43 +41,43 @@ class SkrlEnv(Wrapper):
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """Space of what one environment's actor observes."""
+        """Observation space of the actor in one environment."""
         return _box(self.get_actor_observations(self._obs).shape[-1])
 
     @property
     def state_space(self) -> gymnasium.Space | None:
-        """Space of what one environment's critic observes; None where it has no states."""
+        """Observation space of the critic in one environment; None if the critic uses no states."""
         states = self.get_critic_observations(self._obs)
         return None if states is None else _box(states.shape[-1])
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """Unbounded, as Isaac Lab's."""
+        """Unbounded action space, as in Isaac Lab."""
         return _box(self._env.num_actions)
 
     def get_actor_observations(self, obs: TensorDict) -> Tensor:
-        """Observation of the actor in ``obs``, [B, O]."""
+        """Return the actor's observations in ``obs``, [B, O]."""
         return torch.cat([obs[group] for group in self.actor], dim=-1)
 
     def get_critic_observations(self, obs: TensorDict) -> Tensor | None:
-        """Observation of the critic in ``obs``, [B, S]; None if it is the actor's."""
+        """Return the critic's observations in ``obs``, [B, S], or None if they are the actor's."""
         if self.critic is None:
             return None
         return torch.cat([obs[group] for group in self.critic], dim=-1)
 
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
-        """Current observations, without a reset: like rsl_rl's, skrl's runner starts where the environments stand."""
+        """Return the current observations without a reset, because a training starts in the current state, as in rsl_rl."""
         self._obs = self._env.get_observations()
         return self.get_actor_observations(self._obs), {}
 
     def state(self) -> Tensor | None:
-        """The critic's latest observation, or None."""
+        """Return the critic's latest observations, or None."""
         return self.get_critic_observations(self._obs)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
-        """Act for a control step.
+        """Simulate a control step.
 
-        ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's own extras.
+        ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's extras.
         """
         self._obs, rewards, dones, extras = self._env.step(actions)
         done = dones.view(-1, 1) > 0
@@ -95,7 +95,7 @@ class SkrlEnv(Wrapper):
         """Do nothing: videos are recorded elsewhere."""
 
     def close(self) -> None:
-        """Do nothing: whoever opened the environment closes it."""
+        """Do nothing: the environment is closed where it was opened."""
 
 
 def _box(width: int) -> gymnasium.spaces.Box:

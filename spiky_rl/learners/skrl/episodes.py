@@ -1,4 +1,4 @@
-"""Episodes that end while skrl trains, and the scalars that rsl_rl's logger writes of an iteration."""
+"""Episode statistics of skrl trainings, and the scalars of rsl_rl's logger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spiky_rl.learners.common.interfaces import ScalarWriter
 
 
 class SkrlEpisodeStatistics(EpisodeStatistics):
-    """Returns and lengths of the latest episodes, and what the environment reports of them."""
+    """Returns and lengths of the latest episodes, and the environment's reports about them."""
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
         super().__init__(num_envs, device)
@@ -29,7 +29,7 @@ class SkrlEpisodeStatistics(EpisodeStatistics):
         self.add(rewards.view(-1), dones.view(-1))
 
     def fetch_reports(self) -> dict[str, float]:
-        """Means of the environment's reports since the last call, by tag."""
+        """Return the means of the environment's reports since the last call, by tag."""
         values: dict[str, list[float]] = {}
         for report in self.reports:
             for key, value in report.items():
@@ -49,17 +49,17 @@ def write_training(
     seconds: tuple[float, float, float],
     episodes: SkrlEpisodeStatistics,
 ) -> None:
-    """Write the scalars of rsl_rl's logger.
+    """Write the scalars of an iteration under the names of rsl_rl's logger.
 
     Args:
-        writer: Where they go.
+        writer: TensorBoard's writer.
         index: Index of the iteration.
-        losses: By name.
-        learning_rate: At its end.
-        deviation: Mean standard deviation of the actions.
-        env_steps: Environment steps that it took.
-        seconds: Spent collecting, learning, and in the whole training so far.
-        episodes: Those that ended of late; what the environment reports of them is taken out.
+        losses: Losses by name.
+        learning_rate: Learning rate at the end of the iteration.
+        action_std: Mean standard deviation of the actions.
+        env_steps: Environment steps of the iteration.
+        seconds: Duration of collecting, of learning, and of the whole training so far.
+        episodes: Latest episodes; their reports are fetched.
     """
     collecting, learning, elapsed = seconds
     scalars = {f"Loss/{name}": value for name, value in losses.items()}

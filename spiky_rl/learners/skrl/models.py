@@ -1,7 +1,7 @@
-"""Policy and value function for skrl, of a spiking network or of the ANN that stands in its place.
+"""Policy and value function for skrl, with a spiking network or an ANN.
 
-skrl hands models flat batches. In the rollout a batch is one control step of every environment, with the state before it
-under ``rnn``; in the update of a recurrent agent it is whole rollouts, environment by environment, with the state before
+skrl passes flat batches to models. In the rollout, a batch is one control step of every environment, with the preceding state
+under ``rnn``. In the update of a recurrent agent, a batch is whole rollouts, environment by environment, with the state before
 every step and the ends of episodes.
 """
 
@@ -25,7 +25,7 @@ from spiky_rl.networks.base import SpikingNetwork, State
 
 
 class Spaces(TypedDict):
-    """Spaces and device that skrl's runner gives every model."""
+    """Spaces and device that skrl's runner passes to every model."""
 
     observation_space: gymnasium.Space | None
     state_space: gymnasium.Space | None
@@ -34,7 +34,7 @@ class Spaces(TypedDict):
 
 
 class SequenceModel(Model):
-    """A model of skrl's that sees control steps in their order. Abstract: its subclasses say what the output means."""
+    """Abstract skrl model that processes control steps in order; subclasses define the meaning of the output."""
 
     def __init__(
         self,
@@ -47,17 +47,17 @@ class SequenceModel(Model):
         ann: Mapping[str, object],
         spaces: Spaces,
     ) -> None:
-        """What both models take.
+        """Build the model.
 
         Args:
-            outputs: Width of the output; None: that of an action.
+            outputs: Width of the output; None for the width of an action.
             source: Key of skrl's inputs that the model reads: ``observations`` or ``states``.
-            num_envs: B.
-            sequence_length: T, control steps per environment and rollout.
-            hidden_dims: Widths of the hidden layers of the ANN, here or in whose place the network is.
-            network: Settings of a spiking network, as `spiky_rl.config.registry.configure` takes them; None: an ANN.
+            num_envs: Number of environments, B.
+            sequence_length: Control steps per environment and rollout, T.
+            hidden_dims: Widths of the hidden layers of the ANN, or of the ANN that the network replaces.
+            network: Settings of a spiking network for `spiky_rl.config.registry.configure`; None for an ANN.
             ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
-            spaces: What the model reads and writes, and where it lies.
+            spaces: Observation, state and action space, and device.
         """
         Model.__init__(self, **spaces)
         self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
@@ -77,38 +77,38 @@ class SequenceModel(Model):
 
     @property
     def network(self) -> SpikingNetwork | None:
-        """The spiking network; None in an ANN."""
+        """Spiking network; None for an ANN."""
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
     @property
     def stateful(self) -> bool:
-        """Whether a state is carried from one control step to the next."""
+        """Whether the model carries a state from one control step to the next."""
         return self.body.stateful
 
     @property
     def state_shapes(self) -> list[tuple[int, int]]:
-        """(layers, width) of every state; none of a stateless model."""
+        """(layers, width) of every state; empty for a stateless model."""
         if isinstance(self.body, AnnModel):
             return self.body.state_shapes
         return [(1, width) for width in self.body.state_sizes] if self.stateful else []
 
     @override
     def get_specification(self) -> dict[str, Any]:
-        """skrl's: (layers, environments, width) of every state.
+        """Return skrl's specification: (layers, environments, width) of every state, and the sequence length.
 
-        The length is there without states too: skrl asks the policy for it on behalf of both models.
+        The length is set without states too, because skrl reads it from the policy for both models.
         """
         sizes = [(layers, self.num_envs, width) for layers, width in self.state_shapes]
         return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
 
     def zero_state(self, batch: int, like: Tensor) -> State:
-        """The state in which ``batch`` episodes begin, in the device and type of ``like``."""
+        """Return the zero state of ``batch`` episodes, with device and dtype of ``like``."""
         return tuple(like.new_zeros(layers, batch, width) for layers, width in self.state_shapes)
 
     def compute_sequences(self, inputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """skrl's ``inputs`` -> outputs, one row per sample, and skrl's dict with the states after the last step.
+        """Return the outputs for skrl's ``inputs``, one row per sample, and skrl's dict with the states after the last step.
 
-        Samples without states, such as those that skrl initialises models with, start from rest.
+        Samples without states, such as skrl's initialisation of models, start from the zero state.
         """
         x: Tensor = inputs[self.source]
         if not self.stateful:
@@ -127,7 +127,7 @@ class SequenceModel(Model):
 
 
 class SpikingPolicy(GaussianMixin, SequenceModel):
-    """Gaussian actions, their mean from a spiking network or an ANN, their deviation the same for all observations."""
+    """Gaussian policy with the mean from a spiking network or an ANN, and a std independent of the observations."""
 
     def __init__(
         self,
@@ -142,25 +142,25 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         learn_std: bool = True,
         **spaces: Unpack[Spaces],
     ) -> None:
-        """Arguments as `SequenceModel`'s, and the deviation: at first, its limits (none if empty), whether it is learned."""
+        """Initialise with the arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
         SequenceModel.__init__(
             self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
         )
         low, high = map(math.log, std_range) if std_range else (-math.inf, math.inf)
         self.limits = low, high
         GaussianMixin.__init__(self, clip_log_std=bool(std_range), min_log_std=low, max_log_std=high)
-        deviation = torch.full((self.num_actions,), math.log(init_std))
-        self.log_std = nn.Parameter(deviation, requires_grad=learn_std)
+        log_std = torch.full((self.num_actions,), math.log(init_std))
+        self.log_std = nn.Parameter(log_std, requires_grad=learn_std)
 
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
-        # the action mean [B, A], the logarithm of its deviation [A], and the states after the last step
+        # action mean [B, A], log std [A], and the states after the last step
         mean, outputs = self.compute_sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
 
 
 class SpikingValue(DeterministicMixin, SequenceModel):
-    """The value of what it reads, from a spiking network or an ANN."""
+    """Value function with a spiking network or an ANN."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         source: str = "observations",
         **spaces: Unpack[Spaces],
     ) -> None:
-        """Arguments as `SequenceModel`'s."""
+        """Initialise with the arguments of `SequenceModel`."""
         SequenceModel.__init__(
             self, 1, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
         )
@@ -181,5 +181,5 @@ class SpikingValue(DeterministicMixin, SequenceModel):
 
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
-        # the value [B, 1], and the states after the last step
+        # value [B, 1], and the states after the last step
         return self.compute_sequences(inputs)

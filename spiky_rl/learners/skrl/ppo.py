@@ -1,4 +1,4 @@
-"""skrl's PPO and recurrent PPO, with what spiking actors need and with the states that the rollout really used."""
+"""skrl's PPO and recurrent PPO with extensions for spiking actors, and with correctly stored rollout states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiky_rl.learners.skrl.models import SequenceModel, SpikingPolicy
 
 
 class SpikingAgent:
-    """Additions of our agents to skrl's. Abstract: comes before one of skrl's agents."""
+    """Mixin with our extensions of skrl's agents; comes before a skrl agent in the bases."""
 
     cfg: PPO_CFG
     policy: SpikingPolicy
@@ -26,10 +26,10 @@ class SpikingAgent:
     _observation_preprocessor: Callable[[Tensor], Tensor]
 
     def __init__(self, **arguments: Any) -> None:
-        """Arguments as skrl's agent's.
+        """Initialise with the arguments of skrl's agent.
 
-        Of the learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of what
-        does not spike, the value function and the action noise, and a third, if there is one, that of the action noise alone.
+        skrl's PPO uses only the first learning rate of its configuration. Here, the second one is for the value function and the
+        action noise, and an optional third one for the action noise alone.
         """
         super().__init__(**arguments)
         first, second, *third = self.cfg.learning_rate  # type: ignore[misc]
@@ -45,11 +45,11 @@ class SpikingAgent:
             self.checkpoint_modules["optimizer"] = self.optimizer
 
     def update(self, *, timestep: int, timesteps: int) -> None:
-        """Learn from the rollout; the networks count it: slopes and encoder noise go by that.
+        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.
 
         Args:
-            timestep: Control steps done so far.
-            timesteps: That there will be in all.
+            timestep: Control steps so far.
+            timesteps: Total number of control steps.
         """
         super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
         for model in (self.policy, self.value):
@@ -57,34 +57,34 @@ class SpikingAgent:
                 model.network.count_update()
 
     def reset_rollout(self) -> None:
-        """Begin a rollout anew, whatever of one there was."""
+        """Discard the current rollout and start a new one."""
         self.memory.reset()
         self._rollout = 0
 
     def normalize_observations(self, observations: Tensor) -> Tensor:
-        """``observations`` [..., O] as the policy sees them."""
+        """Return normalised ``observations`` [..., O], as input of the policy."""
         return self._observation_preprocessor(observations)
 
     def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
-        """Return a copy of the normalisation of observations, which later training does not change."""
+        """Return a copy of the observation normalisation, which later training does not change."""
         normalise = self._observation_preprocessor
         return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
     def get_rollout_tensor(self, name: str) -> Tensor:
-        """A tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
+        """Return a tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
         return self.memory.get_tensor_by_name(name)
 
 
 class SkrlSpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]
-    """skrl's PPO, unchanged but for a second learning rate and networks that count updates."""
+    """skrl's PPO with the extensions of `SpikingAgent`."""
 
 
 class SpikingRecurrentPPO(SpikingAgent, PPO_RNN):  # type: ignore[misc]
-    """skrl's PPO_RNN with the same, and with a memory of the states that the policy really had.
+    """skrl's PPO_RNN with the extensions of `SpikingAgent`, and with correctly stored policy states.
 
-    skrl 2.1 lets the dictionaries of initial and final states become one object after the first control step. From the
-    second on, ``act`` overwrites the initial policy state before it is stored: a replay that begins anywhere but in the
-    first step then starts from a state one step late. Here they stay two.
+    In skrl 2.1, the dictionaries of initial and final states become one object after the first control step. From the second
+    step on, ``act`` overwrites the initial policy state before it is stored, so a replay that does not begin at the first step
+    starts from a state one step late. Here, they stay separate objects.
     """
 
     @override

@@ -1,4 +1,4 @@
-"""skrl's runner with what a run of ours keeps: the surface, the checkpoints and the figures of the rsl_rl host's."""
+"""skrl's runner with the interface, checkpoints and figures of our rsl_rl runner."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PARTS = {
     "critic": ("value", "value_preprocessor", "state_preprocessor"),
     "optimizer": ("optimizer",),
 }
-"""What can be loaded by itself, in rsl_rl's words, and the modules of skrl's that belong to it."""
+"""Separately loadable parts in rsl_rl's names, and their modules in skrl."""
 
 
 class SkrlRunner(BaseRunner, ComponentRunner):
-    """Trains with skrl's agents, models from our configuration, and skrl's own update."""
+    """Runner with skrl's agents and update, and models from our configuration."""
 
     def __init__(
         self,
@@ -48,13 +48,17 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Arguments of `BaseRunner.setup_bookkeeping`, and those of a run.
+        """Initialise with the arguments of `BaseRunner.setup_bookkeeping` and of a run.
 
         Args:
-            env: It stays in charge of timing and checks.
-            config: Configuration as `spiky_rl.learners.skrl.config.make_runner_cfg` makes it.
-            log_dir: Where the run is kept; None: nowhere.
+            env: The rsl_rl environment, which still does timing and checks.
+            config: Configuration from `spiky_rl.learners.skrl.config.make_runner_cfg`.
+            log_dir: Run folder; None to save nothing.
             device: Device of the models.
+            identity: See `BaseRunner.setup_bookkeeping`.
+            picture_interval: See `BaseRunner.setup_bookkeeping`.
+            notes: See `BaseRunner.setup_bookkeeping`.
+            on_iteration: See `BaseRunner.setup_bookkeeping`.
         """
         self.env, self.device, self.cfg = env, device, config
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
@@ -64,7 +68,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         self._folder, self._elapsed = log_dir, 0.0
         self._writer: SummaryWriter | None = None
         settings = {key: config[key] for key in ("models", "memory", "agent", "trainer")}
-        # skrl seeds every generator: with the seed that torch has, so that who made the runner decides it
+        # skrl seeds every generator; use torch's seed, which the caller has set
         seed = torch.initial_seed() % 2**32
         with silence_skrl():
             ComponentRunner.__init__(self, self.environment, {"seed": seed, **settings})
@@ -78,25 +82,25 @@ class SkrlRunner(BaseRunner, ComponentRunner):
 
     @property
     def inference_policy(self) -> SkrlInferencePolicy:
-        """The policy as playback uses it."""
+        """Inference policy of the agent."""
         return SkrlInferencePolicy(self.alg, self.environment)
 
     @property
     def folder(self) -> str | None:
-        """Where the run is kept; None: nowhere."""
+        """Run folder; None if the run is not saved."""
         return self._folder
 
     @property
     def writer(self) -> SummaryWriter | None:
-        """TensorBoard's, while training."""
+        """TensorBoard's writer during training."""
         return self._writer
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `BaseRunner.save_on_exit` says.
+        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
 
         Args:
-            iterations: From the present one on.
-            init_at_random_ep_len: Begin in the middle of episodes, so that time does not end all of them at once.
+            iterations: Number of further iterations.
+            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
         """
         if self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -104,7 +108,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
             self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
         try:
             with self.save_on_exit():
-                self.write_notes()
+                self.write_text_summaries()
                 self._learn(iterations, init_at_random_ep_len)
         finally:
             if self._writer is not None:
@@ -130,7 +134,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
             self.save(str(Path(self.folder) / f"model_{self.current_learning_iteration}.pt"))
 
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
-        """A rollout and its update; the observations that follow and the seconds of both."""
+        """Run a rollout and its update; return the next observations and the seconds of both."""
         steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
         begun = collected = time.time()
         for step in range(steps):
@@ -161,17 +165,24 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         return observations, collected - begun, time.time() - collected
 
     def _write_iteration(self, index: int, last: int, collecting: float, learning: float) -> None:
-        """Book the iteration, with what rsl_rl's logger writes of one under the same names."""
+        """Record the iteration, and write its scalars under the names of rsl_rl's logger."""
         self.episodes.fetch()
-        losses = self.losses()
+        losses = self.compute_losses()
         self.require_finite(index, losses)
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
         if self.writer is not None:
-            deviation = self.action_std.mean().item()
+            action_std = self.action_std.mean().item()
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
             write_training(
-                self.writer, index, losses, self._rate(), deviation, env_steps, seconds, self.episodes
+                self.writer,
+                index,
+                losses,
+                self._get_learning_rate(),
+                action_std,
+                env_steps,
+                seconds,
+                self.episodes,
             )
         if self.draws_figures(index):
             write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
@@ -187,12 +198,12 @@ class SkrlRunner(BaseRunner, ComponentRunner):
 
     @property
     def action_std(self) -> Tensor:
-        """Standard deviation of the actions, [A], within its limits, as they are drawn."""
+        """Standard deviation of the sampled actions, [A], clamped to its limits."""
         policy = self.policy
         return policy.log_std.detach().clamp(*policy.limits).exp()
 
-    def losses(self) -> dict[str, float]:
-        """Losses of the last update, in rsl_rl's names and without their weights."""
+    def compute_losses(self) -> dict[str, float]:
+        """Return the unweighted losses of the last update, in rsl_rl's names."""
         tracked, agent = self.alg.tracking_data, self.alg
         weight = agent.cfg.value_loss_scale or 1.0
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
@@ -203,8 +214,10 @@ class SkrlRunner(BaseRunner, ComponentRunner):
 
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
-        # as skrl's agents write and read them
-        self._write(path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos)
+        # in the layout of skrl's agents
+        self._write_checkpoint(
+            path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
+        )
 
     @override
     def load(
@@ -212,26 +225,26 @@ class SkrlRunner(BaseRunner, ComponentRunner):
     ) -> dict:
         loaded = read_checkpoint(path, map_location or self.device, "skrl")
         check_identity(loaded, self.identity, path)
-        wanted = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
-        modules = [name for part, names in PARTS.items() if wanted.get(part) for name in names]
+        parts = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
+        modules = [name for part, names in PARTS.items() if parts.get(part) for name in names]
         for name in modules:
             if (name in loaded) != (name in self.alg.checkpoint_modules):
-                where = "the checkpoint has" if name in loaded else "this agent has"
+                owner = "the checkpoint" if name in loaded else "this agent"
                 raise CheckpointError(
-                    f"{path}: {where} a {name} and the other has none; give agent.algorithm.value_normalization and"
-                    " agent.actor.obs_normalization the values that it was trained with"
+                    f"{path}: only {owner} has a {name}; set agent.algorithm.value_normalization and"
+                    " agent.actor.obs_normalization as in the training of the checkpoint"
                 )
         with wrap_load_errors(path):
             for name in modules:
                 if module := self.alg.checkpoint_modules.get(name):
                     how = {} if name == "optimizer" else {"strict": strict}
                     module.load_state_dict(loaded[name], **how)
-        if wanted.get("iteration"):
+        if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
 
     def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
-        """The policy as playback uses it, in evaluation mode, on ``device``."""
+        """Return the inference policy on ``device``, in evaluation mode."""
         self.policy.to(device or self.device)
         self.alg.enable_training_mode(False, apply_to_models=True)
         return self.inference_policy
@@ -239,7 +252,7 @@ class SkrlRunner(BaseRunner, ComponentRunner):
 
 @contextlib.contextmanager
 def silence_skrl() -> Iterator[None]:
-    """Hold back what skrl says of itself; errors pass."""
+    """Suppress skrl's log messages below the level ERROR."""
     log = logging.getLogger("skrl")
     level = log.level
     log.setLevel(logging.ERROR)

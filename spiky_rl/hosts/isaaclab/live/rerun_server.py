@@ -13,7 +13,7 @@ from pathlib import Path
 from spiky_rl.hosts.isaaclab.camera import GraphicsError
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 10.0
-START = "import os, sys; from spiky_rl.learners.common.processes import end_with; end_with(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+START = "import os, sys; from spiky_rl.learners.common.processes import die_with_parent; die_with_parent(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 """Becomes rerun's program once it is bound to end with this process."""
 
 
