@@ -33,7 +33,7 @@ from spiky_rl.experiments.analysis.measures import (
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
-from spiky_rl.experiments.report.verdicts import sentences
+from spiky_rl.experiments.report.verdicts import list_sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,7 +156,9 @@ def verdicts(folder: str) -> str:
     found = study(folder)
     done, all_cells = len(found.results), len(found.results) + len(found.skipped)
     lines = [f"{done} of {all_cells} cells have ended ([report](../{folder}/report.md)):", ""]
-    return "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in sentences(found))]) + "\n"
+    return (
+        "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in list_sentences(found))]) + "\n"
+    )
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:

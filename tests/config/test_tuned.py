@@ -14,7 +14,7 @@ from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.design import terms
+from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.threats import find_small_tunings, find_unequal_tunings
 from spiky_rl.experiments.run import cells
 from tests.experiments import results
@@ -179,11 +179,11 @@ def test_the_report_says_of_agents_with_tunings_of_their_own_who_was_tuned_and_w
     for agent, source in tunings.items():
         shutil.copytree(source, folder / "tuned" / agent)
     analysis = analyze_study(folder)
-    said = dict(terms(analysis))["Tuning"]
+    said = dict(list_terms(analysis))["Tuning"]
     for told in (
-        f"values of {tunings['lif_ppo']} for lif_ppo, of which tuned/lif_ppo/tuned.yaml is a copy, from 4 trials",
+        f"values of {tunings['lif_ppo']} for lif_ppo (copy: tuned/lif_ppo/tuned.yaml), from 4 trials",
         f"on {CARTPOLE} tuned: gru_ppo (trial 3)",
-        "not tuned, as their files have them: mlp_ppo",
+        "not tuned: mlp_ppo",
     ):
         assert told in said, said
     unequal = "; ".join(f"{source}: {agent}" for agent, source in tunings.items())
@@ -205,12 +205,12 @@ def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):
     folder = results.write_study(
         tmp_path / "study", ["mlp_ppo"], [results.CARTPOLE], [0], conditions=["nominal"]
     )
-    assert "Tuning" not in dict(terms(analyze_study(folder)))
+    assert "Tuning" not in dict(list_terms(analyze_study(folder)))
     held = cells.read_json(folder / "study.json")
     results.dump(folder / "study.json", {**held, "tuning": str(file)})
     assert (
-        f"values of {file}; their copy, tuned.yaml, is not there"
-        in dict(terms(analyze_study(folder)))["Tuning"]
+        f"values of {file}; the copy tuned.yaml, which has the details, is missing"
+        in dict(list_terms(analyze_study(folder)))["Tuning"]
     )
     shutil.copy(file, folder / "tuned.yaml")
-    assert f"values of {file}, of which tuned.yaml is a copy" in dict(terms(analyze_study(folder)))["Tuning"]
+    assert f"values of {file} (copy: tuned.yaml)" in dict(list_terms(analyze_study(folder)))["Tuning"]

@@ -53,7 +53,6 @@ def test_the_true_values_are_those_of_a_large_sample(share):
 
 
 def test_a_report_tells_the_coverage_at_the_study_s_number_of_seeds():
-    assert "with 5 seeds" in describe_coverage(
-        5
-    ) and "71 % where one seed in five is poor" in describe_coverage(5)
-    assert "with 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""
+    assert "over 5 seeds" in describe_coverage(5)
+    assert "71 % if one seed in five is poor" in describe_coverage(5)
+    assert "over 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""

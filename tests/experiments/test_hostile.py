@@ -13,12 +13,12 @@ from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.report import markdown
-from spiky_rl.experiments.report.design import terms
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
+from spiky_rl.experiments.report import pages
+from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
+from spiky_rl.experiments.report.threats import build_threats_section
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"
@@ -72,17 +72,17 @@ def test_names_of_html_tex_and_markdown_are_shown_as_they_are(tmp_path: Path):
      ("[a](b)", "[a]\\(b)"), ("`a`*b*", "\\`a\\`\\*b\\*"), ("a\n# b", "a # b"), ("", "")],
 )  # fmt: skip
 def test_text_in_markdown_is_nothing_else(text, shown):
-    assert markdown.plain(text) == shown
+    assert pages.escape_text(text) == shown
 
 
 def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
-    assert markdown.cell("a|b\n<c>") == "a\\|b<br>&lt;c>"
-    assert markdown.fence("a") == "```" and markdown.fence("a\n````\nb") == "`````"
+    assert pages.escape_cell("a|b\n<c>") == "a\\|b<br>&lt;c>"
+    assert pages.make_fence("a") == "```" and pages.make_fence("a\n````\nb") == "`````"
 
 
 def list_rows(folder: Path) -> dict[str, list[str]]:
     """The table of threats, by what they are."""
-    return {what: told for what, *told in next(iter(threats(analyze_study(folder)))).rows}
+    return {what: told for what, *told in next(iter(build_threats_section(analyze_study(folder)))).rows}
 
 
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
@@ -93,7 +93,7 @@ def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     said = list_rows(folder)
     assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
     assert "NVIDIA B" in said["Machines"][0]
-    assert "look-alikes, version 9" in dict(terms(analyze_study(folder)))["Robots"]
+    assert "look-alikes, version 9" in dict(list_terms(analyze_study(folder)))["Robots"]
 
 
 DAMAGED = {

@@ -111,23 +111,23 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
     assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
     assert "hardest" not in text and 'id="figure-ladder_isaac_cartpole"' in page
     threats = section(study, "threats")
-    assert "Looked at later" not in threats
+    assert "Unplanned comparisons" not in threats
 
 
 def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
     write_report(study, DATE)
     assert "No comparison was planned" in section(study, "answer")
-    assert "Looked at later no comparison was planned" in section(study, "threats")
+    assert "Unplanned comparisons no comparison was planned" in section(study, "threats")
 
 
 def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):
     study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1]})
     write_report(study, DATE)
-    assert "planned after results were there (2999-01-01)" in section(study, "answer")
+    assert "planned after results were known (2999-01-01)" in section(study, "answer")
     told = section(study, "threats")
     assert (
-        "the plan is of 2999-01-01, after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
+        "the plan of 2999-01-01 came after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
         in told
     )
 

@@ -11,7 +11,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import threats
+from spiky_rl.experiments.report.threats import build_threats_section
 from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.results import read_results
@@ -133,7 +133,7 @@ def test_a_result_has_the_provenance_of_its_training_and_all_commits(tmp_path):
 
 def told(folder: Path) -> dict[str, str]:
     """Evidence by threat."""
-    block, *_ = threats(analyze_study(folder))
+    block, *_ = build_threats_section(analyze_study(folder))
     return {row[0]: row[1] for row in block.rows}
 
 

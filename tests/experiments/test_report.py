@@ -172,7 +172,7 @@ def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study:
         FAILED,
         CORRUPT,
         MISSING,
-        "went on from a checkpoint",
+        "resumed from a checkpoint",
         "another machine",
         "torch: 2.8.0 / 2.9.0",
     ):
@@ -260,24 +260,24 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     scores = section(study, "scores")
     assert all(f"{agent} network.steps={n}" in scores for agent in AGENTS[1:3] for n in (2, 4))
     assert "agent.network.steps: 2, 4" in section(study, "design")
-    assert "has tuned it on the test" in section(study, "threats")
+    assert "tunes it on the test" in section(study, "threats")
 
 
 def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
     study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
     design, threats = section(study, "design"), section(study, "threats")
     for told in (
-        "values of logs/tune/mine, of which tuned.yaml is a copy, from 12 trials of every agent with other seeds (90000)",
+        "values of logs/tune/mine (copy: tuned.yaml), from 12 trials of every agent with other seeds (90000)",
         "budget of a trial: 9 steps",
         f"on {CARTPOLE} tuned: gru_ppo and lif_ppo (trial 7); unchanged there",
-        "no sampled trial was better than the agent's own file: mlp_ppo",
+        "no sampled trial was better than the agent's file: mlp_ppo",
     ):
         assert told in design, told
     differs = f"specification {NOW}, tuned with {THEN}, physics newton_mjwarp, tuned with mujoco"
-    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent's own" in threats
+    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent or the physics" in threats
     (study / "tuned.yaml").unlink()
     write_report(study, DATE)
-    assert "their copy, tuned.yaml, is not there" in section(study, "design")
+    assert "the copy tuned.yaml, which has the details, is missing" in section(study, "design")
     assert "Tuned as something else" not in section(study, "threats")
 
 
@@ -308,7 +308,7 @@ def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
     study = written(
         tmp_path, lambda s: (s / "plan.json").unlink(), agents=AGENTS[:2], tasks=(CARTPOLE,), seeds=[0, 1]
     )
-    told = "cannot read 'plan.json': No such file or directory Cells that never began are not known."
+    told = "cannot read 'plan.json': No such file or directory Cells that never began are unknown."
     assert told in section(study, "threats")
 
 

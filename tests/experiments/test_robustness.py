@@ -178,4 +178,4 @@ def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):
     late = [r.model_copy(update={"task": "cartpole_delayed", "cell": f"late.{r.cell}"}) for r in results]
     found = analyze_results(read_design(study), [*results, *late], skipped)
     assert {(m.task, m.masked) for m in found.memory} == {(CARTPOLE, "cartpole_delayed")}
-    assert "comes late" in str(next(iter(build_memory_section(found))))
+    assert "late observations" in str(next(iter(build_memory_section(found))))

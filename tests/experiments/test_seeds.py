@@ -111,12 +111,12 @@ def test_a_report_says_which_seeds_were_used_before_and_why(root):
         {**yaml.safe_load((folder / "study.json").read_text()), "reused_seeds": "so it is"},
     )
     found = told(folder)
-    assert found["Seeds chosen with"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
+    assert found["Seeds used for choosing"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
     assert found["Seeds tested before"] == "1 of Isaac-Cartpole: early"
     (block,) = build_reuse_notes(analyze_study(folder))
     assert "3 of Isaac-Cartpole: choosing in chosen" in block.text and "so it is" in block.text
     (root / "seeds.yaml").unlink()
-    assert told(folder)["Seeds chosen with"] == "so it is" and "Seeds tested before" not in told(folder)
+    assert told(folder)["Seeds used for choosing"] == "so it is" and "Seeds tested before" not in told(folder)
 
 
 def designs():

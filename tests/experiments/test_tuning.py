@@ -89,9 +89,9 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
     search, _ = whole
     _, text = write_tuning_page(search, {})
     said = text.read_text()
-    words = "every sampled trial after 25% of its budget; the agent as it is, trial 0, is not one of them"
+    words = "every sampled trial after 25% of its budget, without the default configuration, trial 0"
     assert said.count(words) == 2, "in the table's note and in the figure's caption"
-    assert "the ring is the agent as it is at the same point" in said
+    assert "the ring is the default configuration at the same point" in said
     for outcome in collect_outcomes(search):
         assert (
             outcome.default_return

@@ -26,5 +26,5 @@ def test_the_page_says_how_many_trials_were_drawn_at_random(monkeypatch, tmp_pat
         tuning.STARTUP - 1 <= o.random_count < 13 for o in found
     ), "and the first is the agent as it is"
     said = write_tuning_page(made, {})[1].read_text()
-    assert "were drawn at random: Optuna's estimator chooses values once 10 trials are over" in said
+    assert "were drawn at random: Optuna's estimator chooses values once 10 trials have ended" in said
     assert "The tuning has 14 trials of 1 seed, fewer than 30 of 2" in said

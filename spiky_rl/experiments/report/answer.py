@@ -1,4 +1,4 @@
-"""The answer in short: the first screen, with the verdicts of all tests, and below it measures that no test backs."""
+"""The answer in short: the first screen with the verdicts of all tests, and below it measures without a test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spiky_rl.experiments.report.blocks import (
     join_names,
     make_collapsible,
     make_paragraph,
-    table,
+    make_table,
 )
 from spiky_rl.experiments.report.drawing import format_tick
 from spiky_rl.experiments.report.threats import build_reuse_notes
@@ -24,11 +24,11 @@ from spiky_rl.experiments.report.verdicts import build_first_screen
 from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 
 MAX_LISTED = 8
-"""Names in a cell, at most."""
+"""Maximum number of names in a cell."""
 
 
 def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
-    """The answer of an ``analysis`` in short."""
+    """Yield the answer in short."""
     if not analysis.rows:
         yield make_paragraph("No cell has a result yet, so there is no answer.")
         return
@@ -40,28 +40,29 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
         )
     yield from build_first_screen(analysis)
     rows = {
-        title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
+        title: [format_row(analysis, task) for task in analysis.tasks] for title, format_row in ROWS.items()
     }
     rows = {title: cells for title, cells in rows.items() if any(cell != NONE for cell in cells)}
     columns = (
-        (Column(task, is_text=True), [cells[i] for cells in rows.values()])
+        Column(task, [cells[i] for cells in rows.values()], is_text=True)
         for i, task in enumerate(analysis.tasks)
     )
-    note = f"Energy is that of a control step, and of a metre where robots go somewhere. {describe_prices(analysis.rows.values())}"
+    note = f"Energy per control step, and per metre if robots move. {describe_energy_models(analysis.rows.values())}"
     yield make_collapsible(
-        "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
+        "Further measures, without a test",
+        make_table("Measures", list(rows), *columns, first="measure", note=note),
     )
 
 
 def format_reached(analysis: StudyAnalysis, task: str) -> str:
-    """How many runs of an ``analysis`` came to the threshold of a ``task``."""
+    """Return the number of runs that reached the threshold of a ``task``."""
     ends = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
     runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
     return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
 
 
 def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
-    """The lowest median of environment steps to a ``task``'s threshold among agents of these ``labels`` in an ``analysis``."""
+    """Return the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
     known = {
         row.label: row.threshold.median
         for row in list_rows(analysis, task, labels)
@@ -72,57 +73,55 @@ def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> s
 
 
 def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
-    """The score that the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
+    """Return the score that the baseline loses on the twins of a ``task`` with hidden or late observations."""
     own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
     return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def describe_prices(rows: Iterable[AgentTaskRow]) -> str:
-    """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
+def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
+    """Return the descriptions of the main energy models of ``rows``; empty without energies."""
     texts = [ENERGY_MODELS[name].text for name in choose_energy_models(rows)]
-    return f"Prices: {'; '.join(texts)}." if texts else ""
+    return f"Energy models: {'; '.join(texts)}." if texts else ""
 
 
 def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str], kind: str) -> str:
-    """The least energy of a control step, in arithmetic of a ``kind``, on a ``task`` among agents of these ``labels`` in an ``analysis``."""
-    if (price := get_energy_model_name(analysis, kind)) is None:
+    """Return the lowest energy of a control step, in arithmetic of a ``kind``, among agents of these ``labels``."""
+    if (model := get_energy_model_name(analysis, kind)) is None:
         return NONE
-    priced_rows = [row for row in list_rows(analysis, task, labels) if price in row.energy]
-    first = min(priced_rows, key=lambda row: row.energy[price].step.estimate, default=None)
+    rows = [row for row in list_rows(analysis, task, labels) if model in row.energy]
+    first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
     if first is None:
         return NONE
-    metre = (
-        f", {format_intervals([first.energy_per_metre[price]], each=True)[0]} µJ per metre"
-        if price in first.energy_per_metre
-        else ""
-    )
-    return f"{format_intervals([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"
+    text = f"{format_intervals([first.energy[model].step], each=True)[0]} nJ"
+    if model in first.energy_per_metre:
+        text += f", {format_intervals([first.energy_per_metre[model]], each=True)[0]} µJ per metre"
+    return f"{text} ({first.label})"
 
 
-def front(analysis: StudyAnalysis, task: str, kind: str) -> str:
-    """The front of score and energy of an ``analysis`` on a ``task``, in arithmetic of a ``kind``."""
-    price = get_energy_model_name(analysis, kind)
-    return NONE if price is None else join_names(analysis.get_pareto_front(task, price), MAX_LISTED) or NONE
+def format_front(analysis: StudyAnalysis, task: str, kind: str) -> str:
+    """Return the front of score and energy on a ``task``, in arithmetic of a ``kind``."""
+    model = get_energy_model_name(analysis, kind)
+    return NONE if model is None else join_names(analysis.get_pareto_front(task, model), MAX_LISTED) or NONE
 
 
 def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
-    """Return the name of the prices that an ``analysis`` shows first for arithmetic of a ``kind``; None if it has none."""
+    """Return the name of the main energy model for arithmetic of a ``kind``; None if there is none."""
     found = {shown: name for name, shown in choose_energy_models(analysis.rows.values()).items()}
     return found.get(kind)
 
 
 def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
-    """Labels of the agents of an ``analysis`` that spike."""
+    """Return the labels of the spiking agents."""
     return [label for label in analysis.labels if label not in analysis.anns]
 
 
 def list_rows(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
-    """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
+    """Return the rows on a ``task`` of the ``labels`` that have one."""
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
 def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:
-    """Rows of the table about energy in arithmetic of a ``kind``."""
+    """Return the rows about energy in arithmetic of a ``kind``: title to the function of a cell."""
     return {
         f"energy of the baseline, {kind}": lambda a, task: find_lowest_energy(
             a, task, [str(a.baseline)], kind
@@ -130,15 +129,15 @@ def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], 
         f"least energy of an agent that spikes, {kind}": lambda a, task: find_lowest_energy(
             a, task, list_spiking_agents(a), kind
         ),
-        f"front of score and energy, {kind}": lambda a, task: front(a, task, kind),
+        f"front of score and energy, {kind}": lambda a, task: format_front(a, task, kind),
     }
 
 
-MEASURES: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
+ROWS: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
     "runs that reached the threshold": format_reached,
     "steps to it, median of the baseline": lambda a, task: find_fastest(a, task, [str(a.baseline)]),
     "steps to it, lowest median": lambda a, task: find_fastest(a, task, a.labels),
     "return that the baseline loses": compute_memory_loss,
-    **{title: tell for kind in MAIN.values() for title, tell in build_energy_rows(kind).items()},
+    **{title: format_row for kind in MAIN.values() for title, format_row in build_energy_rows(kind).items()},
 }
-"""Row of the second table -> what of it stands under a task."""
+"""Rows of the table of further measures: title to the function of a task's cell."""

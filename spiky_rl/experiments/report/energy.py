@@ -1,4 +1,4 @@
-"""The section of a report on what actions cost: energy of a control step and of a metre, then counts and every other price."""
+"""The section of a report on energy: per control step and per metre, then counts and all energy models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from spiky_rl.experiments.report.blocks import (
     make_collapsible,
     make_figure,
     make_paragraph,
-    slug,
-    table,
+    make_slug,
+    make_table,
 )  # fmt: skip
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, AS_LISTS, CAVEATS, ENERGY_MODELS
 
@@ -28,25 +28,25 @@ COUNTS = {
     "arithmetic": "their arithmetic",
 }
 """Counts per control step, with the titles of their columns."""
-DIFFERENT = 0.01
-"""Relative difference from which on lists of synapses change what a network costs."""
+MIN_DIFFERENCE = 0.01
+"""Relative difference from which on lists of synapses have columns of their own."""
 ANN = (
-    "ANN: one of the same sizes and synapses as the agent that spikes, with ReLU, that skips zeros, half of its hidden activations;"
-    " it is counted, not trained."
+    "ANN: an ANN with the sizes and synapses of the spiking agent and ReLU that skips zeros, half of its hidden activations; it is"
+    " counted, not trained."
 )
 IN_LISTS = "In lists: sparse connections as lists of synapses, without their zeros."
-LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only where results hold its counts; those of earlier versions do not."
+LEFT_OUT = "Results of earlier versions have no counts of an ANN of equal sparsity."
 
 
-def energy(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Energy of an action, a metre and an episode in an ``analysis``, under every assumption on prices."""
+def build_energy_section(analysis: StudyAnalysis) -> Iterable[Block]:
+    """Yield energies per control step, metre and episode, under every energy model."""
     shown = choose_energy_models(analysis.rows.values())
     if not shown:
         return
     yield make_paragraph(
-        "Counts of operations and of accesses to memory times prices of single ones, of the deterministic policy, undisturbed."
-        f" Figures and main tables have two prices for every agent: {'; '.join(ENERGY_MODELS[name].text for name in shown)}."
-        " What such energies leave out:"
+        "Counts of operations and of memory accesses times the energy of each, of the deterministic policy, undisturbed. Figures and"
+        f" main tables have two energy models for every agent: {'; '.join(ENERGY_MODELS[name].text for name in shown)}. Such energies"
+        " leave out:"
     )
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
     for task in analysis.tasks:
@@ -55,22 +55,22 @@ def energy(analysis: StudyAnalysis) -> Iterable[Block]:
             for label in analysis.labels
             if (row := analysis.rows.get((label, task))) is not None and row.energy
         ]
-        for price, kind in shown.items():
+        for model, kind in shown.items():
             yield from make_figure(
-                f"pareto_{slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
-                f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
-                " that no other one beats in both, by estimates; their names are bold.",
-                lambda task=task, price=price: figures.draw_pareto(analysis, task, price),
+                f"pareto_{make_slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
+                f"Mean score with its interval over the energy of a control step ({model}, logarithmic). Line: the front of agents"
+                " that no other agent beats in both, by estimates; their names are bold. Names: in the order of energy.",
+                lambda task=task, model=model: figures.draw_pareto(analysis, task, model),
             )  # fmt: skip
         if rows:
-            yield from tables(task, rows, shown, analysis.anns)
+            yield from build_energy_tables(task, rows, shown, analysis.anns)
 
 
-def tables(
+def build_energy_tables(
     task: str, rows: Sequence[AgentTaskRow], shown: Mapping[str, str], anns: Sequence[str]
 ) -> Iterable[Block]:
-    """Tables of the energies of ``rows`` on a ``task``, the prices that are ``shown`` first; ``anns`` are labels of ANNs."""
-    named = [row.label for row in rows]
+    """Yield the tables of the energies of ``rows`` on a ``task``, main energy models ``shown`` first; ``anns`` are labels of ANNs."""
+    names = [row.label for row in rows]
     lists = {
         AS_LISTS[name]: f"{kind} in lists"
         for name, kind in shown.items()
@@ -84,86 +84,71 @@ def tables(
         *([] if all(has_ann) else [LEFT_OUT]),
     ]
     steps = [{name: value.step for name, value in row.energy.items()} for row in rows]
-    yield table(
+    yield make_table(
         f"A control step on {task}",
-        named,
-        *_columns(titles, "nJ", steps, [row.ann_energy for row in rows]),
+        names,
+        *_make_columns(titles, "nJ", steps, [row.ann_energy for row in rows]),
         note=" ".join(notes),
     )
-    if metres := [row for row in rows if row.energy_per_metre]:
-        yield table(
+    if moving := [row for row in rows if row.energy_per_metre]:
+        energies = [row.energy_per_metre for row in moving]
+        yield make_table(
             f"A metre on {task}",
-            [row.label for row in metres],
-            (Column("way", "metres"), format_intervals([row.distance for row in metres], each=True)),
-            *_columns(
-                titles,
-                "µJ",
-                [row.energy_per_metre for row in metres],
-                [row.ann_energy_per_metre for row in metres],
-            ),
-            note="Energy of an undisturbed episode by its way, the distance between its beginning and its end; of the ANN, if it went as far.",
+            [row.label for row in moving],
+            Column("way", format_intervals([row.distance for row in moving], each=True), "metres"),
+            *_make_columns(titles, "µJ", energies, [row.ann_energy_per_metre for row in moving]),
+            note="Energy of an undisturbed episode by the distance between its start and its end; the ANN's over the same distance.",
         )
-    every = dict.fromkeys(name for row in rows for name in row.energy)
-    texts = [(f"{name}.", ENERGY_MODELS[name].text) for name in every]
+    models = dict.fromkeys(name for row in rows for name in row.energy)
     episodes = [{name: value.episode for name, value in row.energy.items()} for row in rows]
+    counts = {key: format_intervals([row.counts.get(key) for row in rows], each=True) for key in COUNTS}
+    parameters = format_intervals([row.counts.get("parameters") for row in rows], each=True)
+    operations = format_intervals([row.episode_operations for row in rows], 1e-3, each=True)
     yield make_collapsible(
-        f"Counts on {task}, and every assumption on prices",
-        table(
+        f"Counts on {task}, and all energy models",
+        make_table(
             f"Operations of a control step on {task}",
-            named,
-            *(
-                (
-                    Column(title, "per step"),
-                    format_intervals([row.counts.get(key) for row in rows], each=True),
-                )
-                for key, title in COUNTS.items()
-            ),
-            (
-                Column("parameters"),
-                format_intervals([row.counts.get("parameters") for row in rows], each=True),
-            ),
-            note="Effective synaptic operations (EFLOPs): those that took place, those of the decoder among them; AC: with spikes as"
-            " inputs, accumulates only.",
+            names,
+            *(Column(title, counts[key], "per step") for key, title in COUNTS.items()),
+            Column("parameters", parameters),
+            note="Effective synaptic operations (EFLOPs): operations that took place, including the decoder's; AC: with spikes as inputs,"
+            " accumulates only.",
         ),
-        Block("list", items=texts),
-        table(
+        Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models]),
+        make_table(
             f"Energy of a control step on {task}",
-            named,
-            *_columns({name: name for name in every}, "nJ", steps),
-            *_columns(
+            names,
+            *_make_columns({name: name for name in models}, "nJ", steps),
+            *_make_columns(
                 {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}, "nJ", [row.ann_energy for row in rows]
             ),
         ),
-        table(
+        make_table(
             f"An episode on {task}",
-            named,
-            (Column("length", "control steps"), format_intervals([row.length for row in rows])),
-            (
-                Column("synaptic", "thousand operations"),
-                format_intervals([row.episode_operations for row in rows], 1e-3, each=True),
-            ),
-            *_columns({name: name for name in every}, "µJ", episodes, scale=1e-3),
+            names,
+            Column("length", format_intervals([row.length for row in rows]), "control steps"),
+            Column("synaptic", operations, "thousand operations"),
+            *_make_columns({name: name for name in models}, "µJ", episodes, scale=1e-3),
         ),
     )
 
 
 def _differs(rows: Iterable[AgentTaskRow], plain: str, lists: str) -> bool:
-    """Whether a network of ``rows`` costs something else under prices that know ``lists``."""
+    """Return whether a network has another energy under the energy model ``lists`` than under ``plain``."""
     pairs = [(row.energy[lists], row.energy[plain]) for row in rows if {lists, plain} <= row.energy.keys()]
-    return any(abs(a.step.estimate - b.step.estimate) > DIFFERENT * b.step.estimate for a, b in pairs)
+    return any(abs(a.step.estimate - b.step.estimate) > MIN_DIFFERENCE * b.step.estimate for a, b in pairs)
 
 
-def _columns(
+def _make_columns(
     titles: Mapping[str, str],
     unit: str,
     values: Sequence[Mapping[str, Interval]],
-    rivals: Sequence[Mapping[str, Interval]] = (),
+    anns: Sequence[Mapping[str, Interval]] = (),
     scale: float = 1.0,
-) -> Iterable[tuple[Column, list[str]]]:
-    """A column of ``values``, row by row, for prices of every name of ``titles``, each beside the one of ``rivals``."""
+) -> Iterable[Column]:
+    """Yield a column of ``values`` for each energy model in ``titles``, followed by that of ``anns``."""
     for name, title in titles.items():
-        yield Column(title, unit), format_intervals([row.get(name) for row in values], scale, each=True)
-        if rivals:
-            yield Column(f"ANN {title}", unit), format_intervals(
-                [row.get(name) for row in rivals], scale, each=True
-            )
+        yield Column(title, format_intervals([row.get(name) for row in values], scale, each=True), unit)
+        if anns:
+            cells = format_intervals([row.get(name) for row in anns], scale, each=True)
+            yield Column(f"ANN {title}", cells, unit)

@@ -1,4 +1,4 @@
-"""The figures of a study's report; each function returns one, or None if there is nothing to draw."""
+"""The figures of a study's report; each function returns one, or None without data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PALETTE = (
 GREYS = ("#000000", "#5a5a5a", "#767676")
 """Colours of ANNs, the baseline first."""
 SHADES = LinearSegmentedColormap.from_list("kept", ("#f08a4b", "#f6f7f9")).with_extremes(bad="#e6e9ec")
-"""Colours of shares from 0, orange, to 1, nearly white; grey without a share."""
+"""Colours of shares from 0 (orange) to 1 (nearly white); grey without a share."""
 MAX_LINES = 6
 """Lines in one panel; more lines get a panel each, beside the baseline's line."""
 MAX_RATIO = 8.0
@@ -56,12 +56,12 @@ def assign_colors(
 
 
 def get_colors(analysis: StudyAnalysis) -> dict[str, str]:
-    """Return the colours of the agents of an ``analysis``, by label."""
+    """Return the colours of the agents of an ``analysis`` by label."""
     return assign_colors(analysis.labels, analysis.anns, analysis.baseline)
 
 
 def draw_learning_curves(analysis: StudyAnalysis, task: str) -> Figure | None:
-    """Return while training on a ``task``, over environment steps, with its interval over seeds."""
+    """Draw the return while training on a ``task`` over environment steps, with its interval over seeds."""
     bands = {label: band for (label, other), band in analysis.curves.items() if other == task}
     bands = {label: bands[label] for label in analysis.labels if label in bands}
     unit = "return while training"
@@ -69,7 +69,7 @@ def draw_learning_curves(analysis: StudyAnalysis, task: str) -> Figure | None:
 
 
 def draw_profiles(analysis: StudyAnalysis) -> Figure | None:
-    """Share of runs that score above a value, over that value."""
+    """Draw the share of runs that score above a value, over that value."""
     unit = "normalised score" if analysis.normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
     return draw_lines(analysis, analysis.profiles, unit, "share of runs above", left, max_lines=0)
@@ -84,16 +84,16 @@ def draw_lines(
     mark: float | None = None,
     max_lines: int = MAX_LINES,
 ) -> Figure | None:
-    """One panel for all lines, or one for each if there are more than ``max_lines``.
+    """Draw all lines in one panel, or each in its own if there are more than ``max_lines``.
 
     Args:
-        analysis: Gives colours, and the baseline that every panel shows.
+        analysis: Gives colours, and the baseline, which every panel shows.
         bands: Lines by label.
         x_unit: Label of x.
         y_unit: Label of y.
         left: Beginning of x.
         mark: Value of y at a dotted line; None draws none.
-        max_lines: Lines of a single panel.
+        max_lines: Maximum number of lines in one panel.
     """
     if not any(np.isfinite(band.estimate).any() for band in bands.values()):
         return None
@@ -140,7 +140,7 @@ def draw_lines(
 
 
 def draw_scores(analysis: StudyAnalysis) -> Figure:
-    """Interquartile means over all tasks and per task, best first."""
+    """Draw interquartile means over all tasks and per task, best first."""
     panels = {}
     if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
         panels[ALL, "normalised score"] = analysis.overall
@@ -151,7 +151,7 @@ def draw_scores(analysis: StudyAnalysis) -> Figure:
 
 
 def draw_improvement(analysis: StudyAnalysis) -> Figure | None:
-    """Probability that a run of an agent scores above one of the baseline, best first."""
+    """Draw the probability that a run of an agent scores above one of the baseline, best first."""
     panels = {
         (name, "P(above the baseline)"): {c.agent: c.improvement for c in family}
         for name, family in analysis.comparisons.items()
@@ -166,7 +166,7 @@ def draw_intervals(
     mark: float | None,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Estimates with intervals in panels side by side, in the order of the first panel.
+    """Draw estimates with intervals in panels side by side, in the order of the first panel.
 
     Args:
         analysis: Gives labels and colours.
@@ -189,13 +189,13 @@ def draw_intervals(
 
 
 def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
-    """Return, energy of a metre and processor seconds of the agents on a ``task``, in the study's order."""
+    """Draw return, energy per metre and processor seconds of the agents on a ``task``, in the study's order."""
     rows = {label: row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None}
-    price, colours = next(iter(MAIN)), get_colors(analysis)
+    model, colours = next(iter(MAIN)), get_colors(analysis)
     found = {
         ("return", "mean over seeds"): {label: row.mean for label, row in rows.items()},
-        ("energy of a metre", f"µJ, {price}"): {
-            label: row.energy_per_metre.get(price) for label, row in rows.items()
+        ("energy of a metre", f"µJ, {model}"): {
+            label: row.energy_per_metre.get(model) for label, row in rows.items()
         },
         ("compute of a training", "processor seconds"): {label: row.processor for label, row in rows.items()},
     }
@@ -217,7 +217,7 @@ def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
 
 
 def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
-    """Environment steps until trainings reached the task's threshold: runs, medians, and the number of runs that never did."""
+    """Draw the environment steps until trainings reached the task's threshold: runs, medians, and the number of runs that never did."""
     tasks = [task for task in analysis.tasks if task in analysis.solved]
     ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
     if not tasks or not ends:
@@ -252,14 +252,14 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
     return figure
 
 
-def draw_pareto(analysis: StudyAnalysis, task: str, price: str) -> Figure | None:
-    """Score on a ``task`` over the energy of a control step under a ``price``, and the front of agents that no other beats in both."""
-    points, front = analysis.get_energy_and_score(task, price), analysis.get_pareto_front(task, price)
+def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None:
+    """Draw the score on a ``task`` over the energy of a control step under a ``model``, and the front of agents that no other beats in both."""
+    points, front = analysis.get_energy_and_score(task, model), analysis.get_pareto_front(task, model)
     if len(points) < 2 or min(x for x, _ in points.values()) <= 0:
         return None
     figure, colours = Figure(figsize=(WIDTH, 4.5)), get_colors(analysis)
     axes = figure.subplots()
-    axes.set(xscale="log", xlabel=f"energy of a control step in nJ, {price}", ylabel="score (return)")
+    axes.set(xscale="log", xlabel=f"energy of a control step in nJ, {model}", ylabel="score (return)")
     for label, (x, y) in sorted(points.items(), key=lambda item: item[1][0]):
         if math.isfinite(y.low):
             axes.plot([x, x], [y.low, y.high], color=colours[label], linewidth=1.0, alpha=0.5)
@@ -288,7 +288,7 @@ def draw_pareto(analysis: StudyAnalysis, task: str, price: str) -> Figure | None
 
 
 def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
-    """Share of the undisturbed score that is left under each condition, as a map of agents and conditions."""
+    """Draw the share of the undisturbed score that is left under each condition, as a map of agents and conditions."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return None

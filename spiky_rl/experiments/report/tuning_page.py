@@ -1,8 +1,8 @@
-"""A tuning's page: three figures of every agent on every task, the tuned values, and the importance of every parameter.
+"""A tuning's page: returns of every agent on every task, tuned values, and the importance of every parameter.
 
-Default: the return of the agent as its file has it. Tuned: that of the best trial. Sensitivity: how the returns of all sampled trials
-are spread at the first rung, which all of them reach, beside the default's there; an agent that is hard to tune has few good ones. All
-are of a trial's budget and of tuning seeds: what a tuned agent scores is for a study with other seeds to say.
+Default: the return of the default configuration. Tuned: that of the best trial. Sensitivity: the spread of the returns of all sampled
+trials at the first rung, which all of them reach, with the default's there; an agent that is hard to tune has few good ones. All returns
+are those of tuning seeds after a trial's budget; a study with other seeds measures the tuned agents.
 """
 
 from __future__ import annotations
@@ -37,211 +37,212 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     join_names,
     make_figure,
     make_paragraph,
-    slug,
-    table,
+    make_slug,
+    make_table,
 )
 from spiky_rl.experiments.report.drawing import WIDTH, add_legend, draw_interval, make_rows
 from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP
 from spiky_rl.experiments.run.tuning_search import TuningSearch
 
-FIXED = "The best of many trials looks better than it is: a study with other seeds tells what it is worth."
+FIXED = "The best of many trials looks better than it is: a study with other seeds measures it."
 
 DEFAULT_MARKER: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
-"""How figures mark the agent as it is."""
+"""Style of the default configuration in figures."""
 
 
 def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[Path, Path]:
-    """Write report.html, report.md and figures/ from the trials of a ``search`` that there are; returns the two pages.
+    """Write report.html, report.md and figures/ from the trials of a ``search`` and return the two pages.
 
-    ``facts`` are what the trials are made from, by name.
+    ``facts`` are hashes, robots, physics and versions of the trials, by name.
     """
-    pairs = collect_outcomes(search)
-    dimensions = {o.pair.stem: o.pair.dimensions for o in pairs}
+    outcomes = collect_outcomes(search)
+    dimensions = {o.pair.stem: o.pair.dimensions for o in outcomes}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     colours = figures.assign_colors(dimensions, anns)
-    by_task = {o.pair.label: [p for p in pairs if p.pair.label == o.pair.label] for o in pairs}
+    by_task = {o.pair.label: [p for p in outcomes if p.pair.label == o.pair.label] for o in outcomes}
     failed = {
         f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
-        for o in pairs
+        for o in outcomes
         for t in o.diverged
     }
     failed |= search.broken
     activity = search.tuning.activity
-    answers = [block for task, own in by_task.items() for block in answer(task, own, activity)]
+    answers = [block for task, own in by_task.items() for block in build_answer(task, own, activity)]
     sections = [
-        Section("answer", "In short", [*answers, *describe_effort(search, pairs), make_paragraph(FIXED)]),
-        Section("design", "Design", [Block("terms", items=[*design(search, pairs), *format_facts(facts)])]),
-        *(Section(slug(task), task, list(build_task_blocks(search, colours, task, own))) for task, own in by_task.items()),
+        Section("answer", "In short", [*answers, *describe_effort(search, outcomes), make_paragraph(FIXED)]),
+        Section("design", "Design", [Block("terms", items=[*list_terms(search, outcomes), *format_facts(facts)])]),
+        *(Section(make_slug(task), task, list(build_task_blocks(search, colours, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
-    ended, wanted = sum(len(o.ended) for o in pairs), search.tuning.trials * len(pairs)
+    ended, wanted = sum(len(o.ended) for o in outcomes), search.tuning.trials * len(outcomes)
     subtitle = (
         f"Tuning in the space {search.tuning.space.name}: {ended} of {format_count(wanted, 'trial')} ended"
     )
-    title = f"What does tuning change of {join_names(dimensions)}?"
+    title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
 
 
-def answer(task: str, pairs: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
-    """How many agents tuning changed, and from what to what.
+def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
+    """Yield the number of agents that tuning changed on a ``task``, and their values before and after.
 
-    Args:
-        task: The task's label.
-        pairs: The agents on it.
-        activity: The second objective; empty: there is none.
+    ``activity`` is the second objective; empty if there is none.
     """
-    complete = [best for o in pairs if (best := o.best_trial) is not None]
+    complete = [best for o in outcomes if (best := o.best_trial) is not None]
     changed = sum(best.number > 0 for best in complete)
     yield make_paragraph(
-        f"{task}: tuning changed {changed} of {format_count(len(pairs), 'agent')}; {len(pairs) - len(complete)} without a complete trial."
+        f"{task}: tuning changed {changed} of {format_count(len(outcomes), 'agent')};"
+        f" {len(outcomes) - len(complete)} without a complete trial."
     )
-    yield table(
-        f"What tuning changed on {task}", [o.pair.stem for o in pairs],
-        (Column("default", "return"), [objective(o.default_trial, 0) for o in pairs]),
-        (Column("tuned", "return"), [objective(o.best_trial, 0) for o in pairs]),
-        (Column("default", activity), [objective(o.default_trial, 1) for o in pairs]),
-        (Column("tuned", activity), [objective(o.best_trial, 1) for o in pairs]),
-        (Column("tuned", "trial"), [NONE if o.best_trial is None else str(o.best_trial.number) for o in pairs]),
-        note="Return of tuning seeds after a trial's budget. Trial 0 is the agent as it is.",
-    )  # fmt: skip
+    numbers = [NONE if o.best_trial is None else str(o.best_trial.number) for o in outcomes]
+    yield make_table(
+        f"Changes by tuning on {task}",
+        [o.pair.stem for o in outcomes],
+        *_make_objective_columns(outcomes, 0, "return"),
+        *_make_objective_columns(outcomes, 1, activity),
+        Column("tuned", numbers, "trial"),
+        note="Return of tuning seeds after a trial's budget. Trial 0 is the default configuration.",
+    )
 
 
-def describe_effort(search: TuningSearch, pairs: Sequence[TuningOutcome]) -> Iterable[Block]:
-    """Yield how many trials of a ``search`` were drawn at random, and whether it has too few.
+def _make_objective_columns(outcomes: Sequence[TuningOutcome], index: int, unit: str) -> Iterable[Column]:
+    """Yield the columns of the default and the best trial's objective ``index``."""
+    yield Column("default", [format_objective(o.default_trial, index) for o in outcomes], unit)
+    yield Column("tuned", [format_objective(o.best_trial, index) for o in outcomes], unit)
 
-    Args:
-        search: The tuning's.
-        pairs: All agents on all tasks.
-    """
-    tuning, drawn = search.tuning, sorted({o.random_count for o in pairs})
+
+def describe_effort(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> Iterable[Block]:
+    """Yield the number of trials with random values, and whether there are too few trials."""
+    tuning, drawn = search.tuning, sorted({o.random_count for o in outcomes})
     span = " to ".join(dict.fromkeys(map(str, (drawn[0], drawn[-1]))))
     yield make_paragraph(
-        f"Of {format_count(tuning.trials, 'trial')} of an agent on a task the first is the agent as it is, and {span} were drawn at random:"
-        f" Optuna's estimator chooses values once {STARTUP} trials are over."
+        f"Of {format_count(tuning.trials, 'trial')} of an agent on a task the first is the default configuration, and {span} were"
+        f" drawn at random: Optuna's estimator chooses values once {STARTUP} trials have ended."
     )
     if shortfall := find_shortfall(tuning.trials, len(tuning.study.seeds)):
         yield make_paragraph(
-            f"The tuning has {shortfall}: what so few choose is chance as much as merit, and may be worse than the agent as it is."
+            f"The tuning has {shortfall}: such a choice is chance as much as merit, and may be worse than the default configuration."
         )
 
 
-def design(search: TuningSearch, pairs: Sequence[TuningOutcome]) -> Iterable[tuple[str, str]]:
-    """The design of a ``search``: its values and terms; ``pairs`` are all agents on all tasks."""
+def list_terms(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> Iterable[tuple[str, str]]:
+    """Yield (term, text) for every term of a tuning."""
     tuning = search.tuning
     yield "Agents", ", ".join(tuning.study.agents)
-    yield "Trials", f"{tuning.trials} of every agent on every task; the first is the agent as it is"
-    yield "Seeds", f"{', '.join(map(str, tuning.study.seeds))}, in every trial; studies that use the values have others"
-    for pair in {o.pair.label: o.pair for o in pairs}.values():
+    yield "Trials", f"{tuning.trials} of every agent on every task; the first is the default configuration"
+    yield "Seeds", f"{', '.join(map(str, tuning.study.seeds))}, in every trial; studies with the tuned values have others"
+    for pair in {o.pair.label: o.pair for o in outcomes}.values():
         yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
     if tuning.activity:
-        least = f"tuned is the least activity whose return lacks at most {NEAR_BEST_SHARE:.0%} of the highest"
-        yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
+        least = f"tuned is the least activity among returns that lack at most {NEAR_BEST_SHARE:.0%} of the highest"
+        yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial ends early"
     else:
         rungs = join_names(f"{share:.0%}" for share in tuning.rungs[:-1])
         yield "Pruning", (
-            f"after {rungs} of its budget a trial ends that is below the median of complete ones, from {PRUNED_FROM} of them on"
+            f"after {rungs} of its budget a trial below the median of complete ones ends, from {PRUNED_FROM} complete ones on"
         )
     shared = format_count(len(tuning.space.shared), "dimension")
-    yield "Space", f"{tuning.space.name}: {shared} that all share, the others of each agent's own, equally many"
-    yield "Search", f"Optuna's tree-structured Parzen estimator, once {STARTUP} trials are over; until then values are random"
+    yield "Space", f"{tuning.space.name}: {shared} shared by all, the others of each agent's own, equally many"
+    yield "Search", f"Optuna's tree-structured Parzen estimator, once {STARTUP} trials have ended; random values before"
     yield "Evaluation", f"without exploration noise, {format_count(tuning.study.episodes, 'episode')} that training did not see"
 
 
 def format_facts(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """The ``facts`` that trials are made from, as a page says them; budgets stand there already."""
+    """Return the ``facts`` of trials as terms, without budgets, which have terms already."""
     return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
 
 
 def build_task_blocks(
-    search: TuningSearch, colours: Mapping[str, str], task: str, pairs: Sequence[TuningOutcome]
+    search: TuningSearch, colours: Mapping[str, str], task: str, outcomes: Sequence[TuningOutcome]
 ) -> Iterable[Block]:
-    """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values.
+    """Yield the returns of a task as table and figure, the importance of every parameter, and the tuned values.
 
     Args:
-        search: The tuning's.
+        search: The tuning's search.
         colours: Colours of all agents, by file stem.
-        task: The task's label.
-        pairs: The agents on it.
+        task: Label of the task.
+        outcomes: The agents on it.
     """
-    stems, activity = [o.pair.stem for o in pairs], search.tuning.activity
+    stems, activity = [o.pair.stem for o in outcomes], search.tuning.activity
     share = search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
-    said = f"Sensitivity: return of every sampled trial {first}; the agent as it is, trial 0, is not one of them."
-    yield table(
-        f"Return on {task}", stems,
-        (Column("default"), [objective(o.default_trial, 0) for o in pairs]),
-        (Column("tuned"), [objective(o.best_trial, 0) for o in pairs]),
-        (Column("sensitivity", "median and quartiles"), [format_interval(o.sensitivity) for o in pairs]),
-        (Column("default", "at that point"), [NONE if o.default_return is None else format_fixed(o.default_return) for o in pairs]),
-        (Column("default", activity), [objective(o.default_trial, 1) for o in pairs]),
-        (Column("tuned", activity), [objective(o.best_trial, 1) for o in pairs]),
-        (Column("trials"), [str(len(o.ended)) for o in pairs]),
-        (Column("drawn at random"), [str(o.random_count) for o in pairs]),
-        (Column("complete"), [str(len(o.complete)) for o in pairs]),
-        (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
-        note=f"{said} Trials that are not complete were ended early or diverged.",
-    )  # fmt: skip
+    note = f"Sensitivity: return of every sampled trial {first}, without the default configuration, trial 0."
+    defaults = [NONE if o.default_return is None else format_fixed(o.default_return) for o in outcomes]
+    yield make_table(
+        f"Return on {task}",
+        stems,
+        *_make_objective_columns(outcomes, 0, ""),
+        Column("sensitivity", [format_interval(o.sensitivity) for o in outcomes], "median and quartiles"),
+        Column("default", defaults, "at that point"),
+        *_make_objective_columns(outcomes, 1, activity),
+        Column("trials", [str(len(o.ended)) for o in outcomes]),
+        Column("drawn at random", [str(o.random_count) for o in outcomes]),
+        Column("complete", [str(len(o.complete)) for o in outcomes]),
+        Column("diverged", [str(len(o.diverged)) for o in outcomes]),
+        note=f"{note} Trials that are not complete ended early or diverged.",
+    )
     yield from make_figure(
-        f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
-        f"Default: return of the agent as it is; tuned: of the best trial; both after the whole budget of a trial. {said}"
-        " Dots, with median and quartiles; the ring is the agent as it is at the same point.",
-        lambda: draw_returns(colours, pairs),
+        f"tuning_{make_slug(task)}", f"Default, tuned and sensitivity on {task}",
+        f"Default: return of the default configuration; tuned: of the best trial; both after the whole budget of a trial. {note}"
+        " Dots, with median and quartiles; the ring is the default configuration at the same point.",
+        lambda: draw_returns(colours, outcomes),
     )  # fmt: skip
     if activity:
         yield from make_figure(
-            f"activity_{slug(task)}", f"Return and activity on {task}",
-            f"Trials by return and {ACTIVITIES[activity]}. Rings: the agents as they are; large dots: tuned.",
-            lambda: draw_activity(activity, colours, pairs),
+            f"activity_{make_slug(task)}", f"Return and activity on {task}",
+            f"Trials by return and {ACTIVITIES[activity]}. Rings: default configurations; large dots: tuned.",
+            lambda: draw_activity(activity, colours, outcomes),
         )  # fmt: skip
-    shares = {o.pair.stem: o.importances() for o in pairs}
-    keys = list(dict.fromkeys(d.key for o in pairs for d in o.pair.dimensions))
+    shares = {o.pair.stem: o.importances() for o in outcomes}
+    keys = list(dict.fromkeys(d.key for o in outcomes for d in o.pair.dimensions))
     if any(shares.values()):
-        cells = (
-            [format_fixed(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values()
+        columns = (
+            Column(stem, [format_fixed(100 * own[k], 0) if k in own else NONE for k in keys])
+            for stem, own in shares.items()
         )
-        yield table(
-            f"Importance of parameters on {task}, in %", [key.removeprefix("agent.") for key in keys],
-            *zip(map(Column, shares), cells, strict=True), first="parameter",
-            note=f"Share in what makes a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough where trials are few.",
-        )  # fmt: skip
+        yield make_table(
+            f"Importance of parameters on {task}, in %",
+            [key.removeprefix("agent.") for key in keys],
+            *columns,
+            first="parameter",
+            note=f"Share in making a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough for few trials.",
+        )
     else:
         yield make_paragraph(
-            f"The importance of parameters is estimated from {MIN_TRIALS} trials on, the agent as it is not counted."
+            f"The importance of parameters is estimated from {MIN_TRIALS} sampled trials on, without the default configuration."
         )
     best = {
         o.pair.stem: [] if o.best_trial is None else get_overrides(search, o.pair, o.best_trial)
-        for o in pairs
+        for o in outcomes
     }
     tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
         columns = (
-            (Column(stem), [format_override_value(own.get(key, NONE)) for key in keys])
+            Column(stem, [format_override_value(own.get(key, NONE)) for key in keys])
             for stem, own in tuned.items()
         )
-        yield table(
-            f"Tuned values on {task}", [k.removeprefix("agent.") for k in keys], *columns, first="parameter"
-        )
+        names = [key.removeprefix("agent.") for key in keys]
+        yield make_table(f"Tuned values on {task}", names, *columns, first="parameter")
 
 
-def objective(trial: FrozenTrial | None, index: int) -> str:
-    """The return of a ``trial`` or, at ``index`` 1, its activity, if it has one."""
+def format_objective(trial: FrozenTrial | None, index: int) -> str:
+    """Return the objective ``index`` of a ``trial``, 0 for the return and 1 for the activity; a dash if it has none."""
     if trial is None or len(trial.values) <= index:
         return NONE
     return format_fixed(trial.values[index]) if index == 0 else f"{trial.values[index]:.3g}"
 
 
 def format_override_value(text: str) -> str:
-    """The ``text`` of an override's value, a number with three digits that count."""
+    """Return the ``text`` of an override's value, numbers with three significant digits."""
     try:
         return f"{float(text):.3g}"
     except ValueError:
         return text
 
 
-def draw_returns(colours: Mapping[str, str], pairs: Sequence[TuningOutcome]) -> Figure | None:
-    """Draw default, tuned and sensitivity of ``pairs`` side by side, a row for each agent in its colour."""
-    shown = [o for o in pairs if o.complete]
+def draw_returns(colours: Mapping[str, str], outcomes: Sequence[TuningOutcome]) -> Figure | None:
+    """Draw default, tuned and sensitivity of ``outcomes`` side by side, a row for each agent in its colour."""
+    shown = [o for o in outcomes if o.complete]
     if not shown:
         return None
     titles = [(what, "return") for what in ("default", "tuned", "sensitivity")]
@@ -263,9 +264,11 @@ def draw_returns(colours: Mapping[str, str], pairs: Sequence[TuningOutcome]) -> 
     return figure
 
 
-def draw_activity(activity: str, colours: Mapping[str, str], pairs: Sequence[TuningOutcome]) -> Figure | None:
-    """Draw return over ``activity`` of ``pairs``, a dot for each trial in its agent's colour."""
-    shown = [o for o in pairs if o.complete]
+def draw_activity(
+    activity: str, colours: Mapping[str, str], outcomes: Sequence[TuningOutcome]
+) -> Figure | None:
+    """Draw return over ``activity`` of ``outcomes``, a dot for each trial in its agent's colour."""
+    shown = [o for o in outcomes if o.complete]
     if not shown:
         return None
     figure = Figure(figsize=(WIDTH, 3.6))

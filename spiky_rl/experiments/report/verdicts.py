@@ -1,4 +1,4 @@
-"""The first screen of a report: a picture of all comparisons, a sentence of verdicts for each, and what every agent returned."""
+"""The first screen of a report: a picture of all comparisons, a sentence of verdicts for each pair, and a table of agents."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ from spiky_rl.experiments.report.blocks import (
     format_count,
     format_fixed,
     format_intervals,
+    format_p_value,
     make_figure,
     make_paragraph,
-    probability,
-    table,
+    make_table,
 )
 from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label
 
 NARROW = 5.4
-"""Inches of the picture's width: its text stays legible on a phone."""
-ROW, HEADING = 0.27, 0.6
-"""Inches of a comparison, and of an endpoint's name and axis."""
-PRICES = ("fp32_sram", "int8_sram")
+"""Width of the picture in inches; its text is legible on a phone."""
+ROW, HEADING = 0.27, 0.5
+"""Inches of a comparison, and of an endpoint's name with its axis."""
+TABLE_MODELS = ("fp32_sram", "int8_sram")
 """Energy models of the first table."""
 
 
 def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Verdicts of an ``analysis``, their picture, and returns per agent."""
+    """Yield the verdicts, their picture, and the returns of agents."""
     if analysis.verdicts:
         yield make_paragraph(describe_plan(analysis))
+        margin = max(verdict.margin for verdict in analysis.verdicts)
+        band = f" Shaded: the margin of {100 * margin:g} %." if margin else ""
         yield from make_figure(
             "verdicts", "Advantage of the first agent in % of the second",
-            f"Differences of paired seeds in % of the second agent's mean, with {100 * LEVEL:g} % intervals before any correction; right"
-            f" of the line the first agent is better, also where less is better.{_describe_band(analysis)}",
-            lambda: draw(analysis.verdicts, figures.get_colors(analysis)),
+            f"Differences of paired seeds in % of the second agent's mean, with uncorrected {100 * LEVEL:g} % intervals; right of the"
+            f" line the first agent is better, also if lower is better.{band}",
+            lambda: draw_verdicts(analysis.verdicts, figures.get_colors(analysis)),
         )  # fmt: skip
-        yield Block("list", items=list(sentences(analysis)))
+        yield Block("list", items=list(list_sentences(analysis)))
     else:
         yield make_paragraph("Nothing is compared.")
     for task in analysis.tasks:
@@ -51,53 +53,47 @@ def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
 
 
 def describe_plan(analysis: StudyAnalysis) -> str:
-    """Return when the comparisons of an ``analysis`` were planned, and under which terms."""
+    """Return the date and the terms of the planned comparisons."""
     plan, verdicts = analysis.design.plan, analysis.verdicts
     if plan is None:
-        return "No comparison was planned: what follows was looked at when the results were there."
+        return "No comparison was planned; the following ones were chosen after the results were known."
     tests = verdicts[0].comparison.comparisons
-    lowest = min(v.comparison.min_p_value for v in verdicts)
     pairs = max(v.comparison.pairs for v in verdicts)
-    powerless = f" With {format_count(pairs, 'seed')} no test can decide anything; {count_deciding_seeds(tests, ALPHA)} can."
+    is_powerless = min(v.comparison.min_p_value for v in verdicts) >= ALPHA
     commit = f" at commit {plan.commit[:10]}" if plan.commit else ""
-    when = (
-        f"before the first cell ({plan.date}{commit})"
-        if verdicts[0].is_planned
-        else f"after results were there ({plan.date}{commit})"
+    when = "before the first cell" if verdicts[0].is_planned else "after results were known"
+    text = (
+        f"{format_count(len(plan.comparisons), 'comparison')} in {format_count(len(plan.endpoints), 'endpoint')} planned {when}"
+        f" ({plan.date}{commit}), for {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; a"
+        f" difference below {100 * plan.margin:g} % of the second agent's mean counts as none."
     )
-    return (
-        f"{format_count(len(plan.comparisons), 'comparison')} in {format_count(len(plan.endpoints), 'endpoint')} planned {when}, for"
-        f" {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; a difference below"
-        f" {100 * plan.margin:g} % of the second agent's mean counts as none.{powerless if lowest >= ALPHA else ''}"
-    )
+    if is_powerless:
+        seeds = count_deciding_seeds(tests, ALPHA)
+        text += f" With {format_count(pairs, 'seed')} no test can decide anything; {seeds} can."
+    return text
 
 
-def _describe_band(analysis: StudyAnalysis) -> str:
-    margin = max((verdict.margin for verdict in analysis.verdicts), default=0.0)
-    return f" Shaded: the margin of {100 * margin:g} %." if margin else ""
-
-
-def sentences(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
-    """Yield each pair of agents that an ``analysis`` compares, and the sentence of its verdicts."""
+def list_sentences(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
+    """Yield each compared pair of agents, and the sentence of its verdicts."""
     pairs = dict.fromkeys((v.comparison.agent, v.comparison.baseline) for v in analysis.verdicts)
     several = len({verdict.task for verdict in analysis.verdicts}) > 1
     for agent, baseline in pairs:
         own = [
             v for v in analysis.verdicts if (v.comparison.agent, v.comparison.baseline) == (agent, baseline)
         ]
-        parts = [f"{_name_endpoint(v, several)} {describe(v)}" for v in own]
+        parts = [f"{_name_endpoint(v, several)} {describe_verdict(v)}" for v in own]
         yield f"{agent} against {baseline}:", "; ".join(parts) + "."
 
 
 def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
-    """Return what a ``verdict`` compares, with its task where there are others."""
+    """Return the name of a ``verdict``'s endpoint, with its task if there are several."""
     if verdict.task == ALL:
         return f"normalised score over {ALL}"
     return f"{verdict.endpoint.label} on {verdict.task}" if with_task else verdict.endpoint.label
 
 
-def describe(verdict: Verdict) -> str:
-    """Return a ``verdict`` in words: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``, and what would decide one that is undecided."""
+def describe_verdict(verdict: Verdict) -> str:
+    """Return a ``verdict`` as text: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``; if undecided, with the seeds that could decide it."""
     compared, endpoint = verdict.comparison, verdict.endpoint
     if not compared.pairs:
         return "undecided (no seed has results of both)"
@@ -107,13 +103,13 @@ def describe(verdict: Verdict) -> str:
         difference += f", {format_fixed(100 * share, 0)} %"
     if verdict.text == "equivalent":
         within = f"equivalent within {100 * verdict.margin:g} %"
-        return f"{within} ({difference}, p {probability(verdict.equivalence)})"
+        return f"{within} ({difference}, p {format_p_value(verdict.equivalence)})"
     need = _describe_need(verdict) if verdict.text == "undecided" else ""
-    return f"{verdict.text} ({difference}, p {probability(compared.corrected)}{need})"
+    return f"{verdict.text} ({difference}, p {format_p_value(compared.corrected)}{need})"
 
 
 def _describe_need(verdict: Verdict) -> str:
-    """Return how many seeds would decide an undecided ``verdict``, if things are as they look."""
+    """Return the seeds that would decide an undecided ``verdict`` if the observed numbers are true; empty if unknown."""
     if abs(verdict.relative.estimate) < verdict.margin:
         seeds, claim = verdict.seeds_to_equate, "show it to be within the margin"
     else:
@@ -121,12 +117,10 @@ def _describe_need(verdict: Verdict) -> str:
     return "" if seeds is None else f"; about {format_count(seeds, 'seed')} would {claim}"
 
 
-def draw(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
-    """Draw advantages in %, a panel for each endpoint and task, a row for each pair; None if no pair has any.
+def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
+    """Draw advantages in %, a panel for each endpoint and task, a row for each pair; return None without any.
 
-    Args:
-        verdicts: The comparisons.
-        colours: Colours of agents by label.
+    ``colours`` are those of agents by label.
     """
     panels: dict[str, list[Verdict]] = {}
     several = len({verdict.task for verdict in verdicts}) > 1
@@ -160,7 +154,7 @@ def draw(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | No
             axes.axvspan(-100 * rows[0].margin, 100 * rows[0].margin, color=RULE, linewidth=0, zorder=0)
         axes.axvline(0.0, **DOTTED)
         for y, verdict in enumerate(rows):
-            share, colour = advantage(verdict), colours.get(verdict.comparison.agent, INK)
+            share, colour = compute_advantage(verdict), colours.get(verdict.comparison.agent, INK)
             percent = Interval(*(100 * v for v in (share.estimate, share.low, share.high)))
             draw_interval(axes, y, percent, colour)
             axes.get_yticklabels()[y].set_color(colour)
@@ -171,29 +165,24 @@ def draw(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | No
     return figure
 
 
-def advantage(verdict: Verdict) -> Interval:
+def compute_advantage(verdict: Verdict) -> Interval:
     """Return by how much the first agent is better, as a share of the second's mean."""
     share = verdict.relative
-    return (
-        Interval(-share.estimate, -share.high, -share.low, share.level)
-        if verdict.endpoint.is_lower_better
-        else share
-    )
+    if not verdict.endpoint.is_lower_better:
+        return share
+    return Interval(-share.estimate, -share.high, -share.low, share.level)
 
 
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
-    """Return the table of what agents of an ``analysis`` returned on a ``task``, how far they got, and what a metre cost."""
+    """Return the table of the agents on a ``task``: seeds, return and energy per metre."""
     rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
-    return table(
+    energies = {
+        m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in TABLE_MODELS
+    }
+    return make_table(
         f"Agents on {task}",
         [row.label for row in rows],
-        (Column("seeds"), [str(len(row.by_seed)) for row in rows]),
-        (Column("return", "mean"), format_intervals([row.mean for row in rows])),
-        *(
-            (
-                Column(f"energy, {price}", "µJ/m"),
-                format_intervals([row.energy_per_metre.get(price) for row in rows], each=True),
-            )
-            for price in PRICES
-        ),
+        Column("seeds", [str(len(row.by_seed)) for row in rows]),
+        Column("return", format_intervals([row.mean for row in rows]), "mean"),
+        *(Column(f"energy, {model}", cells, "µJ/m") for model, cells in energies.items()),
     )
