@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,8 @@ from typing import Any, ClassVar, Self
 from spiky_rl.config.errors import UnknownKey, message_of
 from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -46,6 +49,9 @@ COMPONENT_KINDS = {
 
 FILE_KINDS = ("agents", "tasks", "spaces")
 """Kinds whose entries are YAML files."""
+
+RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
+"""New name of an entry by its kind and old name; the old name is accepted for one release."""
 
 SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
 """Kinds whose singular is not the word without its last letter."""
@@ -131,7 +137,9 @@ class ComponentSpec:
             if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                 del values[key]
         parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
-        return {"name": self.name, **values, **parts}
+        # digests of specifications keep the old name, so that results of before the rename are found again
+        name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
+        return {"name": name, **values, **parts}
 
 
 type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
@@ -180,6 +188,23 @@ def _module(kind: str, name: str = "") -> str:
     return ".".join(filter(None, ("spiky_rl", *COMPONENT_KINDS[kind].split("/"), name)))
 
 
+_OLD_NAMES = {_module(kind, new): old for (kind, old), new in RENAMED.items()}
+
+
+def update_name(kind: str, name: str) -> str:
+    """Return the present name of the entry ``name``: of an old name in `RENAMED` the new one, which is logged once."""
+    new = RENAMED.get((kind, name))
+    if new is None or name in list_names(kind):
+        return name
+    _log_rename(kind, name, new)
+    return new
+
+
+@cache
+def _log_rename(kind: str, old: str, new: str) -> None:
+    log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)
+
+
 def summary(kind: str, name: str) -> str:
     """First docstring line of the entry ``name`` of a ``kind`` in a room, read without importing it."""
     return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
@@ -188,6 +213,7 @@ def summary(kind: str, name: str) -> str:
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
     """The class that ``name`` stands for, of that ``kind``. Raises RegistryError that names the nearest entry."""
+    name = update_name(kind, name)
     target, _, attribute = name.rpartition(":")
     if target:
         try:
@@ -288,6 +314,8 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
         raise RegistryError(f"{path}: expected a name or a mapping, got {shorten(settings)}")
     name = tree.get("name")
     if isinstance(name, str) and ":" not in name:
+        if (new := update_name(kind, name)) != name:
+            tree, name = {**tree, "name": new}, new
         try:
             _require_known(kind, name)
         except RegistryError as error:
