@@ -30,7 +30,7 @@ from benchmarks.common import check_name, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
+from spiky_rl.classification.settings import HOST, configure_dataset, parse_dataset_options
 from spiky_rl.classification.split import Split, select_subset, split
 from spiky_rl.classification.training import EVALUATED, to_sequence
 from spiky_rl.cli import common
@@ -237,16 +237,16 @@ def load(args: argparse.Namespace) -> tuple[str, Samples]:
 
     Raises UserError.
     """
-    folder, given = samples.data_folder(args.data), dataset_options(args.overrides)
+    folder, given = samples.get_data_folder(args.data), parse_dataset_options(args.overrides)
     try:
-        name, dataset = args.dataset, dataset_of(args.dataset, given).build(data=folder)
+        name, dataset = args.dataset, configure_dataset(args.dataset, given).build(data=folder)
     except MissingData as error:
         if args.data is not None or args.dataset != DATASET:
             raise UserError(f"--data: {error}") from None
-        name, dataset = SYNTHETIC, dataset_of(SYNTHETIC, given).build(data=folder)
+        name, dataset = SYNTHETIC, configure_dataset(SYNTHETIC, given).build(data=folder)
     chosen = select_subset(dataset.recordings, args.recordings, None)
     require_classes(dataset, chosen, folder)
-    return dataset.agent, samples.load(name, dataset, chosen)
+    return dataset.agent, samples.load_samples(name, dataset, chosen)
 
 
 def bench(argv: list[str]) -> int:

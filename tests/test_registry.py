@@ -5,10 +5,12 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 from spiky_rl.codecs.decoders.rate import RateDecoder
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, check_number, option
+from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.kernels import dispatch
 from spiky_rl.neurons.lif import Lif
 
@@ -302,3 +304,29 @@ def test_a_step_that_uses_what_ops_does_not_offer_fails_by_name(tmp_path):
 def test_a_wrong_element_is_named_by_the_key_of_its_list(schedule):
     with pytest.raises(RegistryError, match=r"^s\.schedule: expected numbers, got ('fast'|True)$"):
         registry.configure("surrogates", {"name": "arctangent", "schedule": schedule}, "s")
+
+
+@pytest.mark.parametrize("kind, old", registry.RENAMED)
+def test_an_old_name_is_read_as_the_new_one_with_one_line(kind, old, caplog):
+    new = registry.RENAMED[kind, old]
+    assert old not in registry.list_names(kind) and new in registry.list_names(kind)
+    registry._log_rename.cache_clear()
+    registry.resolve.cache_clear()
+    assert registry.resolve(kind, old) is registry.resolve(kind, new)
+    for settings in (old, {"name": old}):
+        configured = registry.configure(kind, settings, "x")
+        assert configured.name == configured.settings()["name"] == new
+        assert registry.check_name(kind, settings, "x")["name"] == new
+    (record,) = caplog.records
+    assert repr(old) in record.getMessage() and repr(new) in record.getMessage()
+
+
+def test_digests_keep_the_old_name_so_that_recorded_results_are_found():
+    for digest in ("memory_pilot/specs/3f2404141631f15d", "bio_plausibility_cartpole/specs/6ef94d8f69258274"):
+        path = registry.PACKAGE.parent / "studies" / f"{digest}.yaml"
+        text = path.read_text(encoding="utf-8")
+        assert "name: beside" in text
+        for content in (text, text.replace("name: beside", "name: concat")):
+            spec = build_agent_spec("recorded", yaml.safe_load(content), {})
+            assert spec.digest == path.stem
+            assert spec.to_dict()["network"]["encoder"]["name"] == "concat"

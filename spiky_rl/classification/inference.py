@@ -1,4 +1,4 @@
-"""A trained network on recordings that it has not seen: its accuracy, or the class of each."""
+"""Inference with a trained classifier on new recordings: its accuracy, or the class of each recording."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import numpy as np
 
 from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
-from spiky_rl.classification.loaded import LoadedCheckpoint
+from spiky_rl.classification.checkpoint import LoadedCheckpoint
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import ClassifyRequest, dataset_of, is_custom, require_code_named
-from spiky_rl.classification.training import compute_confusion, compute_scores
-from spiky_rl.classification.training import get_sequence_shape as shape_of
+from spiky_rl.classification.settings import OWN_DATA, ClassifyRequest, configure_dataset, require_code_named
+from spiky_rl.classification.training import compute_confusion, compute_scores, get_sequence_shape
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
@@ -31,23 +30,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """The best network of a run, and recordings for it."""
+    """The best network of a run, with recordings for inference."""
 
     loaded: LoadedCheckpoint
     agent: str
     network: SpikingNetwork
     frames: str
-    """How it sees a recording's frames, as `training.Settings` says."""
+    """Frame mode, see `TrainerSettings.frames`."""
     device: str
-    held: Samples
+    samples: Samples
     seen: np.ndarray
-    """[samples], whether the network was trained with each."""
-    elsewhere: int = 0
-    """Recordings of other parts than the test set, which are left out."""
+    """[samples]: whether the network was trained with the sample."""
+    other_parts: int = 0
+    """Number of recordings outside the test set, which are left out."""
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
-        """How much speaks for each class of some samples, [samples, classes]."""
-        return compute_scores(self.network, self.held, indices, self.device, self.frames)
+        """Return the class probabilities of samples, [samples, classes]."""
+        return compute_scores(self.network, self.samples, indices, self.device, self.frames)
 
 
 def load_classifier(
@@ -55,162 +54,166 @@ def load_classifier(
     loaded: LoadedCheckpoint,
     device: str | None,
     only_tests: bool,
-    shown: ProgressFactory = no_progress,
+    open_progress: ProgressFactory = no_progress,
 ) -> TrainedClassifier:
-    """Read a run's best network and the recordings that are asked for. Raises UserError.
+    """Load a run's best network and the requested recordings. Raises UserError.
 
     Args:
-        asked: Which recordings; what is not said of them is as in the run.
+        request: Selects the recordings; everything else is as in the run.
         loaded: The run's checkpoint.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
-        only_tests: Whether to leave out, where there is a test set, what is not of it.
-        shown: Shows how far reading is.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
+        only_tests: Whether to use only the test set, if there is one.
+        open_progress: Opens a progress display.
     """
     identity = loaded.identity
     require_code_named(request, loaded)
     device = resolve_device(device)
     spec = loaded.spec()
     checkpoint.require_memory(loaded, spec, get_memory(device))
-    held, elsewhere = _recordings(request, identity, only_tests, shown)
-    how = spec.runner.get("frames", "turn")
-    _, inputs = shape_of(held.size, how)
+    loaded_samples, other_parts = _load_samples(request, identity, only_tests, open_progress)
+    frame_mode = spec.runner.get("frames", "turn")
+    _, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
     checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
     network.load_state_dict(loaded.content["best"])
-    learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
-    return TrainedClassifier(loaded, spec.name, network, how, device, held, learned, elsewhere)
+    seen = np.isin(loaded_samples.digests.view(np.int64), loaded.content["learned"].numpy())
+    return TrainedClassifier(
+        loaded, spec.name, network, frame_mode, device, loaded_samples, seen, other_parts
+    )
 
 
 def predict(trained: TrainedClassifier, out: Path | None) -> Path:
-    """Write a CSV with the class of each recording; returns where. Raises UserError where it cannot be written.
+    """Write a CSV with the class of each recording to ``out``, by default in the run's folder; return its path.
 
-    Args:
-        trained: Network and recordings.
-        out: The file; None: one in the run's folder.
+    Raises UserError if the file cannot be written.
     """
-    held, classes = trained.held, trained.held.classes
-    out = out or trained.loaded.path.parent / f"predictions_{held.digest[:8]}.csv"
+    recordings, classes = trained.samples, trained.samples.classes
+    out = out or trained.loaded.path.parent / f"predictions_{recordings.digest[:8]}.csv"
     files.require_file("--out", out)
     rows: list[tuple[str, ...]] = [
         ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
     ]
-    for i, row in enumerate(trained.scores(np.arange(len(held)))):
-        known = classes[held.labels[i]] if held.labels[i] >= 0 else ""
+    for i, row in enumerate(trained.scores(np.arange(len(recordings)))):
+        known = classes[recordings.labels[i]] if recordings.labels[i] >= 0 else ""
         seen = "yes" if trained.seen[i] else "no"
-        rows.append((held.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
+        rows.append((recordings.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
     results.write_csv(out, rows)
     return out
 
 
 def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Write the accuracy on the recordings that the network was not trained with; returns where, and what that file says.
+    """Write the accuracy on recordings that the network was not trained with to ``out``; return its path and its content.
 
-    Args:
-        trained: Network and recordings.
-        out: The file; None: one in the run's folder.
-
-    Raises:
-        UserError: There is no such recording, or the file cannot be written.
+    The default of ``out`` is a file in the run's folder. Raises UserError if there is no such recording, or the file cannot be written.
     """
-    held, count_seen = trained.held, int(trained.seen.sum())
-    out = out or trained.loaded.path.parent / f"evaluation_{held.digest[:8]}.json"
+    recordings, count_seen = trained.samples, int(trained.seen.sum())
+    out = out or trained.loaded.path.parent / f"evaluation_{recordings.digest[:8]}.json"
     files.require_file("--out", out)
-    fresh = np.flatnonzero(~trained.seen & (held.labels >= 0))
+    fresh = np.flatnonzero(~trained.seen & (recordings.labels >= 0))
     if len(fresh) == 0:
         raise UserError(
-            f"--evaluate: of {len(held)} recordings the network was trained with {count_seen}, and the others have no class;"
+            f"--evaluate: of {len(recordings)} recordings the network was trained with {count_seen}, and the others have no class;"
             " name other ones with --data"
         )
-    counts = compute_confusion(held.labels[fresh], trained.scores(fresh).argmax(1), len(held.classes))
+    counts = compute_confusion(
+        recordings.labels[fresh], trained.scores(fresh).argmax(1), len(recordings.classes)
+    )
     right, count = int(counts.trace()), len(fresh)
     result = {
-        "checkpoint": str(trained.loaded.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
+        "checkpoint": str(trained.loaded.path), "dataset": recordings.name, "data_hash": recordings.digest, "accuracy": right / count,
         "interval_95": list(compute_wilson_interval(right, count)), "samples": count, "trained_with": count_seen,
-        "without_class": int((held.labels < 0).sum()), "other_parts": trained.elsewhere, "skipped": list(held.skipped), "classes": list(held.classes),
-        "confusion": counts.tolist(),
+        "without_class": int((recordings.labels < 0).sum()), "other_parts": trained.other_parts, "skipped": list(recordings.skipped),
+        "classes": list(recordings.classes), "confusion": counts.tolist(),
     }  # fmt: skip
     files.write_json(out, result)
     return out, result
 
 
-def _recordings(
-    asked: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, shown: ProgressFactory
+def _load_samples(
+    request: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, open_progress: ProgressFactory
 ) -> tuple[Samples, int]:
-    """The samples that are asked for, labelled as the network counts its classes, and how many are of other parts. Raises UserError."""
-    given = asked.flags
-    folder = samples.data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
-    name, dataset = _reader(asked, identity, folder)
+    """Return the requested samples, with the network's labels, and the number of recordings of other parts. Raises UserError."""
+    given = request.flags
+    folder = samples.get_data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
+    name, dataset = _open_dataset(request, identity, folder)
     where, known = f"--data: {dataset.title} in {str(folder)!r}", identity["classes"]
     if list(dataset.shape) != identity["shape"]:
         raise UserError(
-            f"{where} has frames of {list(dataset.shape)}, and the network sees {identity['shape']}"
+            f"{where} has frames of {list(dataset.shape)}; the network expects {identity['shape']}"
             " (channels, rows, columns)"
         )
     if unknown := [c for c in dataset.classes if c not in known]:
         raise UserError(
-            f"--data: class {unknown[0]!r} of {dataset.title} is none that the network tells: {', '.join(known)}"
+            f"--data: class {unknown[0]!r} of {dataset.title} is unknown to the network; allowed: {', '.join(known)}"
         )
     count, ids = given.get("recordings"), given.get("ids")
     assert count is None or isinstance(count, int)
     chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
-    asked_for = len(chosen)
+    requested = len(chosen)
     if only_tests:
         chosen = [r for r in chosen if r.part == "test"] or chosen
-    # a label that is none of the classes stays so: its recording is refused, or skipped, where it is read
+    # an invalid label stays invalid: its recording is refused or skipped later, when it is read
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
-    held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
-    if "window" in dataset.settings() and "window" not in asked.dataset_options():
-        _say_what_is_late(held, dataset.window)
-    return replace(held, scale=identity["scale"], classes=tuple(known)), asked_for - len(chosen)
+    found = samples.load_samples(name, dataset, chosen, bool(given.get("skip_bad")), open_progress)
+    if "window" in dataset.settings() and "window" not in request.dataset_options():
+        _warn_of_late_events(found, dataset.window)
+    return replace(found, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
 
 
-def _say_what_is_late(held: Samples, window: tuple[int, int]) -> None:
-    """Say in one line where recordings go on after the ``window`` that a run took from those that it was trained with."""
-    assert held.ends is not None
-    late = np.flatnonzero(held.ends > window[1])
+def _warn_of_late_events(recordings: Samples, window: tuple[int, int]) -> None:
+    """Log a warning if recordings continue after the ``window``, which comes from the training recordings."""
+    assert recordings.ends is not None
+    late = np.flatnonzero(recordings.ends > window[1])
     if len(late):
-        last = late[held.ends[late].argmax()]
-        words = "dataset.window: %s, as in training; %d of %d recordings go on after it, %s until %d, and what comes later is not seen"
-        log.warning(words, list(window), len(late), len(held), held.names[last], held.ends[last])
+        last = late[recordings.ends[late].argmax()]
+        message = "dataset.window: %s, as in training; %d of %d recordings continue after it, %s until %d; later events are ignored"
+        log.warning(
+            message, list(window), len(late), len(recordings), recordings.names[last], recordings.ends[last]
+        )
 
 
-def _reader(asked: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
-    """What reads the folder: the dataset that is named, or the checkpoint's, or where its layout is not there, any recordings."""
-    theirs, given = identity["settings"]["dataset"], asked.dataset_options()
-    frames = {key: theirs[key] for key in ("bins", "binary")}
-    others = {"others": "unlabelled"} if asked.predict else {}
-    if asked.dataset not in (None, theirs["name"]) and not is_custom(asked.dataset):
-        return asked.dataset, dataset_of(asked.dataset, {**frames, **given}).build(data=folder)
-    # whether the user names a folder, and not what lies in it
-    in_any_layout = "data" in asked.flags and asked.dataset is None
-    if not is_custom(asked.dataset) or is_custom(theirs["name"]):
-        options = {key: value for key, value in theirs.items() if key != "name"}
-        options |= others if is_custom(theirs["name"]) else {}
+def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
+    """Return the dataset in ``folder`` with its name: the one of the request, else the checkpoint's, else custom recordings.
+
+    Custom recordings are taken if the request names a folder only, and the folder does not have the layout of the checkpoint's dataset.
+    """
+    trained, given = identity["settings"]["dataset"], request.dataset_options()
+    frames = {key: trained[key] for key in ("bins", "binary")}
+    others = {"others": "unlabelled"} if request.predict else {}
+    if request.dataset not in (None, trained["name"], OWN_DATA):
+        return request.dataset, configure_dataset(request.dataset, {**frames, **given}).build(data=folder)
+    # the user names a folder, but not its layout
+    in_any_layout = "data" in request.flags and request.dataset is None
+    if request.dataset != OWN_DATA or trained["name"] == OWN_DATA:
+        options = {key: value for key, value in trained.items() if key != "name"}
+        options |= others if trained["name"] == OWN_DATA else {}
         try:
-            dataset = dataset_of(theirs["name"], {**options, **given}).build(data=folder)
-            # one that reads no files would be itself again, whatever folder is named
+            dataset = configure_dataset(trained["name"], {**options, **given}).build(data=folder)
+            # a dataset that reads no files is the same for any folder
             if not in_any_layout or any(r.store for r in dataset.recordings):
-                return theirs["name"], dataset
+                return trained["name"], dataset
         except MissingData:
-            if not in_any_layout or is_custom(theirs["name"]):
+            if not in_any_layout or trained["name"] == OWN_DATA:
                 raise
-        log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
+        log.info(
+            "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
+        )
     channels, *sensor = identity["shape"]
-    sees = {
+    layout = {
         "sensor": sensor,
         "channels": channels,
         "window": identity["window"],
-        "time": format_time_layout(theirs),
+        "time": get_time_unit(trained),
     }
-    options = {**frames, **sees, **others, "names": identity["classes"], **given}
-    return "own", dataset_of("own", options).build(data=folder)
+    options = {**frames, **layout, **others, "names": identity["classes"], **given}
+    return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
 
 
-def format_time_layout(dataset_settings: Mapping[str, Any]) -> str:
-    """What the times of a run's recordings are, by the settings of its dataset, ``theirs``; empty: code of its own alone knows."""
-    if registry.is_registered("datasets", dataset_settings["name"]) and "time" not in dataset_settings:
+def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
+    """Return the unit of times in a run's recordings; empty if the dataset is a user's class that does not set it."""
+    if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
         cls = registry.resolve("datasets", dataset_settings["name"])
         assert issubclass(cls, Dataset)
         return TIMES[cls.steps]
@@ -218,7 +221,7 @@ def format_time_layout(dataset_settings: Mapping[str, Any]) -> str:
 
 
 def compute_wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: ``right`` of ``count``."""
+    """Return Wilson's 95 % interval of the share ``right`` / ``count``."""
     z, share = 1.959964, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

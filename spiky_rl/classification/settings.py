@@ -1,4 +1,4 @@
-"""Settings of a classification: what is given, else those of the checkpoint that it goes on from, else the dataset's defaults."""
+"""Settings of a classification: from the request, else from the resumed checkpoint, else the dataset's defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from spiky_rl.classification.loaded import LoadedCheckpoint
+from pydantic import field_validator
+
 from spiky_rl.config import files, options, registry
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import UserError, option
@@ -19,22 +20,25 @@ from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent
 from spiky_rl.learners.common.local_learning import get_local_rule
 
 if TYPE_CHECKING:
+    from spiky_rl.classification.checkpoint import LoadedCheckpoint
     from spiky_rl.datasets.base import Dataset
 
 LIBRARY = "classify"
-"""What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
+"""Folder name in place of an RL library's: runs are in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
-"""What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
+"""Defaults in place of Isaac Lab's configuration: layers and learning rate of an agent that does not set them."""
 USED_AGENT_KEYS = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
-"""What of an agent is read here."""
+"""Keys of an agent that a classification uses."""
 DECLARED = ("epochs", "batch_size", "shift", "rotation", "ann")
-"""Flags whose defaults a dataset declares."""
+"""Flags with defaults that a dataset declares."""
 CHANGEABLE_ON_RESUME = ("epochs", "patience", "data", "ann")
-"""Flags that may change when a run goes on."""
+"""Flags that may change when a run is resumed."""
+OWN_DATA = "custom"
+"""The dataset that reads a user's own recordings."""
 
 
 class ClassifyOptions(options.Settings):
-    """Settings that make a run what it is, besides its dataset and agent."""
+    """Options of a training, besides its dataset and agent."""
 
     epochs: int | None = option(
         None, "total number of passes over the samples; null: the dataset's", low=1, high=MOST_STEPS
@@ -75,7 +79,8 @@ class ClassifyOptions(options.Settings):
     )
     skip_bad: bool = option(False, "leave out damaged and empty recordings and list them")
     data: str | None = option(
-        None, "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder"
+        None,
+        "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
     )
     batch_size: int | None = option(
         None, "samples per minibatch; null: the dataset's", low=1, high=MOST_STEPS
@@ -103,18 +108,13 @@ class ClassifyOptions(options.Settings):
 
 NAMES = tuple(ClassifyOptions.model_fields)
 READING = ("data", "recordings", "ids", "skip_bad")
-"""Flags that say which recordings are read, by a training or by what uses its network."""
+"""Flags that select the recordings, for training and for inference."""
 PATHS = ("data", "ids")
 """Flags that are paths."""
 
 
-def is_custom(dataset: str | None) -> bool:
-    """Return whether a dataset is `spiky_rl.datasets.custom`, by its present or its old name."""
-    return dataset in ("custom", "own")
-
-
 class ClassifyRequest(options.Settings):
-    """What a user asks a classification for."""
+    """Request of a classification: training, evaluation or prediction."""
 
     dataset: str | None = option(
         None,
@@ -158,20 +158,25 @@ class ClassifyRequest(options.Settings):
         metavar="key=value",
     )
 
+    @field_validator("dataset")
+    @classmethod
+    def _update_name(cls, name: str | None) -> str | None:
+        return None if name is None else registry.update_name("datasets", name)
+
     def check_request(self) -> None:
-        """Raise UserError for what does not go together, or cannot be written."""
+        """Raise UserError if options contradict each other, or a file cannot be written."""
         files.require_writable("--log_root", self.log_root)
         if self.run_name:
             files.require_plain_name("--run_name", self.run_name)
         if self.evaluate or self.predict:
-            self._require_use("--predict" if self.predict else "--evaluate")
+            self._check_inference("--predict" if self.predict else "--evaluate")
         elif self.out is not None:
-            raise UserError("--out: goes with --evaluate or --predict")
+            raise UserError("--out: available only with --evaluate or --predict")
 
-    def _require_use(self, flag: str) -> None:
-        """Raise UserError for what a training alone can take, where its network is used, which the ``flag`` asks for."""
+    def _check_inference(self, flag: str) -> None:
+        """Raise UserError if options are missing for inference, which ``flag`` requests, or apply to training only."""
         if self.checkpoint is None:
-            raise UserError("--checkpoint: name the run that is evaluated or predicts")
+            raise UserError("--checkpoint: name the run to evaluate or to predict with")
         if self.predict and self.evaluate:
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
@@ -179,22 +184,24 @@ class ClassifyRequest(options.Settings):
         given = {"bins": self.bins, "binary": self.binary, **self.flags}
         for key, value in given.items():
             if value is not None and key not in READING:
-                raise UserError(f"--{key}: goes with training; {flag} takes it from the checkpoint")
-        if theirs := self.agent_overrides():
-            raise UserError(f"{theirs[0]!r}: goes with training; {flag} takes the agent from the checkpoint")
+                raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
+        if overrides := self.agent_overrides():
+            raise UserError(
+                f"{overrides[0]!r}: available only for training; {flag} takes the agent from the checkpoint"
+            )
 
     @property
     def absolute(self) -> dict[str, Any]:
-        """The flags as a checkpoint keeps them: wherever a later command is called, its paths mean the same."""
+        """The flags with absolute paths, as a checkpoint holds them, so that they do not depend on the working directory."""
         paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATHS if key in self.flags}
         return {**self.flags, **paths}
 
     def dataset_options(self) -> dict[str, Any]:
-        """The dataset's options that are given. Raises UserError for a text that is no value."""
-        return dataset_options(self.overrides, self.bins, self.binary)
+        """Return the dataset's options that are set. Raises UserError for an invalid value."""
+        return parse_dataset_options(self.overrides, self.bins, self.binary)
 
     def agent_overrides(self) -> list[str]:
-        """The agent's overrides. Raises UserError for what a classification does not read of an agent."""
+        """Return the agent's overrides. Raises UserError for a key of an agent that a classification does not use."""
         found = [text for text in self.overrides if not text.startswith("dataset.")]
         for text in found:
             key = text.partition("=")[0].removeprefix("agent.")
@@ -202,30 +209,30 @@ class ClassifyRequest(options.Settings):
                 key == k or key.startswith(f"{k}.") for k in USED_AGENT_KEYS
             ):
                 raise UserError(
-                    f"{text!r}: a classification reads of an agent {', '.join(USED_AGENT_KEYS)} only"
+                    f"{text!r}: not used by a classification; allowed: {', '.join(USED_AGENT_KEYS)}"
                 )
         return found
 
 
 @dataclass
 class ClassificationSettings:
-    """All that a run is made from."""
+    """All settings of a run."""
 
     flags: ClassifyOptions
     dataset: dict[str, Any]
     """The dataset's name and options."""
     spec: AgentSpec
     window: tuple[int, int] = (0, 0)
-    """First and last time that the dataset classifies, once its recordings are there."""
+    """Start and end of the classified time; set when the recordings are found."""
     changed: dict[str, Any] = field(default_factory=dict)
-    """What is another than in the checkpoint: flag -> [before, now]."""
+    """Flags that differ from the resumed checkpoint's: flag -> [before, now]."""
     overridden: tuple[str, ...] = ()
-    """Dotted paths of what the command line of the run's beginning set in its agent."""
-    unnamed: list[str] | None = None
-    """Overrides of the agent that the recordings choose; None: `spec` is it already."""
+    """Dotted paths of the agent's overrides on the command line that started the run."""
+    pending_overrides: list[str] | None = None
+    """Overrides of the agent that the recordings will determine; None if `spec` is the final agent."""
 
-    def tree(self) -> dict[str, Any]:
-        """Flags and dataset as plain data, as a checkpoint keeps them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return flags and dataset as plain data, as a checkpoint holds them."""
         pairs = self.dataset.items()
         return {
             "flags": self.flags.model_dump(),
@@ -233,38 +240,35 @@ class ClassificationSettings:
         }
 
 
-def make_settings(asked: ClassifyRequest) -> ClassificationSettings:
-    """Settings of a new run. Raises UserError."""
-    if asked.dataset is None:
+def make_settings(request: ClassifyRequest) -> ClassificationSettings:
+    """Return the settings of a new run. Raises UserError."""
+    if request.dataset is None:
         raise UserError(
-            f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to go on with a run"
+            f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to resume a run"
         )
-    if is_custom(asked.dataset) and "data" not in asked.flags:
-        raise UserError(f"--dataset {asked.dataset}: name the folder of your recordings with --data")
-    dataset = dataset_of(asked.dataset, asked.dataset_options())
-    cls = class_of(dataset)
-    flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
+    if request.dataset == OWN_DATA and "data" not in request.flags:
+        raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
+    dataset = configure_dataset(request.dataset, request.dataset_options())
+    cls = get_dataset_class(dataset)
+    flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | request.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
-    agent, overrides = asked.agent or cls.agent, asked.agent_overrides()
-    # until recordings have chosen an agent, the one that takes every override that one of them takes stands in its place
-    spec = agent_of(agent or "lif_linear_classifier", asked.dataset, overrides)
+    agent, overrides = request.agent or cls.agent, request.agent_overrides()
+    # until the recordings determine the agent, use the agent that accepts the union of all overrides
+    spec = load_agent(agent or "lif_linear_classifier", request.dataset, overrides)
     paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
-    # a component that is named anew has no option of the file's any more
+    # an override of a component's name replaces all options of the component
     overridden = tuple(path.removesuffix(".name") for path in paths)
-    unnamed = None if agent else overrides
-    return ClassificationSettings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
+    pending_overrides = None if agent else overrides
+    return ClassificationSettings(
+        flags, dataset.settings(), spec, overridden=overridden, pending_overrides=pending_overrides
+    )
 
 
 def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:
-    """Settings of a run that goes on: as it was.
+    """Return the settings of a resumed run, which are those of the checkpoint.
 
-    Args:
-        asked: What is given; what may not be another than before is refused by name.
-        loaded: The checkpoint.
-
-    Raises:
-        UserError: It names the flag, what is given, and what the run has.
+    Raises UserError if the request sets a flag that must not change to another value.
     """
 
     def refuse(flag: str, now: object, before: object) -> None:
@@ -274,8 +278,8 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
 
     require_code_named(request, loaded)
     identity = loaded.identity
-    theirs, overrides = identity["settings"], request.agent_overrides()
-    flags, changed = {**ClassifyOptions().model_dump(), **theirs["flags"]}, {}
+    recorded, overrides = identity["settings"], request.agent_overrides()
+    flags, changed = {**ClassifyOptions().model_dump(), **recorded["flags"]}, {}
     for key, now in request.absolute.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue
@@ -283,10 +287,10 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
             refuse(f"--{key}", now, flags[key])
         changed[key] = [flags[key], now]
         flags[key] = now
-    if request.dataset not in (None, theirs["dataset"]["name"]):
-        refuse("--dataset", request.dataset, theirs["dataset"]["name"])
+    if request.dataset not in (None, recorded["dataset"]["name"]):
+        refuse("--dataset", request.dataset, recorded["dataset"]["name"])
     for key, now in request.dataset_options().items():
-        if now != (before := theirs["dataset"].get(key)):
+        if now != (before := recorded["dataset"].get(key)):
             refuse(f"dataset.{key}", now, before)
     if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
         refuse("--agent", request.agent, identity["agent"])
@@ -297,73 +301,69 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
     spec = loaded.spec()
     overridden = tuple(identity.get("overridden", ()))
     if request.agent is not None:
-        given = agent_of(request.agent, theirs["dataset"]["name"], overrides)
-        if key := _difference(now := flatten(given.to_dict()), known := flatten(spec.to_dict()), overridden):
+        given = load_agent(request.agent, recorded["dataset"]["name"], overrides)
+        if key := _find_difference(
+            now := flatten(given.to_dict()), known := flatten(spec.to_dict()), overridden
+        ):
             refuse(f"--agent {request.agent}: agent.{key}", now.get(key), known.get(key))
     return ClassificationSettings(
-        ClassifyOptions(**flags), dict(theirs["dataset"]), spec, changed=changed, overridden=overridden
+        ClassifyOptions(**flags), dict(recorded["dataset"]), spec, changed=changed, overridden=overridden
     )
 
 
-def _difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
-    """The first key whose values differ and that does not lie at or below an ``overridden`` path; empty: none."""
+def _find_difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
+    """Return the first key with different values that is not at or below an ``overridden`` path; empty if there is none."""
     differ = (key for key in {**before, **now} if now.get(key) != before.get(key))
     return next((k for k in differ if not any(f"{k}.".startswith(f"{path}.") for path in overridden)), "")
 
 
 def format_dataset_label(dataset: str) -> str:
-    """Name under which runs on a ``dataset`` are kept: its own, or that of a class from elsewhere."""
+    """Return the folder name of runs on a ``dataset``: the dataset's name, or the class name of a user's dataset."""
     return dataset.rpartition(":")[2].lower()
 
 
-def require_code_named(asked: ClassifyRequest, loaded: LoadedCheckpoint) -> None:
-    """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing.
+def require_code_named(request: ClassifyRequest, loaded: LoadedCheckpoint) -> None:
+    """Raise an error if a checkpoint names code that the request does not name: reading a file must not execute other code.
 
-    Its dataset need not be named where another one is: nothing of it is executed then.
+    The checkpoint's dataset need not be named if the request names another one, because it is not executed then.
     """
-    named = [asked.dataset or "", *list_texts(parse_overrides(asked.agent_overrides()))]
-    named += list_texts(read_agent(asked.agent)[1]) if asked.agent is not None else []
+    named = [request.dataset or "", *list_texts(parse_overrides(request.agent_overrides()))]
+    named += list_texts(read_agent(request.agent)[1]) if request.agent is not None else []
     dataset = loaded.identity["settings"]["dataset"]["name"]
-    remedy = "pass {} as for the run, so that it is you who names that code"
+    remedy = "pass {} as for the run, to confirm that code"
     check_code_is_named(loaded.path, loaded.identity["spec"], named, remedy.format("--agent"))
-    if asked.dataset in (None, dataset):
+    if request.dataset in (None, dataset):
         check_code_is_named(loaded.path, dataset, named, remedy.format("--dataset"))
 
 
-def format_required_arguments(asked: ClassifyRequest, settings: ClassificationSettings) -> list[str]:
-    """The words that a command line must repeat to go on with a run, because they name code."""
+def format_required_arguments(request: ClassifyRequest, settings: ClassificationSettings) -> list[str]:
+    """Return the command-line arguments that must be repeated to resume a run, because they name code."""
     if not find_code([settings.spec.to_dict(), settings.dataset["name"]]):
         return []
-    words = ["--dataset", asked.dataset] if asked.dataset else []
-    words += ["--agent", asked.agent] if asked.agent else []
-    return [*words, *(text for text in asked.agent_overrides() if find_code(parse_overrides([text])))]
+    words = ["--dataset", request.dataset] if request.dataset else []
+    words += ["--agent", request.agent] if request.agent else []
+    return [*words, *(text for text in request.agent_overrides() if find_code(parse_overrides([text])))]
 
 
-def dataset_of(name: str, given: Mapping[str, Any]) -> ComponentSpec:
-    """A dataset with options. Raises RegistryError that names the nearest."""
+def configure_dataset(name: str, given: Mapping[str, Any]) -> ComponentSpec:
+    """Return a dataset with options. Raises RegistryError for an unknown name or option."""
     try:
         return registry.configure("datasets", {"name": name, **given}, "dataset")
     except registry.RegistryError as error:
         raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
 
 
-def class_of(dataset: ComponentSpec) -> type[Dataset]:
-    """The dataset's class, with what it declares before its recordings are looked for."""
+def get_dataset_class(dataset: ComponentSpec) -> type[Dataset]:
+    """Return the dataset's class, for its declarations."""
     return cast("type[Dataset]", dataset.cls)
 
 
-def dataset_options(
+def parse_dataset_options(
     overrides: Sequence[str], bins: int | None = None, binary: bool | None = None
 ) -> dict[str, Any]:
-    """The options of a dataset that are given.
+    """Return the dataset options among ``overrides`` (``dataset.x=value``), with ``bins`` and ``binary`` if they are set.
 
-    Args:
-        overrides: Assignments; those that begin with ``dataset.`` are read.
-        bins: Frames of a recording; None: not given.
-        binary: Whether frames say only that there were events; None: not given.
-
-    Raises:
-        UserError: A text is no value of YAML.
+    Raises UserError if a value is not valid YAML.
     """
     found: dict[str, Any] = {}
     for text in overrides:
@@ -372,19 +372,19 @@ def dataset_options(
             try:
                 found[path.removeprefix("dataset.")] = parse_yaml(value)
             except ReadingError as error:
-                raise UserError(f"{path}: {shorten(value)} is no value: {error}") from None
+                raise UserError(f"{path}: {shorten(value)} is not a valid value: {error}") from None
     return found | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
 
 
-def agent_of(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
-    """The agent that is named, if there is a network in it that can learn classes. Raises UserError."""
+def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
+    """Return an agent with overrides. Raises UserError if it has no network, or its network cannot learn classes."""
     read_agent(agent)
     spec = resolve_agent(agent, dataset, HOST, overrides)
     if spec.network is None:
-        raise UserError(f"--agent {agent}: has no `network`, so nothing in it spikes")
+        raise UserError(f"--agent {agent}: not a spiking agent, it has no `network`")
     if rule := get_local_rule(spec.network):
         raise UserError(
-            f"agent.network.learning: {rule!r} learns from what actions were worth, and a class is no action; name a rule"
-            " that is a gradient, such as bptt"
+            f"agent.network.learning: {rule!r} learns from the advantages of actions; a classifier needs a rule with a gradient,"
+            " such as bptt"
         )
     return spec

@@ -1,4 +1,4 @@
-"""TensorBoard of a classification: its scalars and the confusion matrix."""
+"""TensorBoard output of a classification: scalars and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def writer(folder: Path) -> SummaryWriter | None:
-    """TensorBoard's writer into a run folder; None, said once, where TensorBoard is not installed."""
+def open_writer(folder: Path) -> SummaryWriter | None:
+    """Return TensorBoard's writer into a run folder; log and return None if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         log.warning("tensorboard is not installed: no scalars are written")
         return None
@@ -31,7 +31,7 @@ def writer(folder: Path) -> SummaryWriter | None:
 
 
 def write_epoch(board: SummaryWriter, epoch: Epoch) -> None:
-    """The scalars of an epoch."""
+    """Write the scalars of an epoch."""
     scalars = {
         "Classification/loss": epoch.loss,
         "Classification/accuracy_train": epoch.accuracy_train,
@@ -47,14 +47,8 @@ def write_epoch(board: SummaryWriter, epoch: Epoch) -> None:
         board.add_scalar(name, value, epoch.index)
 
 
-def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """The confusion matrix as an image with its numbers.
-
-    Args:
-        counts: [classes, classes], samples of each class (rows) that were taken for each (columns).
-        classes: Their names.
-        title: Stands above.
-    """
+def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
+    """Draw the confusion matrix ``counts`` [classes, classes] with its numbers: true classes in rows, predicted ones in columns."""
     from matplotlib.figure import Figure
 
     matrix, side = np.asarray(counts), max(5.2, 0.3 * len(classes))
@@ -74,20 +68,20 @@ def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str], t
 
 
 def write_confusion(folder: Path, board: SummaryWriter | None, result: Mapping[str, Any], title: str) -> None:
-    """The picture into ``confusion.png`` and TensorBoard; a word instead where matplotlib is not installed.
+    """Draw the confusion matrix into ``confusion.png`` and TensorBoard; log a warning if matplotlib is not installed.
 
     Args:
-        folder: The run's.
-        board: Its writer; None: TensorBoard is not installed.
-        result: What `result.write_result` gave.
-        title: Stands above the picture.
+        folder: The run folder.
+        board: The TensorBoard writer; None if TensorBoard is not installed.
+        result: The result of `result.write_result`.
+        title: Title of the picture.
     """
     if importlib.util.find_spec("matplotlib") is None:
         log.warning("matplotlib is not installed: confusion.png is not drawn")
         return
-    figure = confusion_picture(result["confusion"], result["classes"], title)
+    figure = draw_confusion(result["confusion"], result["classes"], title)
     files.write_atomically(
-        folder / "confusion.png", lambda beside: figure.savefig(beside, format="png", dpi=120)
+        folder / "confusion.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120)
     )
     if board is not None:
         board.add_figure("Classification/confusion", figure, result["epochs"] - 1)

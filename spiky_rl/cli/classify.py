@@ -65,7 +65,7 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     seen = int(trained.seen.sum())
     if request.predict:
         out = using.predict(trained, request.out)
-        print(f"{len(trained.held)} recordings predicted, {seen} of them seen in training")
+        print(f"{len(trained.samples)} recordings predicted, {seen} of which the network was trained with")
         print(out)
         return 0
     out, result = using.evaluate(trained, request.out)

@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,8 @@ from typing import Any, ClassVar, Self
 from spiky_rl.config.errors import UnknownKey, message_of
 from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -47,11 +50,11 @@ COMPONENT_KINDS = {
 FILE_KINDS = ("agents", "tasks", "spaces")
 """Kinds with YAML files as entries."""
 
+RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
+"""New name of an entry by its kind and old name; the old name is accepted for one release."""
+
 SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
 """Singular of a kind, for kinds that do not only drop the final letter."""
-
-RENAMED_ENTRIES = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
-"""(Kind, old name) -> present name of an entry. Old names work for one release; a specification keeps the name as written."""
 
 BASE = "base"
 """File of every component folder that defines the base class. It and files with a leading ``_`` are not entries."""
@@ -128,7 +131,9 @@ class ComponentSpec:
             if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                 del values[key]
         parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
-        return {"name": self.name, **values, **parts}
+        # digests of specifications keep the old name, so that results of before the rename are found again
+        name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
+        return {"name": name, **values, **parts}
 
 
 type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
@@ -161,11 +166,6 @@ def list_names(kind: str) -> list[str]:
     return sorted(_list_files(kind))
 
 
-def is_registered(kind: str, name: str) -> bool:
-    """Return whether the package has this entry, under its present or its old name."""
-    return name in list_names(kind) or (kind, name) in RENAMED_ENTRIES
-
-
 def _list_files(kind: str) -> dict[str, Path]:
     """Return name -> file of all entries of a kind, from all folders of a namespace package."""
     package = importlib.import_module(_get_module_name(kind))
@@ -175,12 +175,28 @@ def _list_files(kind: str) -> dict[str, Path]:
 
 def parse_file(kind: str, name: str) -> ast.Module:
     """Parse the file of a component without importing it."""
-    file = _list_files(kind)[RENAMED_ENTRIES.get((kind, name), name)]
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return ast.parse(_list_files(kind)[update_name(kind, name)].read_text(encoding="utf-8"))
 
 
 def _get_module_name(kind: str, name: str = "") -> str:
     return ".".join(filter(None, ("spiky_rl", *COMPONENT_KINDS[kind].split("/"), name)))
+
+
+_OLD_NAMES = {_get_module_name(kind, new): old for (kind, old), new in RENAMED.items()}
+
+
+def update_name(kind: str, name: str) -> str:
+    """Return the present name of an entry; an old name in `RENAMED` is logged once with the new one."""
+    new = RENAMED.get((kind, name))
+    if new is None or name in list_names(kind):
+        return name
+    _log_rename(kind, name, new)
+    return new
+
+
+@cache
+def _log_rename(kind: str, old: str, new: str) -> None:
+    log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)
 
 
 def summary(kind: str, name: str) -> str:
@@ -191,6 +207,7 @@ def summary(kind: str, name: str) -> str:
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
     """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
+    name = update_name(kind, name)
     target, _, attribute = name.rpartition(":")
     if target:
         try:
@@ -213,7 +230,7 @@ def resolve(kind: str, name: str) -> type[Component]:
         _check_declarations(name, cls)
         return cls
     _require_known(kind, name)
-    module = importlib.import_module(_get_module_name(kind, RENAMED_ENTRIES.get((kind, name), name)))
+    module = importlib.import_module(_get_module_name(kind, name))
     return _get_single_class(
         module,
         [cls for cls in _list_defined_classes(module) if issubclass(cls, _get_base_class(kind))],
@@ -292,6 +309,8 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
         raise RegistryError(f"{path}: expected a name or a mapping, got {shorten(settings)}")
     name = tree.get("name")
     if isinstance(name, str) and ":" not in name:
+        if (new := update_name(kind, name)) != name:
+            tree, name = {**tree, "name": new}, new
         try:
             _require_known(kind, name)
         except RegistryError as error:
@@ -300,8 +319,7 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
 
 
 def _require_known(kind: str, name: str) -> None:
-    if not is_registered(kind, name):
-        known = list_names(kind)
+    if name not in (known := list_names(kind)):
         raise RegistryError(
             f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )

@@ -1,6 +1,6 @@
-"""Digits: scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels, static: one frame of brightness from 0 to 1.
+"""Digits: scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels. Each is one static frame of brightness from 0 to 1.
 
-A pixel's level, 0 to 16, stands as so many events of a sixteenth.
+A pixel's level, 0 to 16, becomes as many events, each of value 1/16.
 
 Source: Alpaydin & Kaynak (1998), UCI.
 """
@@ -21,8 +21,8 @@ from spiky_rl.datasets.base import Dataset, Recording
 SIDE, LEVELS = 8, 16
 
 
-def load() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's images [1797, 8, 8], whole numbers from 0 to 16, and their labels. Raises UserError without scikit-learn."""
+def load_images() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's images [1797, 8, 8], whole numbers from 0 to 16, and labels. Raises UserError without scikit-learn."""
     if importlib.util.find_spec("sklearn") is None:
         raise UserError("scikit-learn is not installed; install it with: pip install scikit-learn")
     from sklearn.datasets import load_digits
@@ -32,7 +32,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Digits(Dataset):
-    """The images, in scikit-learn's order."""
+    """The images as recordings, in scikit-learn's order."""
 
     title = "scikit-learn's digits"
     licence = "Creative Commons Attribution 4.0"
@@ -44,14 +44,14 @@ class Digits(Dataset):
     scale = 1.0 / LEVELS
 
     class Options(Dataset.Options):
-        # images have no time in which there could be frames
-        bins: int = option(1, "frames of an image: one", low=1, high=1)
+        # an image has no time, so it has one frame
+        bins: int = option(1, "frames per image, always one", low=1, high=1)
 
     agent = "lif_ppo"
     shift, rotation = 0.5, 10.0
 
     def list_recordings(self) -> list[Recording]:
-        self.images, labels = load()
+        self.images, labels = load_images()
         return [Recording(f"{i:04}", label, "train", row=i) for i, label in enumerate(labels.tolist())]
 
     def get_fingerprints(self) -> Iterator[str]:

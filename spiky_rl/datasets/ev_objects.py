@@ -1,10 +1,10 @@
 """Ev-Objects: 36 household objects, each grasped 20 times by a hand with NeuTouch event-based fingertips of 39 taxels.
 
-``Ev-Objects/{train,test}/sample_I_label_C.npy`` is [39 taxels, 2 polarities, 250 steps] of 0 and 1: 576 recordings to learn from, 144 to
-test on. The taxels lie on no grid, so they are one row of 39, for networks with ``connection: linear``.
+``Ev-Objects/{train,test}/sample_I_label_C.npy`` is [39 taxels, 2 polarities, 250 steps] of 0 and 1: 576 recordings for training, 144 for
+testing. The taxels are not on a grid, so they form one row of 39, for networks with ``connection: linear``.
 
-Source: Gu, Sng, Taunyazov & Soh (2020), TactileSGNet, with NeuTouch by Taunyazov et al. (2020); it names no licence, so nothing of it
-is shipped.
+Source: Gu, Sng, Taunyazov & Soh (2020), TactileSGNet, with NeuTouch by Taunyazov et al. (2020). It names no licence, so this package
+ships none of it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
 FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
 HOMES = ("ev_objects", "Ev-Objects", ".")
-"""Where an archive may lie that has another name."""
+"""Folders in which archives of another name are looked for."""
 
 
 class EvObjects(Dataset):
-    """The published tensors, packed or not."""
+    """The published tensors, packed or unpacked."""
 
     title = "Ev-Objects"
     licence = "none is named: not to be passed on"
@@ -44,7 +44,7 @@ class EvObjects(Dataset):
 
     def list_recordings(self) -> list[Recording]:
         for store in find_stores(self.data, FOLDERS):
-            names = store.names()
+            names = store.list_names()
             matches = [
                 (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
                 for name in names
@@ -53,13 +53,13 @@ class EvObjects(Dataset):
             for recording in recordings:
                 if recording.label >= OBJECTS:
                     raise EventFileError(
-                        f"{self.path(recording)}: label {recording.label} is none of 0 to {OBJECTS - 1}"
+                        f"{self.path(recording)}: label {recording.label} given; allowed: 0 to {OBJECTS - 1}"
                     )
             if recordings:
                 return recordings
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
-            " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
+            " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it is elsewhere"
             f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='ev_objects')}"
         )
 
@@ -68,9 +68,11 @@ class EvObjects(Dataset):
         assert recording.store is not None
         path = self.path(recording)
         try:
-            held = read_array(recording.store.read(recording.member))
+            counts = read_array(recording.store.read(recording.member))
         except DAMAGE as error:
-            raise EventFileError(f"{path}: no recording, or a damaged one: {error}") from None
-        if held.shape != (TAXELS, POLARITIES, STEPS):
-            raise EventFileError(f"{path}: is {list(held.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]")
-        return decode_tensor(held.transpose(2, 1, 0)[:, :, np.newaxis], path)
+            raise EventFileError(f"{path}: not a recording, or damaged: {error}") from None
+        if counts.shape != (TAXELS, POLARITIES, STEPS):
+            raise EventFileError(
+                f"{path}: is {list(counts.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]"
+            )
+        return decode_tensor(counts.transpose(2, 1, 0)[:, :, np.newaxis], path)

@@ -205,7 +205,15 @@ def test_recordings_that_are_nothing_to_learn_from_are_refused_in_one_line(
     folder.mkdir(parents=True)
     for i in range(3):
         np.save(folder / f"{i}.npy", np.ones((10, 1, 2, 2)))
-    line = ["classify", "--dataset", "own", "--data", tmp_path / "data", "--json", tmp_path / "result.json"]
+    line = [
+        "classify",
+        "--dataset",
+        "custom",
+        "--data",
+        tmp_path / "data",
+        "--json",
+        tmp_path / "result.json",
+    ]
     assert common.run(bench.bench, [str(word) for word in line]) == 2
     said = capsys.readouterr().err.splitlines()
     assert sum("error: " in text for text in said) == 1 and words in said[-1], said

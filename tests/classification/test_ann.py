@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.settings import load_agent
 from spiky_rl.classification.training import compute_logits, get_sequence_shape, to_sequence
 from tests.recorded import of_frames
 
@@ -29,7 +29,7 @@ def torchs(network):
 
 @pytest.mark.parametrize(("agent", "how"), [("cnn_classifier", "sum"), ("cnn_time_classifier", "stack")])
 def test_an_ann_agent_is_torchs_own_cnn_forward_and_backward(agent, how):
-    spec = agent_of(agent, "nmnist", [])
+    spec = load_agent(agent, "nmnist", [])
     assert spec.runner["frames"] == how and not spec.network.options.stateful
     steps, inputs = get_sequence_shape(SIZE, how)
     torch.manual_seed(0)

@@ -77,7 +77,7 @@ def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
 
 def test_counting_equals_a_loop_over_events():
     recordings = Drawn(1)
-    held = samples.load("drawn", recordings, recordings.recordings)
+    held = samples.load_samples("drawn", recordings, recordings.recordings)
     expected = np.zeros((6, BINS, *SENSOR))
     for i, recording in enumerate(recordings.recordings):
         events = recordings.read_events(recording)
@@ -85,7 +85,7 @@ def test_counting_equals_a_loop_over_events():
             expected[i, t // 100, p, y, x] += 1
     assert (held.frames(np.arange(6)).numpy() == expected).all()
     assert (held.frames(np.array([4, 1])).numpy() == expected[[4, 1]]).all()
-    binary = samples.load("drawn", Drawn(1, binary=True), recordings.recordings)
+    binary = samples.load_samples("drawn", Drawn(1, binary=True), recordings.recordings)
     assert (binary.frames(np.arange(6)).numpy() == (expected > 0)).all()
     assert binary.digest != held.digest
 
@@ -111,12 +111,12 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
             file.write_bytes(encoded([(byte, 1, 0, t) for t in range(9)]))
             os.utime(file, (0, 0))
     given = {"sensor": [8, 8], "channels": 2, "window": [0, 9], "bins": 3}
-    held = [dataset("own", tmp_path / name, **given) for name in ("one", "other")]
+    held = [dataset("custom", tmp_path / name, **given) for name in ("one", "other")]
     one, other = (load_cached(found, found.recordings).digests.tolist() for found in held)
     assert one == other[::-1] != other, "files of equal names, sizes and times in another folder"
     (tmp_path / "one" / "a" / "2.csv").write_text("t,x,y,p\n0.001,1,1,0\n")
     coarse, fine = (
-        dataset("own", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
+        dataset("custom", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
     )
     places = [load_cached(found, found.recordings).places.tolist() for found in (coarse, fine)]
     assert places[0] != places[1], "another unit of time"
@@ -131,10 +131,10 @@ def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):
 
 def test_a_recording_that_is_bad_ends_in_its_name_or_is_skipped_and_named(own_cache, caplog):
     found = Drawn(0, bad=(2, 3))
-    with pytest.raises(EventFileError, match="r2: damaged; --skip_bad leaves such recordings out"):
+    with pytest.raises(EventFileError, match="r2: damaged; --skip_bad skips such recordings"):
         load_cached(found, found.recordings)
     assert not list(own_cache.iterdir())
-    held = samples.load("drawn", found, found.recordings, skip_bad=True)
+    held = samples.load_samples("drawn", found, found.recordings, skip_bad=True)
     assert held.skipped == ("r2: damaged", "r3: damaged") and held.names == ["r0", "r1", "r4", "r5"]
     assert held.labels.tolist() == [0, 1, 4, 5]
     assert "skipped 2 of 6 recordings" in caplog.text and "r3: damaged" in caplog.text
@@ -149,7 +149,7 @@ def test_a_recording_without_events_in_the_window_is_bad():
     found = Drawn(0)
     found.window = (500, 900)
     with pytest.raises(
-        EventFileError, match="drawn r0: all its events lie from .*, none in the window from 500 to 900"
+        EventFileError, match="drawn r0: all events are from .*, none in the window from 500 to 900"
     ):
         load_cached(found, found.recordings)
 
@@ -173,14 +173,14 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE_GB", "0.001")
     with pytest.raises(
         UserError,
-        match="100000 recordings of drawn take about 0.02 GB, and at most 0.001 GB are kept; .* --recordings",
+        match="100000 recordings of drawn need about 0.02 GB, but the cache may take 0.001 GB; .* --recordings",
     ):
         load_cached(many, many.recordings)
     assert many.reads == cache.MEASURED
     assert load_cached(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
-        with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' is no number"):
+        with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' given"):
             load_cached(many, many.recordings)
     monkeypatch.delenv("SPIKY_RL_CACHE_GB")
     (tmp_path / "file").write_text("")
@@ -222,7 +222,7 @@ def test_equal_recordings_are_known_by_their_events_whatever_file_they_come_from
     (tmp_path / "b" / "x" / "1.csv").write_text("".join(f"{t},{x},{y},{p}\n" for x, y, p, t in events))
     digests = []
     for name in "ab":
-        found = dataset("own", tmp_path / name)
+        found = dataset("custom", tmp_path / name)
         digests += load_cached(found, found.recordings).digests.tolist()
     assert digests[0] == digests[1]
 

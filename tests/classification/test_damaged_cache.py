@@ -31,7 +31,7 @@ def good(tmp_path_factory):
 
 def load(root):
     """What recordings are, from the cache where it has them."""
-    found = dataset("own", root / "data", bins=3)
+    found = dataset("custom", root / "data", bins=3)
     held = load_cached(found, found.recordings)
     return found.shape, found.window, held.places.tolist(), held.offsets.tolist(), held.digests.tolist()
 

@@ -15,7 +15,9 @@ from spiky_rl.config.registry import UserError
 from tests.hosts.test_damaged_checkpoints import NESTED, REMOVED, nest, put
 from tests.recorded import bars, encoded
 
-LINE = "--dataset own --device cpu --agent lif_linear_classifier --bins 2 --epochs 2 --batch_size 4".split()
+LINE = (
+    "--dataset custom --device cpu --agent lif_linear_classifier --bins 2 --epochs 2 --batch_size 4".split()
+)
 LINE += ["agent.network.layers=[5]", "agent.network.backend=torch"]
 
 
@@ -185,8 +187,22 @@ def test_the_whole_checkpoint_goes_on_and_is_used(good, tmp_path):
     file = damaged(good, tmp_path, f"{FLAGS}/epochs", 2)
     assert len(list(resume(file).epochs())) == 1
     asked = ClassifyRequest(checkpoint=str(file), evaluate=True)
-    assert len(inference.load_classifier(asked, checkpoint.read(file), "cpu", True).held) == 15
+    assert len(inference.load_classifier(asked, checkpoint.read(file), "cpu", True).samples) == 15
     assert len(DAMAGES) > 200
+
+
+def test_a_checkpoint_with_the_old_name_of_its_dataset_goes_on_and_is_used(good, tmp_path):
+    content = copy.deepcopy(good[1])
+    for path in (f"{IDENTITY}/dataset", f"{DATASET}/name"):
+        put(path, "own")(content)
+    put(f"{FLAGS}/epochs", 2)(content)
+    torch.save(content, tmp_path / "model.pt")
+    trainer = resume(tmp_path / "model.pt")
+    assert trainer.samples.name == "custom" and len(list(trainer.epochs())) == 1
+    for name in (None, "own", "custom"):
+        asked = ClassifyRequest(checkpoint=str(tmp_path / "model.pt"), evaluate=True, dataset=name)
+        loaded = checkpoint.read(tmp_path / "model.pt")
+        assert len(inference.load_classifier(asked, loaded, "cpu", True).samples) == 15
 
 
 @pytest.mark.parametrize("case", DAMAGES)
@@ -238,8 +254,8 @@ def test_recordings_that_go_on_after_the_window_of_the_training_are_said(good, t
     for name, last in (("short", window[1] - 1), ("long", 2 * window[1])):
         (tmp_path / "c0" / f"{name}.csv").write_text(f"10,1,1,0\n{last},1,1,0\n")
     asked = ClassifyRequest(checkpoint=str(path), evaluate=True, flags={"data": str(tmp_path)})
-    assert len(inference.load_classifier(asked, checkpoint.read(path), "cpu", True).held) == 2
-    words = "as in training; 1 of 2 recordings go on after it, c0/long.csv until"
+    assert len(inference.load_classifier(asked, checkpoint.read(path), "cpu", True).samples) == 2
+    words = "as in training; 1 of 2 recordings continue after it, c0/long.csv until"
     assert f"dataset.window: {window}, {words} {2 * window[1] + 1}" in caplog.text
     caplog.clear()
     given = asked.with_changes(overrides=(f"dataset.window={window}",))

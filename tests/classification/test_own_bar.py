@@ -48,7 +48,7 @@ def test_the_defaults_reach_a_perceptron_on_all_frames_of_recordings_that_they_w
     write_tensors(tmp_path / "own", objects)
     line = [
         "--dataset",
-        "own",
+        "custom",
         "--data",
         tmp_path / "own",
         "--device",

@@ -71,7 +71,7 @@ def test_a_subset_has_of_every_class_and_part_its_share_and_is_the_same_again():
     assert all(sum(r.label == label for r in found) == 10 for label in range(5))
     assert found == select_subset(RECORDINGS, 50, None) and found == sorted(found, key=RECORDINGS.index)
     assert select_subset(RECORDINGS, 125, None) == RECORDINGS
-    with pytest.raises(UserError, match="--recordings 126: there are 125"):
+    with pytest.raises(UserError, match="--recordings 126: allowed: at most 125"):
         select_subset(RECORDINGS, 126, None)
 
 
@@ -96,7 +96,7 @@ BAD_LISTS = {
         "there is no recording 'train/0/00O'; did you mean 'train/0/0",
     ),
     "a name of two": ("000\n", "there is no recording '000'"),
-    "a part": ("recording,part\ntrain/0/000,tset\n", "part 'tset' is none of train, validation, test"),
+    "a part": ("recording,part\ntrain/0/000,tset\n", "unknown part 'tset'; allowed: train, validation, test"),
     "nothing": ("# none\n", "lists no recording"),
 }
 

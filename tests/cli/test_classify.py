@@ -74,7 +74,7 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path,
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
     line = [
         "--dataset",
-        "own",
+        "custom",
         "--data",
         tmp_path / "data",
         "--bins",
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, caps
             "--agent lif_ppo: the run of .* has lif_conv_classifier",
         ),
         (["--checkpoint", "latest"], "--checkpoint latest: name the --dataset too"),
-        ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has seen 1 epochs"),
+        ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has done 1 epochs"),
         ([*DIGITS, *latest], "no run of any agent on digits"),
         ([*DIGITS, "--checkpoint", folder], "--dataset digits: the run of .* has nmnist_synthetic"),
         ([*DIGITS, "--checkpoint", folder / "result.json"], "not a checkpoint, or damaged"),
@@ -210,10 +210,10 @@ def test_a_list_of_recordings_that_has_changed_is_named(tmp_path, capsys):
 
 
 def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
-    rate = classify_training.Trainer._learning_rate  # pylint: disable=protected-access
+    rate = classify_training.Trainer._get_learning_rate  # pylint: disable=protected-access
     monkeypatch.setattr(
         classify_training.Trainer,
-        "_learning_rate",
+        "_get_learning_rate",
         lambda self, done: 1e38 if done >= 0.5 else rate(self, done),
     )
     assert run(tmp_path, *SYNTHETIC, "--epochs", "2", "--batch_size", "8")[0] == 1
@@ -230,7 +230,7 @@ def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
     number, times, epochs, tmp_path, monkeypatch
 ):
     """With what shells call a process that the signal ended, and what the last whole epoch learned."""
-    rate, sent = classify_training.Trainer._learning_rate, []  # pylint: disable=protected-access
+    rate, sent = classify_training.Trainer._get_learning_rate, []  # pylint: disable=protected-access
 
     def signalled(self, done):
         if done >= 0.5 and len(sent) < times:
@@ -238,7 +238,7 @@ def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
             os.kill(os.getpid(), number)
         return rate(self, done)
 
-    monkeypatch.setattr(classify_training.Trainer, "_learning_rate", signalled)
+    monkeypatch.setattr(classify_training.Trainer, "_get_learning_rate", signalled)
     assert run(tmp_path, *SYNTHETIC, "--epochs", "4", "--batch_size", "8")[0] == 128 + number
     (path,) = tmp_path.rglob("result.json")
     result = json.loads(path.read_text())
@@ -280,26 +280,26 @@ def test_an_interrupt_while_the_command_is_loaded_ends_without_a_traceback(monke
 
 BAD_LINES = {
     "dataset": (["--dataset", "mnist"], "--dataset: unknown dataset 'mnist'; known: .*did you mean 'nmnist'"),
-    "no dataset": ([], "--dataset: name one of custom, digits, ev_objects"),
+    "no dataset": ([], "--dataset: name one of custom, digits, ev_objects, nmnist"),
     "dataset's option": (["--dataset", "stemnist", "dataset.character=all"], "did you mean 'characters'"),
     "own without a folder": (
-        ["--dataset", "own"],
-        "--dataset own: name the folder of your recordings with --data",
+        ["--dataset", "custom"],
+        "--dataset custom: name the folder of your recordings with --data",
     ),
-    "download": ([*DIGITS, "--download"], "--download: goes with nmnist only, not with digits"),
-    "out": ([*DIGITS, "--out", "x.csv"], "--out: goes with --evaluate or --predict"),
+    "download": ([*DIGITS, "--download"], "--download: not available for digits; allowed: nmnist"),
+    "out": ([*DIGITS, "--out", "x.csv"], "--out: available only with --evaluate or --predict"),
     "validation": ([*DIGITS, "--validation", "1438"], "--validation 1438: must be between 1 and 1437"),
     "flag": ([*DIGITS, "--epoch", "3"], "did you mean '--epochs'?"),
     "agent": ([*DIGITS, "--agent", "lif_pppo"], "unknown agent 'lif_pppo'.*did you mean 'lif_ppo'"),
     "local rule": (
         [*DIGITS, "agent.network.learning=stdp"],
-        "agent.network.learning: 'stdp' learns from what actions",
+        "agent.network.learning: 'stdp' learns from the advantages of actions",
     ),
-    "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: has no `network`"),
+    "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: .*no `network`"),
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (
         [*DIGITS, "agent.algorithm.gamma=0.9"],
-        "agent.algorithm.gamma=0.9.* reads of an agent network, frames, actor",
+        "agent.algorithm.gamma=0.9.* allowed: network, frames, actor",
     ),
     "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is not an override"),
     "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),
@@ -314,7 +314,7 @@ BAD_LINES = {
     ),
     "shift": ([*DIGITS, "--shift", "-1"], "-1.0 is out of range; it must be"),
     "no data": (["--dataset", "nmnist", "--data", "/nowhere"], "N-MNIST is not in '/nowhere'"),
-    "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "a form to be filled in"),
+    "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "require a form"),
     "maps": ([*DIGITS, "--agent", "lif_conv_classifier"], "does not fit maps of"),
 }
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from spiky_rl.classification import ann as ann_beside
-from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.settings import load_agent
 from spiky_rl.cli import common
 from spiky_rl.config import memory_check
 from tests.cli.test_classify_use import LINE, folder, newest, run
@@ -75,7 +75,7 @@ def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(t
 
 def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_otherwise(tmp_path):
     data = folder(tmp_path / "data", 10, 0)
-    line = ["--dataset", "own", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
+    line = ["--dataset", "custom", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
     line += ["dataset.bins=2", "--ann", "none", "--epochs", 1]
     assert run(tmp_path, *line) == 0
     flags = newest(tmp_path)[1]["settings"]["flags"]
@@ -91,7 +91,7 @@ ONE_LAYER = "agent.network.layers=[64]"
 def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch, capsys):
     data = folder(tmp_path / "data", 90, 0)
     line = [*LINE[: LINE.index("--batch_size")], "--data", data, "--ann", "none", "--epochs", 1, ONE_LAYER]
-    spec = agent_of("lif_linear_classifier", "own", [ONE_LAYER])
+    spec = load_agent("lif_linear_classifier", "custom", [ONE_LAYER])
     for have, given, named in (
         (15, (), "batches of 16 recordings"),
         (16, (), "batches of 20 recordings"),

@@ -158,6 +158,6 @@ def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold
         for recording in few:
             check_events(built.read_events(recording), built.path(recording), built.shape)
             assert 0 <= recording.label < len(built.classes)
-        held = samples.load(dataset, built, few)
+        held = samples.load_samples(dataset, built, few)
         assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)
         assert list(built.get_fingerprints()) == list(built.get_fingerprints())

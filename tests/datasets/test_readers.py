@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from spiky_rl.classification.samples import data_folder
+from spiky_rl.classification.samples import get_data_folder
 from spiky_rl.config.registry import RegistryError, UserError
 from spiky_rl.datasets import stmnist
 from spiky_rl.datasets._events import EventFileError, MissingData, check_events, decode_events
@@ -50,7 +50,7 @@ def test_an_event_outside_the_sensor_is_named_with_file_and_place(place, what):
     events = decode_events(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
     with pytest.raises(
         EventFileError,
-        match=rf"a\.bin: event 1 lies at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
+        match=rf"a\.bin: event 1 is at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
     ):
         check_events(events, "a.bin", (2, 34, 34))
 
@@ -115,9 +115,9 @@ BAD_ARRAYS = {
         {"addr": [0, 2312]},
         r"row 0 \(Train/1/00001\): event 1: addr is 2312; it must be between 0 and 2311",
     ),
-    "absent": ({"dt": None}, "no packed recordings, or damaged ones"),
-    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 is none of 0 to 9"),
-    "ids": ({"id": [1, 2]}, "there are 2 of id and 1 of label"),
+    "absent": ({"dt": None}, "not packed recordings, or damaged"),
+    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 given; allowed: 0 to 9"),
+    "ids": ({"id": [1, 2]}, "2 values of id and 1 of label"),
 }
 
 
@@ -136,7 +136,7 @@ def test_bad_packed_recordings_are_refused(tmp_path, case):
 
 def test_a_cut_packed_file_is_refused(tmp_path):
     (tmp_path / "nmnist_p.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match=r"nmnist_p\.npz: no packed recordings, or damaged ones"):
+    with pytest.raises(UserError, match=r"nmnist_p\.npz: not packed recordings, or damaged"):
         dataset("nmnist", tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_missing_data_say_how_to_get_them(tmp_path):
         MissingData, match="--download .* --data DIR .* nmnist_synthetic .* By hand: .*train.zip and test.zip"
     ):
         dataset("nmnist", tmp_path)
-    with pytest.raises(MissingData, match="a form to be filled in: get .*scholarbank.*stmnist'"):
+    with pytest.raises(MissingData, match="a form: get .*scholarbank.*stmnist'"):
         dataset("stmnist", tmp_path)
     with pytest.raises(MissingData, match="STEMNIST is not in .*spike.npy,manifest.csv"):
         dataset("stemnist", tmp_path)
@@ -279,10 +279,10 @@ def test_all_archives_within_recordings_are_counted_and_few_are_named(tmp_path):
 def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     monkeypatch.delenv("SPIKY_RL_DATA", raising=False)
-    assert data_folder() == tmp_path / "datasets"
+    assert get_data_folder() == tmp_path / "datasets"
     monkeypatch.setenv("SPIKY_RL_DATA", "/elsewhere")
-    assert data_folder() == Path("/elsewhere")
-    assert data_folder(tmp_path) == tmp_path
+    assert get_data_folder() == Path("/elsewhere")
+    assert get_data_folder(tmp_path) == tmp_path
 
 
 def test_an_unknown_dataset_has_its_nearest_name_and_more_frames_than_time_are_refused(tmp_path):
@@ -290,17 +290,17 @@ def test_an_unknown_dataset_has_its_nearest_name_and_more_frames_than_time_are_r
         dataset("nmist", tmp_path)
     with pytest.raises(RegistryError, match="dataset.bins: 4 is out of range; it must be between 1 and 1"):
         dataset("digits", tmp_path, bins=4)
-    with pytest.raises(RegistryError, match="dataset.bins: 50 frames do not fit a window of 40"):
+    with pytest.raises(RegistryError, match="dataset.bins: 50 frames in a window of 40; allowed: at most 40"):
         (tmp_path / "a").mkdir()
         np.save(tmp_path / "a" / "1.npy", np.ones((40, 1, 2, 2)))
-        dataset("own", tmp_path, bins=50)
+        dataset("custom", tmp_path, bins=50)
 
 
 LETTERS, STEPS = ("A", "7", "B"), 240
 
 
 def stemnist(folder):
-    """Three recordings a part, whose only event lies at the step and taxel of their number."""
+    """Three recordings a part, whose only event is at the step and taxel of their number."""
     for part in ("train", "val", "test"):
         place = folder / "spike" / part
         place.mkdir(parents=True)
@@ -344,7 +344,7 @@ def test_damaged_stemnist_is_named(tmp_path):
     with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
         found.read_events(last)
     (folder / "spike" / "val" / "manifest.csv").write_text("sample_id,label\nx,%\n")
-    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' is none of"):
+    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' given; allowed"):
         dataset("stemnist", tmp_path)
 
 
@@ -365,7 +365,7 @@ def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
     ):
         found.read_events(dataset("ev_objects", tmp_path).recordings[1])
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_36.npy", np.ones((39, 2, 250)))
-    with pytest.raises(EventFileError, match="label 36 is none of 0 to 35"):
+    with pytest.raises(EventFileError, match="label 36 given; allowed: 0 to 35"):
         dataset("ev_objects", tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_record
 def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     found = dataset("nmnist_synthetic", tmp_path, bins=2, count=3)
-    held = samples.load("nmnist_synthetic", found, found.recordings)
+    held = samples.load_samples("nmnist_synthetic", found, found.recordings)
     assert held.size == (2, 2, 34, 34) and len(held) == 3
     assert held.synthetic == "simulated sensor on scikit-learn's digits"
     assert "synthetic recordings" in caplog.text
@@ -101,7 +101,7 @@ def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
 @needs_digits
 def test_more_recordings_than_images_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match="dataset.count: 1798 .* there are 1797 images of scikit-learn's digits"
+        UserError, match="dataset.count: 1798 .* at most 1797, the images of scikit-learn's digits"
     ):
         dataset("nmnist_synthetic", tmp_path, count=1798)
 
@@ -116,7 +116,7 @@ def test_mnists_own_files_are_taken_where_they_are(tmp_path):
     found, labels, source = synthetic.load_mnist_like(tmp_path)
     assert (found == images).all() and labels.tolist() == [7, 3] and source == "MNIST"
     (tmp_path / "mnist" / synthetic.IMAGES).write_bytes(head + images.tobytes()[:-1])
-    with pytest.raises(UserError, match="no idx file of bytes, or a truncated one"):
+    with pytest.raises(UserError, match="not an idx file of bytes, or truncated"):
         synthetic.load_mnist_like(tmp_path)
 
 
@@ -124,11 +124,11 @@ def test_mnists_own_files_are_taken_where_they_are(tmp_path):
 def test_static_digits_are_one_frame_of_brightness(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     found = dataset("digits", tmp_path)
-    held = samples.load("digits", found, found.recordings)
+    held = samples.load_samples("digits", found, found.recordings)
     frames = held.frames(np.arange(len(held)))
     assert frames.shape == (1797, 1, 1, 8, 8) and held.shape == (1, 8, 8)
     assert frames.max() == 1.0 and held.synthetic == ""
-    assert (frames.numpy()[:, 0, 0] == digits.load()[0] / 16).all()
+    assert (frames.numpy()[:, 0, 0] == digits.load_images()[0] / 16).all()
 
 
 @needs_digits

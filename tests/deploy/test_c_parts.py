@@ -31,13 +31,13 @@ from tests.kernels.test_convolution import GEOMETRIES, operands
 
 QUICK = ("-O1", "-march=native")
 NET = "agent.network."
-ONE_AFTER_THE_OTHER = "{name: beside, first: rate, second: delta}"
+ONE_AFTER_THE_OTHER = "{name: concat, first: rate, second: delta}"
 SETTINGS = {
     "hodgkin_huxley": "{name: hodgkin_huxley, substeps: 2, dt: 0.2, learn: [leak, gain]}",
     "izhikevich": "{name: izhikevich, learn: [a]}",
     "lif": "{name: lif, learn: [tau, threshold], spread: 2.0}",
     "alif": "{name: alif, learn: [tau, tau_adaptation], reset: zero}",
-    "beside": ONE_AFTER_THE_OTHER,
+    "concat": ONE_AFTER_THE_OTHER,
     "delta": "{name: delta, start: first}",
     "population": "{name: population, mode: deterministic}",
 }

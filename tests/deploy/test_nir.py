@@ -57,7 +57,7 @@ WAYS = {
     "normalised before an encoder": (
         "lif_stateful_ppo",
         "agent.actor.obs_normalization=true",
-        "agent.network.encoder={name: beside, first: rate, second: delta}",
+        "agent.network.encoder={name: concat, first: rate, second: delta}",
         "agent.network.decoder=linear",
     ),
     "pooled": (

@@ -158,7 +158,7 @@ def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
 
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
 POOLED = {"name": "feedforward", "connection": ["linear", {"name": "convolutional", "pool": 2}]}
-OWN = {"name": "feedforward", "encoder": {"name": "beside", "second": {"name": "own.py:Own"}}}
+OWN = {"name": "feedforward", "encoder": {"name": "concat", "second": {"name": "own.py:Own"}}}
 BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 
 

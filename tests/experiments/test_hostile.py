@@ -13,12 +13,12 @@ from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
-from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from spiky_rl.experiments.report import pages
 from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import build_threats_section
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"

@@ -126,7 +126,7 @@ class Waits(TorchDispatchMode):
 
 NETWORKS = [
     {"name": "feedforward", **LIF, "layers": [16, 12], "stateful": stateful, "surrogate": SCHEDULED, "encoder": encoder}
-    for stateful, encoder in itertools.product([False, True], ["direct", "rate", "population", "beside"])
+    for stateful, encoder in itertools.product([False, True], ["direct", "rate", "population", "concat"])
 ] + [RESERVOIR, PLASTIC]  # fmt: skip
 
 

@@ -165,11 +165,11 @@ def read(path: Path) -> GrownGraph:
         if key not in data:
             raise RegistryError(f"{path}: {key}: missing; allowed: {allowed}")
         if not check(data[key]):
-            raise RegistryError(f"{path}: {key}: {shorten(data[key])} is not allowed; allowed: {allowed}")
+            raise RegistryError(f"{path}: {key}: {shorten(data[key])} given; allowed: {allowed}")
     size = len(data["states"])
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:
-            raise RegistryError(f"{path}: edges[{i}]: {edge} is not allowed; allowed: nodes 0 to {size - 1}")
+            raise RegistryError(f"{path}: edges[{i}]: {edge} given; allowed: nodes 0 to {size - 1}")
     rule = {name: [np.array(matrix) for matrix in chromosome] for name, chromosome in data["rule"].items()}
     return GrownGraph(
         np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,

@@ -48,7 +48,7 @@ def rows(found):
 @pytest.mark.parametrize("ending", [".bin", ".npy", ".npz", ".csv"])
 def test_every_format_gives_the_same_events(tmp_path, ending):
     write(tmp_path / "data" / "cat" / f"1{ending}")
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert sorted(listed(found.read_events(found.recordings[0]))) == sorted(EVENTS)
     assert (found.shape, found.window) == ((2, 7, 6), (0, 100))
 
@@ -60,7 +60,7 @@ def test_columns_may_have_names_signs_and_another_unit(tmp_path):
     write(tmp_path / "data" / "cat" / "1.npy").unlink()
     np.save(tmp_path / "data" / "cat" / "1.npy", named)
     (tmp_path / "data" / "cat" / "2.csv").write_text("0.07,3,4,1\n0.09,5,6,-1\n")
-    found = dataset("own", tmp_path / "data", unit="s")
+    found = dataset("custom", tmp_path / "data", unit="s")
     for recording in found.recordings:
         assert listed(found.read_events(recording)) == [(3, 4, 1, 70_000), (5, 6, 0, 90_000)]
 
@@ -70,13 +70,13 @@ def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
     held[7, 2, 1, 0] = 3
     (tmp_path / "data" / "cat").mkdir(parents=True)
     np.save(tmp_path / "data" / "cat" / "1.npy", held)
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert (found.shape, found.window) == ((3, 4, 5), (0, 20))
     assert listed(found.read_events(found.recordings[0])) == [(0, 1, 2, 7)] * 3
     np.save(tmp_path / "data" / "cat" / "1.npy", held[:, :2])
-    smaller = dataset("own", tmp_path / "data", sensor=[4, 5], channels=3, window=[0, 20])
+    smaller = dataset("custom", tmp_path / "data", sensor=[4, 5], channels=3, window=[0, 20])
     with pytest.raises(
-        EventFileError, match=r"1\.npy: is \[20, 2, 4, 5\]; expected \[time, 3, 4, 5\] as of the others"
+        EventFileError, match=r"1\.npy: is \[20, 2, 4, 5\]; expected \[time, 3, 4, 5\] like the others"
     ):
         smaller.read_events(smaller.recordings[0])
 
@@ -84,7 +84,7 @@ def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
 def test_a_folder_for_each_class_may_stand_in_folders_of_a_split(tmp_path):
     for name in ("train/cat/1.bin", "train/dog/1.bin", "testing/cat/2.bin", "Valid/dog/a/3.bin"):
         write(tmp_path / "data" / name)
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert found.classes == ("cat", "dog")
     assert rows(found) == [
         ("Valid/dog/a/3.bin", "dog", "validation"),
@@ -97,47 +97,45 @@ def test_a_folder_for_each_class_may_stand_in_folders_of_a_split(tmp_path):
 def test_a_folder_beside_those_of_a_split_is_no_class(tmp_path):
     for name in ("train/cat/1.bin", "held/cat/2.bin"):
         write(tmp_path / "data" / name)
-    with pytest.raises(MissingData, match="held: stands beside train, and is none of train, .*test"):
-        dataset("own", tmp_path / "data")
+    with pytest.raises(MissingData, match="held: unknown split folder beside train; allowed: train, .*test"):
+        dataset("custom", tmp_path / "data")
 
 
 def test_a_class_may_be_called_as_a_part_is_or_begin_with_an_underscore(tmp_path):
     for name in ("train/1.bin", "bus/1.bin", "_noise/1.bin"):
         write(tmp_path / "data" / name)
-    assert dataset("own", tmp_path / "data").classes == ("_noise", "bus", "train")
+    assert dataset("custom", tmp_path / "data").classes == ("_noise", "bus", "train")
 
 
 def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
     for i in range(12):
         write(tmp_path / "events" / "cat" / f"{i}.bin")
     (tmp_path / "events" / "cat" / "3.csv").write_text("t,x,y,p\n1,90000,2,0\n")
-    with pytest.raises(
-        EventFileError, match="3.csv: needs 90001 columns, and no other recording more than 6"
-    ):
-        dataset("own", tmp_path / "events")
-    found = dataset("own", tmp_path / "events", sensor=[7, 6])
+    with pytest.raises(EventFileError, match="3.csv: needs 90001 columns, the other recordings at most 6"):
+        dataset("custom", tmp_path / "events")
+    found = dataset("custom", tmp_path / "events", sensor=[7, 6])
     assert found.shape == (2, 7, 6)
     with pytest.raises(EventFileError, match="3.csv: needs 90001 columns"):
-        dataset("own", tmp_path / "events")  # what was found out with a sensor is not believed without one
+        dataset("custom", tmp_path / "events")  # what was found out with a sensor is not believed without one
     (tmp_path / "tensors" / "cat").mkdir(parents=True)
     for i in range(4):
         np.save(tmp_path / "tensors" / "cat" / f"{i}.npy", np.ones((20, 1, 18 if i == 0 else 16, 16)))
-    found = dataset("own", tmp_path / "tensors")
+    found = dataset("custom", tmp_path / "tensors")
     assert found.shape == (1, 16, 16)
-    with pytest.raises(EventFileError, match="0.npy: is .* expected .time, 1, 16, 16. as of the others"):
+    with pytest.raises(EventFileError, match="0.npy: is .* expected .time, 1, 16, 16. like the others"):
         found.read_events(found.recordings[0])
 
 
 def test_steps_and_times_are_not_mixed(tmp_path):
     write(tmp_path / "data" / "cat" / "1.bin")
     np.save(tmp_path / "data" / "cat" / "2.npy", np.ones((20, 2, 7, 6)))
-    with pytest.raises(EventFileError, match=r"2.npy: counts steps, and .*1.bin has times"):
-        dataset("own", tmp_path / "data")
-    found = dataset("own", tmp_path / "data", time="us")
+    with pytest.raises(EventFileError, match=r"2.npy: has times in steps, but .*1.bin in microseconds"):
+        dataset("custom", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data", time="us")
     assert found.window == (0, 100) and found.settings()["time"] == "us"
-    assert dataset("own", tmp_path / "data", time="steps").window == (0, 20)
+    assert dataset("custom", tmp_path / "data", time="steps").window == (0, 20)
     with pytest.raises(
-        EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"
+        EventFileError, match="2.npy: has times in steps; expected us, like the others or dataset.time"
     ):
         found.read_events(found.recordings[1])
 
@@ -145,12 +143,12 @@ def test_steps_and_times_are_not_mixed(tmp_path):
 @pytest.mark.parametrize("given", [{}, {"sensor": [7, 6], "channels": 2, "window": [0, 100]}])
 def test_recordings_of_another_kind_than_a_network_was_trained_with_are_refused(given, tmp_path):
     write(tmp_path / "data" / "cat" / "1.bin")
-    settings = dataset("own", tmp_path / "data", **given).settings()
+    settings = dataset("custom", tmp_path / "data", **given).settings()
     assert settings["time"] == "us"
     (tmp_path / "other").mkdir()
     np.save(tmp_path / "other" / "1.npy", np.ones((20, 2, 7, 6)))
     kept = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
-    other = dataset("own", tmp_path / "other", **kept)
+    other = dataset("custom", tmp_path / "other", **kept)
     with pytest.raises(EventFileError, match="1.npy: has times in steps"):
         other.read_events(other.recordings[0])
 
@@ -158,26 +156,26 @@ def test_recordings_of_another_kind_than_a_network_was_trained_with_are_refused(
 def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_recordings(tmp_path):
     for name in ("10/1.bin", "9/1.bin", "1/1.bin", "1/.2.bin", "__MACOSX/1/1.bin", "1/notes.txt"):
         write(tmp_path / "data" / name, b"x" if "1.bin" not in name else None)
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert found.classes == ("1", "9", "10") and len(found.recordings) == 3
 
 
 def test_recordings_without_folders_have_no_class(tmp_path):
     write(tmp_path / "data" / "1.bin")
-    assert rows(dataset("own", tmp_path / "data")) == [("1.bin", None, "train")]
+    assert rows(dataset("custom", tmp_path / "data")) == [("1.bin", None, "train")]
 
 
 def test_recordings_of_other_classes_may_count_as_unlabelled(tmp_path, caplog):
     for name in ("cats/1.bin", "today/2.bin"):
         write(tmp_path / "data" / name)
     with pytest.raises(
-        MissingData, match="class 'today' is none of cats, dogs; with dataset.others=unlabelled"
+        MissingData, match="unknown class 'today'; allowed: cats, dogs; dataset.others=unlabelled"
     ):
-        dataset("own", tmp_path / "data", names=["cats", "dogs"])
+        dataset("custom", tmp_path / "data", names=["cats", "dogs"])
     with caplog.at_level(logging.INFO):
-        found = dataset("own", tmp_path / "data", names=["cats", "dogs"], others="unlabelled")
+        found = dataset("custom", tmp_path / "data", names=["cats", "dogs"], others="unlabelled")
     assert rows(found) == [("cats/1.bin", "cats", "train"), ("today/2.bin", None, "train")]
-    assert "recordings of today have no class here, which is one of cats, dogs" in caplog.text
+    assert "recordings of today are taken as unlabelled; the classes are cats, dogs" in caplog.text
 
 
 SENSORS = {
@@ -191,9 +189,9 @@ SENSORS = {
 def test_the_agent_fits_the_sensor(tmp_path, sensor):
     (tmp_path / "data" / "cats").mkdir(parents=True)
     np.save(tmp_path / "data" / "cats" / "1.npy", np.ones((20, 1, *sensor)))
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert found.agent == SENSORS[sensor]
-    network = resolve_agent(found.agent, "own", HOST, []).network.build(inputs=(1, *sensor), outputs=2)
+    network = resolve_agent(found.agent, "custom", HOST, []).network.build(inputs=(1, *sensor), outputs=2)
     assert compute_logits(network, torch.ones(3, 1, sensor[0] * sensor[1])).shape == (1, 2)
 
 
@@ -202,7 +200,7 @@ def test_a_manifest_may_call_the_split_a_part_as_the_list_of_a_run_does(tmp_path
         write(tmp_path / "data" / name)
     text = "Recording,label,part,who\na.bin,cat,train,x\nb.bin,cat,test,y\n"
     (tmp_path / "data" / "manifest.csv").write_text(text)
-    assert rows(dataset("own", tmp_path / "data")) == [("a.bin", "cat", "train"), ("b.bin", "cat", "test")]
+    assert rows(dataset("custom", tmp_path / "data")) == [("a.bin", "cat", "train"), ("b.bin", "cat", "test")]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".npz"])
@@ -218,7 +216,7 @@ def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending):
             zip(("recording", "label", "split"), map(np.array, zip(*table, strict=True)), strict=True)
         )
         np.savez(tmp_path / "data" / "manifest.npz", **columns)
-    found = dataset("own", tmp_path / "data")
+    found = dataset("custom", tmp_path / "data")
     assert rows(found) == [
         ("a/1.bin", "cat", "train"),
         ("b.npy", "dog", "test"),
@@ -232,7 +230,7 @@ def test_an_archive_is_read_as_a_folder_with_or_without_one_around_all(tmp_path)
         with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
             for name in ("cat/1.bin", "dog/2.bin"):
                 archive.writestr(f"{around}{name}", encoded(EVENTS))
-        found = dataset("own", tmp_path / "data.zip")
+        found = dataset("custom", tmp_path / "data.zip")
         assert found.classes == ("cat", "dog") and listed(found.read_events(found.recordings[1])) == EVENTS
 
 
@@ -241,17 +239,17 @@ def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stand
 ):
     caplog.set_level(logging.INFO)
     write(tmp_path / "data" / "cat" / "1.bin")
-    first = dataset("own", tmp_path / "data")
+    first = dataset("custom", tmp_path / "data")
     assert (
-        "2 channels, 7 x 6 pixels, times from 0 to 100, unless dataset.channels, .sensor and .window say"
+        "2 channels, 7 x 6 pixels, times from 0 to 100; set dataset.channels, .sensor and .window"
         in caplog.text
     )
     monkeypatch.setattr(type(first), "read_events", None)
-    warm = dataset("own", tmp_path / "data")
+    warm = dataset("custom", tmp_path / "data")
     assert (warm.shape, warm.window) == (first.shape, first.window)
-    given = dataset("own", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95], time="us")
+    given = dataset("custom", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95], time="us")
     assert (given.shape, given.window) == ((2, 34, 34), (50, 95))
-    assert dataset("own", tmp_path / "data", **given.settings()).shape == (2, 34, 34)
+    assert dataset("custom", tmp_path / "data", **given.settings()).shape == (2, 34, 34)
 
 
 EMPTY = {"an empty folder": False, "other files": True}
@@ -264,19 +262,19 @@ def test_a_folder_without_recordings_is_told_the_layout(tmp_path, case):
         (tmp_path / "data" / "cat" / "1.txt").write_text("x")
     with pytest.raises(
         MissingData,
-        match="data: there is no recording in it; expected DIR/CLASS/RECORDING.*manifest.csv.*t, x, y, p",
+        match="data: contains no recording; expected DIR/CLASS/RECORDING.*manifest.csv.*t, x, y, p",
     ):
-        dataset("own", tmp_path / "data")
-    with pytest.raises(MissingData, match="none: there is no such folder; expected DIR/CLASS"):
-        dataset("own", tmp_path / "none")
+        dataset("custom", tmp_path / "data")
+    with pytest.raises(MissingData, match="none: no such folder; expected DIR/CLASS"):
+        dataset("custom", tmp_path / "none")
 
 
 BAD = {
     "zero bytes": ("1.bin", b"", "is empty"),
     "a cut event": ("1.bin", encoded(EVENTS)[:-2], "byte 10: the last event has 3 of 5 bytes"),
-    "no numpy file": ("1.npy", b"text", "no recording, or a damaged one"),
-    "no zip": ("1.npz", b"text", "no recording, or a damaged one"),
-    "no text": ("1.csv", b"\xff\xfe\x00", "no recording, or a damaged one"),
+    "no numpy file": ("1.npy", b"text", "not a recording, or damaged"),
+    "no zip": ("1.npz", b"text", "not a recording, or damaged"),
+    "no text": ("1.csv", b"\xff\xfe\x00", "not a recording, or damaged"),
     "words": ("1.csv", b"t,x,y,p\n1,a,2,1\n", "could not convert"),
     "a column less": ("1.csv", b"1,2,3\n", "event 0: p is nan"),
     "a negative column": (
@@ -294,7 +292,7 @@ BAD = {
 def test_a_recording_that_is_damaged_is_named_with_what_is_wrong(case, tmp_path):
     name, content, words = BAD[case]
     write(tmp_path / "data" / "cat" / name, content)
-    found = dataset("own", tmp_path / "data", sensor=[9, 9], channels=2, window=[0, 100])
+    found = dataset("custom", tmp_path / "data", sensor=[9, 9], channels=2, window=[0, 100])
     with pytest.raises(EventFileError, match=f"{name}: .*{words}") as error:
         found.read_events(found.recordings[0])
     assert "\n" not in str(error.value)
@@ -306,8 +304,8 @@ BAD_TENSORS = {
     "no number": (np.full((2, 1, 1, 1), np.nan), "holds nan"),
     "three axes": (np.ones((2, 1, 1)), r"holds float64 of shape \[2, 1, 1\]; expected counts \[time"),
     "words": (np.array([["a"]]), "holds <U1"),
-    "unequal lists": ({"t": [1], "x": [1, 2], "y": [1], "p": [1]}, "they must be equal lists"),
-    "a list less": ({"t": [1], "x": [1], "y": [1]}, "no recording, or a damaged one: no"),
+    "unequal lists": ({"t": [1], "x": [1, 2], "y": [1], "p": [1]}, "they must be lists of equal length"),
+    "a list less": ({"t": [1], "x": [1], "y": [1]}, "not a recording, or damaged: no"),
 }
 
 
@@ -319,7 +317,7 @@ def test_arrays_that_are_no_recording_are_named(case, tmp_path):
         np.savez(tmp_path / "cat" / "1.npz", **held)
     else:
         np.save(tmp_path / "cat" / "1.npy", held)
-    found = dataset("own", tmp_path, sensor=[1, 1], channels=1, window=[0, 100])
+    found = dataset("custom", tmp_path, sensor=[1, 1], channels=1, window=[0, 100])
     with pytest.raises(EventFileError, match=words):
         found.read_events(found.recordings[0])
 
@@ -328,11 +326,11 @@ MANIFESTS = {
     "no column": ("file,label\na.bin,cat\n", "expected columns recording, label and split"),
     "a split": (
         "recording,label,split\na.bin,cat,tset\n",
-        "row 1: split 'tset' is none of .*; did you mean 'test'",
+        "row 1: unknown split 'tset'; .*; did you mean 'test'",
     ),
     "twice": (
         "recording,label,split\na.bin,cat,train\na.bin,cat,test\n",
-        "row 2: 'a.bin' stands in row 1 already",
+        "row 2: 'a.bin' is in row 1 already",
     ),
 }
 
@@ -343,7 +341,7 @@ def test_a_manifest_that_does_not_fit_is_refused(case, tmp_path):
     write(tmp_path / "a.bin")
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(UserError, match=words):
-        dataset("own", tmp_path)
+        dataset("custom", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["in a folder", "in an archive", "as a link that leads nowhere"])
@@ -361,16 +359,16 @@ def test_a_file_that_is_listed_and_not_there_is_named_or_left_out(tmp_path, kind
         (data / "manifest.csv").write_text(listing)
         if kind == "as a link that leads nowhere":
             (data / "b.bin").symlink_to(tmp_path / "nowhere.bin")
-    found = dataset("own", data)
+    found = dataset("custom", data)
     with pytest.raises(EventFileError, match=re.escape(f"{data / 'b.bin'}: {words}")):
-        samples.load("own", found, found.recordings)
-    left = samples.load("own", found, found.recordings, skip_bad=True)
+        samples.load_samples("custom", found, found.recordings)
+    left = samples.load_samples("custom", found, found.recordings, skip_bad=True)
     assert left.names == ["a.bin"] and words in left.skipped[0]
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path):
     write(tmp_path / "cat" / "1.bin")
     with pytest.raises(UserError, match=r"dataset.window: \[9, 9\] ends before it begins"):
-        dataset("own", tmp_path, window=[9, 9])
-    with pytest.raises(UserError, match="class 'cat' is none of cats, dogs; did you mean 'cats'"):
-        dataset("own", tmp_path, names=["cats", "dogs"])
+        dataset("custom", tmp_path, window=[9, 9])
+    with pytest.raises(UserError, match="unknown class 'cat'; allowed: cats, dogs; did you mean 'cats'"):
+        dataset("custom", tmp_path, names=["cats", "dogs"])

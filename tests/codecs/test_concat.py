@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 
 INPUTS, STEPS, BATCH, TIME = 3, 4, 5, 6
-NAMES = [name for name in registry.list_names("encoders") if name != "beside"]
+NAMES = [name for name in registry.list_names("encoders") if name != "concat"]
 
 
 def build(settings):
@@ -25,7 +25,7 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
     x = torch.randn(TIME, BATCH, INPUTS, generator=torch.Generator().manual_seed(1))
     keep = torch.ones(TIME, BATCH)
     keep[3, 2] = 0.0
-    built, one, two = build({"name": "beside", "first": first, "second": second}), build(first), build(second)
+    built, one, two = build({"name": "concat", "first": first, "second": second}), build(first), build(second)
     signal, state = built.encode_stateful(x, state_of(built), keep)
     a, state_a = one.encode_stateful(x, state_of(one), keep)
     b, state_b = two.encode_stateful(x, state_of(two), keep)
@@ -39,7 +39,7 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
 
 
 def test_noise_of_both_is_drawn_anew():
-    built = build({"name": "beside", "first": "rate", "second": {"name": "population", "mode": "poisson"}})
+    built = build({"name": "concat", "first": "rate", "second": {"name": "population", "mode": "poisson"}})
     before = [buffer.clone() for buffer in built.buffers()]
     built.resample_noise(3)
     assert all(not torch.equal(a, b) for a, b in zip(before, built.buffers(), strict=True) if a.numel() > 1)
@@ -48,5 +48,5 @@ def test_noise_of_both_is_drawn_anew():
 def test_a_mistake_in_one_of_them_is_named_by_its_place():
     with pytest.raises(registry.RegistryError, match=r"e\.second\.threshold: -1\.0 is out of range"):
         registry.configure(
-            "encoders", {"name": "beside", "second": {"name": "delta", "threshold": -1.0}}, "e"
+            "encoders", {"name": "concat", "second": {"name": "delta", "threshold": -1.0}}, "e"
         )
