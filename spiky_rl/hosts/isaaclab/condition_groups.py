@@ -15,7 +15,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     EnvGroup,
     EvalCondition,
     map_values_to_sensors,
-    newton_solver,
+    get_newton_solver,
 )
 from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -40,7 +40,7 @@ def share_env_origin(env_cfg: EnvCfg) -> None:
 
     A result then does not depend on the number of worlds that are simulated beside it.
     """
-    if newton_solver(env_cfg) == "MJWarpSolverCfg":
+    if get_newton_solver(env_cfg) == "MJWarpSolverCfg":
         env_cfg.scene.env_spacing = 0.0
 
 
