@@ -83,7 +83,7 @@ def _check_number(path: str, number: float, current: object) -> None:
             raise UserError(f"{path}: expected a finite number, got {number}")
     elif number and not LEAST_FLOAT <= abs(number) <= LARGEST_FLOAT:
         raise UserError(
-            f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (32-bit float)"
+            f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
         )
     name = path.rpartition(".")[2]
     if COUNT.search(name):
