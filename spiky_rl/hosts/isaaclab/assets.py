@@ -168,8 +168,8 @@ def is_reachable(address: str) -> bool:
     while not replies and time.monotonic() < deadline:
         time.sleep(0.02)
     reply = replies[0] if replies else f"no answer within {TIMEOUT_S:g} s"
-    said = f"does not answer ({reply})" if reply else "answers"
-    logger.debug("Isaac Lab's asset server %s: %s", said, address)
+    status = f"does not answer ({reply})" if reply else "answers"
+    logger.debug("Isaac Lab's asset server %s: %s", status, address)
     return not reply
 
 

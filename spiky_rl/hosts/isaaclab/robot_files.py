@@ -164,16 +164,16 @@ def make_usd_stage(model: MjModel) -> UsdStage:
     robot = UsdGeom.Xform.Define(stage, "/robot")
     stage.SetDefaultPrim(robot.GetPrim())
     UsdGeom.Scope.Define(stage, "/robot/joints")
-    held = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
-    for i in range(0 if held else 1, model.nbody):
+    is_fixed = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
+    for i in range(0 if is_fixed else 1, model.nbody):
         add_body(stage, model, data, i)
     # on the root body, so that Isaac Lab can fix it
-    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if held else 1)))
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if is_fixed else 1)))
     materials: dict[tuple[float, ...], UsdPrim] = {}
     for i in range(model.ngeom):
         if model.geom_bodyid[i]:  # the task defines the geoms of the world
             add_geom(stage, model, i, materials)
-    for i in range(1 if held else 2, model.nbody):
+    for i in range(1 if is_fixed else 2, model.nbody):
         add_joint(stage, model, data, i)
     for pair in model.exclude_signature:
         one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))

@@ -70,8 +70,8 @@ def _check_first(answer: Callable[[Any, Any], Any] | None) -> Callable[[Any, Any
     def check(connection: Any, request: Any) -> Any:
         headers = request.headers
         if not is_own_page(headers.get_all("Host"), headers.get_all("Origin")):
-            said = "only this server's own page, by localhost, may connect\n"
-            return connection.respond(http.HTTPStatus.FORBIDDEN, said)
+            message = "only this server's own page, by localhost, may connect\n"
+            return connection.respond(http.HTTPStatus.FORBIDDEN, message)
         return None if answer is None else answer(connection, request)
 
     return check
