@@ -111,7 +111,7 @@ def check_absent(path: str, current: object) -> None:
     if (owner == "scene" and len(names) == 1) or (owner in MANAGERS and len(names) <= deep):
         return
     raise UserError(
-        f"{path}: null given; set a field of its {type(current).__name__} instead; null is allowed for terms of"
+        f"{path}: null given; allowed: a {type(current).__name__}, set by its fields; null is allowed for terms of"
         f" {', '.join(MANAGERS)}, and for scene entities"
     )
 
