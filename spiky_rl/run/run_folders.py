@@ -156,9 +156,9 @@ def find_checkpoint(
         if path.is_file():
             return path
         require_checkpoint(name)
-        held = list_checkpoints(path)
-        if (path := _find_latest_valid(held, library)) is None:
-            _raise_all_damaged(name, len(held))
+        checkpoints = list_checkpoints(path)
+        if (path := _find_latest_valid(checkpoints, library)) is None:
+            _raise_all_damaged(name, len(checkpoints))
         return path
     parent = root / library / experiment
     damaged, seeds = 0, set()
@@ -170,10 +170,12 @@ def find_checkpoint(
         if seed is not None and theirs not in (None, seed):
             seeds.add(theirs)
             continue
-        held = list_checkpoints(run) + ([run / BEST] if name == "best" and (run / BEST).is_file() else [])
-        path = _find_latest_valid(held, library)
+        checkpoints = list_checkpoints(run) + (
+            [run / BEST] if name == "best" and (run / BEST).is_file() else []
+        )
+        path = _find_latest_valid(checkpoints, library)
         if path is None:
-            damaged += len(held)
+            damaged += len(checkpoints)
             continue
         if theirs is None:  # an older manifest without a seed
             theirs = get_identity(read_checkpoint(str(path), library=library)).get("seed")
@@ -195,11 +197,11 @@ def find_checkpoint(
     )
 
 
-def _find_latest_valid(held: list[Path], library: str) -> Path | None:
+def _find_latest_valid(checkpoints: list[Path], library: str) -> Path | None:
     """Return the last readable checkpoint, or None; remove temporary files of killed writers beside it."""
-    if held:
-        files.remove_leftovers(held[0].parent)
-    for path in reversed(held):
+    if checkpoints:
+        files.remove_leftovers(checkpoints[0].parent)
+    for path in reversed(checkpoints):
         try:
             read_checkpoint(str(path), library=library)
             return path

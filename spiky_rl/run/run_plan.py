@@ -164,7 +164,7 @@ class RunPlan:
 
     @property
     def learner(self) -> Learner:
-        """The library that trains."""
+        """Learner of the run."""
         return get_learner(self.request.library)
 
     @property

@@ -279,7 +279,7 @@ HEAVY = {
         "train",
         ["agent.obs_groups.critic=[polici]"],
         [
-            "agent.obs_groups.critic: the task has no observation group 'polici'; it has policy",
+            "agent.obs_groups.critic: the task has no observation group 'polici'; allowed: policy",
             "mean 'policy'",
         ],
     ),

@@ -281,7 +281,7 @@ def test_a_window_without_a_screen_is_refused(display, monkeypatch):
 
 def test_a_window_and_a_film_in_one_process_are_refused():
     pytest.importorskip("pyglet", reason="the video extra is not installed")
-    with pytest.raises(names.GraphicsError, match="newton_gl and --video"):
+    with pytest.raises(names.GraphicsError, match="newton_gl: not available with --video"):
         names.check_visualizers(["newton_gl"], records_video=True)
 
 

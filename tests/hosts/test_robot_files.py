@@ -11,7 +11,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from pxr import Usd, UsdGeom, UsdPhysics
 
 from spiky_rl.hosts.isaaclab.local_assets import AssetError
-from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, robot_spawn, usd_stage
+from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, robot_spawn, make_usd_stage
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """
@@ -53,7 +53,7 @@ def robot(tmp_path, text=ROBOT):
 def simulated(model, tmp_path):
     """The robot as Newton reads it from the file."""
     path = tmp_path / "robot.usdc"
-    export_stage(usd_stage(model), path)
+    export_stage(make_usd_stage(model), path)
     builder = newton.ModelBuilder()
     # as Isaac Lab has it read
     resolvers = [newton.usd.SchemaResolverNewton(), newton.usd.SchemaResolverMjc()]
@@ -129,7 +129,7 @@ def test_limits_count_from_the_pose_of_the_file(tmp_path):
 
 
 def test_shapes_keep_their_contact_parameters_and_what_is_only_seen_touches_nothing(tmp_path):
-    stage = usd_stage(robot(tmp_path))
+    stage = make_usd_stage(robot(tmp_path))
     rod = stage.GetPrimAtPath("/robot/upper_leg/rod")
     found = {name: rod.GetAttribute(f"mjc:{name}").Get() for name in ("condim", "priority")}
     assert found == {"condim": 4, "priority": 2}
@@ -161,7 +161,7 @@ def test_root_is_free_where_the_file_says_so_and_fixed_elsewhere(tmp_path, monke
 
 def test_robot_whose_first_joint_holds_it_to_the_world_hangs_on_a_body_for_that(tmp_path):
     slider = ROBOT.replace("<freejoint/>", '<joint name="rail" type="slide" axis="1 0 0"/>')
-    stage = usd_stage(robot(tmp_path, slider))
+    stage = make_usd_stage(robot(tmp_path, slider))
     rail = UsdPhysics.PrismaticJoint(stage.GetPrimAtPath("/robot/joints/rail"))
     assert [str(path) for path in rail.GetBody0Rel().GetTargets()] == ["/robot/world"]
     assert stage.GetPrimAtPath("/robot/world").HasAPI(UsdPhysics.ArticulationRootAPI)
@@ -185,7 +185,7 @@ REFUSED = {
 def test_robot_that_is_not_supported_is_refused_in_one_line(tmp_path, case):
     text, words = REFUSED[case]
     with pytest.raises(AssetError) as refused:
-        usd_stage(robot(tmp_path, text))
+        make_usd_stage(robot(tmp_path, text))
     said = str(refused.value)
     assert said.startswith("robot: ") and "\n" not in said
     for word in words:

@@ -72,17 +72,20 @@ def test_value_clipping_is_the_policys_range_unless_said_otherwise():
 
 
 REFUSED = {
-    "agent.burn_in=4": ("command line: agent.burn_in: 4", "allows 0"),
-    "agent.torch_compile_mode=default": ("agent.torch_compile_mode: 'default'", "allows None"),
-    "agent.algorithm.optimizer=sgd": ("agent.algorithm.optimizer: 'sgd'", "allows adam"),
-    "agent.algorithm.class_name=module:Class": ("agent.algorithm.class_name", "allows PPO"),
-    "agent.algorithm.use_mixed_precision=true": ("agent.algorithm.use_mixed_precision: True", "allows False"),
+    "agent.burn_in=4": ("command line: agent.burn_in: 4", "allowed: 0"),
+    "agent.torch_compile_mode=default": ("agent.torch_compile_mode: 'default'", "allowed: None"),
+    "agent.algorithm.optimizer=sgd": ("agent.algorithm.optimizer: 'sgd'", "allowed: adam"),
+    "agent.algorithm.class_name=module:Class": ("agent.algorithm.class_name", "allowed: PPO"),
+    "agent.algorithm.use_mixed_precision=true": (
+        "agent.algorithm.use_mixed_precision: True",
+        "allowed: False",
+    ),
     "agent.algorithm.symmetry_cfg={data_augmentation_func: a:b}": (
         "agent.algorithm.symmetry_cfg",
-        "allows None",
+        "allowed: None",
     ),
-    "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel and RNNModel"),
-    "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allows log"),
+    "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel, RNNModel"),
+    "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allowed: log"),
     "agent.algorithm.critic_learning_rate=0.1": ("critic_learning_rate", "schedule=fixed, not adaptive"),
     "agent.algorithm.std_learning_rate=0.1": ("std_learning_rate", "schedule=fixed, not adaptive"),
 }

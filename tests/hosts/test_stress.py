@@ -153,9 +153,9 @@ def test_what_cannot_be_had_is_said_in_one_line(cartpole):
         require_conditions(["nominal", "locked_leg", "lost_spikes", "push"], cartpole)
     text = str(refusal.value)
     assert "\n" not in text and text.startswith(
-        "--conditions: locked_leg cannot be had on a task: its task file names no leg"
+        "--conditions: locked_leg not available on a task: its task file names no leg"
     )
-    assert "lost_spikes cannot be had on a task: its agent does not spike" in text and text.endswith(
+    assert "lost_spikes not available on a task: its agent does not spike" in text and text.endswith(
         "without: nominal, push"
     )
     with pytest.raises(ConditionError, match="mlp_ppo does not spike"):

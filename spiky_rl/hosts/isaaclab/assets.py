@@ -1,7 +1,7 @@
-"""Where Isaac Lab finds its robots: NVIDIA's asset server, the user's own folder, or look-alikes derived from Newton's wheel.
+"""Source of Isaac Lab's robots: NVIDIA's asset server, the user's own folder, or local assets derived from Newton's wheel.
 
-The look-alikes need no network. They follow the MJCF models in Newton's wheel, not the asset server's files, so their
-scores are no Isaac Lab baselines.
+Local assets need no network. They follow the MJCF models in Newton's wheel, not the asset server's files, so their scores are
+not comparable with Isaac Lab's baselines.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ logger = logging.getLogger(__name__)
 
 MODES = ("auto", "local", "nucleus")
 LOCAL_TASKS = ("Isaac-Cartpole", "Isaac-Ant", "Isaac-Humanoid", "Spiky-Velocity-Flat-Go1")
-"""Task families that the local assets serve, with their ``-Direct`` twins."""
+"""Task families with local assets, including their ``-Direct`` variants."""
 
 ROOT = "ISAACSIM_ASSET_ROOT"
-"""The environment variable that Isaac Lab reads once, at import."""
+"""Environment variable of the asset root, which Isaac Lab reads once, at import."""
 REGION = "ISAACSIM_ASSET_REGION_PROFILE"
-"""Isaac Lab's own choice among its servers: whoever sets it means them."""
+"""Environment variable that selects one of Isaac Lab's asset servers."""
 USER_PACK = f"or set {ROOT} to a folder that holds NVIDIA's asset pack"
 NEWTON_REPOSITORY = "https://github.com/newton-physics/newton-assets"
 NEWTON_ASSETS = "https://raw.githubusercontent.com/newton-physics/newton-assets/main"
-"""Where Isaac Lab looks for the robots that Newton's makers host, unless NEWTON_ASSET_DIR says otherwise."""
+"""Address of Newton's own robots in Isaac Lab, unless NEWTON_ASSET_DIR is set."""
 TIMEOUT_S = 3.0
-"""Seconds that the asset server has for its answer."""
+"""Maximum seconds for an answer of the asset server."""
 
 
 def configure_assets(mode: str) -> str:
-    """Choose where Isaac Lab finds its assets and say so in one line; call it before isaaclab is imported.
+    """Set Isaac Lab's asset source and return its description in one line; call it before isaaclab is imported.
 
-    A user's own ``ISAACSIM_ASSET_ROOT`` wins over every ``mode``. ``auto`` is ``nucleus`` where that server answers within
-    TIMEOUT_S seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
+    A user's own ``ISAACSIM_ASSET_ROOT`` overrides every ``mode``. ``auto`` means ``nucleus`` if the server answers within
+    TIMEOUT_S seconds, else ``local``. Raises AssetError for an unknown mode or an unavailable source.
     """
     if mode not in MODES:
         raise AssetError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")
@@ -69,7 +69,7 @@ def configure_assets(mode: str) -> str:
 
 
 def local_asset_root() -> Path:
-    """The folder of the look-alikes, built on first use. Raises AssetError."""
+    """Return the folder of the local assets, built on first use. Raises AssetError."""
 
     def build(folder: Path) -> None:
         logger.info("deriving robots and ground from Newton %s in the cache", newton_version())
@@ -79,14 +79,14 @@ def local_asset_root() -> Path:
 
 
 def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
-    """A folder in the cache, filled at first use; several processes may do so at once, and what is there is whole.
+    """Return a folder in the cache, built atomically on first use; several processes may build it at once.
 
     Args:
-        name: Name of the folder, below the cache's.
-        fill: Writes what belongs into the folder that it is given.
+        name: Name of the folder in the cache.
+        build_content: Writes the content into a given folder.
 
     Raises:
-        AssetError: The folder cannot be kept.
+        AssetError: The folder cannot be written.
     """
     try:
         folder = cache_folder() / name
@@ -105,7 +105,7 @@ def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path
         build.chmod(0o755)
         os.replace(build, folder)
     except OSError as error:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process was faster
             raise AssetError(f"robots cannot be kept in {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(build, ignore_errors=True)
@@ -113,7 +113,7 @@ def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path
 
 
 def explain_missing_asset(error: BaseException) -> str | None:
-    """Where the file lies that an ``error`` of Isaac Lab's cannot find, and the remedy; None for any other error."""
+    """Return the location of the missing file in an ``error`` of Isaac Lab and a remedy, or None for any other error."""
     found = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
     if not isinstance(error, FileNotFoundError) or found is None:
         return None
@@ -136,12 +136,12 @@ def explain_missing_asset(error: BaseException) -> str | None:
 
 
 def is_local_root(root: str) -> bool:
-    """Whether ``root`` is one of our folders: a parent process may have handed it down."""
+    """Return whether ``root`` is one of our folders, possibly set by a parent process."""
     return bool(root) and Path(root).name.startswith("isaaclab-assets-newton-")
 
 
 def require_not_imported(root: str) -> None:
-    """Raise AssetError where Isaac Lab was imported with another root than ``root``."""
+    """Raise AssetError if Isaac Lab was imported with another asset root than ``root``."""
     read = sys.modules.get("isaaclab.utils.assets")
     if read is not None and read.NUCLEUS_ASSET_ROOT_DIR != root:
         was = read.NUCLEUS_ASSET_ROOT_DIR
@@ -149,7 +149,7 @@ def require_not_imported(root: str) -> None:
 
 
 def get_asset_server() -> str:
-    """The asset server that Isaac Lab uses by itself, read from its settings without importing it."""
+    """Return Isaac Lab's default asset server, read from its settings without importing it."""
     settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
     pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
     found = re.search(pattern, settings.read_text(), re.MULTILINE)
@@ -160,21 +160,21 @@ def get_asset_server() -> str:
 
 @functools.cache
 def is_reachable(address: str) -> bool:
-    """Whether the server at ``address`` hands out the ground plane, asked once. Logs the answer."""
+    """Return whether the server at ``address`` serves the ground plane; cached and logged."""
     replies = []
-    # A thread, for the look-up of the name knows no time limit.
+    # in a thread, because the DNS look-up has no timeout
     threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True).start()
     deadline = time.monotonic() + TIMEOUT_S
     while not replies and time.monotonic() < deadline:
         time.sleep(0.02)
     reply = replies[0] if replies else f"no answer within {TIMEOUT_S:g} s"
-    said = f"does not answer ({reply})" if reply else "answers"
-    logger.debug("Isaac Lab's asset server %s: %s", said, address)
+    status = f"does not answer ({reply})" if reply else "answers"
+    logger.debug("Isaac Lab's asset server %s: %s", status, address)
     return not reply
 
 
 def probe_url(address: str) -> str:
-    """Empty where ``address`` can be fetched, else the reason why not."""
+    """Return an empty string if ``address`` can be fetched, else the reason why not."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
@@ -183,7 +183,7 @@ def probe_url(address: str) -> str:
 
 
 def newton_folder() -> Path:
-    """The example assets of the installed Newton."""
+    """Return the folder of the installed Newton's example assets. Raises AssetError if it is missing."""
     folder = package_folder("newton") / "examples/assets"
     if not folder.is_dir():
         raise AssetError(
@@ -193,7 +193,7 @@ def newton_folder() -> Path:
 
 
 def package_folder(name: str) -> Path:
-    """The folder of the installed package ``name``, without importing it."""
+    """Return the folder of the installed package ``name`` without importing it. Raises AssetError if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise AssetError(f'{name} is not installed: pip install "spiky-rl[isaaclab]"')

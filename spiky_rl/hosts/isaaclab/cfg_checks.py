@@ -1,4 +1,4 @@
-"""Numbers that no simulation can be configured with, refused before one starts."""
+"""Checks for values of the environment's configuration that no simulation accepts, before a simulator starts."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "decimation": {"kind": int, "low": 1, "high": 100_000},
     "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
 }
-"""Fields of every task's configuration, and what they may be."""
+"""Fields of every task's configuration, and their bounds."""
 LEAST_FLOAT = 1.2e-38
-"""Below it a float of 32 bits loses its digits, and is zero in the end."""
+"""Smallest normal 32-bit float."""
 COUNT = re.compile(r"(^|_)(iterations|substeps)$")
-"""Names of what a solver does that many times."""
+"""Names of a solver's counts."""
 NOT_NEGATIVE = re.compile(
     r"\.(mass|density|stiffness|damping|armature|((static|dynamic|viscous)_)?friction|(effort|velocity)_limit(_sim)?)(\.|$)"
 )
-"""Paths of quantities that are zero or positive, whatever they are of."""
+"""Paths of quantities that must not be negative."""
 MANAGERS = ("observations", "actions", "rewards", "terminations", "events", "commands", "curriculum")
-"""Groups of terms that Isaac Lab leaves out where they are null; the observations' terms are in groups of their own."""
+"""Managers whose terms may be null; the terms of observations are in groups."""
 TASKS, FAMILY = "isaaclab_tasks", 3
-"""The package of Isaac Lab's tasks, and how many parts of a module's name say which of them it belongs to."""
+"""Package of Isaac Lab's tasks, and the number of parts of a module's name that identify a task family."""
 
 
 def check_durations(env_cfg: EnvCfg) -> None:
-    """Refuse times and distances of ``env_cfg`` that no simulation has. Raises UserError that names the field and what it may be."""
+    """Raise UserError with field and bounds for times and distances of ``env_cfg`` out of range."""
     for path, bounds in BOUNDS.items():
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
         if isinstance(value, int | float):
@@ -50,15 +50,12 @@ def check_durations(env_cfg: EnvCfg) -> None:
 
 
 def check_numbers(path: str, value: object, current: object) -> None:
-    """Refuse numbers that are none, that no simulation holds, or that the quantity they are of cannot have.
+    """Raise UserError with the field and the allowed values for numbers that are non-finite or out of range.
 
     Args:
         path: Path of the field.
-        value: That it is to have.
-        current: That it has; infinity may stay where it has it already.
-
-    Raises:
-        UserError: It names the field and what is allowed.
+        value: New value.
+        current: Present value; if it is infinite, the new one may be too.
     """
     if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
         if isinstance(value, list | tuple) and len(value) != len(current):
@@ -86,7 +83,7 @@ def _check_number(path: str, number: float, current: object) -> None:
             raise UserError(f"{path}: expected a finite number, got {number}")
     elif number and not LEAST_FLOAT <= abs(number) <= LARGEST_FLOAT:
         raise UserError(
-            f"{path}: {number} is out of range; what a float of 32 bits holds is 0 and from {LEAST_FLOAT} to {LARGEST_FLOAT}"
+            f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
         )
     name = path.rpartition(".")[2]
     if COUNT.search(name):
@@ -98,50 +95,44 @@ def _check_number(path: str, number: float, current: object) -> None:
 
 
 def is_positive(value: object) -> bool:
-    """Whether ``value`` is a number above zero."""
+    """Return whether ``value`` is a number above zero."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def check_absent(path: str, current: object) -> None:
-    """Refuse to switch off what a simulation cannot be without: all but terms of managers, their groups and things in the scene.
+    """Raise UserError if a field must not be null; only terms of managers, their groups and scene entities may be null.
 
     Args:
-        path: Path of the field that is to be null.
-        current: The part of the configuration that it has.
-
-    Raises:
-        UserError: It names the field and what may be null.
+        path: Path of the field.
+        current: Present value of the field.
     """
     _, owner, *names = path.split(".")
     deep = 2 if owner == MANAGERS[0] else 1
     if (owner == "scene" and len(names) == 1) or (owner in MANAGERS and len(names) <= deep):
         return
     raise UserError(
-        f"{path}: null given; allowed: a {type(current).__name__}, one of whose fields may be set; null may be terms of"
-        f" {', '.join(MANAGERS)} and things in the scene"
+        f"{path}: null given; allowed: a {type(current).__name__}, set by its fields; null is allowed for terms of"
+        f" {', '.join(MANAGERS)}, and for scene entities"
     )
 
 
 def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
-    """Refuse a scene without a thing that a term of its managers is about.
+    """Raise UserError with entity and term if a manager's term refers to an absent scene entity.
 
     Args:
         env_cfg: The task's configuration.
-        absent: Names of things in the scene that were switched off.
-
-    Raises:
-        UserError: It names the thing and the term.
+        absent: Names of scene entities that were set to null.
     """
     for manager in MANAGERS if absent else ():
-        for path, name in _named_things(f"env.{manager}", getattr(env_cfg, manager, None)):
+        for path, name in _find_entity_references(f"env.{manager}", getattr(env_cfg, manager, None)):
             if name in absent:
                 raise UserError(
-                    f"env.scene.{name}: null given, and {path} is about it; switch that off too, or keep it"
+                    f"env.scene.{name}: null given, but {path} refers to it; set that to null too, or keep both"
                 )
 
 
-def _named_things(path: str, node: object) -> Iterator[tuple[str, str]]:
-    """Paths of terms below ``node``, and names of the things in the scene that they are about."""
+def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]]:
+    """Yield the paths of terms below ``node`` with the names of the scene entities that they refer to."""
     parts = vars(node) if hasattr(node, "__dataclass_fields__") else node if isinstance(node, Mapping) else {}
     function = parts.get("func")
     if callable(function):
@@ -154,18 +145,15 @@ def _named_things(path: str, node: object) -> Iterator[tuple[str, str]]:
         elif type(part).__name__ == "SceneEntityCfg":
             yield path, part.name  # type: ignore[attr-defined]
         else:
-            yield from _named_things(path if key == "params" else f"{path}.{key}", part)
+            yield from _find_entity_references(path if key == "params" else f"{path}.{key}", part)
 
 
 def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
-    """Refuse a function that mirrors the observations of another task of Isaac Lab's.
+    """Raise UserError if a symmetry function belongs to another task of Isaac Lab.
 
     Args:
         env_cfg: The task's configuration.
-        function: ``symmetry_cfg.data_augmentation_func`` of the agent; None: it has none.
-
-    Raises:
-        UserError: It names the function and the package that it may be of.
+        function: ``symmetry_cfg.data_augmentation_func`` of the agent, or None.
     """
     own = [".".join(cls.__module__.split(".")[:FAMILY]) for cls in type(env_cfg).__mro__]
     family = ".".join((function or "").split(":")[0].split(".")[:FAMILY])
@@ -180,11 +168,11 @@ def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
 def get_used_groups(
     observations: object, obs_groups: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], dict[str, Sequence[str]]]:
-    """The groups that a task observes, and by role those that a model sees.
+    """Return the observation groups of a task, and the groups of each model by role.
 
     Args:
-        observations: The task's configuration of them.
-        observed: ``obs_groups`` of the agent; what it does not say of actor and critic, rsl_rl chooses.
+        observations: The task's configuration of observations.
+        obs_groups: ``obs_groups`` of the agent; missing roles get rsl_rl's default.
     """
     known = [name for name, group in vars(observations).items() if group is not None]
     default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
@@ -192,16 +180,13 @@ def get_used_groups(
 
 
 def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a group of observations that the task does not have.
+    """Raise UserError with role and available groups for an unknown observation group.
 
-    A task without an observation manager says what it observes in its first step only.
+    A task without an observation manager is not checked: its groups are unknown before the first step.
 
     Args:
         env_cfg: The task's configuration.
-        observed: ``obs_groups`` of the agent.
-
-    Raises:
-        UserError: It names the role and the groups that there are.
+        obs_groups: ``obs_groups`` of the agent.
     """
     observations = getattr(env_cfg, "observations", None)
     if observations is None:
@@ -210,6 +195,6 @@ def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -
     for role, groups in seen.items():
         for group in (group for group in groups if group not in known):
             raise UserError(
-                f"agent.obs_groups.{role}: the task has no observation group {group!r}; it has {', '.join(known)}"
+                f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
                 f"{suggest_name(group, known)}"
             )

@@ -1,4 +1,4 @@
-"""Fields of Isaac Lab's configurations: as plain values, and set by their paths."""
+"""Fields of Isaac Lab's configurations: conversion to plain values, and overrides by path."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class OverrideError(UserError):
-    """An override that names no field of the environment, or a value that it cannot take."""
+    """Error about an override with an unknown field or an invalid value."""
 
 
 def to_plain_dict(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:
-    """A registered ``agent_cfg`` as nested dicts, brought up to the installed rsl_rl, without the fields left open."""
+    """Return a registered ``agent_cfg`` as nested dicts, upgraded to the installed rsl_rl, without missing fields."""
     from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
 
     if agent_cfg is None or isinstance(agent_cfg, Mapping):
@@ -31,7 +31,7 @@ def to_plain_dict(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -
 
 
 def drop_missing(cfg: object, node: Any) -> Any:
-    """``node``, the nested dict of ``cfg``, without what ``cfg`` leaves open (Isaac Lab writes that as an empty dict)."""
+    """Return ``node``, the nested dict of ``cfg``, without missing fields, which Isaac Lab converts to empty dicts."""
     if not hasattr(cfg, "__dataclass_fields__"):
         return node
     values = {key: value for key, value in get_fields(cfg).items() if not isinstance(value, type(MISSING))}
@@ -39,7 +39,7 @@ def drop_missing(cfg: object, node: Any) -> Any:
 
 
 def get_fields(node: object) -> dict[str, Any]:
-    """The fields of ``node``, a config or a dict; a value has none."""
+    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
     if isinstance(node, Mapping):
         return dict(node)
     return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
@@ -50,11 +50,11 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
 
     Args:
         env_cfg: The configuration.
-        path: Path of the field, from ``env.`` on.
-        text: Its value as YAML; ``none`` switches a manager's term off.
+        path: Path of the field, starting with ``env.``.
+        text: New value as YAML; ``none`` disables a manager's term.
 
     Raises:
-        OverrideError: The field is not there, or the value is of another type.
+        OverrideError: The field is unknown, or the value has another type.
     """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 
@@ -70,7 +70,7 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
     value, switched_off = parse(text), parse(text) is None and parent != "env"
     if switched_off and get_fields(node) and ("None" not in declared or path.startswith("env.sim.")):
-        check_absent(path, node)  # a simulation's default says None where Isaac Lab fills it in
+        check_absent(path, node)  # simulation fields may default to None, which Isaac Lab replaces
     if get_fields(node) and not switched_off:
         raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(get_fields(node))}")
     if not get_fields(node) and not is_compatible(value, node, declared):
@@ -87,8 +87,8 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
 
 
 def is_compatible(value: object, current: object, declared: str) -> bool:
-    """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation, ``declared``, names."""
-    # what stands inside of dict[str, float] is not what the field itself may be
+    """Return whether ``value`` may replace ``current``: it has the same type, or one in the field's annotation ``declared``."""
+    # type arguments, as in dict[str, float], are not types of the field itself
     outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
     named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
     if current is None or type(value).__name__ in named:

@@ -1,4 +1,4 @@
-"""Conditions in one simulation: each acts on its own environments."""
+"""Conditions of Isaac Lab's environments in one simulation, each with its own group of environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     EnvGroup,
     EvalCondition,
     map_values_to_sensors,
-    newton_solver,
+    get_newton_solver,
 )
 from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
 SCALE_STEPS = 100
-"""Control steps of random actions in which the standard deviation of every observed value is measured."""
+"""Control steps of random actions for measuring the standard deviation of every observed value."""
 
 
 def configure_env(env_cfg: EnvCfg, names: Sequence[str]) -> None:
@@ -36,19 +36,19 @@ def configure_env(env_cfg: EnvCfg, names: Sequence[str]) -> None:
 
 
 def share_env_origin(env_cfg: EnvCfg) -> None:
-    """Put MuJoCo-Warp's worlds, which never touch, in one place, so that positions are rounded alike in all of them.
+    """Place all of MuJoCo-Warp's separate worlds at the same origin, so that positions are rounded equally in all of them.
 
-    A result then does not depend on the number of worlds that are simulated beside it.
+    The result of a world then does not depend on the number of worlds.
     """
-    if newton_solver(env_cfg) == "MJWarpSolverCfg":
+    if get_newton_solver(env_cfg) == "MJWarpSolverCfg":
         env_cfg.scene.env_spacing = 0.0
 
 
 class IsaacLabConditionGroups(ConditionGroups):
     """Conditions on consecutive groups of Isaac Lab's environments.
 
-    In MuJoCo-Warp the physics of a world is the same to the last bit whatever is simulated beside it; a policy's matrix products may
-    round otherwise in a larger batch, which a walking robot turns into another episode of the same kind.
+    In MuJoCo-Warp, the physics of a world is bit-identical for any number of other worlds. A policy's matrix products may round
+    differently in a larger batch, which changes the course of a walking robot's episode.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class IsaacLabConditionGroups(ConditionGroups):
         leg: str = "",
         adapting: bool = False,
     ) -> None:
-        """Share the environments out among the conditions; arguments as those of `ConditionGroups`."""
+        """Divide the environments among the conditions; arguments as for `ConditionGroups`."""
         super().__init__(env, names, episodes, groups, seed, leg, adapting)
         obs = self.restart()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
         self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)
         new = len(self.frames.new)
         whole = new == len(self.frames.age)
-        # of a history, every column that is new is a sensor
+        # with a history, every column of the newest frame is a sensor
         sensors = (
             map_values_to_sensors(self.shapes, env.device) if whole else torch.arange(new, device=env.device)
         )
@@ -113,13 +113,13 @@ class IsaacLabConditionGroups(ConditionGroups):
         return torch.cat([c.perturb_actions(actions[c.group.ids]) for c in self.conditions])
 
     def _flatten(self, obs: TensorDict) -> Tensor:
-        """Return the policy's observation in ``obs``, flat: [B, C]."""
+        """Return the policy's flat observations in ``obs``, [B, C]."""
         return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
 
     def _measure_observation_std(self) -> Tensor:
         """Return the standard deviation of every observed value, [C], under random actions.
 
-        First episodes only: where the next ones begin depends on how many others there are.
+        Only first episodes count: the initial states of later ones depend on the number of environments.
         """
         policy, seen, obs = self.make_random_policy(), [], self.restart()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)

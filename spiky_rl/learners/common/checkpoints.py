@@ -30,7 +30,7 @@ CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned",
 """Required keys of a classification's checkpoint."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """Errors raised by content of a wrong kind."""
-DEEPEST = 64
+MAX_DEPTH = 64
 """Maximum depth of nested containers."""
 NOT_NEGATIVE = {
     *("_std", "_var", "count", "running_variance", "current_count"),
@@ -156,25 +156,25 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     Raises:
         CheckpointError: There is no such file, or it is damaged or of another library.
     """
-    held = read_mapping(path, map_location)
+    content = read_mapping(path, map_location)
     required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
-    missing = [key for key in required if key not in held]
+    missing = [key for key in required if key not in content]
     if missing:
         keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
-        other = next((name for name in keys if all(key in held for key in keys[name])), None)
+        other = next((name for name in keys if all(key in content for key in keys[name])), None)
         hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
-        for key, value in held.items():
+        for key, value in content.items():
             for name, tensor in iterate_tensors(value, str(key)):
                 check_tensor(name, tensor)
             if isinstance(value, Mapping) and "param_groups" in value:
                 Optimiser.check(str(key), value)
-        check_metadata(held, library)
+        check_metadata(content, library)
     except DAMAGE as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged: {detail}") from None
-    return held
+    return content
 
 
 def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -182,8 +182,8 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
 
     ``depth`` counts the containers around ``value``. Raises ValueError if containers are nested too deep.
     """
-    if depth > DEEPEST:
-        raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {DEEPEST} deep")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping | list | tuple):

@@ -163,8 +163,8 @@ class BaseRunner(ABC):
             "progress": vars(self.progress),
             "random": get_random_state(str(self.device)),
         }
-        held = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
-        write_checkpoint(Path(path), {**learned, **held})
+        state = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
+        write_checkpoint(Path(path), {**learned, **state})
 
     def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
         """Resume with the iteration after a checkpoint's.
@@ -192,12 +192,12 @@ class BaseRunner(ABC):
         try:
             yield
         except BaseException as error:
-            spoilt = self._find_non_finite()
-            if spoilt is None:
+            non_finite = self._find_non_finite()
+            if non_finite is None:
                 self.save_last()
-            if isinstance(error, RuntimeError) and spoilt is not None:
+            if isinstance(error, RuntimeError) and non_finite is not None:
                 # torch cannot sample from such weights, and a simulation cannot follow such actions
-                self._raise_non_finite(self.progress.iterations, f"{spoilt} has non-finite values")
+                self._raise_non_finite(self.progress.iterations, f"{non_finite} has non-finite values")
             raise
 
     def _set_env_trained(self, is_trained: bool) -> None:
@@ -257,8 +257,10 @@ class BaseRunner(ABC):
 
     def describe_last_checkpoint(self) -> str:
         """Return a phrase that names the last good checkpoint, or says that there is none."""
-        held = list_checkpoints(Path(self.folder)) if self.folder is not None else []
-        return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
+        checkpoints = list_checkpoints(Path(self.folder)) if self.folder is not None else []
+        return (
+            f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+        )
 
     def _raise_non_finite(self, index: int, what: str) -> None:
         """Raise FloatingPointError with iteration ``index``, the non-finite value ``what``, cause or remedy, and last checkpoint."""
@@ -299,8 +301,8 @@ class BaseRunner(ABC):
         for name, value in losses.items():
             if not np.isfinite(value):
                 self._raise_non_finite(index, f"the {name} loss is {value}")
-        if (spoilt := self._find_non_finite()) is not None:  # the last minibatch may have caused it
-            self._raise_non_finite(index, f"{spoilt} has non-finite values")
+        if (non_finite := self._find_non_finite()) is not None:  # the last minibatch may have caused it
+            self._raise_non_finite(index, f"{non_finite} has non-finite values")
 
     def record_iteration(
         self,

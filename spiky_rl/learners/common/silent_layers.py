@@ -18,7 +18,7 @@ WARN_AFTER_ITERATIONS = 5
 """Consecutive iterations before a warning."""
 SILENT_RATE, SATURATED_RATE = 0.01, 0.9
 """Firing rates below which a layer may be silent, and above which it may be saturated."""
-MOST = 0.5
+MIN_NEURON_SHARE = 0.5
 """Minimum fraction of neurons that never spike in a silent layer, or always spike in a saturated one."""
 
 
@@ -56,9 +56,9 @@ class SilentLayerCheck:
 
 def classify_layer(layer: LayerActivity) -> str:
     """Return ``silent`` or ``saturated``, or an empty string if the ``layer`` is neither."""
-    if layer.rate < SILENT_RATE and layer.silent > MOST:
+    if layer.rate < SILENT_RATE and layer.silent > MIN_NEURON_SHARE:
         return "silent"
-    return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MOST else ""
+    return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MIN_NEURON_SHARE else ""
 
 
 def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:

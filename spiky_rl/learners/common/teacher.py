@@ -59,7 +59,7 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
 
 def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:
     """Return the teacher in a student's checkpoint ``loaded`` from ``path``. Raises CheckpointError if it holds no teacher."""
-    held = (loaded.get("distillation") or {}).get("teacher")
-    if not held:
+    saved = (loaded.get("distillation") or {}).get("teacher")
+    if not saved:
         raise CheckpointError(f"{path}: holds no teacher; it was not trained with --teacher")
-    return Teacher(held["path"], held["agent"], held["spec"], loaded["distillation"]["teacher_state_dict"])
+    return Teacher(saved["path"], saved["agent"], saved["spec"], loaded["distillation"]["teacher_state_dict"])

@@ -182,10 +182,12 @@ class JitPolicy(nn.Module):
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
-        held = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
+        states = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
         names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
         self.about: str = json.dumps(
-            make_metadata(model, *names, held, "The state is inside, and a call advances it.", "call reset()")
+            make_metadata(
+                model, *names, states, "The state is inside, and a call advances it.", "call reset()"
+            )
         )
         with torch.no_grad(), warnings.catch_warnings():
             # control flow depends only on shapes, which are fixed in an export

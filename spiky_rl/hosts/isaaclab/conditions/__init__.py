@@ -1,7 +1,7 @@
-"""Conditions that a policy is measured under: as trained, and where sensors, motors, the world or its own network fail it.
+"""Conditions of an evaluation: undisturbed, or with disturbances of sensors, motors, the world or the policy's network.
 
-A condition acts on some environments of a simulation and leaves the others alone, so that all of them are measured in one.
-Everything random is drawn from the condition's own seed: the same for every policy, and whatever else is measured beside it.
+A condition acts only on its group of environments, so that one simulation measures all conditions. All random numbers come from
+the condition's own seed, so they do not depend on the policy or on the other conditions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spiky_rl.hosts.isaaclab.conditions.base import (
     Nominal,
 )
 from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot, make_scene_entity_cfg
-from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, newton_solver
+from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, get_newton_solver
 from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 
 __all__ = [
@@ -32,9 +32,9 @@ __all__ = [
     "EvalCondition",
     "find_robot",
     "find_unavailable",
+    "get_newton_solver",
     "make_scene_entity_cfg",
     "map_values_to_sensors",
-    "newton_solver",
     "parse_conditions",
     "remove_network_faults",
     "require_conditions",
@@ -54,7 +54,7 @@ ROBUSTNESS: Mapping[str, type[EvalCondition]] = MappingProxyType(
         "friction": Friction,
     }
 )
-"""What nearly every task can be put under, by name: `all` of a command line, as it has always been."""
+"""Conditions for nearly every task, by name: the set ``all`` of the command line."""
 CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
     {
         **ROBUSTNESS,
@@ -64,50 +64,50 @@ CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
         **faults.FAULTS,
     }
 )
-"""By name; to add one, write a class and a line here."""
+"""Conditions by name; a new condition needs a class and a line here."""
 CONDITION_SETS = ("all", "stress")
-"""Names for several conditions: those of `ROBUSTNESS`, and all others that a task and an agent can have."""
+"""Names of sets: the conditions of `ROBUSTNESS`, and all others that task and agent support."""
 
 
 def parse_conditions(names: str, subject: ConditionSubject | None = None) -> list[str]:
-    """The conditions that are asked for; nominal is always one, the first.
+    """Return the conditions in ``names``; nominal is always the first.
 
     Args:
-        names: A comma-separated list of conditions and of `CONDITION_SETS`.
-        subject: What ``stress`` is of; None: of a task and an agent that can have all of it.
+        names: Comma-separated names of conditions and of `CONDITION_SETS`.
+        subject: Task and agent that limit the set ``stress``; None for no limit.
 
     Raises:
-        ConditionError: There is no such condition, or one is named twice.
+        ConditionError: A condition is unknown, or named twice.
     """
     given = split_names(names)
     for name in given:
         if name not in (*CONDITIONS, *CONDITION_SETS):
             hint = suggest_name(name, (*CONDITIONS, *CONDITION_SETS))
             raise ConditionError(
-                f"--conditions: {name!r} is not known; choose from {', '.join(CONDITIONS)}, or all, or stress{hint}"
+                f"--conditions: {name!r}: unknown condition; allowed: {', '.join(CONDITIONS)}, all, stress{hint}"
             )
         if given.count(name) > 1:
             raise ConditionError(f"--conditions: {name!r} is named {given.count(name)} times")
-    sets = {"all": list(ROBUSTNESS), "stress": _stress(subject) if "stress" in given else []}
+    sets = {"all": list(ROBUSTNESS), "stress": _list_stress(subject) if "stress" in given else []}
     return list(dict.fromkeys(["nominal", *(each for name in given for each in sets.get(name, [name]))]))
 
 
 def split_names(names: str) -> list[str]:
-    """The conditions and sets that ``names`` lists with commas."""
+    """Return the conditions and sets in the comma-separated ``names``."""
     return [name.strip() for name in names.split(",")]
 
 
-def _stress(subject: ConditionSubject | None) -> list[str]:
-    """What the set ``stress`` is of a ``subject``; None: of one that can have all of it."""
-    wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
-    if subject is None or not (left_out := find_unavailable(wanted, subject)):
-        return wanted
-    log.info("stress leaves out on %s: %s", subject.task, _group_by_reason(left_out))
-    return [name for name in wanted if name not in left_out]
+def _list_stress(subject: ConditionSubject | None) -> list[str]:
+    """Return the conditions of the set ``stress`` that are available for ``subject``, or all of them if it is None."""
+    names = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    if subject is None or not (unavailable := find_unavailable(names, subject)):
+        return names
+    log.info("stress leaves out on %s: %s", subject.task, _group_by_reason(unavailable))
+    return [name for name in names if name not in unavailable]
 
 
 def find_unavailable(names: Sequence[str], subject: ConditionSubject) -> dict[str, str]:
-    """Those of the conditions ``names`` that a ``subject`` cannot have, each with the first reason."""
+    """Return the conditions in ``names`` that are not available for ``subject``, each with the first reason."""
     reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
     return {
         name: next(reasons[need] for need in CONDITIONS[name].requirements if need in reasons)
@@ -117,7 +117,7 @@ def find_unavailable(names: Sequence[str], subject: ConditionSubject) -> dict[st
 
 
 def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
-    """Raise ConditionError where a ``subject`` cannot be put under one of the conditions ``names``."""
+    """Raise ConditionError if one of the conditions ``names`` is not available for ``subject``."""
     refused = find_unavailable(names, subject)
     if refused:
         others = ", ".join(name for name in names if name not in refused)
@@ -129,16 +129,16 @@ def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -
 
     Args:
         selected: Names of conditions.
-        names: The user's list that they were selected by.
-        frozen_by: The flag that forbids changes of the network.
+        names: The user's comma-separated list.
+        frozen_by: The flag that excludes changes of the network.
 
     Raises:
-        ConditionError: The user names such a condition.
+        ConditionError: The user's list names a removed condition.
     """
     removed = [name for name in selected if issubclass(CONDITIONS[name], faults.NetworkFault)]
     if named := [name for name in removed if name in split_names(names)]:
         raise ConditionError(
-            f"{frozen_by}: {named[0]!r} changes a network in single precision; leave it out of --conditions"
+            f"{frozen_by}: {named[0]!r} changes a network in single precision; remove it from --conditions"
         )
     if removed:
         log.info("%s leaves out: %s", frozen_by, ", ".join(removed))
@@ -146,9 +146,9 @@ def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -
 
 
 def _group_by_reason(refused: Mapping[str, str], task: str = "") -> str:
-    """Conditions by the reason why they cannot be had."""
+    """Return a phrase with the unavailable conditions grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():
         by_reason.setdefault(reason, []).append(name)
-    where = f" cannot be had on {task}" if task else ""
+    where = f" not available on {task}" if task else ""
     return "; ".join(f"{', '.join(names)}{where}: {reason}" for reason, names in by_reason.items())

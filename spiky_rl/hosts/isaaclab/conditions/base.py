@@ -1,4 +1,4 @@
-"""What a condition is: a group of environments, and what is done to what their policy senses, sends, moves and computes."""
+"""Base classes of conditions, which perturb observations, actions, robots or networks in a group of environments."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 
 
 class ConditionError(UserError):
-    """A condition that there is not, or that a task or an agent cannot be put under."""
+    """Error about a condition that is unknown, or not available for a task or an agent."""
 
 
 @dataclass(frozen=True)
 class EnvGroup:
-    """The environments that a condition acts on."""
+    """Environments of a condition."""
 
     env: Env
-    """The simulation, Isaac Lab's own environment without wrappers."""
+    """Isaac Lab's own environment without wrappers."""
     ids: Tensor
     """Indices of the environments, [E]."""
     seed: int
-    """Seed of everything that the condition draws."""
+    """Seed of the condition's random numbers."""
     sensors: Tensor
-    """Which sensor each observed value comes from, [C]: see `map_values_to_sensors`."""
+    """Index of the sensor of each observed value, [C], see `map_values_to_sensors`."""
     observation_std: Tensor
     """Standard deviation of each observed value under random actions, [C]."""
     damage_step: int = 0
-    """Control step in which whatever happens in the middle of an episode happens: half of the longest episode."""
+    """Control step of damage in mid-episode: half of the maximum episode length."""
     leg: str = ""
-    """Names of the joints of one leg, as a regular expression; empty: the robot has none that is known."""
+    """Names of the joints of one leg, as a regular expression; empty if the task file names none."""
 
 
 class EvalCondition(ABC):
-    """A disturbance of a group of environments."""
+    """Test-time disturbance of a group of environments."""
 
     text: ClassVar[str]
-    """One line: what is done, with its magnitude."""
+    """Description in one line, with the magnitude."""
     requirements: ClassVar[tuple[str, ...]] = ()
-    """What a task or an agent must have for it: keys of `requirements.REQUIREMENTS`."""
+    """Requirements on task and agent: keys of `requirements.REQUIREMENTS`."""
     damages: ClassVar[bool] = False
-    """Whether it begins in the middle of an episode, so that recovery from it can be measured."""
+    """Whether it begins in mid-episode, so that recovery can be measured."""
 
     def __init__(self, group: EnvGroup) -> None:
         self.group = group
@@ -54,41 +54,41 @@ class EvalCondition(ABC):
 
     @classmethod
     def configure(cls, env_cfg: EnvCfg) -> None:
-        """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
+        """Prepare a task's ``env_cfg`` before the simulator starts; without effect until the condition acts."""
 
     def perturb_policy(
         self, policy: InferencePolicy
     ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
-        """Return the changed copies that act in the place of ``policy``; empty if the policy itself acts.
+        """Return the perturbed copies that replace ``policy``; empty if the policy itself acts.
 
-        The copies share the group's environments: in their order, evenly.
+        The environments of the group are divided evenly among the copies, in their order.
         """
         return []
 
     def begin(self) -> None:
-        """Once, where the group's episodes begin."""
+        """Prepare the start of the group's episodes; called once."""
 
     def perturb_observations(self, values: Tensor) -> Tensor:
-        """The observation ``values`` [E, C] as the policy receives them; called once per control step."""
+        """Return the perturbed observation ``values`` [E, C] for the policy; called once per control step."""
         return values
 
     def perturb_actions(self, actions: Tensor) -> Tensor:
-        """The policy's ``actions`` [E, A] as they reach the robot; called once per control step."""
+        """Return the perturbed ``actions`` [E, A] for the robot; called once per control step."""
         return actions
 
     def step(self) -> None:
-        """Before every control step."""
+        """Apply the condition before a control step."""
 
     def reset(self, dones: Tensor) -> None:
-        """After a control step: the episodes of ``dones`` [E] have ended, and others have begun."""
+        """Reset the condition where ``dones`` [E], after a control step."""
 
     def sample_uniform(self, *size: int) -> Tensor:
-        """Numbers between 0 and 1 in a tensor of this ``size``, from the group's seed."""
+        """Return a tensor of shape ``size`` with U(0, 1) numbers from the group's seed."""
         return torch.rand(size, generator=self.generator, device=self.generator.device)
 
 
 class Damage(EvalCondition):
-    """A change in the middle of every episode, once and for good."""
+    """Permanent change in the middle of the episode."""
 
     damages = True
 
@@ -108,6 +108,6 @@ class Damage(EvalCondition):
 
 
 class Nominal(EvalCondition):
-    """As trained."""
+    """Undisturbed condition."""
 
     text = "nothing changed"

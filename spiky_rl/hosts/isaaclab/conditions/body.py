@@ -1,6 +1,6 @@
-"""Conditions on the robot and its surroundings: pushes, other masses, other friction.
+"""Conditions on the robot and its surroundings: pushes, changed masses, changed friction.
 
-What changes the physics are Isaac Lab's own event terms.
+The physics is changed by Isaac Lab's own event terms.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from isaaclab.managers import SceneEntityCfg
 
 BASE_PUSH_SPEED = 3.0
-"""Greatest change of a base's velocity by a push, along x and along y, in m/s: about the speed of a trained Ant, which loses a
-tenth of its return; 1 m/s, twice what Isaac Lab's walking tasks train with, it does not notice."""
+"""Maximum change of a base's velocity by a push, along x and along y, in m/s. It is about the speed of a trained Ant, which loses a
+tenth of its return; 1 m/s, twice the value in Isaac Lab's walking tasks, has no effect on it."""
 JOINT_PUSH = 5.0
-"""That of a joint's velocity where the base is fixed, in m/s or rad/s."""
+"""Maximum change of a joint's velocity by a push if the base is fixed, in m/s or rad/s."""
 PUSH_SECONDS = (1.0, 3.0)
-"""From one push to the next."""
+"""Range of the interval between pushes."""
 MASS = (0.5, 2.0)
-"""Factor of a body's mass: as likely half as twice."""
+"""Range of the factor of a body's mass, log-uniform."""
 SURFACE_FRICTION = (0.2, 0.6)
-"""Coefficient of friction of a robot's surfaces: wet to dry plastic, where Isaac Lab's robots have 1."""
+"""Coefficient of friction of a robot's surfaces: wet to dry plastic; Isaac Lab's robots have 1."""
 JOINT_FRICTION = (0.0, 1.0)
 """Dry friction in every joint, N or N m, and viscous friction, N s/m or N m s/rad."""
 
@@ -62,7 +62,7 @@ class Push(EvalCondition):
 
         env, (name, robot) = self.group.env, find_robot(self.group.env)
         if robot.is_fixed_base:
-            # Isaac Lab's term sets the velocity of the root, which here cannot move: this is its like for joints
+            # Isaac Lab's term sets the velocity of the root, which is fixed here: push the joints instead
             change = JOINT_PUSH * (2.0 * self.sample_uniform(len(ids), robot.num_joints) - 1.0)
             velocity = robot.data.joint_vel.torch[ids] + change
             robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=ids.int())
@@ -74,7 +74,7 @@ class Push(EvalCondition):
 
 
 class Mass(EvalCondition):
-    """A robot of other masses."""
+    """Changed masses of the robot's bodies."""
 
     text = f"mass and inertia of every body times {MASS[0]:g} to {MASS[1]:g}, log-uniform"
     requirements = ("robot", "worlds")
@@ -89,7 +89,7 @@ class Mass(EvalCondition):
 
 
 class Friction(EvalCondition):
-    """Slippery ground or, for a robot that stands on none, stiff joints."""
+    """Slippery ground, or stiff joints for a robot with a fixed base."""
 
     text = (
         f"friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g}, {SURFACE_FRICTION[1]:g}); of a robot with a"
@@ -102,7 +102,7 @@ class Friction(EvalCondition):
 
 
 def change_friction(group: EnvGroup) -> None:
-    """Give the robots of a ``group`` other friction: on the ground, or in their joints where they stand on none."""
+    """Change the friction of the robots in a ``group``: on the ground, or in the joints if the base is fixed."""
     from isaaclab.envs import mdp
 
     if find_robot(group.env)[1].is_fixed_base:
@@ -121,19 +121,19 @@ def change_friction(group: EnvGroup) -> None:
 
 
 def find_robot(env: Env) -> tuple[str, Articulation]:
-    """Name and articulation of the robot in an ``env``."""
+    """Return name and articulation of the robot in an ``env``."""
     there = env.scene.articulations
     name = "robot" if "robot" in there else next(iter(there))
     return name, there[name]
 
 
 def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
-    """An asset as event terms take it.
+    """Return the resolved configuration of an asset for event terms.
 
     Args:
-        env: Where it is.
+        env: The environment of the asset.
         name: Name of the asset.
-        bodies: Indices of some of its bodies; None: all.
+        bodies: Indices of some of its bodies; None for all.
     """
     from isaaclab.managers import SceneEntityCfg
 
@@ -148,13 +148,13 @@ def apply_event_term(
     bodies: list[int] | None = None,
     **params: object,
 ) -> None:
-    """Let one of Isaac Lab's event terms change the robots of a group.
+    """Apply one of Isaac Lab's event terms to the robots of a group.
 
     Args:
         group: The environments.
-        term: The term's class.
-        bodies: Indices of the bodies that it changes; None: all bodies, and all joints.
-        params: All of the term's parameters but the asset, by name.
+        term: Class of the term.
+        bodies: Indices of the changed bodies; None for all bodies and joints.
+        params: Parameters of the term except the asset, by name.
     """
     from isaaclab.managers import EventTermCfg
 
@@ -165,12 +165,12 @@ def apply_event_term(
 
 
 def use_robot_friction(env: Env) -> None:
-    """Let the friction of the robots in ``env`` be that of their contacts with the ground, without a change to these contacts.
+    """Move the ground's friction to the robots in ``env``, which leaves the friction of their contacts unchanged.
 
-    MuJoCo takes the larger of two coefficients, so a robot on rough ground never slips: the ground hands its own over, and
-    what was smoother gets it. Nothing to do for other physics, which take the mean.
+    MuJoCo takes the larger of two coefficients, so a robot on rough ground would never slip: the ground's coefficient becomes 0,
+    and smoother robot surfaces get the former one. Other physics take the mean and are not changed.
     """
-    manager: Any = env.sim.physics_manager  # Newton's, where it has a model
+    manager: Any = env.sim.physics_manager  # only Newton's has a model
     if not hasattr(manager, "get_model"):
         return
     import warp

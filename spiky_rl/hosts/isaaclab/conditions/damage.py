@@ -19,16 +19,16 @@ from spiky_rl.hosts.isaaclab.conditions.body import (
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 LOCK_ARMATURE = 1e4
-"""Inertia of a locked joint, kg m^2 or kg: no torque of a robot turns it by a millionth of a radian in a control step, after
-which it is put back."""
+"""Inertia of a locked joint, kg m^2 or kg: a robot's torque turns it by less than 1e-6 rad in a control step, after which its
+position is restored."""
 STRENGTH = 0.5
-"""What is left of a weakened motor's torque."""
+"""Remaining share of a weakened motor's torque."""
 PAYLOAD = (1.5, 2.5)
-"""Factor of the mass of the body that takes up a load."""
+"""Range of the factor of the loaded body's mass."""
 
 
 class LockedLeg(Damage):
-    """A leg whose joints do not move any more."""
+    """Leg with locked joints."""
 
     text = "from the middle of the episode on the joints of one leg stay where they are"
     requirements = ("robot", "worlds", "leg")
@@ -40,14 +40,14 @@ class LockedLeg(Damage):
             self.joints: list[int] = self.robot.find_joints(self.group.leg)[0]  # type: ignore[assignment]
         except ValueError:
             raise ConditionError(
-                f"--conditions: locked_leg: the task file's leg {self.group.leg!r} names no joint; the robot has"
+                f"--conditions: locked_leg: the task file's leg {self.group.leg!r} matches no joint; allowed:"
                 f" {', '.join(self.robot.joint_names)}"
             ) from None
         self.ids = self.group.ids.int()
         self.position: Tensor | None = None
 
     def get_joint_positions(self) -> Tensor:
-        """Where the leg's joints are, [E, joints]; those beyond their limits at the limits, which would push them back."""
+        """Return the positions of the leg's joints, [E, joints], clamped to their limits, which would push them back."""
         limits = self.robot.data.joint_pos_limits.torch[self.group.ids][:, self.joints]
         return self.robot.data.joint_pos.torch[self.group.ids][:, self.joints].clamp(
             limits[..., 0], limits[..., 1]
@@ -75,7 +75,7 @@ class LockedLeg(Damage):
 
 
 class HalfTorque(Damage):
-    """Motors that have become weak."""
+    """Weakened motors."""
 
     text = (
         f"from the middle of the episode on every motor gives {STRENGTH:g} of the torque that it is told; of a joint that is told"
@@ -90,7 +90,7 @@ class HalfTorque(Damage):
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        for term in vars(env_cfg.actions).values():  # type: ignore[union-attr]  # it is needed
+        for term in vars(env_cfg.actions).values():  # type: ignore[union-attr]  # guaranteed by the requirement "motors"
             if isinstance(term, JointEffortActionCfg):
                 term.class_type = WeakeningEffort
 
@@ -99,7 +99,7 @@ class HalfTorque(Damage):
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        manager = self.group.env.action_manager  # type: ignore[union-attr]  # it is needed
+        manager = self.group.env.action_manager  # type: ignore[union-attr]  # guaranteed by the requirement "motors"
         terms = [manager.get_term(name) for name in manager.active_terms]
         weakening = [term for term in terms if isinstance(term, WeakeningEffort)]
         for term in weakening:
@@ -113,7 +113,7 @@ class HalfTorque(Damage):
 
 
 class FrictionChange(Damage):
-    """Ground that becomes slippery under way or, for a robot that stands on none, joints that become stiff."""
+    """Ground that becomes slippery, or joints that become stiff for a robot with a fixed base."""
 
     text = (
         f"from the middle of the episode on, friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g},"
@@ -132,7 +132,7 @@ class FrictionChange(Damage):
 
 
 class Payload(Damage):
-    """A load that is put on under way."""
+    """Load that is added in mid-episode."""
 
     text = (
         f"from the middle of the episode on, mass and inertia of the trunk times U({PAYLOAD[0]:g}, {PAYLOAD[1]:g}); of a robot with"

@@ -1,6 +1,6 @@
-"""Faults of the policy's own network: coarse weights, dead neurons, spikes that are lost or come from nowhere.
+"""Faults of the policy's network: quantised weights, dead neurons, lost or spurious spikes.
 
-They change a copy of the policy, which acts in its place on the group's environments.
+A fault changes a copy of the policy, which acts in the group's environments.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.networks.reservoir import Reservoir
 
 BITS = (8, 4)
-"""Numbers of bits that a weight may have."""
+"""Numbers of bits of a quantised weight."""
 DEAD_FRACTION = 0.2
-"""Share of a layer's neurons that are dead."""
+"""Share of dead neurons in a layer."""
 LOST_FRACTION = 0.2
-"""Probability that a spike arrives nowhere."""
+"""Probability that a spike is lost."""
 PATTERNS = 8
-"""Number of patterns of dead neurons: few episodes share one, so that a score is no matter of a single draw."""
+"""Number of patterns of dead neurons; several, so that a score does not depend on a single draw."""
 SPURIOUS_RATE = 0.02
-"""Probability that a neuron which is silent in an inner step seems to spike in it."""
+"""Probability of a spurious spike per silent neuron and inner step."""
 
 
 class NetworkFault(EvalCondition):
-    """A policy whose network is changed. Abstract: its subclasses say how."""
+    """Abstract fault of a policy's network."""
 
     copies: ClassVar[int] = 1
-    """Number of copies that are changed, each in its own way, on an equal share of the environments."""
+    """Number of differently changed copies, each on an equal share of the environments."""
 
     @override
     def perturb_policy(self, policy: InferencePolicy) -> list[InferencePolicy]:
-        # copies of tensors that torch can follow, as the policy's own are
+        # the copies must be normal tensors like the policy's own, not inference tensors
         with torch.inference_mode(False), torch.no_grad():
             copies = [policy.copy() for _ in range(min(self.copies, len(self.group.ids)))]
             for copy in copies:
@@ -50,11 +50,11 @@ class NetworkFault(EvalCondition):
 
 
 class QuantizedWeights(NetworkFault):
-    """Weights of few bits, also where they change while the policy acts. Abstract: see `FAULTS`."""
+    """Weights quantised to ``bits``, also after changes while the policy acts. Abstract: see `FAULTS`."""
 
     bits: int
     policy: InferencePolicy | None = None
-    """The copy that acts; None where actions are random."""
+    """The acting copy; None for random actions."""
 
     def apply_fault(self, policy: InferencePolicy) -> None:
         self.policy = policy
@@ -62,7 +62,7 @@ class QuantizedWeights(NetworkFault):
 
     @override
     def step(self) -> None:
-        # what has just been learned is kept in as few bits
+        # quantise the weights that have just changed
         if self.policy is not None and self.policy.is_plastic:
             self._round(self.policy)
 
@@ -72,7 +72,7 @@ class QuantizedWeights(NetworkFault):
 
 
 class DeadNeurons(NetworkFault):
-    """Neurons that have died."""
+    """Dead neurons."""
 
     text = f"{DEAD_FRACTION:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
     requirements = ("neurons",)
@@ -86,12 +86,12 @@ class DeadNeurons(NetworkFault):
         policy.network.set_spike_channels([lambda spikes, a=a: spikes * a for a in alive])
 
     def _make_mask(self, width: int) -> Tensor:
-        """0 for neurons that are dead and 1 for the others, [width]; the number of dead ones is exact."""
+        """Return a mask [width] with 0 for dead neurons and 1 for the others; the number of dead neurons is exact."""
         order = torch.randperm(width, generator=self.generator, device=self.generator.device)
         return (order >= round(DEAD_FRACTION * width)).float()
 
     def _kill_units(self, model: nn.Module) -> None:
-        """Let nobody read the outputs of an ANN's dead units."""
+        """Zero the outgoing weights of an ANN's dead units."""
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         for module in recurrent:
@@ -106,7 +106,7 @@ class DeadNeurons(NetworkFault):
 
 
 class LostSpikes(NetworkFault):
-    """Spikes that do not arrive."""
+    """Lost spikes."""
 
     text = f"every spike is lost with a probability of {LOST_FRACTION:g}, before it reaches any other neuron or the readout"
     requirements = ("spikes",)
@@ -120,7 +120,7 @@ class LostSpikes(NetworkFault):
 
 
 class SpuriousSpikes(NetworkFault):
-    """Spikes that no neuron sent."""
+    """Spurious spikes."""
 
     text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS_RATE:g}"
     requirements = ("plain_spikes",)
@@ -134,7 +134,7 @@ class SpuriousSpikes(NetworkFault):
 
 
 def get_weights(model: nn.Module) -> Iterator[Tensor]:
-    """The weights of all connections of a policy's ``model``, spiking or not, to be changed in place; biases are none."""
+    """Yield the weights of all connections of a policy's ``model``, spiking or not, without biases; they can be changed in place."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | Connection):
             yield from (p for p in module.parameters(recurse=False) if p.ndim > 1)
@@ -145,10 +145,10 @@ def get_weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def quantize(weight: Tensor, bits: int) -> Tensor:
-    """The values of ``weight`` rounded to 2^``bits`` - 1 levels, evenly between plus and minus the largest of them."""
-    most = 2 ** (bits - 1) - 1
-    size = weight.abs().max() / most
-    return weight if size == 0.0 else (weight / size).round() * size
+    """Return ``weight`` rounded to 2^``bits`` - 1 levels, evenly spaced between plus and minus its maximum absolute value."""
+    max_level = 2 ** (bits - 1) - 1
+    scale = weight.abs().max() / max_level
+    return weight if scale == 0.0 else (weight / scale).round() * scale
 
 
 FAULTS: dict[str, type[EvalCondition]] = {

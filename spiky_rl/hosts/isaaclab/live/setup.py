@@ -1,4 +1,4 @@
-"""Tells Isaac Lab's simulation to make our visualizers where its own command line would make its own."""
+"""Configuration of our visualizers in Isaac Lab's simulation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ CONFIGURATIONS = {
     "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
     "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
 }
-"""Isaac Lab's configurations of the visualizers that have a module in this package; the others are Isaac Lab's as they are."""
+"""Isaac Lab's configurations of the visualizers that this package extends; all others are used unchanged."""
 VIEWS = {"newton_gl": "NewtonGLView", "viser": "ViserView", "rerun": "RerunView"}
-"""The class of each in that module."""
+"""Class of each extended visualizer in its module."""
 LOCAL = "127.0.0.1"
-"""Who watches can also pause and reset, and nobody is asked for a password: other machines come in by ssh."""
+"""Address of the servers: viewers can pause and reset without a password, so other machines must use ssh."""
 
 FURTHER = 2.0
-"""How far the robot is seen from, in a film's distances."""
+"""Distance of the camera from the robot, relative to that of videos."""
 
 
 def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
-    """Put those of ``names`` that are ours into ``env_cfg.sim.visualizer_cfgs``, with what the task says of them there."""
+    """Add our visualizers among ``names`` to ``env_cfg.sim.visualizer_cfgs``, or extend the task's own configurations there."""
     from isaaclab.utils.string import ResolvableString
 
     there = env_cfg.sim.visualizer_cfgs or []
@@ -42,19 +42,21 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
             cfg = getattr(importlib.import_module(module), kind)()
             there.append(cfg)
         cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{VIEWS[name]}")
-        cfg.randomly_sample_visible_envs = False  # environment 0 is among those that are seen
+        cfg.randomly_sample_visible_envs = False  # so that environment 0 is visible
         if name == "viser":
             cfg.bind_address, cfg.verbose = LOCAL, False
         if name == "rerun":
             cfg.bind_address = LOCAL
-            # Isaac Lab takes a port that is not free for that of another viewer, and writes into it
+            # Isaac Lab would connect to whatever server uses an occupied port
             cfg.web_port, cfg.grpc_port = find_free_port(cfg.web_port), find_free_port(cfg.grpc_port)
-            cfg.keep_historical_data = True  # else poses are static, and rerun's server never drops those
+            cfg.keep_historical_data = (
+                True  # otherwise poses are static data, which rerun's server never drops
+            )
     env_cfg.sim.visualizer_cfgs = there
 
 
 def find_free_port(first: int) -> int:
-    """The first port from ``first`` on that nobody listens on."""
+    """Return the first free port from ``first`` on."""
     for port in range(first, first + 1000):
         with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,14 +69,14 @@ def find_free_port(first: int) -> int:
 
 
 def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
-    """The visualizers of ``env`` that are ours."""
+    """Return our visualizers of ``env``."""
     from spiky_rl.hosts.isaaclab.live import base
 
     return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
 
 
 def set_default_camera(env: WrappedEnv) -> None:
-    """Let every visualizer of ``env`` look at the robot of environment 0 from where a film does, and from further, for it stays there."""
+    """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos because it stays there."""
     scene = env.unwrapped.scene
     for robot in list(scene.articulations.values())[:1]:
         middle, offset = compute_viewpoint(robot)
