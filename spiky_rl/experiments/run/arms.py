@@ -13,7 +13,7 @@ from spiky_rl.experiments.run.cells import find_differences
 from spiky_rl.run.provenance import LIBRARIES, STEPPING
 
 SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
-"""Attributes that must be equal, beside the environment's overrides and what decides bits."""
+"""Attributes that must be equal, beside the environment's overrides, kernels and versions."""
 
 
 @dataclass(frozen=True)
