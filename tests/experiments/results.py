@@ -34,7 +34,7 @@ KEPT |= {"push": 0.72, "mass": 0.97, "friction": 0.99}
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of an agent."""
+    """True values of an agent."""
 
     score: float
     """Expected, on the whole task."""

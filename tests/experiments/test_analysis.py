@@ -1,4 +1,4 @@
-"""Reading a study's folder, and what its results come to, against studies whose truth is known."""
+"""Reading a study's folder and analysing its results, against studies with known truths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report's first table claims is what its tests say."""
+"""The claims of a report's first table agree with its tests."""
 
 import re
 from pathlib import Path

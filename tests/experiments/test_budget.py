@@ -1,4 +1,4 @@
-"""A budget counts what it says, and refuses what is none."""
+"""A budget counts its own unit, and invalid ones are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A cell's steps run as processes that end with it; what fails leaves its last words, what is interrupted goes on."""
+"""A cell's steps run as processes that end with it; a failed step leaves its last message, an interrupted one resumes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Better and worse are said only where the pairs say so: exact tests, corrected, on data whose truth is known."""
+"""Better and worse are claimed only if the pairs support it: exact tests, corrected, on data with known truths."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ ALPHA = 0.05
 FAMILIES = 2000
 """Of comparisons, simulated: the standard error of a rate of 5 % is 0.5 %."""
 FAST = 200
-"""Resamples, where the interval is not what is tested."""
+"""Resamples, for tests that do not check the interval."""
 
 
 def seeded(scores):

@@ -1,4 +1,4 @@
-"""The coverage of intervals that reports state is what the simulation gives, and what a study may see of poor seeds."""
+"""The coverage of intervals in reports is that of the simulation, and a study may see poor seeds or not."""
 
 import numpy as np
 import pytest

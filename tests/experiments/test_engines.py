@@ -209,7 +209,7 @@ print("ran as", ray.get(ray.remote(lambda: "a task")._remote(num_cpus=0)))
 
 
 def client(address: str, **environment: str) -> tuple[str, str]:
-    """What another process of this machine hears that sends a task to a cluster: its answer, and the reason without one."""
+    """The answer that another process of this machine gets if it sends a task to a cluster, and the reason without one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT, address], env={**kept, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **environment},

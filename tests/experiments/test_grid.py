@@ -1,4 +1,4 @@
-"""The cells of a study: complete, balanced, named for what they are, and hashed by all that decides their results."""
+"""The cells of a study: complete, balanced, with telling names, and hashed by everything that decides their results."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Names, numbers and folders that nobody means well: text stays text, and what cannot be is refused in one line."""
+"""Hostile names, numbers and folders: text stays text, and impossible input is refused in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small(folder: Path) -> Path:
 
 
 def run(command, argv, capsys) -> tuple[object, list[str]]:
-    """The exit code, and what stands on stderr."""
+    """The exit code, and the lines of stderr."""
     try:
         code = common.run(command, [str(argument) for argument in argv])
     except SystemExit as end:

@@ -39,7 +39,7 @@ def its_analysis(study: Path) -> StudyAnalysis:
 
 
 def ask(folder: Path, route: str, request: dict[str, Any]) -> Any:
-    """What the plugin answers to a request of its page."""
+    """The plugin's answer to a request of its page."""
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.plugins.base_plugin import TBContext

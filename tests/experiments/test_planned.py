@@ -1,4 +1,4 @@
-"""A study's plan: what it may say, when it may be made, and the verdicts that its report gives on it."""
+"""A study's plan: its allowed content, its time, and the verdicts of its report."""
 
 import json
 import logging
@@ -13,8 +13,12 @@ from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.verdicts import compute_equivalence_p_value, count_seeds_to_equate
 from spiky_rl.experiments.design import study as study_design
-from spiky_rl.experiments.design.controls import find_uncontrolled
-from spiky_rl.experiments.design.planned import StudyPlan, check_agents, count_deciding_seeds
+from spiky_rl.experiments.design.planned import (
+    StudyPlan,
+    check_agents,
+    count_deciding_seeds,
+    find_uncontrolled,
+)
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.run import cells as folders

@@ -1,4 +1,4 @@
-"""Cells say what decides their bits; where that differs, cells are not mixed, and a report of mixed ones says so."""
+"""Cells name what decides their bits; cells that differ in it are not mixed, and a report of mixed cells says so."""
 
 import dataclasses
 import json

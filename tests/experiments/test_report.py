@@ -326,7 +326,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(name="browser", scope="module")
 def a_browser() -> str:
-    """SPIKY_RL_BROWSER, or what there is on the path."""
+    """SPIKY_RL_BROWSER, or a browser on the path."""
     named = os.environ.get("SPIKY_RL_BROWSER")
     found = [path for name in ([named] if named else BROWSERS) if (path := shutil.which(name))]
     if not found:
@@ -335,7 +335,7 @@ def a_browser() -> str:
 
 
 def browse(browser: str, page: Path, folder: Path, *options: str) -> tuple[str, list[str], set[str]]:
-    """What a headless browser that reaches no other host prints, its console's messages, and what the page asks hosts for."""
+    """The output of a headless browser that reaches no other host, its console's messages, and the page's requests to hosts."""
     flags = [
         "--headless",
         "--no-sandbox",

@@ -1,4 +1,4 @@
-"""A report on stress, plasticity at work and energy with memory, from results whose numbers are known."""
+"""A report on stress, plasticity at work and energy with memory, from results with known numbers."""
 
 from __future__ import annotations
 

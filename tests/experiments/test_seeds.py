@@ -1,4 +1,4 @@
-"""Seeds are used once: what was tuned or chosen with is not tested on, unless the study says why and its report repeats it."""
+"""Seeds are used once: seeds of tuning or choosing are not tested on, unless the study gives a reason and its report repeats it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A study says what is compared; what is no comparison is refused before anything runs, by key and value."""
+"""A study names its comparison; an invalid one is refused before anything runs, by key and value."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A tuning gives every agent as many trials, survives being killed anywhere, and refuses what is none before it begins."""
+"""A tuning gives every agent as many trials, survives being killed anywhere, and refuses invalid input before it begins."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A tuning whose files are lost or damaged says so in one line that names the file; it runs nothing again, and shows no password."""
+"""A tuning with lost or damaged files says so in one line that names the file; it runs nothing again, and shows no password."""
 
 import shutil
 import sqlite3
@@ -30,7 +30,7 @@ def out(finished, tmp_path) -> Path:
 
 
 def refusal(out: Path) -> str:
-    """What is said of the tuning in ``out``; it leaves the folder as it is."""
+    """The error of the tuning in ``out``; it leaves the folder as it is."""
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     with pytest.raises(StudyError) as refused:
         tunings.run(out, tunings.asked(trials=5))

@@ -1,4 +1,4 @@
-"""Tunings whose cells take no time: an engine that computes what a training would come to."""
+"""Tunings with cells that take no time: an engine computes the result of a training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def search(out: Path, wanted: TuningDesign, parallel: int = 1, storage: str | No
 
 
 def value(cell: Cell, name: str, default: str) -> str:
-    """What a cell sets an option to."""
+    """The value of an option in a cell."""
     return dict(text.split("=", 1) for text in cell.specification.overrides).get(name, default)
 
 
@@ -137,7 +137,7 @@ def run(
 
 
 def trials(made: TuningSearch) -> dict[str, list[tuple]]:
-    """What all trials are and came to, by agent."""
+    """Number, state, parameters and values of all trials, by agent."""
     return {
         pair.stem: [
             (t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in held.get_trials()

@@ -124,7 +124,7 @@ def compare_pair(
 ) -> PairedComparison:
     """Return the comparison of an ``agent`` with one ``baseline``, one of several ``comparisons``.
 
-    `PairedComparison.corrected` is nan until Holm's correction of all of them. The other arguments are those of `compare_agents`.
+    `PairedComparison.corrected` is nan until Holm's correction of all of them. See `compare_agents` for the other arguments.
     """
     mine, theirs = scores[agent], scores[baseline]
     common = {

@@ -54,7 +54,7 @@ def find_coverage(statistic: str, seeds: int) -> dict[str, float] | None:
 
 
 def simulate(statistic: str, share: float, seeds: int, studies: int = STUDIES, seed: int = 0) -> float:
-    """Return the share of ``studies`` whose 95 % interval contains the true value.
+    """Return the share of ``studies`` with a 95 % interval that contains the true value.
 
     Args:
         statistic: A name in `STATISTICS`.

@@ -33,8 +33,7 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
-from spiky_rl.experiments.design.controls import find_uncontrolled
-from spiky_rl.experiments.design.planned import RETURN, Endpoint
+from spiky_rl.experiments.design.planned import RETURN, Endpoint, find_uncontrolled
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
@@ -93,7 +92,7 @@ class StudyAnalysis:
     scores: Mapping[str, SeededScores]
     """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
     overall: Mapping[str, Interval]
-    """Interquartile mean of those scores over all tasks."""
+    """Interquartile mean of `scores` over all tasks."""
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
     comparisons: Mapping[str, tuple[PairedComparison, ...]]

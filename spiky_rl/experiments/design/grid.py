@@ -27,7 +27,7 @@ OUT = "$OUT"
 EVALUATION = "evaluation.json"
 """File name in a cell's folder."""
 EVALUATION_SEED = 100_000
-"""Added to a cell's seed for its evaluation, whose initial states training has not seen."""
+"""Added to a cell's seed for its evaluation, so that its initial states differ from training."""
 
 EARLIER_PHYSICS = "newton_mjwarp"
 """Physics backend of cells of earlier versions, which do not name it."""
@@ -62,7 +62,7 @@ class CellSpecification(Settings):
     budget: str | None
     """None takes the number of iterations of the merged specification."""
     overrides: Texts
-    """Overrides of agent and environment; ``spec`` already has those of the agent."""
+    """Overrides of agent and environment; the agent's are in ``spec`` already."""
     tuned: str
     """Path in the study's folder of the tuned values in ``spec``; empty if there are none."""
     episodes: int
@@ -137,7 +137,7 @@ class Cell(PlannedCell):
     earlier_hash: str = ""
     """Hash without provenance and versions, as in results of earlier versions."""
     goes_on: str = ""
-    """The cell of this study whose last checkpoint its training starts from."""
+    """The cell of this study from which its training takes the last checkpoint."""
 
 
 def build_cells(

@@ -1,4 +1,4 @@
-"""The planned comparisons of a study: pairs of agents and endpoints, fixed before the first cell begins.
+"""The planned comparisons of a study: pairs of agents, endpoints and controls, fixed before the first cell begins.
 
 plan:
   comparisons: [[lif_ppo, mlp_matched_ppo], [lif_128_ppo, mlp_matched_128_ppo]]   # each with its baseline
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.metrics.energy import ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"
@@ -26,6 +27,8 @@ MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
 """Keys of an endpoint's measure; the first two may stand alone."""
 ALPHA, PERMUTATIONS = 0.05, 2**15
 """Probability of a false finding over all tests together; maximum number of sign patterns in a sign-flip test."""
+CONTROLLED_KEYS = ("schedule", "learning_rate", "critic_learning_rate")
+"""Algorithm keys in which a control agrees with its agent, unless both agents were tuned."""
 
 
 class Endpoint(Settings):
@@ -69,7 +72,7 @@ class Endpoint(Settings):
 
     @property
     def scale(self) -> float:
-        """Factor from its numbers to those in reports."""
+        """Factor from its numbers to the ones in reports."""
         return 100.0 if self.kept else 1.0
 
     @property
@@ -194,3 +197,31 @@ def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
             raise RegistryError(
                 f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{suggest_name(agent, labels)}"
             )
+
+
+def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
+    """Return the spiking agents without a control among the others, with the widths that a control would have.
+
+    Any ANN controls a network without layers of its own, such as a reservoir.
+
+    Args:
+        specs: Merged specifications of the agents on one task, by label.
+        tuned: Labels of agents with tuned values; their rates may differ.
+    """
+    anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
+
+    def controls(ann: str, label: str) -> bool:
+        layers = get_section(specs[label], "network").get("layers")
+        widths_agree = layers is None or get_section(anns[ann], "actor").get("hidden_dims") == layers
+        first, second = (get_section(specs[name], "algorithm") for name in (ann, label))
+        rates_agree = {ann, label} <= {*tuned} or all(
+            first.get(key) == second.get(key) for key in CONTROLLED_KEYS
+        )
+        return widths_agree and rates_agree and "rnn_type" not in get_section(anns[ann], "actor")
+
+    def name_widths(label: str) -> str:
+        layers = get_section(specs[label], "network").get("layers")
+        return "-".join(map(str, layers)) if isinstance(layers, Sequence) else "any"
+
+    spiking = [label for label in specs if label not in anns]
+    return {label: name_widths(label) for label in spiking if not any(controls(ann, label) for ann in anns)}

@@ -99,7 +99,7 @@ Line = Annotated[str, BeforeValidator(_check_one_line, json_schema_input_type=st
 
 
 class Arm(Settings):
-    """Agents of another study whose finished cells are compared in this one."""
+    """Agents of another study with finished cells that are compared in this one."""
 
     study: str
     """Folder of the other study, relative to a folder around this study, such as ``studies/ant_pilot``."""

@@ -97,38 +97,11 @@ def draw_lines(
     """
     if not any(np.isfinite(band.estimate).any() for band in bands.values()):
         return None
-    colours, baseline = get_colors(analysis), str(analysis.baseline)
-    right = max(float(band.at[-1]) for band in bands.values())
-
-    def draw(axes: Axes, label: str, strong: bool) -> None:
-        band = bands[label]
-        if strong and math.isfinite(band.low[-1]) and math.isfinite(band.high[-1]):
-            axes.fill_between(band.at, band.low, band.high, color=colours[label], alpha=0.18, linewidth=0)
-        style: dict[str, Any] = {"label": fit_label(label)}
-        style |= {} if strong else {"linestyle": (0, (3, 2)), "linewidth": 1.0}
-        axes.plot(band.at, band.estimate, color=colours[label], **style)
-
+    colours, right = get_colors(analysis), max(float(band.at[-1]) for band in bands.values())
     if len(bands) <= max_lines:
-        figure = Figure(figsize=(WIDTH, 3.85))
-        axes = figure.subplots()
-        for label in sorted(bands, key=lambda label: -np.nan_to_num(bands[label].estimate[-1])):
-            draw(axes, label, True)
-        add_legend(figure)
-        panels = [axes]
+        figure, panels = _draw_in_one_panel(bands, colours)
     else:
-        columns = min(4, len(bands))
-        rows = math.ceil(len(bands) / columns)
-        figure = Figure(figsize=(WIDTH, 1.72 * rows + 0.35))
-        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for axes in panels[len(bands) :]:
-            axes.remove()
-        for i, (axes, label) in enumerate(zip(panels, bands, strict=False)):
-            if baseline in bands and label != baseline:
-                draw(axes, baseline, False)
-            draw(axes, label, True)
-            axes.set_title("\n".join(wrap(fit_label(label, 48), 26)), color=colours[label])
-            axes.tick_params(labelbottom=i + columns >= len(bands))
-        panels = panels[: len(bands)]
+        figure, panels = _draw_in_own_panels(bands, colours, str(analysis.baseline))
     for axes in panels:
         axes.set_xlim(left, right)
         axes.xaxis.set_major_formatter(format_tick)
@@ -137,6 +110,41 @@ def draw_lines(
     figure.supxlabel(x_unit, color=MUTED)
     figure.supylabel(y_unit, color=MUTED)
     return figure
+
+
+def _draw_in_one_panel(bands: Mapping[str, Band], colours: Mapping[str, str]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, 3.85))
+    axes = figure.add_subplot()
+    for label in sorted(bands, key=lambda label: -np.nan_to_num(bands[label].estimate[-1])):
+        _draw_band(axes, label, bands[label], colours[label])
+    add_legend(figure)
+    return figure, [axes]
+
+
+def _draw_in_own_panels(
+    bands: Mapping[str, Band], colours: Mapping[str, str], baseline: str
+) -> tuple[Figure, list[Axes]]:
+    columns = min(4, len(bands))
+    rows = math.ceil(len(bands) / columns)
+    figure = Figure(figsize=(WIDTH, 1.72 * rows + 0.35))
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in panels[len(bands) :]:
+        axes.remove()
+    for i, (axes, label) in enumerate(zip(panels, bands, strict=False)):
+        if baseline in bands and label != baseline:
+            dashed = {"linestyle": (0, (3, 2)), "linewidth": 1.0}
+            axes.plot(bands[baseline].at, bands[baseline].estimate, color=colours[baseline], **dashed)
+        _draw_band(axes, label, bands[label], colours[label])
+        axes.set_title("\n".join(wrap(fit_label(label, 48), 26)), color=colours[label])
+        axes.tick_params(labelbottom=i + columns >= len(bands))
+    return figure, panels[: len(bands)]
+
+
+def _draw_band(axes: Axes, label: str, band: Band, colour: str) -> None:
+    """Draw a line and, if its end has bounds, the area between them."""
+    if math.isfinite(band.low[-1]) and math.isfinite(band.high[-1]):
+        axes.fill_between(band.at, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(band.at, band.estimate, color=colour, label=fit_label(label))
 
 
 def draw_scores(analysis: StudyAnalysis) -> Figure:
@@ -172,7 +180,7 @@ def draw_intervals(
         analysis: Gives labels and colours.
         panels: Estimates by label, by title and unit.
         mark: Value of x at a dotted line, in the first panel, or in all panels if there are ``limits``.
-        limits: Ends of x; None takes those of the estimates.
+        limits: Ends of x; None fits them to the estimates.
     """
     first, colours = next(iter(panels.values())), get_colors(analysis)
     labels = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
@@ -258,7 +266,7 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
     if len(points) < 2 or min(x for x, _ in points.values()) <= 0:
         return None
     figure, colours = Figure(figsize=(WIDTH, 4.5)), get_colors(analysis)
-    axes = figure.subplots()
+    axes = figure.add_subplot()
     axes.set(xscale="log", xlabel=f"energy of a control step in nJ, {model}", ylabel="score (return)")
     for label, (x, y) in sorted(points.items(), key=lambda item: item[1][0]):
         if math.isfinite(y.low):

@@ -1,7 +1,7 @@
 """A study's cells for TensorBoard's HParams view, from its result files: the same files give the same bytes.
 
 Each cell is a session of its own; failed cells have one without numbers. Events have no time, so that only the results decide them. The
-plugin's own helpers write maps of protobuf in random order and only sessions that succeeded; those of its `api` need TensorFlow.
+plugin's own helpers write maps of protobuf in random order and no failed sessions; its `api` needs TensorFlow.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def list_uncompared_agents(analysis: StudyAnalysis) -> str:
 
 
 def list_unconverged_agents(analysis: StudyAnalysis) -> str:
-    """Return the agents whose training return had not converged."""
+    """Return the agents that had not converged at the end of training."""
 
     def rises(row: AgentTaskRow) -> bool:
         way = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
@@ -155,7 +155,7 @@ def make_difference_check(
 
 
 def list_changed_tunings(analysis: StudyAnalysis) -> str:
-    """Return the agents whose specification or physics has changed since their tuning."""
+    """Return the agents with another specification or physics than in their tuning."""
     found = {}
     for cell in analysis.planned:
         tasks = analysis.tuned[cell.agent].tasks if cell.agent in analysis.tuned else {}
@@ -173,7 +173,7 @@ def list_changed_tunings(analysis: StudyAnalysis) -> str:
 
 
 def describe_late_plan(analysis: StudyAnalysis) -> str:
-    """Return what was not planned before the first cell; empty if everything was."""
+    """Return the parts of the plan that came after the first cell; empty if there are none."""
     plan = analysis.design.plan
     if plan is None:
         return "no comparison was planned"

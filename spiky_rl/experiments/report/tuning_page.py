@@ -2,7 +2,7 @@
 
 Default: the return of the default configuration. Tuned: that of the best trial. Sensitivity: the spread of the returns of all sampled
 trials at the first rung, which all of them reach, with the default's there; an agent that is hard to tune has few good ones. All returns
-are those of tuning seeds after a trial's budget; a study with other seeds measures the tuned agents.
+come from tuning seeds after a trial's budget; a study with other seeds measures the tuned agents.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def draw_activity(
     if not shown:
         return None
     figure = Figure(figsize=(WIDTH, 3.6))
-    axes = figure.subplots()
+    axes = figure.add_subplot()
     axes.set(xlabel=ACTIVITIES[activity], ylabel="return")
     for outcome in shown:
         for trials, style in (

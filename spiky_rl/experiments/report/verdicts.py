@@ -118,10 +118,7 @@ def _describe_need(verdict: Verdict) -> str:
 
 
 def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
-    """Draw advantages in %, a panel for each endpoint and task, a row for each pair; return None without any.
-
-    ``colours`` are those of agents by label.
-    """
+    """Draw advantages in %, a panel for each endpoint and task, a row for each pair, in the ``colours`` of agents; return None without any."""
     panels: dict[str, list[Verdict]] = {}
     several = len({verdict.task for verdict in verdicts}) > 1
     for verdict in verdicts:

@@ -13,7 +13,7 @@ from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_desig
 from spiky_rl.run.provenance import list_deciding
 
 SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
-"""Attributes that must be equal, beside the environment's overrides and what decides bits."""
+"""Attributes that must be equal, beside the environment's overrides, kernels and versions."""
 
 
 @dataclass(frozen=True)

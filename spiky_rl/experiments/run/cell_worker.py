@@ -1,7 +1,7 @@
 """Worker of one cell: ``python -m spiky_rl.experiments.run.cell_worker FOLDER OUT PARENT`` trains, evaluates and writes the result.
 
 Each step runs in a process of its own and is skipped if its outcome is in the folder. All of them end with the process that started
-them, even if it was killed. A step whose files a crash or a full disk has damaged runs again, from the latest valid checkpoint.
+them, even if it was killed. If a crash or a full disk has damaged the files of a step, it runs again from the latest valid checkpoint.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def read_finished_training(folder: Path) -> dict[str, Any] | None:
 def find_resumable(folder: Path, library: str) -> bool:
     """Return whether a training of ``library`` in ``folder`` can resume; move damaged parts away.
 
-    A run whose last checkpoint is damaged counts as unfinished, because its final policy is lost. Runs without any valid checkpoint move to
+    A run with a damaged last checkpoint counts as unfinished, because its final policy is lost. Runs without any valid checkpoint move to
     ``run.damaged``, and the training starts again.
     """
 
@@ -188,7 +188,7 @@ def find_valid_checkpoint(
 
 
 def evaluate(folder: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
-    """Return the evaluation's result, stored or new; the arguments are those of `train`."""
+    """Return the evaluation's result, stored or new; see `train` for the arguments."""
     path = folder / EVALUATION
     if (evaluated := read_mapping(path, EVALUATION_FIELDS)) is None:
         run_step(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.config.options import RegistryError
+from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.config.progress import format_duration
+from spiky_rl.config.schema import TaskSpec
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
@@ -25,7 +27,6 @@ from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.arms import refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
-from spiky_rl.experiments.run.estimate import estimate_cells
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
 
@@ -180,3 +181,38 @@ def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions
         return resolve(given.task, given.agent, {}).spec.digest if is_tuned else None
 
     return [cell.model_copy(update={"base_hash": base(cell)}) for cell in cells]
+
+
+class TrainingSeconds(FileRecord):
+    """The duration of a training in its result."""
+
+    seconds_total: float
+
+
+class FinishedCell(FileRecord):
+    """The keys of a cell's result that tell how long it trained."""
+
+    hash: str
+    training: TrainingSeconds | None
+
+
+def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, TaskSpec]) -> list[Cell]:
+    """Return the ``cells`` of the study in ``folder`` with their estimated seconds; ``tasks`` are task files by label."""
+    listed, finished = list(cells), dict[str, list[float]]()
+    for cell in listed:
+        held = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
+        if held is not None and held.training is not None and held.hash in (cell.hash, cell.earlier_hash):
+            finished.setdefault(cell.task, []).append(held.training.seconds_total)
+
+    def estimate(cell: Cell) -> float | None:
+        if not cell.is_trained:
+            return None
+        if cell.task in finished:
+            return fmean(finished[cell.task])
+        if cell.budget is not None and cell.budget.kind == "wall":
+            return cell.budget.amount
+        task = tasks.get(cell.task)
+        speed = task.steps_per_second.get(cell.device.partition(":")[0]) if task is not None else None
+        return None if cell.env_steps is None or not speed else cell.env_steps / cell.processes / speed
+
+    return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in listed]

@@ -12,9 +12,13 @@ from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.design import grid
-from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.planned import ALPHA, compute_min_p_value, count_deciding_seeds
+from spiky_rl.experiments.design.planned import (
+    ALPHA,
+    compute_min_p_value,
+    count_deciding_seeds,
+    find_uncontrolled,
+)
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines

@@ -25,7 +25,7 @@ class StudyProgress:
         """Seconds that cells took until they ended, by name."""
 
     def update(self, states: Mapping[str, str]) -> Iterator[str]:
-        """Store the ``states`` of cells; yield the name of each cell whose state has changed."""
+        """Store the ``states`` of cells; yield the name of each cell with a new state."""
         now = time.monotonic()
         for name, state in states.items():
             if state != self.states[name]:

@@ -58,7 +58,7 @@ class TrainingRecord(FileRecord):
     seconds_cpu: float | None = None
     """Seconds of all processors together; None if not counted, as in a resumed training."""
     worlds_reset: int = 0
-    """Number of environments whose physics failed; 0 in results of earlier versions, which ended the training."""
+    """Number of environments in which the physics failed; 0 in results of earlier versions, where a failure ended the training."""
 
 
 class CurveRecord(FileRecord):
@@ -144,7 +144,7 @@ class CountsRecord(_Counts):
 
 
 class CostRecord(CountsRecord):
-    """Cost per control step: the fields of `InferenceCost` and those that `InferenceCost.as_dict` adds."""
+    """Cost per control step: the fields of `InferenceCost` and the additions of `InferenceCost.as_dict`."""
 
     effective_operations: float
     energy_nj: dict[str, float]

@@ -105,7 +105,7 @@ class TuningDesign:
     storage: str = ""
     """URL of Optuna's storage without its password; empty for a file in the folder."""
     id: str = ""
-    """Distinguishes its trials from those of other tunings in the same storage."""
+    """Distinguishes its trials from other tunings in the same storage."""
 
     @property
     def rungs(self) -> tuple[float, ...]:

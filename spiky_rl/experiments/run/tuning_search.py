@@ -121,7 +121,7 @@ class TuningSearch:
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
     def next_cells(self, states: Mapping[str, str]) -> list[Cell]:
-        """Return the cells to begin now; ``states`` are those of all cells so far."""
+        """Return the cells to begin now, from the ``states`` of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
         cells: list[Cell] = []
         for trial in list(self.open):
@@ -192,12 +192,12 @@ class TuningSearch:
         return self.open[-1]
 
     def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
-        """Return the unfinished cells of the trial's rung; those of the next rung if all are finished."""
+        """Return the unfinished cells of the trial's rung, or of the next rung if all are finished."""
         trial.cells = self.tuning.make_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
         return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
     def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
-        """Return the cells of a trial's next rung after those of its rung have ended; empty if the trial ends."""
+        """Return the cells of a trial's next rung after the cells of its rung have ended; empty if the trial ends."""
         where = f"{trial.name} on {trial.pair.label}"
         unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
         if unfinished:

@@ -81,7 +81,7 @@ def make_environment(parallel: int, available: int, gpus: str | None = None) -> 
 
 
 def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
-    """Return the names of ``count`` GPUs: those of CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
+    """Return the names of ``count`` GPUs from CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
     names = [name.strip() for name in shown.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
@@ -93,7 +93,7 @@ def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
 
 
 def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
-    """Return the share in ``offered`` whose GPUs the fewest running cells use, by their shares ``taken``; None if there is none."""
+    """Return the share in ``offered`` with GPUs that the fewest running cells use, by their shares ``taken``; None if there is none."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
         offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None

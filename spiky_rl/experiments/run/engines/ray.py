@@ -1,4 +1,4 @@
-"""Cells as Ray tasks, on a cluster whose machines share the study's folder, or on this machine."""
+"""Cells as Ray tasks, on a cluster of machines that share the study's folder, or on this machine."""
 
 from __future__ import annotations
 
