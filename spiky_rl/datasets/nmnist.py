@@ -174,9 +174,7 @@ class _Packed:
     def read_events(self, row: int, path: str) -> Events:
         """Return the events of the recording in ``row``. Raises EventFileError with ``path`` for an invalid label, pixel or time."""
         if not 0 <= self.labels[row] < DIGITS:
-            raise EventFileError(
-                f"{path}: label {self.labels[row]} given; allowed: 0 to {DIGITS - 1}"
-            )
+            raise EventFileError(f"{path}: label {self.labels[row]} given; allowed: 0 to {DIGITS - 1}")
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
         for key, values, most in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], LONGEST_US)):

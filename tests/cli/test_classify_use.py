@@ -170,7 +170,9 @@ def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, 
     (tmp_path / "steps" / CLASSES[0]).mkdir(parents=True)
     np.save(tmp_path / "steps" / CLASSES[0] / "1.npy", np.ones((20, 2, 8, 8)))
     assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", tmp_path / "steps") == 2
-    assert "1.npy: has times in steps; expected us, like the others or dataset.time" in capsys.readouterr().err
+    assert (
+        "1.npy: has times in steps; expected us, like the others or dataset.time" in capsys.readouterr().err
+    )
 
 
 def test_recordings_without_a_class_are_predicted(tmp_path, trained):
@@ -402,10 +404,7 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     for more in (["--epochs", 2], ["--evaluate"]):
         assert run(tmp_path, "--checkpoint", run_folder, *more, "--device", "cpu") == 2
         said = capsys.readouterr().err
-        assert (
-            "pass --dataset as for the run, to confirm that code" in said
-            and "executed" not in said
-        )
+        assert "pass --dataset as for the run, to confirm that code" in said and "executed" not in said
     (tmp_path / "pixels.py").write_text(OWN)
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0

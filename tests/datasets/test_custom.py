@@ -111,9 +111,7 @@ def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
     for i in range(12):
         write(tmp_path / "events" / "cat" / f"{i}.bin")
     (tmp_path / "events" / "cat" / "3.csv").write_text("t,x,y,p\n1,90000,2,0\n")
-    with pytest.raises(
-        EventFileError, match="3.csv: needs 90001 columns, the other recordings at most 6"
-    ):
+    with pytest.raises(EventFileError, match="3.csv: needs 90001 columns, the other recordings at most 6"):
         dataset("custom", tmp_path / "events")
     found = dataset("custom", tmp_path / "events", sensor=[7, 6])
     assert found.shape == (2, 7, 6)

@@ -305,9 +305,7 @@ def test_one_recording_does_not_decide_the_window_alone(kind, tmp_path):
             (tmp_path / "cat" / f"{i}.csv").write_text(f"1,2,3,0\n{last - 1},2,3,0\n")
         else:
             np.save(tmp_path / "cat" / f"{i}.npy", np.ones((last, 1, 4, 4), np.uint8))
-    with pytest.raises(
-        EventFileError, match=r"5\.\w+: lasts until 9000, .* at most 111; .*dataset.window="
-    ):
+    with pytest.raises(EventFileError, match=r"5\.\w+: lasts until 9000, .* at most 111; .*dataset.window="):
         dataset("custom", tmp_path)
     assert dataset("custom", tmp_path, window=[0, 111]).window == (0, 111)
 
