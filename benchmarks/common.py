@@ -1,4 +1,4 @@
-"""What the benchmarks share: names that are checked first, and memory that does not decide."""
+"""Helpers of all benchmarks: a check of names, and the configuration of malloc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def keep_memory() -> bool:
-    """Let glibc keep what is freed for the next call: whose tensors are mapped afresh each time is a matter of luck."""
+    """Make glibc keep freed memory for the next call; otherwise chance decides which tensors are mapped anew. Return whether it works."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -23,8 +23,8 @@ def keep_memory() -> bool:
 
 
 def check_name(flag: str, name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a name that is none of ``known``."""
+    """Raise UserError if ``name`` is not in ``known``."""
     if name not in known:
         raise UserError(
-            f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{suggest_name(name, known)}"
+            f"{flag}: {name!r} is unknown; allowed: {', '.join(known)}{suggest_name(name, known)}"
         )

@@ -85,8 +85,8 @@ def test_the_page_says_what_every_step_left(left):
         "|  | lif_ppo | lif_ppo, layers of mlp_ppo | mlp_ppo |",
         "| learning, s per iteration, median | 0.3000 | 0.2000 | 0.2000 |",
         "| learning, s in all | 9.60 | 9.40 | 1.40 |",
-        "Learning time of lif_ppo over mlp_ppo's, of the medians: **1.50**.",
-        "Learning time of lif_ppo, layers of mlp_ppo over mlp_ppo's, of the medians: **1.00**.",
+        "Learning time of lif_ppo / mlp_ppo, by medians: **1.50**.",
+        "Learning time of lif_ppo, layers of mlp_ppo / mlp_ppo, by medians: **1.00**.",
     ):
         assert f"\n{line}\n" in text, line
     assert "dry run" not in text and str(left) not in text, "no path of this machine"
