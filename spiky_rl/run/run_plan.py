@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     type Library = str
 else:
-    Library = Literal[*list_learners()]
-"""Names of learners, offered as choices of the flag."""
+    Library = Literal[*list_learners()]  # the choices of the flag
 RANDOM = "random"
 """Name for random actions in place of a checkpoint or an agent: N(0, 1), as PPO's initial noise; the zero of normalised scores."""
 Assets = Literal["auto", "local", "nucleus"]

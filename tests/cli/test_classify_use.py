@@ -346,7 +346,7 @@ def test_what_a_network_cannot_be_asked_about_is_refused_in_one_line(tmp_path, t
         (["--evaluate", *use, "--data", wide], "event 0 is at column 20, row 3.* columns from 0 to 7"),
         (
             ["--evaluate", *use, "--dataset", "nmnist_synthetic", "dataset.count=2"],
-            r"has frames of \[2, 34, 34\], and the network sees \[2, 8, 8\]",
+            r"has frames of \[2, 34, 34\]; the network expects \[2, 8, 8\]",
         ),
         (["--predict", *use, "--data", tmp_path / "none"], "none: no such folder"),
     ]

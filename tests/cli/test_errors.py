@@ -335,7 +335,7 @@ HEAVY = {
     "skrl checkpoint of rsl_rl": (
         "play",
         ["--rl_library", "skrl", "--checkpoint", "{other network}"],
-        ["no skrl checkpoint", "pass --rl_library rsl_rl"],
+        ["not a checkpoint of skrl", "pass --rl_library rsl_rl"],
     ),
     "skrl images": (
         "train",
@@ -345,7 +345,7 @@ HEAVY = {
     "rsl_rl with an option of skrl's": (
         "train",
         ["agent.algorithm.rewards_shaper_scale=0.5"],
-        ["agent.algorithm.rewards_shaper_scale", "--rl_library skrl"],
+        ["agent.algorithm.rewards_shaper_scale", "allowed: skrl"],
     ),
     "no skrl agent": (
         "train",

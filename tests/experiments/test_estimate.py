@@ -7,8 +7,8 @@ import pytest
 from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.spec import load_task
 from spiky_rl.experiments.run import progress
-from spiky_rl.experiments.run.engines.base import DONE, RUNNING
 from spiky_rl.experiments.run.comparison import estimate_cells
+from spiky_rl.experiments.run.engines.base import DONE, RUNNING
 from tests.experiments.test_grid import cells as planned
 
 STEPS = 1_000_000

@@ -11,7 +11,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from pxr import Usd, UsdGeom, UsdPhysics
 
 from spiky_rl.hosts.isaaclab.local_assets import AssetError
-from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, robot_spawn, make_usd_stage
+from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, make_usd_stage, robot_spawn
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """

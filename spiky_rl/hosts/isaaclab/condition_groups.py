@@ -14,8 +14,8 @@ from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
     EnvGroup,
     EvalCondition,
-    map_values_to_sensors,
     get_newton_solver,
+    map_values_to_sensors,
 )
 from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
