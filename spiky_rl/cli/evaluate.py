@@ -62,12 +62,12 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.run import evaluate
+    from spiky_rl.run import evaluate as running
 
-    measured = evaluate.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
+    measured = running.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
     out = options.get_result_path(measured.checkpoint)
     change = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
-    result = evaluate.evaluate(measured, change, ProgressBar)
+    result = running.evaluate(measured, change, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):

@@ -43,12 +43,12 @@ def play(argv: list[str]) -> int:
 
     from spiky_rl.deploy import _export
     from spiky_rl.metrics.energy import format_ann_energy, format_energy
-    from spiky_rl.run import play
+    from spiky_rl.run import play as running
 
     def export(policy: Any, env: Any, folder: Path) -> None:
         _export.write_and_verify(policy, env, folder, built, ProgressBar)
 
-    def report(playback: play.PlayResult) -> None:
+    def report(playback: running.PlayResult) -> None:
         print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
@@ -56,7 +56,7 @@ def play(argv: list[str]) -> int:
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
-    for path in play.play(plan, options, export, ProgressBar, report):
+    for path in running.play(plan, options, export, ProgressBar, report):
         print(path)
     return 0
 

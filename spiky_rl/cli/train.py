@@ -38,9 +38,9 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     check_train_options(request, options)
     plan, options = plan_training(request, options)
 
-    from spiky_rl.run import train
+    from spiky_rl.run.train import create_training_run
 
-    run = train.create_training_run(plan, options)
+    run = create_training_run(plan, options)
     if options.processes:
         processes.launch_processes(plan.device, options.processes, argv)
     run.make_folder()
