@@ -114,6 +114,8 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
         assert re.search(sentence, text)
     assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
     assert "hardest" not in text and 'id="figure-ladder_isaac_cartpole"' in page
+    ladder = (study / "figures" / "ladder_isaac_cartpole.svg").read_text()
+    assert ">10<" in ladder and "$" not in ladder, "numbers of a logarithmic axis are plain"
     threats = section(study, "threats")
     assert "Unplanned comparisons" not in threats
 

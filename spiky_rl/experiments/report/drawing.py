@@ -136,6 +136,17 @@ def add_legend(figure: Figure, bold: Sequence[str] = ()) -> None:
         text.set_fontweight("bold" if text.get_text() in bold else "normal")
 
 
+def make_logarithmic(axes: Axes) -> None:
+    """Make x of finished ``axes`` logarithmic, with plain numbers; some between powers of ten if fewer than two of these are in sight."""
+    axes.set_xscale("log")
+    low, high = (math.log10(end) for end in axes.get_xlim())
+    is_narrow = math.floor(high) - math.ceil(low) < 1
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:,.12g}" if is_narrow and f"{value:.1e}"[0] in "235" else ""
+    )
+
+
 def format_tick(value: float, _place: object = None) -> str:
     """Return the count ``value`` for an axis: 800 k, 1.6 M. Matplotlib passes a ``_place``, which is not used."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -22,6 +22,7 @@ from spiky_rl.experiments.report.drawing import (
     draw_interval,
     fit_label,
     format_tick,
+    make_logarithmic,
     make_rows,
     name_rows,
 )
@@ -213,14 +214,13 @@ def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     figure, drawn = make_rows(list(rows), list(panels), colours)
     for axes, intervals in zip(drawn, panels.values(), strict=True):
         estimates = [interval.estimate for interval in intervals.values() if interval is not None]
-        if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
         if (own := intervals.get(str(analysis.baseline))) is not None:
             axes.axvline(own.estimate, **DOTTED)
         for y, (label, interval) in enumerate(intervals.items()):
             if interval is not None:
                 draw_interval(axes, y, interval, colours[label])
+        if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
+            make_logarithmic(axes)
     return figure
 
 
@@ -267,7 +267,7 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
         return None
     figure, colours = Figure(figsize=(WIDTH, 4.5)), get_colors(analysis)
     axes = figure.add_subplot()
-    axes.set(xscale="log", xlabel=f"energy of a control step in nJ, {model}", ylabel="score (return)")
+    axes.set(xlabel=f"energy of a control step in nJ, {model}", ylabel="score (return)")
     for label, (x, y) in sorted(points.items(), key=lambda item: item[1][0]):
         if math.isfinite(y.low):
             axes.plot([x, x], [y.low, y.high], color=colours[label], linewidth=1.0, alpha=0.5)
@@ -284,13 +284,7 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
         zorder=1,
     )
     axes.set_xlim(*ends)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    is_narrow = (
-        ends[1] < 10 * ends[0]
-    )  # hardly a power of ten in sight: some numbers between them are named too
-    axes.xaxis.set_minor_formatter(
-        lambda value, _: f"{value:,.12g}" if is_narrow and f"{value:.1e}"[0] in "235" else ""
-    )
+    make_logarithmic(axes)
     add_legend(figure, [fit_label(label) for label in front])
     return figure
 

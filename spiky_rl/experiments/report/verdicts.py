@@ -113,7 +113,7 @@ def _describe_need(verdict: Verdict) -> str:
     if abs(verdict.relative.estimate) < verdict.margin:
         seeds, claim = verdict.seeds_to_equate, "show it to be within the margin"
     else:
-        seeds, claim = verdict.comparison.seeds_needed, "tell"
+        seeds, claim = verdict.comparison.seeds_needed, "decide"
     return "" if seeds is None else f"; about {format_count(seeds, 'seed')} would {claim}"
 
 
