@@ -68,7 +68,7 @@ def test_a_mirror_is_a_function_of_the_tasks_own_package_or_of_the_users():
 
 
 AGENT = {
-    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network takes its place"],
+    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network replaces the model"],
     "network.neuron.tau=1e38": ["network.neuron.tau: 1e+38", "between 0.001 and 1000000.0"],
     "network.neuron.threshold=1e7": ["network.neuron.threshold: 10000000.0", "and 1000000.0"],
 }

@@ -167,7 +167,7 @@ def test_deviations_without_limits_have_none():
         ("lif_plastic_reservoir_ppo", [], r"agent\.network\.plasticity: stdp is not available with --rl_library skrl"),
         ("lif_stateful_ppo", ["agent.algorithm.time_limit_bootstrap=true"], r"agent\.algorithm\.time_limit_bootstrap: true"),
         ("lif_ppo", ["agent.actor.distribution_cfg.init_std=0.0"], r"init_std: 0\.0 .* it must be above 0"),
-        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is no range"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is not a range"),
         ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[0.0,1.0]"], r"std_range: \[0\.0, 1\.0\] is no range"),
         ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False is not available .* allows True"),
     ],
