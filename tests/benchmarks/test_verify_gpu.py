@@ -205,7 +205,7 @@ def test_its_first_line_says_which_packages_are_missing(missing, line, lines):
     [
         (["--dry-run", "--out", "docs/gpu.md"], "is the page of a GPU"),
         (["--dry-run", "--out", "docs/../docs/gpu.md"], "is the page of a GPU"),
-        (["--dry-run", "--out", "page.txt"], "the ending '.txt'"),
+        (["--dry-run", "--out", "page.txt"], "suffix '.txt'"),
     ],
 )
 def test_a_dry_run_never_writes_the_page_of_a_gpu(arguments, message, monkeypatch, capsys):
