@@ -99,13 +99,13 @@ class ProgressBar(TerminalDisplay):
 
     def render(self) -> RenderableType:
         """Render the bar."""
-        from rich.progress_bar import ProgressBar
+        from rich.progress_bar import ProgressBar as RichBar
         from rich.table import Table
         from rich.text import Text
 
         line = Table.grid(padding=(0, 1))
         left = f"{self.format_remaining_time(self.share)} left" if self.share else ""
-        done = ProgressBar(total=1.0, completed=self.share, width=40)
+        done = RichBar(total=1.0, completed=self.share, width=40)
         line.add_row(Text(self.title), done, f"{self.share:.0%}", left, Text(self.detail))
         return line
 
@@ -143,7 +143,7 @@ class TrainingDisplay(TerminalDisplay):
     def render(self) -> RenderableType:
         """Render the panel."""
         from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
+        from rich.progress_bar import ProgressBar as RichBar
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
@@ -151,7 +151,7 @@ class TrainingDisplay(TerminalDisplay):
         for name, value, more in self.readings or [DisplayRow("", "waiting for the first step")]:
             table.add_row(name, f"{value.strip()}   {more}")
         if self.readings:
-            table.add_row("", ProgressBar(total=1.0, completed=self.share, width=48))
+            table.add_row("", RichBar(total=1.0, completed=self.share, width=48))
             table.add_row("remaining", self.remaining)
         return Panel(table, title=self.title, width=WIDTH)
 
