@@ -22,10 +22,10 @@ from pydantic import (
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
-from spiky_rl.config.errors import (
+from spiky_rl.config.errors import (  # pylint: disable=unused-import
     RegistryError,
     UnknownKey,
-    UserError,  # noqa: F401  # pylint: disable=unused-import
+    UserError,  # noqa: F401
     shorten,
     suggest_name,
 )

@@ -26,8 +26,6 @@ class ProgressFactory(Protocol):
 
 
 @contextmanager
-def no_progress(
-    title: str, detail: str = "", /
-) -> Iterator[ProgressCallback]:  # pylint: disable=unused-argument
+def no_progress(_title: str, _detail: str = "", /) -> Iterator[ProgressCallback]:
     """Open no display."""
     yield lambda share, detail=None: None
