@@ -44,5 +44,5 @@ def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
         plan = make_plan(RunRequest(task=name, agent="lif_ppo", device="cpu", num_envs=4))
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task: ")]
     assert len(said) == lines
-    assert all(f"{name} is Isaac-Ant {ISAACLAB}" in line for line in said)
+    assert all(f"{name} now means Isaac-Ant {ISAACLAB}" in line for line in said)
     assert plan.description["registered"] == f"{plan.host_task.id} {ISAACLAB}"

@@ -128,7 +128,7 @@ def test_a_training_goes_on_with_rounding_and_nothing_else_takes_a_checkpoint_fo
     )
     loaded = {"infos": {"spiky_rl": {"identity": {"spec": before.to_dict()}}}}
     check_network(loaded, after, tmp_path, resume=True)
-    with pytest.raises(UserError, match="was trained with network.quantize=none, not int8"):
+    with pytest.raises(UserError, match="trained with network.quantize=none, not int8"):
         check_network(loaded, after, tmp_path)
 
 

@@ -216,7 +216,7 @@ def cohens_dz(differences: Scores) -> float:
     middle = float(np.mean([values.mean() for values in checked.values()]))
     squares = sum(((values - values.mean()) ** 2).sum() for values in checked.values())
     deviation = math.sqrt(squares / freedom)
-    # equal differences whose mean is rounded
+    # equal differences, up to rounding of their mean
     if deviation <= 1e-12 * max(np.abs(values).max() for values in checked.values()):
         return math.copysign(math.inf, middle) if middle else 0.0
     # the expectation of 1 / chi over that many degrees of freedom: 1 - 3 / (4 freedom - 1) to the third digit
@@ -295,7 +295,7 @@ def compute_seeds_needed(
     def is_enough(seeds: int) -> bool:
         if math.isinf(effect):
             return True
-        # the other tail, of finding the wrong sign, adds nothing but a nan where the effect is large
+        # the other tail, a finding of the wrong sign, adds nothing, and nan for a large effect
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
         return bool(attained >= power)
 

@@ -276,7 +276,7 @@ def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Ce
     study = given.study
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
     defining = {"environment": overrides, **_describe_measurement(given, plan)}
-    # any agent of the task's will do: what it would have done is not looked at
+    # the agent does not act, so any one of the study will do
     specification = given.make_specification(task, study.agents[0], plan, 0, overrides)
     name = _make_folder_name(f"{plan.task}.{RANDOM}")
     return Cell(

@@ -15,7 +15,7 @@ from spiky_rl.experiments.design.study import Study
 def build_study_schema() -> JsonSchemaValue:
     """Return the schema of a file in ``studies/``."""
     schema = build_schema(Study)
-    del schema["properties"]["name"]  # the file's
+    del schema["properties"]["name"]  # it follows from the file's name
     return {"$schema": DIALECT, "title": "A study of spiky_rl", **schema}
 
 

@@ -71,7 +71,7 @@ def run_cell(folder: Path, out: Path) -> int:
         if own is not None and own.hash and cells.is_finished(folder, own.hash):
             return FINISHED
         if aside := cells.move_damaged_result(folder):
-            append_log(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
+            append_log(folder, f"{RESULT} is not a result of this cell; kept as {aside.name}")
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
@@ -109,7 +109,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
         if (checkpoint := find_latest_checkpoint(out / "cells" / before, cell.library)) is not None:
             arguments += ["--checkpoint", str(checkpoint)]
         else:
-            append_log(folder, f"{before} left no checkpoint that is whole; the training begins anew")
+            append_log(folder, f"{before} left no valid checkpoint; the training starts from the beginning")
     command = [sys.executable, "-m", STEP, *arguments]
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
@@ -154,7 +154,7 @@ def find_resumable(folder: Path, library: str) -> bool:
     os.replace(folder / "run", aside)
     append_log(
         folder,
-        f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
+        f"no checkpoint is valid; the training starts again, its files are kept as {aside.name}",
     )
     return False
 

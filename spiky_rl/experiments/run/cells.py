@@ -272,7 +272,9 @@ def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
         if (folder / SHARED_LOCK).exists():
             workers = os.open(folder / SHARED_LOCK, os.O_RDWR)
             try:
-                fcntl.flock(workers, mode)  # until those of a killed command have ended; ours come later
+                fcntl.flock(
+                    workers, mode
+                )  # until the processes of a killed command have ended; ours start later
             finally:
                 os.close(workers)
         yield descriptor

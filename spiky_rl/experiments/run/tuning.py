@@ -290,7 +290,7 @@ def _parse_url(url: str) -> URL | None:
 
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         return None
     is_split = parsed.host is not None and "@" in f"{parsed.host}{parsed.database}"
     return None if is_split else parsed

@@ -67,7 +67,7 @@ def redact_storage_url(url: str) -> str:
     shown = tuning.redact_url(url)
     try:
         make_url(url).get_dialect()
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
         raise UserError(f"--storage: {shown!r} given; allowed: a database's URL, such as {like}") from None
     if shown.endswith("://***"):

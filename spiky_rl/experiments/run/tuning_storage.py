@@ -1,6 +1,6 @@
 """Optuna's storage of a tuning: opens it, creates its studies, and checks its trials before they are used."""
 
-# pylint: disable=protected-access  # Optuna has no other way to ask what a distribution has
+# pylint: disable=protected-access  # Optuna has no other way to ask whether a distribution contains a value
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def connect(url: str) -> RDBStorage:
         try:
             return RDBStorage(url, engine_kwargs=dict(wait))
         except Exception as error:  # pylint: disable=broad-exception-caught
-            # whatever a database's driver raises
+            # a database's driver may raise anything
             if attempt == CREATION_ATTEMPTS or not _is_creation_race(error):
                 raise StudyError(f"--storage {redact_url(url)}: {_get_reason(error, url)}") from None
         time.sleep(CREATION_PAUSE_S * attempt)

@@ -62,7 +62,7 @@ class RayEngine(Engine):
     @override
     def run(self, order: WorkOrder) -> dict[str, str]:
         with make_ray_environment() if self.address is None else nullcontext():
-            import ray  # after that, for it reads its environment once
+            import ray  # here, because it reads its environment once
 
             self.connect()
             try:
@@ -93,8 +93,8 @@ class RayEngine(Engine):
             )
         except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
             where = f"--ray_address {self.address}: no Ray cluster answers there"
-            what = where if self.address else "--engine ray: no Ray cluster starts here"
-            raise EngineError(f"{what}: {' '.join(str(error).split())[:400]}") from None
+            reason = where if self.address else "--engine ray: no Ray cluster starts here"
+            raise EngineError(f"{reason}: {' '.join(str(error).split())[:400]}") from None
         if self.address and os.environ.get(MODE) != "token":
             log.warning(
                 "the Ray cluster at %s needs no token, so everyone who reaches its ports can run code as you; start it, and this"
