@@ -232,7 +232,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
         assert not cell_worker.find_resumable(tmp_path, "rsl_rl")
         assert len(list(tmp_path.glob(f"{name}/*/*/*/model_*.pt"))) == 3
         assert not (tmp_path / "run").exists()
-    assert "the training begins again" in (tmp_path / "log.txt").read_text()
+    assert "the training starts again" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -252,7 +252,7 @@ def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that
     assert worked(folder) == cell_worker.FAILED  # on its override
     log = (folder / "log.txt").read_text()
     assert (f"--checkpoint {run / 'model_0.pt'}" in log) == whole
-    assert ("begins anew" in log) != whole
+    assert ("starts from the beginning" in log) != whole
 
 
 def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_path):
