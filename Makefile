@@ -13,10 +13,10 @@ RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterat
 
 setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
 
-.venv/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
+.venv/.stamp: pyproject.toml setup.py isaaclab_mujoco/pyproject.toml requirements.lock | $(filter .uv/bin/uv,$(UV))
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(make_venv)
 	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
-	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./isaaclab_mujoco
 	@touch $@
 
 # A python3.12 on the path first, then pyenv's, then whatever uv knows or can download.
@@ -61,7 +61,7 @@ check: setup ## black, ruff, pyright, pylint, and scores beside their result fil
 	$(BIN)/black --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pylint spiky_rl benchmarks scripts
+	$(BIN)/pylint spiky_rl isaaclab_mujoco/src/isaaclab_mujoco benchmarks scripts
 	$(BIN)/python docs/results.py --check
 
 format: setup ## let black rewrite the files
@@ -76,19 +76,20 @@ results: setup ## write scores and lists of README and guides from result files 
 docs: setup ## guides, gallery, catalogue and API into site/, every link checked
 	$(BIN)/python docs/pages.py
 
-build: setup ## wheel and sdist into dist/
+build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build --no-isolation --outdir dist isaaclab_mujoco
 
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
-lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim and live)
+lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live)
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
 	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
-	  --custom-compile-command "make lock" \
-	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml >/dev/null
+	  --no-emit-package isaaclab-mujoco --custom-compile-command "make lock" \
+	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml - <<<./isaaclab_mujoco >/dev/null
 
 clean: ## remove what the other verbs made, except .venv and logs/
-	rm -rf build dist site .pytest_cache *.egg-info
-	find spiky_rl scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist site .pytest_cache *.egg-info isaaclab_mujoco/build isaaclab_mujoco/.pytest_cache isaaclab_mujoco/src/*.egg-info
+	find spiky_rl isaaclab_mujoco scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile

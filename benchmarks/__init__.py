@@ -1,1 +1,1 @@
-"""Benchmarks beside other libraries, and the check of a machine with a GPU; for a checkout with the extra `dev`."""
+"""Benchmarks against other libraries, and the verification of a machine with a GPU; for a checkout with the extra `dev`."""

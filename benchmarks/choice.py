@@ -1,4 +1,4 @@
-"""What ``bench.py`` compares by its command line: networks, neurons, inner steps and contenders, checked before anything runs."""
+"""The networks, neurons, inner steps and contenders of a ``bench.py`` command line, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from collections.abc import Sequence
 from benchmarks.common import check_name
 from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
-from spiky_rl.config import registry, sizes
-from spiky_rl.config.options import UserError, check_number, declared
-from spiky_rl.hosts.common.devices import memory_of
+from spiky_rl.config import memory_check, registry
+from spiky_rl.config.options import UserError, check_number, get_options
 from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.run.devices import get_memory
 
 
-def quick(networks: Sequence[str]) -> list[str]:
-    """The contenders of these networks that nobody has to name."""
+def list_default_contenders(networks: Sequence[str]) -> list[str]:
+    """Return the contenders of these networks that run by default."""
     kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
     return [name for name, entry in CONTENDERS.items() if entry.quick and entry.kind in kinds]
 
 
-def chosen(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
-    """The contenders to run, references included; those of `quick` where ``names`` is None.
+def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
+    """Return the contenders to run, with their references; if ``names`` is None, those of `list_default_contenders`.
 
-    Raises UserError for one that is unknown, of a network that is not compared, or named but not installed, and for a network
-    of which none is named.
+    Raises UserError for a contender that is unknown, needs another network, or is named but not installed, and for a network without
+    contenders.
     """
     kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
     for name in names or ():
         check_name("--contenders", name, ("all", *CONTENDERS))
         if name != "all" and CONTENDERS[name].kind not in kinds:
-            wanted = next(key for key, each in NETWORKS.items() if CONTENDERS[name].kind in each.kinds)
-            raise UserError(f"--contenders: {name!r} needs --networks {wanted}")
+            needed = next(key for key, each in NETWORKS.items() if CONTENDERS[name].kind in each.kinds)
+            raise UserError(f"--contenders: {name!r} needs --networks {needed}")
     every = names is not None and "all" in names
     found = {
         name
         for name, entry in CONTENDERS.items()
-        if entry.kind in kinds and (every or name in (quick(networks) if names is None else names))
+        if entry.kind in kinds
+        and (every or name in (list_default_contenders(networks) if names is None else names))
     }
     for name in sorted(found):
         package = CONTENDERS[name].package
@@ -56,26 +57,26 @@ def chosen(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
     return [name for name in CONTENDERS if name in found]
 
 
-def settings(args: argparse.Namespace, device: str) -> list[Setting]:
-    """What is compared: every network with every neuron and K. Raises UserError for what does not exist or fit."""
+def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
+    """Return the settings to compare: every network with every neuron and K. Raises UserError for invalid arguments."""
     found = []
     for network in args.networks:
         kind = NETWORKS[network]
         steps, control = vars(args).get("steps", kind.usual_steps), (
             args.control_steps if kind.sequences else 1
         )
-        neurons = chosen_neurons(vars(args).get("neurons", [kind.usual_neuron]))
+        neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))
         found += [kind(neuron, K, device, control) for neuron in neurons for K in steps]
     check_sizes(args, found, device)
     return found
 
 
-def chosen_neurons(names: Sequence[str]) -> list[str]:
-    """The neurons to run. Raises UserError for one that does not exist."""
-    found = registry.names("neurons") if "all" in names else list(names)
+def resolve_neurons(names: Sequence[str]) -> list[str]:
+    """Return the neurons to run. Raises UserError for an unknown one."""
+    found = registry.list_names("neurons") if "all" in names else list(names)
     for name in found:
         if ":" not in name:
-            check_name("--neurons", name, ("all", *registry.names("neurons")))
+            check_name("--neurons", name, ("all", *registry.list_names("neurons")))
         try:
             registry.resolve("neurons", name)
         except registry.RegistryError as error:
@@ -84,10 +85,12 @@ def chosen_neurons(names: Sequence[str]) -> list[str]:
 
 
 def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:
-    """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
+    """Raise UserError if a number is out of range, or this machine has too little memory."""
     for setting in compared:
-        declared(FeedForward.Options)["steps"].require("--steps", setting.steps)
+        get_options(FeedForward.Options)["steps"].require("--steps", setting.steps)
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
-    sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, memory_of(device))
+    memory_check.require_memory(
+        {f"--batch {batch}": memory_check.NUMBER * batch * largest}, get_memory(device)
+    )

@@ -1,9 +1,9 @@
-"""``bench.py classify``: a classifier beside snnTorch's of the same layers, in accuracy and time to train.
+"""``bench.py classify``: accuracy and training time of a classifier and of snnTorch's with the same layers.
 
-All start from the same weights and see the same frames in the same batches, with one optimiser and learning rate. They take
-turns epoch by epoch in one process, on one thread, and process time is taken, so that a busy machine does not decide. snnTorch runs
-as its tutorial writes it, and in the ways that may be faster: each layer over all steps at once before its neurons, channels last,
-bfloat16. The fastest of them is the one to beat.
+All contenders start from the same weights and get the same frames in the same batches, with the same optimiser and learning rate. They
+take turns epoch by epoch in one process, on one thread, and process time is measured, so that other load on the machine does not matter.
+snnTorch runs as in its tutorial, and in variants that may be faster: each layer's currents of all steps at once, channels last, bfloat16.
+The baseline is the fastest of them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import plot as bench_plot
-from benchmarks.classifiers import CONTENDERS, COUNTED, PEER, RATES, RIVALS, Ours
+from benchmarks.classifiers import BASELINES, CONTENDERS, COUNTED, PEER, RATES, Ours
 from benchmarks.common import check_name, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
-from spiky_rl.classification.split import Split, split, subset
-from spiky_rl.classification.training import EVALUATED, over_time
+from spiky_rl.classification.settings import HOST, configure_dataset, parse_dataset_options
+from spiky_rl.classification.split import Split, select_subset, split
+from spiky_rl.classification.training import EVALUATED, to_sequence
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int, seed_int
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.datasets._events import MissingData
@@ -56,50 +56,56 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         default=DATASET,
         metavar="NAME",
-        help=f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class",
+        help=f"dataset: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class",
     )
     add(
         "--data",
         type=Path,
-        help="folder of the datasets; where none is named and N-MNIST is not there, it is simulated",
+        help="folder of the datasets; without it and without N-MNIST, N-MNIST is simulated",
     )
     add(
         "--recordings",
-        type=positive,
+        type=positive_int,
         metavar="N",
-        help="use N of them, of every class its share, the same for everyone",
+        help="use N recordings, a share of every class; the same ones for everyone",
     )
-    add("--epochs", type=positive, default=10, help="passes over the recordings")
-    add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
+    add("--epochs", type=positive_int, default=10, help="passes over the recordings")
+    add(
+        "--seeds",
+        type=parse_seeds,
+        default=[0, 1, 2],
+        metavar="N,N",
+        help="seeds of weights and order; default: 0,1,2",
+    )
     add(
         "--split",
-        type=seed_number,
+        type=seed_int,
         default=1,
-        help="seed that draws the recordings to test on, where a dataset has no test set of its own; settings were chosen on"
-        " those that 0 draws, so a race on them flatters; default: 1",
+        help="seed of the test recordings, for a dataset without an official test set; settings were tuned with seed 0, whose"
+        " results are therefore optimistic; default: 1",
     )
     add(
         "--contenders",
         type=lambda text: text.split(","),
         default=list(CONTENDERS),
         metavar="A,B",
-        help=f"who takes part: {', '.join(CONTENDERS)}; default: all",
+        help=f"contenders: {', '.join(CONTENDERS)}; default: all",
     )
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
     return found
 
 
-def seeds(text: str) -> list[int]:
-    """Whole numbers between commas, each once."""
-    found = [seed_number(part) for part in text.split(",")]
+def parse_seeds(text: str) -> list[int]:
+    """Parse distinct whole numbers, separated by commas."""
+    found = [seed_int(part) for part in text.split(",")]
     if min(found) < 0 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 0, each once, got {text!r}")
     return found
 
 
-def spiky_rl(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
-    """An agent's network, freshly drawn, and its learning rate."""
+def build_network(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
+    """Return an agent's network with new weights, and its learning rate."""
     spec = resolve_agent(agent, DATASET, HOST, [])
     assert spec.network is not None
     torch.manual_seed(seed)
@@ -109,33 +115,33 @@ def spiky_rl(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tupl
 
 @dataclass
 class Run:
-    """One contender with one seed; a value for every epoch."""
+    """Results of one contender with one seed, a value per epoch."""
 
     contender: str
     seed: int
     accuracy: list[float] = field(default_factory=list)
-    """Share of the held-out recordings that are told right, after each epoch."""
+    """Accuracy on the test recordings after each epoch."""
     loss: list[float] = field(default_factory=list)
     """Mean over the epoch's batches."""
     seconds: list[float] = field(default_factory=list)
-    """Process time of learning from all batches of an epoch."""
+    """Process time of training on all batches of an epoch."""
 
 
 class Race:
-    """The ``contenders`` of these names with one seed."""
+    """A race of contenders with one seed."""
 
     def __init__(
         self,
         agent: str,
-        held: Samples,
-        parted: Split,
+        data: Samples,
+        parts: Split,
         seed: int,
         contenders: Sequence[str] = tuple(CONTENDERS),
     ) -> None:
-        self.held, self.parted, self.seed = held, parted, seed
+        self.data, self.parts, self.seed = data, parts, seed
         self.modules: dict[str, Ours] = {}
         for name in contenders:
-            network, self.learning_rate = spiky_rl(agent, seed, held.shape, len(held.classes))
+            network, self.learning_rate = build_network(agent, seed, data.shape, len(data.classes))
             self.modules[name] = CONTENDERS[name](network)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), self.learning_rate)
@@ -144,10 +150,10 @@ class Race:
         self.runs = [Run(name, seed) for name in self.modules]
 
     def run(self, epochs: int) -> list[Run]:
-        """Train all, each epoch in turns of another order."""
+        """Train all contenders, epoch by epoch; the order of turns changes with each epoch."""
         shuffle = torch.Generator().manual_seed(self.seed)
         for epoch in range(epochs):
-            train = torch.from_numpy(self.parted.train)
+            train = torch.from_numpy(self.parts.train)
             order = train[torch.randperm(len(train), generator=shuffle)].numpy()
             first = epoch % len(self.runs)
             for run in self.runs[first:] + self.runs[:first]:
@@ -158,11 +164,13 @@ class Race:
         return self.runs
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Frames [T, B, O] and labels [B]."""
-        return over_time(self.held.frames(indices)).contiguous(), torch.from_numpy(self.held.labels[indices])
+        """Return frames [T, B, O] and labels [B]."""
+        return to_sequence(self.data.frames(indices)).contiguous(), torch.from_numpy(
+            self.data.labels[indices]
+        )
 
     def _learn(self, name: str, order: np.ndarray) -> tuple[float, float]:
-        """One pass over the recordings in this order; returns the mean loss and the process time."""
+        """Train for one epoch in the given order; return the mean loss and the process time."""
         module, optimiser, losses, seconds = self.modules[name], self.optimisers[name], [], 0.0
         for i in range(0, len(order), BATCH):
             frames, labels = self.batch(order[i : i + BATCH])
@@ -176,8 +184,8 @@ class Race:
         return statistics.fmean(losses), seconds
 
     def accuracy(self, name: str) -> float:
-        """Share of the recordings to test on that is told right."""
-        right, test = 0, self.parted.test
+        """Return a contender's accuracy on the test recordings."""
+        right, test = 0, self.parts.test
         with torch.no_grad():
             for i in range(0, len(test), EVALUATED):
                 frames, labels = self.batch(test[i : i + EVALUATED])
@@ -188,7 +196,7 @@ class Race:
 
 
 def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Per contender: accuracy after the last epoch, its mean and standard error over seeds, and time per epoch."""
+    """Return a row per contender: mean and standard error over seeds of the accuracy after the last epoch, and time per epoch."""
     found = []
     for name in dict.fromkeys(run.contender for run in runs):
         mine = [run for run in runs if run.contender == name]
@@ -197,31 +205,31 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         row = {"contender": name, "accuracy": statistics.fmean(last), "standard_error": error}
         found.append({**row, "seconds": statistics.median(times), "spread": quarters[2] - quarters[0]})
-    base = min(row["seconds"] for row in found if row["contender"] in RIVALS)
+    base = min(row["seconds"] for row in found if row["contender"] in BASELINES)
     return [{**row, "ratio": base / row["seconds"]} for row in found]
 
 
-def header(agent: str, held: Samples, parted: Split, epochs: int, keeps_memory: bool) -> str:
-    """What is trained, on what and how, and what the columns mean."""
-    what = f"synthetic recordings ({held.synthetic}), not N-MNIST" if held.synthetic else held.name
+def header(agent: str, data: Samples, parts: Split, epochs: int, keeps_memory: bool) -> str:
+    """Return the header of the output: agent, data, settings, and the meaning of the columns."""
+    title = f"synthetic recordings ({data.synthetic}), not N-MNIST" if data.synthetic else data.name
     lines = [
-        f"{agent} on {what}: {len(parted.train)} to learn from, {len(parted.test)} to test on, {held.size[0]} frames",
-        f"{epochs} epochs, batches of {BATCH}, Adam, {bench_plot.processor()}, 1 thread, torch {torch.__version__},"
+        f"{agent} on {title}: {len(parts.train)} training and {len(parts.test)} test recordings, {data.size[0]} frames",
+        f"{epochs} epochs, batches of {BATCH}, Adam, {bench_plot.get_processor()}, 1 thread, torch {torch.__version__},"
         f" snntorch {importlib.metadata.version('snntorch')}",
-        "accuracy  of those to test on after the last epoch, which nothing is chosen by: mean over seeds; ± standard error",
-        "s         median process CPU time of learning in an epoch, contenders in turns; ± interquartile range",
-        "ratio     time of the fastest of snnTorch / contender's: above 1 is faster",
+        "accuracy  on the test recordings after the last epoch, without selection: mean over seeds; ± standard error",
+        "s         median process CPU time of training per epoch, contenders in turns; ± interquartile range",
+        "ratio     time of snnTorch's fastest variant / contender's: above 1 is faster",
         f"{PEER}: the same weights, layers and loss in its own loop over time; it resets one step later",
         "_folded: a layer's currents of all steps at once, then its neurons; _last: channels last; _bfloat16: autocast",
-        f"{COUNTED}: its tutorial's output neurons and loss, counts to be {RATES[0]:.0%} and {RATES[1]:.0%} of the steps",
+        f"{COUNTED}: its tutorial's output neurons and loss, target counts {RATES[0]:.0%} and {RATES[1]:.0%} of the steps",
     ]
     if keeps_memory:
-        lines.append("malloc    keeps what is freed (mallopt), so that page faults do not decide")
+        lines.append("malloc    keeps freed memory (mallopt), so that page faults do not affect the times")
     return "\n".join(lines) + "\n"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each contender."""
+    """Return a table with one line per contender."""
     lines = [f"{'':32}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
     for row in rows:
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.1%}"
@@ -231,24 +239,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def load(args: argparse.Namespace) -> tuple[str, Samples]:
-    """The agent that is trained, and the recordings: N-MNIST's are simulated where no folder is named and there are none.
-
-    Raises UserError.
-    """
-    folder, given = samples.data_folder(args.data), dataset_options(args.overrides)
+    """Return the agent and the recordings; N-MNIST is simulated if it is missing and no folder is named. Raises UserError."""
+    folder, given = samples.get_data_folder(args.data), parse_dataset_options(args.overrides)
     try:
-        name, dataset = args.dataset, dataset_of(args.dataset, given).build(data=folder)
+        name, dataset = args.dataset, configure_dataset(args.dataset, given).build(data=folder)
     except MissingData as error:
         if args.data is not None or args.dataset != DATASET:
             raise UserError(f"--data: {error}") from None
-        name, dataset = SYNTHETIC, dataset_of(SYNTHETIC, given).build(data=folder)
-    chosen = subset(dataset.recordings, args.recordings, None)
+        name, dataset = SYNTHETIC, configure_dataset(SYNTHETIC, given).build(data=folder)
+    chosen = select_subset(dataset.recordings, args.recordings, None)
     require_classes(dataset, chosen, folder)
-    return dataset.agent, samples.load(name, dataset, chosen)
+    return dataset.agent, samples.load_samples(name, dataset, chosen)
 
 
 def bench(argv: list[str]) -> int:
-    """Train, print, write. Raises UserError before anything is trained."""
+    """Run the benchmark. Raises UserError for invalid arguments, before training."""
     args = parser().parse_intermixed_args(argv)
     if importlib.util.find_spec("snntorch") is None:
         raise UserError("bench.py classify: snntorch is not installed; install it with: pip install snntorch")
@@ -256,24 +261,24 @@ def bench(argv: list[str]) -> int:
     files.require_file("--json", path, (".json",))
     for name in args.contenders:
         check_name("--contenders", name, list(CONTENDERS))
-    if not set(RIVALS).intersection(args.contenders):
-        raise UserError(f"--contenders: times are held beside one of {', '.join(RIVALS)}; name one")
+    if not set(BASELINES).intersection(args.contenders):
+        raise UserError(f"--contenders: the ratios need a baseline, one of {', '.join(BASELINES)}; name one")
     common.setup_logging(False)
-    agent, held = load(args)
-    parted = split(held.labels, held.parts, None, 0, args.split)
+    agent, data = load(args)
+    parts = split(data.labels, data.parts, None, 0, args.split)
     torch.set_num_threads(1)
-    print(header(agent, held, parted, args.epochs, keep_memory()), flush=True)
+    print(header(agent, data, parts, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []
     for seed in args.seeds:
-        runs += Race(agent, held, parted, seed, args.contenders).run(args.epochs)
+        runs += Race(agent, data, parts, seed, args.contenders).run(args.epochs)
         rows = summary(runs)
         result = {
             "agent": agent,
-            "data": held.name,
-            "synthetic": held.synthetic,
-            "digest": held.digest,
-            "split": parted.digest,
-            "processor": bench_plot.processor(),
+            "data": data.name,
+            "synthetic": data.synthetic,
+            "digest": data.digest,
+            "split": parts.digest,
+            "processor": bench_plot.get_processor(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "rows": rows,

@@ -1,4 +1,4 @@
-"""The classifiers of ``bench.py classify``: ours, and snnTorch's of the same layers in the forms that may be its fastest."""
+"""The contenders of ``bench.py classify``: our classifier, and snnTorch's with the same layers in its fastest variants."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spiky_rl.classification.training import logits
+from spiky_rl.classification.training import compute_logits
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.networks.base import SpikingNetwork
 
 PEER, COUNTED = "snntorch", "snntorch_counts"
-"""What the names of snnTorch's contenders begin with; the one that learns by another loss."""
+"""Prefix of snnTorch's contenders, and the contender with another loss."""
 RATES = (0.8, 0.2)
-"""Share of steps at which an output neuron should spike: the right class's, and the others'."""
+"""Target share of steps with an output spike: for the neuron of the true class, and for the others."""
 
 
 class Ours(torch.nn.Module):
@@ -29,19 +29,19 @@ class Ours(torch.nn.Module):
         self.network = network
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames [T, B, O] -> what the largest of tells the class, [B, classes]."""
-        return logits(self.network, frames)
+        """Return the logits [B, classes] of frames [T, B, O]."""
+        return compute_logits(self.network, frames)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of outputs [B, classes]."""
+        """Return the cross entropy of outputs [B, classes]."""
         return functional.cross_entropy(output, labels)
 
 
 class SnnTorch(Ours):
-    """snnTorch's network with a copy of our weights; the readout is linear, as ours is.
+    """snnTorch's network with a copy of our weights and a linear readout like ours.
 
-    As its tutorial writes it, step by step, or ``folded``: each layer's currents of all steps at once, and then its neurons over time.
-    The maps of convolutions may lie with their channels ``last``, and products be of ``bfloat16`` by autocast.
+    It runs step by step, as in its tutorial, or ``folded``: each layer computes the currents of all steps at once, then runs its neurons
+    over time. ``last`` puts the channels of convolutions last; ``bfloat16`` computes products in bfloat16 by autocast.
     """
 
     def __init__(
@@ -57,11 +57,15 @@ class SnnTorch(Ours):
         neuron = next(iter(layers)).neuron
 
         def cell() -> torch.nn.Module:
-            return leaky(beta=neuron.number("tau"), threshold=neuron.number("threshold"), spike_grad=gradient)
+            return leaky(
+                beta=neuron.get_step_value("tau"),
+                threshold=neuron.get_step_value("threshold"),
+                spike_grad=gradient,
+            )
 
         first = layers[0].connection
         self.maps = first.inputs if isinstance(first, Convolutional) else (-1,)
-        self.stages = torch.nn.ModuleList(_stage(layer.connection, cell()) for layer in layers)
+        self.stages = torch.nn.ModuleList(_build_stage(layer.connection, cell()) for layer in layers)
         self.readout = torch.nn.Linear(network.readout.in_features, network.readout.out_features)
         self.readout.load_state_dict(network.readout.state_dict())
         self.last = cell()
@@ -75,7 +79,7 @@ class SnnTorch(Ours):
             return torch.stack([self.readout(spikes) for spikes in self.spikes(frames)]).mean(0).float()
 
     def spikes(self, frames: Tensor) -> Iterator[Tensor]:
-        """Spikes of the last hidden layer, [B, N] for each step."""
+        """Yield the spikes of the last hidden layer, [B, N] per step."""
         potentials: list[Tensor | None] = [None] * len(self.stages)
         for frame in frames:
             signal = frame.view(-1, *self.maps) if len(self.maps) > 1 else frame
@@ -86,7 +90,7 @@ class SnnTorch(Ours):
             yield signal.flatten(1)
 
     def all_spikes(self, frames: Tensor) -> Tensor:
-        """Spikes of the last hidden layer, [T, B, N]."""
+        """Return the spikes of the last hidden layer, [T, B, N]."""
         steps, batch, _ = frames.shape
         signal = frames.reshape(-1, *self.maps) if len(self.maps) > 1 else frames.flatten(0, 1)
         for stage in self.stages:
@@ -101,7 +105,7 @@ class SnnTorch(Ours):
 
 
 class Counted(SnnTorch):
-    """The tutorial's own readout and loss: output neurons whose spikes are counted, and the counts' squared error."""
+    """snnTorch's network with the tutorial's readout and loss: spike counts of output neurons and their squared error."""
 
     def __init__(self, network: SpikingNetwork) -> None:
         super().__init__(network)
@@ -115,12 +119,12 @@ class Counted(SnnTorch):
         return torch.stack(found)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The criterion's loss of output spikes [T, B, classes]."""
+        """Return the loss of output spikes [T, B, classes]."""
         return self.criterion(output, labels)
 
 
-def _stage(link: Any, neuron: torch.nn.Module) -> torch.nn.ModuleDict:
-    """A connection with these weights, its pooling, and the neuron."""
+def _build_stage(link: Any, neuron: torch.nn.Module) -> torch.nn.ModuleDict:
+    """Return a connection with the weights and pooling of ``link``, and the neuron."""
     if not isinstance(link, Convolutional):
         inputs, outputs = link.weight.shape
         linear = torch.nn.Linear(inputs, outputs)
@@ -141,6 +145,7 @@ CONTENDERS: Mapping[str, Callable[[SpikingNetwork], Ours]] = {
     f"{PEER}_folded_last_bfloat16": partial(SnnTorch, folded=True, last=True, bfloat16=True),
     COUNTED: Counted,
 }
-"""snnTorch's: step by step; folded over time; so with channels last; that in bfloat16; and with its tutorial's output and loss."""
-RIVALS = tuple(name for name in CONTENDERS if name.startswith(PEER) and name != COUNTED)
-"""Those with our loss: the fastest of them is the one to beat."""
+"""Contenders by name. snnTorch's variants: step by step; folded over time; also with channels last; also in bfloat16; and with its
+tutorial's output and loss."""
+BASELINES = tuple(name for name in CONTENDERS if name.startswith(PEER) and name != COUNTED)
+"""snnTorch's variants with our loss; the fastest of them is the baseline."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: names that are checked first, and memory that does not decide."""
+"""Helpers of all benchmarks: a check of names, and the configuration of malloc."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
 
 
 def keep_memory() -> bool:
-    """Let glibc keep what is freed for the next call: whose tensors are mapped afresh each time is a matter of luck."""
+    """Make glibc keep freed memory for the next call; otherwise chance decides which tensors are mapped anew. Return whether it works."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -23,6 +23,8 @@ def keep_memory() -> bool:
 
 
 def check_name(flag: str, name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a name that is none of ``known``."""
+    """Raise UserError if ``name`` is not in ``known``."""
     if name not in known:
-        raise UserError(f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{nearest(name, known)}")
+        raise UserError(
+            f"{flag}: {name!r} is unknown; allowed: {', '.join(known)}{suggest_name(name, known)}"
+        )

@@ -1,8 +1,8 @@
-"""Feed-forward contenders of ``bench.py``: one network with equal weights, as each library runs it fastest.
+"""Feed-forward contenders of ``bench.py``: one network with equal weights, in the fastest form of each library.
 
-All spiking contenders hold their own copy of the same weights, in torch's usual layout, and end in the same leaky readout.
-The peers compute the first layer's current once per control step, as their fast users do, and use the state-in, state-out
-form where they have one; `PlainLoop` is what everybody writes first.
+All spiking contenders have their own copy of the same weights, in torch's usual layout, and the same leaky readout. The peers compute
+the first layer's current once per control step, and use their functional form with explicit state if they have one. `PlainLoop` is the
+straightforward implementation.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 WIDTHS = (60, 400, 200, 100, 8)
 ALONE = 256
-"""Neurons, where a neuron is timed without a network."""
+"""Number of neurons in a benchmark without a network."""
 TARGET = 0.15
-"""Firing rate that every layer is scaled to: spikes per neuron and inner step."""
+"""Firing rate to which every layer is scaled: spikes per neuron and inner step."""
 LIF = {"tau": 2.0, "input_gain": "unit"}
-"""As in agents/lif_ppo.yaml; other neurons run with their defaults."""
+"""Options as in agents/lif_ppo.yaml; other neurons have their defaults."""
 
 Run = Callable[[Tensor], Tensor]
-"""Currents -> outputs."""
+"""A function from currents to outputs."""
 Step = Callable[[TorchOps, Tensor, States, Params], tuple[Tensor, States]]
-"""A neuron's step, on tensors."""
+"""A neuron's step on tensors."""
 
 
 @dataclass(frozen=True)
 class Setting(ABC):
-    """What all contenders of one comparison have in common."""
+    """The setting that all contenders of one comparison share."""
 
     neuron: str
     steps: int
@@ -53,37 +53,37 @@ class Setting(ABC):
     """T."""
 
     kinds: ClassVar[tuple[str, ...]]
-    """The kinds of contenders that are compared; each kind has its reference."""
+    """Kinds of contenders in the comparison; each kind has its reference."""
     widths: ClassVar[tuple[int, ...]]
     """Observations, neurons of the hidden layers, features."""
     usual_neuron: ClassVar[str]
-    """The neuron where none is named; the peers take part with this one only."""
+    """Default neuron; the peers run with this one only."""
     usual_steps: ClassVar[tuple[int, ...]]
-    """K where none is given."""
+    """Defaults of K."""
     sequences: ClassVar[bool] = True
     """Whether it runs over `control_steps`; otherwise T is 1."""
 
     @abstractmethod
     def inputs(self, kind: str, batch: int) -> Tensor:
-        """What contenders of a kind are called with."""
+        """Return the input of contenders of a kind."""
 
     @abstractmethod
     def rates(self, kind: str, x: Tensor) -> list[float]:
-        """Firing rates in the reference for its inputs: of every hidden layer."""
+        """Return the firing rates of every hidden layer in the reference for its input ``x``."""
 
     @property
     def numbers(self) -> int:
-        """What a contender holds at least of a sample."""
+        """Minimum number of values that a contender needs per sample."""
         return self.control_steps * (self.steps if self.sequences else 1) * sum(self.widths)
 
     @classmethod
     def title(cls) -> str:
-        """Its widths, as they are printed."""
+        """Return the widths as text."""
         return "-".join(map(str, cls.widths))
 
 
 class FeedforwardSetting(Setting):
-    """Layers without recurrence, one control step at a time, and the neuron without a network."""
+    """A feed-forward network, one control step at a time, and the neuron without a network."""
 
     kinds = ("network", "neuron")
     widths = WIDTHS
@@ -92,7 +92,7 @@ class FeedforwardSetting(Setting):
     sequences = False
 
     def network(self, **options: Any) -> FeedForward:
-        """The network as an agent would name it, freshly drawn. Raises RegistryError for a neuron that does not exist."""
+        """Build the network with new weights. Raises RegistryError for an unknown neuron."""
         torch.manual_seed(0)
         neuron = {"name": self.neuron, **(LIF if self.neuron == "lif" else {})}
         options |= {"layers": list(WIDTHS[1:-1]), "steps": self.steps, "connection": {"offset": 0.0}}
@@ -103,20 +103,20 @@ class FeedforwardSetting(Setting):
 
     @cached_property
     def reference(self) -> FeedForward:
-        """The network whose weights all contenders take: every layer scaled until it fires at `TARGET`."""
+        """The network with the weights of all contenders; every layer is scaled to the firing rate `TARGET`."""
         network, run = self.network(), self.run_neuron()
         signal = network.encoder(self.observations(64).unsqueeze(0))
         with torch.no_grad():
             for layer in network.layers:
                 current = layer.connection(signal)
-                gain = fitting_gain(current, run)
+                gain = find_gain(current, run)
                 for parameter in layer.connection.parameters():
                     parameter.mul_(gain)
                 signal = run(gain * current)
         return network
 
     def run_neuron(self, backend: str = "auto") -> Run:
-        """Currents [1, K or 1, B, N] -> outputs [1, K, B, N], from rest."""
+        """Return a function from currents [1, K or 1, B, N] to outputs [1, K, B, N], from the zero state."""
         network = self.network()
         layer, ops = next(iter(network.layers)), TorchOps(network.surrogate)
         values = layer.parameters_of_neuron()
@@ -126,14 +126,14 @@ class FeedforwardSetting(Setting):
         return self.currents(batch) if kind == "neuron" else self.observations(batch)
 
     def observations(self, batch: int) -> Tensor:
-        """Normalised, as a policy sees them: [B, O]."""
+        """Return normalised observations [B, O]."""
         return torch.randn(batch, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(self.device)
 
     def currents(self, batch: int) -> Tensor:
-        """Noise at which the neuron alone fires at `TARGET`: [1, K, B, N]."""
+        """Return noise [1, K, B, N] with which the neuron fires at the rate `TARGET`."""
         noise = torch.randn(1, self.steps, batch, ALONE, generator=torch.Generator().manual_seed(1))
         noise = noise.to(self.device)
-        return (fitting_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
+        return (find_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:
@@ -148,13 +148,13 @@ class FeedforwardSetting(Setting):
 
 
 def firing_rate(outputs: Tensor) -> float:
-    """Outputs per neuron and step that are not zero."""
+    """Return the share of non-zero outputs."""
     return (outputs != 0).float().mean().item()
 
 
 @torch.no_grad()
-def fitting_gain(current: Tensor, run: Run) -> float:
-    """The factor of the current at which the firing rate comes nearest to `TARGET`: octaves first, then eighths of one."""
+def find_gain(current: Tensor, run: Run) -> float:
+    """Return the factor of the current with the firing rate closest to `TARGET`, searched by octaves, then by eighths of an octave."""
 
     def distance(gain: float) -> float:
         return abs(firing_rate(run(gain * current)) - TARGET)
@@ -164,21 +164,21 @@ def fitting_gain(current: Tensor, run: Run) -> float:
 
 
 class Contender(torch.nn.Module):
-    """Observations [B, O] -> features [B, F]. Inference is a call under ``torch.inference_mode()``."""
+    """A module from observations [B, O] to features [B, F]. Inference is a call under ``torch.inference_mode()``."""
 
     comparable: bool = True
-    """Whether it computes what the reference computes, so that outputs and gradients may be compared."""
+    """Whether it computes the same as the reference, so that outputs and gradients are compared."""
 
     def prepare(self) -> None:
-        """Called before each batch size and mode."""
+        """Prepare for a batch size and mode; called before each."""
 
     def learn(self, x: Tensor) -> None:
-        """One forward and backward pass, with fresh gradients."""
+        """Run one forward and backward pass with new gradients."""
         self.zero_grad()
         self(x).pow(2).mean().backward()
 
     def gradient(self, x: Tensor) -> Tensor:  # pylint: disable=unused-argument
-        """That of the last pass, of all weights in one row."""
+        """Return the gradients of all weights in the last pass, concatenated."""
         return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
 
 
@@ -200,7 +200,7 @@ class Ours(Contender):
 
 
 class Copy(Contender):
-    """Linear layers with the reference's weights, in torch's layout, and its readout."""
+    """Linear layers with the reference's weights in torch's layout, and its readout."""
 
     def __init__(self, setting: FeedforwardSetting | RecurrentSetting) -> None:
         super().__init__()
@@ -210,18 +210,18 @@ class Copy(Contender):
         self.step: Step = layer.neuron.step  # type: ignore[assignment]
         self.values = self.neuron.named_params(*layer.parameters_of_neuron())
         self.ops = TorchOps(network.surrogate)
-        self.links = torch.nn.ModuleList(copied(layer.connection) for layer in network.layers)
-        self.readout = copied(network.decoder.readout)
+        self.links = torch.nn.ModuleList(copy_linear(layer.connection) for layer in network.layers)
+        self.readout = copy_linear(network.decoder.readout)
         self.leak: float = network.decoder.decay  # type: ignore[assignment]
 
     def read(self, v: Tensor | None, drive: Tensor) -> Tensor:
-        """The readout's potential after one more step; ``drive`` is the weighted sum of the spikes."""
+        """Return the readout's potential after one more step; ``drive`` is the weighted sum of the spikes."""
         drive = (1.0 - self.leak) * drive
         return drive if v is None else self.leak * v + drive
 
 
 class PlainLoop(Copy):
-    """As everybody writes it: all layers inside one loop over the inner steps, autograd, a lean surrogate."""
+    """The straightforward implementation: all layers in one loop over the inner steps, with autograd and a cheap surrogate."""
 
     def forward(self, x: Tensor) -> Tensor:
         count = len(self.neuron.states)
@@ -236,7 +236,7 @@ class PlainLoop(Copy):
 
 
 class Compiled(Contender):
-    """torch.compile of the plain loop, for one shape at a time: that is when it is fastest."""
+    """torch.compile of the plain loop, for one shape at a time, which is its fastest form."""
 
     def __init__(self, setting: FeedforwardSetting) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class Compiled(Contender):
         self.run: Run = self.loop
 
     def prepare(self) -> None:
-        torch._dynamo.reset()  # else the ninth shape runs uncompiled # pylint: disable=protected-access
+        torch._dynamo.reset()  # without it the ninth shape runs uncompiled # pylint: disable=protected-access
         self.run = torch.compile(self.loop, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,10 +252,10 @@ class Compiled(Contender):
 
 
 class DenseFloor(Contender):
-    """Only the f32 matrix products that a dense network must do, into buffers that are there already.
+    """Only the float32 matrix products of a dense network, into existing buffers: a lower bound of its time.
 
-    Training: the forward products, and per layer one for the weights' gradient and one for the input's, except the first
-    layer's input. The first layer runs once per control step, the others on K * B rows.
+    Training has the forward products, and per layer one product for the gradient of the weights and one for the gradient of the input,
+    except for the first layer's input. The first layer runs once per control step, the others on K * B rows.
     """
 
     comparable = False
@@ -267,7 +267,7 @@ class DenseFloor(Contender):
         self.buffers: list[tuple[Tensor, ...]] = []
 
     def rows(self, x: Tensor) -> list[tuple[Tensor, ...]]:
-        """Per layer: weight, input, output, gradient of the weight, gradient of the input."""
+        """Return per layer: weight, input, output, gradient of the weight, gradient of the input."""
         if not self.buffers or self.buffers[0][1] is not x:
             rows, self.buffers = x, []
             for weight in self.weights:
@@ -292,7 +292,7 @@ class DenseFloor(Contender):
 
 
 class Multilayer(Contender):
-    """The ANN in its place: an ELU network of the same widths."""
+    """The equal-size ANN: an MLP of the same widths with ELU."""
 
     comparable = False
 
@@ -307,7 +307,7 @@ class Multilayer(Contender):
 
 
 class LayerByLayer(Copy):
-    """A peer that has whole sequences: currents [K, B, N] -> spikes, or [B, K, N] where ``time`` is 1."""
+    """A peer with a function over time: currents [K, B, N] -> spikes, or [B, K, N] if ``time`` is 1."""
 
     def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell], time: int = 0) -> None:
         super().__init__(setting)
@@ -324,7 +324,7 @@ class LayerByLayer(Copy):
 
 
 class StepByStep(Copy):
-    """A peer that has single steps, current and potential [B, N] -> spikes and potential: all layers in one loop."""
+    """A peer with a function of one step, current and potential [B, N] -> spikes and potential; all layers in one loop."""
 
     def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
@@ -362,13 +362,13 @@ class Alone(Contender):
         return self.of_current.flatten()
 
 
-def copied(link: Any) -> torch.nn.Linear:
-    """A linear layer with these weights, in torch's layout."""
+def copy_linear(link: Any) -> torch.nn.Linear:
+    """Return a torch linear layer with the weights of ``link``."""
     found = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
     found.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
     return found
 
 
 def output_major(link: Any, weight: Tensor) -> Tensor:
-    """[outputs, inputs], as torch has it; our connections are input-major."""
+    """Return ``weight`` as [outputs, inputs], as in torch; our connections are input-major."""
     return weight if isinstance(link, torch.nn.Linear) else weight.t()

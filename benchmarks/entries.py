@@ -1,4 +1,4 @@
-"""What ``bench.py`` can time, by name: networks, and the contenders of each."""
+"""Networks and contenders of ``bench.py``, by name."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from benchmarks.recurrent_contenders import (
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender's line in the table."""
+    """A contender."""
 
     build: Callable[[Any], Contender]
     package: str = ""
-    """What must be installed for a peer. Peers take part with the usual neuron of their network."""
+    """Package of a peer. Peers run with the default neuron of their network only."""
     kind: str = "network"
-    """What it is compared with: network, neuron (without a network), recurrent or reservoir."""
+    """Kind of the comparison: network, neuron (without a network), recurrent or reservoir."""
     quick: bool = True
-    """Whether it runs without being named."""
+    """Whether it runs by default."""
     note: str = ""
-    """What its numbers must be read with."""
+    """Remark below the table."""
 
 
 NETWORKS: dict[str, type[Setting]] = {
@@ -58,7 +58,7 @@ CONTENDERS = {
     "spiky_rl": Entry(Ours),
     "spiky_rl_f32": Entry(partial(Ours, gradient_precision="float32")),
     "spiky_rl_recompute": Entry(partial(Ours, recompute=True)),
-    "dense_floor": Entry(DenseFloor, note="matrix products alone, no neurons"),
+    "dense_floor": Entry(DenseFloor, note="matrix products only, no neurons"),
     "compiled": Entry(Compiled, quick=False, note="torch.compile of plain_loop, one shape at a time"),
     "spikingjelly": Entry(partial(LayerByLayer, cell=peers.spikingjelly), "spikingjelly"),
     "snntorch": Entry(
@@ -78,17 +78,17 @@ CONTENDERS = {
     "spikingjelly_recurrent": Entry(
         partial(PeerRecurrent, cell=peers.spikingjelly_step),
         *("spikingjelly", "recurrent"),
-        note="LIF, it has no adaptive one; lif_step and a product, faster than its LinearRecurrentContainer",
+        note="LIF, as it has no adaptive LIF; lif_step and a product, faster than its LinearRecurrentContainer",
     ),
     "snntorch_recurrent": Entry(
         partial(PeerRecurrent, cell=peers.snntorch),
         *("snntorch", "recurrent"),
-        note="LIF, it has no adaptive one; Leaky and a product, faster than its RLeaky, which computes the same",
+        note="LIF, as it has no adaptive LIF; Leaky and a product, faster than its RLeaky, which computes the same",
     ),
     "norse_recurrent": Entry(
         partial(PeerRecurrent, cell=peers.norse_adaptive),
         *("norse", "recurrent"),
-        note="adaptive LIF with dynamics of its own; the step of LSNNRecurrentCell on a current that is there already",
+        note="adaptive LIF with its own dynamics; the step of LSNNRecurrentCell on a precomputed current",
     ),
     "plain_reservoir": Entry(PlainReservoir, kind="reservoir"),
     "spiky_rl_reservoir": Entry(OurReservoir, kind="reservoir"),
@@ -108,4 +108,4 @@ REFERENCES = {
     "recurrent": "plain_recurrent",
     "reservoir": "plain_reservoir",
 }
-"""What ratios are relative to, by kind."""
+"""The reference of the ratios, by kind."""

@@ -1,7 +1,7 @@
-"""``bench.py latency``: how long one action of one robot takes, of trained policies and of all that they are exported to.
+"""``bench.py latency``: time of one action of one robot, for trained policies and for their exports.
 
-The observations are those of an episode. Forms and agents take turns control step by control step in one process on one
-thread, and each runs free with its own state, so that all see the same machine.
+The observations are those of one episode. Exports and agents take turns, one control step at a time, in one process on one thread, each
+with its own state, so that all run under the same load.
 """
 
 from __future__ import annotations
@@ -16,68 +16,69 @@ import numpy as np
 import torch
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings, positive_int
 from spiky_rl.config import files, registry
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.plan import Plan, Request
 from spiky_rl.deploy import _calibration
-from spiky_rl.hosts.common.stopping import started
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunPlan, RunRequest
+from spiky_rl.run.signals import start_simulation
 
 LIVE = "live"
-"""The policy as it is played, on the backend that it chooses."""
+"""The policy itself, on the backend that ``auto`` chooses."""
 WARM_UP = 50
-"""Control steps that do not count."""
+"""Control steps before the measurement."""
 
 
 def parser() -> common.Parser:
     """The command line."""
-    how = {**TRAINED, "without": (*TRAINED["without"], "agent")}
-    found = common.Parser("bench.py latency", __doc__, Request, num_envs=1, device="cpu", **how)
+    flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "agent")}
+    found = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
     found.add_argument(
-        "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
+        "--agents",
+        default="lif_ppo,mlp_ppo",
+        help="agents, separated by commas; their latest checkpoints are timed",
     )
-    found.add_argument("--steps", type=positive, default=2000, help="control steps that are timed")
+    found.add_argument("--steps", type=positive_int, default=2000, help="number of timed control steps")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     return found
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Time, print, write."""
-    args = parser().read(argv)
+    """Run the benchmark."""
+    args = parser().parse(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
     plans = []
 
-    from spiky_rl.hosts.run.checkpoint import find_checkpoint
-    from spiky_rl.hosts.run.simulate import played, simulated
+    from spiky_rl.run.checkpoint import find_checkpoint
+    from spiky_rl.run.simulate import load_inference_policy, open_env
 
     for agent in args.agents.split(","):
-        plan = prepare(picked(Request, args, agent=agent.strip()))
+        plan = make_plan(parse_settings(RunRequest, args, agent=agent.strip()))
         plans.append((plan, find_checkpoint(plan)))
     torch.set_num_threads(1)
 
     first = plans[0][0]
-    with started(simulated(first)) as env, tempfile.TemporaryDirectory() as folder:
+    with start_simulation(open_env(first)) as env, tempfile.TemporaryDirectory() as folder:
         contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
         policies = []
         for plan, checkpoint in plans:
-            policies.append(played(plan, env, checkpoint)[0].alg.get_policy())
-            with Bar("recording", plan.agent) as shown:
-                rollout = _calibration.record(policies[-1], env, shown)
-            contenders |= forms(plan, policies[-1], Path(folder) / plan.agent, rollout)
-        seen = observations(env, policies[0])
-    rows = race(contenders, seen, args.steps)
+            policies.append(load_inference_policy(plan, env, checkpoint)[0].alg.get_policy())
+            with ProgressBar("recording", plan.agent) as report_progress:
+                rollout = _calibration.record_rollout(policies[-1], env, report_progress)
+            contenders |= build_contenders(plan, policies[-1], Path(folder) / plan.agent, rollout)
+        observations = record_observations(env, policies[0])
+    rows = race(contenders, observations, args.steps)
     if args.json:
         files.write_json(args.json, {"task": first.task, "steps": args.steps, "rows": rows})
     return 0
 
 
-def forms(
-    plan: Plan, policy: Any, folder: Path, rollout: _calibration.Rollout
+def build_contenders(
+    plan: RunPlan, policy: Any, folder: Path, rollout: _calibration.CalibrationRollout
 ) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
-    """A policy as it is and in every form that it can be written in: each maps an observation [1, O] to an action."""
+    """Return a policy itself and each of its possible exports, as functions from an observation [1, O] to an action."""
     from tensordict import TensorDict
 
     agent = plan.agent
@@ -89,25 +90,25 @@ def forms(
             return policy(TensorDict({groups[0]: torch.from_numpy(x)}, batch_size=[1]))
 
     found: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
-    for name in registry.names("targets"):
+    for name in registry.list_names("targets"):
         target = registry.configure("targets", name, "targets").build()
         try:
-            target.refuse(plan.spec.tree())
+            target.check_network(plan.spec.to_dict())
         except registry.UserError as error:
-            common.log.info("%s has no form %s: %s", agent, name, error)
+            common.log.info("%s cannot be exported to %s: %s", agent, name, error)
             continue
         target.calibrate(rollout)
-        session = target.open(target.write(policy, folder))
+        session = target.open_session(target.write(policy, folder))
         if session is not None:
-            found[agent, name] = carried(session, policy)
+            found[agent, name] = make_stateful(session, policy)
     return found
 
 
-def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
-    """A session that is given back what it gives of its state."""
-    from spiky_rl.deploy._proof import state_of
+def make_stateful(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
+    """Return a function that runs a session and carries its state from call to call."""
+    from spiky_rl.deploy._verification import get_flat_state
 
-    state = state_of(policy)
+    state = get_flat_state(policy)
 
     def step(x: np.ndarray) -> Any:
         returned = session(x, state)
@@ -118,27 +119,27 @@ def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
     return step
 
 
-def observations(env: Any, policy: Any) -> list[np.ndarray]:
-    """What the first robot observes in an episode, [1, O] each."""
+def record_observations(env: Any, policy: Any) -> list[np.ndarray]:
+    """Return the observations [1, O] of the first robot in one episode."""
     env.reset()
     policy.reset()
     found = []
-    with torch.inference_mode(), Bar("recording", "an episode") as shown:
+    with torch.inference_mode(), ProgressBar("recording", "an episode") as report_progress:
         while True:
             obs = env.get_observations()
             found.append(torch.cat([obs[group] for group in policy.obs_groups], dim=-1)[:1].numpy().copy())
             if env.step(policy(obs))[2][0]:
                 return found
-            shown(len(found) / env.max_episode_length)
+            report_progress(len(found) / env.max_episode_length)
 
 
 def race(
-    contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]], seen: list[np.ndarray], steps: int
+    contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]], observations: list[np.ndarray], steps: int
 ) -> list[dict[str, Any]]:
-    """Times of all in turns; prints a line for each."""
+    """Time all contenders in turns; print a line and return a row for each."""
     times: dict[tuple[str, str], list[int]] = {key: [] for key in contenders}
     for i in range(WARM_UP + steps):
-        x = seen[i % len(seen)]
+        x = observations[i % len(observations)]
         for key, step in contenders.items():
             start = time.perf_counter_ns()
             step(x)

@@ -1,8 +1,8 @@
-"""The neurons of other libraries, each in the form in which it is fastest: what ``bench.py`` runs beside ours.
+"""The neurons of other libraries, each in its fastest form, for ``bench.py``.
 
-Each function takes the contender that holds the weights, and the neuron's decay and threshold, and returns the library's cell:
-over whole sequences of currents, or for one step where the library has nothing else. Spikes return within a layer between
-single steps: the contender adds them to the current.
+Each function takes the contender with the weights, and the neuron's decay and threshold, and returns the library's cell: a function over
+time if the library has one, else a function of one step. In recurrent networks the contender adds the recurrent feedback to the current
+between single steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Cell = Callable[..., Any]
 
 
 def spikingjelly(peer: Holder, decay: float, threshold: float) -> Cell:
-    """SpikingJelly's LIF in its multi-step, state-in form; the device decides what runs it (Triton on GPUs)."""
+    """Return SpikingJelly's LIF in its functional multi-step form; on GPUs it runs on Triton."""
     from spikingjelly.activation_based import functional, surrogate
 
     settings = (1.0 / (1.0 - decay), False, threshold, None, surrogate.ATan(alpha=peer.ops.slope), True)
@@ -32,9 +32,9 @@ def spikingjelly(peer: Holder, decay: float, threshold: float) -> Cell:
 
 
 def spikingjelly_step(peer: Holder, decay: float, threshold: float, *_: float) -> Cell:
-    """SpikingJelly's LIF for one step, state in and state out.
+    """Return SpikingJelly's LIF for one step, in its functional form.
 
-    Faster than its `LinearRecurrentContainer`, which joins input and spikes and multiplies both in every step.
+    It is faster than the library's `LinearRecurrentContainer`, which concatenates input and spikes and multiplies both in every step.
     """
     from spikingjelly.activation_based import functional, surrogate
 
@@ -43,7 +43,7 @@ def spikingjelly_step(peer: Holder, decay: float, threshold: float, *_: float) -
 
 
 def sinabs(peer: Holder, decay: float, threshold: float) -> Cell:
-    """sinabs' LIF over time with at most one spike per step, and our surrogate; gradients pass through its reset."""
+    """Return sinabs' LIF over time with at most one spike per step and our surrogate; gradients pass through its reset."""
     activation = importlib.import_module("sinabs.activation")
     lif, ops = importlib.import_module("sinabs.layers.functional").lif_forward, peer.ops
 
@@ -55,9 +55,9 @@ def sinabs(peer: Holder, decay: float, threshold: float) -> Cell:
 
 
 def snntorch(peer: Holder, decay: float, threshold: float, *_: float) -> Cell:
-    """snnTorch's Leaky with its own dynamics: it resets one step later than all others.
+    """Return snnTorch's Leaky with its own dynamics: it resets one step later than all others.
 
-    Its recurrent RLeaky computes the same from a current with the spikes that return, and is slower.
+    The library's recurrent RLeaky computes the same from a current that includes the feedback, but is slower.
     """
     leaky = importlib.import_module("snntorch").Leaky
     gradient = importlib.import_module("snntorch.surrogate").atan(alpha=peer.ops.slope)
@@ -65,9 +65,9 @@ def snntorch(peer: Holder, decay: float, threshold: float, *_: float) -> Cell:
 
 
 def norse(peer: Holder, decay: float, threshold: float) -> Cell:
-    """Norse's LIF without synaptic current, with its own surrogate; gradients pass through its reset.
+    """Return Norse's LIF without synaptic current, with its own surrogate; gradients pass through its reset.
 
-    It scales the input by 1 - decay; the threshold is scaled likewise, so that it spikes where the others do.
+    It scales the input by 1 - decay; the threshold is scaled by the same factor, so that it spikes at the same times as the others.
     """
     lif_box = importlib.import_module("norse.torch.functional.lif_box")
     reset = importlib.import_module("norse.torch.functional.reset").reset_subtract
@@ -85,10 +85,10 @@ def norse(peer: Holder, decay: float, threshold: float) -> Cell:
 def norse_adaptive(
     peer: Holder, decay: float, threshold: float, decay_adaptation: float, adaptation: float
 ) -> Cell:
-    """Norse's adaptive LIF, the neuron of its LSNNRecurrentCell, whose current arrives one step later and is gone with it.
+    """Return Norse's adaptive LIF, the neuron of its LSNNRecurrentCell; its current arrives one step later and lasts one step.
 
-    The cell itself multiplies its input in every step, which is slower than a current that is there already. Potentials are
-    scaled as in `norse`; a spike resets them to 0. At rest the state is a tensor of zeros.
+    LSNNRecurrentCell itself multiplies its input in every step, which is slower than a precomputed current. Potentials are scaled as in
+    `norse`; a spike resets them to 0. The initial state is a tensor of zeros.
     """
     lsnn = importlib.import_module("norse.torch.functional.lsnn")
     gain, state = 1.0 - decay, lsnn.LSNNFeedForwardState

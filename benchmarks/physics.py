@@ -1,7 +1,7 @@
-"""``bench.py physics``: Isaac Lab's MuJoCo-Warp and native MuJoCo in turns, on tasks, environments and threads.
+"""``bench.py physics``: times of Isaac Lab's MuJoCo-Warp and of native MuJoCo, by task, environments and threads.
 
-Each physics and each number of threads has a process of its own, for a process holds one simulation. They take turns, a slice of
-control steps each, so that a busy machine slows all. Where all have one thread their own CPU seconds count, else the wall's.
+Each physics backend with each number of threads has its own process, because a process holds one simulation. They take turns, a slice of
+control steps each, so that other load slows all alike. If all have one thread, process time counts, else wall time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.extras import require
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError, check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
-"""What is timed, and with how many environments, where nothing else is asked for."""
+"""Default tasks with their numbers of environments."""
 WARM_UP = 10
 """Control steps before the first slice."""
 SEED = 1
@@ -34,20 +34,22 @@ SEED = 1
 
 def parser() -> Any:
     """The command line."""
-    from spiky_rl.hosts.isaaclab.mujoco.choice import NATIVE, WARP
+    from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP
 
     found = common.Parser(
         prog="bench.py physics",
-        description="Time a task's environment, with its managers and random actions, on both physics.",
+        description="Time a task's environment, with its managers and random actions, on both physics backends.",
     )
     found.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
-    found.add_argument("--num_envs", type=positive, nargs="+", metavar="N", help="default: by task")
-    found.add_argument("--threads", type=positive, nargs="+", default=[1], metavar="N", help="CPU threads")
+    found.add_argument("--num_envs", type=positive_int, nargs="+", metavar="N", help="default: by task")
     found.add_argument(
-        "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="in turns"
+        "--threads", type=positive_int, nargs="+", default=[1], metavar="N", help="CPU threads"
     )
-    found.add_argument("--rounds", type=positive, default=5, help="slices of each")
-    found.add_argument("--slice", type=positive, default=30, help="control steps in a slice")
+    found.add_argument(
+        "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="physics backends"
+    )
+    found.add_argument("--rounds", type=positive_int, default=5, help="slices of each")
+    found.add_argument("--slice", type=positive_int, default=30, help="control steps in a slice")
     found.add_argument(
         "--assets", default="auto", choices=["auto", "local", "nucleus"], help="the robots' source"
     )
@@ -56,11 +58,11 @@ def parser() -> Any:
 
 
 def bench(argv: list[str]) -> int:
-    """Time, print, write."""
+    """Run the benchmark."""
     if argv[:1] == ["serve"]:
         return serve(json.loads(argv[1]))
     args = parser().parse_args(argv)
-    require("isaaclab", "isaaclab")
+    require_module("isaaclab", "isaaclab")
     common.setup_logging(False)
     for threads in args.threads:
         check_number("--threads", threads, int, low=1, high=len(os.sched_getaffinity(0)))
@@ -86,10 +88,10 @@ def bench(argv: list[str]) -> int:
 
 
 def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
-    """All physics and numbers of threads in turns; prints a line for each, beside the first of them."""
-    asked = {"task": task, "num_envs": count, "assets": args.assets}
+    """Time all physics backends and numbers of threads in turns; print a line and return a row for each, relative to the first."""
+    request = {"task": task, "num_envs": count, "assets": args.assets}
     entries = [(threads, name) for threads in args.threads for name in args.physics]
-    racers = [Racer({**asked, "threads": threads, "physics": name}) for threads, name in entries]
+    racers = [Racer({**request, "threads": threads, "physics": name}) for threads, name in entries]
     slices: list[list[dict[str, float]]] = [[] for _ in racers]
     try:
         for _ in range(args.rounds):
@@ -106,7 +108,7 @@ def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
         ratio = statistics.median(
             first[clock] / each[clock] for first, each in zip(slices[0], times, strict=True)
         )
-        row = {**asked, "threads": threads, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
+        row = {**request, "threads": threads, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
                "physics_alone": steps / alone, "physics_share": alone / total, "ratio": ratio}  # fmt: skip
         print(
             f"{task:<22}{count:>6,}{threads:>8}  {name:<14}{row['env_steps_per_second']:>12,.0f}"
@@ -118,18 +120,18 @@ def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
 
 
 class Racer:
-    """A process that holds one simulation and runs slices of it when it is asked to."""
+    """A process with one simulation that runs slices of it on request."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        line = [sys.executable, "-m", "benchmarks.physics", "serve", json.dumps(asked)]
+    def __init__(self, request: dict[str, Any]) -> None:
+        line = [sys.executable, "-m", "benchmarks.physics", "serve", json.dumps(request)]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(asked["threads"]), "PYTHONPATH": path}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(request["threads"]), "PYTHONPATH": path}
         self.process = subprocess.Popen(  # pylint: disable=consider-using-with
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        self.answer()
+        self.read_answer()
 
-    def answer(self) -> dict[str, float]:
+    def read_answer(self) -> dict[str, float]:
         assert self.process.stdout is not None
         for text in self.process.stdout:
             if text.startswith("{"):
@@ -138,10 +140,10 @@ class Racer:
 
     def run(self, steps: int) -> dict[str, float]:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer tells
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; read_answer reports it
             self.process.stdin.write(f"{steps}\n")
             self.process.stdin.flush()
-        return self.answer()
+        return self.read_answer()
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -150,22 +152,24 @@ class Racer:
         self.process.wait()
 
 
-def serve(asked: dict[str, Any]) -> int:
-    """What a racer's process does: a slice for every number that it reads."""
+def serve(request: dict[str, Any]) -> int:
+    """Run a simulation in a racer's process: a slice for every number of steps that it reads from stdin."""
     import torch
 
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     common.setup_logging(False)
-    torch.set_num_threads(asked["threads"])
-    configure_assets(asked["assets"])
-    from spiky_rl.hosts.isaaclab.environment import load_configs, simulation
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    torch.set_num_threads(request["threads"])
+    configure_assets(request["assets"])
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation
 
-    wanted, overrides = choice.split([f"physics={asked['physics']}"])
-    env_cfg, _ = load_configs(asked["task"], None, overrides)
-    choice.apply(env_cfg, wanted, "cpu")
-    launched = simulation(env_cfg, task_id=asked["task"], device="cpu", num_envs=asked["num_envs"], seed=SEED)
+    physics, overrides = selection.split_physics_override([f"physics={request['physics']}"])
+    env_cfg, _ = load_configs(request["task"], None, overrides)
+    selection.apply_physics(env_cfg, physics, "cpu")
+    launched = open_simulation(
+        env_cfg, task_id=request["task"], device="cpu", num_envs=request["num_envs"], seed=SEED
+    )
     with launched as env:
         env.reset(seed=SEED)
         clocks = Clocks(env.unwrapped.sim.physics_manager._solver)  # pylint: disable=protected-access
@@ -179,10 +183,12 @@ def serve(asked: dict[str, Any]) -> int:
 
 
 class Clocks:
-    """CPU and wall seconds of a slice, and what of them the solver's own steps take."""
+    """CPU and wall seconds of a slice, in total and in the solver's own steps."""
 
     def __init__(self, solver: Any) -> None:
-        name = "step_often" if hasattr(solver, "step_often") else "step"  # all substeps in one call, or one
+        name = (
+            "run_substeps" if hasattr(solver, "run_substeps") else "step"
+        )  # run_substeps runs all substeps in one call
         self.step, self.inside = getattr(solver, name), [0.0, 0.0]
         setattr(solver, name, self)
         self.begin()
@@ -197,7 +203,7 @@ class Clocks:
         start = self.now()
         self.step(*arguments)
         self.inside = [
-            held + end - begun for held, end, begun in zip(self.inside, self.now(), start, strict=True)
+            total + end - begun for total, end, begun in zip(self.inside, self.now(), start, strict=True)
         ]
 
     def read(self) -> dict[str, float]:

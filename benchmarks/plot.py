@@ -1,4 +1,4 @@
-"""How ``bench.py`` shows its rows: tables for the terminal and one figure. Rows are what its JSON file holds."""
+"""Tables and figure of ``bench.py``. Its rows are those of the JSON file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 SLOW = 2.0
-"""A first call that takes more seconds than this is told."""
+"""Seconds; a slower first call is reported."""
 NAME = 23
-"""Characters of a contender's name."""
+"""Width of the column of names, in characters."""
 COLUMNS = {
     "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
     "infer": ("ms", "±", "ratio", "same"),
@@ -37,13 +37,13 @@ OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
 def header(
     names: Iterable[str], compared: Sequence[Setting], threads: int, rounds: int, keeps_memory: bool
 ) -> str:
-    """What is measured, where and how, and what the columns mean."""
+    """Return the header of the output: networks, machine, and the meaning of the columns."""
     device = compared[0].device
-    place = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
+    place = f"{get_processor()}, {threads} thread{'s' * (threads > 1)}"
     clock = "process CPU time" if threads == 1 else "wall time"
     if device != "cpu":
         place, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
-    titles = {network_of(kind): setting for setting in compared for kind in setting.kinds}
+    titles = {get_network(kind): setting for setting in compared for kind in setting.kinds}
     lines = [
         f"{network} {setting.title()}"
         + f", {setting.control_steps} control steps" * setting.sequences
@@ -54,28 +54,28 @@ def header(
         f"ms      median {clock} of {rounds} interleaved rounds; ± interquartile range",
         "ratio   the first line's time / contender's: above 1 is faster",
         "MiB     kept for the backward pass, without weights",
-        "same    share of the outputs that are the first line's; cosine: between the weights' gradients",
+        "same    share of the outputs that equal the first line's; cosine: between the weights' gradients",
     ]
     if "reservoir" in titles:
         lines.append("train   of a reservoir: run without gradients, and its readout forward and backward")
     if keeps_memory:
-        lines.append("malloc  keeps what is freed (mallopt), so that page faults do not decide")
+        lines.append("malloc  keeps freed memory (mallopt), so that page faults do not affect the times")
     lines += [f"{name}: {CONTENDERS[name].note}" for name in names if CONTENDERS[name].note]
     return "\n".join(lines) + "\n"
 
 
-def network_of(kind: str) -> str:
-    """The network that contenders of a kind run with."""
+def get_network(kind: str) -> str:
+    """Return the network of contenders of a kind."""
     return next(name for name, setting in NETWORKS.items() if kind in setting.kinds)
 
 
-def kind_of(row: Mapping[str, Any]) -> str:
-    """What a row's contender is compared with."""
+def get_kind(row: Mapping[str, Any]) -> str:
+    """Return the kind of a row's contender."""
     return CONTENDERS[row["contender"]].kind
 
 
-def processor() -> str:
-    """The CPU's name."""
+def get_processor() -> str:
+    """Return the name of the CPU."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     return next(
@@ -84,18 +84,18 @@ def processor() -> str:
 
 
 def table(rows: Rows) -> str:
-    """All contenders of one neuron, K and batch size: one line each, modes side by side."""
-    groups = ([row for row in rows if kind_of(row) == kind] for kind in REFERENCES)
+    """Return a table of all contenders with one neuron, K and batch size: one line each, modes side by side."""
+    groups = ([row for row in rows if get_kind(row) == kind] for kind in REFERENCES)
     return "\n".join(_table(group) for group in groups if group)
 
 
 SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reservoir": " reservoir"}
-"""What follows the neuron's name in a title, by kind of contender."""
+"""Suffix of the neuron's name in a title, by kind of contender."""
 
 
 def _table(rows: Rows) -> str:
     first, modes = rows[0], unique(rows, "mode")
-    kind = kind_of(first)
+    kind = get_kind(first)
     rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
     title = f"{first['neuron']}{SUFFIXES[kind]}   K {first['steps']}   batch {first['batch']}"
     title += f" x {ALONE}" * (kind == "neuron") + f"   T {first['control_steps']}" * (
@@ -108,7 +108,7 @@ def _table(rows: Rows) -> str:
     lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
     for name in unique(rows, "contender"):
         mine = {row["mode"]: row for row in rows if row["contender"] == name}
-        lines.append(f"{name:{NAME}}" + "".join(_cells(mine[mode], mode) for mode in modes).rstrip())
+        lines.append(f"{name:{NAME}}" + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip())
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:
             lines.append(
@@ -121,41 +121,41 @@ def _width(mode: str) -> int:
     return sum(SIZES[name] for name in COLUMNS[mode])
 
 
-def _cells(row: Mapping[str, Any], mode: str) -> str:
+def _format_cells(row: Mapping[str, Any], mode: str) -> str:
     if row["failed"]:
         return "failed".rjust(SIZES["ms"]).ljust(_width(mode))
     cells = {
         "ms": f"{row['ms']:.3f}",
         "±": f"{row['spread']:.0%}",
-        "ratio": _number(row["ratio"], "{:.2f}"),
-        "MiB": _number(row["saved_bytes"] and row["saved_bytes"] / 2**20, "{:.3f}"),
-        "same": _number(row["same"], "{:.0%}"),
-        "cosine": _number(row["cosine"], "{:.4f}"),
+        "ratio": _format_number(row["ratio"], "{:.2f}"),
+        "MiB": _format_number(row["saved_bytes"] and row["saved_bytes"] / 2**20, "{:.3f}"),
+        "same": _format_number(row["same"], "{:.0%}"),
+        "cosine": _format_number(row["cosine"], "{:.4f}"),
     }
     return "".join(cells[name].rjust(SIZES[name]) for name in COLUMNS[mode])
 
 
-def _number(value: float | None, form: str) -> str:
+def _format_number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
 def unique(rows: Rows, key: str) -> list[Any]:
-    """The values of a column, each once, in order."""
+    """Return the distinct values of a column, in order."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def panels(rows: Rows) -> list[tuple[str, Rows]]:
-    """(title, rows) of everything that belongs into one comparison: a neuron in a mode, or alone."""
+    """Return (title, rows) of each comparison: a neuron in a network in one mode, or a neuron alone."""
     found = []
     for neuron, kind in itertools.product(unique(rows, "neuron"), REFERENCES):
-        mine = [row for row in rows if row["neuron"] == neuron and kind_of(row) == kind]
+        mine = [row for row in rows if row["neuron"] == neuron and get_kind(row) == kind]
         for mode in unique(mine, "mode"):
             found.append((f"{neuron}{SUFFIXES[kind]}, {mode}", [row for row in mine if row["mode"] == mode]))
     return found
 
 
 def summary(rows: Rows) -> str:
-    """The ratios of all contenders at all sizes, one table per neuron and mode."""
+    """Return the ratios of all contenders at all sizes, one table per neuron and mode."""
     blocks = []
     for title, group in panels(rows):
         sizes = [(steps, batch) for steps in unique(group, "steps") for batch in unique(group, "batch")]
@@ -165,14 +165,14 @@ def summary(rows: Rows) -> str:
         lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
         lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
         for name in unique(group, "contender"):
-            cells = [_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
+            cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
             lines.append(f"{name:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 
 def figure(rows: Rows) -> Figure:
-    """Ratios on a logarithmic axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
+    """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.legend_handler import HandlerTuple
@@ -194,12 +194,12 @@ def figure(rows: Rows) -> Figure:
     palettes = [
         [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
     ]
-    for (title, group), some, line in zip(groups, names, axes, strict=True):
-        reference, inner = REFERENCES[kind_of(group[0])], unique(group, "steps")
+    for (title, group), group_names, line in zip(groups, names, axes, strict=True):
+        reference, inner = REFERENCES[get_kind(group[0])], unique(group, "steps")
         for axis in line[len(inner) :]:
             axis.set_visible(False)
         for steps, axis in zip(inner, line, strict=False):
-            _panel(axis, [row for row in group if row["steps"] == steps], some, palettes, batches)
+            _draw_panel(axis, [row for row in group if row["steps"] == steps], group_names, palettes, batches)
             axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
             axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
     marks: list[Any] = [
@@ -216,12 +216,12 @@ def figure(rows: Rows) -> Figure:
     )
     device, threads = rows[0]["device"], rows[0]["threads"]
     place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
-    widths = dict.fromkeys(NETWORKS[network_of(kind_of(group[0]))].title() for _, group in groups)
+    widths = dict.fromkeys(NETWORKS[get_network(get_kind(group[0]))].title() for _, group in groups)
     found.suptitle(f"{', '.join(widths)} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return found
 
 
-def _panel(
+def _draw_panel(
     axis: Axes, rows: Rows, names: list[str], palettes: Sequence[list[Any]], batches: list[int]
 ) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator

@@ -1,9 +1,9 @@
-"""Recurrent contenders of ``bench.py``: two recurrent layers that are trained through time, and a fixed reservoir's readout.
+"""Recurrent contenders of ``bench.py``: two recurrent layers trained through time, and a fixed reservoir with a trained readout.
 
-All hold their own copy of the same weights. The first layer's current is computed once per control step by all of them. The
-peers run one layer over the whole sequence before the next, so that all maps but the recurrent ones are one product each,
-and add the recurrent one to the current in that product (``addmm``): that is when they are fastest. `PlainRecurrent` and
-`PlainReservoir` are what everybody writes first.
+All contenders have their own copy of the same weights, and compute the first layer's current once per control step. The peers run one
+layer over the whole sequence before the next layer, so that every map except the recurrent ones is a single product, and add the
+recurrent product to the current in one call (``addmm``), which is their fastest form. `PlainRecurrent` and `PlainReservoir` are the
+straightforward implementations.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from benchmarks.contenders import (
     Copy,
     Setting,
     Step,
-    copied,
+    copy_linear,
+    find_gain,
     firing_rate,
-    fitting_gain,
     output_major,
 )
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.reservoir import Reservoir
 
 ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}
-"""As in agents/alif_recurrent_ppo.yaml; other neurons run with their defaults."""
+"""Options as in agents/alif_recurrent_ppo.yaml; other neurons have their defaults."""
 LIF = {"tau": 20.0, "input_gain": "ode"}
-"""As in agents/lif_reservoir_ppo.yaml, and so are `RATE` and the graph."""
+"""Options as in agents/lif_reservoir_ppo.yaml; `RATE` and the graph are from there too."""
 RATE = 25.0
-"""Hz that a reservoir is calibrated to."""
+"""Target rate of a reservoir in Hz."""
 CALIBRATED = 64
-"""Samples that the firing rate of recurrent layers is set with."""
+"""Number of samples for setting the firing rate of recurrent layers."""
 
 
 class SequenceSetting(Setting):
-    """Networks that carry their state over `control_steps`."""
+    """A setting with networks that carry their state over `control_steps`."""
 
     def inputs(self, kind: str, batch: int) -> Tensor:
         return self.observations(batch)
 
     def observations(self, batch: int) -> Tensor:
-        """Normalised, new ones in every control step: [T, B, O]."""
+        """Return normalised observations [T, B, O], new ones in every control step."""
         shape = (self.control_steps, batch, self.widths[0])
         return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
 
@@ -66,7 +66,7 @@ class RecurrentSetting(SequenceSetting):
     usual_steps = (4,)
 
     def network(self) -> FeedForward:
-        """The network as an agent would name it, freshly drawn; every neuron reaches all of its layer, itself too."""
+        """Build the network with new weights; every neuron is connected to all neurons of its layer, including itself."""
         torch.manual_seed(0)
         options = {
             "layers": list(self.widths[1:-1]),
@@ -82,20 +82,20 @@ class RecurrentSetting(SequenceSetting):
 
     @cached_property
     def reference(self) -> FeedForward:
-        """The network whose weights all contenders take: what enters a layer is scaled until it fires at `contenders.TARGET`."""
+        """The network with the weights of all contenders; the input of every layer is scaled to the firing rate `contenders.TARGET`."""
         network = self.network()
         ops = TorchOps(network.surrogate)
         signal = network.encoder(self.observations(CALIBRATED))
         with torch.no_grad():
             for layer in network.layers:
                 current, run = layer.connection(signal), partial(self._run, layer, ops)
-                gain = fitting_gain(current, run)
+                gain = find_gain(current, run)
                 for parameter in layer.connection.parameters():
                     parameter.mul_(gain)
                 signal = run(gain * current)
         return network
 
-    def _run(self, layer: Layer, ops: TorchOps, current: Tensor) -> Tensor:
+    def _run(self, layer: SpikingLayer, ops: TorchOps, current: Tensor) -> Tensor:
         assert layer.loop is not None and layer.recurrent is not None
         within = {"feedback": layer.loop, "synapses": layer.recurrent.synapses()}
         values = layer.parameters_of_neuron()
@@ -120,7 +120,7 @@ class ReservoirSetting(SequenceSetting):
 
     @cached_property
     def reference(self) -> Reservoir:
-        """The network as an agent would name it, calibrated, whose weights all contenders take."""
+        """The calibrated network with the weights of all contenders."""
         torch.manual_seed(0)
         options = {
             "size": self.widths[1],
@@ -135,7 +135,7 @@ class ReservoirSetting(SequenceSetting):
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:
-        record = Record()
+        record = ForwardRecord()
         self.reference(x, None, record=record)
         return [firing_rate(record.signal[1])]
 
@@ -159,7 +159,7 @@ class OurRecurrent(Contender):
 
 
 class RecurrentCopy(Copy):
-    """Linear maps with the reference's weights, in torch's layout, its recurrent ones [N, N] too, and its readout."""
+    """Linear maps, recurrent maps [N, N] and the readout, with the reference's weights in torch's layout."""
 
     def __init__(self, setting: RecurrentSetting) -> None:
         super().__init__(setting)
@@ -168,7 +168,7 @@ class RecurrentCopy(Copy):
 
 
 class PlainRecurrent(RecurrentCopy):
-    """As everybody writes it: all layers inside one loop over all inner steps, autograd, a lean surrogate."""
+    """The straightforward implementation: all layers in one loop over all inner steps, with autograd and a cheap surrogate."""
 
     def forward(self, x: Tensor) -> Tensor:
         rest = [x.new_zeros(x.shape[1], len(weight)) for weight in self.within]
@@ -186,7 +186,7 @@ class PlainRecurrent(RecurrentCopy):
 
 
 class PeerRecurrent(RecurrentCopy):
-    """A peer's single steps, current and state [B, N] -> spikes and state: one layer over all steps before the next."""
+    """A peer with a function of one step, current and state [B, N] -> spikes and state; one layer over all steps before the next."""
 
     comparable = False
 
@@ -225,7 +225,7 @@ class OurReservoir(Contender):
 
 
 class ReservoirCopy(Contender):
-    """The reference's weights, in torch's layout, without gradients, and its readout of standardised traces."""
+    """The reference's weights in torch's layout, without gradients, and its readout of standardised traces."""
 
     within: Tensor
     inward: Tensor
@@ -245,11 +245,11 @@ class ReservoirCopy(Contender):
         self.register_buffer("within", network.weight.t().contiguous())
         for name in ("bias", "mean", "deviation"):
             self.register_buffer(name, network.get_buffer(name).clone())
-        self.readout = copied(network.readout)
+        self.readout = copy_linear(network.readout)
 
     @abstractmethod
     def traces(self, x: Tensor) -> Tensor:
-        """Observations [T, B, O] -> every neuron's trace after each control step [T, B, N]."""
+        """Return every neuron's trace after each control step, [T, B, N], for observations [T, B, O]."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -258,7 +258,7 @@ class ReservoirCopy(Contender):
 
 
 class PlainReservoir(ReservoirCopy):
-    """As everybody writes it."""
+    """The straightforward implementation."""
 
     def traces(self, x: Tensor) -> Tensor:
         arriving = spikes = trace = x.new_zeros(x.shape[1], len(self.within))
@@ -274,12 +274,12 @@ class PlainReservoir(ReservoirCopy):
 
 
 class PeerReservoir(ReservoirCopy):
-    """A peer's LIF, current and potential [B, N] -> spikes and potential; synapses and traces in place, one call each."""
+    """A peer with a LIF of one step, current and potential [B, N] -> spikes and potential; synapses and traces are updated in place."""
 
     def __init__(self, setting: ReservoirSetting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
         decay, threshold = (float(value) for value in setting.reference.parameters_of_neuron())
-        # the cells do not scale their input by 1 - decay: potentials are larger by as much
+        # the cells do not scale their input by 1 - decay, so potentials and threshold are larger by that factor
         self.cell = cell(self, decay, threshold / (1.0 - decay))
 
     def traces(self, x: Tensor) -> Tensor:

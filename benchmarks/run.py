@@ -1,7 +1,7 @@
-"""``bench.py``: what a spiking policy costs beside a hand-written loop, the peers and the ANN in its place, in one run.
+"""``bench.py``: times of a spiking policy, of a plain loop, of peers and of an equal-size ANN, in one run.
 
-Rounds are interleaved and, on one thread, process time is taken, so that a busy machine does not decide; ratios are
-within one run. Before it is timed, every contender's outputs and gradients are compared with the plain loop's.
+Rounds are interleaved and, on one thread, process time is measured, so that other load on the machine does not matter. Ratios are within
+one run. Before a contender is timed, its outputs and gradients are compared with those of the plain loop.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import torch
 from torch import Tensor
 
 from benchmarks import plot as bench_plot
-from benchmarks.choice import chosen, settings
+from benchmarks.choice import build_settings, choose_contenders
 from benchmarks.common import keep_memory
 from benchmarks.contenders import Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.extras import require
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.common.devices import check_device
+from spiky_rl.run.devices import resolve_device
 
 LEAST = 0.02
-"""Seconds that one measurement lasts at least."""
+"""Minimum duration of one measurement in seconds."""
 TOLERANCE = 1e-3
-"""Outputs count as equal within this part of the reference's largest output."""
+"""Tolerance of equal outputs, relative to the reference's largest output."""
 MOST = 0.8
-"""Share of a batch for which our outputs must equal the plain loop's: a sum in another order may flip a spike."""
+"""Minimum share of a batch with outputs equal to the plain loop's: a sum in another order may flip a spike."""
 ALIKE = {"recurrent": 0.999, "reservoir": 0.999}
-"""Cosine that our gradient must have with the plain loop's, by kind."""
+"""Minimum cosine between our gradient and the plain loop's, by kind."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,13 +47,13 @@ def parser() -> argparse.ArgumentParser:
     found = common.Parser(
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
-        epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
-        " MuJoCo-Warp; bench.py latency: exported policies one action at a time; see their own --help.",
+        epilog="bench.py classify: a classifier of event recordings and snnTorch's; bench.py physics: native MuJoCo and"
+        " MuJoCo-Warp; bench.py latency: exported policies, one action at a time; see their --help.",
     )
-    counts: dict[str, Any] = {"type": positive, "nargs": "+", "metavar": "N"}
+    counts: dict[str, Any] = {"type": positive_int, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     found.add_argument(
-        "--networks", choices=NETWORKS, nargs="+", help="what to compare", default=["feedforward"]
+        "--networks", choices=NETWORKS, nargs="+", help="networks to compare", default=["feedforward"]
     )
     usual = ", ".join(f"{name} {' '.join(map(str, kind.usual_steps))}" for name, kind in NETWORKS.items())
     found.add_argument(
@@ -63,23 +63,26 @@ def parser() -> argparse.ArgumentParser:
         **counts,
     )
     found.add_argument(
-        "--control-steps", type=positive, help="of recurrent networks and reservoirs", default=24
+        "--control-steps",
+        type=positive_int,
+        help="control steps of recurrent networks and reservoirs",
+        default=24,
     )
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     found.add_argument(
         "--contenders",
-        help=f"all, or some of {', '.join(CONTENDERS)}; if not given, those that need no time to compile",
+        help=f"all, or some of {', '.join(CONTENDERS)}; default: all that need no compilation",
         default=argparse.SUPPRESS,
         **names,
     )
     usual = ", ".join(f"{name} {kind.usual_neuron}" for name, kind in NETWORKS.items())
     found.add_argument(
-        "--neurons", help=f"all, or some of them; if not given, {usual}", default=argparse.SUPPRESS, **names
+        "--neurons", help=f"all, or names of neurons; default: {usual}", default=argparse.SUPPRESS, **names
     )
-    found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
-    found.add_argument("--rounds", type=positive, default=7, help="interleaved rounds")
+    found.add_argument("--modes", choices=MODES, nargs="+", help="modes to time", default=list(MODES))
+    found.add_argument("--rounds", type=positive_int, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    found.add_argument("--threads", type=positive, default=1, help="CPU threads; with several, wall time")
+    found.add_argument("--threads", type=positive_int, default=1, help="CPU threads; with several, wall time")
     found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
     found.add_argument(
         "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
@@ -109,20 +112,20 @@ class Row:
     ratio: float | None = None
     """The reference's time over this one's."""
     saved_bytes: int | None = None
-    """What autograd keeps for the backward pass, weights excluded."""
+    """Bytes that autograd keeps for the backward pass, without weights."""
     same: float | None = None
-    """Share of the batch whose outputs equal the reference's."""
+    """Share of the batch with outputs equal to the reference's."""
     cosine: float | None = None
-    """Between the gradient and the reference's."""
+    """Cosine between the gradient and the reference's."""
     first_call_s: float | None = None
-    """Wall time of the first call: compilation, where there is any."""
+    """Wall time of the first call, which includes compilation."""
     rates: list[float] | None = None
-    """Firing rates in the reference, for the batch that is timed: of the hidden layers, or of the lone neuron."""
+    """Firing rates of the hidden layers, or of the lone neuron, in the reference with the timed batch."""
     failed: str | None = None
-    """Why there are no numbers."""
+    """Reason of a failure; None if there are numbers."""
 
     def attempt(self, work: Callable[..., Any], *args: Any) -> Any:
-        """What ``work`` returns, or None and a note of why it failed: one contender must not stop the others."""
+        """Return the result of ``work``; if it fails, record the reason and return None, so that the other contenders go on."""
         if self.failed is None:
             try:
                 return work(*args)
@@ -163,7 +166,7 @@ class Race:
         return Row(name, *shape, failed=self.failures.get(name))
 
     def run(self, batch: int, mode: str, rounds: int) -> list[Row]:
-        """Rows for one batch size and mode: networks, then neurons alone, which are timed in training only."""
+        """Return the rows of one batch size and mode: of networks, then of neurons alone, which are timed in training only."""
         found = []
         for kind in self.setting.kinds:
             if kind == "neuron" and mode != "train":
@@ -175,7 +178,7 @@ class Race:
         return found
 
     def _time(self, rows: list[Row], kind: str, x: Tensor, rounds: int) -> None:
-        """Fill rows of a kind, which share an input; the first is the reference."""
+        """Fill the rows of one kind, which share an input; the first row is the reference."""
         rates = self.setting.rates(kind, x)
         truth: list[Tensor] = []
         calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
@@ -183,7 +186,7 @@ class Race:
         for _ in range(rounds):
             gc.collect()
             for row, count, values in zip(rows, calls, times, strict=True):
-                values.append(row.attempt(self._seconds, row, x, count))
+                values.append(row.attempt(self._measure_seconds, row, x, count))
         for row, values in zip(rows, times, strict=True):
             row.rates = rates
             if row.failed is None:
@@ -197,15 +200,15 @@ class Race:
     def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:
         """Make the first call, compare with ``truth``, the reference's output and gradient, and warm up.
 
-        Returns: How many calls last `LEAST`. Raises RuntimeError where our network computes something else.
+        Returns the number of calls that last `LEAST` seconds. Raises RuntimeError if our network's result differs.
         """
         module = self.modules[row.contender]
         module.prepare()
         start = time.perf_counter()
-        self._seconds(row, x, 1)
+        self._measure_seconds(row, x, 1)
         row.first_call_s = time.perf_counter() - start
         with torch.inference_mode(row.mode == "infer"):
-            output, row.saved_bytes = saved(module, x)
+            output, row.saved_bytes = measure_saved_bytes(module, x)
         output = output.detach()
         if module.comparable:
             found = [output, module.gradient(x)] if row.mode == "train" else [output]
@@ -220,19 +223,19 @@ class Race:
                     if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
                         raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
         calls = 1
-        while calls * self._seconds(row, x, calls) < LEAST:
+        while calls * self._measure_seconds(row, x, calls) < LEAST:
             calls *= 2
         return calls
 
-    def _seconds(self, row: Row, x: Tensor, calls: int) -> float:
-        """Seconds of one call, measured over several: process time, or wall time on a GPU and on several threads."""
+    def _measure_seconds(self, row: Row, x: Tensor, calls: int) -> float:
+        """Return the seconds of one call, measured over ``calls``: process time, or wall time on a GPU or with several threads."""
         module, device = self.modules[row.contender], self.setting.device
         run = module.learn if row.mode == "train" else module
         clock = time.process_time if device == "cpu" and self.threads == 1 else time.perf_counter
         gc.disable()
         try:
             with torch.inference_mode(row.mode == "infer"):
-                run(x)  # caches and allocator know another contender's shapes
+                run(x)  # caches and allocator still hold another contender's shapes
                 synchronize(device)
                 start = clock()
                 for _ in range(calls):
@@ -249,8 +252,8 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
-    """The output, and the bytes autograd keeps for its backward pass: every storage once, without weights and their views."""
+def measure_saved_bytes(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
+    """Return the output, and the bytes that autograd keeps for the backward pass: every storage once, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -265,7 +268,7 @@ def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
 
 
 def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float | None]:
-    """(share of equal outputs, cosine between gradients or None) of [output, gradient] or [output]."""
+    """Compare [output, gradient] or [output]; return the share of equal outputs, and the cosine between gradients or None."""
     equal = (found[0] - truth[0]).abs().amax(-1) <= TOLERANCE * truth[0].abs().amax()
     cosines = [
         torch.nn.functional.cosine_similarity(mine.double(), true.double(), dim=0).item()
@@ -275,9 +278,9 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
 
 
 def bench(argv: list[str]) -> int:
-    """Time, print, write. Exit code 1 where a contender failed.
+    """Run the benchmark; return exit code 1 if a contender failed.
 
-    ``classify``, ``latency`` or ``physics`` before all else: see their modules.
+    ``classify``, ``latency`` or ``physics`` as the first argument runs the benchmark of that module.
     """
     if argv[:1] == ["classify"]:
         from benchmarks import classification as bench_classify
@@ -292,16 +295,16 @@ def bench(argv: list[str]) -> int:
 
         return bench_physics.bench(argv[1:])
     args = parser().parse_args(argv)
-    device = check_device(args.device)
+    device = resolve_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
-    compared = settings(args, device)
-    names = chosen(vars(args).get("contenders"), args.networks)
+    compared = build_settings(args, device)
+    names = choose_contenders(vars(args).get("contenders"), args.networks)
     if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
     if args.json:
         files.require_file("--json", args.json, (".json",))
     if args.plot or importlib.util.find_spec("matplotlib"):
-        require("matplotlib", "isaaclab")
+        require_module("matplotlib", "isaaclab")
         args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
         files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     common.setup_logging(False)
@@ -323,7 +326,7 @@ def bench(argv: list[str]) -> int:
     ):
         sys.stderr.write(f"failed: {line}\n")
     if args.plot:
-        files.write(
+        files.write_atomically(
             args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:])
         )
         print(f"plot: {args.plot}")
@@ -331,5 +334,5 @@ def bench(argv: list[str]) -> int:
 
 
 def main() -> int:
-    """Entry point of ``scripts/bench.py``."""
+    """Run ``scripts/bench.py``."""
     return common.run(bench)

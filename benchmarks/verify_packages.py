@@ -1,4 +1,4 @@
-"""``verify_gpu.py`` begins here, where nothing but Python is needed yet: its first line says which packages are missing."""
+"""Entry point of ``verify_gpu.py``. It needs only Python, and reports missing packages first."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ REQUIRED = (
     *("torch", "numpy", "yaml", "pytest"),
     *("pydantic", "pydantic_core", "annotated_types", "typing_inspection"),
 )
-"""Modules without which no step runs, the tests of the kernels included; those of pydantic are copied alone to some machines."""
+"""Modules that every step needs, also the tests of the kernels; pydantic's dependencies are listed because some machines lack them."""
 FURTHER = (
     *("cupy", "isaaclab", "rsl_rl", "skrl", "scipy", "networkx"),
     *("tensorboard", "matplotlib", "spikingjelly", "snntorch", "norse"),
 )
-"""Modules without which a step fails or a test or a peer is left out."""
+"""Modules that single steps, tests or peers need."""
 REMEDY = "make setup installs them all"
 
 
 def find_missing(modules: Iterable[str]) -> list[str]:
-    """Return those of the ``modules`` that are not installed."""
+    """Return the ``modules`` that are not installed."""
     return [name for name in modules if find_spec(name) is None]
 
 
 def main() -> int:
-    """Say what is missing, then verify; exit code 2 where no step would run."""
+    """Report missing packages, then verify; return exit code 2 if no step could run."""
     if missing := find_missing(REQUIRED):
         sys.stderr.write(f"error: not installed: {', '.join(missing)}; {REMEDY}\n")
         return 2
     if missing := find_missing(FURTHER):
         print(
-            f"not installed: {', '.join(missing)}; what needs them fails or is left out; {REMEDY}", flush=True
+            f"not installed: {', '.join(missing)}; steps that need them fail or are left out; {REMEDY}",
+            flush=True,
         )
     from benchmarks import verify_gpu
 

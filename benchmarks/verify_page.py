@@ -1,4 +1,4 @@
-"""The page of ``verify_gpu.py``: Markdown, from what its steps left in their folder."""
+"""The page of ``verify_gpu.py``: Markdown, from the results in its folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from benchmarks.verify_results import (
     RESULTS,
     Tests,
     Training,
-    machine,
+    describe_machine,
     read_rows,
     read_tests,
     read_training,
 )
 
 BENCHES = {"bench_feedforward": ("feedforward",), "bench_sequences": ("recurrent", "reservoir")}
-"""Steps, and the networks that they compare."""
+"""Steps of ``bench.py``, and their networks."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A training of the plan."""
+    """A training."""
 
     agent: str
     title: str
@@ -39,27 +39,27 @@ TRAININGS = {
     "train_lif_equal": Planned("lif_ppo", "lif_ppo, layers of mlp_ppo", (f"agent.network.layers={LAYERS}",)),
     "train_mlp": Planned("mlp_ppo", "mlp_ppo"),
 }
-WRITTEN = "Written by `make verify-gpu`, from what its steps left."
+WRITTEN = "Written by `make verify-gpu` from the results of its steps."
 DRY_RUN = (
-    "**A dry run on the CPU.** It shows that the steps run and what the page holds; no number here is of a GPU, and the sizes are"
-    " too small to say anything."
+    "**A dry run on the CPU.** It shows that the steps run, and the layout of the page; no number here is of a GPU, and the sizes are"
+    " too small for conclusions."
 )
 
 
 UNREADABLE = (OSError, KeyError, TypeError, ValueError)
-"""What reading a result raises where there is none, or a damaged one."""
+"""Exceptions of reading a missing or damaged result."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended."""
+    """The outcome of a step."""
 
     code: int | None
-    """Its exit code; None: it was ended at its time limit."""
+    """Exit code; None if it was stopped at the time limit."""
     seconds: float
 
-    def told(self) -> str:
-        """In words."""
+    def format_result(self) -> str:
+        """Return the outcome in words."""
         if self.code is None:
             return "failed: time limit"
         return "done" if self.code == 0 else f"failed: exit code {self.code}"
@@ -68,14 +68,16 @@ class Outcome:
 def page(
     folder: Path, outcomes: Mapping[str, Outcome], is_dry: bool, environments: int, iterations: int
 ) -> str:
-    """The whole page. What a step did not leave, or left damaged, its section says."""
-    parts = ["# A dry run of what waits for a GPU", DRY_RUN] if is_dry else ["# On a GPU", WRITTEN]
+    """Return the page. The section of a missing or damaged result says so."""
+    parts = ["# A dry run of the GPU verification", DRY_RUN] if is_dry else ["# On a GPU", WRITTEN]
     if failed := [name for name, outcome in outcomes.items() if outcome.code != 0]:
         parts.append(f"**{len(failed)} of {len(outcomes)} steps failed: {', '.join(failed)}.**")
-    facts = {"date": time.strftime("%Y-%m-%d"), **machine()}
+    facts = {"date": time.strftime("%Y-%m-%d"), **describe_machine()}
     parts.append(table(("", ""), facts.items()))
-    rows = ((name, one.told(), f"{one.seconds:.0f}", f"{name}.log") for name, one in outcomes.items())
-    parts += ["## Steps", table(("step", "how it ended", "seconds", "log"), rows)]
+    rows = (
+        (name, one.format_result(), f"{one.seconds:.0f}", f"{name}.log") for name, one in outcomes.items()
+    )
+    parts += ["## Steps", table(("step", "outcome", "seconds", "log"), rows)]
     parts += ["## Tests that need a GPU", section(lambda: tests(read_tests(folder / RESULTS["tests"])))]
     for name, networks in BENCHES.items():
         parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
@@ -86,28 +88,28 @@ def page(
         try:
             found[name] = read_training(folder / RESULTS[name])
         except UNREADABLE as error:
-            missing.append(f"`{name}`: no result ({reason(error)}).")
+            missing.append(f"`{name}`: no result ({format_reason(error)}).")
     parts += [trainings(found)] * bool(found) + missing
     return "\n\n".join(parts) + "\n"
 
 
 def section(write: Callable[[], str]) -> str:
-    """What ``write`` gives, or that there is nothing to write from."""
+    """Return ``write()``, or the reason why there is no result."""
     try:
         return write()
     except UNREADABLE as error:
-        return f"No result ({reason(error)})."
+        return f"No result ({format_reason(error)})."
 
 
-def reason(error: Exception) -> str:
-    """An error without the machine's paths."""
+def format_reason(error: Exception) -> str:
+    """Return the text of an error without the machine's paths."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -115,7 +117,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def tests(found: Tests) -> str:
-    """How many passed, which failed, why others were skipped, and what they measured."""
+    """Return the section of tests: number of passes, failures, reasons of skips, and measurements."""
     skipped = sum(found.skipped.values())
     parts = [f"{found.passed} passed, {len(found.failed)} failed, {skipped} skipped."]
     if found.failed:
@@ -124,14 +126,14 @@ def tests(found: Tests) -> str:
         rows = ((count, why) for why, count in sorted(found.skipped.items()))
         parts.append(table(("skipped", "why"), rows))
     if found.measured:
-        parts += ["What they measured:", table(("", ""), sorted(found.measured.items()))]
+        parts += ["Measurements:", table(("", ""), sorted(found.measured.items()))]
     else:
-        parts.append("Launches of kernels: none were counted, no test that counts them ran.")
+        parts.append("Launches of kernels: none counted, because no test that counts them ran.")
     return "\n\n".join(parts)
 
 
 def bench(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Times and ratios, as ``bench.py`` shows them. Raises ValueError where there are none."""
+    """Return the section of a benchmark, with the tables of ``bench.py``. Raises ValueError if there are no rows."""
     from benchmarks import plot as bench_plot
 
     if not rows:
@@ -142,16 +144,14 @@ def bench(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
     if rows[0]["device"] != "cpu":
-        parts[
-            0
-        ] += " SpikingJelly's kernels are Triton's, unless `SJ_LIF_CUDA_IMPLEMENTATION` said otherwise."
+        parts[0] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set."
     parts += [f"```text\n{text.rstrip()}\n```" for text in (bench_plot.summary(rows), "\n".join(blocks))]
     failed = dict.fromkeys(f"* {row['contender']}: {row['failed']}" for row in rows if row["failed"])
     return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
 
 
 def trainings(found: Mapping[str, Training]) -> str:
-    """Seconds per phase side by side, and how long a spiking actor's learning takes beside the MLP's."""
+    """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
     runs = list(found.values())
     rows: list[Sequence[object]] = [["outcome", *(run.outcome for run in runs)]]
     rows.append(["device", *(run.device for run in runs)])
@@ -171,7 +171,5 @@ def trainings(found: Mapping[str, Training]) -> str:
     for name in ("train_lif", "train_lif_equal"):
         if ann is not None and name in found:
             ratio = found[name].median["learning"] / ann.median["learning"]
-            parts.append(
-                f"Learning time of {TRAININGS[name].title} over mlp_ppo's, of the medians: **{ratio:.2f}**."
-            )
+            parts.append(f"Learning time of {TRAININGS[name].title} / mlp_ppo, by medians: **{ratio:.2f}**.")
     return "\n\n".join(parts)

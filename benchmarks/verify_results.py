@@ -1,4 +1,4 @@
-"""What the steps of ``verify_gpu.py`` leave behind, read from their files: tests, benchmarks, trainings, and the machine."""
+"""Readers of the results of ``verify_gpu.py``: tests, benchmarks, trainings, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -23,71 +23,71 @@ RESULTS = {
     "train_lif_equal": "lif_ppo_equal",
     "train_mlp": "mlp_ppo",
 }
-"""Where each step's result lies in the folder; of a training, its runs."""
+"""Name of each step's result in the folder; for a training, the folder of its runs."""
 PHASES = ("simulation", "inference", "learning")
 PACKAGES = (
     *("torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "isaaclab", "newton", "mujoco-warp", "warp-lang"),
     *("rsl-rl-lib", "skrl", "spikingjelly", "snntorch", "norse"),
 )
-"""Whose versions shape what is measured."""
+"""Packages with versions that affect the measurements."""
 
 
 @dataclass(frozen=True)
 class Tests:
-    """What pytest tells of the tests that need a GPU."""
+    """Results of the tests that need a GPU."""
 
     passed: int
     failed: Sequence[str]
-    """Names, those that broke before or after their own work too."""
+    """Names of failed tests, including errors in setup and teardown."""
     skipped: Mapping[str, int]
-    """Reasons, and how many tests each holds back."""
+    """Number of skipped tests by reason."""
     measured: Mapping[str, str]
-    """What tests told besides, in their own words."""
+    """Properties that tests recorded."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run, as its own files tell it."""
+    """Results of a training run."""
 
     outcome: str
     device: str
     iterations: int
     median: Mapping[str, float]
-    """Seconds per iteration, by phase: the median leaves out the first ones, which compile."""
+    """Median seconds per iteration, by phase; so compilation in the first iterations does not matter."""
     total: Mapping[str, float]
-    """Seconds of the whole training, by phase."""
+    """Total seconds, by phase."""
     env_steps: int
     mean_return: float | None
     firing_rate: float
 
     @property
     def steps_per_second(self) -> float:
-        """Environment steps in a second of the whole training."""
+        """Environment steps per second of the whole training."""
         return self.env_steps / sum(self.total.values())
 
 
 def read_tests(path: Path) -> Tests:
-    """pytest's JUnit file. Raises OSError or ValueError where there is none."""
+    """Read pytest's JUnit file. Raises OSError or ValueError if it is missing or invalid."""
     failed, skipped, measured, passed = [], Counter[str](), {}, 0
     try:
         root = xml.parse(path).getroot()
     except xml.ParseError as error:
-        raise ValueError(f"no JUnit file: {error}") from None
+        raise ValueError(f"not a JUnit file: {error}") from None
     for case in root.iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
         reason = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(name)
         elif reason is not None:
-            skipped[_why(reason)] += 1
+            skipped[_get_skip_reason(reason)] += 1
         else:
             passed += 1
         measured |= {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
     return Tests(passed, list(dict.fromkeys(failed)), skipped, measured)
 
 
-def _why(skipped: xml.Element) -> str:
-    """Why a test did not run; of a whole file, pytest tells that with the file's place, which is left out."""
+def _get_skip_reason(skipped: xml.Element) -> str:
+    """Return the reason of a skip; if a whole file is skipped, without the file's path that pytest adds."""
     message = skipped.get("message") or "no reason given"
     if message != "collection skipped":
         return message
@@ -95,14 +95,14 @@ def _why(skipped: xml.Element) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """What ``bench.py --json`` wrote, also where it was interrupted."""
+    """Read the rows that ``bench.py --json`` wrote, complete or interrupted."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_training(root: Path) -> Training:
-    """The newest run below ``root``: its result, and the seconds of every iteration from its event files.
+    """Read the newest run below ``root``: its result, and the seconds of every iteration from its event files.
 
-    Raises FileNotFoundError where no run came to its end.
+    Raises FileNotFoundError if there is no finished run.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -125,45 +125,45 @@ def read_training(root: Path) -> Training:
     )
 
 
-def machine() -> dict[str, str]:
-    """The GPU, its driver, and the versions of what runs on it."""
+def describe_machine() -> dict[str, str]:
+    """Return the GPU, its driver, the CPU, and the versions of packages."""
     import torch
 
-    from benchmarks.plot import processor
+    from benchmarks.plot import get_processor
 
-    found = {"GPU": "none", "driver": driver() or "nvidia-smi is not there"}
+    found = {"GPU": "none", "driver": get_driver() or "nvidia-smi is not installed"}
     if torch.cuda.is_available():
-        all_of_them = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
         found["GPU"] = ", ".join(
             f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
-            for gpu in all_of_them
+            for gpu in gpus
         )
-    found |= {"CPU": processor(), "CUDA of torch": torch.version.cuda or "none"}
-    found |= {"Python": platform.python_version(), "commit": commit() or "not known"}
-    return found | {name: version for name in PACKAGES if (version := version_of(name))}
+    found |= {"CPU": get_processor(), "CUDA of torch": torch.version.cuda or "none"}
+    found |= {"Python": platform.python_version(), "commit": get_commit() or "not known"}
+    return found | {name: version for name in PACKAGES if (version := get_version(name))}
 
 
-def version_of(package: str) -> str | None:
-    """None: it is not installed."""
+def get_version(package: str) -> str | None:
+    """Return the version of ``package``; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def driver() -> str | None:
-    """NVIDIA's driver, by nvidia-smi."""
-    said = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return said.splitlines()[0] if said else None
+def get_driver() -> str | None:
+    """Return the version of NVIDIA's driver, from nvidia-smi."""
+    output = _run_program("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return output.splitlines()[0] if output else None
 
 
-def commit() -> str | None:
-    """The commit of this checkout; a plus sign: with changes."""
-    return _said("git", "describe", "--always", "--dirty=+")
+def get_commit() -> str | None:
+    """Return the commit of this checkout, with a plus sign if there are changes."""
+    return _run_program("git", "describe", "--always", "--dirty=+")
 
 
-def _said(*line: str) -> str | None:
-    """What a program prints, or None where it is not there or fails."""
+def _run_program(*line: str) -> str | None:
+    """Return the output of a program; None if it is missing or fails."""
     if shutil.which(line[0]) is None:
         return None
     done = subprocess.run(line, capture_output=True, text=True, check=False)

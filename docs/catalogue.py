@@ -1,7 +1,7 @@
 """Writes the catalogue: a page per kind of component, from the registry alone.
 
-An entry's section is its module's docstring, with indented blocks set as mathematics, a picture of what it does, and its options with
-units and ranges. A file that is dropped into a room is on its page with the next ``make docs``.
+The section of an entry consists of its module's docstring, with indented blocks as mathematics, a picture, and its options with
+units and ranges. A new file in a component folder is on its page after the next ``make docs``.
 """
 
 from __future__ import annotations
@@ -12,74 +12,79 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import equations
+import pictures
 import yaml
 from matplotlib.figure import Figure
 
-import equations
-import pictures
 from spiky_rl.config import registry
-from spiky_rl.config.options import Declared, declared
+from spiky_rl.config.options import OptionInfo, get_options
 from spiky_rl.config.registry import Component
 from spiky_rl.config.spec import read_agent
 
 KINDS = {
     "neurons": (
         "Neurons",
-        "What a neuron does with a current: its states, when it spikes, what a spike does to it.",
+        "Dynamics of a neuron for an input current: states, spike condition and reset.",
     ),
     "surrogates": (
         "Surrogates",
-        "The derivative that stands in for a spike's, which has none, on the way back.",
+        "Derivatives of a spike for the backward pass, where its true derivative is zero or undefined.",
     ),
-    "encoders": ("Encoders", "How an observation becomes the signal that the first layer reads."),
+    "encoders": ("Encoders", "Observations into the signal for the first layer."),
     "decoders": (
         "Decoders",
-        "How the spikes of the last layer become the numbers that an action is drawn from.",
+        "Spikes of the last layer into features for the action distribution or the value.",
     ),
     "connections": (
         "Connections",
-        "How the spikes of a layer become currents: of the next layer, or of its own neurons.",
+        "Spikes of a layer into currents of the next layer, or of its own neurons.",
     ),
     "rules": (
         "Learning rules",
-        "What becomes of an error on its way back. The pictures lay the change that a rule makes of each weight beside that of BPTT,"
-        " for the same network, batch and loss, each in units of its own spread. EventProp and SpikeProp run a forward pass of their"
-        " own, in which spikes have a time within the step; STDP follows no error at all.",
+        "Gradients and local rules that change the weights. The pictures plot the change of each weight against the change by BPTT, for"
+        " the same network, batch and loss, each in units of its standard deviation. EventProp and SpikeProp have their own forward"
+        " pass, in which spikes have a time within the step; STDP uses no error.",
     ),
-    "penalties": ("Penalties", "What activity costs in the loss."),
-    "networks": ("Networks", "What is made of the components: layers and two nested clocks."),
-    "graphs": ("Graphs", "Who projects to whom in a reservoir."),
-    "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
-    "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
+    "penalties": ("Penalties", "Loss terms on activity."),
+    "networks": (
+        "Networks",
+        "Architectures built from the components, with K inner steps in each control step.",
+    ),
+    "graphs": ("Graphs", "Wiring of a reservoir."),
+    "plasticities": ("Plasticity", "Changes of a reservoir while it runs, without a gradient."),
+    "targets": ("Export targets", "File formats of a trained policy for other programs and chips."),
     "backends": (
         "Backends",
-        "What runs neurons and connections; what one cannot do, the torch reference does in its place.",
+        "Kernel backends of neurons and connections; the torch reference does what a backend lacks.",
     ),
-    "datasets": ("Datasets", "Recordings of event sensors that are classified, and your own."),
+    "datasets": ("Datasets", "Recordings of event sensors for classification, yours included."),
     "agents": (
         "Agents",
-        "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
+        "YAML files with a network, a learning rule and changes to Isaac Lab's own PPO.",
     ),
-    "tasks": ("Tasks", "YAML files that name a task of Isaac Lab's and its budget."),
-    "spaces": ("Search spaces", "YAML files that say what `tune.py` may change."),
+    "tasks": ("Tasks", "YAML files with a task of Isaac Lab and its default number of environments."),
+    "spaces": ("Search spaces", "YAML files with the options that `tune.py` may change."),
 }
-"""Title and first words of the pages whose kind has them; a kind that is not here gets its name for a title."""
+"""Kind -> title and first words of its page; other kinds have their name as the title."""
 
 
 def kinds() -> list[str]:
     """All kinds, in the order of the pages."""
-    every = [*registry.ROOMS, *registry.DATA]
+    every = [*registry.COMPONENT_KINDS, *registry.FILE_KINDS]
     return [*(kind for kind in KINDS if kind in every), *(kind for kind in every if kind not in KINDS)]
 
 
 def write(folder: Path) -> list[tuple[str, str]]:
-    """Write all pages and pictures below ``folder``; gives the title and file of each."""
+    """Write all pages and pictures below ``folder``; return (title, file) of each page."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = [("Overview", "index.md")]
     (folder / "index.md").write_text(overview(), encoding="utf-8")
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
-        sections = data_sections(kind) if kind in registry.DATA else sections_of(kind, folder / "pictures")
+        sections = (
+            data_sections(kind) if kind in registry.FILE_KINDS else sections_of(kind, folder / "pictures")
+        )
         text = "\n\n".join([f"# {title}", lead, *sections])
         (folder / f"{kind}.md").write_text(f"{text}\n", encoding="utf-8")
         pages.append((title, f"{kind}.md"))
@@ -95,14 +100,14 @@ def overview() -> str:
     lines = [lines[0], "", f"{lines[1]} from the registry.", ""]
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
-        entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.names(kind))
+        entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.list_names(kind))
         lines += [f"## [{title}]({kind}.md)", "", lead.partition(". ")[0].rstrip(".") + ".", "", entries, ""]
     return "\n".join(lines)
 
 
 def sections_of(kind: str, folder: Path) -> Iterator[str]:
     """A kind's entries, each with text, picture and options."""
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         cls = registry.resolve(kind, name)
         module = sys.modules[cls.__module__]
         head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
@@ -115,7 +120,7 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
             parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
-        if about := getattr(cls, "about", None):
+        if about := getattr(cls, "describe", None):
             rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in about())
             parts.append(f"| declared | |\n| --- | --- |\n{rows}")
         yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])
@@ -126,7 +131,7 @@ def drawn(kind: str, name: str) -> Figure | None:
     try:
         return pictures.draw(kind, name, registry.configure(kind, name, name))
     except registry.RegistryError:
-        for agent in registry.names("agents"):
+        for agent in registry.list_names("agents"):
             for settings in mappings(read_agent(agent)[1]):
                 if (
                     settings.get("name") == name
@@ -155,11 +160,11 @@ def prose(text: str, names: list[str] | None = None) -> str:
 
 def options(cls: type[Component]) -> str:
     """The table of what an entry can be told."""
-    rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for key, option in declared(cls.Options).items():
+    rows = ["| option | default | allowed | description |", "| --- | --- | --- | --- |"]
+    for key, option in get_options(cls.Options).items():
         unit = "" if option.unit in ("", "1") else f" {option.unit}"
         rows.append(
-            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.meaning)} |"
+            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.description)} |"
         )
     for key, (kind, default) in cls.parts.items():
         rows.append(f"| `{key}` | {plain(default)} | any of [{kind}]({kind}.md) | component |")
@@ -177,9 +182,9 @@ def plain(value: object) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
-def allowed(option: Declared) -> str:
+def allowed(option: OptionInfo) -> str:
     """What an option may be, in words."""
-    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed
+    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed_text
 
 
 def cell(text: str) -> str:
@@ -195,7 +200,7 @@ def source(kind: str, file: str | None) -> str:
 
 def data_sections(kind: str) -> Iterator[str]:
     """A kind of YAML files: each with its first words and its text."""
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         text = (registry.data_dir(kind) / f"{name}.yaml").read_text(encoding="utf-8")
         summary = str(yaml.safe_load(text).get("summary", ""))
         yield f'## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title="{kind}/{name}.yaml"\n{text.rstrip()}\n```'

@@ -2,8 +2,8 @@
 
 python docs/pages.py [--without-api] [FOLDER]
 
-Guides are the Markdown files of this folder, the catalogue is written from the registry (docs/catalogue.py), Zensical makes pages
-of both, pdoc those of the API. No page asks another host for anything.
+Guides are the Markdown files of this folder and the guide of isaaclab_mujoco/, the catalogue is written from the registry
+(docs/catalogue.py), Zensical makes pages of both, pdoc those of the API. No page asks another host for anything.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from pdoc import doc, extract, render
-
 import catalogue
+from pdoc import doc, extract, render
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+NATIVE = "isaaclab_mujoco/docs/guide.md"
+"""The guide of the package for native physics; its page is `isaaclab_mujoco.md`."""
 LEFT_OUT = r"!spiky_rl\.hosts\.isaaclab\.live\.\w+_view"
 """Modules that need the extra `live`, which is not everywhere."""
 BESIDE = (
@@ -92,6 +93,8 @@ def stage(source: Path, configuration: Path) -> None:
             (source / path.name).write_text(guide(path.read_text(encoding="utf-8")), encoding="utf-8")
         elif path.suffix in (".png", ".gif", ".svg", ".css"):
             shutil.copyfile(path, source / path.name)
+    native = (ROOT / NATIVE).read_text(encoding="utf-8")
+    (source / "isaaclab_mujoco.md").write_text(guide(native), encoding="utf-8")
     pages = catalogue.write(source / "catalogue")
     entries = ",\n".join(f'{{ "{title}" = "catalogue/{file}" }}' for title, file in pages)
     text = (DOCS / "zensical.toml").read_text(encoding="utf-8")
@@ -110,6 +113,7 @@ def guide(text: str) -> str:
     text = COMMANDS.sub(lambda found: "```sh\n" + re.sub(r" {3,}#", "  #", found[1]) + "```", text)
     text = DRAWING.sub(lambda found: f"{found[0]}{{ .drawing }}", text)
     text = re.sub(r"\]\(\.\./spiky_rl/([^)#]+)\.py\)", r"](api/spiky_rl/\1.html)", text)
+    text = text.replace(f"](../{NATIVE}", "](isaaclab_mujoco.md")
     text = re.sub(r"(\]\(|href=\")\.\./(studies/[^)\"]+)/report\.md", r"\1\2/report.html", text)
     return re.sub(r"(\]\(|href=\")\.\./(examples|studies)/", r"\1\2/", text)
 
@@ -121,7 +125,10 @@ def build_api(folder: Path) -> None:
     # LEFT_OUT keeps their pages out, but pdoc looks at them for the list of their package
     warnings.filterwarnings("ignore", r"Couldn't import spiky_rl\.hosts\.isaaclab\.live")
     render.configure(docformat="markdown", template_directory=DOCS / "api_theme", favicon="data:,")
-    modules = {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl", LEFT_OUT])}
+    modules = {
+        name: doc.Module.from_name(name)
+        for name in extract.walk_specs(["spiky_rl", "isaaclab_mujoco", LEFT_OUT])
+    }
     for module in modules.values():
         out = folder / f"{module.fullname.replace('.', '/')}.html"
         out.parent.mkdir(parents=True, exist_ok=True)

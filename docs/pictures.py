@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from spiky_rl.config import registry
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.connections.base import IntraLayerConnection
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.config.registry import Configured
 
 INK, BLUE, RED, GREEN = "#333333", "#2e6f95", "#d1495b", "#3a7d44"
 COLOURS = [BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]
@@ -41,7 +41,7 @@ FEW = 6
 """Spikes that a neuron's picture shows at least, if any current makes it fire so often."""
 
 
-def draw(kind: str, name: str, configured: Configured) -> Figure | None:
+def draw(kind: str, name: str, configured: ComponentSpec) -> Figure | None:
     """What an entry does; None for kinds of which there is no picture."""
     painter = PAINTERS.get(kind)
     if painter is None:
@@ -69,7 +69,7 @@ def ops() -> TorchOps:
     return TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build(), 2.0)
 
 
-def neuron(name: str, configured: Configured) -> Figure:
+def neuron(name: str, configured: ComponentSpec) -> Figure:
     """States and spikes under a step of current, and the rate for every current."""
     cell = configured.build()
     if cell.graded:
@@ -121,7 +121,7 @@ def neuron(name: str, configured: Configured) -> Figure:
 
 def run(cell, current: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """States [time, states, lanes] and outputs [time, lanes] under a current [time, lanes]."""
-    vocabulary, params = ops(), cell.named_params(*(cell.number(p) for p in cell.params))
+    vocabulary, params = ops(), cell.named_params(*(cell.get_step_value(p) for p in cell.params))
     state = cell.named_states(*(torch.zeros_like(current[0]) for _ in cell.states))
     states, outputs = [], []
     with torch.no_grad():
@@ -149,7 +149,7 @@ def graded_neuron(cell) -> Figure:
     return figure
 
 
-def surrogate(name: str, configured: Configured) -> Figure:
+def surrogate(name: str, configured: ComponentSpec) -> Figure:
     """The derivative, and the function that it is the derivative of, at two slopes."""
     shape, x = configured.build(), torch.linspace(-3.0, 3.0, 601, dtype=torch.float64)
     figure, axes = blank(2.2, 1, 2)
@@ -168,14 +168,17 @@ T, K = 16, 8
 """Control steps and inner steps of the codecs' pictures."""
 
 
-def encoder(name: str, configured: Configured) -> Figure:
+def encoder(name: str, configured: ComponentSpec) -> Figure:
     """The signal that an encoder makes of an observation that rises and falls."""
     coder = configured.build(inputs=1, steps=K)
     x = 2.0 * torch.sin(torch.linspace(0.0, 2.0 * np.pi, T)).view(T, 1, 1)
     state = tuple(torch.zeros(1, size) for size in coder.state_sizes)
     with torch.no_grad():
         signal = (
-            coder.encode(x, state, None)[0].expand(T, K, 1, coder.width).reshape(T * K, coder.width).numpy()
+            coder.encode_stateful(x, state, None)[0]
+            .expand(T, K, 1, coder.width)
+            .reshape(T * K, coder.width)
+            .numpy()
         )
     figure, axes = blank(2.8, 2, sharex=True, height_ratios=[1, 1.6])
     axes[0, 0].step(np.arange(T * K), np.repeat(x.flatten().numpy(), K), where="post", color=BLUE)
@@ -207,7 +210,7 @@ def raster(axes: Axes, signal: np.ndarray, label: str, names: bool = False) -> N
         axes.set_yticks(range(width))
 
 
-def decoder(name: str, configured: Configured) -> Figure:
+def decoder(name: str, configured: ComponentSpec) -> Figure:
     """The features that a decoder reads of neurons whose activity moves through the population."""
     count = 24
     reader = configured.build(inputs=count, outputs=2)
@@ -232,7 +235,7 @@ def decoder(name: str, configured: Configured) -> Figure:
     return figure
 
 
-def connection(name: str, configured: Configured) -> Figure:
+def connection(name: str, configured: ComponentSpec) -> Figure:
     """The current that an event at every place brings to every neuron."""
     count = 40
     if hasattr(configured.options, "kernel"):
@@ -267,7 +270,7 @@ NEURONS = 151
 """Neurons in the pictures of graphs: as many as the grown graph beside our agents has, whose file says so."""
 
 
-def graph(name: str, configured: Configured) -> Figure:
+def graph(name: str, configured: ComponentSpec) -> Figure:
     """Neurons and synapses, and the weights as a matrix; red excites, blue inhibits."""
     wirer = configured.build()
     wiring = wirer.wire(NEURONS, np.random.default_rng(0))
@@ -295,17 +298,17 @@ def graph(name: str, configured: Configured) -> Figure:
     return figure
 
 
-def penalty(name: str, configured: Configured) -> Figure:
+def penalty(name: str, configured: ComponentSpec) -> Figure:
     """What a layer costs whose neurons all fire at one rate."""
     cost, rates = configured.build(), np.linspace(0.0, 1.0, 51)
-    values = [float(cost.cost([torch.full((1,), float(rate))], [1.0])) for rate in rates]
+    values = [float(cost.compute([torch.full((1,), float(rate))], [1.0])) for rate in rates]
     figure, axes = blank(2.0)
     axes[0, 0].plot(rates, values)
     axes[0, 0].set(xlabel="firing rate of all neurons, spikes per inner step", ylabel="cost")
     return figure
 
 
-def rule(name: str, configured: Configured) -> Figure:
+def rule(name: str, configured: ComponentSpec) -> Figure:
     """How a rule changes the weights of two layers, weight by weight beside the gradient of BPTT."""
     figure, axes = blank(2.6, 1, 2)
     layers = zip(changes(configured), changes(registry.configure("rules", "bptt", "rule")), strict=True)
@@ -322,7 +325,7 @@ def rule(name: str, configured: Configured) -> Figure:
     return figure
 
 
-def changes(configured: Configured) -> list[np.ndarray]:
+def changes(configured: ComponentSpec) -> list[np.ndarray]:
     """What a rule would change in the weights of each layer, for one batch and one loss: minus the gradient, or its own."""
     torch.manual_seed(0)
     settings = {
@@ -340,7 +343,7 @@ def changes(configured: Configured) -> list[np.ndarray]:
     wrong = (y - torch.stack([x[..., 0], x[..., 1] * x[..., 2]], -1)).square().mean((0, 2))
     wrong.mean().backward()
     if network.local:
-        network.learn(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
+        network.apply_local_rules(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
         return [
             (layer.connection.weight.detach() - old).flatten().numpy()
             for layer, old in zip(network.layers, before, strict=True)
@@ -352,7 +355,7 @@ def changes(configured: Configured) -> list[np.ndarray]:
     ]
 
 
-def plasticity(name: str, configured: Configured) -> Figure:
+def plasticity(name: str, configured: ComponentSpec) -> Figure:
     """How a synapse changes by one pair of spikes, for every gap between them."""
     gaps, weights = np.arange(-40, 41), []
     for gap in gaps:
@@ -377,7 +380,7 @@ def plasticity(name: str, configured: Configured) -> Figure:
     return figure
 
 
-PAINTERS: dict[str, Callable[[str, Configured], Figure]] = {
+PAINTERS: dict[str, Callable[[str, ComponentSpec], Figure]] = {
     "neurons": neuron,
     "surrogates": surrogate,
     "encoders": encoder,

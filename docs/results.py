@@ -21,14 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, nearest
-from spiky_rl.config.reading import parse_json, read_file
-from spiky_rl.experiments.analysis.comparisons import compare
-from spiky_rl.experiments.analysis.measures import PRICE, Energy, Row, choose_prices
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.safe_loading import parse_json, read_file
+from spiky_rl.experiments.analysis.comparisons import compare_agents
+from spiky_rl.experiments.analysis.measures import (
+    ARITHMETIC_MODEL,
+    AgentTaskRow,
+    Energy,
+    choose_energy_models,
+)
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
-from spiky_rl.experiments.report.verdicts import sentences
+from spiky_rl.experiments.report.verdicts import list_sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,17 +43,19 @@ FIGURE = re.compile(r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>.*?)<!-- end
 def pick[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
     """The value of a name. Raises UserError that names the nearest."""
     if name not in found:
-        raise UserError(f"no {what} {name!r}; there are: {', '.join(sorted(found))}{nearest(name, found)}")
+        raise UserError(
+            f"no {what} {name!r}; there are: {', '.join(sorted(found))}{suggest_name(name, found)}"
+        )
     return found[name]
 
 
 @functools.cache
-def study(folder: str) -> Analysis:
+def study(folder: str) -> StudyAnalysis:
     """What a study's result files come to."""
-    return analyse(ROOT / folder)
+    return analyze_study(ROOT / folder)
 
 
-def row(folder: str, task: str, agent: str) -> Row:
+def row(folder: str, task: str, agent: str) -> AgentTaskRow:
     """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
     rows = study(folder).rows.items()
     found = {" on ".join(names): one for names, one in rows}
@@ -78,7 +85,7 @@ def score(folder: str, task: str, *agent: str) -> str:
     return mean(row(folder, task, " ".join(agent)))
 
 
-def mean(one: Row) -> str:
+def mean(one: AgentTaskRow) -> str:
     """The mean return with its interval, which a single seed has not."""
     return interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
 
@@ -101,7 +108,7 @@ def scores(folders: str, task: str, *agents: str) -> str:
         for folder, only in names
         for agent in [only] * bool(only) or agents or study(folder).labels
     ]
-    prices = choose_prices([one for _, one in shown])
+    prices = choose_energy_models([one for _, one in shown])
     words = "".join(f" | energy{' of arithmetic' * (name == kind)}, {kind}" for name, kind in prices.items())
     lines = []
     for agent, one in shown:
@@ -130,7 +137,7 @@ def difference(folder: str, task: str, agent: str, *varied: str) -> str:
         first = [name for name in study(folder).labels if name.split()[0] == agent][:1]
         names = [*first, " ".join([agent, *varied])]
         scores = {name: {task: row(folder, task, name).by_seed} for name in names}
-        return interval(compare(scores, names[0])[0].difference)
+        return interval(compare_agents(scores, names[0])[0].difference)
     families = pick(study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
     found = {comparison.agent: comparison for comparison in families}
     return interval(pick(found, agent, f"agent compared in {folder}").difference)
@@ -149,7 +156,9 @@ def verdicts(folder: str) -> str:
     found = study(folder)
     done, all_cells = len(found.results), len(found.results) + len(found.skipped)
     lines = [f"{done} of {all_cells} cells have ended ([report](../{folder}/report.md)):", ""]
-    return "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in sentences(found))]) + "\n"
+    return (
+        "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in list_sentences(found))]) + "\n"
+    )
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
@@ -163,12 +172,12 @@ def remains(folder: str, task: str, *conditions: str) -> str:
     return table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
 
 
-def metre(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+def metre(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
     """Energy of a metre gone in µJ, of an action's arithmetic or under another price, with its interval."""
-    return interval(pick(row(folder, task, agent).metre, price, "price of a metre"))
+    return interval(pick(row(folder, task, agent).energy_per_metre, price, "price of a metre"))
 
 
-def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+def energy(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
     """Energy of a control step in nJ, of its arithmetic or under another price."""
     return joules(pick(row(folder, task, agent).energy, price, "price"))
 
@@ -333,7 +342,7 @@ KINDS = {
 def kinds(_: str) -> str:
     """A table of what there is, from the registry."""
     lines = [
-        [kind, meaning, ", ".join(f"`{name}`" for name in registry.names(kind))]
+        [kind, meaning, ", ".join(f"`{name}`" for name in registry.list_names(kind))]
         for kind, meaning in KINDS.items()
     ]
     return table("kind | what it is | entries", lines)
@@ -407,7 +416,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     files |= {
-        ROOT / "schemas" / f"{kind}.json": f"{json_schema.schema_text(kind)}\n"
+        ROOT / "schemas" / f"{kind}.json": f"{json_schema.format_schema(kind)}\n"
         for kind in json_schema.SCHEMAS
     }
     for page, new in files.items():

@@ -12,7 +12,7 @@ Source: Brette & Gerstner (2005), with its conductances divided by that of the l
 """
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, param, surrogate_scale
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 LARGEST_EXPONENT = 5.0
 
@@ -23,13 +23,13 @@ class AdEx(Ode):
     states = ("v", "w")
 
     class Options(Ode.Options):
-        tau: float = param(9.4, "membrane time constant", low=1e-3, unit="ms")
-        tau_w: float = param(144.0, "time constant of the adaptation", low=1e-3, unit="ms")
-        soft: float = param(20.2, "potential at which the upstroke takes over", low=1e-3, unit="mV")
-        sharpness: float = param(2.0, "how gradually it does", low=0.1, unit="mV")
-        coupling: float = param(0.13, "adaptation per potential", low=0.0, unit="1")
-        jump: float = param(2.7, "rise of the adaptation per spike", low=0.0, unit="mV")
-        gain: float = param(30.0, "input per unit of the network's current", low=1e-3, unit="mV")
+        tau: float = parameter(9.4, "membrane time constant", low=1e-3, unit="ms")
+        tau_w: float = parameter(144.0, "time constant of the adaptation", low=1e-3, unit="ms")
+        soft: float = parameter(20.2, "potential at which the upstroke takes over", low=1e-3, unit="mV")
+        sharpness: float = parameter(2.0, "how gradually it does", low=0.1, unit="mV")
+        coupling: float = parameter(0.13, "adaptation per potential", low=0.0, unit="1")
+        jump: float = parameter(2.7, "rise of the adaptation per spike", low=0.0, unit="mV")
+        gain: float = parameter(30.0, "input per unit of the network's current", low=1e-3, unit="mV")
         peak: float = option(40.0, "potential at which a spike is emitted", low=1e-3, unit="mV")
         scale: float = surrogate_scale(20.0, "mV")
         substeps: int = option(4, "parts into which a step is divided", low=1)

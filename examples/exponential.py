@@ -10,7 +10,7 @@ Source: Fourcaud-Trocme et al. (2003).
 """
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 LARGEST_EXPONENT = 5.0
 
@@ -21,10 +21,10 @@ class Exponential(Ode):
     states = ("v",)
 
     class Options(Ode.Options):
-        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        soft: float = param(1.0, "potential at which the upstroke takes over", low=1e-3, unit="1")
-        sharpness: float = param(0.2, "how gradually it does", low=0.01, unit="1")
-        gain: float = param(2.5, "input per unit of the network's current", low=1e-3, unit="1")
+        tau: float = parameter(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        soft: float = parameter(1.0, "potential at which the upstroke takes over", low=1e-3, unit="1")
+        sharpness: float = parameter(0.2, "how gradually it does", low=0.01, unit="1")
+        gain: float = parameter(2.5, "input per unit of the network's current", low=1e-3, unit="1")
         peak: float = option(1.5, "potential at which a spike is emitted", low=1e-3)
         detach_reset: bool = DETACH_RESET
 

@@ -1,4 +1,4 @@
-"""Time a spiking network beside a plain loop and an MLP: ``python scripts/bench.py``."""
+"""Time a spiking network, a plain loop and an MLP: ``python scripts/bench.py``."""
 
 import sys
 from pathlib import Path

@@ -4,6 +4,6 @@ if __name__ == "__main__":
     try:
         from spiky_rl.cli.classify import classify
         from spiky_rl.cli.common import run
-    except KeyboardInterrupt:  # while it is loaded
+    except KeyboardInterrupt:  # during the imports
         raise SystemExit(130) from None
     raise SystemExit(run(classify))

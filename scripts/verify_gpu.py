@@ -1,4 +1,4 @@
-"""Run what waits for a GPU and write one page: ``python scripts/verify_gpu.py``, or with ``--dry-run`` on a CPU."""
+"""Run all checks that need a GPU and write one page: ``python scripts/verify_gpu.py``, or with ``--dry-run`` on a CPU."""
 
 import sys
 from pathlib import Path

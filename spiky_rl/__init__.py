@@ -1,3 +1,3 @@
-"""Spiking policies for Isaac Lab: the same agents, tasks and runs, with neurons that fire."""
+"""Reinforcement learning with spiking neural networks, as a plugin for Gymnasium and Isaac Lab."""
 
 __version__ = "0.1.0"

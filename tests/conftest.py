@@ -29,7 +29,7 @@ if find_spec("isaaclab") and find_spec("newton"):
 
 IMPORTED = ("PXR_PLUGINPATH_NAME", "PYGAME_HIDE_SUPPORT_PROMPT", "TORCHINDUCTOR_CACHE_DIR")
 """Variables that Isaac Lab's packages set when they are imported, which happens once: they stay."""
-LOGGERS = (None, "spiky_rl")
+LOGGERS = (None, "spiky_rl", "isaaclab_mujoco")
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE")]
 
 

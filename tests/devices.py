@@ -14,7 +14,7 @@ from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY
 
 CUDA = "cuda:0"
-REASON = CUPY.available()
+REASON = CUPY.get_unavailable_reason()
 GPU = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend cupy: {REASON}")]
 
 
@@ -24,7 +24,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == CUDA:
         yield CUDA
         return
-    if reason := CPU.available():
+    if reason := CPU.get_unavailable_reason():
         pytest.skip(f"no compiled kernels: {reason}")
     with fake_cupy.on_the_host():
         yield "cpu"
@@ -34,9 +34,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def made_by_the_cpu() -> Iterator[None]:
     """What is made inside is made by the CPU's own kernels, also where the host plays the device: a reservoir's calibration there
     takes minutes."""
-    caches = (dispatch.backend, dispatch.automatic)
+    caches = (dispatch.require_backend, dispatch.resolve_auto)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(dispatch.compiled(), "cpu", "cpu")
+        patch.setitem(dispatch.list_compiled_backends(), "cpu", "cpu")
         for cached in caches:
             cached.cache_clear()
         yield

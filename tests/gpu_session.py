@@ -36,7 +36,7 @@ class GpuSession:
 
         if not torch.cuda.is_available():
             return None
-        if reason := dispatch.built("cupy").available():
+        if reason := dispatch.get_backend("cupy").get_unavailable_reason():
             return f"backend cupy: {reason}"
         return None if self.ran else (self.reasons.most_common(1) or [("none was selected", 0)])[0][0]
 

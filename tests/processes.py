@@ -32,9 +32,9 @@ IMPORTED = [
         "isaaclab_tasks.core.cartpole.agents.rsl_rl_ppo_cfg",
     ),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "rich.live"),
-    *("spiky_rl.hosts.isaaclab.environment", "spiky_rl.hosts.isaaclab.mujoco.solver"),
-    *("spiky_rl.hosts.run.training", "spiky_rl.hosts.run.playing", "spiky_rl.hosts.run.evaluating"),
-    *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.hosts.rsl_rl.runner", "spiky_rl.hosts.skrl.runner"),
+    *("spiky_rl.hosts.isaaclab.environment", "isaaclab_mujoco.solver"),
+    *("spiky_rl.run.train", "spiky_rl.run.play", "spiky_rl.run.evaluate"),
+    *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.learners.rsl_rl.runner", "spiky_rl.learners.skrl.runner"),
 ]
 """What is not installed is passed over."""
 PATIENCE = 800.0

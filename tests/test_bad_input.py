@@ -11,9 +11,9 @@ from rsl_rl.modules.distribution import GaussianDistribution
 
 from benchmarks import run as bench
 from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
-from spiky_rl.config import registry, sizes, spec
+from spiky_rl.config import memory_check, registry, spec
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}
@@ -28,15 +28,13 @@ HOST = {
 HUGE = 10**30
 GIGABYTE = 10**9
 RND = "{num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [2], weight: 1.0"
-NO_NETWORK = (
-    "names no network; write a name such as feedforward, or take an agent without one, such as mlp_ppo"
-)
+NO_NETWORK = "is not a network; give a name such as feedforward"
 
 
 def configured(agent: str, *overrides: str) -> dict:
     """rsl_rl's configuration of an agent, as before a simulator starts."""
     merged = spec.resolve_agent(agent, "Isaac-Point", copy.deepcopy(HOST), [f"agent.{o}" for o in overrides])
-    return runner_config(merged)
+    return make_runner_cfg(merged)
 
 
 def said(capsys, command, *arguments) -> str:
@@ -78,39 +76,39 @@ VALUES = {
     "actor.hidden_dims=null": ["actor.hidden_dims: expected a list, got nothing"],
     f"actor.hidden_dims={[1] * 200}": ["has 200 values; it must have at most 100"],
     "critic.hidden_dims=[0]": ["critic.hidden_dims: 0", "at least 1"],
-    "actor.distribution_cfg={}": ["actor.distribution_cfg.class_name: is missing"],
+    "actor.distribution_cfg={}": ["actor.distribution_cfg.class_name: missing"],
     "actor.distribution_cfg.init_std=0": ["init_std: 0.0", "above 0.0"],
     "actor.distribution_cfg.init_std=-1": ["init_std: -1.0", "above 0.0"],
-    "actor.distribution_cfg.std_range=[2,1]": ["std_range: [2.0, 1.0] is no range", "low < high"],
+    "actor.distribution_cfg.std_range=[2,1]": ["std_range: [2.0, 1.0] is not a range", "low < high"],
     "actor.distribution_cfg.std_range=[1]": ["std_range: [1.0] has 1 values; it must have 0 or 2"],
     "actor.distribution_cfg.std_range=[low,high]": ["std_range: expected numbers, got 'low'"],
     "actor.distribution_cfg.std_range=[2,3]": ["init_std: 1.0 is out of std_range: [2, 3]"],
     "actor.distribution_cfg.action_range=[-1,1]": [
-        "GaussianDistribution has no such option; it has init_std"
+        "GaussianDistribution has no such option; allowed: init_std"
     ],
     "critic.distribution_cfg={}": ["critic.distribution_cfg: no such key"],
     "actor.rnn_type=gru": ["actor.rnn_type: MLPModel has no such option"],
     "obs_groups.actor=[]": ["obs_groups.actor: [] has 0 values; it must have at least 1"],
     "obs_groups.actor=policy": ["obs_groups.actor: expected a list, got 'policy'"],
-    "obs_groups.actor=[policy,policy]": ["obs_groups.actor: 'policy' stands twice"],
+    "obs_groups.actor=[policy,policy]": ["obs_groups.actor: 'policy' is given twice"],
     "obs_groups.actr=[policy]": ["obs_groups.actr: no such key", "mean 'actor'"],
     "torch_compile_mode=reduce-overhead": ["is not allowed; choose from default, max-autotune-no-cudagraphs"],
     "clip_actions=0": ["clip_actions: 0.0", "above 0.0"],
-    "algorithm.rnd_cfg={}": ["rnd_cfg.num_outputs: is missing"],
+    "algorithm.rnd_cfg={}": ["rnd_cfg.num_outputs: missing"],
     "algorithm.rnd_cfg=5": ["algorithm.rnd_cfg: expected a mapping, got 5"],
-    f"algorithm.rnd_cfg={RND}, weight_schedule: {{mode: step}}}}": ["weight_schedule.final_step: is missing"],
+    f"algorithm.rnd_cfg={RND}, weight_schedule: {{mode: step}}}}": ["weight_schedule.final_step: missing"],
     f"algorithm.rnd_cfg={RND}, weigth: 1.0}}": ["rnd_cfg.weigth: no such key", "mean 'weight'"],
-    "algorithm.symmetry_cfg={}": ["symmetry_cfg.data_augmentation_func: is missing"],
-    "algorithm.symmetry_cfg={data_augmentation_func: os:sep}": ["'os:sep' is no function"],
+    "algorithm.symmetry_cfg={}": ["symmetry_cfg.data_augmentation_func: missing"],
+    "algorithm.symmetry_cfg={data_augmentation_func: os:sep}": ["'os:sep' is not a function"],
     "algorithm.symmetry_cfg={data_augmentation_func: 'math:sqrt'}": ["'math:sqrt'", "env, obs and actions"],
-    "algorithm.symmetry_cfg={data_augmentation_func: os:no}": ["rsl_rl finds no 'os:no'"],
+    "algorithm.symmetry_cfg={data_augmentation_func: os:no}": ["rsl_rl does not find 'os:no'"],
     # classes that are none of what they stand for
     "actor.class_name=os:system": ["'os:system' is not a class that derives from rsl_rl.models.MLPModel"],
     "actor.class_name=torch.nn:Linear": ["'torch.nn:Linear' is not a class that derives from"],
-    "actor.class_name=.models:MLPModel": ["'.models' is a relative name; write the whole name"],
+    "actor.class_name=.models:MLPModel": ["'.models' is a relative name"],
     "actor.class_name=no.such:Model": ["there is no module 'no'"],
-    "actor.class_name=MLPModle": ["rsl_rl finds no 'MLPModle'"],
-    "actor.class_name=CNNModel": ["actor.class_name: CNNModel is for tasks with images"],
+    "actor.class_name=MLPModle": ["rsl_rl does not find 'MLPModle'"],
+    "actor.class_name=CNNModel": ["actor.class_name: CNNModel needs a task with images"],
     "algorithm.class_name=os:system": ["'os:system' is not a class"],
     "actor.distribution_cfg.class_name=MLPModel": ["is not a class that derives from", "Distribution"],
     # a network is named or left out
@@ -118,10 +116,10 @@ VALUES = {
     "network=false": ["agent.network: false", NO_NETWORK],
     "network={}": ["agent.network: {}", NO_NETWORK],
     "critic_network=[]": ["agent.critic_network: []", NO_NETWORK],
-    "network=os:system": ["network.name: 'os:system' is no entry of networks"],
+    "network=os:system": ["network.name: 'os:system' is not of kind networks"],
     "network=.networks:X": ["'.networks' is a relative name"],
-    "network={name: feedforward, layers: []}": ["network.layers: [] is no layer", "leave it out"],
-    "network={name: feedforward, layers: null}": ["network.layers: None is no layer"],
+    "network={name: feedforward, layers: []}": ["network.layers: [] has no layer", "leave it out"],
+    "network={name: feedforward, layers: null}": ["network.layers: None has no layer"],
     "network={name: feedforward, steps: 1000000000}": ["network.steps: 1000000000", "between 1 and 10000"],
     "network={name: feedforward, neuron: {name: lif, learn: [[tau]]}}": [
         "learn: expected names, got ['tau']"
@@ -130,9 +128,9 @@ VALUES = {
     "network={name: reservoir, traces: [0]}": ["network.traces: 0.0", "at least 0.001"],
     "network={name: reservoir, seed: 1.5}": ["network.seed: expected a whole number, got 1.5"],
     # texts
-    "algorithm.gamma=&a [*a]": ["'&a [*a]' is no value", "stands inside of what it stands for"],
-    "algorithm.gamma=" + "[" * 5000: ["is no value", "nested more than 64 deep"],
-    "algorithm.gamma=!!python/name:os.system x": ["is no value", "is not read"],
+    "algorithm.gamma=&a [*a]": ["'&a [*a]' is not a value", "contains itself"],
+    "algorithm.gamma=" + "[" * 5000: ["is not a value", "nested more than 64 deep"],
+    "algorithm.gamma=!!python/name:os.system x": ["is not a value", "is not allowed"],
 }
 
 
@@ -181,28 +179,26 @@ class Headed(GaussianDistribution):
 
 def test_a_class_that_a_task_registers_may_be_given_more_by_its_own_model_and_one_of_the_users_may_not():
     name = f"{Headed.__module__}:Headed"
-    with pytest.raises(
-        UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no default"
-    ):
+    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: missing; Headed has no default"):
         configured("mlp_ppo", f"actor.distribution_cfg.class_name={name}")
     host = copy.deepcopy(HOST)
     host["actor"]["distribution_cfg"] = {**GAUSSIAN, "class_name": name}
-    config = runner_config(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
+    config = make_runner_cfg(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
     assert config["actor"]["distribution_cfg"] == {**GAUSSIAN, "class_name": name}
     # which another model does not give
-    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no"):
-        runner_config(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
+    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: missing; Headed has no"):
+        make_runner_cfg(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
 
 
 FILES = {
-    "aliases that multiply": (LAUGHS, "more than 20,000 values, with those of aliases"),
+    "aliases that multiply": (LAUGHS, "more than 20,000 values with aliases expanded"),
     "recursive": (
         "network: &n {name: feedforward, neuron: *n}",
-        "the alias *n stands inside of what it stands for",
+        "the alias *n contains itself",
     ),
     "nested": ("network: " + "[" * 50_000, "nested more than 64 deep"),
     "summary": ("summary: [1]", "summary: expected text, got [1]"),
-    "no network": ("network: null", "agent.network: null names no network"),
+    "no network": ("network: null", "agent.network: null is not a network"),
     "no network on a task": (
         "tasks: {Isaac-Cartpole: {network: {}}}",
         "for Isaac-Cartpole: agent.network: {}",
@@ -241,7 +237,9 @@ def test_every_command_refuses_a_bad_agent_file_by_its_name_and_key(command, tmp
         line = said(capsys, function, *arguments, tmp_path / "mine.yaml")
         assert "mine.yaml" in line and message in line and len(line) < 600, f"{case}: {line}"
     os.mkfifo(tmp_path / "pipe.yaml")
-    assert "pipe.yaml': it is no file" in said(capsys, function, *arguments, tmp_path / "pipe.yaml")
+    assert "pipe.yaml': it is not a regular file" in said(
+        capsys, function, *arguments, tmp_path / "pipe.yaml"
+    )
 
 
 TASKS = {
@@ -252,7 +250,7 @@ TASKS = {
     ),
     "environments": (f"id: X\nnum_envs: {{cpu: {2**40}, cuda: 1}}", "num_envs.cpu: 1099511627776"),
     "solved": ("id: X\nsolved: .inf", "solved: expected a finite number, got inf"),
-    "network": ("id: X\nagent: {network: false}", "agent.network: false names no network"),
+    "network": ("id: X\nagent: {network: false}", "agent.network: false is not a network"),
 }
 
 
@@ -268,7 +266,7 @@ LIF = "from spiky_rl.neurons.lif import Lif\nclass Mine(Lif):\n    "
 COMPONENTS = {
     "exits": (
         "import sys\nsys.exit(0)",
-        "line 2: it ends the program (exit code 0), which a component may not",
+        "line 2: it exits the program (exit code 0)",
     ),
     "raises": ("x = 1\nraise ValueError('a\\nb')", "line 2: ValueError: a b"),
     "raises what no except clause catches": ("raise GeneratorExit('gone')", "line 1: GeneratorExit: gone"),
@@ -276,11 +274,11 @@ COMPONENTS = {
     "no text": ("\0", "null bytes"),
     "imports nothing": ("import no_such_module", "line 1: ModuleNotFoundError"),
     "recurses": ("def f():\n    f()\nf()", "RecursionError"),
-    "another class": ("class Mine: pass", "is no entry of neurons"),
-    "no class": ("Mine = 5", "is no entry of neurons"),
+    "another class": ("class Mine: pass", "is not of kind neurons"),
+    "no class": ("Mine = 5", "is not of kind neurons"),
     "no name": ("mine = 5", "has no 'Mine'; did you mean 'mine'"),
-    "options": (LIF + "options = {'tau': 5}", "its options are not declared as"),
-    "parts": (LIF + "parts = {'x': 5}", "its parts are no mapping of names to"),
+    "options": (LIF + "options = {'tau': 5}", "its options are not declared"),
+    "parts": (LIF + "parts = {'x': 5}", "its parts are not a mapping of keys to"),
 }
 
 
@@ -304,7 +302,7 @@ PLACES = {
     "nothing": ("{folder}/none.py:Mine", "there is no file"),
     "a pipe": ("{folder}/pipe.py:Mine", "there is no file"),
     "a relative module": ("..neurons.lif:Lif", "is a relative name"),
-    "a function": ("os:system", "is no entry of neurons"),
+    "a function": ("os:system", "is not of kind neurons"),
     "a long name": ("a" * 5000 + ".py:Mine", "there is no file"),
 }
 
@@ -324,7 +322,7 @@ def test_a_component_that_is_not_there_is_refused(case, tmp_path, capsys):
         ("@classmethod\n    def validate(cls, path, options, parts): raise KeyError('x')", "cannot be checked: .*line 5: KeyError: 'x'"),
         ("class Mute(Exception):\n        def __str__(self): raise KeyError('x')\n    @classmethod\n    def validate(cls, path, options, parts): raise cls.Mute", "cannot be checked: .*line 7: Mute: its own text fails with KeyError"),
         ("def __init__(self, options): raise KeyError('x')", "cannot be built: .*line 4: KeyError: 'x'"),
-        ("@classmethod\n    def validate(cls, path, options, parts): raise SystemExit(0)", "cannot be checked: .*line 5: it ends the program"),
+        ("@classmethod\n    def validate(cls, path, options, parts): raise SystemExit(0)", "cannot be checked: .*line 5: it exits the program"),
     ],
 )  # fmt: skip
 def test_a_component_whose_own_code_fails_is_named_with_file_and_line(method, message, tmp_path):
@@ -348,15 +346,15 @@ SIZES = {
 def test_a_size_that_no_memory_holds_is_refused_with_what_it_takes(case):
     (agent, *overrides), num_envs, message = SIZES[case]
     merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST), [f"agent.{o}" for o in overrides])
-    with pytest.raises(UserError, match=f"{message}.*and there are 64 GB; make it smaller"):
-        sizes.check(merged, num_envs, 64 * GIGABYTE)
+    with pytest.raises(UserError, match=f"{message}.*available: 64 GB; reduce its size"):
+        memory_check.check_run_memory(merged, num_envs, 64 * GIGABYTE)
 
 
 def test_the_estimate_is_no_more_than_what_runs_need():
-    for agent in registry.names("agents"):
+    for agent in registry.list_names("agents"):
         merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST))
-        sizes.check(merged, 4096, GIGABYTE)
-    assert GIGABYTE < sizes.machine_memory() < 10**15
+        memory_check.check_run_memory(merged, 4096, GIGABYTE)
+    assert GIGABYTE < memory_check.machine_memory() < 10**15
 
 
 COUNTS = {
@@ -387,11 +385,11 @@ def test_every_command_refuses_counts_that_are_none(command, capsys):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (bench.bench, ["--batch", 2**31 - 1], "--batch 2147483647: would take at least"),
+        (bench.bench, ["--batch", 2**31 - 1], "--batch 2147483647: needs at least"),
         (bench.bench, ["--steps", 2**31 - 1], "--steps: 2147483647 is out of range"),
         (bench.bench, ["--threads", 100_000], "--threads: 100000 is out of range; it must be between 1 and"),
-        (grow.grow, ["--out", "x.json", "--max_size", 10**8], "--max_size 100000000: would take at least 80 PB"),
-        (classify.classify, ["--dataset", "digits", f"agent.network.layers=[{10**12}]"], "would take at least 200 TB"),
+        (grow.grow, ["--out", "x.json", "--max_size", 10**8], "--max_size 100000000: needs at least 80 PB"),
+        (classify.classify, ["--dataset", "digits", f"agent.network.layers=[{10**12}]"], "needs at least 200 TB"),
     ],
 )  # fmt: skip
 def test_what_the_other_commands_cannot_hold_is_refused_too(function, arguments, message, capsys):

@@ -149,15 +149,15 @@ def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site)
     guides = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index", "api"}
     links = {f"{guide}.html" for guide in guides} | {"catalogue/index.html"}
     assert len(guides) > 12 and {link for link in links if f'href="{link}"' not in first} == set()
-    for kind in (*registry.ROOMS, *registry.DATA):
+    for kind in (*registry.COMPONENT_KINDS, *registry.FILE_KINDS):
         page = (site / "catalogue" / f"{kind}.html").read_text(encoding="utf-8")
-        assert [name for name in registry.names(kind) if f'id="{name}"' not in page] == [], kind
+        assert [name for name in registry.list_names(kind) if f'id="{name}"' not in page] == [], kind
 
 
 @pytest.mark.slow
 def test_neurons_have_mathematics_pictures_and_options_with_units(site):
     page = (site / "catalogue" / "neurons.html").read_text(encoding="utf-8")
-    for name in registry.names("neurons"):
+    for name in registry.list_names("neurons"):
         section = page.partition(f'id="{name}"')[2].partition("<h2")[0]
         text = (registry.PACKAGE / "neurons" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
         assert f"pictures/neurons_{name}.svg" in section, name

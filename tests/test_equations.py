@@ -47,11 +47,11 @@ def test_signs_of_html_in_an_equation_are_shown_and_not_obeyed():
     assert "&lt;" in plain("x < y") and "<script" not in equations.block("<script>alert(1)</script> = x")
 
 
-@pytest.mark.parametrize("kind", registry.ROOMS)
+@pytest.mark.parametrize("kind", registry.COMPONENT_KINDS)
 def test_the_blocks_of_every_entry_are_well_formed_and_lose_no_name(kind):
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         text = (
-            (registry.PACKAGE / registry.ROOMS[kind] / f"{name}.py")
+            (registry.PACKAGE / registry.COMPONENT_KINDS[kind] / f"{name}.py")
             .read_text(encoding="utf-8")
             .split('"""')[1]
         )

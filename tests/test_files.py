@@ -23,7 +23,7 @@ def fill(beside):
     print("writing", flush=True)
     time.sleep(600)
 
-files.write(pathlib.Path(sys.argv[1]), fill)
+files.write_atomically(pathlib.Path(sys.argv[1]), fill)
 """
 
 
@@ -52,7 +52,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_writers_file_is_not(t
     assert len(left) == 2 and left[0].startswith(".living.") and left[1] == "another"
 
 
-@pytest.mark.parametrize(("age", "stays"), [(1.0, True), (2 * files.ABANDONED, False)])
+@pytest.mark.parametrize(("age", "stays"), [(1.0, True), (2 * files.ABANDONED_AGE_S, False)])
 @pytest.mark.parametrize("where", ["0123abcd-", ""], ids=["another machine", "an older version"])
 def test_a_leftover_of_a_writer_elsewhere_goes_after_a_day(where, age, stays, tmp_path):
     left = tmp_path / f".model_3.pt.{where}{os.getpid()}-01234567.part"
@@ -66,7 +66,7 @@ def test_a_leftover_of_a_writer_elsewhere_goes_after_a_day(where, age, stays, tm
     "name",
     [
         *(".film.part", ".a.1-2.part", "x.0123abcd-1-01234567.part", ".x.1-zzzzzzzz.part"),
-        f".x.{files.place()}-{2**63}-01234567.part",
+        f".x.{files.get_process_namespace()}-{2**63}-01234567.part",
     ],
 )
 def test_files_of_other_programs_are_left_alone(name, tmp_path):
@@ -104,11 +104,11 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError) as caught:
-        files.write(tmp_path / "model.pt", full)
+        files.write_atomically(tmp_path / "model.pt", full)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model.pt"))
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as caught:
-        files.write(tmp_path / "file" / "below" / "x", Path.touch)
+        files.write_atomically(tmp_path / "file" / "below" / "x", Path.touch)
     assert str(tmp_path / "file") in caught.value.filename
     assert names(tmp_path) == ["file"]
 
@@ -117,7 +117,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     for key in ("SPIKY_RL_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
-    with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE to a folder that can"):
+    with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE"):
         files.cache_folder()
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_moved_takes_back_those_that_were(folder):
 
 
 def test_what_a_killed_writer_of_several_files_left_goes_with_the_next(folder):
-    left = folder / f".files.{files.place()}-{2**22 + 1}-01234567.part"
+    left = folder / f".files.{files.get_process_namespace()}-{2**22 + 1}-01234567.part"
     (left / "new").mkdir(parents=True)
     (left / "new" / "a").touch()
     with files.stage_files(folder):

@@ -70,7 +70,7 @@ WORKERS = {
 def test_a_call_for_gpu_tests_fails_where_a_device_is_seen_and_none_ran(case, pytester, monkeypatch):
     device, reason, text, arguments, code, line = (CASES | WORKERS)[case]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
-    monkeypatch.setattr(CUPY, "available", lambda: reason)
+    monkeypatch.setattr(CUPY, "get_unavailable_reason", lambda: reason)
     pytester.makepyfile(test_small=text)
     plugins = ("-p", "no:cacheprovider", "-p", "no:dash", "-p", "tests.gpu_session")
     done = pytester.runpytest_inprocess(*plugins, "-m", "gpu", *arguments)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from spiky_rl.config.packages import list_packages
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"
 FLOORS = [
@@ -21,16 +23,22 @@ FLOORS = [
     {"networks"},
     {"learning"},
     {"metrics"},
+    {"learners"},
     {"hosts"},
+    {"run"},
     {"classification", "deploy", "experiments"},
     {"cli"},
 ]
 """Rooms from the ground up: each may import its own floor and those below."""
+STUDY_FLOORS = ("design", "run", "analysis", "report")
+"""Rooms of experiments from the ground up: each may import itself and those below."""
 HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
 LONGEST_SCRIPT = 15
 BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
 """Scripts whose code does not ship, and its module."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
+NATIVE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "isaaclab_mujoco").rglob("*.py"))
+"""Modules and tests of the package beside this one."""
 
 
 def tree_of(module: str) -> ast.Module:
@@ -77,9 +85,35 @@ def test_every_module_stands_in_a_room_and_imports_downwards_only():
 
 
 def test_an_import_from_above_would_be_seen():
-    inside = ast.parse("def late():\n    from spiky_rl.networks._layer import Layer\n")
-    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.Layer"]
+    inside = ast.parse("def late():\n    from spiky_rl.networks._layer import SpikingLayer\n")
+    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.SpikingLayer"]
     assert upward("spiky_rl/cli/train.py", inside) == []
+
+
+def upward_in_experiments(module: str, tree: ast.Module) -> list[str]:
+    """What a file of experiments imports from rooms of it above its own."""
+    prefix = "spiky_rl.experiments."
+    own = STUDY_FLOORS.index(module.split("/")[2])
+    rooms = {
+        name: name.removeprefix(prefix).partition(".")[0] for name in imports(tree) if name.startswith(prefix)
+    }
+    return sorted(name for name, room_above in rooms.items() if STUDY_FLOORS.index(room_above) > own)
+
+
+def test_rooms_of_experiments_import_downwards_only():
+    modules = [module for module in MODULES if re.match(r"spiky_rl/experiments/\w+/", module)]
+    assert {module.split("/")[2] for module in modules} == set(STUDY_FLOORS)
+    for module in modules:
+        assert upward_in_experiments(module, tree_of(module)) == [], module
+    assert imports(tree_of("spiky_rl/experiments/__init__.py")) == set()
+
+
+def test_an_import_from_above_in_experiments_would_be_seen():
+    inside = ast.parse("def late():\n    from spiky_rl.experiments.report.pages import write_pages\n")
+    assert upward_in_experiments("spiky_rl/experiments/run/cells.py", inside) == [
+        "spiky_rl.experiments.report.pages.write_pages"
+    ]
+    assert upward_in_experiments("spiky_rl/experiments/report/sections.py", inside) == []
 
 
 def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_yaml_and_pydantic():
@@ -89,12 +123,12 @@ def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_yaml
 
 
 HOMES = {
-    "rsl_rl": "spiky_rl/hosts/rsl_rl",
+    "rsl_rl": "spiky_rl/learners/rsl_rl",
     "isaaclab": "spiky_rl/hosts/isaaclab",
-    "skrl": "spiky_rl/hosts/skrl",
+    "skrl": "spiky_rl/learners/skrl",
     "cupy": "spiky_rl/kernels/backends/cupy.py",
 }
-"""The only place that may import a library (isaaclab_rl and its other parts count as isaaclab)."""
+"""The only place that may import a library (isaaclab_rl, isaaclab_mujoco and other parts count as isaaclab)."""
 
 
 def test_a_library_is_imported_in_its_home_only():
@@ -104,8 +138,16 @@ def test_a_library_is_imported_in_its_home_only():
             assert module.startswith(home), f"{module} imports {name}"
 
 
+def test_native_physics_is_a_package_of_its_own_that_knows_nothing_of_this_one():
+    assert len(NATIVE) > 15
+    for module in NATIVE:
+        assert "spiky_rl" not in packages(module), module
+    users = {module for module in MODULES if "isaaclab_mujoco" in packages(module)}
+    assert users == {f"spiky_rl/hosts/isaaclab/{name}.py" for name in ("command", "physics_selection")}
+
+
 CHOOSING = {
-    "run_on",
+    "set_backend",
     *(
         node.name
         for node in tree_of("spiky_rl/kernels/dispatch.py").body
@@ -198,8 +240,8 @@ def test_one_file_alone_chooses_a_backend_and_no_other_knows_one_by_name():
         "def f(x, backend='cpu'): pass",
         "def f(*, own_backend='cpu'): pass",
         "settings = {'backend': 'torch'}",
-        "network.run_on('torch')",
-        "dispatch.choose('cpu', x)",
+        "network.set_backend('torch')",
+        "dispatch.choose_backend('cpu', x)",
         "name = 'cupy'",
         "from spiky_rl.kernels.backends import cpu",
         "from spiky_rl.kernels.backends.torch import Torch",
@@ -217,21 +259,57 @@ def test_devices_and_libraries_of_the_same_name_are_no_backends():
     assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"}) == []
 
 
-def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_needs_of_them():
-    used = {
-        (module, name)
-        for module in MODULES
-        if module.startswith("spiky_rl/hosts/isaaclab/")
-        for name in imports(tree_of(module))
-        if name.startswith("spiky_rl.hosts.") and not name.startswith("spiky_rl.hosts.isaaclab")
-    }
-    needed = ("rsl_rl.config.runner_config", "skrl.config.host_tree", "skrl.config.isaaclab_config")
-    needed += ("skrl.components.offer_to_isaaclab",)
-    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.hosts.{name}") for name in needed}
+FORMER = ("spiky_rl/hosts/rsl_rl/", "spiky_rl/hosts/skrl/")
+"""Former places of learners, which saved configurations name."""
+EXPORTED = ("spiky_rl/deploy/",)
+"""Exports are of one learner's models, which says so by its ability."""
+
+
+def named_packages(tree: ast.Module, kind: str, names: set[str]) -> list[int]:
+    """Lines in which a file imports a host's or a learner's package, or in which a whole string is one's name."""
+    prefixes = tuple(f"spiky_rl.{kind}.{name}" for name in names)
+    strings = [
+        node.lineno for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in names
+    ]
+    found = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any((f"{name}.").startswith(f"{prefix}.") for name in imports(node) for prefix in prefixes)
+    ]
+    return [*strings, *found]
+
+
+@pytest.mark.parametrize("kind", ["hosts", "learners"])
+def test_no_file_outside_its_package_knows_a_host_or_a_learner_by_name(kind):
+    names = set(list_packages(kind))
+    assert names == {"hosts": {"isaaclab"}, "learners": {"rsl_rl", "skrl"}}[kind]
+    allowed = (f"spiky_rl/{kind}/", *FORMER, *EXPORTED)
+    knowing = {m for m in MODULES if not m.startswith(allowed) and named_packages(tree_of(m), kind, names)}
+    assert knowing == (EXTRAS if kind == "hosts" else set())
+
+
+EXTRAS = {
+    "spiky_rl/cli/show.py",  # the extra that brings matplotlib
+    "spiky_rl/learners/rsl_rl/learner.py",  # the extra that brings rsl_rl
+}
+"""Files in which the name of a host is that of an extra."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if library == 'skrl': pass",
+        "from spiky_rl.learners.skrl.config import make_runner_cfg",
+        "from spiky_rl.learners import skrl",
+        "import spiky_rl.learners.rsl_rl.model",
+    ],
+)
+def test_a_learner_that_is_named_would_be_seen(text):
+    assert named_packages(ast.parse(text), "learners", {"rsl_rl", "skrl"})
 
 
 READERS = {
-    "spiky_rl/config/arguments.py": "texts as numbers",
     "spiky_rl/hosts/isaaclab/environment.py": "what Isaac Lab's launcher takes",
 }
 """Who uses argparse besides the commands, and for what."""
@@ -309,11 +387,13 @@ def test_nothing_prints_but_a_command_and_nothing_evaluates_text():
     for module in MODULES:
         forbidden = {"eval", "exec"} if room(module) == "cli" else {"eval", "exec", "print"}
         assert not calls(module) & forbidden, module
+    for module in NATIVE:
+        assert "/tests/" in module or not calls(module) & {"eval", "exec", "print"}, module
     assert "print" in calls("spiky_rl/cli/show.py"), "the check sees a print"
 
 
 def test_every_module_and_every_public_class_says_what_it_is():
-    for module in MODULES:
+    for module in [*MODULES, *(module for module in NATIVE if "/src/" in module)]:
         tree = tree_of(module)
         public = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
         for node in (tree, *public):
@@ -321,11 +401,11 @@ def test_every_module_and_every_public_class_says_what_it_is():
 
 
 def declarations(tree: ast.AST) -> list[ast.expr]:
-    """The meanings of all options and parameters that a file declares, as they are written."""
+    """Return the descriptions of all options and parameters that a file declares."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    named = [node for node in calls if getattr(node.func, "id", "") in ("option", "param")]
-    given = [[*node.args[1:2], *(k.value for k in node.keywords if k.arg == "meaning")] for node in named]
-    return [meaning for meanings in given for meaning in meanings]
+    named = [node for node in calls if getattr(node.func, "id", "") in ("option", "parameter")]
+    given = [[*node.args[1:2], *(k.value for k in node.keywords if k.arg == "description")] for node in named]
+    return [description for descriptions in given for description in descriptions]
 
 
 def test_the_meaning_of_an_option_begins_with_what_it_is():

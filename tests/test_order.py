@@ -1,5 +1,6 @@
 """The suite passes in any order: a test's leftovers are put back, and --shuffle runs files and tests in another order."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests import processes
-import itertools
 
 SEED = 1
 LEAKING = """

@@ -1,4 +1,4 @@
-"""Wheel, sdist and editable install carry the same package, with the YAML folders inside it."""
+"""Wheel, sdist and editable install carry the same package, with the YAML folders inside it; native physics is a wheel of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ SHIPPED = [
     "README.md",
     "LICENSE",
     "CHANGELOG.md",
+    "THIRD_PARTY.md",
 ]
+NATIVE = ROOT / "isaaclab_mujoco"
 MODULES = ("build", "pip", "setuptools")
 LIST = """
 import site, sys
@@ -33,7 +35,7 @@ site.addsitedir(sys.argv[1])
 sys.path.append(sys.argv[2])  # the dependencies; a plain path, so that no other editable install comes in
 from spiky_rl.config import registry
 print(registry.__file__)
-print(*registry.names("agents"), "|", *registry.names("tasks"))
+print(*registry.list_names("agents"), "|", *registry.list_names("tasks"))
 """
 
 pytestmark = pytest.mark.skipif(
@@ -133,6 +135,7 @@ def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "THIRD_PARTY.md",
         "pyproject.toml",
         "setup.py",
         "spiky_rl/py.typed",
@@ -159,3 +162,42 @@ def test_wheel_sdist_and_editable_install_list_the_same_agents_and_tasks(
     agents, _, tasks = found[wheel].partition(" | ")
     assert {"lif_ppo", "mlp_ppo"} <= set(agents.split()) and "ant" in tasks.split()
     assert found[wheel] == found[sdist] == found[editable]
+
+
+@pytest.fixture(name="native", scope="module")
+def native_physics_without_build_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("native") / "isaaclab_mujoco"
+    shutil.copytree(NATIVE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "build"))
+    return copy
+
+
+def test_native_physics_is_a_wheel_of_its_own_that_needs_nothing_of_this_package(native: Path) -> None:
+    dist = native.parent / "dist"
+    python("-m", "build", "--no-isolation", "--wheel", "--outdir", dist, native, cwd=native.parent)
+    (path,) = dist.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        files = set(wheel.namelist())
+        information = "isaaclab_mujoco-0.1.0.dist-info"
+        entry_points = wheel.read(f"{information}/entry_points.txt").decode()
+        metadata = wheel.read(f"{information}/METADATA").decode()
+    expected = {
+        path.relative_to(native / "src").as_posix()
+        for path in (native / "src" / "isaaclab_mujoco").iterdir()
+        if path.suffix in {".py", ".h"} or path.name == "py.typed"
+    }
+    assert len(expected) > 12
+    assert {name for name in files if ".dist-info/" not in name} == expected
+    assert {
+        f"{information}/licenses/{name}" for name in ("LICENSE", "THIRD_PARTY.md", "LICENSES/Apache-2.0.txt")
+    } <= files
+    assert "[isaaclab.tasks]\nisaaclab_mujoco = isaaclab_mujoco.tasks" in entry_points
+    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
+    assert "Requires-Dist: isaaclab==3.0.*" in needed and not any("spiky" in line for line in needed)
+
+
+@pytest.mark.slow
+def test_an_editable_install_of_native_physics_is_found_beside_the_folder_of_its_name(native: Path) -> None:
+    site_packages = install(["--editable", native], native.parent / "editable")
+    code = "import site, sys; site.addsitedir(sys.argv[1]); import isaaclab_mujoco; print(isaaclab_mujoco.__file__)"
+    where = python("-E", "-S", "-c", code, site_packages, cwd=native.parent)
+    assert Path(where.strip()) == native / "src" / "isaaclab_mujoco" / "__init__.py"

@@ -5,10 +5,12 @@ import sys
 
 import pytest
 import torch
+import yaml
 
-from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.codecs.decoders.rate import RateDecoder
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, check_number, option
+from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.kernels import dispatch
 from spiky_rl.neurons.lif import Lif
 
@@ -41,9 +43,9 @@ def mine(tmp_path):
 
 def test_names_are_the_files_of_a_room_without_its_helpers():
     zoo = ["alif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
-    assert registry.names("neurons") == zoo
-    assert registry.names("encoders") == [
-        "beside",
+    assert registry.list_names("neurons") == zoo
+    assert registry.list_names("encoders") == [
+        "concat",
         "delta",
         "direct",
         "latency",
@@ -52,23 +54,23 @@ def test_names_are_the_files_of_a_room_without_its_helpers():
         "sigma_delta",
     ]
     readouts = ["first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta"]
-    assert registry.names("decoders") == readouts
-    assert registry.names("networks") == ["feedforward", "reservoir"]
-    assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.names("agents"))
-    assert {"ant", "cartpole", "humanoid"} <= set(registry.names("tasks"))
-    for kind in registry.ROOMS:
-        assert not [name for name in registry.names(kind) if name == "base" or name[0] == "_"], kind
+    assert registry.list_names("decoders") == readouts
+    assert registry.list_names("networks") == ["feedforward", "reservoir"]
+    assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.list_names("agents"))
+    assert {"ant", "cartpole", "humanoid"} <= set(registry.list_names("tasks"))
+    for kind in registry.COMPONENT_KINDS:
+        assert not [name for name in registry.list_names(kind) if name == "base" or name[0] == "_"], kind
 
 
 def test_unknown_kind_is_named_with_the_nearest():
     with pytest.raises(RegistryError, match="unknown kind 'neuron'.*did you mean 'neurons'"):
-        registry.names("neuron")
+        registry.list_names("neuron")
 
 
 def test_file_stem_and_module_path_and_file_path_give_the_class(mine):
     assert registry.resolve("neurons", "lif") is Lif
     assert registry.resolve("neurons", "spiky_rl.neurons.lif:Lif") is Lif
-    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:Rate") is Rate
+    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:RateDecoder") is RateDecoder
     leaky = registry.resolve("neurons", mine)
     assert leaky.__name__ == "Leaky"
     assert registry.resolve("neurons", mine) is leaky, "the file is executed once"
@@ -102,7 +104,7 @@ def test_a_users_class_without_a_method_of_its_base_is_refused_by_both_names(tmp
     path = tmp_path / "stops.py"
     path.write_text(MINE.replace("def step", "def stop"), encoding="utf-8")
     with pytest.raises(
-        RegistryError, match=r"^n\.neuron\.name: .*Leaky' is not whole: .*define step; see .*:Neuron"
+        RegistryError, match=r"^n\.neuron\.name: .*Leaky' is incomplete: .*define step; see .*:Neuron"
     ):
         registry.configure("networks", {"name": "feedforward", "layers": [4], "neuron": f"{path}:Leaky"}, "n")
 
@@ -122,11 +124,11 @@ WRONG_NAMES = {
     "module": ("neurons", "spiky_rl.nuerons.lif:Lif", "there is no module 'spiky_rl.nuerons'"),
     "class": ("neurons", "spiky_rl.neurons.lif:Lf", "has no 'Lf'; did you mean 'Lif'"),
     "file": ("neurons", "no/such/file.py:Leaky", "there is no file 'no/such/file.py'"),
-    "not a component": ("neurons", "math:sqrt", "is no entry of neurons"),
+    "not a component": ("neurons", "math:sqrt", "is not of kind neurons"),
     "not whole": (
         "decoders",
         "spiky_rl.codecs.decoders.base:Decoder",
-        "is not whole: it does not define forward; see .*base:Decoder",
+        "is incomplete: it does not define forward; see .*base:Decoder",
     ),
     "other kind": ("decoders", "spiky_rl.neurons.lif:Lif", "does not derive from .*base:Decoder"),
 }
@@ -159,7 +161,7 @@ WRONG_SETTINGS = {
         r"n\.treshold: 'lif' has no such option; did you mean 'threshold'",
     ),
     "nearest option": ({"name": "lif", "treshold": 1.0}, r"did you mean 'threshold'"),
-    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is no parameter.*'tau'"),
+    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is not a parameter.*'tau'"),
     "no name": ({"tau": 2.0}, r"n\.name: name one of alif, .*, lif"),
     "no mapping": (5, r"n: expected a name or a mapping, got 5"),
     "unknown name": ("lfi", r"n\.name: unknown neuron 'lfi'"),
@@ -177,7 +179,7 @@ WRONG_NETWORKS = {
     "unknown part": ({"neurone": "lif"}, r"net\.neurone: 'feedforward' has no such option.*'neuron'"),
     "option of a part": ({"neuron": {"name": "lif", "tua": 1.0}}, r"net\.neuron\.tua: .*did you mean 'tau'"),
     "name of a part": ({"decoder": "membrain"}, r"net\.decoder\.name: unknown decoder.*'membrane'"),
-    "part of another kind": ({"decoder": "spiky_rl.neurons.lif:Lif"}, r"net\.decoder\.name: .*no entry of"),
+    "part of another kind": ({"decoder": "spiky_rl.neurons.lif:Lif"}, r"net\.decoder\.name: .*not of kind"),
     "no part": ({"encoder": None}, r"net\.encoder: expected a name or a mapping, got None"),
     "backend": ({"backend": "torhc"}, r"net\.backend: unknown backend 'torhc'.*did you mean 'torch'"),
 }
@@ -255,9 +257,9 @@ def test_whole_numbers_become_numbers_where_a_number_is_meant():
     assert isinstance(tau, float)
 
 
-@pytest.mark.parametrize("kind", registry.ROOMS)
+@pytest.mark.parametrize("kind", registry.COMPONENT_KINDS)
 def test_settings_round_trip_through_configure(kind):
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         first = registry.configure(kind, name, kind)
         assert registry.configure(kind, first.settings(), kind) == first
     chosen = {
@@ -302,3 +304,29 @@ def test_a_step_that_uses_what_ops_does_not_offer_fails_by_name(tmp_path):
 def test_a_wrong_element_is_named_by_the_key_of_its_list(schedule):
     with pytest.raises(RegistryError, match=r"^s\.schedule: expected numbers, got ('fast'|True)$"):
         registry.configure("surrogates", {"name": "arctangent", "schedule": schedule}, "s")
+
+
+@pytest.mark.parametrize("kind, old", registry.RENAMED)
+def test_an_old_name_is_read_as_the_new_one_with_one_line(kind, old, caplog):
+    new = registry.RENAMED[kind, old]
+    assert old not in registry.list_names(kind) and new in registry.list_names(kind)
+    registry._log_rename.cache_clear()
+    registry.resolve.cache_clear()
+    assert registry.resolve(kind, old) is registry.resolve(kind, new)
+    for settings in (old, {"name": old}):
+        configured = registry.configure(kind, settings, "x")
+        assert configured.name == configured.settings()["name"] == new
+        assert registry.check_name(kind, settings, "x")["name"] == new
+    (record,) = caplog.records
+    assert repr(old) in record.getMessage() and repr(new) in record.getMessage()
+
+
+def test_digests_keep_the_old_name_so_that_recorded_results_are_found():
+    for digest in ("memory_pilot/specs/3f2404141631f15d", "bio_plausibility_cartpole/specs/6ef94d8f69258274"):
+        path = registry.PACKAGE.parent / "studies" / f"{digest}.yaml"
+        text = path.read_text(encoding="utf-8")
+        assert "name: beside" in text
+        for content in (text, text.replace("name: beside", "name: concat")):
+            spec = build_agent_spec("recorded", yaml.safe_load(content), {})
+            assert spec.digest == path.stem
+            assert spec.to_dict()["network"]["encoder"]["name"] == "concat"

@@ -119,7 +119,7 @@ def test_a_figure_that_no_file_has_is_named(mark, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "no JSON"), ("[]", "has no seed"), ('{"seed": 1, "env_steps": 1}', "has no distillation")],
+    [("{", "not valid JSON"), ("[]", "has no seed"), ('{"seed": 1, "env_steps": 1}', "has no distillation")],
 )
 def test_a_damaged_result_file_ends_the_command_with_one_line_that_names_it(
     text, said, tmp_path, monkeypatch, capsys

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config import registry, spec
+from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
 TASK = "Isaac-Point"
 MLP = {
@@ -49,8 +49,8 @@ network:
   neuron: {name: lif, tau: 2.0}
   decoder: {name: membrane, tau: 2.0}
 """
-AGENTS = registry.names("agents")
-TASKS = registry.names("tasks")
+AGENTS = registry.list_names("agents")
+TASKS = registry.list_names("tasks")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def resolve(name, *overrides, task=TASK, task_spec=None):
 
 
 def origins(found):
-    return {path: origin for path, _, origin in found.rows()}
+    return {path: origin for path, _, origin in found.list_values()}
 
 
 BAD_FILES = {
@@ -88,7 +88,7 @@ BAD_FILES = {
     ),
     "duplicate key": (
         "algorithm:\n  gamma: 0.9\n  gamma: 0.8",
-        r"mine\.yaml: .*'gamma' stands twice.* line 3",
+        r"mine\.yaml: .*'gamma' is given twice.* line 3",
     ),
     "list": ("- network: lif", r"mine\.yaml: expected a mapping of keys to values"),
     "empty": ("", r"mine\.yaml: expected a mapping of keys to values"),
@@ -126,7 +126,7 @@ def test_a_bad_agent_file_is_refused_by_file_key_and_remedy(case, agent):
 
 BAD_TASKS = {
     "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key; did you mean 'summary'"),
-    "no id": ("summary: y", r"bad\.yaml: id: name the gym id"),
+    "no id": ("summary: y", r"bad\.yaml: id: missing; give the gym id"),
     "id as number": ("id: 5", r"bad\.yaml: id: expected text, got 5"),
     "one number": ("id: X\nnum_envs: 5", r"bad\.yaml: num_envs: expected a mapping, got 5"),
     "cpu alone": ("id: X\nnum_envs: {cpu: 5}", r"bad\.yaml: num_envs: expected a number for cpu and one for"),
@@ -205,7 +205,7 @@ def test_values_that_nobody_sets_are_defaults_and_all_of_them_are_listed(agent):
     assert origin["network.stateful"] == "default"
     assert origin["network.decoder.name"] == "mine.yaml"
     assert origin["network.decoder.read"] == "default"
-    assert set(origin) == set(spec.flatten(found.tree()))
+    assert set(origin) == set(spec.flatten(found.to_dict()))
 
 
 def test_the_command_line_is_named_as_origin_of_its_errors(spiking):
@@ -260,17 +260,17 @@ def test_a_network_without_layers_takes_those_of_the_ann_in_its_place(spiking):
 
 
 BAD_OVERRIDES = {
-    "agent.algorithm.gamma": "is no override; write agent.key=value",
-    "algorithm.gamma=0.9": "is no override",
-    "agent=5": "is no override",
-    "agent..gamma=1": "is no override",
+    "agent.algorithm.gamma": "is not an override; allowed: agent.key=value",
+    "algorithm.gamma=0.9": "is not an override",
+    "agent=5": "is not an override",
+    "agent..gamma=1": "is not an override",
     "agent.algorithm.gama=0.9": "command line: agent.algorithm.gama: no such key; did you mean 'gamma'",
     "agent.algorithm.gamma=high": "command line: agent.algorithm.gamma: expected a number, got 'high'",
     "agent.algorithm.gamma=2": "gamma: 2.0 is out of range; it must be between 0.0 and 1.0",
     "agent.algorithm.schedule=adaptiv": "choose from adaptive, fixed; did you mean 'adaptive'",
     "agent.save_interval=": "agent.save_interval: expected a whole number, got nothing",
     "agent.clip_actions=wide": "agent.clip_actions: expected a number, got 'wide'",
-    "agent.actor.hidden_dims=[1": r"agent.actor.hidden_dims: '\[1' is no value",
+    "agent.actor.hidden_dims=[1": r"agent.actor.hidden_dims: '\[1' is not a value",
 }
 
 
@@ -283,7 +283,7 @@ def test_a_bad_override_is_refused_by_key_value_and_remedy(text):
 def test_overrides_nest_and_the_last_one_wins():
     texts = ["agent.network.neuron.tau=5", "agent.network.neuron.tau=6", "agent.network.steps=2"]
     assert spec.parse_overrides(texts) == {"network": {"neuron": {"tau": 6}, "steps": 2}}
-    with pytest.raises(SpecError, match="sets a key below one that is set already"):
+    with pytest.raises(SpecError, match="sets a key below a value that is already set"):
         spec.parse_overrides(["agent.network.neuron=lif", "agent.network.neuron.tau=5"])
 
 
@@ -307,11 +307,11 @@ def test_every_agent_parses_resolves_and_configures_the_host(name):
     found = resolve(name)
     assert spec.read_agent(name)[1]["summary"]
     assert {"actor", "critic", "algorithm", "num_steps_per_env"} <= set(found.runner)
-    config = runner_config(found)
+    config = make_runner_cfg(found)
     for role, network in (("actor", found.network), ("critic", found.critic_network)):
         assert ("network" in config[role]) == (network is not None)
         assert ("SpikingModel" in config[role]["class_name"]) == (network is not None)
-    assert all(origin for _, _, origin in found.rows())
+    assert all(origin for _, _, origin in found.list_values())
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -336,14 +336,14 @@ def test_a_task_without_a_file_is_no_error():
 
 def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
     host = {key: value for key, value in HOST.items() if key in RunnerSettings.model_fields}
-    assert runner_config(resolve("mlp_ppo")) == host
+    assert make_runner_cfg(resolve("mlp_ppo")) == host
     # an option of ours that changes nothing must not reach rsl_rl's own class
-    assert runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host
+    assert make_runner_cfg(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host
 
 
 def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
-    config = runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
-    assert config["algorithm"]["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    config = make_runner_cfg(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
+    assert config["algorithm"]["class_name"] == "spiky_rl.learners.rsl_rl:SpikingPPO"
     assert config["algorithm"]["learning_rate_floor"] == 1e-4
     assert config["actor"]["class_name"] == "MLPModel"
 
@@ -352,15 +352,15 @@ STATEFUL = "agent.network.stateful=true"
 
 
 def test_burn_in_reaches_both_models_and_the_algorithm(spiking):
-    config = runner_config(resolve(spiking, STATEFUL, "agent.burn_in=6"))
+    config = make_runner_cfg(resolve(spiking, STATEFUL, "agent.burn_in=6"))
     assert [config[part]["burn_in"] for part in ("actor", "critic", "algorithm")] == [6, 6, 6]
-    assert config["critic"]["class_name"] == "spiky_rl.hosts.rsl_rl:BurnInMLPModel"
+    assert config["critic"]["class_name"] == "spiky_rl.learners.rsl_rl:BurnInMLPModel"
     assert "burn_in" not in config
 
 
 BAD_BURN_IN = {
     "agent.network.stateful=false agent.burn_in=6": "6 control steps need a stateful network",
-    f"{STATEFUL} agent.burn_in=32": "agent.burn_in: 32 leaves nothing of agent.num_steps_per_env: 32",
+    f"{STATEFUL} agent.burn_in=32": "agent.burn_in: 32 given; it must be below agent.num_steps_per_env=32",
     f"{STATEFUL} agent.burn_in=6 agent.critic.class_name=RNNModel": "agent.critic.class_name: RNNModel",
 }
 
@@ -368,18 +368,18 @@ BAD_BURN_IN = {
 @pytest.mark.parametrize("texts", BAD_BURN_IN)
 def test_burn_in_is_refused(texts, spiking):
     with pytest.raises(SpecError, match=BAD_BURN_IN[texts]):
-        runner_config(resolve(spiking, *texts.split()))
+        make_runner_cfg(resolve(spiking, *texts.split()))
     with pytest.raises(SpecError, match="need a stateful network; set agent.network.stateful=true"):
-        runner_config(resolve("mlp_ppo", "agent.burn_in=6"))
+        make_runner_cfg(resolve("mlp_ppo", "agent.burn_in=6"))
 
 
 def test_a_learning_rate_of_the_critics_own_needs_the_fixed_schedule():
     fixed = ("agent.algorithm.critic_learning_rate=1e-2", "agent.algorithm.schedule=fixed")
-    algorithm = runner_config(resolve("mlp_ppo", *fixed))["algorithm"]
-    assert algorithm["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    algorithm = make_runner_cfg(resolve("mlp_ppo", *fixed))["algorithm"]
+    assert algorithm["class_name"] == "spiky_rl.learners.rsl_rl:SpikingPPO"
     assert algorithm["critic_learning_rate"] == 1e-2
     with pytest.raises(SpecError, match="critic_learning_rate: needs agent.algorithm.schedule=fixed"):
-        runner_config(resolve("mlp_ppo", *fixed[:1]))
+        make_runner_cfg(resolve("mlp_ppo", *fixed[:1]))
 
 
 BAD_LAYERS = {

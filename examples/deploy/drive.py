@@ -40,13 +40,12 @@ def episode(act: Action) -> float:
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     configure_assets("local")
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, simulation
-
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
 
     config, _ = load_configs(TASK)
-    choice.apply(config, choice.NATIVE, "cpu")
-    with simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
+    selection.apply_physics(config, selection.NATIVE, "cpu")
+    with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
         env, total, done = TimedVecEnv(robot, clip_actions=None), 0.0, False
         env.reset()
         while not done:

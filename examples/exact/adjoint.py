@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.exact.adjoint import Solution, solve
+from spiky_rl.exact.adjoint import Solution, solve_network
 
 NEURON = Path(__file__).parents[1] / "adex.py"
 INPUTS = [[1.0], [3.0]]
@@ -27,7 +27,7 @@ neuron = registry.configure("neurons", {"name": f"{NEURON}:AdEx", "gain": 30.0},
 
 def solved(weights: np.ndarray) -> tuple[Solution, np.ndarray]:
     """The network's solution, and what the output's spikes are late by, in ms."""
-    solution = solve(neuron, weights, INPUTS, DURATION)
+    solution = solve_network(neuron, weights, INPUTS, DURATION)
     return solution, solution.times(OUTPUT)[: len(TARGETS)] - TARGETS
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.exact.adjoint import solve
+from spiky_rl.exact.adjoint import solve_network
 
 NEURONS = [
     ({"name": "lif", "tau": 20.0, "input_gain": "ode"}, 1.0),
@@ -27,7 +27,7 @@ weights = np.array([[4.0, 2.0, 0.0, 0.0, 0.0], [1.5, 5.0, 0.0, 0.0, 0.0], [0.0, 
 
 for settings, scale in NEURONS:
     neuron = registry.configure("neurons", settings, "neuron").build()
-    solution = solve(neuron, scale * weights, INPUTS, DURATION)
+    solution = solve_network(neuron, scale * weights, INPUTS, DURATION)
     print(f"{settings['name']}: {len(solution.spikes)} spikes, {len(solution.events)} events")
     for n in range(len(weights)):
         print(f"  neuron {n}: {'  '.join(f'{time:.6f}' for time in solution.times(n))} ms")

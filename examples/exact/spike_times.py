@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.exact.spike_times import Kernels, SpikeTimes
+from spiky_rl.exact.spike_times import SpikeTimeLayer, SrmKernels
 
-KERNELS = Kernels(resolution=0.25)
+KERNELS = SrmKernels(resolution=0.25)
 """What all neurons share: potentials that rise for 7 ms, looked at every 0.25 ms; spike times themselves are exact."""
 INPUTS = torch.tensor([[[0.0], [a], [b]] for a in (0.0, 6.0) for b in (0.0, 6.0)], dtype=torch.float64)
 """Spike times in ms of a bias and two inputs, [4, 3, 1]."""
@@ -22,8 +22,8 @@ RATE, EPOCHS, CLOSE = 0.001, 400, 0.5
 def learn(seed: int) -> tuple[int, Tensor]:
     """Plain gradient descent on all four patterns: the epochs that it took, and the output's spike times [4] in ms."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = SpikeTimes(3, 5, generator, signs=[1.0] * 3, kernels=KERNELS)
-    output = SpikeTimes(5, 1, generator, signs=[1.0, 1.0, 1.0, 1.0, -1.0], kernels=KERNELS)
+    hidden = SpikeTimeLayer(3, 5, generator, signs=[1.0] * 3, kernels=KERNELS)
+    output = SpikeTimeLayer(5, 1, generator, signs=[1.0, 1.0, 1.0, 1.0, -1.0], kernels=KERNELS)
     for epoch in range(EPOCHS):
         between = hidden(INPUTS)
         times = output(between)
@@ -34,7 +34,7 @@ def learn(seed: int) -> tuple[int, Tensor]:
         gradients = torch.autograd.grad(0.5 * errors.square().sum(), (hidden.weights, output.weights))
         for layer, found, gradient in zip((hidden, output), (between, times), gradients, strict=True):
             layer.weights.data -= RATE * gradient
-            layer.revive(found.detach())
+            layer.raise_silent_weights(found.detach())
     raise RuntimeError(f"seed {seed}: not learned in {EPOCHS} epochs")
 
 

@@ -1,1 +1,1 @@
-"""Classifiers of event recordings: their samples and splits, training, and what a run leaves."""
+"""Classifiers of event recordings: samples and splits, training, inference, and result files."""

@@ -1,8 +1,7 @@
-"""The ANN beside a classifier of one's own recordings: a perceptron that sees all frames at once, trained on the same ones.
+"""The ANN for comparison with a classifier: a perceptron that sees all frames of a recording at once.
 
-It says what can be told of the recordings without spikes. Its layers are `WIDTHS` with rectified-linear units; it learns from the same
-recordings with the same batch size and augmentation, and the same validation set chooses its epoch. It takes a third of the epochs,
-because it converges sooner.
+It shows which accuracy is possible without spikes. Its layers are `WIDTHS` with ReLU. It is trained on the same recordings with the same
+batch size and augmentation, and the same validation set chooses its epoch. It has a third of the epochs, because it converges sooner.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from typing import Any
 
 import torch
 
-from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import Trainer, accuracy, seen
+from spiky_rl.classification.settings import load_agent
+from spiky_rl.classification.training import Trainer, compute_accuracy, get_sequence_shape
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.run.signals import StopRequest
 
 NAME = "mlp"
-"""Name in `Flags` and in result files."""
+"""Name in `ClassifyOptions` and in result files."""
 WIDTHS = (256, 256)
 EPOCH_RATIO = 3
-"""Epochs of the network for one of the ANN."""
+"""Epochs of the network per epoch of the ANN."""
 MAX_WEIGHTS = 50_000_000
 AGENT = "cnn_time_classifier"
 OVERRIDES = [
-    # weights as large as those of torch.nn.Linear: larger ones fit the noise of few recordings
+    # weights as large as those of torch.nn.Linear; larger ones overfit few recordings
     "agent.network.connection={name: linear, gain: 0.577, offset: 0.0, spread: 0.02}",
     f"agent.network.layers={list(WIDTHS)}",
     "agent.algorithm.learning_rate=1.0e-3",
@@ -35,18 +34,18 @@ OVERRIDES = [
 
 
 def build(trainer: Trainer, seed: int) -> Trainer:
-    """Return a trainer of the ANN on the samples and the split of a network's ``trainer``; ``seed`` draws its weights and batches.
+    """Return a trainer of the ANN with the samples and the split of a network's ``trainer``; ``seed`` draws its weights and batches.
 
-    Raises UserError if it would have more than `MAX_WEIGHTS` weights.
+    Raises UserError if the ANN would have more than `MAX_WEIGHTS` weights.
     """
-    spec = agent_of(AGENT, trainer.samples.name, OVERRIDES)
+    spec = load_agent(AGENT, trainer.samples.name, OVERRIDES)
     assert spec.network is not None
-    how = spec.runner["frames"]
-    _, inputs = seen(trainer.samples.size, how)
+    frame_mode = spec.runner["frames"]
+    _, inputs = get_sequence_shape(trainer.samples.size, frame_mode)
     weights = math.prod(inputs) * WIDTHS[0]
     if weights > MAX_WEIGHTS:
         raise UserError(
-            f"{math.prod(inputs):,} values of a recording make {weights:,} weights; allowed: {MAX_WEIGHTS:,}. Take fewer --bins"
+            f"{math.prod(inputs):,} values of a recording make {weights:,} weights; allowed: {MAX_WEIGHTS:,}. Use fewer --bins"
         )
     torch.manual_seed(seed)
     network = spec.network.build(inputs=inputs, outputs=len(trainer.samples.classes))
@@ -54,37 +53,36 @@ def build(trainer: Trainer, seed: int) -> Trainer:
         trainer.settings,
         epochs=math.ceil(trainer.settings.epochs / EPOCH_RATIO),
         learning_rate=spec.runner["algorithm"]["learning_rate"],
-        frames=how,
+        frames=frame_mode,
     )
     return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
 
 
-def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> dict[str, Any]:
-    """Train the ANN beside a network's ``trainer`` and test it; return what a result file says of it.
+def train(
+    trainer: Trainer, seed: int, stop: StopRequest, open_progress: ProgressFactory = no_progress
+) -> dict[str, Any]:
+    """Train and test the ANN with the data of a network's ``trainer``; return its entry in a result file.
 
-    Args:
-        trainer: The network's, whose samples and split are the ANN's too.
-        seed: Seed of its weights and batches.
-        stop: Says whether to stop; the ANN is then left out, as it is if it is too large or its loss is not finite.
-        shown: Shows how far it is.
+    If a stop is requested, or the ANN is too large, or its loss is not finite, the entry has the reason instead of an accuracy.
     """
     try:
         ann = build(trainer, seed)
-        with shown("training the ANN on the same frames") as tell:
+        with open_progress("training the ANN on the same frames") as report_progress:
             for epoch in ann.epochs():
-                tell((epoch.index + 1) / (epoch.last + 1), f"epoch {epoch.index + 1} of {epoch.last + 1}")
+                count = f"epoch {epoch.index + 1} of {epoch.last + 1}"
+                report_progress((epoch.index + 1) / (epoch.last + 1), count)
                 if stop() and epoch.index < epoch.last:
                     return {"name": NAME, "accuracy": None, "left_out": "a stop was asked for"}
     except (UserError, FloatingPointError) as error:
         return {"name": NAME, "accuracy": None, "left_out": str(error)}
-    best = ann.choose()
-    _, _, operations = ann.observe()
+    best = ann.load_best()
+    _, _, operations = ann.measure_activity()
     history = ann.history
     return {
         "name": NAME,
         "layers": list(WIDTHS),
         "learning_rate": ann.settings.learning_rate,
-        "accuracy": accuracy(ann, ann.split.test),
+        "accuracy": compute_accuracy(ann, ann.split.test),
         "accuracy_validation": history.accuracy_validation[best],
         "accuracy_train": history.accuracy_train[best],
         "epoch": best + 1,

@@ -1,9 +1,10 @@
-"""Checkpoints of classifications: what one holds, checked by its keys before anything is made of it."""
+"""Checkpoints of classifications, and checks of their content before it is used."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,45 +12,52 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from spiky_rl.classification.loaded import LoadedCheckpoint
-from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of
+from spiky_rl.classification.settings import LIBRARY, ClassifyOptions, configure_dataset
 from spiky_rl.classification.training import History, Trainer
-from spiky_rl.config import registry, sizes
+from spiky_rl.config import memory_check, registry
 from spiky_rl.config.named_code import find_code
-from spiky_rl.config.options import Names, Record, RegistryError, UserError, nearest, short
+from spiky_rl.config.options import (
+    FileRecord,
+    Names,
+    RegistryError,
+    UserError,
+    error_path,
+    shorten,
+    suggest_name,
+)
 from spiky_rl.config.schema import RunnerSettings
-from spiky_rl.config.spec import AgentSpec
+from spiky_rl.config.spec import AgentSpec, build_agent_spec, flatten
 from spiky_rl.datasets._events import LATEST, MOST_PIXELS
-from spiky_rl.hosts.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
-from spiky_rl.hosts.common.progress import Count
+from spiky_rl.learners.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
+from spiky_rl.learners.common.progress import Count
 from spiky_rl.networks.base import SpikingNetwork
 
 IDENTITY = "infos.spiky_rl.identity"
 SETTLED = ("epochs", "data", "batch_size", "shift", "rotation")
-"""Flags that have a value in every run, whoever gave it."""
+"""Flags that have a value in every run."""
 EXTRA, EARLIER = "_extra_state", "updates"
-"""Name of a network's number of updates among its weights, and that in older checkpoints."""
+"""Name of a network's number of updates among its weights, and its name in older checkpoints."""
 FIRST_MOMENT, SECOND_MOMENT, STEP = "exp_avg", "exp_avg_sq", "step"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
-class DatasetSettings(Record):
-    """A run's dataset: what all have in common."""
+class DatasetSettings(FileRecord):
+    """Settings of a run's dataset that every dataset has."""
 
     name: str
     bins: Annotated[int, Field(ge=1, le=100_000)]
     binary: bool
 
 
-class RunSettings(Record):
+class RunSettings(FileRecord):
     """Flags and dataset of a run."""
 
-    flags: Flags
+    flags: ClassifyOptions
     dataset: DatasetSettings
 
 
-class ClassifierIdentity(Record):
-    """Identity of a classification: what it was trained on, and how."""
+class ClassifierIdentity(FileRecord):
+    """Identity of a classification: its data and settings."""
 
     dataset: str
     agent: str
@@ -77,8 +85,8 @@ class ClassifierIdentity(Record):
         return self
 
 
-class Content(Record):
-    """A checkpoint but for its random states and its identity."""
+class Content(FileRecord):
+    """Content of a checkpoint, without random states and identity."""
 
     network: dict[str, Any]
     best: dict[str, Any]
@@ -86,27 +94,51 @@ class Content(Record):
     history: History
 
 
-def read(path: Path) -> LoadedCheckpoint:
-    """A classification's checkpoint, whole and of the right kinds; what fits a network alone is left to `require_weights`.
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint that was read."""
 
-    Nothing that the file at ``path`` names is executed. Raises CheckpointError that names it and the key.
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The identity of the run that wrote the checkpoint."""
+        return self.content["infos"]["spiky_rl"]["identity"]
+
+    def spec(self) -> AgentSpec:
+        """Return the run's agent; imports the classes that it names. Raises RegistryError that names the file and the key."""
+        spec = self.identity["spec"]
+        with error_path(f"{self.path}: infos.spiky_rl.identity.spec"):
+            built = build_agent_spec(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
+            if built.network is None:
+                raise RegistryError("missing network")
+        return built
+
+
+def read(path: Path) -> LoadedCheckpoint:
+    """Read a checkpoint and check the types of its content; `require_weights` checks what depends on the network.
+
+    Nothing that the file names is executed. Raises CheckpointError that names the file and the key.
     """
     loaded = LoadedCheckpoint(path, read_checkpoint(str(path), "cpu", LIBRARY))
     if "settings" not in loaded.identity:
         raise CheckpointError(
-            f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
+            f"{path}: has no settings; it was written by an earlier version, so train again"
         )
     try:
-        held = Content.check("", {key: loaded.content[key] for key in tuple(Content.model_fields)})
-        if not held.history.loss:
+        content = Content.check("", {key: loaded.content[key] for key in tuple(Content.model_fields)})
+        if not content.history.loss:
             raise RegistryError("history.loss: [] has 0 values; it must have at least 1")
         for key in ("network", "best"):
             _require_tensors(key, loaded.content[key])
         _require_digests(loaded.content["learned"])
         ClassifierIdentity.check(IDENTITY, loaded.identity)
         RunnerSettings.check(f"{IDENTITY}.spec", loaded.identity["spec"])
-        dataset = loaded.identity["settings"]["dataset"]
-        if dataset["name"] in registry.names("datasets"):
+        identity: Any = loaded.identity
+        dataset = identity["settings"]["dataset"]
+        identity["dataset"] = dataset["name"] = registry.update_name("datasets", dataset["name"])
+        if dataset["name"] in registry.list_names("datasets"):
             _require_options(dataset)
         if not find_code(loaded.identity["spec"]):
             loaded.spec()
@@ -118,42 +150,36 @@ def read(path: Path) -> LoadedCheckpoint:
 
 
 def _require_tensors(key: str, weights: Mapping[Any, object]) -> None:
-    """Raise RegistryError where the ``weights`` below ``key`` are not tensors by name."""
+    """Raise RegistryError if the ``weights`` below ``key`` are not tensors by name."""
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RegistryError(f"{key}.{name}: expected a tensor, got {short(value)}")
+            raise RegistryError(f"{key}.{name}: expected a tensor, got {shorten(value)}")
 
 
 def _require_digests(learned: object) -> None:
-    """Raise RegistryError where ``learned`` is no list of recordings' hashes."""
+    """Raise RegistryError if ``learned`` is not a list of recordings' hashes."""
     if not isinstance(learned, Tensor):
-        raise RegistryError(f"learned: expected a tensor, got {short(learned)}")
+        raise RegistryError(f"learned: expected a tensor, got {shorten(learned)}")
     if learned.dtype != torch.int64 or learned.ndim != 1 or not learned.numel():
         raise RegistryError(f"learned: {_describe(learned)}; it must be a list of whole numbers")
 
 
 def _require_options(dataset: Mapping[str, Any]) -> None:
-    """Raise RegistryError where a run's ``dataset`` has options that are none."""
+    """Raise RegistryError if a run's ``dataset`` has invalid options."""
     try:
-        dataset_of(dataset["name"], {key: value for key, value in dataset.items() if key != "name"})
+        configure_dataset(dataset["name"], {key: value for key, value in dataset.items() if key != "name"})
     except RegistryError as error:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
 
 
 def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError where ``weights`` are not those of such a ``network``.
-
-    Args:
-        network: It takes them.
-        weights: By name.
-        where: File and key at which they stand.
-    """
+    """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
     named = {EXTRA if name == EARLIER else name: tensor for name, tensor in weights.items()}
     own = network.state_dict()
     if missing := [name for name in own if name not in named]:
-        raise CheckpointError(f"{where}: missing {missing[0]}{nearest(missing[0], named)}")
+        raise CheckpointError(f"{where}: missing {missing[0]}{suggest_name(missing[0], named)}")
     if unknown := [name for name in named if name not in own]:
-        raise CheckpointError(f"{where}.{unknown[0]}: no such weight{nearest(unknown[0], own)}")
+        raise CheckpointError(f"{where}.{unknown[0]}: no such weight{suggest_name(unknown[0], own)}")
     for name, tensor in named.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
@@ -164,46 +190,42 @@ def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], wher
 
 
 def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError where a ``state`` is none of the ``trainer``'s optimiser; ``where``: file and key at which it stands."""
+    """Raise CheckpointError if ``state`` does not fit the ``trainer``'s optimiser; ``where`` is its file and key."""
     (own,), groups = trainer.optimiser.state_dict()["param_groups"], state["param_groups"]
     weights = list(trainer.network.parameters())
     if len(groups) != 1:
         raise CheckpointError(f"{where}.param_groups: has {len(groups)} values; it must have 1")
     if (params := groups[0]["params"]) != own["params"]:
-        raise CheckpointError(f"{where}.param_groups.0.params: {short(params)}; it must be {own['params']}")
+        raise CheckpointError(f"{where}.param_groups.0.params: {shorten(params)}; it must be {own['params']}")
     for key, value in groups[0].items():
-        # the schedule sets the learning rate; a setting that came later is none of this version's
+        # the schedule sets the learning rate; settings that this version of torch does not have are ignored
         if key not in ("lr", "params") and key in own and value != own[key]:
             raise CheckpointError(
-                f"{where}.param_groups.0.{key}: {short(value)} is none of this run's; it must be {own[key]}"
+                f"{where}.param_groups.0.{key}: {shorten(value)} is not this run's; it must be {own[key]}"
             )
     for index, moments in state["state"].items():
         place = f"{where}.state.{index}"
         if index not in range(len(weights)):
-            raise CheckpointError(f"{place}: there are {len(weights)} weights, counted from 0")
+            raise CheckpointError(f"{place}: no such weight; allowed: 0 to {len(weights) - 1}")
         for key, shape in ((STEP, ()), *((k, weights[index].shape) for k in (FIRST_MOMENT, SECOND_MOMENT))):
             value = moments.get(key)
             if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-                text = _describe(value) if isinstance(value, Tensor) else f"got {short(value)}"
+                text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"
                 raise CheckpointError(f"{place}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
-def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, have: int) -> None:
-    """Raise CheckpointError where a run's network is larger than the memory that a machine has.
-
-    Args:
-        loaded: The run's checkpoint.
-        spec: Its agent.
-        have: Bytes.
-    """
+def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) -> None:
+    """Raise CheckpointError if the network of a run's checkpoint, with the agent ``spec``, needs more than ``available`` bytes."""
     assert spec.network is not None
     layers, connection = getattr(spec.network.options, "layers", ()), spec.network.parts.get("connection")
-    dense = isinstance(connection, registry.Configured) and connection.name == "linear"
+    dense = isinstance(connection, registry.ComponentSpec) and connection.name == "linear"
     inputs = loaded.identity["shape"]
     weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
-    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": sizes.NUMBER * weights}
+    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": memory_check.NUMBER * weights}
     try:
-        sizes.require({**first, **sizes.models(spec, "one recording", 1)}, have)
+        memory_check.require_memory(
+            {**first, **memory_check.compute_model_bytes(spec, "one recording", 1)}, available
+        )
     except UserError as error:
         raise CheckpointError(f"{loaded.path}: {error}") from None
 

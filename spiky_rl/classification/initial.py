@@ -1,10 +1,11 @@
-"""Initial weights of a classifier by its recordings: every layer then spikes at a known rate, whatever the size of their counts.
+"""Initial weights of a classifier, scaled to its recordings so that every layer spikes at a known rate, whatever the event counts.
 
-Policies see normalised observations, for which connections draw their weights. Recordings are counts whose size nobody knows: with the
-same weights a layer is silent on some recordings and saturated on others. So for each layer in turn, biases take off the mean of its
-currents, and weights are scaled until the share of neurons that spike is `RATE`, or as near as recordings with few events come.
+Connections draw their weights for normalised observations, which policies have. The counts in recordings may have any size: with the
+same weights a layer may be silent on some recordings and saturated on others. So layer by layer, the bias subtracts the mean of the
+currents, and the weights are scaled until a share `RATE` of the neurons spikes, or as close to it as recordings with few events allow.
 
-Source: Rossbroich et al. (2022), fluctuation-driven initialisation, and Mishkin & Matas (2016), LSUV: measured, not by a formula.
+Source: Rossbroich et al. (2022), fluctuation-driven initialisation, and Mishkin & Matas (2016), LSUV; the scale is measured, not computed
+from a formula.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.training import logits
+from spiky_rl.classification.training import compute_logits
 from spiky_rl.config.options import UserError
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.reservoirs.calibration import bisect
 
 RATE = 0.1
-"""Share of a layer's neurons that spike in an inner step, on the mean; or half of what very large weights reach, if that is less."""
+"""Mean share of a layer's neurons that spike in an inner step; or half of the share with very large weights, if that is less."""
 MAX_FACTOR = 1e4
-"""Factor of a layer's weights at most; its inverse at least."""
+"""Maximum factor of a layer's weights; the minimum is its inverse."""
 
 
 @torch.no_grad()
 def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
-    """Scale the freshly drawn weights of a ``network`` to ``frames`` [T, B, O], layer by layer.
+    """Scale the new weights of a ``network`` to ``frames`` [T, B, O], layer by layer.
 
     A layer of graded neurons gets currents of standard deviation 1.
 
-    Raises UserError for a network that is not feed-forward, and for a layer that no factor lets spike.
+    Raises UserError if the network is not feed-forward, or a layer does not spike with any factor.
     """
     if not isinstance(network, FeedForward):
         raise UserError("--initial data: not available for this agent's network; allowed: agent")
@@ -47,7 +48,7 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
             deviation = float(link(signal).std())
             if (
                 not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR
-            ):  # a layer below is silent, or numbers overflow
+            ):  # a layer below is silent, or the currents overflow
                 raise _make_factor_error(index)
             factor = 1.0 / deviation
         else:
@@ -76,12 +77,14 @@ def _find_factor(network: FeedForward, frames: Tensor, index: int, weight: Tenso
 
 
 def _make_factor_error(index: int) -> UserError:
-    """Return the error that no factor up to `MAX_FACTOR` lets the layer at ``index`` spike."""
-    return UserError(f"--initial data: no factor of its weights lets layer {index + 1} spike; allowed: agent")
+    """Return the error that the layer at ``index`` does not spike with any factor up to `MAX_FACTOR`."""
+    return UserError(
+        f"--initial data: layer {index + 1} does not spike with any scale of its weights; allowed: agent"
+    )
 
 
 def _record_signal(network: FeedForward, frames: Tensor) -> list[Tensor]:
     """Return the input of every layer of a ``network``, and of its decoder, for ``frames``."""
-    record = Record(only_signal=True)
-    logits(network, frames, record)
+    record = ForwardRecord(only_signal=True)
+    compute_logits(network, frames, record)
     return record.signal

@@ -1,4 +1,4 @@
-"""Result files of a classification: its specification, its checkpoints, the list of its recordings and ``result.json``."""
+"""Result files of a classification: checkpoints, the list of recordings, and ``result.json``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.classification.training import Trainer, confusion, scores, seen
+from spiky_rl.classification.training import Trainer, compute_confusion, compute_scores, get_sequence_shape
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.hosts.common.checkpoints import read_checkpoint, write_checkpoint
-from spiky_rl.hosts.common.provenance import get_versions
+from spiky_rl.learners.common.checkpoints import read_checkpoint, write_checkpoint
+from spiky_rl.run.provenance import get_versions
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
@@ -22,13 +22,13 @@ def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
 
 
 def read(path: Path, device: str) -> dict[str, Any]:
-    """A checkpoint's content. Raises CheckpointError for anything else."""
+    """Return a checkpoint's content. Raises CheckpointError if it is invalid."""
     return read_checkpoint(str(path), device, "classify")
 
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
-    """Which recordings were used, and as what: ``--ids`` takes the file for the same ones and the same split."""
-    rows = zip(samples.names, samples.labels, split.part(len(samples)), strict=True)
+    """Write the list of recordings with their parts; ``--ids`` reads it to use the same recordings and split again."""
+    rows = zip(samples.names, samples.labels, split.get_parts(len(samples)), strict=True)
     write_csv(
         folder / "params" / "recordings.csv",
         [
@@ -39,13 +39,13 @@ def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
 
 
 def write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    """Write rows, the first of them names of columns."""
+    """Write rows as CSV; the first row is the header."""
 
-    def fill(beside: Path) -> None:
-        with beside.open("w", encoding="utf-8", newline="") as file:
+    def write_content(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(rows)
 
-    files.write(path, fill)
+    files.write_atomically(path, write_content)
 
 
 def write_result(
@@ -56,30 +56,30 @@ def write_result(
     outcome: str,
     changed: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``result.json``; returns its content.
+    """Write ``result.json`` and return its content.
 
-    The test set is seen here, once, and only by a training that finished: by the network of the epoch that the validation set chose.
+    The test set is used only here, once, after a training that finished, with the network of the epoch that the validation set chose.
     """
-    held, history, split = trainer.samples, trainer.history, trainer.split
+    samples, history, split = trainer.samples, trainer.history, trainer.split
     finished = outcome == "finished"
-    best = trainer.choose() if finished else history.best
+    best = trainer.load_best() if finished else history.best
     rise = history.find_rise(len(split.validation), trainer.settings.schedule) if finished else None
-    layers, rate, operations = trainer.observe()
-    steps, _ = seen(held.size, trainer.settings.frames)
+    layers, rate, operations = trainer.measure_activity()
+    steps, _ = get_sequence_shape(samples.size, trainer.settings.frames)
     counts, accuracy = None, None
     if finished:
-        predicted = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(
-            1
-        )
-        counts = confusion(held.labels[split.test], predicted, len(held.classes))
+        predicted = compute_scores(
+            trainer.network, samples, split.test, trainer.device, trainer.settings.frames
+        ).argmax(1)
+        counts = compute_confusion(samples.labels[split.test], predicted, len(samples.classes))
         accuracy = float(counts.trace() / counts.sum())
     result = {
-        "dataset": held.name,
+        "dataset": samples.name,
         "agent": spec.name,
         "seed": settings["flags"]["seed"],
         "device": trainer.device,
         "outcome": outcome,
-        "synthetic": held.synthetic or None,
+        "synthetic": samples.synthetic or None,
         "accuracy": accuracy,
         "accuracy_validation": history.accuracy_validation[best],
         "accuracy_train": history.accuracy_train[best],
@@ -91,7 +91,7 @@ def write_result(
         "samples_train": len(split.train),
         "samples_validation": len(split.validation),
         "samples_test": len(split.test),
-        "skipped": list(held.skipped),
+        "skipped": list(samples.skipped),
         "steps": steps,
         "seconds_total": sum(history.seconds),
         "seconds_per_epoch": sum(history.seconds) / len(history.seconds),
@@ -99,9 +99,9 @@ def write_result(
         "firing": [vars(layer) for layer in layers],
         "synops_per_step": operations,
         "synops_per_sample": operations * steps,
-        "classes": list(held.classes),
+        "classes": list(samples.classes),
         "confusion": None if counts is None else counts.tolist(),
-        "data_hash": held.digest,
+        "data_hash": samples.digest,
         "split_hash": split.digest,
         "spec_hash": spec.digest,
         "settings": {**settings, "learning_rate": trainer.settings.learning_rate},
@@ -114,5 +114,5 @@ def write_result(
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a ``result`` into a run's ``folder``, atomically."""
+    """Write ``result`` into a run's ``folder``, atomically."""
     files.write_json(folder / "result.json", result)

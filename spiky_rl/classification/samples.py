@@ -1,4 +1,4 @@
-"""Samples: recordings as frames that a network sees, and the classes that it is to tell."""
+"""Samples: recordings as frames, with labels."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.cache import PLACE, stored
+from spiky_rl.classification.cache import PLACE, load_cached
 from spiky_rl.config import files
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
 NAMED = 20
-"""Skipped recordings that are named on the terminal."""
+"""Maximum number of skipped recordings that the log names."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that is classified."""
+    """All samples of a classification."""
 
     name: str
+    """Name of the dataset."""
     size: tuple[int, int, int, int]
-    """Frames of a sample: T, channels, rows, columns."""
+    """Size of a sample's frames: T, channels, rows, columns."""
     classes: tuple[str, ...]
     places: np.ndarray
-    """[events], of all samples: index into the flat frames of its own."""
+    """[events] of all samples: index in the sample's flat frames."""
     offsets: np.ndarray
-    """[samples + 1], first event of each."""
+    """[samples + 1]: first event of each sample."""
     labels: np.ndarray
     """[samples], int64."""
     parts: Sequence[str]
-    """[samples], what the dataset says that each is."""
+    """[samples]: part of the dataset's own split."""
     names: Sequence[str]
     """[samples]."""
     digests: np.ndarray
-    """[samples], hash of the events of each."""
+    """[samples]: hash of the sample's events."""
     scale: float = 1.0
-    """What an event counts."""
+    """Value of one event in a frame."""
     binary: bool = False
-    """Whether frames say that there were events, or how many."""
+    """Whether frames are 0 or 1 instead of counts."""
     synthetic: str = ""
-    """What stood in for the sensor; empty: nothing."""
+    """Description of the simulated sensor; empty if the recordings are real."""
     skipped: tuple[str, ...] = ()
-    """What is wrong with recordings that were left out."""
+    """The fault of each skipped recording."""
     ends: np.ndarray | None = None
-    """[samples], time after the last event of each, in the window or not; None if it is not known."""
+    """[samples]: time after the last event, inside of the window or not; None if it is not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,19 +67,19 @@ class Samples:
 
     @property
     def digest(self) -> str:
-        """Hash of recordings, labels and frames: equal wherever the recordings lie, and in whatever form."""
+        """Hash of recordings, labels and frames, independent of the recordings' place and format."""
         text = repr((self.size, self.classes, self.scale, self.binary, list(self.names)))
         return hashlib.sha256(text.encode() + self.labels.tobytes() + self.digests.tobytes()).hexdigest()[:16]
 
-    def flat(self, indices: np.ndarray) -> np.ndarray:
-        """Places of some samples' events in the flat frames of all of these, [events], int64."""
+    def gather_places(self, indices: np.ndarray) -> np.ndarray:
+        """Return the indices of the events of some samples in the flat frames of these samples together, [events], int64."""
         indices = np.asarray(indices)
         own = [self.places[self.offsets[i] : self.offsets[i + 1]] for i in indices]
         first = np.repeat(np.arange(len(own)) * math.prod(self.size), [len(places) for places in own])
         return np.concatenate([np.zeros(0, PLACE), *own]).astype(np.int64) + first
 
-    def filled(self, places: Tensor, count: int) -> Tensor:
-        """Frames [B, T, channels, rows, columns] of ``count`` samples, on the device of ``places``, which `flat` gave."""
+    def fill_frames(self, places: Tensor, count: int) -> Tensor:
+        """Return the frames [B, T, channels, rows, columns] of ``count`` samples from the result of `gather_places`, on its device."""
         frames = torch.zeros(count * math.prod(self.size), device=places.device)
         frames.index_add_(0, places, frames.new_ones(1).expand(places.shape[0]))
         if self.binary:
@@ -86,46 +87,46 @@ class Samples:
         return (frames * self.scale if self.scale != 1.0 else frames).view(count, *self.size)
 
     def frames(self, indices: np.ndarray) -> Tensor:
-        """Frames [B, T, channels, rows, columns] of samples: event counts times `scale`."""
-        return self.filled(torch.from_numpy(self.flat(indices)), len(indices))
+        """Return the frames [B, T, channels, rows, columns] of samples: event counts times `scale`."""
+        return self.fill_frames(torch.from_numpy(self.gather_places(indices)), len(indices))
 
 
-def data_folder(given: Path | None = None) -> Path:
-    """Where the data lie: ``given``, else the environment's SPIKY_RL_DATA, else ``datasets`` in our cache."""
+def get_data_folder(given: Path | None = None) -> Path:
+    """Return the folder of the data: ``given``, else the environment's SPIKY_RL_DATA, else ``datasets`` in the cache folder."""
     return (given or Path(os.environ.get("SPIKY_RL_DATA") or files.cache_folder() / "datasets")).absolute()
 
 
-def load(
+def load_samples(
     name: str,
     dataset: Dataset,
     recordings: Sequence[Recording],
     skip_bad: bool = False,
-    shown: Shown = unseen,
+    open_progress: ProgressFactory = no_progress,
 ) -> Samples:
-    """Some of a dataset's recordings as samples; arguments and errors as of `cache.stored`. ``name``: the dataset's."""
+    """Return recordings of the dataset called ``name`` as samples; the other arguments and errors are those of `load_cached`."""
     if dataset.synthetic:
-        log.warning("synthetic recordings (%s): no result of them is one of real ones", dataset.synthetic)
-    held = stored(dataset, recordings, skip_bad, shown)
-    chosen = [recordings[i] for i in held.index]
-    if held.skipped:
-        log.warning("skipped %d of %d recordings:", len(held.skipped), len(recordings))
-        for reason in held.skipped[:NAMED]:
+        log.warning("synthetic recordings (%s): results are not those of real recordings", dataset.synthetic)
+    cached = load_cached(dataset, recordings, skip_bad, open_progress)
+    chosen = [recordings[i] for i in cached.index]
+    if cached.skipped:
+        log.warning("skipped %d of %d recordings:", len(cached.skipped), len(recordings))
+        for reason in cached.skipped[:NAMED]:
             log.warning("  %s", reason)
-        if len(held.skipped) > NAMED:
-            log.warning("  and %d more; result.json names them all", len(held.skipped) - NAMED)
+        if len(cached.skipped) > NAMED:
+            log.warning("  and %d more; result.json names them all", len(cached.skipped) - NAMED)
     return Samples(
         name,
         (dataset.bins, *dataset.shape),
         dataset.classes,
-        held.places,
-        held.offsets,
+        cached.places,
+        cached.offsets,
         np.array([r.label for r in chosen], np.int64),
         [r.part for r in chosen],
         [r.name for r in chosen],
-        held.digests,
+        cached.digests,
         dataset.scale,
         dataset.binary,
         dataset.synthetic,
-        held.skipped,
-        held.ends,
+        cached.skipped,
+        cached.ends,
     )

@@ -1,4 +1,4 @@
-"""Settings of a classification: what is given, else those of the checkpoint that it goes on from, else the dataset's defaults."""
+"""Settings of a classification: from the request, else from the resumed checkpoint, else the dataset's defaults."""
 
 from __future__ import annotations
 
@@ -8,46 +8,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from spiky_rl.classification.loaded import LoadedCheckpoint
+from pydantic import field_validator
+
 from spiky_rl.config import files, options, registry
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import UserError, option
-from spiky_rl.config.reading import ReadingError, parse_yaml
-from spiky_rl.config.registry import Configured, short
+from spiky_rl.config.registry import ComponentSpec, shorten
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 
 if TYPE_CHECKING:
+    from spiky_rl.classification.checkpoint import LoadedCheckpoint
     from spiky_rl.datasets.base import Dataset
 
 LIBRARY = "classify"
-"""What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
+"""Folder name in place of an RL library's: runs are in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
-"""What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
-READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
-"""What of an agent is read here."""
+"""Defaults in place of Isaac Lab's configuration: layers and learning rate of an agent that does not set them."""
+USED_AGENT_KEYS = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
+"""Keys of an agent that a classification uses."""
 DECLARED = ("epochs", "batch_size", "shift", "rotation", "ann")
-"""Flags whose defaults a dataset declares."""
-FREE = ("epochs", "patience", "data", "ann")
-"""Flags that may change when a run goes on."""
+"""Flags with defaults that a dataset declares."""
+CHANGEABLE_ON_RESUME = ("epochs", "patience", "data", "ann")
+"""Flags that may change when a run is resumed."""
+OWN_DATA = "custom"
+"""The dataset that reads a user's own recordings."""
 
 
-class Flags(options.Settings):
-    """Settings that make a run what it is, besides its dataset and agent."""
+class ClassifyOptions(options.Settings):
+    """Options of a training, besides its dataset and agent."""
 
     epochs: int | None = option(
-        None, "passes over the samples, in all; null: as the dataset says", low=1, high=MOST_STEPS
+        None, "total number of passes over the samples; null: the dataset's", low=1, high=MOST_STEPS
     )
     patience: int = option(
-        0, "epochs without a better validation after which it ends; 0: never", low=0, high=MOST_STEPS
+        0, "end after this many epochs without a better validation accuracy; 0: never", low=0, high=MOST_STEPS
     )
     seed: int = option(
-        0, "seed of weights, order and augmentation; -1: a random one", low=-1, high=MOST_STEPS
+        0, "seed of weights, order and augmentation; -1 for a random seed", low=-1, high=MOST_STEPS
     )
     hold_out: int | None = option(
         None,
-        "recordings of the training set to test on, of every class its part; null: the official test set, else a fifth",
+        "number of recordings of the training set to use as the test set, proportionally from each class; null: the official test set,"
+        " else a fifth",
         low=1,
         high=MOST_STEPS,
         flags=["--hold_out", "--hold-out"],
@@ -55,106 +60,123 @@ class Flags(options.Settings):
     )
     validation: int | None = option(
         None,
-        "recordings of the training set that choose the epoch, 0: none; null: the official ones, else a tenth",
+        "number of recordings of the training set for validation, which chooses the best epoch, 0 for none; null: the official"
+        " ones, else a tenth",
         low=0,
         high=MOST_STEPS,
         metavar="K",
     )
-    split: int = option(0, "seed that draws these two", low=-1, high=MOST_STEPS)
+    split: int = option(0, "seed of the random --hold_out and --validation parts", low=-1, high=MOST_STEPS)
     recordings: int | None = option(
         None,
-        "use N of them, of every class and part its share, the same for everyone",
+        "use only N recordings, with the same share of each class and part; the choice does not depend on --seed",
         low=1,
         high=MOST_STEPS,
         metavar="N",
     )
     ids: str | None = option(
-        None, "use those that it lists, as a run's params/recordings.csv does", metavar="FILE"
+        None, "use only the recordings listed in FILE, such as a run's params/recordings.csv", metavar="FILE"
     )
-    skip_bad: bool = option(False, "leave out recordings that are damaged or empty, and name them")
+    skip_bad: bool = option(False, "leave out damaged and empty recordings and list them")
     data: str | None = option(
-        None, "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder"
+        None,
+        "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
     )
     batch_size: int | None = option(
-        None, "samples that are learned from at once; null: as the dataset says", low=1, high=MOST_STEPS
+        None, "samples per minibatch; null: the dataset's", low=1, high=MOST_STEPS
     )
     schedule: Literal["cosine", "constant"] = option(
-        "cosine", "how the agent's learning rate changes over the epochs"
+        "cosine", "schedule of the agent's learning rate over the epochs"
     )
-    label_smoothing: float = option(0.1, "part of the target that all classes share", low=0.0, below=1.0)
+    label_smoothing: float = option(
+        0.1, "share of the target that is spread over all classes", low=0.0, below=1.0
+    )
     shift: float | None = option(
-        None, "augmentation: pixels that a sample is moved by at most; null: as the dataset says", low=0.0
+        None, "augmentation: largest random shift of a sample in pixels; null: the dataset's", low=0.0
     )
     rotation: float | None = option(
-        None, "augmentation: degrees that a sample is turned by at most; null: as the dataset says", low=0.0
+        None, "augmentation: largest random rotation of a sample in degrees; null: the dataset's", low=0.0
     )
     initial: Literal["agent", "data"] | None = option(
-        None,
-        "initial weights: as the agent draws them, or those scaled to the recordings; null: as the dataset says",
+        None, "initial weights: the agent's, or the agent's scaled to the recordings; null: the dataset's"
     )
     ann: Literal["none", "mlp"] | None = option(
         None,
-        "ANN that is trained on the same frames when the network is; null: a perceptron for your own recordings, else none",
+        "ANN to train on the same frames for comparison; null: mlp for your own recordings, else none",
     )
 
 
-NAMES = tuple(Flags.model_fields)
+NAMES = tuple(ClassifyOptions.model_fields)
 READING = ("data", "recordings", "ids", "skip_bad")
-"""Flags that say which recordings are read, by a training or by what uses its network."""
+"""Flags that select the recordings, for training and for inference."""
 PATHS = ("data", "ids")
 """Flags that are paths."""
 
 
-class Request(options.Settings):
-    """What a user asks a classification for."""
+class ClassifyRequest(options.Settings):
+    """Request of a classification: training, evaluation or prediction."""
 
     dataset: str | None = option(
         None,
-        f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class; own: any recordings in --data",
+        f"dataset: {', '.join(registry.list_names('datasets'))}, or path/file.py:Class; custom takes your own recordings in --data",
         metavar="NAME",
     )
     agent: str | None = option(
-        None, "file stem of agents/, or a path to a YAML file; null: one that fits the dataset"
+        None, "name of a file in agents/, or path to a YAML file; null: one that fits the dataset"
     )
     flags: dict[str, bool | int | float | str] = option(
-        {}, "those of `Flags` that are given, by name", flags=[]
+        {}, "given options of `ClassifyOptions`, by name", flags=[]
     )
-    download: bool = option(False, "fetch the dataset if it is not there (nmnist)")
+    download: bool = option(False, "download the dataset if it is missing (nmnist)")
     bins: int | None = option(
-        None, "frames of a recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
+        None, "number of frames per recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
     )
-    binary: bool | None = option(None, "frames say that there were events; the same as dataset.binary=true")
+    binary: bool | None = option(
+        None, "frames of 0 and 1 instead of counts of events; the same as dataset.binary=true"
+    )
     device: str | None = option(None, "cpu, cuda or cuda:N; null: the GPU if there is one")
     checkpoint: str | None = option(
         None,
-        "a run's folder or file, or latest or best of the dataset's newest run: goes on with it, just as it was",
+        "folder or checkpoint of a run to resume with its settings, or latest or best of the dataset's newest run",
         metavar="RUN",
     )
-    evaluate: bool = option(False, "with --checkpoint: accuracy on recordings that the network has not seen")
-    predict: bool = option(False, "with --checkpoint: a CSV with the class of each recording in --data")
+    evaluate: bool = option(
+        False, "with --checkpoint: measure the accuracy on recordings that were not seen in training"
+    )
+    predict: bool = option(
+        False, "with --checkpoint: write a CSV with the predicted class of each recording in --data"
+    )
     out: Path | None = option(
-        None, "with these two: where that is written; null: in the run's folder", metavar="FILE"
+        None, "with --evaluate or --predict: output file; null: in the run's folder", metavar="FILE"
     )
     log_root: Path = option(Path("logs"), "folder of all runs")
     run_name: str = option("", "suffix of the run folder")
     overrides: tuple[str, ...] = option(
-        (), f"dataset.x=v, or agent.x.y=v, of {', '.join(READ)}", flags=["overrides"], metavar="key=value"
+        (),
+        f"overrides of the dataset (dataset.x=v) or the agent (agent.x.y=v; only {', '.join(USED_AGENT_KEYS)})",
+        flags=["overrides"],
+        metavar="key=value",
     )
 
-    def require(self) -> None:
-        """Raise UserError for what does not go together, or cannot be written."""
+    @field_validator("dataset")
+    @classmethod
+    def _update_name(cls, name: str | None) -> str | None:
+        return None if name is None else registry.update_name("datasets", name)
+
+    def check_request(self) -> None:
+        """Raise UserError if options contradict each other, or a file cannot be written."""
         files.require_writable("--log_root", self.log_root)
         if self.run_name:
             files.require_plain_name("--run_name", self.run_name)
         if self.evaluate or self.predict:
-            self._require_use("--predict" if self.predict else "--evaluate")
+            self._check_inference("--predict" if self.predict else "--evaluate")
         elif self.out is not None:
-            raise UserError("--out: goes with --evaluate or --predict")
+            raise UserError("--out: available only with --evaluate or --predict")
 
-    def _require_use(self, flag: str) -> None:
-        """Raise UserError for what a training alone can take, where its network is used, which the ``flag`` asks for."""
+    def _check_inference(self, flag: str) -> None:
+        """Raise UserError if options are missing for inference, which ``flag`` requests, or apply to training only."""
         if self.checkpoint is None:
-            raise UserError("--checkpoint: name the run that is evaluated or predicts")
+            raise UserError("--checkpoint: name the run to evaluate or to predict with")
         if self.predict and self.evaluate:
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
@@ -162,49 +184,55 @@ class Request(options.Settings):
         given = {"bins": self.bins, "binary": self.binary, **self.flags}
         for key, value in given.items():
             if value is not None and key not in READING:
-                raise UserError(f"--{key}: goes with training; {flag} takes it from the checkpoint")
-        if theirs := self.agent_overrides():
-            raise UserError(f"{theirs[0]!r}: goes with training; {flag} takes the agent from the checkpoint")
+                raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
+        if overrides := self.agent_overrides():
+            raise UserError(
+                f"{overrides[0]!r}: available only for training; {flag} takes the agent from the checkpoint"
+            )
 
     @property
     def absolute(self) -> dict[str, Any]:
-        """The flags as a checkpoint keeps them: wherever a later command is called, its paths mean the same."""
+        """The flags with absolute paths, as a checkpoint holds them, so that they do not depend on the working directory."""
         paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATHS if key in self.flags}
         return {**self.flags, **paths}
 
     def dataset_options(self) -> dict[str, Any]:
-        """The dataset's options that are given. Raises UserError for a text that is no value."""
-        return dataset_options(self.overrides, self.bins, self.binary)
+        """Return the dataset's options that are set. Raises UserError for an invalid value."""
+        return parse_dataset_options(self.overrides, self.bins, self.binary)
 
     def agent_overrides(self) -> list[str]:
-        """The agent's overrides. Raises UserError for what a classification does not read of an agent."""
+        """Return the agent's overrides. Raises UserError for a key of an agent that a classification does not use."""
         found = [text for text in self.overrides if not text.startswith("dataset.")]
         for text in found:
             key = text.partition("=")[0].removeprefix("agent.")
-            if text.startswith("agent.") and not any(key == k or key.startswith(f"{k}.") for k in READ):
-                raise UserError(f"{text!r}: a classification reads of an agent {', '.join(READ)} only")
+            if text.startswith("agent.") and not any(
+                key == k or key.startswith(f"{k}.") for k in USED_AGENT_KEYS
+            ):
+                raise UserError(
+                    f"{text!r}: not used by a classification; allowed: {', '.join(USED_AGENT_KEYS)}"
+                )
         return found
 
 
 @dataclass
-class Settings:
-    """All that a run is made from."""
+class ClassificationSettings:
+    """All settings of a run."""
 
-    flags: Flags
+    flags: ClassifyOptions
     dataset: dict[str, Any]
     """The dataset's name and options."""
     spec: AgentSpec
     window: tuple[int, int] = (0, 0)
-    """First and last time that the dataset classifies, once its recordings are there."""
+    """Start and end of the classified time; set when the recordings are found."""
     changed: dict[str, Any] = field(default_factory=dict)
-    """What is another than in the checkpoint: flag -> [before, now]."""
+    """Flags that differ from the resumed checkpoint's: flag -> [before, now]."""
     overridden: tuple[str, ...] = ()
-    """Dotted paths of what the command line of the run's beginning set in its agent."""
-    unnamed: list[str] | None = None
-    """Overrides of the agent that the recordings choose; None: `spec` is it already."""
+    """Dotted paths of the agent's overrides on the command line that started the run."""
+    pending_overrides: list[str] | None = None
+    """Overrides of the agent that the recordings will determine; None if `spec` is the final agent."""
 
-    def tree(self) -> dict[str, Any]:
-        """Flags and dataset as plain data, as a checkpoint keeps them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return flags and dataset as plain data, as a checkpoint holds them."""
         pairs = self.dataset.items()
         return {
             "flags": self.flags.model_dump(),
@@ -212,38 +240,35 @@ class Settings:
         }
 
 
-def fresh(asked: Request) -> Settings:
-    """Settings of a new run. Raises UserError."""
-    if asked.dataset is None:
+def make_settings(request: ClassifyRequest) -> ClassificationSettings:
+    """Return the settings of a new run. Raises UserError."""
+    if request.dataset is None:
         raise UserError(
-            f"--dataset: name one of {', '.join(registry.names('datasets'))}, or --checkpoint to go on with a run"
+            f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to resume a run"
         )
-    if asked.dataset == "own" and "data" not in asked.flags:
-        raise UserError("--dataset own: name the folder of your recordings with --data")
-    dataset = dataset_of(asked.dataset, asked.dataset_options())
-    cls = class_of(dataset)
-    flags = Flags(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
+    if request.dataset == OWN_DATA and "data" not in request.flags:
+        raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
+    dataset = configure_dataset(request.dataset, request.dataset_options())
+    cls = get_dataset_class(dataset)
+    flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | request.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
-    agent, overrides = asked.agent or cls.agent, asked.agent_overrides()
-    # until recordings have chosen an agent, the one that takes every override that one of them takes stands in its place
-    spec = agent_of(agent or "lif_linear_classifier", asked.dataset, overrides)
+    agent, overrides = request.agent or cls.agent, request.agent_overrides()
+    # until the recordings determine the agent, use the agent that accepts the union of all overrides
+    spec = load_agent(agent or "lif_linear_classifier", request.dataset, overrides)
     paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
-    # a component that is named anew has no option of the file's any more
+    # an override of a component's name replaces all options of the component
     overridden = tuple(path.removesuffix(".name") for path in paths)
-    unnamed = None if agent else overrides
-    return Settings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
+    pending_overrides = None if agent else overrides
+    return ClassificationSettings(
+        flags, dataset.settings(), spec, overridden=overridden, pending_overrides=pending_overrides
+    )
 
 
-def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
-    """Settings of a run that goes on: as it was.
+def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:
+    """Return the settings of a resumed run, which are those of the checkpoint.
 
-    Args:
-        asked: What is given; what may not be another than before is refused by name.
-        loaded: The checkpoint.
-
-    Raises:
-        UserError: It names the flag, what is given, and what the run has.
+    Raises UserError if the request sets a flag that must not change to another value.
     """
 
     def refuse(flag: str, now: object, before: object) -> None:
@@ -251,96 +276,94 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
             f"{flag} {now}: the run of {loaded.path} has {before}; leave it out, or train anew without --checkpoint"
         )
 
-    require_named(asked, loaded)
+    require_code_named(request, loaded)
     identity = loaded.identity
-    theirs, overrides = identity["settings"], asked.agent_overrides()
-    flags, changed = {**Flags().model_dump(), **theirs["flags"]}, {}
-    for key, now in asked.absolute.items():
+    recorded, overrides = identity["settings"], request.agent_overrides()
+    flags, changed = {**ClassifyOptions().model_dump(), **recorded["flags"]}, {}
+    for key, now in request.absolute.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue
-        if key not in FREE:
+        if key not in CHANGEABLE_ON_RESUME:
             refuse(f"--{key}", now, flags[key])
         changed[key] = [flags[key], now]
         flags[key] = now
-    if asked.dataset not in (None, theirs["dataset"]["name"]):
-        refuse("--dataset", asked.dataset, theirs["dataset"]["name"])
-    for key, now in asked.dataset_options().items():
-        if now != (before := theirs["dataset"].get(key)):
+    if request.dataset not in (None, recorded["dataset"]["name"]):
+        refuse("--dataset", request.dataset, recorded["dataset"]["name"])
+    for key, now in request.dataset_options().items():
+        if now != (before := recorded["dataset"].get(key)):
             refuse(f"dataset.{key}", now, before)
-    if asked.agent is not None and read_agent(asked.agent)[0] != identity["agent"]:
-        refuse("--agent", asked.agent, identity["agent"])
+    if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
+        refuse("--agent", request.agent, identity["agent"])
     known = flatten(identity["spec"])
     for key, now in flatten(parse_overrides(overrides)).items():
         if now != known.get(key):
             refuse(f"agent.{key}", now, known.get(key))
     spec = loaded.spec()
     overridden = tuple(identity.get("overridden", ()))
-    if asked.agent is not None:
-        given = agent_of(asked.agent, theirs["dataset"]["name"], overrides)
-        if key := _difference(now := flatten(given.tree()), known := flatten(spec.tree()), overridden):
-            refuse(f"--agent {asked.agent}: agent.{key}", now.get(key), known.get(key))
-    return Settings(Flags(**flags), dict(theirs["dataset"]), spec, changed=changed, overridden=overridden)
+    if request.agent is not None:
+        given = load_agent(request.agent, recorded["dataset"]["name"], overrides)
+        if key := _find_difference(
+            now := flatten(given.to_dict()), known := flatten(spec.to_dict()), overridden
+        ):
+            refuse(f"--agent {request.agent}: agent.{key}", now.get(key), known.get(key))
+    return ClassificationSettings(
+        ClassifyOptions(**flags), dict(recorded["dataset"]), spec, changed=changed, overridden=overridden
+    )
 
 
-def _difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
-    """The first key whose values differ and that does not lie at or below an ``overridden`` path; empty: none."""
+def _find_difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
+    """Return the first key with different values that is not at or below an ``overridden`` path; empty if there is none."""
     differ = (key for key in {**before, **now} if now.get(key) != before.get(key))
     return next((k for k in differ if not any(f"{k}.".startswith(f"{path}.") for path in overridden)), "")
 
 
-def label(dataset: str) -> str:
-    """Name under which runs on a ``dataset`` are kept: its own, or that of a class from elsewhere."""
+def format_dataset_label(dataset: str) -> str:
+    """Return the folder name of runs on a ``dataset``: the dataset's name, or the class name of a user's dataset."""
     return dataset.rpartition(":")[2].lower()
 
 
-def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
-    """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing.
+def require_code_named(request: ClassifyRequest, loaded: LoadedCheckpoint) -> None:
+    """Raise an error if a checkpoint names code that the request does not name: reading a file must not execute other code.
 
-    Its dataset need not be named where another one is: nothing of it is executed then.
+    The checkpoint's dataset need not be named if the request names another one, because it is not executed then.
     """
-    named = [asked.dataset or "", *list_texts(parse_overrides(asked.agent_overrides()))]
-    named += list_texts(read_agent(asked.agent)[1]) if asked.agent is not None else []
+    named = [request.dataset or "", *list_texts(parse_overrides(request.agent_overrides()))]
+    named += list_texts(read_agent(request.agent)[1]) if request.agent is not None else []
     dataset = loaded.identity["settings"]["dataset"]["name"]
-    remedy = "pass {} as for the run, so that it is you who names that code"
+    remedy = "pass {} as for the run, to confirm that code"
     check_code_is_named(loaded.path, loaded.identity["spec"], named, remedy.format("--agent"))
-    if asked.dataset in (None, dataset):
+    if request.dataset in (None, dataset):
         check_code_is_named(loaded.path, dataset, named, remedy.format("--dataset"))
 
 
-def named_again(asked: Request, settings: Settings) -> list[str]:
-    """The words that a command line must repeat to go on with a run, because they name code."""
-    if not find_code([settings.spec.tree(), settings.dataset["name"]]):
+def format_required_arguments(request: ClassifyRequest, settings: ClassificationSettings) -> list[str]:
+    """Return the command-line arguments that must be repeated to resume a run, because they name code."""
+    if not find_code([settings.spec.to_dict(), settings.dataset["name"]]):
         return []
-    words = ["--dataset", asked.dataset] if asked.dataset else []
-    words += ["--agent", asked.agent] if asked.agent else []
-    return [*words, *(text for text in asked.agent_overrides() if find_code(parse_overrides([text])))]
+    words = ["--dataset", request.dataset] if request.dataset else []
+    words += ["--agent", request.agent] if request.agent else []
+    return [*words, *(text for text in request.agent_overrides() if find_code(parse_overrides([text])))]
 
 
-def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:
-    """A dataset with options. Raises RegistryError that names the nearest."""
+def configure_dataset(name: str, given: Mapping[str, Any]) -> ComponentSpec:
+    """Return a dataset with options. Raises RegistryError for an unknown name or option."""
     try:
         return registry.configure("datasets", {"name": name, **given}, "dataset")
     except registry.RegistryError as error:
         raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
 
 
-def class_of(dataset: Configured) -> type[Dataset]:
-    """The dataset's class, with what it declares before its recordings are looked for."""
+def get_dataset_class(dataset: ComponentSpec) -> type[Dataset]:
+    """Return the dataset's class, for its declarations."""
     return cast("type[Dataset]", dataset.cls)
 
 
-def dataset_options(
+def parse_dataset_options(
     overrides: Sequence[str], bins: int | None = None, binary: bool | None = None
 ) -> dict[str, Any]:
-    """The options of a dataset that are given.
+    """Return the dataset options among ``overrides`` (``dataset.x=value``), with ``bins`` and ``binary`` if they are set.
 
-    Args:
-        overrides: Assignments; those that begin with ``dataset.`` are read.
-        bins: Frames of a recording; None: not given.
-        binary: Whether frames say only that there were events; None: not given.
-
-    Raises:
-        UserError: A text is no value of YAML.
+    Raises UserError if a value is not valid YAML.
     """
     found: dict[str, Any] = {}
     for text in overrides:
@@ -349,19 +372,19 @@ def dataset_options(
             try:
                 found[path.removeprefix("dataset.")] = parse_yaml(value)
             except ReadingError as error:
-                raise UserError(f"{path}: {short(value)} is no value: {error}") from None
+                raise UserError(f"{path}: {shorten(value)} is not a valid value: {error}") from None
     return found | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
 
 
-def agent_of(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
-    """The agent that is named, if there is a network in it that can learn classes. Raises UserError."""
+def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
+    """Return an agent with overrides. Raises UserError if it has no network, or its network cannot learn classes."""
     read_agent(agent)
     spec = resolve_agent(agent, dataset, HOST, overrides)
     if spec.network is None:
-        raise UserError(f"--agent {agent}: has no `network`, so nothing in it spikes")
-    if rule := local_rule(spec.network):
+        raise UserError(f"--agent {agent}: not a spiking agent, it has no `network`")
+    if rule := get_local_rule(spec.network):
         raise UserError(
-            f"agent.network.learning: {rule!r} learns from what actions were worth, and a class is no action; name a rule"
-            " that is a gradient, such as bptt"
+            f"agent.network.learning: {rule!r} learns from the advantages of actions; a classifier needs a rule with a gradient,"
+            " such as bptt"
         )
     return spec

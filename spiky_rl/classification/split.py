@@ -1,4 +1,4 @@
-"""Which recordings are learned from, which of them choose the epoch, and which are tested on once, at the end."""
+"""Splits of recordings into a training set, a validation set that chooses the epoch, and a test set that is used once, at the end."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.reading import read_regular
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
+from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets.base import PARTS, Recording
 
 TESTED, VALIDATED = 0.2, 0.1
-"""Parts that are drawn where a dataset has none of its own: to test on, and of the rest, to choose by."""
+"""Share of the test set, and of the validation set in the rest, for a dataset without an official split."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices, ascending; no recording stands in two of them."""
+    """Ascending indices of the recordings of each part; the parts are disjoint."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -29,14 +29,14 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Hash of all three."""
-        held = hashlib.sha256()
+        """Hash of all three parts."""
+        found = hashlib.sha256()
         for indices in (self.train, self.validation, self.test):
-            held.update(np.asarray([len(indices), *indices], np.int64).tobytes())
-        return held.hexdigest()[:16]
+            found.update(np.asarray([len(indices), *indices], np.int64).tobytes())
+        return found.hexdigest()[:16]
 
-    def part(self, count: int) -> list[str]:
-        """The part of the split that each of ``count`` recordings belongs to; empty for one that is left out."""
+    def get_parts(self, count: int) -> list[str]:
+        """Return the part of each of ``count`` recordings; empty for a recording that is not used."""
         names = [""] * count
         for part in PARTS:
             for index in getattr(self, part):
@@ -47,39 +47,42 @@ class Split:
 def split(
     labels: np.ndarray, parts: Sequence[str], hold_out: int | None, validation: int | None, seed: int
 ) -> Split:
-    """The dataset's own split, where it has one, else drawn by ``seed``, of every class its share.
+    """Return the dataset's official split, or draw one by ``seed``, stratified by class.
 
     Args:
         labels: [recordings].
-        parts: [recordings], what the dataset says that each is.
-        hold_out: Recordings to test on, drawn from the training set; an official test set is then left alone. None: the official
-            test set, else a fifth.
-        validation: Recordings of the training set to choose the epoch by; 0: none. None: the official validation set, else a tenth.
-        seed: Draws.
+        parts: [recordings]: parts of the official split.
+        hold_out: Number of test recordings to draw from the training set; the official test set is then not used. None for the official
+            test set, or a fifth if there is none.
+        validation: Number of validation recordings to draw from the training set; 0 for none. None for the official validation set, or
+            a tenth if there is none.
+        seed: Seed of the draws.
 
     Raises:
-        UserError: Nothing would be left to learn from.
+        UserError: If no training recordings would be left.
     """
     of = {part: np.array([own == part for own in parts], bool) for part in PARTS}
     train, test, chosen = of["train"], of["test"], of["validation"]
     if hold_out is not None or not test.any():
-        test = drawn(
+        test = draw_part(
             labels, train, round(TESTED * train.sum()) if hold_out is None else hold_out, [seed], "--hold_out"
         )
         train = train & ~test
     if validation is not None or not chosen.any():
         count = round(VALIDATED * train.sum()) if validation is None else validation
         chosen = (
-            drawn(labels, train, count, [seed, 1], "--validation") if count else np.zeros(len(labels), bool)
+            draw_part(labels, train, count, [seed, 1], "--validation")
+            if count
+            else np.zeros(len(labels), bool)
         )
         train = train & ~chosen
     return Split(*(np.flatnonzero(mask) for mask in (train, chosen, test)))
 
 
-def drawn(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
-    """Mark ``count`` recordings among the marked ones, of every code as large a part as of all, give or take one.
+def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
+    """Return a mask of ``count`` recordings drawn from the mask ``among``, stratified by code.
 
-    Raises UserError, which names ``flag``, where that is none of them, or all.
+    Raises UserError, which names ``flag``, if the count is 0 or all of them.
     """
     total = int(among.sum())
     if not 0 < count < total:
@@ -90,7 +93,7 @@ def drawn(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int],
     members = [np.flatnonzero(among & (codes == code)) for code in np.unique(codes[among])]
     exact = np.array([count * len(m) / total for m in members])
     quota = np.floor(exact).astype(int)
-    # the largest remainders get what rounding down left over
+    # the codes with the largest remainders get one more each, until the total is right
     quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
     chosen = np.zeros(len(codes), bool)
     for of_code, share in zip(members, quota, strict=True):
@@ -98,26 +101,26 @@ def drawn(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int],
     return chosen
 
 
-def subset(recordings: Sequence[Recording], count: int | None, ids: Path | None) -> list[Recording]:
-    """The recordings that ``ids`` lists, and of them ``count``, of every class and part its share: for everyone the same.
+def select_subset(recordings: Sequence[Recording], count: int | None, ids: Path | None) -> list[Recording]:
+    """Return the recordings listed in the file ``ids`` (None for all), and of them ``count``, stratified by class and part.
 
-    Raises UserError for a count that there is not, and for a list that does not fit.
+    The draw is the same for everyone. Raises UserError if there are fewer recordings, or the list is invalid.
     """
-    chosen = list(recordings) if ids is None else listed(recordings, ids)
+    chosen = list(recordings) if ids is None else read_id_list(recordings, ids)
     if count is None or count == len(chosen):
         return chosen
     groups = {key: i for i, key in enumerate(sorted({(r.part, r.label) for r in chosen}))}
     codes = np.array([groups[r.part, r.label] for r in chosen])
     if count > len(chosen):
-        raise UserError(f"--recordings {count}: there are {len(chosen)}")
-    marked = drawn(codes, np.ones(len(chosen), bool), count, [0], "--recordings")
+        raise UserError(f"--recordings {count}: allowed: at most {len(chosen)}")
+    marked = draw_part(codes, np.ones(len(chosen), bool), count, [0], "--recordings")
     return [chosen[i] for i in np.flatnonzero(marked)]
 
 
-def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
-    """The recordings whose names stand in a file, one a line, or in its column ``recording``; a column ``part`` is their split.
+def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
+    """Return the recordings listed in a file: one name per line, or a CSV with a column ``recording`` and optionally ``part``.
 
-    A name may be its last part alone, where only one recording has that. Raises UserError that names file and line.
+    A name may be shortened to the text after its last slash if that is unique. Raises UserError that names the file and the recording.
     """
     try:
         rows = [
@@ -144,11 +147,15 @@ def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         name, part = cells["recording"], cells.get("part")
         if name not in by_name:
-            raise UserError(f"--ids {str(ids)!r}: there is no recording {name!r}{nearest(name, by_name)}")
-        if part == "":  # left alone by the run that wrote the list
+            raise UserError(
+                f"--ids {str(ids)!r}: there is no recording {name!r}{suggest_name(name, by_name)}"
+            )
+        if part == "":  # not used by the run that wrote the list
             continue
         if part is not None and part not in PARTS:
-            raise UserError(f"--ids {str(ids)!r}: {name!r}: part {part!r} is none of {', '.join(PARTS)}")
+            raise UserError(
+                f"--ids {str(ids)!r}: {name!r}: unknown part {part!r}; allowed: {', '.join(PARTS)}"
+            )
         own = by_name[name]
         chosen[own.name] = own if part is None else replace(own, part=part)
     if not chosen:

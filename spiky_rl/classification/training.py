@@ -1,7 +1,7 @@
-"""Training a classifier: one step of it, which a benchmark can call, and epochs of them, of which a validation set chooses the best.
+"""Training of a classifier: single steps, which a benchmark can call, and epochs, of which a validation set chooses the best.
 
-The class is the largest mean feature over the control steps; the loss is the cross-entropy of those means. The test set is seen once,
-when the epoch has been chosen.
+The predicted class is the one with the largest mean feature over the control steps; the loss is the cross-entropy of these means. The
+test set is used once, after the epoch has been chosen.
 """
 
 from __future__ import annotations
@@ -22,44 +22,43 @@ from torch.nn import functional
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.config.options import Record, RegistryError
-from spiky_rl.hosts.common.checkpoints import random_state, restore_random_state
-from spiky_rl.hosts.common.progress import Amount
-from spiky_rl.metrics.spikes import Firing, firing, mean_rate
+from spiky_rl.config.options import FileRecord, RegistryError
+from spiky_rl.learners.common.checkpoints import get_random_state, restore_random_state
+from spiky_rl.learners.common.progress import Amount
+from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, mean_rate
 from spiky_rl.metrics.synops import effective_operations
-from spiky_rl.networks.base import Record as Recorder
-from spiky_rl.networks.base import SpikingNetwork
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 
 EVALUATED = 200
-"""Samples that pass through the network at once without gradients."""
+"""Batch size without gradients."""
 LEAST_RISE = 0.02
-"""Accuracy by which the end of a training must exceed what came before for it not to have converged."""
+"""Minimum rise of the accuracy near the end of a training that counts as not converged."""
 SCALED = 32
-"""Samples that initial weights are scaled to, up to twice as many."""
+"""Number of samples to which initial weights are scaled, up to twice as many."""
 OBSERVED = 50
-"""Samples that firing rates and operations are measured on, at most."""
+"""Number of samples for firing rates and operations, up to twice as many."""
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a network is trained."""
+class TrainerSettings:
+    """Settings of a training."""
 
     epochs: int
     batch_size: int
     learning_rate: float
-    """Adam's; the cosine schedule lets it fall to zero over all epochs."""
+    """Learning rate of Adam; with the cosine schedule it falls to zero over all epochs."""
     schedule: str
     """``cosine`` or ``constant``."""
     label_smoothing: float
     shift: float
-    """Pixels that a sample is moved by at most, in rows and in columns, each time it is seen."""
+    """Augmentation: maximum shift of a sample in pixels, along rows and along columns."""
     rotation: float
-    """Degrees that it is turned by at most."""
+    """Augmentation: maximum rotation of a sample in degrees."""
     patience: int = 0
-    """Epochs without a better accuracy on the validation set after which training ends; 0: it never ends early."""
+    """Number of epochs without a better validation accuracy after which training ends; 0 to never end early."""
     frames: str = "turn"
-    """How a recording's frames are seen: in ``turn``, as their ``sum``, or in a ``stack`` of channels."""
+    """Frame mode: the network takes a recording's frames in ``turn``, as their ``sum``, or as a ``stack`` of channels."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ class Epoch:
     last: int
     loss: float
     accuracy_train: float
-    """Share of training samples that were classified right: as they were learned from, augmented, by the weights of that step."""
+    """Accuracy on the training samples, measured while learning: with augmentation, and with the weights of each step."""
     accuracy_validation: float | None
-    """Share of the validation set that is classified right; None: there is no such set."""
+    """Accuracy on the validation set; None without one."""
     seconds: float
     """Wall time of learning."""
-    layers: list[Firing]
+    layers: list[LayerActivity]
     rate: float
-    """Mean spikes per neuron and inner step."""
+    """Firing rate: mean spikes per neuron and inner step."""
     operations: float
     """Effective synaptic operations per control step."""
     steps: int
@@ -96,13 +95,13 @@ class Rise:
     what: str
     """``validation`` or ``training``."""
     before: float
-    """Mean over a fifth of the epochs before the last fifth of what was learned."""
+    """Mean over a fifth of the epochs, before the last fifth of the learning."""
     last: float
     """Mean over the last fifth of the epochs."""
 
 
-class History(Record):
-    """All epochs so far; saved with every checkpoint, so that a resumed run counts on."""
+class History(FileRecord):
+    """Values of all epochs so far; every checkpoint holds them, so that a resumed run continues the list."""
 
     model_config = ConfigDict(frozen=False)
     loss: list[float] = Field(default_factory=list)
@@ -111,7 +110,7 @@ class History(Record):
     seconds: list[Amount] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
+    def _check_lengths(self) -> Self:
         if len({len(values) for values in vars(self).values()}) > 1:
             raise RegistryError("its lists have different lengths")
         return self
@@ -123,42 +122,42 @@ class History(Record):
 
     @property
     def best(self) -> int:
-        """The last epoch of the highest accuracy on the validation set; the last of all, where there is no such set."""
+        """The last epoch with the highest validation accuracy; without a validation set the last epoch."""
         known = [value for value in self.accuracy_validation if value is not None]
         return len(self.loss) - 1 - (known[::-1].index(max(known)) if known else 0)
 
     @property
-    def stale(self) -> int:
-        """Epochs since the accuracy on the validation set was raised for the last time."""
+    def epochs_without_improvement(self) -> int:
+        """Number of epochs since the validation accuracy last rose."""
         known = [value for value in self.accuracy_validation if value is not None]
         return len(known) - 1 - known.index(max(known)) if known else 0
 
     def find_rise(self, validated: int, schedule: str) -> Rise | None:
-        """Return the accuracy that rose in the last fifth of what was learned; None if neither did, or there are under 10 epochs.
+        """Return the accuracy that rose in the last fifth of the learning; None if none did, or there are fewer than 10 epochs.
 
-        Learning is counted in learning rates: with a cosine schedule its last fifth begins halfway, and what follows is so slow that its
-        last epochs alone would always look converged.
+        Learning is measured by the sum of learning rates. With a cosine schedule the last fifth begins at half of the epochs; the last
+        epochs alone learn so slowly that they would always look converged.
 
         Args:
-            validated: Recordings in the validation set; one and a half of them is the least that counts as a rise.
-            schedule: That of `Settings`.
+            validated: Number of recordings in the validation set; a rise of less than one and a half of them does not count.
+            schedule: See `TrainerSettings`.
         """
         epochs, fifth = len(self.loss), len(self.loss) // 5
         if fifth < 2:
             return None
         begin = epochs // 2 if schedule == "cosine" else epochs - fifth
         known = [value for value in self.accuracy_validation if value is not None]
-        courses = {"validation": (known, 1.5 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
-        for what, (values, one) in courses.items():
+        histories = {"validation": (known, 1.5 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
+        for name, (values, least) in histories.items():
             if len(values) == epochs:
                 before, last = fmean(values[begin - fifth : begin]), fmean(values[-fifth:])
-                if last - before > max(one, LEAST_RISE):
-                    return Rise(what, before, last)
+                if last - before > max(least, LEAST_RISE):
+                    return Rise(name, before, last)
         return None
 
 
-def logits(network: SpikingNetwork, frames: Tensor, record: Recorder | None = None) -> Tensor:
-    """Frames [T, B, O] -> mean features over T [B, classes], from rest."""
+def compute_logits(network: SpikingNetwork, frames: Tensor, record: ForwardRecord | None = None) -> Tensor:
+    """Return the mean features over T, [B, classes], of frames [T, B, O], from the zero state."""
     state = network.zero_state(frames.shape[1], frames) if network.stateful else None
     features, _ = network(frames, state, record=record)
     return features.mean(0)
@@ -171,26 +170,26 @@ def training_step(
     labels: Tensor,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Learn from frames [T, B, O] and labels [B]; returns the mean loss and how many of them were right before.
+    """Make one optimiser step with frames [T, B, O] and labels [B]; return the mean loss and the number of correct predictions.
 
-    Both stay where the network is: to read them is to wait for the device.
+    Both are of the network before the step. They stay on its device, because reading them would wait for it.
     """
-    output = logits(network, frames)
+    output = compute_logits(network, frames)
     loss = functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    network.advance()
+    network.count_update()
     return loss.detach(), (output.argmax(1) == labels).sum()
 
 
-def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
-    """Samples [B, T, C, H, W], each moved and turned at random as a whole; counts between pixels are shared among them."""
+def augment(frames: Tensor, shift: float, rotation: float) -> Tensor:
+    """Return samples [B, T, C, H, W] with a random shift and rotation per sample; counts between pixels are interpolated."""
     if not (shift or rotation):
         return frames
     count, (height, width) = len(frames), frames.shape[-2:]
     angle = (2.0 * torch.rand(count) - 1.0) * math.radians(rotation)
-    # grid_sample takes places from -1 to 1: a pixel is 2 / side wide
+    # grid_sample takes coordinates from -1 to 1, so a pixel is 2 / side wide
     moved = (2.0 * torch.rand(count, 2) - 1.0) * shift * 2.0 / torch.tensor([width, height])
     rows = [
         torch.stack([angle.cos(), -angle.sin() * height / width, moved[:, 0]], 1),
@@ -201,26 +200,26 @@ def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
     return functional.grid_sample(flat, grid.to(frames), align_corners=False).reshape(frames.shape)
 
 
-def over_time(frames: Tensor, how: str = "turn") -> Tensor:
-    """Samples [B, T, C, H, W] as a network takes them, [T, B, O]; as one frame, [1, B, O], if they are summed or stacked."""
-    if how == "sum":
+def to_sequence(frames: Tensor, frame_mode: str = "turn") -> Tensor:
+    """Return samples [B, T, C, H, W] as input of a network, [T, B, O]; [1, B, O] if the frames are summed or stacked."""
+    if frame_mode == "sum":
         frames = frames.sum(1, keepdim=True)
-    elif how == "stack":
+    elif frame_mode == "stack":
         frames = frames.flatten(1, 2).unsqueeze(1)
     return frames.transpose(0, 1).flatten(2)
 
 
-def seen(size: tuple[int, int, int, int], how: str) -> tuple[int, tuple[int, int, int]]:
-    """How many of a sample's T frames [C, H, W] a network takes one after another, and the shape of each."""
+def get_sequence_shape(size: tuple[int, int, int, int], frame_mode: str) -> tuple[int, tuple[int, int, int]]:
+    """Return the number of frames that a network takes one after another, and the shape of each, for samples of ``size``."""
     steps, channels, *pixels = size
-    return (steps if how == "turn" else 1), (channels * (steps if how == "stack" else 1), *pixels)  # type: ignore[return-value]
+    return (steps if frame_mode == "turn" else 1), (channels * (steps if frame_mode == "stack" else 1), *pixels)  # type: ignore[return-value]
 
 
 class Trainer:
-    """A network, what it learns from, and how far it is."""
+    """A network with its data, optimiser and history."""
 
     def __init__(
-        self, network: SpikingNetwork, samples: Samples, split: Split, settings: Settings, device: str
+        self, network: SpikingNetwork, samples: Samples, split: Split, settings: TrainerSettings, device: str
     ) -> None:
         self.network, self.samples, self.split = network.to(device), samples, split
         self.settings, self.device = settings, device
@@ -230,16 +229,16 @@ class Trainer:
         """The network of the best epoch."""
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train to the last epoch, or an early end. Raises FloatingPointError where the loss is no number."""
+        """Train to the last epoch, or until ``patience`` ends it, and yield each epoch. Raises FloatingPointError for a non-finite loss."""
         for index in range(len(self.history.loss), self.settings.epochs):
-            if self.settings.patience and self.history.stale >= self.settings.patience:
+            if self.settings.patience and self.history.epochs_without_improvement >= self.settings.patience:
                 return
             started = time.perf_counter()
             loss, right = self._learn(index)
             seconds = time.perf_counter() - started
-            layers, rate, operations = self.observe()
-            chosen = accuracy(self, self.split.validation) if len(self.split.validation) else None
-            steps, _ = seen(self.samples.size, self.settings.frames)
+            layers, rate, operations = self.measure_activity()
+            chosen = compute_accuracy(self, self.split.validation) if len(self.split.validation) else None
+            steps, _ = get_sequence_shape(self.samples.size, self.settings.frames)
             epoch = Epoch(
                 *(index, self.settings.epochs - 1, loss, right, chosen, seconds),
                 *(layers, rate, operations, steps),
@@ -250,62 +249,62 @@ class Trainer:
             yield epoch
 
     def _learn(self, index: int) -> tuple[float, float]:
-        """One pass over the samples; returns the mean loss and accuracy."""
+        """Train for one epoch; return the mean loss and accuracy."""
         settings, train = self.settings, self.split.train
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-        told = torch.zeros(2, dtype=torch.double, device=self.device)
-        for i, (frames, labels) in enumerate(loaded(self.samples, batches, self.device)):
+        totals = torch.zeros(2, dtype=torch.double, device=self.device)
+        for i, (frames, labels) in enumerate(iterate_batches(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
-                group["lr"] = self._learning_rate((index + i / len(batches)) / settings.epochs)
-            frames = over_time(augmented(frames, settings.shift, settings.rotation), settings.frames)
+                group["lr"] = self._get_learning_rate((index + i / len(batches)) / settings.epochs)
+            frames = to_sequence(augment(frames, settings.shift, settings.rotation), settings.frames)
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
-            told += torch.stack([loss * len(labels), count])
-        loss, right = (told / len(order)).tolist()
+            totals += torch.stack([loss * len(labels), count])
+        loss, right = (totals / len(order)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"epoch {index}: the loss is {loss}; the last good checkpoint is kept")
         return loss, right
 
-    def _learning_rate(self, done: float) -> float:
-        """When this part of all epochs is done."""
+    def _get_learning_rate(self, done: float) -> float:
+        """Return the learning rate when a share ``done`` of all epochs is done."""
         rate = self.settings.learning_rate
         return 0.5 * rate * (1.0 + math.cos(math.pi * done)) if self.settings.schedule == "cosine" else rate
 
     def sample_frames(self) -> Tensor:
-        """Return frames [T, B, O] of some samples that are learned from, as the network takes them."""
+        """Return frames [T, B, O] of some training samples, as input of the network."""
         frames = self.samples.frames(spread_out(self.split.train, SCALED)).to(self.device)
-        return over_time(frames, self.settings.frames)
+        return to_sequence(frames, self.settings.frames)
 
-    def observe(self) -> tuple[list[Firing], float, float]:
-        """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
-        record = Recorder()
+    def measure_activity(self) -> tuple[list[LayerActivity], float, float]:
+        """Return activity by layer, mean rate, and operations per control step, on some validation samples (training samples if none)."""
+        record = ForwardRecord()
         few = self.split.validation if len(self.split.validation) else self.split.train
-        ((frames, _),) = loaded(self.samples, [spread_out(few, OBSERVED)], self.device)
+        ((frames, _),) = iterate_batches(self.samples, [spread_out(few, OBSERVED)], self.device)
         with torch.no_grad():
-            logits(self.network, over_time(frames, self.settings.frames), record)
-        layers = firing(record)
+            compute_logits(self.network, to_sequence(frames, self.settings.frames), record)
+        layers = compute_layer_activity(record)
         return layers, mean_rate(layers, record), effective_operations(record)
 
-    def choose(self) -> int:
-        """Take the network of the best epoch; returns which that is."""
+    def load_best(self) -> int:
+        """Load the network of the best epoch; return the epoch's index."""
         self.network.load_state_dict(self.best)
         return self.history.best
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on as if nothing had happened, as plain data and tensors."""
+        """Return everything that `restore` needs to continue with the same bits, as plain data and tensors."""
         return {
             "network": self.network.state_dict(),
             "best": self.best,
             "optimizer": self.optimiser.state_dict(),
             "history": self.history.model_dump(),
-            "random": random_state(self.device),
-            "learned": torch.from_numpy(learned(self.samples, self.split)),
+            "random": get_random_state(self.device),
+            "learned": torch.from_numpy(hash_training_recordings(self.samples, self.split)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.network.load_state_dict(state["network"])
         self.best = state["best"]
         self.optimiser.load_state_dict(state["optimizer"])
@@ -314,57 +313,59 @@ class Trainer:
 
 
 def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return some ``count`` of ``indices``, up to twice as many, evenly from all of them."""
+    """Return ``count`` to twice as many of ``indices``, evenly spaced."""
     return indices[:: max(1, len(indices) // count)]
 
 
-def learned(samples: Samples, split: Split) -> np.ndarray:
-    """Hashes of all recordings that a network learned from or was chosen by, int64."""
+def hash_training_recordings(samples: Samples, split: Split) -> np.ndarray:
+    """Return the hashes of all recordings of the training and validation sets, int64."""
     return np.sort(samples.digests[np.concatenate([split.train, split.validation])].view(np.int64))
 
 
-def loaded(samples: Samples, batches: Sequence[np.ndarray], device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frames [B, T, C, H, W] and labels [B] of each batch of samples, on the device.
+def iterate_batches(
+    samples: Samples, batches: Sequence[np.ndarray], device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield frames [B, T, C, H, W] and labels [B] of each batch of samples, on the device.
 
-    For a GPU the events of the next batch are gathered into pinned memory while it works, and become frames there.
+    For a GPU, the events of the next batch are gathered into pinned memory while the GPU computes, and are made into frames on the GPU.
     """
     pinned = device.startswith("cuda") and torch.cuda.is_available()
 
-    def gathered(indices: np.ndarray) -> tuple[Any, Any]:
-        parts = samples.flat(indices), samples.labels[indices]
-        return (_pinned(parts[0]), _pinned(parts[1])) if pinned else parts
+    def gather(indices: np.ndarray) -> tuple[Any, Any]:
+        parts = samples.gather_places(indices), samples.labels[indices]
+        return (_pin(parts[0]), _pin(parts[1])) if pinned else parts
 
-    def moved(parts: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+    def move(parts: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         places = torch.as_tensor(parts[0]).to(device, non_blocking=pinned)
         labels = torch.as_tensor(parts[1]).to(device, non_blocking=pinned)
-        return samples.filled(places, len(labels)), labels
+        return samples.fill_frames(places, len(labels)), labels
 
     if device == "cpu":
-        yield from (moved(gathered(indices)) for indices in batches)
+        yield from (move(gather(indices)) for indices in batches)
         return
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(gathered, batches[0]) if len(batches) else None
+        ahead = pool.submit(gather, batches[0]) if len(batches) else None
         for following in (*batches[1:], None):
             assert ahead is not None
             parts = ahead.result()
             if following is not None:
-                ahead = pool.submit(gathered, following)
-            yield moved(parts)
+                ahead = pool.submit(gather, following)
+            yield move(parts)
 
 
-def _pinned(values: np.ndarray) -> Tensor:
+def _pin(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).pin_memory()
 
 
-def scores(
-    network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, how: str = "turn"
+def compute_scores(
+    network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, frame_mode: str = "turn"
 ) -> np.ndarray:
-    """How much speaks for each class of some samples, [samples, classes]: positive, one in sum."""
+    """Return the class probabilities of some samples, [samples, classes]."""
     batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
     with torch.no_grad():
         probabilities = [
-            logits(network, over_time(frames, how)).softmax(1)
-            for frames, _ in loaded(samples, batches, device)
+            compute_logits(network, to_sequence(frames, frame_mode)).softmax(1)
+            for frames, _ in iterate_batches(samples, batches, device)
         ]
         return (
             torch.cat(probabilities).cpu().numpy()
@@ -373,16 +374,16 @@ def scores(
         )
 
 
-def accuracy(trainer: Trainer, indices: np.ndarray) -> float:
-    """Share of some of the trainer's samples that its network tells right."""
-    predicted = scores(
+def compute_accuracy(trainer: Trainer, indices: np.ndarray) -> float:
+    """Return the accuracy of the trainer's network on some of its samples."""
+    predicted = compute_scores(
         trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames
     ).argmax(1)
     return float((predicted == trainer.samples.labels[indices]).mean())
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many samples of each class (rows) were taken for each (columns)."""
+def compute_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix: numbers of samples by true class (rows) and predicted class (columns)."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predicted), 1)
     return counts

@@ -1,1 +1,1 @@
-"""Commands: one parser each, thin."""
+"""Commands: each parses its arguments, calls the package and prints the outcome."""

@@ -1,4 +1,4 @@
-"""All commands as one: ``spiky train --task Isaac-Ant-v0``, the same as ``python -m spiky_rl.cli train`` and ``scripts/train.py``."""
+"""The command ``spiky``: ``spiky train ...`` is the same as ``python -m spiky_rl.cli train ...`` and ``scripts/train.py ...``."""
 
 import ast
 import importlib
@@ -6,28 +6,28 @@ import sys
 from pathlib import Path
 
 from spiky_rl.cli.common import run
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 
 COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
 
 
 def summary(command: str) -> str:
-    """One line on a command, read without importing it."""
+    """Return the one-line description of a command without importing it."""
     text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     return first.partition(": ")[2]
 
 
 def main() -> int:
-    """Run the command that the first argument names; without one, say which there are."""
+    """Run the command named by the first argument; without an argument, list the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         lines = [f"  {command:<10}{summary(command)}" for command in COMMANDS]
-        print("\n".join(["usage: spiky COMMAND ...", "", *lines, "", "spiky COMMAND --help: its arguments"]))
+        print("\n".join(["usage: spiky COMMAND ...", "", *lines, "", "for help: spiky COMMAND --help"]))
         return 0
     if name not in COMMANDS:
         sys.stderr.write(
-            f"error: command {name!r}: choose from {', '.join(COMMANDS)}{nearest(name, COMMANDS)}\n"
+            f"error: command {name!r}: unknown; choose from {', '.join(COMMANDS)}{suggest_name(name, COMMANDS)}\n"
         )
         return 2
     del sys.argv[1]

@@ -1,4 +1,4 @@
-"""``classify.py``: train an agent's network to tell classes apart, evaluate it, and predict the classes of other recordings."""
+"""``classify.py``: train an agent's network as a classifier of event recordings, evaluate it, and predict classes."""
 
 from __future__ import annotations
 
@@ -8,100 +8,107 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.classification.settings import Flags, Request, fresh, named_again
+from spiky_rl.classification.settings import (
+    ClassifyOptions,
+    ClassifyRequest,
+    format_required_arguments,
+    make_settings,
+)
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar, Display, Reading, sparkline
-from spiky_rl.cli.flags import given, picked
+from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, sparkline
+from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.hosts.common.stopping import stoppable
+from spiky_rl.run.signals import handle_stop_signals
 
 if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Train an agent's network as a classifier (Ctrl-C keeps it), evaluate it, or predict with it."
-    return common.Parser("classify.py", about, Request, Flags, verbose=True)
+    """Build the parser of the command."""
+    about = "Train an agent's network as a classifier of event recordings (Ctrl-C stops and saves), evaluate it, or predict classes."
+    return common.Parser("classify.py", about, ClassifyRequest, ClassifyOptions, verbose=True)
 
 
 def classify(argv: list[str]) -> int:
-    """Train as the arguments say; what can be refused without the data is refused before they are read."""
-    args = parser().read(argv)
-    asked = picked(Request, args, flags=given(Flags, args))
-    asked.require()
+    """Train, evaluate or predict; all checks that need no data run before the data is loaded."""
+    args = parser().parse(argv)
+    asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
+    asked.check_request()
     if asked.evaluate or asked.predict:
-        return use(asked)
-    settings = None if asked.checkpoint else fresh(asked)
+        return evaluate_or_predict(asked)
+    settings = None if asked.checkpoint else make_settings(asked)
 
-    from spiky_rl.classification.run import begun
+    from spiky_rl.classification.run import create_run
 
-    run = begun(asked, settings, Bar)
+    run = create_run(asked, settings, ProgressBar)
     first, course = len(run.trainer.history.loss), []
-    with stoppable("stopping after this epoch") as stop:
-        with Display(run.title) as display:
-            outcome = run.learn(stop, lambda epoch: show(display, epoch, first, course))
-        if (result := run.keep(outcome)) is not None:
+    with handle_stop_signals("stopping after this epoch") as stop:
+        with TrainingDisplay(run.title) as display:
+            outcome = run.learn(stop, lambda epoch: show_epoch(display, epoch, first, course))
+        if (result := run.write_result(outcome)) is not None:
             if outcome == "finished":
-                run.compare(result, stop, Bar)
-            summarise(result, asked.log_root, run.folder, named_again(asked, run.settings))
+                run.compare(result, stop, ProgressBar)
+            print_summary(result, asked.log_root, run.folder, format_required_arguments(asked, run.settings))
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
-    return stop.code_after(outcome)
+    return stop.get_exit_code(outcome)
 
 
-def use(asked: Request) -> int:
-    """Evaluate the best network of a run, or predict with it."""
+def evaluate_or_predict(request: ClassifyRequest) -> int:
+    """Evaluate the best network of a run or predict classes with it; return the exit code."""
+    from spiky_rl.classification import inference as using
     from spiky_rl.classification import run
-    from spiky_rl.classification import use as using
 
-    trained = using.load(asked, run.find(asked), asked.device, asked.evaluate, Bar)
+    trained = using.load_classifier(
+        request, run.find_checkpoint(request), request.device, request.evaluate, ProgressBar
+    )
     seen = int(trained.seen.sum())
-    if asked.predict:
-        out = using.predict(trained, asked.out)
-        print(f"{len(trained.held)} recordings predicted, {seen} of which the network was trained with")
+    if request.predict:
+        out = using.predict(trained, request.out)
+        print(f"{len(trained.samples)} recordings predicted, {seen} of which the network was trained with")
         print(out)
         return 0
-    out, result = using.evaluate(trained, asked.out)
+    out, result = using.evaluate(trained, request.out)
     share, (low, high) = result["accuracy"], result["interval_95"]
     print(
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
     )
-    parts = (result["other_parts"], "that are not of the test set")
-    left = ((seen, "that it was trained with"), (result["without_class"], "without a class"), parts)
+    parts = (result["other_parts"], "outside the test set")
+    left = ((seen, "seen in training"), (result["without_class"], "without a class"), parts)
     if words := [f"{count} {why}" for count, why in left if count]:
         print(f"  left out: {', '.join(words)}")
     print(out)
     return 0
 
 
-def show(display: Display, epoch: Epoch, first: int, course: list[float]) -> None:
-    """Show an epoch of a training that began with the ``first``, and the ``course`` of its accuracy."""
+def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history: list[float]) -> None:
+    """Show an epoch and append its accuracy to ``history``; ``first_epoch`` is the first since the start or resume."""
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
-    course.append(epoch.accuracy_train if chosen is None else chosen)
-    blocks = sparkline(course)
+    history.append(epoch.accuracy_train if chosen is None else chosen)
+    blocks = sparkline(history)
     readings = (
-        Reading("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
-        Reading(
+        DisplayRow("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
+        DisplayRow(
             "validation", f"{'-' if chosen is None else f'{chosen:.1%}':>6}", "" if chosen is None else blocks
         ),
-        Reading("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
-        Reading("loss", f"{epoch.loss:6.3f}"),
-        Reading("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
-        Reading("operations", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
-        Reading("time", f"{epoch.seconds:5.1f} s", "per epoch"),
+        DisplayRow("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
+        DisplayRow("loss", f"{epoch.loss:6.3f}"),
+        DisplayRow("firing rate", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
+        DisplayRow("effective ops", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
+        DisplayRow("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
-    display.show((epoch.index - first + 1) / (epoch.last - first + 1), readings)
+    display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), readings)
 
 
-def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
-    """The end of a run on the terminal; ``named``: words of the command line that a later one must repeat."""
+def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
+    """Print the outcome of a run; ``named`` are arguments that a later command must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     chosen, tested = result["accuracy_validation"], result["samples_test"]
-    by = f"{chosen:.1%} of {result['samples_validation']}" if chosen is not None else ""
+    by = f"{chosen:.1%} of {result['samples_validation']} validation recordings" if chosen is not None else ""
     if result["accuracy"] is None:
-        told = f"not yet: the {tested} to test on are seen once, at the end{by and f'; {by}'}"
+        told = f"none yet: the {tested} test recordings are used once, at the end{by and f'; {by}'}"
     else:
-        told = f"{result['accuracy']:.1%} of the {tested} to test on"
+        told = f"{result['accuracy']:.1%} of {tested} test recordings"
     words = shlex.join(["--checkpoint", str(folder), *named])
     root = f" --log_root {shlex.quote(str(log_root))}" if log_root != Path("logs") else ""
     command, outcome = "python scripts/classify.py", result["outcome"]
@@ -110,34 +117,37 @@ def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Se
         ("accuracy", told),
         *describe_ann(result),
         result["accuracy"] is not None
-        and ("epoch", f"{result['epoch']} of {result['epochs']}{by and f', chosen by {by}'}"),
+        and ("best epoch", f"{result['epoch']} of {result['epochs']}{by and f', with {by}'}"),
         result["rising"] is not None and ("not converged", describe_rise(result)),
         ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("operations", f"{result['synops_per_sample']:,.0f} per recording"),
+        ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),
         ("time", f"{result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"),
-        ("watch it", f"tensorboard --logdir {log_root}"),
-        outcome == "stopped" and ("go on", f"{command} {words}{root}"),
-        outcome == "finished" and ("use it", f"{command} --predict {words} --data FOLDER"),
+        ("TensorBoard", f"tensorboard --logdir {log_root}"),
+        outcome == "stopped" and ("resume with", f"{command} {words}{root}"),
+        outcome == "finished" and ("predict with", f"{command} --predict {words} --data FOLDER"),
     )
 
 
 def describe_rise(result: Mapping[str, Any]) -> str:
-    """Return in words which accuracy was still rising at the end of a training, and the option that changes it."""
-    what, before, last = (result["rising"][key] for key in ("what", "before", "last"))
-    return f"{what} accuracy was still rising, from {before:.1%} to {last:.1%}; longer: --epochs {2 * result['epochs']}"
+    """Return a text on an accuracy that was still rising at the end of a training, with the option to train longer."""
+    kind, before, last = (result["rising"][key] for key in ("what", "before", "last"))
+    return (
+        f"{kind} accuracy was still rising, from {before:.1%} to {last:.1%};"
+        f" train longer with --epochs {2 * result['epochs']}"
+    )
 
 
 def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return rows on the ANN of a ``result``: its accuracy beside the network's, and its cost."""
+    """Return rows on the ANN of a result: its accuracy and cost, compared with the network's."""
     ann, count = result["ann"], result["samples_test"]
     if ann is None:
         return []
     if ann["accuracy"] is None:
         return [("ANN", f"left out: {ann['left_out']}")]
     share = ann["accuracy"]
-    cost = f"{ann['seconds_total']:.0f} s, {ann['synops_per_sample']:,.0f} operations per recording"
+    cost = f"{ann['seconds_total']:.0f} s, {ann['synops_per_sample']:,.0f} effective ops per recording"
     rows = [
-        ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: without)")
+        ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: no ANN)")
     ]
     error = math.sqrt(share * (1.0 - share) / count)
     if result["accuracy"] < share - 2.0 * error:

@@ -1,4 +1,4 @@
-"""The parts that all commands share: the parser, and where messages go."""
+"""Argument parser and logging of all commands."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.foreign_flags import INSTEAD
-from spiky_rl.config.options import Settings, nearest
-from spiky_rl.hosts.common import command
+from spiky_rl.config.options import Settings, suggest_name
+from spiky_rl.run import command
 
 log = logging.getLogger("spiky_rl")
-run = command.run
+run = command.run_command
 
 
 def program(name: str) -> str:
-    """How a shell calls the command ``name`` in the way in which this one was called."""
+    """Return the shell words that call the command ``name`` in the same way as the present command."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"python -m spiky_rl.cli {name}"
@@ -29,15 +29,15 @@ def program(name: str) -> str:
     return f"spiky {name}"
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says what a flag is where it is not given, unless that is nothing, or the flag is a switch."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the default of each flag, unless the default is None or False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """Exit code 2 and one line for a bad command line; prefixes of flags are not accepted."""
+    """Argument parser that ends with exit code 2 and one line for a bad command line; it accepts no prefixes of flags."""
 
     def __init__(
         self,
@@ -48,36 +48,34 @@ class Parser(argparse.ArgumentParser):
         epilog: str | None = None,
         **how: Any,
     ) -> None:
-        """Begin with a flag for every field of the ``settings``, and with one that lets libraries talk where ``verbose``.
-
-        ``how`` says which fields, and what else they default to, as in `add_flags`.
-        """
-        super().__init__(prog, None, description, epilog, formatter_class=Help, allow_abbrev=False)
+        """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
+        super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         if verbose:
-            self.add_argument("-v", "--verbose", action="store_true", help="show the libraries' own messages")
+            self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")
         for each in settings:
             add_flags(self, each, **how)
 
-    def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The arguments ``argv``, parsed; from here on, our messages go to the terminal."""
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse ``argv`` and set up logging."""
         args = self.parse_intermixed_args(argv)
         setup_logging(getattr(args, "verbose", False))
         return args
 
     def error(self, message: str) -> NoReturn:
-        """Name the problem, with the nearest flag where one is unknown."""
+        """Print the error in one line, with the nearest flag if one is unknown, and exit with code 2."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
         flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-        hint = f"; here: {INSTEAD[flag]}" if flag in INSTEAD else nearest(flag, flags) if flag else ""
+        hint = f"; instead: {INSTEAD[flag]}" if flag in INSTEAD else suggest_name(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 
 
 def setup_logging(verbose: bool) -> None:
-    """Our messages on the terminal; the libraries' only when asked for."""
+    """Send the package's messages to stderr; those of other libraries only if ``verbose``, or from warnings on."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for ours in (log, logging.getLogger("isaaclab_mujoco")):
+        ours.handlers, ours.propagate = [handler], False
+        ours.setLevel(logging.DEBUG if verbose else logging.INFO)

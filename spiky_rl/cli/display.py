@@ -1,4 +1,4 @@
-"""Progress displays of the commands: a live panel or a line per step for a training, a bar or a line now and then for others."""
+"""Progress displays: a live panel or lines for a training, a bar or occasional lines for other work."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TextIO
 
 from spiky_rl.cli.common import log
-from spiky_rl.config.shown import duration
+from spiky_rl.config.progress import format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-    from spiky_rl.hosts.run.training import Step
+    from spiky_rl.run.train import TrainingStep
 
 
-QUIET_S = 30.0
-"""Seconds between two lines of a `Bar` that has no terminal."""
+LOG_INTERVAL_S = 30.0
+"""Seconds between two lines of a `ProgressBar` without a terminal."""
 WIDTH = 76
-"""Characters of a panel."""
+"""Width of a panel in characters."""
 
 
-class Picture(ABC):
-    """Context manager: what stands on a terminal and is drawn anew in its place; elsewhere nothing is drawn."""
+class TerminalDisplay(ABC):
+    """Context manager with a picture that is redrawn in place on a terminal; without a terminal nothing is drawn."""
 
     stream: Literal["stdout", "stderr"] = "stdout"
     transient = False
-    """Whether it goes when the work ends."""
+    """Whether the picture disappears when the work ends."""
     shown = True
     live: Live | None = None
 
@@ -44,37 +44,37 @@ class Picture(ABC):
 
             console, redirect = Console(stderr=self.stream == "stderr"), self.stream == "stdout"
             self.live = Live(
-                self.drawn(), console=console, transient=self.transient, redirect_stdout=redirect
+                self.render(), console=console, transient=self.transient, redirect_stdout=redirect
             )
             self.live.start()
-            log_to(sys.stderr)  # which is rich's by now
+            redirect_log(sys.stderr)  # rich has replaced it, so that messages appear above the picture
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
-            self.live.update(self.drawn())
+            self.live.update(self.render())
             self.live.stop()
-            log_to(sys.stderr)
+            redirect_log(sys.stderr)
 
-    def left(self, share: float, begun: float = 0.0) -> str:
-        """The time that is left at this ``share`` of the work, of which ``begun`` was done at the start."""
-        seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - begun, 1e-9)
-        return duration(seconds)
+    def format_remaining_time(self, share: float, initial_share: float = 0.0) -> str:
+        """Return the estimated remaining time at a completed ``share``, of which ``initial_share`` was done at the start."""
+        seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - initial_share, 1e-9)
+        return format_duration(seconds)
 
     @abstractmethod
-    def drawn(self) -> RenderableType:
-        """The picture as it is now."""
+    def render(self) -> RenderableType:
+        """Render the present picture."""
 
 
-def log_to(stream: TextIO) -> None:
-    """Let our messages go to ``stream``: one that is drawn on moves them out of its picture's way."""
+def redirect_log(stream: TextIO) -> None:
+    """Send the package's messages to ``stream``."""
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)
 
 
-class Bar(Picture):
-    """Call it with the share of the work that is done: a bar on stderr, or without a terminal a line every `QUIET_S` seconds."""
+class ProgressBar(TerminalDisplay):
+    """Progress bar on stderr; without a terminal, a message every `LOG_INTERVAL_S` seconds. Implements `ProgressCallback`."""
 
     stream, transient = "stderr", True
 
@@ -83,93 +83,108 @@ class Bar(Picture):
         self.told = time.monotonic()
 
     def __call__(self, share: float, detail: str | None = None) -> None:
-        """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
+        """Show the completed ``share`` in [0, 1] and a new status text, unless ``detail`` is None."""
         self.share, self.detail = min(share, 1.0), self.detail if detail is None else detail
         if self.live is not None:
-            self.live.update(self.drawn())
-        elif (now := time.monotonic()) - self.told > QUIET_S:
+            self.live.update(self.render())
+        elif (now := time.monotonic()) - self.told > LOG_INTERVAL_S:
             self.told = now
-            log.info("%s: %.0f %%, %s left  %s", self.title, 100.0 * share, self.left(share), self.detail)
+            log.info(
+                "%s: %.0f %%, %s left  %s",
+                self.title,
+                100.0 * share,
+                self.format_remaining_time(share),
+                self.detail,
+            )
 
-    def drawn(self) -> RenderableType:
-        """The bar."""
-        from rich.progress_bar import ProgressBar
+    def render(self) -> RenderableType:
+        """Render the bar."""
+        from rich.progress_bar import ProgressBar as RichBar
         from rich.table import Table
         from rich.text import Text
 
         line = Table.grid(padding=(0, 1))
-        left = f"{self.left(self.share)} left" if self.share else ""
-        done = ProgressBar(total=1.0, completed=self.share, width=40)
+        left = f"{self.format_remaining_time(self.share)} left" if self.share else ""
+        done = RichBar(total=1.0, completed=self.share, width=40)
         line.add_row(Text(self.title), done, f"{self.share:.0%}", left, Text(self.detail))
         return line
 
 
-class Reading(NamedTuple):
-    """One value that a training displays: its name, the value, and what only a panel has room for."""
+class DisplayRow(NamedTuple):
+    """One row of a training display."""
 
     name: str
     value: str
-    more: str = ""
+    detail: str = ""
+    """Further text for the panel; lines leave it out."""
 
 
-class Display(Picture):
-    """Shows how a training goes: a panel, or without a terminal a line per step."""
+class TrainingDisplay(TerminalDisplay):
+    """Display of a training: a panel, or without a terminal a line per step."""
 
     def __init__(self, title: str, shown: bool = True) -> None:
         self.title, self.shown = title, shown
         self.share, self.remaining = 0.0, ""
-        self.readings: Sequence[Reading] = ()
+        self.readings: Sequence[DisplayRow] = ()
 
-    def show(self, share: float, readings: Sequence[Reading], begun: float = 0.0) -> None:
-        """Show a step, at which a ``share`` of all is done, in [0, 1]; ``begun`` was done before this display was made."""
-        self.share, self.readings, self.remaining = share, readings, self.left(share, begun)
+    def show(self, share: float, rows: Sequence[DisplayRow], initial_share: float = 0.0) -> None:
+        """Show a step at a completed ``share`` in [0, 1], of which ``initial_share`` was done when the display was made."""
+        self.share, self.readings, self.remaining = (
+            share,
+            rows,
+            self.format_remaining_time(share, initial_share),
+        )
         if self.live is not None:
-            self.live.update(self.drawn())
+            self.live.update(self.render())
         elif self.shown:
-            line = "  ".join(f"{name} {value}" for name, value, _ in readings)
+            line = "  ".join(f"{name} {value}" for name, value, _ in rows)
             print(f"{line}  {self.remaining} left", flush=True)
 
-    def drawn(self) -> RenderableType:
-        """The panel."""
+    def render(self) -> RenderableType:
+        """Render the panel."""
         from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
+        from rich.progress_bar import ProgressBar as RichBar
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
-        for name, value, more in self.readings or [Reading("", "waiting for the first step")]:
+        for name, value, more in self.readings or [DisplayRow("", "waiting for the first step")]:
             table.add_row(name, f"{value.strip()}   {more}")
         if self.readings:
-            table.add_row("", ProgressBar(total=1.0, completed=self.share, width=48))
+            table.add_row("", RichBar(total=1.0, completed=self.share, width=48))
             table.add_row("remaining", self.remaining)
         return Panel(table, title=self.title, width=WIDTH)
 
 
-def show_iteration(display: Display, step: Step) -> None:
-    """Show an iteration of a training."""
-    iteration = step.iteration
+def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> None:
+    """Show an iteration of a reinforcement learning run."""
+    iteration = training_step.iteration
     progress, activity = iteration.progress, iteration.activity
-    of = f"/{iteration.last + 1}" if step.begun is None else ""
+    of = f"/{iteration.last + 1}" if training_step.initial_share is None else ""
     layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
     readings = [
-        Reading("iteration", f"{iteration.index + 1:4d}{of}"),
-        Reading("return", f"{number(progress.returns[-1]):>8}", sparkline(progress.returns)),
-        Reading("length", f"{number(progress.lengths[-1]):>7}", "control steps"),
-        *([Reading("firing", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
-        Reading("operations", f"{activity.operations:7,.0f}", "per control step"),
-        *([Reading("resets", f"{progress.worlds_reset:,}", "worlds broke")] if progress.worlds_reset else []),
-        Reading("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
+        DisplayRow("iteration", f"{iteration.index + 1:4d}{of}"),
+        DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", sparkline(progress.returns)),
+        DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
+        *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
+        DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
+        *(
+            [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds with failed physics")]
+            if progress.worlds_reset
+            else []
+        ),
+        DisplayRow("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
     ]
-    display.show(step.share, readings, step.begun or 0.0)
+    display.show(training_step.share, readings, training_step.initial_share or 0.0)
 
 
-def number(value: float) -> str:
-    """Two decimals, or a dash before the first episode has ended."""
+def format_number(value: float) -> str:
+    """Format with two decimals, or as a dash if NaN (no episode has ended yet)."""
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:
-    """The course of a curve in one line of blocks."""
+    """Draw a curve as one line of block characters."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return ""

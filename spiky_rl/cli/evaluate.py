@@ -1,4 +1,4 @@
-"""``evaluate.py``: measure the final policy, undisturbed and under conditions, in one simulation."""
+"""``evaluate.py``: evaluate a trained policy, undisturbed and under conditions, in one simulation."""
 
 from __future__ import annotations
 
@@ -6,72 +6,68 @@ from collections.abc import Mapping
 from typing import Any, override
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.plan import RANDOM, Request
-from spiky_rl.deploy._targets import in_integers
-from spiky_rl.hosts.common.run_folders import require_checkpoint
-from spiky_rl.hosts.run.asked import Evaluation
-from spiky_rl.hosts.run.prepare import known_agent, prepare
+from spiky_rl.deploy._targets import make_integer_target
+from spiky_rl.hosts import find_host, get_host, list_hosts
+from spiky_rl.learners.common.checkpoint_names import require_checkpoint
+from spiky_rl.run.options import EvaluateOptions
+from spiky_rl.run.prepare import make_plan, merge_known_agent
+from spiky_rl.run.run_plan import RANDOM, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
-"""Titles of what a task is about besides its reward."""
+"""Measure of a task -> title of its column."""
 
 
 class Parser(common.Parser):
-    """One whose help lists the conditions: they import torch, for which nothing else of a command line waits."""
+    """Parser with the names of the conditions in its help, which alone imports them (and torch)."""
 
     @override
     def format_help(self) -> str:
-        from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
-
-        self.epilog = f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}"
+        sets = [(name, get_host(name).list_conditions()) for name in list_hosts()]
+        self.epilog = "; ".join(
+            f"conditions of {name}: {', '.join(found['conditions'])}; all: {', '.join(found['all'])}"
+            for name, found in sets
+        )
         return super().format_help()
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Measure a trained policy, undisturbed and under other conditions."
-    return Parser("evaluate.py", about, Request, Evaluation, **TRAINED)
+    """Build the parser of the command."""
+    about = "Evaluate a trained policy, undisturbed and under test conditions."
+    return Parser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
 
 
 def evaluate(argv: list[str]) -> int:
-    """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().read(argv)
-    return begin(picked(Request, args), picked(Evaluation, args))
+    """Evaluate a policy; all checks run before a simulator starts."""
+    args = parser().parse(argv)
+    return run_evaluation(parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args))
 
 
-def begin(asked: Request, options: Evaluation) -> int:
-    """Evaluate, write the result and print it; returns the exit code.
-
-    Args:
-        asked: What is evaluated.
-        options: How.
-    """
-    options.require(asked)
-    if asked.checkpoint not in (None, RANDOM):
-        require_checkpoint(asked.checkpoint)
+def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
+    """Evaluate a policy, write the result and print it; return the exit code."""
+    options.check_request(request)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)
     bits = options.quantize
-    target = None if bits is None else in_integers(bits)
-    if target is not None and (known := known_agent(asked)) is not None:
-        target.refuse(known)
+    target = None if bits is None else make_integer_target(bits)
+    if target is not None and (known := merge_known_agent(request)) is not None:
+        target.check_network(known)
 
-    from spiky_rl.hosts.isaaclab.conditions import chosen
-
-    chosen(options.conditions)
-    plan = prepare(asked)
+    find_host(request.task).parse_conditions(options.conditions)
+    plan = make_plan(request)
     if target is not None:
-        target.refuse(plan.spec.tree())
+        target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import evaluating
+    from spiky_rl.run import evaluate as running
 
-    measured = evaluating.select(plan, options.conditions, options.episodes, options.integers)
-    out = options.beside(measured.checkpoint)
-    change = target and (lambda policy, env: _export.quantised(policy, env, target, Bar))
-    result = evaluating.evaluate(measured, change, Bar)
+    measured = running.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
+    out = options.get_result_path(measured.checkpoint)
+    change = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
+    result = running.evaluate(measured, change, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
@@ -84,14 +80,18 @@ def begin(asked: Request, options: Evaluation) -> int:
 
 
 def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """A line per condition."""
+    """Print a line per condition."""
     nominal = conditions["nominal"]
     measured = [measure] if measure in nominal["measures"] else []
-    titles = ["return", "share", "steps", *(MEASURES[name] for name in measured), "firing", "operations"]
+    titles = [
+        *("return", "share", "steps"),
+        *(MEASURES[name] for name in measured),
+        *("firing\nrate", "effective\nops/step"),
+    ]
     rows = []
     for name, found in conditions.items():
         cells = [name, f"{found['mean_return']:.2f} ± {found['std_return']:.2f}"]
-        # a share of a punishment would rise where the return falls
+        # a share of a negative return would rise as the return falls
         share = (
             f"{found['mean_return'] / nominal['mean_return']:.0%}" if nominal["mean_return"] > 0.0 else "-"
         )
@@ -104,7 +104,7 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) 
 
 
 def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line for nominal and for everything that happens in mid-episode, if something does."""
+    """Print a line for nominal and for every condition with damage in mid-episode, if there is one."""
     found = {name: results["recovery"] for name, results in conditions.items() if results.get("recovery")}
     if set(found) <= {"nominal"}:
         return

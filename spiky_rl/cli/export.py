@@ -1,4 +1,4 @@
-"""``export.py``: write a trained policy for other programs and chips, and prove that it is the policy."""
+"""``export.py``: export a trained policy for other programs and chips, and verify the files against it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
-from spiky_rl.config.plan import Request
-from spiky_rl.deploy._asked import Export
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
+from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Write a trained policy for other programs and chips."
-    return common.Parser("export.py", about, Request, Export, num_envs=1, **TRAINED)
+    """Build the parser of the command."""
+    about = "Export a trained policy for other programs and chips, and verify the files against the policy."
+    return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **CHECKPOINT_FLAGS)
 
 
 def export(argv: list[str]) -> int:
-    """Export as the arguments say."""
-    args = parser().read(argv)
-    asked, options = picked(Request, args), picked(Export, args)
-    targets = options.require(asked)
-    plan = prepare(asked)
+    """Export a policy."""
+    args = parser().parse(argv)
+    asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
+    targets = options.check_request(asked)
+    plan = make_plan(asked)
 
     from spiky_rl.deploy import _export
 
-    written = _export.exported(plan, options, targets, Bar)
+    written = _export.run_export(plan, options, targets, ProgressBar)
     for path in written:
         print(path)
     if options.report is not None:
@@ -37,11 +37,11 @@ def export(argv: list[str]) -> int:
 
 
 def print_report(chip: str, files: Sequence[Path]) -> None:
-    """A line per file: bytes of flash, of the struct and of the stack."""
-    from spiky_rl.deploy import _chip
+    """Print a line per C file: bytes of flash, state and stack on the ``chip``."""
+    from spiky_rl.deploy import _footprint
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
-        found = _chip.footprint(path, chip)
+        found = _footprint.measure_footprint(path, chip)
         label = "/".join(path.parts[-2:])
         print(f"{label:<40}{found.flash:>10,}{found.state:>10,}{found.stack:>10,}")

@@ -1,30 +1,61 @@
-"""Flags from fields: what settings declare with `option` is what a command takes, and what its help says.
+"""Command-line flags from the fields of `Settings`.
 
-A field is a flag of its own name, or of those that it declares as ``flags``: one without dashes is positional, and where
-there are none, the field is no flag.
+A field ``key`` becomes the flag ``--key``, or the names in its ``flags``: a name without dashes is a positional argument, and an
+empty list means no flag.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.arguments import number
-from spiky_rl.config.options import Declared, RegistryError, Settings, UserError, declared
+from spiky_rl.config.options import (
+    OptionInfo,
+    RegistryError,
+    Settings,
+    UserError,
+    check_number,
+    get_options,
+    shorten,
+)
+from spiky_rl.config.schema import MOST_STEPS
 
-UNSAID = re.compile(r"; (?:null|empty): ")
-"""How a field's meaning says what holds where it has no value."""
-TRAINED: dict[str, Any] = {
+DEFAULT_SEPARATOR = re.compile(r"; (?:null|empty): ")
+"""Text in a description before the meaning of an absent value."""
+CHECKPOINT_FLAGS: dict[str, Any] = {
     "without": ("distributed", "max_iterations"),
     "checkpoint": "latest",
     "verbose": True,
 }
-"""How a parser takes what asks for a trained policy."""
-TOLD = int | float | str | tuple | Path
-"""Types of defaults that a help names, where they are not empty and no switch's."""
+"""Arguments of a parser for commands that take a trained policy."""
+SHOWN_DEFAULT_TYPES = int | float | str | tuple | Path
+"""Types of defaults that the help shows, unless they are empty or False."""
+
+
+def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
+    """Return a function for argparse's ``type`` that parses a ``kind`` within the bounds of `check_number`."""
+
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            expected = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shorten(text)}") from None
+        try:
+            return check_number("", value, kind, **bounds)
+        except RegistryError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
+
+    return parse
+
+
+positive_int = number_type(int, low=1, high=MOST_STEPS)
+"""Parses a positive integer of at most 32 bits."""
+seed_int = number_type(int, low=-1, high=MOST_STEPS)
+"""Parses a seed: a non-negative integer, or -1 for a random seed."""
 
 
 def add_flags(
@@ -36,20 +67,18 @@ def add_flags(
     optional: bool = False,
     **defaults: object,
 ) -> None:
-    """Add a flag for every field of some settings; one that is not given is left to its field's default.
+    """Add a flag for every field of ``settings``. A flag without ``defaults`` is absent from the namespace unless given.
 
     Args:
-        parser: Takes the flags.
-        settings: Declare the fields.
-        only: Names of the fields that are flags here; empty: all.
-        without: Names of those that are not.
-        optional: Whether no flag must be given, although its field has no default.
-        defaults: The command's own, by name, in the place of the fields'.
+        only: Names of the fields to add; all if empty.
+        without: Names of fields to leave out.
+        optional: Require no flag, even for fields without a default.
+        defaults: Defaults of this command, by field name, instead of the fields' own.
     """
-    for key, field in declared(settings).items():
+    for key, field in get_options(settings).items():
         names = field.extra.get("flags", [f"--{key}"])
         if names and key not in without and (not only or key in only):
-            arguments = _arguments(key, field, defaults)
+            arguments = _build_argument(key, field, defaults)
             if names[0].startswith("-"):
                 required = settings.model_fields[key].is_required() and not optional
                 arguments |= {"dest": key, "required": required}
@@ -58,25 +87,25 @@ def add_flags(
             parser.add_argument(*names, **arguments)
 
 
-def given(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
-    """Values in ``args`` of the fields of ``settings``, by name; only of flags that are given."""
+def get_given_values(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
+    """Return field name -> value for the flags of ``settings`` that ``args`` holds."""
     return {key: getattr(args, key) for key in settings.model_fields if hasattr(args, key)}
 
 
-def picked[Asked: Settings](settings: type[Asked], args: argparse.Namespace, **more: object) -> Asked:
-    """The ``settings`` that ``args`` ask for, with ``more`` that is no flag. Raises UserError that names the flag."""
+def parse_settings[Asked: Settings](settings: type[Asked], args: argparse.Namespace, **more: object) -> Asked:
+    """Build ``settings`` from ``args`` and ``more`` values. Raises UserError that names the flag."""
     try:
-        return settings.check("", {**given(settings, args), **more})
+        return settings.check("", {**get_given_values(settings, args), **more})
     except RegistryError as error:
         raise UserError(f"--{error}") from None
 
 
-def _arguments(key: str, field: Declared, defaults: Mapping[str, object]) -> dict[str, Any]:
-    """What ``add_argument`` gets for a field, whatever it is called."""
+def _build_argument(key: str, field: OptionInfo, defaults: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of ``add_argument`` for a field, except its names."""
     own, shown = key in defaults, field.default
-    meaning = UNSAID.split(field.meaning)
-    text = meaning[0] if own else "; default: ".join(meaning)
-    if not own and isinstance(shown, TOLD) and shown is not False and shown not in ("", ()):
+    description = DEFAULT_SEPARATOR.split(field.description)
+    text = description[0] if own else "; default: ".join(description)
+    if not own and isinstance(shown, SHOWN_DEFAULT_TYPES) and shown is not False and shown not in ("", ()):
         text += f" (default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
     arguments: dict[str, Any] = {"help": text.replace("%", "%%")}
     arguments["default"] = defaults[key] if own else argparse.SUPPRESS
@@ -86,8 +115,8 @@ def _arguments(key: str, field: Declared, defaults: Mapping[str, object]) -> dic
         return arguments | {"choices": field.choices}
     if metavar := field.extra.get("metavar", "A,B" if field.many else None):
         arguments["metavar"] = metavar
-    if field.many:  # a text with commas, which the settings read
+    if field.many:  # a text with commas, parsed by the settings
         return arguments
     if field.kind in (int, float):
-        return arguments | {"type": number(field.kind, **field.limits)}
+        return arguments | {"type": number_type(field.kind, **field.limits)}
     return arguments | ({"type": Path} if field.kind is Path else {})

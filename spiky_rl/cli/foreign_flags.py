@@ -1,14 +1,14 @@
-"""Flags of Isaac Lab's and rsl_rl's own commands that ours have not, and what does the same here."""
+"""Flags of Isaac Lab's and rsl_rl's commands that these commands lack, and their replacements."""
 
-VIEW = "--visualizer viser (train.py, play.py) shows it live in a browser"
+VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
 INSTEAD = {
-    "--headless": "leave it out: nothing is drawn unless --visualizer or --video asks for it",
+    "--headless": "leave it out; nothing is rendered without --visualizer or --video",
     "--livestream": VIEW,
     "--viz": VIEW,
     "--visualizer": VIEW,
-    "--enable_cameras": "leave it out: --video films without it",
-    "--video": "play.py --video films a trained policy",
+    "--enable_cameras": "leave it out; --video works without it",
+    "--video": "play.py --video",
     "--resume": "--checkpoint latest",
     "--load_run": "--checkpoint RUN_FOLDER",
     "--load_checkpoint": "--checkpoint FILE",
@@ -22,11 +22,11 @@ INSTEAD = {
     "--logger": "train.py --logger",
     "--track": "train.py --logger wandb",
     "--wandb-project-name": "train.py --logger wandb --log_project_name NAME",
-    "--run_name": "train.py --run_name; a trained run is named by --checkpoint RUN_FOLDER",
+    "--run_name": "train.py --run_name, or --checkpoint RUN_FOLDER for a trained run",
     "--max_iterations": "train.py --max_iterations",
     "--export_method": "export.py --to NAMES",
     "--export_save_path": "export.py --out FOLDER",
-    "--disable_fabric": "leave it out: there is no Fabric without Kit",
+    "--disable_fabric": "leave it out; there is no Fabric without Kit",
     "--list_tasks": "isaaclab list_envs --all",
 }
-"""Flag -> what is asked for here in its place."""
+"""Foreign flag -> replacement."""

@@ -1,27 +1,30 @@
-"""``grow.py``: evolve a rule that grows a graph, scored as a spiking reservoir."""
+"""``grow.py``: evolve a rule that grows the graph of a spiking reservoir."""
 
 from __future__ import annotations
 
-
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import picked
-from spiky_rl.reservoirs.growth.settings import Growth
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import parse_settings
+from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    return common.Parser("grow.py", "Evolve a graph for a spiking reservoir; Ctrl-C keeps the best.", Growth)
+    """Build the parser of the command."""
+    return common.Parser(
+        "grow.py",
+        "Evolve a graph for a spiking reservoir; Ctrl-C stops, the best graph is saved.",
+        GrowRequest,
+    )
 
 
 def grow(argv: list[str]) -> int:
-    """Evolve, and keep the best graph in its file."""
-    asked = picked(Growth, parser().read(argv)).seeded()
-    asked.require()
+    """Evolve a graph and write the best one."""
+    asked = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
+    asked.check_request()
 
-    from spiky_rl.reservoirs.growth.search import search
+    from spiky_rl.reservoirs.growth.search import evolve_graph
 
-    best = search(asked, Bar)
+    best = evolve_graph(asked, ProgressBar)
     edges = int(best.cells.adjacency.sum())
     print(f"{asked.out}: {best.cells.size} nodes, {edges} edges, seed {asked.seed}")
     return 0

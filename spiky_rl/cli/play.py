@@ -1,4 +1,4 @@
-"""``play.py``: run a trained policy, measure its episodes, film it, export it."""
+"""``play.py``: run a trained policy, report its episodes, record a video, export it."""
 
 from __future__ import annotations
 
@@ -8,66 +8,67 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import TRAINED, picked
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
-from spiky_rl.config.plan import Request
-from spiky_rl.deploy._targets import refuse, targets
-from spiky_rl.hosts.run.asked import Playing
-from spiky_rl.hosts.run.prepare import known_agent, prepare
+from spiky_rl.deploy._targets import check_expressible, make_targets
+from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.prepare import make_plan, merge_known_agent
+from spiky_rl.run.run_plan import RunRequest
 
-EXPORTED = ("torchscript", "onnx")
-"""What ``--export`` writes; all targets: ``export.py``."""
+EXPORT_TARGETS = ("torchscript", "onnx")
+"""Targets of ``--export``; ``export.py`` has all targets."""
 MEASURES = {"distance": "distance [m]", "upright": "upright [s]", "velocity_error": "velocity error [m/s]"}
-"""Titles of what a task is about besides its reward."""
-LISTED = 50
-"""Episodes that are printed, at most."""
+"""Measure of a task -> title of its column."""
+MAX_PRINTED_EPISODES = 50
+"""Maximum number of printed episodes."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    return common.Parser("play.py", "Play a trained policy.", Request, Playing, **TRAINED)
+    """Build the parser of the command."""
+    about = "Run a trained policy and report its episodes; optionally watch it, record a video or export it."
+    return common.Parser("play.py", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
 
 
 def play(argv: list[str]) -> int:
-    """Play as the arguments say."""
-    args = parser().read(argv)
-    asked, options = picked(Request, args), picked(Playing, args)
-    options.require(asked)
-    built = targets(EXPORTED) if options.export else {}
-    if known := known_agent(asked):
-        refuse(built.values(), known)
-    plan = prepare(asked)
-    refuse(built.values(), plan.spec.tree())
+    """Run a policy; all checks run before a simulator starts."""
+    args = parser().parse(argv)
+    asked, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
+    options.check_request(asked)
+    built = make_targets(EXPORT_TARGETS) if options.export else {}
+    if known := merge_known_agent(asked):
+        check_expressible(built.values(), known)
+    plan = make_plan(asked)
+    check_expressible(built.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.hosts.run import playing
-    from spiky_rl.metrics.energy import energy_text, rival_texts
+    from spiky_rl.metrics.energy import format_ann_energy, format_energy
+    from spiky_rl.run import play as running
 
     def export(policy: Any, env: Any, folder: Path) -> None:
-        _export.export(policy, env, folder, built, Bar)
+        _export.write_and_verify(policy, env, folder, built, ProgressBar)
 
-    def report(playback: playing.Playback) -> None:
+    def report(playback: running.PlayResult) -> None:
         print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
-            for text in (energy_text(playback.cost, ann_operations=ann), *rival_texts(playback.cost)):
+            for text in (format_energy(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):
                 print(f"energy per action: {text}")
-        sys.stdout.flush()  # what follows goes to stderr, and takes its time
+        sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
-    for path in playing.play(plan, options, export, Bar, report):
+    for path in running.play(plan, options, export, ProgressBar, report):
         print(path)
     return 0
 
 
 def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, float], measure: str) -> None:
-    """The episodes, and their mean; ``measure``: what the task is about, besides the reward."""
+    """Print the episodes and their mean, with the ``measure`` of the task if it has one."""
     titles = {
         "return": "return",
         "length": "steps",
         **({measure: MEASURES[measure]} if measure in means else {}),
         "firing_rate": "firing rate",
-        "operations": "operations per step",
+        "operations": "effective ops/step",
     }
 
     def cell(name: str, value: float) -> str:
@@ -77,8 +78,11 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
 
     print_table(
         ["episode", *titles.values()],
-        [[str(int(row["episode"])), *(cell(name, row[name]) for name in titles)] for row in rows[:LISTED]],
+        [
+            [str(int(row["episode"])), *(cell(name, row[name]) for name in titles)]
+            for row in rows[:MAX_PRINTED_EPISODES]
+        ],
         ["mean", *(cell(name, means[name]) for name in titles)],
     )
-    if len(rows) > LISTED:
-        print(f"({len(rows) - LISTED} more episodes in playback.json)")
+    if len(rows) > MAX_PRINTED_EPISODES:
+        print(f"({len(rows) - MAX_PRINTED_EPISODES} more episodes in playback.json)")

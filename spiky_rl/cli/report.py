@@ -1,4 +1,4 @@
-"""``report.py``: a study's page, from its result files alone."""
+"""``report.py``: write a study's report from its result files."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.extras import require
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
 
 def parser() -> common.Parser:
-    """The command line."""
+    """Build the parser of the command."""
     made = common.Parser("report.py", "Write a study's report from its result files.")
-    made.add_argument("folder", type=Path, help="the study's folder: what compare.py calls --out")
+    made.add_argument("folder", type=Path, help="folder of the study, the --out of compare.py")
     return made
 
 
 def report(argv: list[str]) -> int:
-    """Write report.html, report.md, figures/ and tensorboard/."""
+    """Write report.html, report.md, figures/ and tensorboard/ into the study's folder."""
     folder = parser().parse_args(argv).folder
     if not os.path.isfile(folder / "study.json"):
-        raise UserError(f"{str(folder)!r}: is no study's folder; there is no study.json")
+        raise UserError(f"{str(folder)!r}: not the folder of a study; it has no study.json")
     files.require_writable("folder", folder)
     require_report(folder)
-    print_report(folder)
+    write_and_print_report(folder)
     return 0
 
 
 def require_report(folder: Path) -> None:
-    """Raise UserError where what writes a report is not installed, or something lies in the way of it in its ``folder``."""
+    """Raise UserError if a library for reports is missing, or if a file or link in ``folder`` blocks a folder of the report."""
     for module in ("jinja2", "matplotlib", "tensorboard"):
-        require(module, "experiments")
+        require_module(module, "experiments")
     for name in (FIGURES, TENSORBOARD):
         files.require_own_folder(folder / name)
 
 
-def print_report(folder: Path) -> None:
-    """Write it, from what is finished, and say where it lies."""
+def write_and_print_report(folder: Path) -> None:
+    """Write the report on the finished cells and print the paths of its files."""
     from spiky_rl.experiments.report.hparams import write_hparams
     from spiky_rl.experiments.report.sections import write_report
 

@@ -1,56 +1,65 @@
-"""``show.py``: lists of what there is, and of what it is made of."""
+"""``show.py``: list components, agents and tasks, or describe one of them."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
-from spiky_rl.config.described import options, plain, summary, text
-from spiky_rl.config.extras import require
-from spiky_rl.config.options import UserError, nearest
-from spiky_rl.config.plan import Request
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.options import UserError, get_options, suggest_name
+from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.schema import ANN_KEYS
-from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
+from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.run.run_plan import RunRequest
 
-KINDS = (*registry.DATA, *registry.ROOMS)
+KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
 RESERVOIR = "reservoir"
-"""Not a kind with entries but one thing to look at: it is measured and drawn."""
+"""First argument that measures and draws one reservoir instead of listing a kind."""
 SCHEMA = "schema"
-"""Not a kind either: what the files of a kind may hold."""
+"""First argument that prints JSON Schemas of files instead of listing a kind."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
+    """Build the parser of the command."""
+    found = common.Parser(
+        prog="show.py", description="List the components, agents and tasks, or describe one of them."
+    )
     found.add_argument(
         "kind",
         choices=(*KINDS, RESERVOIR, SCHEMA),
-        help="what to list; reservoir: what to measure; schema: JSON Schemas",
+        help="kind to list; reservoir: measure and draw a reservoir; schema: print JSON Schemas",
     )
     found.add_argument(
         "name",
         nargs="?",
-        help="one entry: what it is and what it can be set to; a reservoir: a grown graph's .json, or an agent; a schema: agent,"
+        help="entry to describe, with its options; with reservoir: .json of a grown graph, or an agent; with schema: agent,"
         " task or study",
     )
     found.add_argument(
-        "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
+        "--source", action="store_true", help="with a neuron: print its generated C code for each backend"
     )
     found.add_argument(
-        "--task", help="with an agent: its merged specification for this task, on --rl_library"
+        "--task",
+        help="with an agent: print its merged specification for this task, with the origin of each value",
     )
-    add_flags(found, Request, only=("library",), library="rsl_rl")
+    add_flags(found, RunRequest, only=("library",), library=DEFAULT_LEARNER)
     found.add_argument(
-        "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
+        "--out",
+        type=Path,
+        help="with a reservoir: file of the picture; default: NAME.png in the current folder",
     )
     found.add_argument(
-        "--compare", action="store_true", help="with a reservoir: NARMA-10 beside echo-state networks"
+        "--compare",
+        action="store_true",
+        help="with a reservoir: compare its NARMA-10 error with that of echo-state networks",
     )
-    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: its numbers, as a file")
+    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: write its numbers to FILE")
     found.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with an agent or its reservoir: agent.x.y=v"
     )
@@ -58,38 +67,38 @@ def parser() -> common.Parser:
 
 
 def show(argv: list[str]) -> int:
-    """Print what was asked for."""
+    """Print the list or the description."""
     args = parser().parse_intermixed_args(argv)
     if args.source and (args.kind != "neurons" or args.name is None):
-        raise UserError("--source goes with a neuron, as in: show.py neurons lif --source")
+        raise UserError("--source: only available for a neuron, as in: show.py neurons lif --source")
     if (args.out or args.compare) and args.kind != RESERVOIR:
         raise UserError(
-            "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
+            "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare"
         )
     if args.overrides and args.kind not in ("agents", RESERVOIR):
         raise UserError(
-            f"{args.overrides[0]}: overrides go with an agent or a reservoir, not with {args.kind}"
+            f"{args.overrides[0]}: overrides are only available for an agent or a reservoir, not for {args.kind}"
         )
     if args.json and not args.compare:
         raise UserError(
-            "--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json"
+            "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json"
         )
     if args.kind == RESERVOIR:
         if args.name is None:
             raise UserError(
-                "name a reservoir: a grown graph's .json, or an agent, as in: show.py reservoir grown.json"
+                "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json"
             )
         show_reservoir(args)
     elif args.kind == SCHEMA:
         from spiky_rl.experiments.design import json_schema
 
-        print(json_schema.schema_text(args.name))
+        print(json_schema.format_schema(args.name))
     elif args.name is None:
-        print_columns([(name, summary(args.kind, name)) for name in registry.names(args.kind)])
+        print_columns([(name, get_summary(args.kind, name)) for name in registry.list_names(args.kind)])
     elif args.source:
-        from spiky_rl.kernels import contract
+        from spiky_rl.kernels import neuron_checks
 
-        print(contract.source(args.kind, args.name))
+        print(neuron_checks.get_generated_source(args.kind, args.name))
     elif args.kind == "agents":
         show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
@@ -97,7 +106,7 @@ def show(argv: list[str]) -> int:
     elif args.kind == "spaces":
         from spiky_rl.experiments.design import tuning_space
 
-        data = tuning_space.read(args.name).data
+        data = tuning_space.read_space(args.name).data
         print_columns([(key, str(value)) for key, value in flatten(data).items()])
     else:
         show_component(args.kind, args.name)
@@ -105,71 +114,107 @@ def show(argv: list[str]) -> int:
 
 
 def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:
-    """An agent's own file, or its merged specification for a task, every value with its origin."""
+    """Print an agent's summary and file, or its merged specification for a task with the origin of every value."""
     _, data, _ = read_agent(name)
     parse_overrides(overrides)
     if task is None:
         print(data.get("summary", ""))
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
-        print("\nAdd --task to see every value of a run and where it comes from.")
+        print("\nAdd --task to see every value of a run and its origin.")
         return
-    require("isaaclab", "isaaclab")
-    from spiky_rl.hosts.run.prepare import merged
+    from spiky_rl.run.prepare import merge_agent_on_task
 
-    gym_id, spec = merged(name, task, library, overrides)
+    gym_id, spec = merge_agent_on_task(name, task, library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
     replaced = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
-    rows = [(path, plain(value), origin) for path, value, origin in spec.rows() if path not in replaced]
+    rows = [
+        (path, format_value(value), origin)
+        for path, value, origin in spec.list_values()
+        if path not in replaced
+    ]
     print_columns(rows)
 
 
 def show_reservoir(args: argparse.Namespace) -> None:
-    """A reservoir's structure and measures, and its picture in a file."""
+    """Print a reservoir's structure and measures, and write its picture."""
     out = args.out or Path(f"{Path(args.name).stem}.png")
     files.require_file("--out", out, (".png", ".pdf", ".svg"))
     if args.json:
         files.require_file("--json", args.json, (".json",))
-    require("matplotlib", "isaaclab")
+    require_module("matplotlib", "isaaclab")
     import torch
 
     from spiky_rl.reservoirs import description
-    from spiky_rl.reservoirs.picture import figure
+    from spiky_rl.reservoirs.picture import draw_graph
 
     torch.set_num_threads(1)
-    named = description.load(args.name, args.overrides)
+    named = description.load_reservoir(args.name, args.overrides)
     net = named.net
     print(f"{named.name}: {named.title}\n")
-    print_columns(description.structure(net.wiring))
+    print_columns(description.describe_structure(net.wiring))
     print()
-    print_columns(description.measures(net))
+    print_columns(description.compute_measures(net))
     if args.compare:
-        found = description.comparison(net)
+        found = description.compare_with_echo_state(net)
         print()
-        print_columns(description.compared(found))
+        print_columns(description.format_comparison(found))
         if args.json:
-            sizes = {"neurons": net.size, "features": net.size * len(net.trace_decays)}
+            sizes = {"neurons": net.size, "features": net.size * net.traces}
             files.write_json(
                 args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found}
             )
-    files.write(out, lambda beside: figure(named).savefig(beside, dpi=150, format=out.suffix[1:]))
+    files.write_atomically(
+        out, lambda beside: draw_graph(named).savefig(beside, dpi=150, format=out.suffix[1:])
+    )
     print(f"\npicture: {out}")
 
 
 def show_task(name: str) -> None:
-    """A task's file."""
+    """Print a task's values."""
     task = load_task(name)
     if task is None:
-        known = registry.names("tasks")
-        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    print_columns([(key, plain(getattr(task, key))) for key in type(task).model_fields])
+        known = registry.list_names("tasks")
+        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
+    print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
 
 
 def show_component(kind: str, name: str) -> None:
-    """A component's text and options."""
+    """Print a component's documentation and options."""
     cls = registry.resolve(kind, name)
-    print(text(cls), "\n")
-    if about := getattr(cls, "about", None):
+    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
+    if about := getattr(cls, "describe", None):
         print_columns(about())
         print()
-    print_columns([("option", "default", "allowed", "meaning"), *options(cls)])
+    print_columns([("option", "default", "allowed", "description"), *list_option_rows(cls)])
+
+
+def get_summary(kind: str, name: str) -> str:
+    """Return one line that describes an entry of a component kind or a file kind."""
+    if kind in registry.FILE_KINDS:
+        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
+    return registry.summary(kind, name)
+
+
+def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str, str]]:
+    """Return (name, default, allowed values, description) of every option and part of a component."""
+    rows = []
+    for key, option in get_options(cls.Options).items():
+        unit = "" if option.unit == "1" else option.unit
+        default = f"{format_value(option.default)} {unit}".strip()
+        rows.append((key, default, option.allowed_text, option.description))
+    for key, (kind, default) in cls.parts.items():
+        rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
+    return rows
+
+
+def format_value(value: object) -> str:
+    """Format a value for a table: a list without brackets."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _format_part(default: PlainValue) -> str:
+    """Format the default of a part as in an agent file."""
+    if isinstance(default, dict):
+        return f"{{{', '.join(f'{key}: {value}' for key, value in default.items())}}}"
+    return str(default) if default else "none"

@@ -1,4 +1,4 @@
-"""How commands print: aligned columns, the facts of a run, tables of numbers."""
+"""Printers of the commands: aligned columns, the outcome of a run, tables of numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def print_columns(rows: Sequence[Sequence[object]]) -> None:
 
 
 def print_facts(title: str, *facts: tuple[str, str] | bool) -> None:
-    """Print the outcome of a run: a title, and a line with name and value for each fact; False leaves a fact out."""
+    """Print the outcome of a run: a title, and a line per fact (name, value); False leaves a fact out."""
     print(f"\n{title}")
     for fact in facts:
         if not isinstance(fact, bool):
-            print(f"  {fact[0]:<17}{fact[1]}")
+            print(f"  {fact[0]:<20}{fact[1]}")
 
 
 def print_table(
@@ -27,13 +27,10 @@ def print_table(
     footers: Sequence[str] | None = None,
     padding: tuple[int, int, int, int] = (0, 1, 0, 1),
 ) -> None:
-    """Print a table of numbers, between lines.
+    """Print a table of numbers.
 
-    Args:
-        titles: Titles of the columns.
-        rows: Cells, a row each.
-        footers: Footers of the columns, in a table with a box around it; None: a table without, whose first column holds names.
-        padding: Padding of cells: above, right, below, left.
+    ``footers`` give a table with a box, None a plain table with names in the first column; ``padding`` is that of the cells:
+    above, right, below, left.
     """
     from rich.box import HEAVY_HEAD, SIMPLE
     from rich.console import Console

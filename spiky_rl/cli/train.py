@@ -9,79 +9,71 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Display, show_iteration
-from spiky_rl.cli.flags import picked
+from spiky_rl.cli.display import TrainingDisplay, show_iteration
+from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.config.plan import Plan, Request, Training
-from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import stoppable
-from spiky_rl.hosts.run.asked import require
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.learners.common import processes
+from spiky_rl.run.options import check_train_options
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.run.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    return common.Parser("train.py", "Train an agent on an Isaac Lab task.", Request, Training, verbose=True)
+    """Build the parser of the command."""
+    return common.Parser(
+        "train.py", "Train an agent on an Isaac Lab task.", RunRequest, TrainOptions, verbose=True
+    )
 
 
 def train(argv: list[str]) -> int:
-    """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().read(argv)
-    return begin(picked(Request, args), picked(Training, args), argv)
+    """Train an agent; all checks run before a simulator starts."""
+    args = parser().parse(argv)
+    return run_training(parse_settings(RunRequest, args), parse_settings(TrainOptions, args), argv)
 
 
-def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
-    """Train; returns the exit code.
+def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:
+    """Train an agent and print the outcome; return the exit code. ``argv`` is the command line for further processes."""
+    check_train_options(request, options)
+    plan, options = plan_training(request, options)
 
-    Args:
-        asked: What is trained.
-        options: How.
-        argv: What was parsed, for processes that are started for it.
-    """
-    require(asked, options)
-    plan, options = planned(asked, options)
+    from spiky_rl.run.train import create_training_run
 
-    from spiky_rl.hosts.run import training
-
-    run = training.begin(plan, options)
+    run = create_training_run(plan, options)
     if options.processes:
-        processes.start(plan.device, options.processes, argv)
+        processes.launch_processes(plan.device, options.processes, argv)
     run.make_folder()
-    with stoppable("stopping once the simulator has started") as stop:
-        outcome = run.train(stop, lambda: displayed(plan))
+    with handle_stop_signals("stopping once the simulator has started") as stop:
+        outcome = run.train(stop, lambda: open_display(plan))
         if run.folder is not None:
-            summarise(run.keep(outcome), run.plan.request, options, run.folder)
+            print_summary(run.write_result(outcome), run.plan.request, options, run.folder)
             print(run.folder / "result.json")
-    return stop.code_after(outcome)
+    return stop.get_exit_code(outcome)
 
 
-def planned(asked: Request, options: Training) -> tuple[Plan, Training]:
-    """The plan of a training, and how it is done: as the run that it goes on from has recorded, where nothing else is given.
-
-    Args:
-        asked: What is trained.
-        options: How.
-    """
-    plan = prepare(asked)
+def plan_training(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
+    """Return the run plan and the options; when resuming, options that are not given come from the resumed run."""
+    plan = make_plan(asked)
     if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
         return plan, options
 
-    from spiky_rl.hosts.run import resume
+    from spiky_rl.run import resume
 
-    asked, options = resume.take_up(plan, options)
-    return prepare(asked), options
+    asked, options = resume.restore_settings(plan, options)
+    return make_plan(asked), options
 
 
 @contextmanager
-def displayed(plan: Plan) -> Iterator[Any]:
-    """The training's display: what it gives takes every iteration."""
-    with Display(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
+def open_display(plan: RunPlan) -> Iterator[Any]:
+    """Open the display of a training; yield a function that shows an iteration."""
+    with TrainingDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
         yield lambda step: show_iteration(display, step)
 
 
-def summarise(result: Mapping[str, Any], asked: Request, options: Training, folder: Path) -> None:
-    """The end of a run on the terminal."""
-    from spiky_rl.hosts.run.resume import find_named_code
+def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOptions, folder: Path) -> None:
+    """Print the outcome of a run, and the commands that play or resume it."""
+    from spiky_rl.run.resume import find_named_code
 
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
@@ -97,25 +89,25 @@ def summarise(result: Mapping[str, Any], asked: Request, options: Training, fold
     code += "".join(f" {shlex.quote(override)}" for override in find_named_code(asked.overrides))
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
-        ("done", f"{result['iterations']} iterations, {result['env_steps']:,} steps"),
+        ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
         ("mean return", f"{final} over the last 10 iterations, {best} at best"),
         held is not None
-        and ("without noise", f"{held['student_return']:.2f}, its teacher {held['teacher_return']:.2f}"),
+        and ("without noise", f"{held['student_return']:.2f}; its teacher: {held['teacher_return']:.2f}"),
         choice is not None
         and ("best.pt", f"{choice['checkpoint']}, chosen without noise in {choice['seconds']:.0f} s"),
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("operations", f"{result['synops_per_step']:,.0f} per control step"),
+        ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        there and ("play it", f"{common.program('play')} {where}{overrides}"),
-        ("watch it", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("go on", f"{common.program('train')} {where}{code}"),
+        there and ("play with", f"{common.program('play')} {where}{overrides}"),
+        ("TensorBoard", f"tensorboard --logdir {asked.log_root}"),
+        there and outcome != "finished" and ("resume with", f"{common.program('train')} {where}{code}"),
     )
 
 
-def checkpoint_arguments(asked: Request, folder: Path) -> str:
-    """The arguments of a command that takes the last checkpoint of the run in ``folder``, but for what a run records itself."""
+def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
+    """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
-    words += ["--rl_library", asked.library] if asked.library != "rsl_rl" else []
+    words += ["--rl_library", asked.library] if asked.library != DEFAULT_LEARNER else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
     words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
     return shlex.join(words)

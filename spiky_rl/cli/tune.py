@@ -1,4 +1,4 @@
-"""``tune.py``: the same number of trials for every agent on every task, to a file of tuned values and a page."""
+"""``tune.py``: tune agents with equally many trials each; write a file of tuned values and a report."""
 
 from __future__ import annotations
 
@@ -9,52 +9,55 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.cells import print_missing_lines
-from spiky_rl.cli.flags import given, picked
+from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
-from spiky_rl.config.extras import require
-from spiky_rl.config.plan import split_overrides
-from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.config.tuned import find_shortfall
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.tuned_values import FILE_NAME as TUNED
+from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import tuning, tuning_plan
-from spiky_rl.experiments.run.engines.base import Order
-from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import Pair, Site, Tuning
-from spiky_rl.experiments.run.tuning_plan import Trials
-from spiky_rl.hosts.common.stopping import stoppable
+from spiky_rl.experiments.run.engines.base import WorkOrder
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.experiments.run.tuning import AgentTask, TuningDesign, TuningEnvironment
+from spiky_rl.experiments.run.tuning_plan import TuneOptions
+from spiky_rl.run.run_plan import split_overrides
+from spiky_rl.run.signals import handle_stop_signals
 
-SEEDS = "90000,90001"
-"""The seeds of trials, far from those of studies."""
+DEFAULT_SEEDS = "90000,90001"
+"""Default seeds of trials, far from those of studies."""
 log = logging.getLogger(__name__)
 
-OTHERS = ("question", "conditions", "baseline", "tuning")
-"""Keys of a study that are no flags here."""
+EXCLUDED_KEYS = ("question", "conditions", "baseline", "tuning")
+"""Keys of a study that tune.py has no flags for."""
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    about = "Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them."
-    more = "A trial has a third of --budget. Studies that use the tuning need other --seeds."
-    settings, how = (Trials, Study, Place), {"without": OTHERS, "seeds": SEEDS}
+    """Build the parser of the command."""
+    about = (
+        "Tune agents on tasks with equally many trials each. Run the same command again to resume, or with more trials to add"
+        " them."
+    )
+    more = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
+    settings, how = (TuneOptions, Study, ExecutionOptions), {"without": EXCLUDED_KEYS, "seeds": DEFAULT_SEEDS}
     return common.Parser("tune.py", about, *settings, epilog=more, verbose=True, **how)
 
 
 def tune(argv: list[str]) -> int:
-    """Check, run the trials that are left, write the tuned values and the page."""
-    args = parser().read(argv)
-    require("optuna", "experiments")
+    """Run the remaining trials; write the tuned values and the report."""
+    args = parser().parse(argv)
+    require_module("optuna", "experiments")
     split_overrides(args.overrides)
-    how = picked(Trials, args)
-    asked = tuning_plan.read(given(Study, args), how)
-    out = (how.out or tuning_plan.default_folder(asked)).absolute()
+    how = parse_settings(TuneOptions, args)
+    asked = tuning_plan.make_tuning_design(get_given_values(Study, args), how)
+    out = (how.out or tuning_plan.get_default_folder(asked)).absolute()
     files.require_writable("--out", out)
     require_report(out)
-    asked = tuning.prepare(out, asked)
-    place = picked(Place, args)
-    engine, gpus = place.open(asked.study.library)
-    place, robots = place.settled()
-    check = partial(tuning_plan.checked, place=place, robots=robots)
+    asked = tuning.load_or_extend_tuning(out, asked)
+    place = parse_settings(ExecutionOptions, args)
+    engine, gpus = place.open_engine(asked.study.library)
+    place, robots = place.resolve_assets(asked.study.tasks[0])
+    check = partial(tuning_plan.check_tuning, place=place, robots=robots)
     checked = check(asked)
     print_plan(asked, checked.pairs, out)
     print_missing_lines(out, asked.study, "tuning")
@@ -65,29 +68,31 @@ def tune(argv: list[str]) -> int:
     from spiky_rl.experiments.report.tuning_page import write_tuning_page
     from spiky_rl.experiments.run import tuning_search
 
-    resolver = partial(Resolver, place=place)
-    site = Site(out, resolver, place.device, place.assets, robots, place.distributed, place.threads)
-    search = tuning_search.begun(asked, checked, check, site, place.parallel, how.storage)
-    with stoppable("stopping; running trials keep a checkpoint") as stop:
-        engine.run(Order((), out, place.parallel, lambda states: None, stop, gpus, search.more))
+    resolver = partial(AgentResolver, place=place)
+    site = TuningEnvironment(
+        out, resolver, place.device, place.assets, robots, place.distributed, place.threads
+    )
+    search = tuning_search.start_search(asked, checked, check, site, place.parallel, how.storage)
+    with handle_stop_signals("stopping; running trials keep a checkpoint") as stop:
+        engine.run(WorkOrder((), out, place.parallel, lambda states: None, stop, gpus, search.next_cells))
         interrupted = stop()
     for path in write_tuning_page(search, checked.facts):
         print(path)
-    unfinished = "not all trials have ended: run the same command again to go on"
+    unfinished = "not all trials have ended; run the same command again to resume"
     print(out / TUNED if write_tuned(search) else unfinished)
     return stop.exit_code if interrupted else int(bool(search.broken))
 
 
-def print_plan(asked: Tuning, pairs: Sequence[Pair], out: Path) -> None:
+def print_plan(asked: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> None:
     """Print the plan of a tuning."""
     agents, tasks, seeds = asked.study.agents, asked.study.tasks, ", ".join(map(str, asked.study.seeds))
     print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
     for pair in {pair.label: pair for pair in pairs}.values():
         print(f"{pair.label}: {pair.budget.text} per trial")
-    print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions, of each agent's own:")
+    print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions; each agent's own:")
     for pair in {pair.stem: pair for pair in pairs}.values():
         own = pair.dimensions[len(asked.space.shared) :]
         print(f"  {pair.stem}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
     print(f"folder: {out}\n")
     if shortfall := find_shortfall(asked.trials, len(asked.study.seeds)):
-        log.warning("--trials, --seeds: %s; what so few choose is chance as much as merit", shortfall)
+        log.warning("--trials, --seeds: %s; with so few, chance decides as much as merit", shortfall)

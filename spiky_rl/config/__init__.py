@@ -1,1 +1,1 @@
-"""What people write into files and command lines: read within limits and checked before anything is built from it."""
+"""Configuration: the registry of components, and checked options from files and command lines."""

@@ -1,42 +1,30 @@
-"""Budgets of a training: environment steps, seconds or synaptic operations, spent in whole iterations."""
+"""Training budgets in environment steps, seconds or synaptic operations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 
 KINDS = {
     "env_steps": "environment steps",
     "wall": "seconds of simulation, inference and learning",
     "synops": "effective synaptic operations of the actor in its rollouts",
 }
+"""Kind of budget -> its unit."""
 
-
-MOST = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
-"""Decades of any machine's time."""
-
-
-class Progress(Protocol):
-    """How far a training is, such as `spiky_rl.hosts.common.runner.Progress`."""
-
-    env_steps: int
-
-    @property
-    def seconds_total(self) -> float: ...  # pylint: disable=missing-function-docstring
-
-    @property
-    def total_operations(self) -> float: ...  # pylint: disable=missing-function-docstring
+MAX_AMOUNT = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
+"""Kind -> largest amount: decades of computing time."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of one of `KINDS`; a training ends with the first iteration that reaches it."""
+    """Amount of one of `KINDS`. Training ends after the first iteration that reaches it."""
 
     kind: str
     amount: float
@@ -46,31 +34,22 @@ class Budget:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Amount and unit in words."""
         amount = round(self.amount) if self.amount >= 1000 else self.amount
         return f"{amount:,.12g} {KINDS[self.kind]}"
 
-    def iterations(self, steps: int) -> int | None:
-        """How many iterations of ``steps`` environment steps that is; None where only the run itself can tell."""
+    def to_iterations(self, steps: int) -> int | None:
+        """Return the number of iterations of ``steps`` environment steps, or None if the budget is not in steps."""
         return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
 
-    def share(self, progress: Progress) -> float:
-        """Share of the budget that is used up after this ``progress``, in [0, ...); 1 and more: all of it."""
-        used = {
-            "env_steps": lambda: progress.env_steps,
-            "wall": lambda: progress.seconds_total,
-            "synops": lambda: progress.total_operations,
-        }
-        return used[self.kind]() / self.amount
+    def compute_share(self, env_steps: int, seconds: float, operations: float) -> float:
+        """Return the used share of the budget; 1 or more if it is spent."""
+        used = {"env_steps": env_steps, "wall": seconds, "synops": operations}
+        return used[self.kind] / self.amount
 
 
-def parse(data: object, path: str = "") -> Budget:
-    """A budget from plain data. Raises RegistryError.
-
-    Args:
-        data: ``KIND=AMOUNT``, such as ``env_steps=1e6``, or ``{KIND: AMOUNT}``.
-        path: Where it stands, for messages.
-    """
+def parse_budget(data: object, path: str = "") -> Budget:
+    """Parse ``KIND=AMOUNT``, such as ``env_steps=1e6``, or ``{KIND: AMOUNT}``. Raises RegistryError naming ``path``."""
     place = f"{path}: " if path else ""
     if isinstance(data, str):
         kind, _, amount = data.partition("=")
@@ -80,25 +59,28 @@ def parse(data: object, path: str = "") -> Budget:
     ((kind, amount),) = data.items()
     if kind not in KINDS:
         raise RegistryError(
-            f"{place}{kind!r} is no budget; choose from {', '.join(KINDS)}{nearest(kind, KINDS)}"
+            f"{place}{kind!r} is not a kind of budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
         )
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
-    if number > MOST[kind]:
-        raise RegistryError(f"{place}{kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
+    if number > MAX_AMOUNT[kind]:
+        raise RegistryError(f"{place}{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
     if not math.isfinite(number) or number <= 0:
         raise RegistryError(f"{place}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
     return Budget(kind, number)
 
 
-def read(value: object) -> Budget | None:
-    """The budget that ``value`` stands for: ``KIND=AMOUNT``, {KIND: AMOUNT}, {kind: KIND, amount: AMOUNT}; None: none."""
+def read_budget(value: object) -> Budget | None:
+    """Return a budget from any of its forms: `Budget`, ``KIND=AMOUNT``, {KIND: AMOUNT} or {kind: KIND, amount: AMOUNT}.
+
+    None if ``value`` is None.
+    """
     if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
         value = {value["kind"]: value["amount"]}
-    return value if value is None or isinstance(value, Budget) else parse(value)
+    return value if value is None or isinstance(value, Budget) else parse_budget(value)
 
 
-Spending = Annotated[Budget | None, BeforeValidator(read, json_schema_input_type=str | None)]
-"""A setting that is a budget, or none."""
+OptionalBudget = Annotated[Budget | None, BeforeValidator(read_budget, json_schema_input_type=str | None)]
+"""Type of an option that holds a budget or None."""

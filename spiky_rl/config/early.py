@@ -1,4 +1,4 @@
-"""Checks of an agent's networks before anything slow is imported: first what needs no torch, then all that needs no simulator."""
+"""Checks of an agent's networks before slow imports: first the parts that need no torch, then all that need no simulator."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.keys import read_parts, with_hint
-from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
-from spiky_rl.config.spec import SpecError, find_origin, with_layers
+from spiky_rl.config.spec import SpecError, add_default_layers, find_origin
 
 LIGHT = ("neurons", "surrogates")
-"""Kinds whose files import the standard library and pydantic only."""
+"""Kinds of components that import only the standard library and pydantic."""
 
 
-def check_networks(tree: Tree, origins: Mapping[str, str]) -> None:
-    """Refuse networks that cannot be, whatever Isaac Lab adds to the agent. Raises SpecError that names layer and key.
+def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
+    """Raise SpecError naming layer and key if an agent's networks are invalid, whatever Isaac Lab's own layer adds.
 
     Args:
-        tree: The layers without Isaac Lab's, merged.
-        origins: Dotted path -> the layer that set the value.
+        tree: All layers merged, except Isaac Lab's.
+        origins: Dotted path -> layer that set the value.
     """
     try:
         for key in NETWORKS:
@@ -30,26 +30,20 @@ def check_networks(tree: Tree, origins: Mapping[str, str]) -> None:
         for key in NETWORKS:
             if tree.get(key):
                 settings = registry.check_name("networks", tree[key], f"agent.{key}")
-                role = section(tree, "actor" if key == "network" else "critic")
+                role = get_section(tree, "actor" if key == "network" else "critic")
                 hidden_dims: Any = role.get("hidden_dims") or [1] * _count_layers(settings)
                 registry.configure(
-                    "networks", with_layers(settings, hidden_dims, f"agent.{key}"), f"agent.{key}"
+                    "networks", add_default_layers(settings, hidden_dims, f"agent.{key}"), f"agent.{key}"
                 )
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
 
 
-def check_light(kind: str, settings: Plain, path: str) -> None:
-    """Check the parts of a component that need no torch; the others, and those from outside the package, are left to `registry`.
+def check_light(kind: str, settings: PlainValue, path: str) -> None:
+    """Check the parts of a component that need no torch. Raises RegistryError that names the key and the allowed values.
 
-    Args:
-        kind: One of `registry.ROOMS`.
-        settings: The component's, by name or as a mapping.
-        path: Where they stand, for messages.
-
-    Raises:
-        RegistryError: It names the key and what is allowed.
+    The arguments are those of `registry.configure`, which later checks the other parts and foreign components.
     """
     tree = registry.check_name(kind, settings, path)
     name = tree.get("name")
@@ -59,20 +53,20 @@ def check_light(kind: str, settings: Plain, path: str) -> None:
         registry.configure(kind, tree, path)
         return
     for key, (part_kind, default) in read_parts(kind, name).items():
-        for place, given in _each(f"{path}.{key}", tree.get(key)):
+        for place, given in _iterate_part(f"{path}.{key}", tree.get(key)):
             if isinstance(given, Mapping) and "name" not in given and default is not None:
                 given = {**({"name": default} if isinstance(default, str) else default), **given}
             check_light(part_kind, given, place)
 
 
-def _each(path: str, given: Plain) -> Iterator[tuple[str, Plain]]:
-    """The settings of a part with their places: none, one or those of a list."""
+def _iterate_part(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
+    """Yield (path, settings) of each component of a part, which may be a list."""
     if isinstance(given, list | tuple):
         yield from ((f"{path}[{i}]", element) for i, element in enumerate(given) if element is not None)
     elif given is not None:
         yield path, given
 
 
-def _count_layers(settings: Tree) -> int:
-    """How many layers a network has whose parts are listed layer by layer; 1 where none is."""
+def _count_layers(settings: PlainMapping) -> int:
+    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
     return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)

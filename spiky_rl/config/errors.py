@@ -1,37 +1,47 @@
-"""Errors of what users give: one line each, with the nearest name that there is."""
+"""Errors of user input: one line each, with the nearest known name."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input: the message says what is wrong and what to do in one line, and is all that a user needs."""
+    """Bad user input; the message is one line that names the fault and its remedy."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().splitlines())
 
 
 class RegistryError(UserError):
-    """A name that is not in the registry, or a value that a component does not accept."""
+    """Name that is not in the registry, or value that a component does not accept."""
 
 
 class UnknownKey(RegistryError):
-    """A key that there is not: the error ends with the nearest of its neighbours, or with all of them."""
+    """Unknown key; the message ends with the nearest known key, or with all known keys."""
 
     def __init__(self, text: str, path: str, known: Iterable[str]) -> None:
-        """Begin with the ``text`` of the error without a hint, the ``path`` of the key, and the keys ``known`` beside it."""
+        """Make the message.
+
+        Args:
+            text: The message without a hint.
+            path: Dotted path of the unknown key.
+            known: Keys that are allowed in its place.
+        """
         self.text, self.path, self.known = text, path, tuple(known)
         super().__init__(
             text
-            + (nearest(path.rpartition(".")[2], self.known) or f"; known: {', '.join(self.known) or 'none'}")
+            + (
+                suggest_name(path.rpartition(".")[2], self.known)
+                or f"; known: {', '.join(self.known) or 'none'}"
+            )
         )
 
 
-def short(value: object) -> str:
-    """The ``value`` as an error message shows it: as Python writes it, cut where it is long."""
+def shorten(value: object) -> str:
+    """Return the repr of ``value`` for an error message, cut to 80 characters."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a whole number of {int(value.bit_length() * math.log10(2)) + 1} digits"
     text = repr(value)
@@ -39,14 +49,20 @@ def short(value: object) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The text of ``error``, or that it has none: the class of an exception may be anyone's."""
+    """Return the text of ``error``, or a note if its ``__str__`` fails: the class may be foreign code."""
     try:
         return str(error)
     except Exception as failure:  # pylint: disable=broad-exception-caught
         return f"its own text fails with {type(failure).__name__}"
 
 
-def nearest(value: object, valid: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
+def require_module(module: str, extra: str) -> None:
+    """Raise UserError with the install line if ``module``, which the ``extra`` of spiky-rl installs, is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
+
+
+def suggest_name(value: object, valid: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the ``valid`` name nearest to ``value``, or an empty text."""
     match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
     return f"; did you mean '{match[0]}'?" if match else ""

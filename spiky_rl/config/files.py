@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, brought to the disk, then moved into it."""
+"""Atomic writes: a file is written to a temporary name beside its path, synchronised to disk and then renamed."""
 
 from __future__ import annotations
 
@@ -16,47 +16,49 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spiky_rl.config.plain import Plain
+from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.registry import UserError
 
-LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
-"""A file, or a folder of files, that is being written, or was when its writer was killed: where the writer runs, and its number there."""
-ABANDONED = 24 * 3600.0
-"""Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
+TEMPORARY_PATTERN = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
+"""Name of a temporary file or folder; its groups are the writer's process namespace and process number."""
+ABANDONED_AGE_S = 24 * 3600.0
+"""Age at which a temporary file of another process namespace counts as abandoned: its writer cannot be looked up."""
 LONGEST_NAME = 100
-PLACES = {
+"""Maximum length of a folder name in bytes."""
+PATH_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Errors of a file or folder that was named, or that is not the user's: bad input."""
-DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
-"""Errors of a disk or a terminal that no longer takes what is written."""
+"""Error numbers caused by the path that the user gave, or by missing permissions."""
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""Error numbers of a full or failing disk or terminal."""
 
 
-def explained(error: OSError) -> str:
-    """An error in one line: the file, where it is known, and the system's reason."""
+def format_os_error(error: OSError) -> str:
+    """Format an error in one line: the file, if it is known, and the system's reason."""
     return f"{error.filename or 'cannot write'}: {error.strerror}"
 
 
-def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> None:
-    """Let ``fill`` write a file beside ``path``, then move it there: a crash leaves the old file or the new, never half.
+def write_atomically(path: Path, write_content: Callable[[Path], object], durable: bool = True) -> None:
+    """Write a temporary file beside ``path``, then rename it: a crash leaves the old file or the new one, never a part.
+
+    Creates the folder, and removes leftovers of killed writers from it. An OSError names ``path``.
 
     Args:
-        path: The file; its folder is made where there is none, and leftovers of killed writers are removed from it.
-        fill: Writes the file that it is given.
-        durable: Wait until the disk has it, so that a loss of power leaves the old file or the new as well.
-
-    An OSError names ``path``.
+        write_content: Writes the file at the path that it gets.
+        durable: Synchronise file and folder to disk, so that the same holds after a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # processes in two containers may share a folder and a number
-    beside = path.with_name(f".{path.name}.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    # processes in two containers may share the folder and have the same process number
+    beside = path.with_name(
+        f".{path.name}.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    )
     try:
-        fill(beside)
+        write_content(beside)
         if durable:
-            synchronise(beside)
+            fsync_path(beside)
         os.replace(beside, path)
         if durable:
-            synchronise(path.parent)
+            fsync_path(path.parent)
             remove_leftovers(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside)):
@@ -68,28 +70,28 @@ def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> N
 
 @contextmanager
 def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a block a folder of its own to write into; all its files go into ``folder`` where the block ends, none where it raises.
+    """Yield a temporary folder; when the block ends, move all its files into ``folder``, or none if the block raises.
+
+    Paths in an OSError or a UserError of the block are replaced by the final paths. If a file cannot be moved, ``folder``
+    is restored.
 
     Args:
-        folder: Where the files go, over those of the same names; it is made where there is none.
-        stale: Names of files that are removed from it then, unless the block wrote them.
-
-    What the block raises, an OSError or a UserError, names files by the places that they would have had. A file that cannot be
-    moved leaves all others of ``folder`` as they were, too.
+        folder: Final folder; it is created if it is missing, and files of the same names are overwritten.
+        stale: Names of files to remove from ``folder`` unless the block wrote them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    beside = folder / f".files.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    beside = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     new, old = beside / "new", beside / "old"
     try:
         new.mkdir(parents=True)
         yield new
         names = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
         for name in names:
-            synchronise(new / name)
+            fsync_path(new / name)
         _move(new, folder, names, [Path(name) for name in stale if Path(name) not in names], old)
         for parent in {(folder / name).parent for name in names}:
-            synchronise(parent)
+            fsync_path(parent)
     except UserError as error:
         error.args = tuple(str(text).replace(str(new), str(folder)) for text in error.args)
         raise
@@ -102,7 +104,7 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
 
 
 def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path], old: Path) -> None:
-    """Move files from ``new`` into ``folder`` and remove the ``stale`` ones there; ``old`` is for copies, to go back where one fails."""
+    """Move files from ``new`` into ``folder`` and remove ``stale`` ones; restore ``folder`` from copies in ``old`` on failure."""
     done: list[Path] = []
     try:
         for name in (*names, *stale):
@@ -126,30 +128,30 @@ def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path],
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Write ``text`` into the file ``path``; ``durable`` as `write` takes it."""
-    write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+    """Write a text file with `write_atomically`."""
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
 
 
-def write_json(path: Path, data: Plain, durable: bool = True) -> None:
-    """Write ``data`` as indented JSON into the file ``path``; ``durable`` as `write` takes it."""
+def write_json(path: Path, data: PlainValue, durable: bool = True) -> None:
+    """Write ``data`` as indented JSON with `write_atomically`."""
     write_text(path, json.dumps(data, indent=2) + "\n", durable)
 
 
-def synchronise(path: Path) -> None:
-    """Wait until the disk has the file ``path``, or the list of names where it is a folder."""
+def fsync_path(path: Path) -> None:
+    """Synchronise a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot do that for a folder
+        if error.errno != errno.EINVAL:  # some network file systems cannot synchronise a folder
             raise
     finally:
         os.close(descriptor)
 
 
 @functools.cache
-def place() -> str:
-    """Where this process has its number: a digest of the machine's boot and the process-number space."""
+def get_process_namespace() -> str:
+    """Return a digest of the scope in which process numbers are unique: host, boot and PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         space = os.stat("/proc/self/ns/pid").st_ino
@@ -159,29 +161,26 @@ def place() -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in ``folder``; a file whose writer lives, or may live elsewhere, is left alone."""
+    """Remove temporary files of ended writers from ``folder``; keep files of writers that may still run."""
     for path in folder.glob(".*.part"):
-        match = LEFTOVER.fullmatch(path.name)
+        match = TEMPORARY_PATTERN.fullmatch(path.name)
         try:
             if match and is_abandoned(path, match[1], int(match[2])):
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        except OSError:  # another user's, or gone by now
+        except OSError:  # owned by another user, or already removed
             continue
 
 
-def is_abandoned(path: Path, where: str | None, process: int) -> bool:
-    """Whether the writer of a leftover has ended: known of a process here, concluded from its age elsewhere.
+def is_abandoned(path: Path, namespace: str | None, process: int) -> bool:
+    """Return whether the writer of a temporary file has ended; in another namespace, judge by the age of the file.
 
-    Args:
-        path: The leftover.
-        where: What `place` was there; None where the file's name does not say.
-        process: The writer's number there.
+    ``namespace`` and ``process`` are the writer's; ``namespace`` is None if the file name does not hold it.
     """
-    if where != place():
-        return time.time() - path.stat().st_mtime > ABANDONED
+    if namespace != get_process_namespace():
+        return time.time() - path.stat().st_mtime > ABANDONED_AGE_S
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -191,61 +190,62 @@ def is_abandoned(path: Path, where: str | None, process: int) -> bool:
     return False
 
 
-def require_plain_name(what: str, name: str) -> None:
-    """Raise UserError where ``name``, which ``what`` gives, is no plain name of a folder."""
+def require_plain_name(flag: str, name: str) -> None:
+    """Raise UserError if ``name``, given by ``flag``, is not a plain folder name."""
     if re.fullmatch(r"\w[\w.+=-]*", name) is None or len(name.encode()) > LONGEST_NAME:
         raise UserError(
-            f"{what} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
+            f"{flag} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
             f" at most {LONGEST_NAME} bytes"
         )
 
 
-def require_writable(what: str, folder: Path) -> None:
-    """Raise UserError where ``folder``, which ``what`` gives, can neither be written to nor made; it is not made."""
+def require_writable(flag: str, folder: Path) -> None:
+    """Raise UserError if ``folder``, given by ``flag``, can neither be written to nor created. Does not create it."""
     probe = folder.absolute()
     while not os.path.lexists(probe):
         probe = probe.parent
     if not os.path.isdir(probe):
-        raise UserError(f"{what}: cannot write to {str(folder)!r}: {str(probe)!r} is no folder")
+        raise UserError(f"{flag}: cannot write to {str(folder)!r}: {str(probe)!r} is not a folder")
     try:
-        with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
+        with tempfile.TemporaryFile(dir=probe):  # permission bits mean nothing for root and some file systems
             pass
         with suppress(FileNotFoundError):
-            folder.lstat()  # a name may be too long
+            folder.lstat()  # raises if the name is too long
     except OSError as error:
-        raise UserError(f"{what}: cannot write to {str(folder)!r}: {error.strerror}") from None
+        raise UserError(f"{flag}: cannot write to {str(folder)!r}: {error.strerror}") from None
 
 
 def require_own_folder(path: Path) -> None:
-    """Raise UserError where ``path``, a folder to write to, is a symbolic link, which leads elsewhere, or no folder."""
+    """Raise UserError if ``path``, a folder to write, exists as a symbolic link or as another file."""
     if path.is_symlink() or (os.path.lexists(path) and not path.is_dir()):
-        what = "a symbolic link" if path.is_symlink() else "no folder"
-        raise UserError(f"{path}: is {what}, and a folder is to be written there; move it away")
+        kind = "a symbolic link" if path.is_symlink() else "not a folder"
+        raise UserError(f"{path}: is {kind}; a folder will be written there, so move it away")
 
 
-def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
-    """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it.
+def require_file(flag: str, path: Path, endings: Sequence[str] = ()) -> None:
+    """Raise UserError if the file ``path``, given by ``flag``, cannot be written. For use before long work.
 
-    Its ending has to be one of ``endings``, such as ``.json``; empty: any.
+    Its suffix must be one of ``endings``, such as ``.json``; any if ``endings`` is empty.
     """
     if endings and path.suffix not in endings:
-        raise UserError(f"{what} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
+        raise UserError(f"{flag} {str(path)!r}: suffix {path.suffix!r}; allowed: {', '.join(endings)}")
     if path.is_dir():
-        raise UserError(f"{what} {str(path)!r}: is a folder; name a file in it")
-    require_writable(what, path.absolute().parent)
+        raise UserError(f"{flag} {str(path)!r}: is a folder; give a file in it")
+    require_writable(flag, path.absolute().parent)
 
 
 class NoHomeError(UserError):
-    """This user has no home folder, and nothing says where a cache may lie."""
+    """The user has no home folder, and no environment variable names a cache folder."""
 
 
 def cache_folder() -> Path:
-    """SPIKY_RL_CACHE, else the user's cache folder; an empty variable is as one that is not set. Raises NoHomeError."""
+    """Return the cache folder: SPIKY_RL_CACHE, else ``spiky_rl`` in XDG_CACHE_HOME or ~/.cache. Raises NoHomeError.
+
+    An empty variable counts as unset.
+    """
     if own := os.environ.get("SPIKY_RL_CACHE"):
         return Path(own).absolute()
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "spiky_rl"
     except RuntimeError:
-        raise NoHomeError(
-            "this user has no home folder; set SPIKY_RL_CACHE to a folder that can be written"
-        ) from None
+        raise NoHomeError("this user has no home folder; set SPIKY_RL_CACHE to a writable folder") from None

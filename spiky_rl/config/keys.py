@@ -1,4 +1,4 @@
-"""Keys of an agent as a tree of dotted paths, for an error that names the nearest one wherever it stands."""
+"""Suggestions for unknown keys of an agent: the nearest key among the siblings, or anywhere in the agent."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.errors import RegistryError, UnknownKey, nearest
-from spiky_rl.config.options import Settings, declared
+from spiky_rl.config.errors import RegistryError, UnknownKey, suggest_name
+from spiky_rl.config.options import Settings, get_options
 from spiky_rl.config.schema import NETWORKS, RunnerSettings
 
-SURE = 0.75
-"""Likeness from which a key elsewhere in the tree is meant by a name."""
-AHEAD = 0.1
-"""How much more alike than its neighbours a key elsewhere must be."""
+MIN_SIMILARITY = 0.75
+"""Similarity from which a key elsewhere in the agent is suggested."""
+MIN_ADVANTAGE = 0.1
+"""Required difference between its similarity and that of the nearest sibling."""
 
 
 def with_hint(error: RegistryError) -> str:
-    """The text of an ``error`` of an agent's; of a key that there is not, with the nearest one of the whole tree."""
+    """Return the message of ``error``; for an unknown key of an agent, end it with the nearest key of the whole agent."""
     if not isinstance(error, UnknownKey) or not error.path.startswith("agent."):
         return str(error)
     hint = suggest_key(error.path.removeprefix("agent."), error.known)
@@ -28,47 +28,47 @@ def with_hint(error: RegistryError) -> str:
 
 
 def suggest_key(path: str, siblings: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the key at ``path``, which there is not: one of its ``siblings``, or a path of the tree; or nothing.
+    """Return ``; did you mean 'x'?`` with a sibling or the dotted path of another key, or an empty text.
 
     Args:
-        path: The key, dotted, without ``agent.``.
-        siblings: Keys that it could be where it stands.
+        path: Dotted path of the unknown key, without ``agent.``.
+        siblings: Known keys in its place.
     """
     leaf, among = path.rpartition(".")[2], list(siblings)
     close = difflib.get_close_matches(leaf, among, n=1, cutoff=0.4)
-    near = _likeness(leaf, close[0]) if close else 0.0
+    near = _compute_similarity(leaf, close[0]) if close else 0.0
     given = set(path.split("."))
     best = max(
         list_keys(),
-        # of equal names, the one in the same parts, then the least deep one; an actor's before a critic's
+        # among equal names prefer the same sections, then the smaller depth, then the shorter path (actor before critic)
         key=lambda key: (
-            _likeness(leaf, _leaf(key)),
+            _compute_similarity(leaf, _get_leaf(key)),
             len(given & set(key.split("."))),
             -key.count("."),
             -len(key),
         ),
     )
-    ratio = _likeness(leaf, _leaf(best))
-    if best != path and ratio >= SURE and ratio > near + AHEAD:
+    ratio = _compute_similarity(leaf, _get_leaf(best))
+    if best != path and ratio >= MIN_SIMILARITY and ratio > near + MIN_ADVANTAGE:
         return f"; did you mean '{best}'?"
-    return nearest(leaf, among)
+    return suggest_name(leaf, among)
 
 
 @functools.cache
 def list_keys() -> tuple[str, ...]:
-    """Every key that an agent may have, dotted; those of its networks for all networks and parts that there are."""
-    keys = [*_settings_keys(RunnerSettings)]
-    for name in registry.names("networks"):
+    """Return the dotted paths of all keys that an agent may have, over all registered networks and parts."""
+    keys = [*_iterate_keys(RunnerSettings)]
+    for name in registry.list_names("networks"):
         inner = [*read_options("networks", name)]
         for key, (kind, _) in read_parts("networks", name).items():
-            options = {option for entry in registry.names(kind) for option in read_options(kind, entry)}
+            options = {option for entry in registry.list_names(kind) for option in read_options(kind, entry)}
             inner += [key, *(f"{key}.{option}" for option in sorted(options))]
         keys += [f"{network}.{key}" for network in NETWORKS for key in inner]
     return tuple(dict.fromkeys(keys))
 
 
 def read_options(kind: str, name: str) -> list[str]:
-    """Names of the options that the entry ``name`` declares itself, read from its file without importing it."""
+    """Return the names of the options in a component's own file, without importing it."""
     return [
         field.target.id
         for node in ast.walk(registry.parse_file(kind, name))
@@ -79,7 +79,7 @@ def read_options(kind: str, name: str) -> list[str]:
 
 
 def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
-    """The declared `registry.Component.parts` of the entry ``name``, read from its file without importing it."""
+    """Return `registry.Component.parts` from a component's file, without importing it."""
     for cls in registry.parse_file(kind, name).body:
         for node in cls.body if isinstance(cls, ast.ClassDef) else ():
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "parts":
@@ -87,17 +87,17 @@ def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
     return {}
 
 
-def _settings_keys(settings: type[Settings]) -> Iterator[str]:
-    for key, field in declared(settings).items():
+def _iterate_keys(settings: type[Settings]) -> Iterator[str]:
+    for key, field in get_options(settings).items():
         yield key
         if isinstance(field.kind, type) and issubclass(field.kind, Settings):
-            yield from (f"{key}.{below}" for below in _settings_keys(field.kind))
+            yield from (f"{key}.{below}" for below in _iterate_keys(field.kind))
 
 
-def _leaf(key: str) -> str:
+def _get_leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
 @functools.cache
-def _likeness(one: str, other: str) -> float:
+def _compute_similarity(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()

@@ -1,4 +1,4 @@
-"""Code that a file names, such as the specification in a checkpoint: it is executed only where the user names it too."""
+"""Guard for code named in a file, such as the specification in a checkpoint: it runs only if the user names it too."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from spiky_rl.config.options import UserError
 
 PACKAGE = "spiky_rl"
 PYTHON_NAMES = ("class_name", "data_augmentation_func")
-"""Keys whose values Python imports, with a dot as well as with a colon."""
+"""Keys with an importable value, written with a dot or a colon before the class."""
 
 
 def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
-    """Return the code outside this package that plain data name: ``module:Class``, ``path/file.py:Class`` or ``module.Class``.
+    """Return all names of code outside this package in nested plain data.
 
-    Args:
-        tree: Nested mappings and lists.
-        packages: Further packages whose code is always executed, such as those of a host.
+    Their forms are ``module:Class``, ``path/file.py:Class`` and ``module.Class``. ``packages`` are further trusted packages, such
+    as those of a host.
     """
     allowed = {PACKAGE, *packages}
     return [name for key, name in _list_texts("", tree) if _is_code(key, name, allowed)]
@@ -25,17 +24,14 @@ def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
 def check_code_is_named(
     file: object, spec: object, named: Collection[str], remedy: str, packages: Collection[str] = ()
 ) -> None:
-    """Refuse a file whose specification names code that the user does not name.
+    """Raise UserError if a file names code that the user does not name.
 
     Args:
         file: The file, for the message.
-        spec: What the file holds, as plain data.
-        named: All texts that the user wrote: flags, overrides, the values of an agent file.
-        remedy: How the user can name the code.
-        packages: As `find_code` takes them.
-
-    Raises:
-        UserError: The file names other code.
+        spec: Content of the file as plain data.
+        named: All texts from the user: flags, overrides, values of an agent file.
+        remedy: How the user can name the code, for the message.
+        packages: As in `find_code`.
     """
     for name in find_code(spec, packages):
         if name not in named:
@@ -43,7 +39,7 @@ def check_code_is_named(
 
 
 def list_texts(tree: object) -> list[str]:
-    """Return all texts within the nested mappings and lists of ``tree``."""
+    """Return all strings in nested plain data."""
     return [text for _, text in _list_texts("", tree)]
 
 
@@ -55,7 +51,7 @@ def _is_code(key: str, name: str, packages: Collection[str]) -> bool:
 
 
 def _list_texts(key: str, tree: object) -> Iterator[tuple[str, str]]:
-    """Yield every text within ``tree``, which stands at ``key``, with the key that it stands at itself."""
+    """Yield (key, text) for all strings in ``tree``; ``key`` is the key of ``tree`` itself."""
     if isinstance(tree, Mapping):
         for below, value in tree.items():
             yield from _list_texts(str(below), value)

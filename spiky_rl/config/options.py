@@ -1,4 +1,4 @@
-"""Options: what one setting may be, declared once with pydantic, and its errors in one line of plain words."""
+"""Declarations of options (type, default, range, unit, description) on top of pydantic, with errors of one line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ from pydantic import (
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
-from spiky_rl.config.errors import RegistryError, UnknownKey, nearest, short
-from spiky_rl.config.errors import UserError  # noqa: F401  # pylint: disable=unused-import
+from spiky_rl.config.errors import (  # pylint: disable=unused-import
+    RegistryError,
+    UnknownKey,
+    UserError,  # noqa: F401
+    shorten,
+    suggest_name,
+)
 
 LARGEST_INTEGER = 2**63 - 1
-"""What an integer of 64 bits holds: what torch and the simulators count with."""
+"""Largest signed integer of 64 bits, the type of torch's and the simulators' counters."""
 LARGEST_FLOAT = 3.4e38
-"""What a float of 32 bits holds: what networks compute with."""
+"""Largest float of 32 bits, the type that networks compute with."""
 EXPECTED = {
     "float_type": ("a number", "numbers"),
     "int_type": ("a whole number", "whole numbers"),
@@ -40,14 +45,14 @@ EXPECTED = {
     "mapping_type": ("a mapping", "mappings"),
     "model_type": ("a mapping", "mappings"),
 }
-"""pydantic's name of an error -> the plain words for the type that is wanted, of one value and of a list's elements."""
+"""pydantic's type of error -> the expected type in words: for a single value, and for the elements of a list."""
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
 @contextmanager
-def at(path: str) -> Iterator[None]:
-    """Say in a RegistryError that its cause stands at ``path``, such as ``agent.network``."""
+def error_path(path: str) -> Iterator[None]:
+    """Prefix every RegistryError of the block with ``path``, such as ``agent.network``."""
     try:
         yield
     except RegistryError as error:
@@ -56,60 +61,60 @@ def at(path: str) -> Iterator[None]:
 
 def option(
     default: object,
-    meaning: str,
+    description: str,
     *,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
     unit: str = "",
-    least: int | None = None,
-    most: int | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
     neutral: bool = False,
     **extra: JsonValue,
 ) -> Any:
     """Declare a field of `Settings`.
 
     Args:
-        default: Where an agent does not say.
-        meaning: What it is, for help, schema and documentation.
-        low: Least number.
-        high: Largest number.
-        above: A bound that a number has to exceed.
-        below: A bound that a number may not reach.
-        unit: Unit of the number; ``1`` is that of a pure number, or of one measured in other options.
-        least: Fewest elements of a list.
-        most: Most elements of a list.
-        neutral: With its default a component computes what it did before it had this option, so that what was measured then
-            still counts: digests of specifications leave it out.
-        extra: What the room's components say of a field besides; and of one that is a flag of a command, ``flags`` (its names, where
-            they are others than the field's; none: it is no flag) and ``metavar`` (what its help calls its value).
+        default: Default value; ``...`` if the field is required.
+        description: One noun phrase for help, schema and documentation.
+        low: Inclusive lower bound.
+        high: Inclusive upper bound.
+        above: Exclusive lower bound.
+        below: Exclusive upper bound.
+        unit: Unit of the number; ``1`` for a dimensionless number.
+        min_length: Minimum number of elements of a list.
+        max_length: Maximum number of elements of a list.
+        neutral: Leave the option out of digests of specifications while it has its default. For an option that was added
+            later: with its default the component computes the same as before, so earlier results keep their digest.
+        extra: Further metadata. For command-line flags: ``flags`` (names of the flag if they differ from ``--FIELD``; an
+            empty list if the field is not a flag) and ``metavar`` (name of the value in the help).
     """
     extra |= {"unit": unit} if unit else {}
     extra |= {"neutral": True} if neutral else {}
     return Field(
         default,
-        description=meaning,
+        description=description,
         ge=low,
         le=high,
         gt=above,
         lt=below,
-        min_length=least,
-        max_length=most,
-        strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
+        min_length=min_length,
+        max_length=max_length,
+        strict=False if isinstance(default, tuple) else None,  # YAML has lists, not tuples
         json_schema_extra=extra or None,
     )
 
 
-def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The ``names``, if none stands twice. Raises RegistryError."""
+def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``names`` unchanged. Raises RegistryError if a name is repeated."""
     if (name := find_repeated(names)) is not None:
-        raise RegistryError(f"{short(name)} stands twice")
+        raise RegistryError(f"{shorten(name)} is given twice")
     return names
 
 
 def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:
-    """The first of the ``values`` that stands a second time; None where each stands once."""
+    """Return the first repeated value, or None if all ``values`` differ."""
     seen = set[T]()
     for value in values:
         if value in seen:
@@ -118,25 +123,25 @@ def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:
     return None
 
 
-def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:
-    """The ``limits`` of a range: nothing, or two numbers, the lower one first. Raises RegistryError."""
+def check_range(limits: tuple[float, ...]) -> tuple[float, ...]:
+    """Return ``limits`` unchanged. Raises RegistryError unless they are empty or (low, high) with low < high."""
     if len(limits) not in (0, 2):
-        raise RegistryError(f"{short(list(limits))} has {len(limits)} values; it must have 0 or 2")
+        raise RegistryError(f"{shorten(list(limits))} has {len(limits)} values; it must have 0 or 2")
     if limits and limits[0] >= limits[1]:
-        raise RegistryError(f"{list(limits)} is no range; give [low, high] with low < high")
+        raise RegistryError(f"{list(limits)} is not a range; allowed: [low, high] with low < high")
     return limits
 
 
-Names = Annotated[tuple[str, ...], AfterValidator(distinct)]
-"""A list of names, none of them twice."""
+Names = Annotated[tuple[str, ...], AfterValidator(check_unique)]
+"""Names without repetition."""
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
-"""Sizes of layers."""
-Range = Annotated[tuple[float, ...], AfterValidator(ordered)]
-"""[low, high], or nothing."""
+"""Layer sizes, each at least 1."""
+Range = Annotated[tuple[float, ...], AfterValidator(check_range)]
+"""[low, high], or empty."""
 
 
 class Settings(BaseModel):
-    """Values that belong together, each declared with `option`; frozen, and strict about keys and types."""
+    """Base class of groups of options, each declared with `option`: frozen, strict about keys and types."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -149,33 +154,33 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _fits[V](cls, value: V) -> V:
-        """Refuse numbers that have no place in what computes with them."""
+    def _check_magnitude[V](cls, value: V) -> V:
+        """Refuse integers beyond 64 bits and floats beyond 32 bits."""
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and abs(number) > _largest(number):
-                raise RegistryError(_out_of_range(number, -_largest(number), _largest(number)))
+            if isinstance(number, int | float) and abs(number) > (largest := _get_largest(number)):
+                raise RegistryError(_format_out_of_range(number, -largest, largest))
         return value
 
     @classmethod
     def check(cls, path: str, values: object) -> Self:
-        """The settings that the plain data ``values`` describe. Raises RegistryError that names the key below ``path``."""
+        """Build the settings from plain data. Raises RegistryError naming the key below ``path``."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _explain(error, path, cls) from None
+            raise _format_error(error, path, cls) from None
 
     @classmethod
     def default(cls, key: str) -> Any:
-        """The default of the field ``key``."""
-        return declared(cls)[key].default
+        """Return the default of the field ``key``."""
+        return get_options(cls)[key].default
 
     def with_changes(self, **changes: object) -> Self:
-        """The same settings, with ``changes`` by key; checked again."""
+        """Return a checked copy with ``changes`` by key."""
         return self.check("", {**self.model_dump(exclude_unset=True), **changes})
 
 
-class Record(Settings):
-    """Part of a file that a program wrote: keys that came later than this program are left alone."""
+class FileRecord(Settings):
+    """Part of a file that a program wrote; keys of later versions are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -190,35 +195,25 @@ def check_number[N: (int, float)](
     above: float | None = None,
     below: float | None = None,
 ) -> N:
-    """A single number as a ``kind``, if it lies within bounds. Raises RegistryError that names ``path``.
-
-    Args:
-        path: Where it stands, for messages.
-        value: What was given.
-        kind: int or float.
-        low: Least number; None: none.
-        high: Largest number.
-        above: A bound that it has to exceed.
-        below: A bound that it may not reach.
-    """
+    """Return ``value`` as a ``kind`` (int or float). Raises RegistryError naming ``path`` if it is out of the bounds of `option`."""
     declaration = option(kind(), "", low=low, high=high, above=above, below=below)
     settings: Any = create_model("Number", __base__=Settings, number=(kind, declaration))
     try:
         return settings(number=value).number
     except ValidationError as error:
-        raise RegistryError(path + str(_explain(error, "", settings)).removeprefix("number")) from None
+        raise RegistryError(path + str(_format_error(error, "", settings)).removeprefix("number")) from None
 
 
 @dataclass(frozen=True)
-class Declared:
-    """The declaration of a field of `Settings`, for tables, help and schemas."""
+class OptionInfo:
+    """Declaration of a field of `Settings`, for tables, help and schemas."""
 
     default: Any
-    meaning: str
+    description: str
     kind: Any
-    """Type of the value, or of a list's elements."""
+    """Type of the value, or of the elements of a list."""
     many: bool
-    """Whether it is a list."""
+    """Whether the value is a list."""
     choices: tuple[str, ...]
     low: float | None
     high: float | None
@@ -229,12 +224,12 @@ class Declared:
 
     @property
     def limits(self) -> dict[str, float | None]:
-        """The range, as `check_number` takes it."""
+        """Bounds as keyword arguments of `check_number`."""
         return {"low": self.low, "high": self.high, "above": self.above, "below": self.below}
 
     @property
-    def bounds(self) -> str:
-        """The range in words, empty where there is none."""
+    def bounds_text(self) -> str:
+        """Bounds in words; empty if there are none."""
         if self.low is not None and self.high is not None:
             return f"between {self.low} and {self.high}"
         parts = (
@@ -244,55 +239,55 @@ class Declared:
         return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
 
     @property
-    def allowed(self) -> str:
-        """The allowed values in words."""
+    def allowed_text(self) -> str:
+        """Allowed values in words."""
         if self.choices:
             return " | ".join(self.choices)
         words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-        what = "a list" if self.many else words.get(self.kind, "anything")
-        return f"{what}, {self.bounds}" if self.bounds else what
+        kind = "a list" if self.many else words.get(self.kind, "anything")
+        return f"{kind}, {self.bounds_text}" if self.bounds_text else kind
 
     def require(self, path: str, value: object) -> None:
-        """Raise RegistryError that names ``path`` where ``value`` is no number of its kind or out of range."""
+        """Raise RegistryError naming ``path`` if ``value`` has the wrong type or is out of range."""
         check_number(path, value, self.kind, **self.limits)
 
 
 @cache
-def declared(settings: type[Settings]) -> Mapping[str, Declared]:
-    """Every field of ``settings`` in the order of their declaration, what they inherit last."""
+def get_options(settings: type[Settings]) -> Mapping[str, OptionInfo]:
+    """Return all fields of ``settings`` in order of declaration, inherited fields last."""
     fields = sorted(settings.model_fields.items(), key=lambda item: item[0] not in settings.__annotations__)
-    return {key: _declared(field) for key, field in fields}
+    return {key: _make_option_info(field) for key, field in fields}
 
 
-def _declared(field: FieldInfo) -> Declared:
-    kind, metadata = _bare(field.annotation), list(field.metadata)
+def _make_option_info(field: FieldInfo) -> OptionInfo:
+    kind, metadata = _strip_annotation(field.annotation), list(field.metadata)
     many = get_origin(kind) in (tuple, list)
     if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
-        kind = _bare(element)
-        marks = getattr(element, "__metadata__", ())  # bounds, and functions that check
+        kind = _strip_annotation(element)
+        marks = getattr(element, "__metadata__", ())  # bounds and validators
         metadata += [bound for mark in marks for bound in getattr(mark, "metadata", ())]
     bounds = {
         name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt", "lt") if hasattr(m, name)
     }
     choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
-    return Declared(
+    return OptionInfo(
         *(field.default, field.description or "", str if choices else kind, many, choices),
         *(bounds.get("ge"), bounds.get("le"), bounds.get("gt"), bounds.get("lt")),
         *(str(extra.pop("unit", "")), extra),
     )
 
 
-def _bare(annotation: object) -> Any:
-    """An annotation without what pydantic reads in it, and without the None that may stand for a value."""
+def _strip_annotation(annotation: object) -> Any:
+    """Return the bare type: without ``Annotated`` metadata and without ``| None``."""
     while get_origin(annotation) in (Annotated, Union, UnionType):
         annotation = next(arg for arg in get_args(annotation) if arg is not NoneType)
     return annotation
 
 
-def _explain(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
-    """The first of pydantic's errors in one line that names the key; keys that there are not come first."""
+def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
+    """Return the first pydantic error as one line that names the key; unknown keys are reported before all else."""
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
     model, field, keys = settings, None, list(first["loc"])
@@ -301,7 +296,7 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> Reg
         path = f"{path}.{key}" if path else str(key)
         if isinstance(key, str) and key in model.model_fields:
             field = model.model_fields[key]
-            inner = _declared(field).kind
+            inner = _make_option_info(field).kind
             model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
     if first["type"] in UNKNOWN_KEY:
         return UnknownKey(f"{path}: no such key", path, model.model_fields)
@@ -311,16 +306,20 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> Reg
         ]
         others = [str(key) for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
-        return RegistryError(f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}")
-    if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
+        return RegistryError(f"{place}missing {', '.join(missing)}{suggest_name(missing[0], others)}")
+    if first["type"] == "value_error" and (
+        not keys or field is None or model is _strip_annotation(field.annotation)
+    ):
         message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
         return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
-    return RegistryError(f"{path}: {_reason(first, field and _declared(field), element)}".removeprefix(": "))
+    return RegistryError(
+        f"{path}: {_format_reason(first, field and _make_option_info(field), element)}".removeprefix(": ")
+    )
 
 
 class _Error(TypedDict):
-    """What of one of pydantic's errors is told."""
+    """Fields of a pydantic error that messages use."""
 
     type: str
     input: Any
@@ -328,35 +327,36 @@ class _Error(TypedDict):
     ctx: NotRequired[dict[str, Any]]
 
 
-def _reason(error: _Error, field: Declared | None, element: bool) -> str:
-    """What is wrong with a value, and what is allowed."""
+def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> str:
+    """Return the reason why a value is refused, and the allowed values."""
     value, kind = error["input"], error["type"]
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
-        return f"{short(number)} is out of range; it must be {field.bounds}"
+        return f"{shorten(number)} is out of range; it must be {field.bounds_text}"
     if kind == "finite_number":
-        return f"{value!r} is out of range; it must be finite{f', {field.bounds}' if field and field.bounds else ''}"
-    no_float_holds_it = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
-    if no_float_holds_it:
-        return _out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
+        bounds = f", {field.bounds_text}" if field and field.bounds_text else ""
+        return f"{value!r} is out of range; it must be finite{bounds}"
+    overflows_float = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
+    if overflows_float:
+        return _format_out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)
-        return f"{short(value)} is not allowed; choose from {names}{nearest(value, field.choices)}"
+        return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
     if kind in ("too_short", "too_long"):
         limits, items = error.get("ctx", {}), list(error["input"])
         allowed = (
             f"at least {limits['min_length']}" if kind == "too_short" else f"at most {limits['max_length']}"
         )
-        return f"{short(items)} has {len(items)} values; it must have {allowed}"
+        return f"{shorten(items)} has {len(items)} values; it must have {allowed}"
     if kind in EXPECTED:
-        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else short(value)}"
+        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else shorten(value)}"
     return str(error.get("ctx", {}).get("error") or error["msg"])
 
 
-def _largest(number: float) -> float:
+def _get_largest(number: float) -> float:
     return LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
 
 
-def _out_of_range(value: object, low: float, high: float, field: Declared | None = None) -> str:
-    bounds = (field and field.bounds) or f"between {low} and {high}"
-    return f"{short(value)} is out of range; it must be {bounds}"
+def _format_out_of_range(value: object, low: float, high: float, field: OptionInfo | None = None) -> str:
+    bounds = (field and field.bounds_text) or f"between {low} and {high}"
+    return f"{shorten(value)} is out of range; it must be {bounds}"

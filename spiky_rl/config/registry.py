@@ -1,7 +1,7 @@
-"""A file name is the registry entry: every public file in a room is a component, and nothing needs to be listed twice.
+"""Registry of components: every public Python file in a component folder is one entry, named after the file.
 
-Names come in three forms, everywhere: ``lif`` (a file of the room), ``package.module:Class`` (anything importable)
-and ``path/to/file.py:Class`` (anything on disk).
+A component has three forms of name: ``lif`` (a file of the folder), ``package.module:Class`` (an importable class) and
+``path/to/file.py:Class`` (a class in a file on disk).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -22,12 +23,14 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from spiky_rl.config.errors import UnknownKey, message_of
-from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
-from spiky_rl.config.plain import Plain, Tree
+from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 
-ROOMS = {
+COMPONENT_KINDS = {
     "neurons": "neurons",
     "surrogates": "surrogates",
     "encoders": "codecs/encoders",
@@ -42,58 +45,65 @@ ROOMS = {
     "backends": "kernels/backends",
     "datasets": "datasets",
 }
-"""Kinds whose entries are Python files, and the room that holds them."""
+"""Kind of component -> folder of its Python files."""
 
-DATA = ("agents", "tasks", "spaces")
-"""Kinds whose entries are YAML files."""
+FILE_KINDS = ("agents", "tasks", "spaces")
+"""Kinds with YAML files as entries."""
 
-SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
-"""Kinds whose singular is not the word without its last letter."""
+RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
+"""New name of an entry by its kind and old name; the old name is accepted for one release."""
+
+SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
+"""Singular of a kind, for kinds that do not only drop the final letter."""
 
 BASE = "base"
-"""The file of every room that says what its entries are; it and files whose names begin with ``_`` are no entries."""
+"""File of every component folder that defines the base class. It and files with a leading ``_`` are not entries."""
 
 
 class Component:
-    """Anything that an agent names. What is declared in it is what the agent may set."""
+    """Base class of everything that an agent can name. An agent may set its declared options and parts."""
 
     Options: ClassVar[type[Settings]] = Settings
-    """Its values, each with type, default, meaning and range; one that has any gets them as its constructor's first argument."""
-    parts: ClassVar[Mapping[str, tuple[str, str | Tree | None]]] = {}
-    """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
+    """Declared options. If there are any, the constructor gets the checked options as its first argument."""
+    parts: ClassVar[Mapping[str, tuple[str, str | PlainMapping | None]]] = {}
+    """Declared parts: key -> (kind, default name or settings). A part with the default None is optional."""
     listed: ClassVar[tuple[str, ...]] = ()
-    """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
+    """Keys of parts that may also be a list of components, such as one neuron per layer."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Old name -> new name of a member; a subclass may define the member by its old name for one release."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for old, new in cls.renamed.items():
+            if old in vars(cls) and new not in vars(cls):
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
-    def of(cls, **values: object) -> Self:
-        """A component that needs nothing but options, such as a neuron: with these ``values``, the others at their defaults."""
+    def from_options(cls, **values: object) -> Self:
+        """Build a component without parts, such as a neuron, from option ``values``; other options have their defaults."""
         component: Any = cls
         return component(cls.Options.check(cls.__name__, values))
 
+    of = from_options  # old name, kept for one release
+
     @classmethod
     def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:
-        """Raise RegistryError for options and parts that are well configured but not what this component can take.
-
-        Args:
-            path: Where the component stands in the agent, for messages.
-            options: Its `Options`.
-            parts: Its parts by key, each ready to be built.
-        """
+        """Raise RegistryError naming ``path`` if options and parts, each valid by itself, do not go together."""
 
 
 @dataclass(frozen=True)
-class Configured:
-    """A component's class with the complete, checked settings it is to be built from."""
+class ComponentSpec:
+    """Checked and complete configuration of a component, ready to build."""
 
     name: str
     cls: type[Component]
     options: Any
-    """Its `Component.Options`."""
+    """Instance of the component's `Component.Options`."""
     parts: Mapping[str, Any]
-    """A `Part` each."""
+    """`Part` by key."""
 
     def build(self, **context: object) -> Any:
-        """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
+        """Build the component. Its constructor gets the options, the parts (not yet built) and ``context``."""
         cls: Any = self.cls
         options = (self.options,) if cls.Options.model_fields else ()
         try:
@@ -103,81 +113,101 @@ class Configured:
         except BaseException as error:
             if ":" not in self.name:
                 raise
-            raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
+            raise RegistryError(f"{self.name!r} cannot be built: {format_exception(error)}") from error
 
-    def each(self, key: str) -> tuple[Configured, ...]:
-        """The components that the part ``key`` consists of: one, several or none."""
+    def get_parts(self, key: str) -> tuple[ComponentSpec, ...]:
+        """Return the components of the part ``key``: none, one or several."""
         part = self.parts[key]
         return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
 
     def settings(self, neutral: bool = True) -> dict[str, Any]:
-        """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
+        """Return all settings, defaults included, as plain data that `configure` accepts.
 
         Args:
-            neutral: With options that were added later and whose values change nothing.
+            neutral: Include neutral options (see `option`) that have their defaults.
         """
         values = self.options.model_dump(mode="json")
-        for key, field in declared(type(self.options)).items() if not neutral else ():
+        for key, field in get_options(type(self.options)).items() if not neutral else ():
             if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                 del values[key]
         parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
-        return {"name": self.name, **values, **parts}
+        # digests of specifications keep the old name, so that results of before the rename are found again
+        name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
+        return {"name": name, **values, **parts}
 
 
-type Part = Configured | tuple[Configured | None, ...] | None
-"""A component's part; None for one that is absent, a tuple for a list."""
+type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
+"""Part of a component: None if it is absent, a tuple if it is a list."""
 
 
-def _settings(part: Part, neutral: bool) -> Plain:
+def _settings(part: Part, neutral: bool) -> PlainValue:
     if isinstance(part, tuple):
         return [_settings(element, neutral) for element in part]
     return None if part is None else part.settings(neutral)
 
 
 def data_dir(kind: str) -> Path:
-    """The folder of a ``kind`` of YAML files: inside an installed package, beside it in a checkout."""
+    """Return the folder of a ``kind`` of YAML files: inside the installed package, or beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
         if folder.is_dir():
             return folder
     raise RegistryError(f"the folder '{kind}' is missing beside the package; install spiky_rl again")
 
 
-def names(kind: str) -> list[str]:
-    """All entries of a ``kind``, sorted. Reads file names only."""
-    if kind in DATA:
+def list_names(kind: str) -> list[str]:
+    """Return the names of all entries of a ``kind``, sorted. Only lists files; imports nothing."""
+    if kind in FILE_KINDS:
         return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
-    if kind not in ROOMS:
+    if kind not in COMPONENT_KINDS:
+        kinds = (*COMPONENT_KINDS, *FILE_KINDS)
         raise RegistryError(
-            f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}"
+            f"unknown kind {kind!r}; choose from {', '.join(kinds)}{suggest_name(kind, kinds)}"
         )
-    return sorted(_files(kind))
+    return sorted(_list_files(kind))
 
 
-def _files(kind: str) -> dict[str, Path]:
-    """Every entry of a room with its file: of all folders on the path of the room's package."""
-    package = importlib.import_module(_module(kind))
+def _list_files(kind: str) -> dict[str, Path]:
+    """Return name -> file of all entries of a kind, from all folders of a namespace package."""
+    package = importlib.import_module(_get_module_name(kind))
     files = {path.stem: path for folder in package.__path__ for path in Path(folder).glob("*.py")}
     return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
 
 
 def parse_file(kind: str, name: str) -> ast.Module:
-    """The syntax tree of the entry ``name`` of a ``kind`` in a room, which is not imported."""
-    return ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
+    """Parse the file of a component without importing it."""
+    return ast.parse(_list_files(kind)[update_name(kind, name)].read_text(encoding="utf-8"))
 
 
-def _module(kind: str, name: str = "") -> str:
-    """What Python imports a room, or a file of it, by."""
-    return ".".join(filter(None, ("spiky_rl", *ROOMS[kind].split("/"), name)))
+def _get_module_name(kind: str, name: str = "") -> str:
+    return ".".join(filter(None, ("spiky_rl", *COMPONENT_KINDS[kind].split("/"), name)))
+
+
+_OLD_NAMES = {_get_module_name(kind, new): old for (kind, old), new in RENAMED.items()}
+
+
+def update_name(kind: str, name: str) -> str:
+    """Return the present name of an entry; an old name in `RENAMED` is logged once with the new one."""
+    new = RENAMED.get((kind, name))
+    if new is None or name in list_names(kind):
+        return name
+    _log_rename(kind, name, new)
+    return new
+
+
+@cache
+def _log_rename(kind: str, old: str, new: str) -> None:
+    log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)
 
 
 def summary(kind: str, name: str) -> str:
-    """First docstring line of the entry ``name`` of a ``kind`` in a room, read without importing it."""
+    """Return the first line of a component's module docstring without importing the module."""
     return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
 
 
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
-    """The class that ``name`` stands for, of that ``kind``. Raises RegistryError that names the nearest entry."""
+    """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
+    name = update_name(kind, name)
     target, _, attribute = name.rpartition(":")
     if target:
         try:
@@ -186,47 +216,52 @@ def resolve(kind: str, name: str) -> type[Component]:
             raise RegistryError(f"{name!r}: {error}") from error.__cause__
         if not hasattr(module, attribute):
             public = [key for key in vars(module) if key[0] != "_"]
-            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
+            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{suggest_name(attribute, public)}")
         cls = getattr(module, attribute)
-        base = _base(kind)
+        base = _get_base_class(kind)
         if not (inspect.isclass(cls) and issubclass(cls, base)):
             raise RegistryError(
-                f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
+                f"{name!r} is not of kind {kind}: it does not derive from {base.__module__}:{base.__name__}"
             )
-        if missing := [key for key in dir(cls) if _abstract(cls, key)]:
+        if missing := [key for key in dir(cls) if _is_abstract(cls, key)]:
             raise RegistryError(
-                f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
+                f"{name!r} is incomplete: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
             )
         _check_declarations(name, cls)
         return cls
     _require_known(kind, name)
-    module = importlib.import_module(_module(kind, name))
-    return _only(module, [cls for cls in _own_classes(module) if issubclass(cls, _base(kind))], _base(kind))
+    module = importlib.import_module(_get_module_name(kind, name))
+    return _get_single_class(
+        module,
+        [cls for cls in _list_defined_classes(module) if issubclass(cls, _get_base_class(kind))],
+        _get_base_class(kind),
+    )
 
 
-def configure(kind: str, settings: Plain, path: str) -> Configured:
-    """A component's settings, completed with defaults and checked.
+def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
+    """Check the settings of a component and complete them with defaults.
 
     Args:
-        kind: One of `ROOMS`.
-        settings: Such as ``{name: lif, tau: 5.0}``, or just ``lif``.
-        path: Where they stand, for messages.
+        kind: One of `COMPONENT_KINDS`.
+        settings: A name such as ``lif``, or a mapping such as ``{name: lif, tau: 5.0}``.
+        path: Path of the settings in the agent, for messages.
 
-    Raises RegistryError for an unknown name or option and for a value of the wrong type or out of range.
+    Raises:
+        RegistryError: Unknown name or option, wrong type, or value out of range.
     """
     tree = check_name(kind, settings, path)
     name = tree.get("name")
     if not isinstance(name, str):
-        raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
+        raise RegistryError(f"{path}.name: name one of {', '.join(list_names(kind))}")
     try:
         cls = resolve(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
-    known = ("name", *declared(cls.Options), *cls.parts)
+    known = ("name", *get_options(cls.Options), *cls.parts)
     for key in tree:
         if key not in known:
             raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known[1:])
-    with from_outside(path, name):
+    with wrap_foreign_errors(path, name):
         options = cls.Options.check(
             path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
         )
@@ -240,20 +275,20 @@ def configure(kind: str, settings: Plain, path: str) -> Configured:
                 (
                     None
                     if element is None and default is None
-                    else configure(part_kind, _named(element, default), f"{place}[{i}]")
+                    else configure(part_kind, _merge_part_settings(element, default), f"{place}[{i}]")
                 )
                 for i, element in enumerate(given)
             )
         else:
-            parts[key] = configure(part_kind, _named(given, default), place)
-    with from_outside(path, name):
+            parts[key] = configure(part_kind, _merge_part_settings(given, default), place)
+    with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
-    return Configured(name, cls, options, parts)
+    return ComponentSpec(name, cls, options, parts)
 
 
 @contextmanager
-def from_outside(path: str, name: str) -> Iterator[None]:
-    """Turn whatever a component of someone else's, called ``name`` at ``path``, raises while it is checked into one line."""
+def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
+    """Turn any exception of foreign code, the component ``name`` at ``path``, into a RegistryError of one line."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -261,19 +296,21 @@ def from_outside(path: str, name: str) -> Iterator[None]:
     except BaseException as error:
         if ":" not in name:
             raise
-        raise RegistryError(f"{path}: {name!r} cannot be checked: {fault(error)}") from error
+        raise RegistryError(f"{path}: {name!r} cannot be checked: {format_exception(error)}") from error
 
 
-def check_name(kind: str, settings: Plain, path: str) -> Tree:
-    """The ``settings`` of a ``kind`` at ``path``, a name or a mapping with one, as a mapping. Imports and executes nothing.
+def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
+    """Return ``settings`` (a name, or a mapping with a name) as a mapping. Imports nothing.
 
-    Raises RegistryError for what are no component's settings, and for a component that the package does not have.
+    Raises RegistryError naming ``path`` if they are neither, or if the package has no such component.
     """
     tree = {"name": settings} if isinstance(settings, str) else settings
     if not isinstance(tree, Mapping):
-        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
+        raise RegistryError(f"{path}: expected a name or a mapping, got {shorten(settings)}")
     name = tree.get("name")
     if isinstance(name, str) and ":" not in name:
+        if (new := update_name(kind, name)) != name:
+            tree, name = {**tree, "name": new}, new
         try:
             _require_known(kind, name)
         except RegistryError as error:
@@ -282,21 +319,21 @@ def check_name(kind: str, settings: Plain, path: str) -> Tree:
 
 
 def _require_known(kind: str, name: str) -> None:
-    if name not in names(kind):
+    if name not in (known := list_names(kind)):
         raise RegistryError(
-            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+            f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )
 
 
-def _named(settings: Plain, default: str | Tree | None) -> Plain:
-    """A part's settings; those that name no component are the default's, over its own."""
+def _merge_part_settings(settings: PlainValue, default: str | PlainMapping | None) -> PlainValue:
+    """Merge a part's settings over its default, unless they name a component themselves."""
     if not isinstance(settings, Mapping) or default is None or "name" in settings:
         return settings
     return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
-def _own_classes(module: ModuleType) -> list[type]:
-    """The public classes that a module defines, as opposed to those it imports."""
+def _list_defined_classes(module: ModuleType) -> list[type]:
+    """Return the public classes that a module defines itself."""
     return [
         cls
         for name, cls in vars(module).items()
@@ -307,56 +344,61 @@ def _own_classes(module: ModuleType) -> list[type]:
     ]
 
 
-def _only(module: ModuleType, classes: list[type[Component]], base: type[Component]) -> type[Component]:
-    """The one class of a file. Raises RegistryError where there is none or more than one."""
+def _get_single_class(
+    module: ModuleType, classes: list[type[Component]], base: type[Component]
+) -> type[Component]:
+    """Return the only element of ``classes``. Raises RegistryError if there is none or more than one."""
     if len(classes) == 1:
         return classes[0]
-    there = " and ".join(cls.__name__ for cls in classes) or "none"
+    found = " and ".join(cls.__name__ for cls in classes) or "none"
     raise RegistryError(
-        f"{module.__file__} defines {there}, and must define one public class that derives from"
-        f" {base.__module__}:{base.__name__}; a helper's name begins with '_', or it lives in a file of its own"
+        f"{module.__file__} defines {found}; it must define one public class that derives from"
+        f" {base.__module__}:{base.__name__}; give helper classes a leading '_', or move them to another file"
     )
 
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
-    """Refuse a class from outside the package whose options or parts are not declared as ours are."""
+    """Raise RegistryError if a class from outside the package declares its options or parts in another way."""
     old = isinstance(vars(cls).get("options"), Mapping)
     own = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
     if old or not own or not all(field.description for field in cls.Options.model_fields.values()):
         raise RegistryError(
-            f"{name!r}: its options are not declared as {Settings.__module__} has it: class Options(Settings), and in it"
-            " key: type = option(default, meaning)"
+            f"{name!r}: its options are not declared; write class Options(Settings) with fields"
+            f" key: type = option(default, description); see {Settings.__module__}"
         )
     fine = isinstance(cls.parts, Mapping) and all(
-        isinstance(part, tuple) and len(part) == 2 and part[0] in ROOMS for part in cls.parts.values()
+        isinstance(part, tuple) and len(part) == 2 and part[0] in COMPONENT_KINDS
+        for part in cls.parts.values()
     )
     if not fine:
         raise RegistryError(
-            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(ROOMS)}"
+            f"{name!r}: its parts are not a mapping of keys to (kind, default); kinds: {', '.join(COMPONENT_KINDS)}"
         )
 
 
-def _abstract(cls: type, key: str) -> bool:
-    # components are no ABCs: torch.nn.Module would have to be one
+def _is_abstract(cls: type, key: str) -> bool:
+    # components are plain classes, not ABCs, so Python does not check this itself
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 
 @cache
-def _base(kind: str) -> type[Component]:
-    """What every entry of a kind derives from: the one component of its room's ``base.py`` that derives from nothing else of ours."""
-    module = importlib.import_module(_module(kind, BASE))
-    bases = [cls for cls in _own_classes(module) if issubclass(cls, Component) and Component in cls.__bases__]
-    return _only(module, bases, Component)
+def _get_base_class(kind: str) -> type[Component]:
+    """Return the base class of a component kind, defined in its ``base.py``."""
+    module = importlib.import_module(_get_module_name(kind, BASE))
+    bases = [
+        cls
+        for cls in _list_defined_classes(module)
+        if issubclass(cls, Component) and Component in cls.__bases__
+    ]
+    return _get_single_class(module, bases, Component)
 
 
 def load_module(target: str) -> ModuleType:
-    """The module ``target``, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
+    """Import ``target``, a module name or a ``.py`` file. Raises RegistryError of one line if the import fails in any way."""
     if target.endswith(".py"):
         return _load_file(Path(target))
     if target.startswith("."):
-        raise RegistryError(
-            f"{target!r} is a relative name; write the whole name of the module, as Python imports it"
-        )
+        raise RegistryError(f"{target!r} is a relative name; write the full name of the module")
     try:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
@@ -364,26 +406,26 @@ def load_module(target: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise RegistryError(f"the module {target!r} cannot be imported: {fault(error)}") from error
+        raise RegistryError(f"the module {target!r} cannot be imported: {format_exception(error)}") from error
 
 
-def fault(error: BaseException, file: str | None = None) -> str:
-    """Where and how code that is not ours went wrong, which raised ``error``; in one line.
+def format_exception(error: BaseException, file: str | None = None) -> str:
+    """Return one line on an exception of foreign code: file, line, class and message.
 
-    The line number that it names is that of ``file``, or of what raised it.
+    The line number is the innermost in ``file`` if a file is given, else the innermost of all.
     """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
     text = f"{type(error).__name__}: {message_of(error)}"
     if isinstance(error, SystemExit):
-        text = f"it ends the program (exit code {error.code}), which a component may not"
+        text = f"it exits the program (exit code {error.code}); a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
     return where + " ".join(text.split())
 
 
 def _load_file(path: Path) -> ModuleType:
     if not os.path.isfile(path):
-        raise RegistryError(f"there is no file {short(str(path))}")
+        raise RegistryError(f"there is no file {shorten(str(path))}")
     key = f"spiky_rl_file_{path.resolve()}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
@@ -395,5 +437,5 @@ def _load_file(path: Path) -> ModuleType:
             sys.modules.pop(key, None)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise RegistryError(fault(error, str(path))) from error
+            raise RegistryError(format_exception(error, str(path))) from error
     return sys.modules[key]

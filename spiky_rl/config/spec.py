@@ -1,12 +1,12 @@
-"""Agents and tasks as data: strict YAML, merged layer by layer, every value with its origin.
+"""Agent and task files, merged layer by layer into one specification that knows the origin of every value.
 
-A run is described by one tree. Its layers, later ones over earlier ones:
+Later layers override earlier ones:
 
-    Isaac Lab's own registered configuration < task < agent < the agent's override for that task < tuned values < command line
+    Isaac Lab's registered configuration < task < agent < the agent's override for the task < tuned values < command line
 
-The tree has the shape of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
-``algorithm``, ...) plus what makes an agent spike: ``network`` and ``critic_network``. Unknown keys, wrong types and values
-out of range are errors that name the origin, the key and the nearest valid one.
+A specification has the keys of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
+``algorithm``, ...) and two for spiking networks, ``network`` and ``critic_network``. Errors for unknown keys, wrong types and
+values out of range name the origin, the key and the nearest valid key.
 """
 
 from __future__ import annotations
@@ -21,41 +21,40 @@ from typing import Any
 
 from pydantic import InstanceOf
 
-from spiky_rl.config import registry, together
+from spiky_rl.config import cross_checks, registry
 from spiky_rl.config.keys import with_hint
-from spiky_rl.config.options import RegistryError, Settings, declared, nearest, short
-from spiky_rl.config.plain import Plain, Tree, section
-from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.options import RegistryError, Settings, get_options, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 
 class SpecError(RegistryError):
-    """A file or an override that does not describe an agent or a task."""
+    """Error in a file or an override of an agent or a task."""
 
 
 class AgentSpec(Settings):
-    """An agent as a run uses it: complete, checked, every value with its origin."""
+    """Merged and checked agent with the origin of every value."""
 
     name: str
     runner: dict[str, Any]
-    """Isaac Lab's rsl_rl configuration after all layers, without the networks: its values as they were written and not as
-    `RunnerSettings` holds them, of which every layer was checked. There a 1 would become 1.0, which is another digest, and the
-    host's own part has keys that are none of ours."""
-    network: InstanceOf[Configured] | None = None
-    critic_network: InstanceOf[Configured] | None = None
+    """Merged rsl_rl configuration without the networks. Its values are as written, not parsed by `RunnerSettings` (which checks
+    every layer): parsing would turn 1 into 1.0 and change the digest, and Isaac Lab's layer has further keys."""
+    network: InstanceOf[ComponentSpec] | None = None
+    critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
-    """Dotted path -> the layer that set the value."""
+    """Dotted path -> layer that set the value."""
 
-    def setting(self, key: str) -> Any:
-        """The value of the runner's ``key``, or the default of `RunnerSettings`."""
+    def get_setting(self, key: str) -> Any:
+        """Return the runner's value of ``key``, or the default of `RunnerSettings`."""
         return self.runner.get(key, RunnerSettings.default(key))
 
-    def tree(self, neutral: bool = True) -> dict[str, Any]:
-        """The whole specification as plain data.
+    def to_dict(self, neutral: bool = True) -> dict[str, Any]:
+        """Return the whole specification as plain data.
 
         Args:
-            neutral: With options that were added later and whose values change nothing.
+            neutral: Include neutral options (see `option`) that have their defaults.
         """
         tree = dict(self.runner)
         for key, network in (("network", self.network), ("critic_network", self.critic_network)):
@@ -65,24 +64,26 @@ class AgentSpec(Settings):
 
     @property
     def digest(self) -> str:
-        """Hash of the specification: equal for runs that differ in nothing but seed, device and names."""
-        return hashlib.sha256(json.dumps(self.tree(neutral=False), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the specification; independent of seed, device and names."""
+        return hashlib.sha256(json.dumps(self.to_dict(neutral=False), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
-    def rows(self) -> list[tuple[str, Any, str]]:
-        """(path, value, origin) of every value."""
+    def list_values(self) -> list[tuple[str, Any, str]]:
+        """Return (path, value, origin) of every value."""
         return [
-            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.tree()).items()
+            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.to_dict()).items()
         ]
 
 
 def load_task(name: str) -> TaskSpec | None:
-    """The task file called ``name``, a file stem, a path, or a gym id with or without ``-v0``; None where there is none.
+    """Return the task for a file stem, a path, or a gym id with or without ``-v0``; None if there is no file.
 
-    Where several files describe one gym id, the id means the one that leaves the environment as it is.
+    If several files have the gym id, return the one that leaves the environment unchanged.
     """
     stripped, by_id = re.sub(r"-v\d+$", "", name), None
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
-        task = _task(path)
+        task = _load_task_file(path)
         if name.endswith(".yaml") or path.stem == name:
             return task
         if task.id in (name, stripped) and (by_id is None or (by_id.env and not task.env)):
@@ -91,22 +92,22 @@ def load_task(name: str) -> TaskSpec | None:
 
 
 def task_id(name: str) -> str:
-    """The gym id that ``name`` stands for: a task's file stem, or a gym id with or without ``-v0``."""
+    """Return the gym id without version for ``name``, a task's file stem or a gym id."""
     known = load_task(name)
     return known.id if known else re.sub(r"-v\d+$", "", name)
 
 
 def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
-    """(name, file content, file name) of the agent ``name``, a file stem or a path. Raises SpecError."""
+    """Return (name, file content, file name) of an agent, given as a file stem or a path. Raises SpecError."""
     if name.endswith(".yaml"):
         path = Path(name)
-    elif name in registry.names("agents"):
+    elif name in registry.list_names("agents"):
         path = registry.data_dir("agents") / f"{name}.yaml"
     else:
-        known = registry.names("agents")
-        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+        known = registry.list_names("agents")
+        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
     folder = path.parent.absolute()
-    data: dict[str, Any] = {key: _with_paths(value, folder) for key, value in read_yaml(path).items()}
+    data: dict[str, Any] = {key: _resolve_paths(value, folder) for key, value in read_yaml(path).items()}
     _check_layer(data, path.name, AgentFile)
     for task, override in (data.get("tasks") or {}).items():
         _check_layer(override, f"{path.name} for {task}")
@@ -116,10 +117,10 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
 def resolve_agent(
     name: str,
     task: str,
-    host: Tree,
+    host: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
-    tuned: tuple[str, Tree] = ("", {}),
+    tuned: tuple[str, PlainMapping] = ("", {}),
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -128,58 +129,57 @@ def resolve_agent(
         task: Gym id.
         host: Isaac Lab's registered agent configuration for the task, as a nested dict.
         overrides: ``agent.x.y=value`` from the command line.
-        task_spec: The task's file, where it has one.
-        tuned: Where tuned values come from, and the values.
+        task_spec: Content of the task file, if there is one.
+        tuned: (origin, values) of the tuned values.
     """
-    return complete(*merge_agent(name, task, host, overrides, task_spec, tuned))
+    return build_agent_spec(*merge_agent(name, task, host, overrides, task_spec, tuned))
 
 
 def merge_agent(
     name: str,
     task: str,
-    host: Tree,
+    host: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
-    tuned: tuple[str, Tree] = ("", {}),
+    tuned: tuple[str, PlainMapping] = ("", {}),
 ) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Merge all layers, given as to `resolve_agent`, of which only keys, types and ranges of the runner's part are checked then.
+    """Merge all layers, with the arguments of `resolve_agent`; check only keys, types and ranges outside the networks.
 
-    Returns the agent's name, the merged values, and the origin of each by its dotted path.
+    Returns the agent's name, the merged values, and dotted path -> origin.
     """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    layers: list[tuple[str, Tree]] = [
-        ("Isaac Lab", {k: host[k] for k in host if k in declared(RunnerSettings)})
+    layers: list[tuple[str, PlainMapping]] = [
+        ("Isaac Lab", {k: host[k] for k in host if k in get_options(RunnerSettings)})
     ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, own))
     layers += [
-        (f"{file} for {t}", v) for t, v in (data.get("tasks") or {}).items() if _meant(t, task, task_spec)
+        (f"{file} for {t}", v)
+        for t, v in (data.get("tasks") or {}).items()
+        if _matches_task(t, task, task_spec)
     ]
     _check_layer(tuned[1], tuned[0])
     layers += [tuned, ("command line", parse_overrides(overrides))]
     return stem, *merge(layers)
 
 
-def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
-    """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError.
+def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) -> AgentSpec:
+    """Check merged layers and build the agent; inverse of `AgentSpec.to_dict`. Raises SpecError.
 
-    Args:
-        name: The agent's.
-        tree: The layers, merged.
-        origins: Dotted path -> the layer that set the value; empty where that is not known.
+    ``origins`` is dotted path -> layer that set the value, and may be empty.
     """
     try:
         networks = {
             key: (
-                registry.configure("networks", _with_layers(tree, key), f"agent.{key}")
+                registry.configure("networks", _add_default_layers(tree, key), f"agent.{key}")
                 if tree.get(key)
                 else None
             )
             for key in NETWORKS
         }
-        together.check(tree)
+        cross_checks.check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
@@ -188,57 +188,59 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
 
-def _check_models(tree: Tree, origins: Mapping[str, str]) -> None:
-    """Refuse a model that is named for an agent and that its spiking network would take the place of. Raises RegistryError.
+def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
+    """Raise RegistryError if an agent sets both ``class_name`` of a model and the spiking network that replaces the model.
 
-    What Isaac Lab or a task's file names is for the agents that do not spike.
+    A ``class_name`` from Isaac Lab or a task file is ignored for spiking agents.
     """
     for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
         origin = origins.get(f"{role}.class_name", "Isaac Lab")
         if tree.get(network) and origin != "Isaac Lab" and not origin.startswith("tasks/"):
+            name = shorten(get_section(tree, role)["class_name"])
             raise RegistryError(
-                f"agent.{role}.class_name: {short(section(tree, role)['class_name'])} given, and agent.{network} takes its place;"
-                f" allowed: nothing with agent.{network}"
+                f"agent.{role}.class_name: {name} given, but agent.{network} replaces the model; leave out one of the two"
             )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """The ``overrides``, ``agent.x.y=value`` each, as a nested layer. Raises SpecError for anything else."""
+    """Parse ``agent.x.y=value`` texts into a nested layer. Raises SpecError for any other text."""
     layer: dict[str, Any] = {}
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = path.split(".")
         if not equals or keys[0] != "agent" or len(keys) < 2 or not all(keys):
-            raise SpecError(f"command line: {text!r} is no override; write agent.key=value or env.key=value")
+            raise SpecError(
+                f"command line: {text!r} is not an override; allowed: agent.key=value, env.key=value"
+            )
         node = layer
         for key in keys[1:-1]:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
-                raise SpecError(f"command line: {text!r} sets a key below one that is set already")
+                raise SpecError(f"command line: {text!r} sets a key below a value that is already set")
         try:
             node[keys[-1]] = parse_yaml(value)
         except ReadingError as error:
-            raise SpecError(f"command line: {path}: {short(value)} is no value: {error}") from None
+            raise SpecError(f"command line: {path}: {shorten(value)} is not a value: {error}") from None
     _check_layer(layer, "command line")
     return layer
 
 
-def merge(layers: Iterable[tuple[str, Tree]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The ``layers``, (origin, values) each, as one nested mapping, later over earlier, and the origin of every leaf.
+def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    A component (a mapping with a ``name``) that a later layer names anew loses the earlier one's options.
+    If a later layer changes the ``name`` of a component, the earlier component's options are dropped.
     """
-    tree: dict[str, Plain] = {}
+    tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
 
-    def put(node: dict[str, Plain], layer: Tree, prefix: str, origin: str) -> None:
+    def put(node: dict[str, PlainValue], layer: PlainMapping, prefix: str, origin: str) -> None:
         for key, value in layer.items():
             path = f"{prefix}{key}"
-            below: Plain = node.get(key)
+            below: PlainValue = node.get(key)
             if isinstance(below, dict) and "name" in below and isinstance(value, str):
                 value = {"name": value}
             if isinstance(below, str) and isinstance(value, Mapping) and value:
-                below = node[key] = dict[str, Plain](name=below)
+                below = node[key] = dict[str, PlainValue](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
                 renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
@@ -259,7 +261,7 @@ def merge(layers: Iterable[tuple[str, Tree]]) -> tuple[dict[str, Any], dict[str,
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file ``path``. Raises SpecError that names the file, and the key or the line."""
+    """Read a YAML file with a mapping. Raises SpecError that names the file and the key or line."""
     try:
         data = read_file(path, parse_yaml)
     except ReadingError as error:
@@ -269,16 +271,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
-    """Whether an agent's entry for ``name`` is for this task; one for a gym id holds for all tasks made of it."""
+def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
+    """Return whether an agent's override for ``name`` applies to this task; a gym id covers all task files with that id."""
     known = load_task(name)
     if known is not None and known.env:
         return task_spec is not None and known.name == task_spec.name
     return task_id(name).rpartition(":")[2] == task.rpartition(":")[2]
 
 
-def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
-    """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
+def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
+    """Raise SpecError for unknown keys, wrong types and values out of range in one layer; of networks check the name only."""
     try:
         settings.check("agent", layer)
         for key in NETWORKS:
@@ -286,25 +288,25 @@ def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = Run
                 continue
             if not layer[key]:
                 raise RegistryError(
-                    f"agent.{key}: {json.dumps(layer[key])} names no network; write a name such as feedforward, or take an agent"
-                    f" without one, such as mlp_ppo, and leave {key} out"
+                    f"agent.{key}: {json.dumps(layer[key])} is not a network; give a name such as feedforward, or use an agent"
+                    " without a network, such as mlp_ppo"
                 )
             registry.check_name("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
         raise SpecError(f"{origin}: {with_hint(error)}") from None
 
 
-def _with_paths(node: Plain, folder: Path) -> Plain:
-    """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
+def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
+    """Resolve ``file.py:Class`` and ``file.json`` in a file's content relative to its ``folder``, if such a file exists."""
     if isinstance(node, Mapping):
-        return {key: _with_paths(value, folder) for key, value in node.items()}
+        return {key: _resolve_paths(value, folder) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_paths(element, folder) for element in node]
+        return [_resolve_paths(element, folder) for element in node]
     if isinstance(node, str):
         target, _, attribute = node.rpartition(":")
         if target.endswith(".py") and os.path.isfile(folder / target):
             return f"{folder / target}:{attribute}"
-        # ours keep their names, so that a run's specification is the same on every machine
+        # files of the package stay relative, so that a specification is the same on every machine
         if (
             node.endswith(".json")
             and os.path.isfile(folder / node)
@@ -314,8 +316,8 @@ def _with_paths(node: Plain, folder: Path) -> Plain:
     return node
 
 
-def _task(path: Path) -> TaskSpec:
-    """The task that a file describes. Raises SpecError that names the file and the key."""
+def _load_task_file(path: Path) -> TaskSpec:
+    """Load a task file. Raises SpecError that names the file and the key."""
     data = read_yaml(path)
     try:
         task = TaskSpec.check("", {"name": path.stem, **data})
@@ -325,47 +327,44 @@ def _task(path: Path) -> TaskSpec:
     return task
 
 
-def _with_layers(tree: Tree, key: str) -> Tree:
-    """A network's settings; without layers of its own it takes those of the ANN in its place."""
+def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
+    """Return the settings of the network ``key``, with the ANN's hidden layers if it gives none."""
     settings = registry.check_name("networks", tree[key], f"agent.{key}")
-    hidden_dims = section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
-    return with_layers(settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}")
+    hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
+    return add_default_layers(
+        settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}"
+    )
 
 
-def with_layers(settings: Tree, hidden_dims: Sequence[Plain], path: str = "network") -> dict[str, Any]:
-    """A network's settings, with layers where it has layers and names none.
+def add_default_layers(
+    settings: PlainMapping, hidden_dims: Sequence[PlainValue], path: str = "network"
+) -> dict[str, Any]:
+    """Return a network's settings; if it has the option ``layers`` and gives none, set them to the ANN's ``hidden_dims``.
 
-    Args:
-        settings: With their ``name``.
-        hidden_dims: Neurons of the layers that it takes then.
-        path: Where the settings stand, for messages.
-
-    Raises RegistryError for one that has none at all: nothing of it would spike.
+    Raises RegistryError naming ``path`` if there is no layer at all, because nothing would spike.
     """
-    if "layers" not in _options(settings.get("name")):
+    if "layers" not in _get_network_options(settings.get("name")):
         return dict(settings)
     layers = settings.get("layers", list(hidden_dims))
     if layers is None or (isinstance(layers, list | tuple) and not layers):
-        origin = (
-            "; leave it out to take the hidden layers of the ANN in its place" if "layers" in settings else ""
-        )
+        remedy = "; leave it out to use the hidden layers of the ANN" if "layers" in settings else ""
         raise RegistryError(
-            f"{path}.layers: {layers!r} is no layer; give at least one number of neurons{origin}"
+            f"{path}.layers: {layers!r} has no layer; give at least one number of neurons{remedy}"
         )
     return {**settings, "layers": layers}
 
 
-def _options(network: Plain) -> Iterable[str]:
-    """The options of a network; none of one that is not there, of which `registry.configure` says so."""
+def _get_network_options(network: PlainValue) -> Iterable[str]:
+    """Return the option names of a network; none if it is unknown, which `registry.configure` reports."""
     try:
         return registry.resolve("networks", network).Options.model_fields if isinstance(network, str) else ()
     except RegistryError:
         return ()
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """The nested ``tree`` by dotted paths, each behind ``prefix``."""
-    flat: dict[str, Plain] = {}
+def flatten(tree: PlainMapping, prefix: str = "") -> dict[str, Any]:
+    """Return dotted path -> value of a nested mapping."""
+    flat: dict[str, PlainValue] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
@@ -375,12 +374,12 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
 
 
 def find_origin(path: str, origins: Mapping[str, str]) -> str:
-    """The layer that set a path or something below it; what nobody set is a default."""
+    """Return the layer that set the value at ``path`` or below it, or ``default``."""
     if path in origins:
         return origins[path]
     for known, origin in origins.items():
         if known.startswith(f"{path}."):
             return origin
-    # a component in short, such as ``neuron: lif``, sets its name and nothing else
+    # the short form of a component, such as ``neuron: lif``, sets only its name
     parent, _, leaf = path.rpartition(".")
     return origins.get(parent, "default") if leaf == "name" else "default"

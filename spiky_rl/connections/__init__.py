@@ -1,1 +1,1 @@
-"""Connections: how the spikes of one layer become the currents of the next."""
+"""Connections: spikes of a layer into currents of the next layer, or of the same layer."""

@@ -1,7 +1,7 @@
-"""Weights of 8 bits: whole multiples, from -127 to 127, of a unit that every output neuron has for itself.
+"""Quantised weights (int8): integer multiples, from -127 to 127, of a scale per output neuron.
 
-Training sees the multiples and moves the weights behind them: on the way back the rounding is not there.
-Source: straight-through estimator, Bengio, Leonard & Courville (2013); a unit per output as in Jacob et al. (2018).
+The forward pass uses the rounded weights; the gradient ignores the rounding and trains the float weights.
+Source: straight-through estimator, Bengio, Leonard & Courville (2013); a scale per output as in Jacob et al. (2018).
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import torch
 from torch import Tensor
 
 MOST = 127
-"""The largest multiple: symmetric, so that a weight and its negative are both there."""
+"""Largest multiple; the range is symmetric, so that -w has a multiple if w has one."""
 
 
-def units(*weights: Tensor) -> Tensor:
-    """The unit of every output neuron, [N], of all ``weights`` [inputs, N] that lead to it; 1 where all of them are 0."""
+def compute_scales(*weights: Tensor) -> Tensor:
+    """Return the scale [N] of every output neuron for all ``weights`` [inputs, N] that lead to it; 1 if all are 0."""
     largest = torch.stack([weight.detach().abs().amax(0) for weight in weights]).amax(0)
     return torch.where(largest > 0.0, largest / MOST, torch.ones_like(largest))
 
 
-def multiples(weight: Tensor, unit: Tensor) -> Tensor:
-    """A ``weight`` [inputs, N] as the nearest whole multiples of its neurons' ``unit`` [N], still floats."""
+def quantize(weight: Tensor, unit: Tensor) -> Tensor:
+    """Round ``weight`` [inputs, N] to integer multiples of the scale ``unit`` [N]; the result is a float tensor."""
     return (weight.detach() / unit).round().clamp(-MOST, MOST)
 
 
-class Quantiser:
-    """Rounds the weights of one or more matrices that lead to the same neurons, with a common unit per neuron."""
+class WeightQuantizer:
+    """Quantiser of one or more weight matrices that lead to the same neurons, with a common scale per neuron."""
 
     def __init__(self, *sources: Callable[[], Tensor]) -> None:
-        """``sources``: each gives a matrix [inputs, N] as it is behind the rounding."""
+        """``sources``: functions that return the float weights [inputs, N] of each matrix."""
         self.sources = sources
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """One of the matrices, rounded; its gradient is the identity."""
-        unit = units(*(source() for source in self.sources))
-        # the sum is exactly the rounded weight: what is added to it is 0 and carries the gradient
-        return multiples(weight, unit) * unit + (weight - weight.detach())
+        """Return one of the matrices, rounded; the gradient is the identity."""
+        unit = compute_scales(*(source() for source in self.sources))
+        # weight - weight.detach() is 0 and carries the gradient
+        return quantize(weight, unit) * unit + (weight - weight.detach())

@@ -1,4 +1,4 @@
-"""What every connection is: the signal of one layer into the current of the next, or a layer's own spikes into its current."""
+"""Base classes of connections: the signal of a layer into the current of the next, or a layer's spikes into its own current."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.kernels import dispatch
 
 Shape = tuple[int, ...]
@@ -18,52 +18,62 @@ Shape = tuple[int, ...]
 
 
 class Connection(Component, torch.nn.Module):
-    """Built with ``inputs``, the shape of what comes in, and ``outputs``, the layer's entry: neurons, or channels of maps."""
+    """Signal [..., C] -> current [..., N].
 
-    within: ClassVar[bool] = False
-    """Whether it links the neurons of one layer among themselves: then `IntraLayerConnection`."""
+    The constructor gets ``inputs``, the shape of the signal, and ``outputs``, the layer's entry in ``layers``: its number of
+    neurons, or of channels of maps.
+    """
+
+    renamed = {
+        "within": "is_intra_layer",
+        "in_force": "get_effective_weights",
+        "exact": "unrounded_weights",
+        "plain": "is_plain",
+    }
+
+    is_intra_layer: ClassVar[bool] = False
+    """Whether it connects the neurons of one layer; True for `IntraLayerConnection` only."""
     shape: Shape
-    """What comes out."""
-    quantiser: Quantiser | None = None
-    """What rounds its weights while they are trained; None: nothing does."""
+    """Shape of the current."""
+    quantiser: WeightQuantizer | None = None
+    """Rounds the weights in training; None for float weights."""
 
     @property
     def width(self) -> int:
-        """N: neurons that it leads to."""
+        """N: number of target neurons."""
         return math.prod(self.shape)
 
     @abstractmethod
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        """Signal -> current [..., N], flat.
+        """Compute the current [..., N].
 
         Args:
-            x: The signal [..., C], flat.
-            backend: What computes it.
-            binary: x is 0 or 1.
-            bfloat16: The gradient of x may be computed in bfloat16.
+            x: Signal [..., C], flattened.
+            binary: Whether x is 0 or 1.
+            bfloat16: Whether the gradient of x may be computed in bfloat16.
         """
 
-    def in_force(self, weight: Tensor) -> Tensor:
-        """The weights [inputs, N] that are used for a stored ``weight``: the same, or rounded by the quantiser."""
+    def get_effective_weights(self, weight: Tensor) -> Tensor:
+        """Return ``weight`` [inputs, N] rounded by the quantiser, or unchanged if there is none."""
         return weight if self.quantiser is None else self.quantiser(weight)
 
     @abstractmethod
     def operations(self, events: Tensor) -> Tensor:
-        """Effective operations that ``events`` [..., C] cause: non-zero inputs times the synapses they reach, [...]."""
+        """Count effective operations [...] of ``events`` [..., C]: the synapses that non-zero inputs reach."""
 
 
 class IntraLayerConnection(Connection):
-    """A connection among a layer's own neurons: a spike arrives 1 to ``delays`` inner steps after it was sent."""
+    """Connection among the neurons of a layer; a spike arrives 1 to ``delays`` inner steps later."""
 
-    within = True
+    is_intra_layer = True
     delays: int
-    """D: inner steps that a layer has to remember its spikes for."""
+    """D: number of past inner steps of spikes that the layer stores."""
 
     @abstractmethod
     def synapses(self) -> Tensor:
-        """The weights in force, [D N, N]: a block for every delay from 1 on, input-major."""
+        """Return the weights [D N, N], rounded if quantised: one input-major block per delay from 1 on."""
 
     @override
     def forward(
@@ -72,11 +82,11 @@ class IntraLayerConnection(Connection):
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
 
 
-def strengths(size: int, inhibitory: float) -> Tensor:
-    """Factors of the synapses of each of ``size`` presynaptic neurons under Dale's law, [size, 1].
+def make_dale_factors(size: int, inhibitory: float) -> Tensor:
+    """Return factors [size, 1] of the weights of presynaptic neurons under Dale's law.
 
-    1 for an excitatory neuron; the last ones inhibit, as many as the fraction ``inhibitory`` says, and as much stronger as it
-    takes for the two to cancel on the mean.
+    1 for excitatory neurons. The last ones, a fraction ``inhibitory``, have a negative factor, scaled so that excitation and
+    inhibition cancel on average.
     """
     count = round(size * inhibitory)
     factors = torch.ones(size, 1)
@@ -84,18 +94,18 @@ def strengths(size: int, inhibitory: float) -> Tensor:
     return factors
 
 
-def vector(inputs: Shape | int) -> int:
-    """The number of channels of ``inputs``, of maps too: what does not look at places takes them as a vector."""
+def require_flat(inputs: Shape | int) -> int:
+    """Return the size of a flattened signal; maps count as a vector."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
-def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
-    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one.
+def make_sparse_mask(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
+    """Draw a mask of 0 and 1 with the same number of synapses, at least one, in every column (neuron).
 
     Args:
         shape: (C, N).
-        density: Fraction of the synapses that there could be.
-        diagonal: Whether a neuron may have one with itself.
+        density: Fraction of synapses to keep.
+        diagonal: Whether a neuron may connect to itself.
     """
     drawn = torch.rand(shape)
     if not diagonal:
@@ -105,8 +115,10 @@ def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Ten
 
 
 def require_neurons(path: str, count: int) -> None:
-    """Raise RegistryError that names ``path`` where ``count`` neurons are too few to be linked among themselves."""
+    """Raise RegistryError naming ``path`` if a layer has fewer than two neurons to connect."""
     if count < 2:
-        raise RegistryError(
-            f"{path}: {count} neuron has no other to be connected to; the layer needs at least 2"
-        )
+        raise RegistryError(f"{path}: the layer has {count} neuron; a connection within it needs at least 2")
+
+
+vector = require_flat
+"""Old name, kept for one release."""

@@ -1,16 +1,16 @@
-"""Convolutional connection: one small set of weights slides over maps; the current may be pooled before the neuron.
+"""Convolutional connection: shared weights slide over maps; the current may be pooled before the neuron.
 
     I[n, r, c] = b_n + sum_(m, i, j) W[n, m, i, j] s[m, stride r + i - padding, stride c + j - padding]
 
-The layer's entry in ``layers`` is the number of output channels n. With ``pool`` P > 1 every P x P block of currents becomes
-its largest or its mean value, and what fills no whole block is left out: a layer of 12 channels with ``kernel: 5`` and
-``pool: 2`` is the 12C5-MP2 of the literature. Pooled by the largest value, the CPU's kernel follows the events of the signal;
-all else is torch's on every backend.
+The layer's entry in ``layers`` is the number of output channels n. With ``pool`` P > 1, every P x P block of currents is
+replaced by its largest or mean value, and incomplete blocks are left out: a layer of 12 channels with ``kernel: 5`` and
+``pool: 2`` is the 12C5-MP2 of the literature. With max pooling the CPU kernel is event-driven; all other cases use torch on
+every backend.
 
-Weights are drawn orthogonal over the kernel and biases uniform, as in the linear connection. The largest of P^2 currents
-lies above their mean: what it exceeds the mean by, if they are independent and a quarter of the inputs spike, is taken off
-the biases at the start. Without that two layers of ``pool: 2`` start with 84 % and 49 % of their LIF neurons firing, and a
-quarter of the second layer in every step; with it 58 % and 26 %.
+Initial weights are orthogonal over the kernel, and biases uniform, as in the linear connection. The largest of P^2 currents
+exceeds their mean; its expected excess, for independent currents and a quarter of the inputs spiking, is subtracted from the
+initial biases. Without it, two layers with ``pool: 2`` start with 84 % and 49 % of their LIF neurons firing, and a quarter of
+the second layer in every step; with it 58 % and 26 %.
 
 Source: LeCun et al. (1989); spiking and pooled by current as in Eshraghian et al. (2023), snnTorch.
 """
@@ -26,70 +26,72 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.config.options import RegistryError, Settings, Widths, option
-from spiky_rl.connections.base import Connection, Shape, vector
+from spiky_rl.connections.base import Connection, Shape, require_flat
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
 
 SIGNAL = 0.5
-"""Root mean square of a signal in which a quarter of the inputs spike."""
+"""Root mean square of a binary signal if a quarter of the inputs spike."""
 
 
 class Convolutional(Connection):
-    """[..., C H W] -> [..., C' H' W'], flat, with the columns fastest."""
+    """[..., C H W] -> [..., C' H' W'], flattened with the columns fastest."""
 
     class Options(Settings):
         kernel: int = option(5, "height and width of the kernel", low=1)
-        stride: int = option(1, "places that the kernel moves at once", low=1)
+        stride: int = option(1, "step of the kernel in rows and columns", low=1)
         padding: int = option(
             0, "rows and columns of zeros around the maps; kernel // 2 keeps their size", low=0
         )
-        pool: int = option(1, "P: side of the blocks of currents that are pooled; 1: none", low=1)
-        pooling: Literal["max", "average"] = option("max", "what becomes of a block of currents")
+        pool: int = option(1, "P: side of the pooled blocks of currents; 1: no pooling", low=1)
+        pooling: Literal["max", "average"] = option("max", "value that replaces a block of currents")
         gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
         offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
         spread: float = option(
-            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+            0.5, "half-width of the uniform distribution of initial biases around the offset", low=0.0
         )
         map: Widths = option(
-            (), "channels, height and width that a vector is to be read as; empty: maps come in"
+            (), "[channels, height, width] of the input, if it is a vector; empty: the input consists of maps"
         )
 
         @model_validator(mode="after")
-        def _go_together(self) -> Self:
+        def _check_shapes(self) -> Self:
             if self.padding >= self.kernel:
                 raise RegistryError(
-                    f"padding: {self.padding} lets the kernel see nothing but zeros; it must be less than kernel: {self.kernel}"
+                    f"padding: {self.padding} is out of range; it must be less than kernel: {self.kernel}, which would see only zeros"
                 )
             if len(self.map) not in (0, 3):
-                raise RegistryError(f"map: {list(self.map)} is no shape; give [channels, height, width]")
+                raise RegistryError(f"map: {list(self.map)} is not a shape; give [channels, height, width]")
             return self
 
     def __init__(self, options: Options, inputs: Shape | int, outputs: int) -> None:
         super().__init__()
-        self.inputs = _maps(inputs, options.map)
+        self.inputs = _get_map_shape(inputs, options.map)
         kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
         self.pool, self.pooling = options.pool, options.pooling
         self.in_order = False
-        """Whether the backend's kernels sum where torch does: slower, in an order that the sizes alone give. Torch's depends on the
-        instructions of the CPU, the rows of the batch and the threads too."""
+        """Whether the backend's own kernels replace torch's everywhere. They are slower, but their order of summation depends on
+        the sizes alone; torch's depends also on the CPU's instructions, the batch size and the number of threads."""
         channels, *size = self.inputs
-        self.places = places = [_places(side, kernel, self.stride, self.padding) for side in size]
+        self.places = places = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
         if min(places) < self.pool:
-            what = f"convolutional.pool: {self.pool}" if min(places) else f"convolutional.kernel: {kernel}"
+            key, value = ("pool", self.pool) if min(places) else ("kernel", kernel)
             most = min(places) or min(size) + 2 * self.padding
-            raise RegistryError(f"{what} does not fit maps of {_times(self.inputs)}; at most {most}")
+            raise RegistryError(
+                f"convolutional.{key}: {value} does not fit maps of {_format_shape(self.inputs)}; at most {most}"
+            )
         self.shape = (outputs, *(count // self.pool for count in places))
         weight = torch.empty(outputs, channels, kernel, kernel)
         self.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(weight, options.gain))
         offset = options.offset
         if self.pooling == "max" and self.pool > 1:
             norm = float(self.weight.detach().flatten(1).norm(dim=1).mean())
-            offset -= SIGNAL * norm * _excess(self.pool * self.pool)
+            offset -= SIGNAL * norm * _expected_maximum(self.pool * self.pool)
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
         rows, columns = (
-            _reach(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
+            _count_covering(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
             for side, count in zip(size, places, strict=True)
         )
         self.register_buffer(
@@ -104,7 +106,7 @@ class Convolutional(Connection):
         if self.in_order or not self.summed_by_torch:
             pool = 1 if self.summed_by_torch else self.pool
             geometry = (self.inputs, self.stride, self.padding, pool)
-            kernels = dispatch.choose(backend, x)
+            kernels = dispatch.choose_backend(backend, x)
             current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
             if not self.summed_by_torch:
                 return current
@@ -119,20 +121,20 @@ class Convolutional(Connection):
 
     @property
     def summed_by_torch(self) -> bool:
-        """Whether torch sums the currents on the CPU too."""
+        """Whether torch computes the currents on the CPU too."""
         return not (self.pooling == "max" and 1 < self.pool <= LARGEST_POOL)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Per non-zero input of ``events``: the kernel's places that cover it, times the output channels; pooling is not counted.
+        """Count effective operations: per non-zero input, the kernel positions that cover it times the output channels.
 
-        Fewer at the border, and none for a place that pooling leaves out.
+        Inputs at the border have fewer. Positions that pooling leaves out, and the pooling itself, do not count.
         """
         return (events != 0).to(self.fan_out) @ self.fan_out
 
 
-def _maps(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
-    """Channels, height and width of what comes in. Raises RegistryError where they are not known or contradict."""
-    size = vector(inputs)
+def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
+    """Return (channels, height, width) of the input. Raises RegistryError if they are unknown or do not match its size."""
+    size = require_flat(inputs)
     if given:
         if math.prod(given) != size:
             raise RegistryError(
@@ -141,28 +143,28 @@ def _maps(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
         return given
     if isinstance(inputs, int) or len(inputs) != 3:
         raise RegistryError(
-            f"convolutional: the signal is a vector of {size}, which has no height and width; "
+            f"convolutional: the signal is a vector of {size} without height and width; "
             "set map: [channels, height, width], an encoder that keeps maps (direct), or connection: linear"
         )
     return inputs
 
 
-def _places(side: int, kernel: int, stride: int, padding: int) -> int:
-    """Places of the kernel along a side, none where it does not fit."""
+def _count_positions(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Return the number of kernel positions along a side; 0 if the kernel does not fit."""
     return max(0, (side + 2 * padding - kernel) // stride + 1)
 
 
-def _reach(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
-    """How many of the kernel's first ``places`` cover each position along a side, [side]."""
+def _count_covering(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
+    """Return how many of the first ``places`` kernel positions cover each input along a side, [side]."""
     ahead = torch.arange(side)[:, None] + padding - stride * torch.arange(places)
     return ((ahead >= 0) & (ahead < kernel)).sum(1).float()
 
 
-def _excess(count: int) -> float:
-    """Expectation of the largest of ``count`` standard normal values, by Blom's formula."""
+def _expected_maximum(count: int) -> float:
+    """Return the expected largest of ``count`` standard normal values, by Blom's formula."""
     share = (count - 0.375) / (count + 0.25)
     return float(math.sqrt(2.0) * torch.erfinv(torch.tensor(2.0 * share - 1.0)))
 
 
-def _times(shape: Shape) -> str:
+def _format_shape(shape: Shape) -> str:
     return " x ".join(map(str, shape))

@@ -2,8 +2,8 @@
 
     I_k,i <- I_k,i - sum_j w_ji s_(k-1),j   over the neurons j within ``radius`` places of i, on a ring, without i itself
 
-All weights start at strength / (number of neighbours) and stay inhibitory while they are learned; ``learned: false`` keeps
-them: a soft competition that thins out a code. A negative strength makes neighbours excite each other.
+Weights start at strength / (number of neighbours) and stay inhibitory while they are learned. With ``learned: false`` they are
+fixed: a soft competition that makes activity sparser. With a negative strength neighbours excite each other.
 
 Source: lateral inhibition as in Diehl & Cook (2015); learned intra-layer connections as in Chen et al. (2024), ILC-SAN.
 """
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, vector
+from spiky_rl.connections.base import IntraLayerConnection, Shape, require_flat, require_neurons
 
 
 class Lateral(IntraLayerConnection):
-    """[..., N] -> [..., N]: the last inner step's spikes."""
+    """Spikes [..., N] of the previous inner step -> current [..., N]."""
 
     class Options(Settings):
         strength: float = option(
-            0.5, "inhibition that a neuron gets when all of its neighbours fire; 0 stays 0"
+            0.5, "initial inhibition of a neuron if all of its neighbours fire; 0 stays 0"
         )
-        radius: int = option(0, "neighbours on each side; 0: the whole layer", low=0)
+        radius: int = option(0, "number of neighbours on each side; 0: the whole layer", low=0)
         learned: bool = option(True, "whether the weights are learned")
 
     options: Options
@@ -39,7 +39,7 @@ class Lateral(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = vector(inputs)
+        size = require_flat(inputs)
         require_neurons("lateral", size)
         self.shape = (size,)
         place = torch.arange(size)
@@ -53,10 +53,10 @@ class Lateral(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.in_force(self.exact())
+        return self.get_effective_weights(self.unrounded_weights())
 
-    def exact(self) -> Tensor:
-        """The weights behind their rounding, [N, N]."""
+    def unrounded_weights(self) -> Tensor:
+        """Return the float weights [N, N]."""
         return self.sign * self.weight.abs() * self.mask
 
     @override

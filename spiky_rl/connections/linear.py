@@ -1,12 +1,12 @@
-"""Linear connection: current = W s + b; dense, or sparse with a given density, and with Dale's law if asked for.
+"""Linear connection: current = W s + b; dense or sparse, optionally with Dale's law.
 
-Weights are drawn orthogonal with a gain, biases constant: the gain spreads the currents over the population and the bias
-lifts their mean towards the threshold, so that a fresh layer neither falls silent nor saturates. A sparse connection keeps
-the same number of synapses for every neuron, scaled by 1/sqrt(density), which keeps the currents' variance. With Dale's law
-all weights out of an input have one sign, the stored weight's size being theirs: excitatory for most, inhibitory for a
-fraction, whose synapses are stronger so that the two cancel on the mean. Without ``bias`` the constant current is 0.
+Initial weights are orthogonal with a gain, initial biases uniform around an offset. The gain spreads the currents over the
+neurons and the offset lifts their mean towards the threshold, so that a new layer is neither silent nor saturated. A sparse
+connection has the same number of synapses for every neuron, scaled by 1/sqrt(density) to keep the variance of the currents.
+With Dale's law all weights of an input have one sign, and the stored weight gives their size: most inputs are excitatory, a
+fraction is inhibitory with stronger synapses, so that the two cancel on average. Without ``bias`` the constant current is 0.
 
-The weight is input-major, [inputs, outputs], unlike torch's: an event then reads one contiguous row.
+The weight is input-major, [inputs, outputs], unlike torch's, so that an event reads one contiguous row.
 
 Source of the scheme: Rossbroich et al. (2022), fluctuation-driven initialisation; orthogonal as usual for PPO.
 Dale's law in trained networks: Song, Yang & Wang (2016).
@@ -21,23 +21,23 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Connection, Shape, sparse, strengths, vector
+from spiky_rl.connections.base import Connection, Shape, make_dale_factors, make_sparse_mask, require_flat
 from spiky_rl.kernels import dispatch
 
 
-class Linear(Connection):
+class LinearConnection(Connection):
     """[..., inputs] -> [..., outputs]."""
 
     class Options(Settings):
         gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
         offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
         spread: float = option(
-            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+            0.5, "half-width of the uniform distribution of initial biases around the offset", low=0.0
         )
-        bias: bool = option(True, "whether neurons have a constant current, which is learned")
-        density: float = option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0)
-        dale: bool = option(False, "all weights out of an input have one sign")
-        inhibitory: float = option(0.2, "with dale: fraction of inputs that inhibit", low=0.0, high=1.0)
+        bias: bool = option(True, "whether neurons have a learned constant current")
+        density: float = option(1.0, "fraction of the possible synapses", low=1e-4, high=1.0)
+        dale: bool = option(False, "Dale's law: all weights of an input have one sign")
+        inhibitory: float = option(0.2, "with dale: fraction of inhibitory inputs", low=0.0, high=1.0)
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class Linear(Connection):
         outputs: int,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.shape = vector(inputs), outputs, (outputs,)
-        # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
+        self.in_features, self.out_features, self.shape = require_flat(inputs), outputs, (outputs,)
+        # torch.nn.Linear advances the generator first: seeds give the same networks as in earlier versions
         weight = torch.nn.init.orthogonal_(
             torch.nn.Linear(self.in_features, outputs).weight.detach(), options.gain
         )
@@ -60,7 +60,9 @@ class Linear(Connection):
         )
         self.register_buffer(
             "mask",
-            _mask(self.in_features, outputs, options.density, options.inhibitory if options.dale else None),
+            _make_mask(
+                self.in_features, outputs, options.density, options.inhibitory if options.dale else None
+            ),
         )
         self.mask: Tensor | None
         self.dale = options.dale
@@ -70,16 +72,20 @@ class Linear(Connection):
                 self.weight *= self.mask != 0
 
     @property
-    def plain(self) -> bool:
-        """Whether the weights in force are the stored ones, as they are or by the mask."""
+    def is_plain(self) -> bool:
+        """Whether the effective weights are the stored ones, possibly times the mask, without rounding."""
         return self.quantiser is None
 
     def synapses(self) -> Tensor:
-        """The weights in force, [inputs, outputs]."""
-        return self.exact() if self.quantiser is None else self.in_force(self.exact())
+        """Return the effective weights [inputs, outputs], rounded if quantised."""
+        return (
+            self.unrounded_weights()
+            if self.quantiser is None
+            else self.get_effective_weights(self.unrounded_weights())
+        )
 
-    def exact(self) -> Tensor:
-        """The weights behind their rounding, [inputs, outputs]."""
+    def unrounded_weights(self) -> Tensor:
+        """Return the float weights [inputs, outputs]."""
         if self.mask is None:
             return self.weight
         return self.weight.abs() * self.mask if self.dale else self.weight * self.mask
@@ -97,9 +103,9 @@ class Linear(Connection):
         return (events != 0).to(self.mask) @ (self.mask != 0).to(self.mask).sum(1)
 
 
-def _mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -> Tensor | None:
-    """What stored weights are multiplied with: 0 where there is no synapse, else a sign and a strength; None: nothing."""
+def _make_mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -> Tensor | None:
+    """Draw the factors of the stored weights: 0 without a synapse, else sign and strength. None if all are 1."""
     if density == 1.0 and inhibitory is None:
         return None
-    mask = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
-    return mask if inhibitory is None else mask * strengths(inputs, inhibitory)
+    mask = torch.ones(inputs, outputs) if density == 1.0 else make_sparse_mask((inputs, outputs), density)
+    return mask if inhibitory is None else mask * make_dale_factors(inputs, inhibitory)

@@ -1,10 +1,10 @@
-"""Recurrent connection: a layer's spikes into its own current, some inner steps later.
+"""Recurrent connection: a layer's spikes into its own current, one or more inner steps later.
 
     I_k <- I_k + sum_d W_d s_(k-d),   d = 1 .. delays
 
-Every synapse has one delay, drawn uniformly; with ``delays: 1`` all arrive in the next inner step. Dense or sparse, with
-Dale's law if asked for, without self-connections unless asked for. Weights are drawn normal with the standard deviation
-gain / sqrt(synapses per neuron): a gain near 1 keeps activity going without running away.
+Every synapse has one delay, drawn uniformly; with ``delays: 1`` all spikes arrive in the next inner step. Dense or sparse,
+optionally with Dale's law and with self-connections. Initial weights are normal with the standard deviation
+gain / sqrt(synapses per neuron); a gain near 1 sustains activity without runaway.
 
 Source: Bellec et al. (2018), recurrent spiking networks with delays; the scale is that of Sompolinsky et al. (1988).
 """
@@ -17,19 +17,26 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, sparse, strengths, vector
+from spiky_rl.connections.base import (
+    IntraLayerConnection,
+    Shape,
+    make_dale_factors,
+    make_sparse_mask,
+    require_flat,
+    require_neurons,
+)
 
 
 class Recurrent(IntraLayerConnection):
-    """[..., D N] -> [..., N]: the last D inner steps' spikes, the latest first."""
+    """Spikes [..., D N] of the last D inner steps, latest first -> current [..., N]."""
 
     class Options(Settings):
         gain: float = option(0.5, "scale of the initial weights", low=0.0)
-        density: float = option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0)
+        density: float = option(1.0, "fraction of the possible synapses", low=1e-4, high=1.0)
         delays: int = option(1, "longest delay, in inner steps", low=1, high=10_000)
-        self_connections: bool = option(False, "whether a neuron projects to itself")
-        dale: bool = option(False, "all weights out of a neuron have one sign")
-        inhibitory: float = option(0.2, "with dale: fraction of neurons that inhibit", low=0.0, high=1.0)
+        self_connections: bool = option(False, "whether a neuron connects to itself")
+        dale: bool = option(False, "Dale's law: all weights of a neuron have one sign")
+        inhibitory: float = option(0.2, "with dale: fraction of inhibitory neurons", low=0.0, high=1.0)
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class Recurrent(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = vector(inputs)
+        size = require_flat(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), options.delays, options.dale
         if options.density == 1.0:
@@ -46,11 +53,11 @@ class Recurrent(IntraLayerConnection):
             if not options.self_connections:
                 mask.fill_diagonal_(0.0)
         else:
-            mask = sparse((size, size), options.density, diagonal=options.self_connections)
+            mask = make_sparse_mask((size, size), options.density, diagonal=options.self_connections)
         self.fan_in = float(mask.sum(0).mean())
         gain = options.gain
         if options.dale:
-            strength = strengths(size, options.inhibitory)
+            strength = make_dale_factors(size, options.inhibitory)
             mask = mask * strength
             gain /= math.sqrt(float(strength.square().mean()))
         self.weight = torch.nn.Parameter(
@@ -63,14 +70,14 @@ class Recurrent(IntraLayerConnection):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:
-        return self.in_force(self.exact())
+        return self.get_effective_weights(self.unrounded_weights())
 
-    def exact(self) -> Tensor:
-        """The weights behind their rounding, [D N, N]."""
+    def unrounded_weights(self) -> Tensor:
+        """Return the float weights [D N, N]."""
         weight = self.weight.abs() if self.dale else self.weight
         return weight.repeat(self.delays, 1) * self.mask
 
     def operations(self, events: Tensor) -> Tensor:
-        """Operations that ``events``, spikes [..., N], cause: each reaches its synapses once, whatever their delays."""
+        """Count effective operations of spikes [..., N]: each reaches every of its synapses once, at any delay."""
         fan_out = (self.mask != 0).to(events.dtype).view(self.delays, self.width, self.width).sum((0, 2))
         return (events != 0).to(events.dtype) @ fan_out

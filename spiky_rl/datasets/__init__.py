@@ -1,1 +1,1 @@
-"""Datasets: recordings of event sensors that are classified, one file each."""
+"""Datasets: labelled recordings of event sensors, one file per dataset."""

@@ -1,7 +1,7 @@
-"""Arrays in files: NumPy's .npy and .npz, read without code and within limits, whatever a file says of itself.
+"""Arrays in files: safe readers of NumPy's .npy and .npz, without code execution and within size limits.
 
-A header may promise any size, and an archive may unpack to any: both are compared with the bytes that are there, or with a limit, before
-memory is taken. Errors are ValueError in words of our own, for what NumPy advises is not for whoever has the file.
+A header may declare any size, and an archive may unpack to any size. Both are compared with the actual number of bytes, or with a limit,
+before memory is allocated. Errors are ValueError with our own messages, because NumPy's advice does not suit the user of a data file.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ from typing import IO
 import numpy as np
 
 LARGEST = 1 << 30
-"""Bytes of a recording, or of the arrays that one is unpacked to."""
+"""Maximum bytes of a recording, or of its unpacked arrays."""
 NUMBERS, TEXTS = "biuf", "US"
-"""NumPy's kinds of real numbers, and of text."""
+"""NumPy's dtype kinds of real numbers, and of text."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Description of the array in a .npy, checked against no content."""
+    """Header of a .npy; the content may contradict it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran: bool
-    """Whether the first axis is the fastest, as of a transposed array."""
+    """Whether the first axis varies fastest."""
     start: int
-    """Byte of the first value."""
+    """Byte offset of the first value."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of all values."""
+        """Number of bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = ()) -> Header:
-    """The header of a .npy, from whose beginning the ``file`` is read. Raises ValueError, and OSError where it cannot be read.
+    """Read the header of a .npy from the start of ``file``, and leave ``file`` at the first value.
 
     Args:
-        file: Left at the first value.
-        kinds: NumPy's kinds of values that are allowed, in fields too.
-        fields: Names of the fields that are needed: others may be of any kind but Python's objects; empty: all fields are needed.
+        file: The open file.
+        kinds: Allowed dtype kinds, also of fields.
+        fields: Names of required fields; the other fields may have any kind except Python objects. If empty, all fields are required.
+
+    Raises:
+        ValueError: If there is no valid header.
+        OSError: If the file cannot be read.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -56,7 +60,7 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
     ) as error:  # pylint: disable=broad-exception-caught  # a foreign header trips NumPy anywhere
         if failure := _find_disk_error(error):
             raise failure from None
-        raise ValueError("no header of a .npy stands at its beginning") from None
+        raise ValueError("it does not begin with the header of a .npy") from None
     if dtype.hasobject:
         raise ValueError("holds Python objects; it must hold numbers")
     names = dtype.names or ()
@@ -72,17 +76,14 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
 
 
 def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) -> np.ndarray:
-    """The array in a .npy's bytes, which it shares. Raises ValueError.
+    """Return the array in the content of a .npy, without a copy; ``kinds`` and ``fields`` are those of `read_header`.
 
-    Args:
-        data: What the file holds.
-        kinds: NumPy's kinds of values that are allowed.
-        fields: Names of the fields that are needed, as `read_header` takes them.
+    Raises ValueError if the content is not a valid array.
     """
     header = read_header(io.BytesIO(data), kinds, fields)
     if header.bytes > len(data) - header.start:
         raise ValueError(
-            f"{list(header.shape)} of {header.dtype} take {header.bytes:,} bytes; the file ends before"
+            f"{list(header.shape)} of {header.dtype} need {header.bytes:,} bytes; the file is shorter"
         )
     count = math.prod(header.shape)
     flat = np.frombuffer(data, header.dtype, count, header.start) if count else np.zeros(0, header.dtype)
@@ -92,50 +93,54 @@ def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) ->
 def read_arrays(
     file: IO[bytes], keys: Sequence[str] = (), kinds: str = NUMBERS, most: int = LARGEST
 ) -> dict[str, np.ndarray]:
-    """Arrays of a .npz by their names. Raises ValueError, and OSError where it cannot be read.
+    """Return the arrays of a .npz by name.
 
     Args:
-        file: What holds them.
-        keys: Names that have to be there, and alone are read; empty: all that there are.
-        kinds: NumPy's kinds of values that are allowed.
-        most: Bytes that they are unpacked to at most, together.
+        file: The open file.
+        keys: Names of the arrays to read, which must exist; empty for all arrays.
+        kinds: Allowed dtype kinds.
+        most: Maximum bytes of all unpacked arrays together.
+
+    Raises:
+        ValueError: If an array is missing, too large or invalid.
+        OSError: If the file cannot be read.
     """
-    archive, members = _archive(file)
+    archive, members = _open_archive(file)
     if missing := [key for key in keys if key not in members]:
         raise ValueError(f"no array {missing[0]}; it has {', '.join(members) or 'none'}")
     chosen = {key: members[key] for key in keys or members}
     if (size := sum(info.file_size for info in chosen.values())) > most:
-        raise ValueError(f"unpacks to {size:,} bytes; at most {most:,}")
+        raise ValueError(f"unpacks to {size:,} bytes; allowed: {most:,}")
     return {key: _unpack(archive, info, key, kinds) for key, info in chosen.items()}
 
 
 def list_arrays(file: IO[bytes]) -> list[str]:
-    """Names of the arrays of a .npz. Raises ValueError."""
-    return list(_archive(file)[1])
+    """Return the names of the arrays in a .npz. Raises ValueError if it is damaged."""
+    return list(_open_archive(file)[1])
 
 
 def _find_disk_error(error: Exception) -> OSError | None:
-    """Return the error of the disk that an ``error`` is or stands for; None if the file is damaged."""
-    for each in (error, error.__context__):  # zipfile calls a file that it cannot read no archive
-        # unpackers raise OSError without a number, and a place before the file's beginning is EINVAL
+    """Return the disk error behind ``error``; None if the file itself is damaged."""
+    for each in (error, error.__context__):  # zipfile reports an unreadable file as "not a zip file"
+        # unpackers raise OSError without a number; EINVAL is a seek to before the start of the file
         if isinstance(each, OSError) and each.errno not in (None, errno.EINVAL):
             return each
     return None
 
 
-def _archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """A .npz with its arrays' places by name. Raises ValueError."""
+def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Return a .npz and its members by array name. Raises ValueError if it is damaged."""
     try:
-        archive = zipfile.ZipFile(file)  # pylint: disable=consider-using-with  # nothing is open but the file
+        archive = zipfile.ZipFile(file)  # pylint: disable=consider-using-with  # the caller closes the file
         return archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     except Exception as error:  # pylint: disable=broad-exception-caught  # as above
         if failure := _find_disk_error(error):
             raise failure from None
-        raise ValueError("no archive of arrays, or a damaged one") from None
+        raise ValueError("not a readable archive of arrays") from None
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
-    """Return an array of an archive, unpacked to no more bytes than it declares. Raises ValueError that names its ``key``."""
+    """Unpack an array of an archive. Raises ValueError with its ``key`` if it is invalid or larger than declared."""
     try:
         with archive.open(info) as member:
             data = member.read(info.file_size)

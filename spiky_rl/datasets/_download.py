@@ -1,4 +1,4 @@
-"""Archives: fetched and checked, whole or absent; they are read as they are. A download that was interrupted goes on where it was."""
+"""Downloads of dataset archives: resumed after an interruption, checked by checksum, and kept only if complete."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.shown import Shown, unseen
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30.0
 PARTIAL = ".partial"
-"""Behind the name of a file that is not whole yet."""
+"""Suffix of an incomplete file."""
 
 
 class DownloadError(UserError):
-    """A file that could not be fetched or kept, or is not the one that was meant."""
+    """A download failed, could not be written, or has the wrong checksum."""
 
 
 @dataclass(frozen=True)
-class Archive:
+class DatasetArchive:
     """A .zip and its checksums."""
 
     name: str
     checksums: Mapping[str, str]
-    """By the names that `hashlib` has for them; all have to be right."""
+    """Checksums by their names in `hashlib`; all must match."""
     url: str
     folder: str
-    """What it unpacks to; empty: any number of folders."""
+    """Name of the unpacked folder; empty if there is no single folder."""
 
-    def fetch(self, folder: Path, shown: Shown = unseen) -> None:
-        """Download it into ``folder``, unless it or what it unpacks to is there. Raises DownloadError, with what to do by hand.
+    def fetch(self, folder: Path, open_progress: ProgressFactory = no_progress) -> None:
+        """Download the archive into ``folder``, unless it is there, packed or unpacked.
 
-        ``shown`` opens a display of how far it is.
+        Raises DownloadError with instructions for a download by hand.
         """
         if self.folder and (folder / self.folder).is_dir():
             return
         path = folder / self.name
         if path.is_file():
             try:
-                wrong = self._wrong(path)
+                wrong = self._find_checksum_error(path)
             except OSError as error:
                 raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
             if wrong:
-                raise DownloadError(f"{path}: its {wrong}; delete it and get it again")
+                raise DownloadError(f"{path}: its {wrong}; delete it and download it again")
             return
         partial = folder / f"{self.name}{PARTIAL}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("ab") as file, shown(self.name) as tell:
+            with partial.open("ab") as file, open_progress(self.name) as report_progress:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
-                    self._download(file, tell)
+                    self._download(file, report_progress)
                 finally:
                     if not file.tell():
                         partial.unlink()
-                if wrong := self._wrong(partial):
+                if wrong := self._find_checksum_error(partial):
                     partial.unlink()
                     raise DownloadError(f"{self.url}: its {wrong}; the file was not kept")
                 os.replace(partial, path)
@@ -78,53 +78,56 @@ class Archive:
             raise DownloadError(f"{partial}: another process is downloading it") from None
         except OSError as error:
             raise DownloadError(
-                f"cannot write {str(partial)!r}: {error.strerror or error}; when that is mended, run the same command again"
+                f"cannot write {str(partial)!r}: {error.strerror or error}; correct this and run the same command again"
             ) from None
 
-    def _wrong(self, path: Path) -> str:
-        """How a file's checksums differ from what they have to be; nothing where they do not."""
-        for algorithm, wanted in self.checksums.items():
+    def _find_checksum_error(self, path: Path) -> str:
+        """Return a description of the first wrong checksum; empty if all match."""
+        for algorithm, expected in self.checksums.items():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, algorithm).hexdigest()
-            if digest != wanted:
-                return f"{algorithm} is {digest}, not {wanted}"
+            if digest != expected:
+                return f"{algorithm} is {digest}, not {expected}"
         return ""
 
-    def _download(self, file: IO[bytes], tell: Callable[[float, str], None]) -> None:
-        """Bring the file to its end, from where it is if the server can. An OSError is one of the file, not of the net."""
+    def _download(self, file: IO[bytes], report_progress: Callable[[float, str], None]) -> None:
+        """Complete the file, from its present end if the server supports that.
+
+        Raises DownloadError for a network error; an OSError comes from the file.
+        """
         done = file.tell()
         try:
             with _open(self.url, done) as answer:
                 if (
                     answer.status != http.HTTPStatus.PARTIAL_CONTENT
-                ):  # from the beginning, whatever was asked for
+                ):  # the server ignores the range and sends the whole file
                     done = 0
                     file.truncate(0)
                 size = done + int(answer.headers.get("Content-Length") or 0)
-                for chunk in _chunks(answer):
+                for chunk in _read_chunks(answer):
                     file.write(chunk)
                     done += len(chunk)
                     of = f" of {size // 10**6}" if size > done else ""
-                    tell(done / size if size else 0.0, f"{done // 10**6}{of} MB")
+                    report_progress(done / size if size else 0.0, f"{done // 10**6}{of} MB")
             file.flush()
             if done < size:
                 raise _NetError(f"the connection ended after {done} of {size} bytes")
         except _NetError as error:
             sums = ", ".join(f"{algorithm} {value}" for algorithm, value in self.checksums.items())
-            again = f" run the same command again to go on after {done // 10**6} MB, or" if done else ""
+            again = f" run the same command again to continue after {done // 10**6} MB, or" if done else ""
             raise DownloadError(
-                f"cannot download {self.url}: {' '.join(str(error).split())};{again} get it on a machine that can, and put it"
+                f"cannot download {self.url}: {' '.join(str(error).split())};{again} download it on another machine and put it"
                 f" into {str(Path(file.name).parent)!r} as {self.name!r} ({sums})"
             ) from None
 
 
 class _NetError(Exception):
-    """A server that does not give the file, or a connection that broke."""
+    """The server refused the file, or the connection broke."""
 
 
 @contextmanager
 def _open(url: str, start: int) -> Iterator[Any]:
-    """The server's answer, from byte ``start`` on if it can; empty where nothing stands behind that. Raises _NetError."""
+    """Open the server's response, from byte ``start`` on if the server supports that; empty if the file ends there. Raises _NetError."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
@@ -140,11 +143,13 @@ def _open(url: str, start: int) -> Iterator[Any]:
         yield answer
 
 
-def _chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
-    """The answer, piece by piece. Raises _NetError."""
+def _read_chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
+    """Read the response in chunks. Raises _NetError."""
     while True:
         try:
-            chunk = answer.read1(CHUNK)  # what is there, so that little is lost where the connection breaks
+            chunk = answer.read1(
+                CHUNK
+            )  # read1 returns available data at once, so a broken connection loses little
         except (OSError, http.client.HTTPException) as error:
             raise _NetError(str(error) or type(error).__name__) from None
         if not chunk:

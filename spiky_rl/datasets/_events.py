@@ -1,7 +1,8 @@
-"""Events: what an event sensor sends, and the files that people keep them in.
+"""Events of a sensor, and readers of their file formats.
 
-A recording's file is one of four: N-MNIST's bytes (``.bin``), a tensor of counts [time, channels, rows, columns] (``.npy``), or
-events as columns t, x, y, p (``.npy`` [events, 4] or with named fields, ``.npz`` with an array each, ``.csv`` with or without a header).
+A file of a recording has N-MNIST's bytes (``.bin``), a tensor of counts [time, channels, rows, columns] (``.npy``), or events as
+columns t, x, y, p: a ``.npy`` [events, 4] or with named fields, a ``.npz`` with one array per column, or a ``.csv`` with or without a
+header.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import read_array, read_arrays
 
 SUFFIXES = (".bin", ".npy", ".npz", ".csv", ".mat")
-"""Endings of files that may be recordings."""
+"""Suffixes of files that may be recordings."""
 COLUMNS = ("t", "x", "y", "p")
 OVERFLOW, OVERFLOW_US, SIZE = 240, 1 << 13, 5
-"""N-MNIST's bytes: the row that is no event, what it adds to all later times, and the bytes of an event."""
-MOST = 1 << 15
-"""Events of one pixel, channel and step that a tensor may count."""
+"""N-MNIST's bytes: the row that marks a time overflow, the microseconds it adds to all later times, and the bytes of an event."""
+MAX_EVENTS = 1 << 15
+"""Maximum count of a tensor, per pixel, channel and step."""
 MOST_EVENTS = 1 << 25
-"""Events of a recording: in memory they take a gigabyte."""
+"""Maximum events of a recording; in memory they take a gigabyte."""
 MOST_CHANNELS, MOST_PIXELS, LATEST = 1000, 100_000, 1 << 53
-"""Channels, and rows or columns, of a sensor; microseconds or steps until a recording ends."""
+"""Maximum channels of a sensor, rows or columns of a sensor, and end of a recording in microseconds or steps."""
 DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged or foreign file raises."""
+"""Exceptions of reading a damaged or foreign file."""
 
 
 class EventFileError(UserError):
-    """A recording that is damaged or holds what its sensor cannot send."""
+    """A recording is damaged, or has events that its sensor cannot send."""
 
 
 class MissingData(UserError):
-    """A dataset that is not where it was looked for: the message says how to get it."""
+    """A dataset is not at its place; the message says how to get it."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """One recording. A time may stand anywhere; nothing here relies on their order."""
+    """The events of one recording, in any order."""
 
     x: np.ndarray
-    """[events], columns."""
+    """Columns, [events]."""
     y: np.ndarray
-    """[events], rows."""
+    """Rows, [events]."""
     p: np.ndarray
-    """[events], channels; of a sensor with polarities 1 where the signal rises, 0 where it falls."""
+    """Channels, [events]; for polarities 1 means that the signal rises, 0 that it falls."""
     t: np.ndarray
-    """[events], microseconds, or steps of a tensor; int64."""
+    """Times in microseconds, or in steps of a tensor, [events], int64."""
     steps: bool = False
     """Whether times are steps of a tensor."""
 
@@ -63,49 +64,51 @@ class Events:
         return len(self.t)
 
 
-def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int] | None = None) -> Events:
-    """The events in a file's bytes, by the ending of its name.
+def decode_events(
+    data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int] | None = None
+) -> Events:
+    """Return the events in a file's content, in the format of its suffix.
 
     Args:
-        data: What the file holds.
-        path: Its name, for messages.
-        unit: Microseconds of a unit of time, where events stand in columns.
-        shape: Channels, rows and columns that a tensor must have; None: any.
+        data: Content of the file.
+        path: Name of the file, for the format and for messages.
+        unit: Unit of time of events in columns, in microseconds.
+        shape: Required channels, rows and columns of a tensor; None for any.
 
     Raises:
-        EventFileError: One line that names ``path`` and what is wrong with it.
+        EventFileError: If the content is invalid; the message is one line with ``path`` and the fault.
     """
     if not data:
         raise EventFileError(f"{path}: is empty")
     kind = path.rpartition(".")[2].lower()
     if kind == "bin":
-        return of_bytes(data, path)
+        return decode_bytes(data, path)
     try:
         if kind == "csv":
-            return of_columns(_table(data.decode("utf-8-sig")), path, unit)
+            return decode_columns(_parse_csv(data.decode("utf-8-sig")), path, unit)
         if kind == "npz":
-            return of_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
-        held = read_array(data, fields=COLUMNS)
-        if names := held.dtype.names:
+            return decode_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
+        content = read_array(data, fields=COLUMNS)
+        if names := content.dtype.names:
             if missing := [key for key in COLUMNS if key not in names]:
                 raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")
-            return of_columns({key: held[key] for key in COLUMNS}, path, unit)
-        if held.ndim == 2 and held.shape[1] == len(COLUMNS):
-            return of_columns(dict(zip(COLUMNS, held.T, strict=True)), path, unit)
+            return decode_columns({key: content[key] for key in COLUMNS}, path, unit)
+        if content.ndim == 2 and content.shape[1] == len(COLUMNS):
+            return decode_columns(dict(zip(COLUMNS, content.T, strict=True)), path, unit)
     except EventFileError:
         raise
     except DAMAGE as error:
         reason = " ".join(str(error).split())
-        raise EventFileError(f"{path}: no recording, or a damaged one: {reason}") from None
-    if shape is not None and held.ndim == 4 and held.shape[1:] != shape:
+        raise EventFileError(f"{path}: not a recording, or damaged: {reason}") from None
+    if shape is not None and content.ndim == 4 and content.shape[1:] != shape:
         raise EventFileError(
-            f"{path}: is {list(held.shape)}; expected [time, {', '.join(map(str, shape))}] as of the others"
+            f"{path}: is {list(content.shape)}; expected [time, {', '.join(map(str, shape))}] like the others"
         )
-    return of_tensor(held, path)
+    return decode_tensor(content, path)
 
 
-def of_bytes(data: bytes, path: str) -> Events:
-    """The events in ``data`` in N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError that names ``path`` and byte."""
+def decode_bytes(data: bytes, path: str) -> Events:
+    """Return the events in N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError with ``path`` and byte."""
     if len(data) % SIZE:
         whole = len(data) // SIZE * SIZE
         raise EventFileError(
@@ -119,40 +122,43 @@ def of_bytes(data: bytes, path: str) -> Events:
     return Events(x[is_event], y[is_event], high[is_event] >> 7, t[is_event])
 
 
-def of_tensor(held: np.ndarray, path: str) -> Events:
-    """The events that a tensor ``held`` [time, channels, rows, columns] counts, times in steps. Raises EventFileError that names ``path``."""
-    if held.ndim != 4 or held.dtype.kind not in "biuf":
+def decode_tensor(counts: np.ndarray, path: str) -> Events:
+    """Return the events of a tensor of ``counts`` [time, channels, rows, columns], with times in steps.
+
+    Raises EventFileError with ``path`` if it is not such a tensor.
+    """
+    if counts.ndim != 4 or counts.dtype.kind not in "biuf":
         raise EventFileError(
-            f"{path}: holds {held.dtype} of shape {list(held.shape)}; expected counts [time, channels, rows, columns], or events"
+            f"{path}: holds {counts.dtype} of shape {list(counts.shape)}; expected counts [time, channels, rows, columns], or events"
             " [events, 4] as columns t, x, y, p"
         )
-    _require_count(int(np.count_nonzero(held)), path)
-    place = np.argwhere(held)
-    count = held[tuple(place.T)]
-    wrong = (count < 0) | (count > MOST) | (count != np.floor(count))
+    _require_count(int(np.count_nonzero(counts)), path)
+    place = np.argwhere(counts)
+    count = counts[tuple(place.T)]
+    wrong = (count < 0) | (count > MAX_EVENTS) | (count != np.floor(count))
     if wrong.any():
         raise EventFileError(
-            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MOST}"
+            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MAX_EVENTS}"
         )
     _require_count(int(count.sum(dtype=np.float64)), path)
     t, p, y, x = np.repeat(place, count.astype(np.int64), 0).T
     return Events(x, y, p, t, steps=True)
 
 
-def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
-    """Events of ``columns`` t, x, y, p, where p is 0 and 1, or -1 and 1, and t is in ``unit`` microseconds.
+def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
+    """Return the events of ``columns`` t, x, y, p. Values of p are 0 and 1, or -1 and 1; the unit of t is ``unit`` microseconds.
 
-    Raises EventFileError that names ``path`` and event.
+    Raises EventFileError with ``path`` and event for invalid values.
     """
-    held = {key: np.asarray(columns[key], np.float64) for key in COLUMNS}
-    sizes = {key: values.shape for key, values in held.items()}
-    if len(set(sizes.values())) > 1 or held["t"].ndim != 1:
+    content = {key: np.asarray(columns[key], np.float64) for key in COLUMNS}
+    sizes = {key: values.shape for key, values in content.items()}
+    if len(set(sizes.values())) > 1 or content["t"].ndim != 1:
         raise EventFileError(
-            f"{path}: t, x, y and p have shapes {', '.join(map(str, sizes.values()))}; they must be equal lists"
+            f"{path}: t, x, y and p have shapes {', '.join(map(str, sizes.values()))}; they must be lists of equal length"
         )
-    _require_count(len(held["t"]), path)
+    _require_count(len(content["t"]), path)
     most = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
-    for key, values in held.items():
+    for key, values in content.items():
         wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
         wrong |= (values < (-1 if key == "p" else 0)) | (values > most[key])
         if wrong.any():
@@ -160,19 +166,19 @@ def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Even
             whole = "" if key == "t" else "a whole number of "
             allowed = f"at most {int(most[key])}" if values[first] > most[key] else f"{whole}0 or more"
             raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
-    t = np.rint(held["t"] * unit).astype(np.int64)
-    x, y, p = (held[key].astype(np.int64) for key in "xyp")
+    t = np.rint(content["t"] * unit).astype(np.int64)
+    x, y, p = (content[key].astype(np.int64) for key in "xyp")
     return Events(x, y, np.maximum(p, 0), t)
 
 
 def _require_count(count: int, path: str) -> None:
-    """Raise EventFileError that names ``path`` for more events than a recording may have, before they take memory."""
+    """Raise EventFileError with ``path`` if ``count`` exceeds the maximum, before memory is allocated."""
     if count > MOST_EVENTS:
         raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MOST_EVENTS:,}")
 
 
-def _table(text: str) -> dict[str, array[float]]:
-    """The columns of a CSV, by its header, or t, x, y, p where it has none. Raises ValueError."""
+def _parse_csv(text: str) -> dict[str, array[float]]:
+    """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
     rows = (row for row in csv.reader(io.StringIO(text)) if row)
     first = next(rows, [])
     header = [cell.strip().lower() for cell in first]
@@ -189,20 +195,17 @@ def _table(text: str) -> dict[str, array[float]]:
     return columns
 
 
-def check(events: Events, path: str, shape: tuple[int, int, int]) -> None:
-    """Raise EventFileError that names ``path`` for ``events`` that cannot be a recording.
-
-    Those are no events, and, at the first of them, events outside the sensor of this ``shape`` [channels, rows, columns].
-    """
+def check_events(events: Events, path: str, shape: tuple[int, int, int]) -> None:
+    """Raise EventFileError with ``path`` if there are no events, or an event outside the sensor of ``shape`` [channels, rows, columns]."""
     if len(events) == 0:
         raise EventFileError(f"{path}: holds no events")
-    for what, values, most in zip(
+    for axis, values, size in zip(
         ("channel", "row", "column"), (events.p, events.y, events.x), shape, strict=True
     ):
-        outside = (values < 0) | (values >= most)
+        outside = (values < 0) | (values >= size)
         if outside.any():
             first = int(outside.argmax())
             place = f"column {events.x[first]}, row {events.y[first]}, channel {events.p[first]}"
             raise EventFileError(
-                f"{path}: event {first} lies at {place}; this sensor has {what}s from 0 to {most - 1}"
+                f"{path}: event {first} is at {place}; this sensor has {axis}s from 0 to {size - 1}"
             )

@@ -1,4 +1,4 @@
-"""Needs of recordings: the least sensor and window that hold all of them, found out once and kept in the cache."""
+"""The smallest sensor and window that hold all recordings, measured once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_record
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
 from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error
@@ -23,18 +23,22 @@ from spiky_rl.datasets.base import TIMES, Recording
 log = logging.getLogger(__name__)
 
 SOME = 10
-"""Recordings among which one that needs twice as much as all others is not believed."""
+"""Minimum number of recordings for a check that no single one needs more than twice as much as all others."""
 AXES = {
-    "rows": (1, "needs {0} rows", "dataset.sensor=[rows,columns], --skip_bad leaves it out"),
-    "columns": (2, "needs {0} columns", "dataset.sensor=[rows,columns], --skip_bad leaves it out"),
-    "end": (3, "lasts until {0}", "dataset.window=[start,end], what comes later is left out"),
+    "rows": (1, "needs {0} rows", "set dataset.sensor=[rows,columns], and --skip_bad skips this recording"),
+    "columns": (
+        2,
+        "needs {0} columns",
+        "set dataset.sensor=[rows,columns], and --skip_bad skips this recording",
+    ),
+    "end": (3, "lasts until {0}", "set dataset.window=[start,end], and later events are ignored"),
 }
-"""Needs that one recording alone does not decide: place among the needs, wording, and the remedy."""
+"""Needs that this check covers: index among the needs, wording, and remedy."""
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
 class Needs(Settings):
-    """The least sensor and window that hold recordings."""
+    """The smallest sensor and window that hold all recordings."""
 
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
     rows: Pixels
@@ -49,13 +53,13 @@ class KeptNeeds(Needs):
     """Needs as the cache holds them."""
 
     digest: str
-    """Hash of the values and of the file's name: others are of other recordings, or damaged."""
+    """Hash of the values and the file's name, to detect a damaged file or one of other recordings."""
 
 
-def load_needs(path: Path, find_out: Callable[[], Needs]) -> Needs:
-    """The needs in the cache's file ``path``, else those that ``find_out`` finds out, which are written there."""
+def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
+    """Return the needs in the cache file ``path``; if it is missing or invalid, call ``measure`` and write the result there."""
     try:
-        kept = read_record(path, KeptNeeds) if path.exists() else None
+        kept = read_json_record(path, KeptNeeds) if path.exists() else None
         if kept is not None:
             needs = Needs(**kept.model_dump(exclude={"digest"}))
             if kept.digest == _digest(path, needs):
@@ -63,7 +67,7 @@ def load_needs(path: Path, find_out: Callable[[], Needs]) -> Needs:
             raise ReadingError(f"{path}: digest: {kept.digest!r} is not that of the values")
     except ReadingError as error:
         log.warning("%s; it is made anew", error)
-    needs = find_out()
+    needs = measure()
     files.write_json(path, {**needs.model_dump(), "digest": _digest(path, needs)}, durable=False)
     return needs
 
@@ -73,24 +77,25 @@ def _digest(path: Path, needs: Needs) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def measure(
+def measure_needs(
     recordings: Sequence[Recording],
     read: Callable[[Recording], Events],
     time: str = "",
     given: tuple[str, ...] = (),
 ) -> Needs:
-    """Find out what recordings that can be read need; of tensors the header alone is read.
+    """Measure the needs of all readable recordings. Of a tensor only the header is read.
 
-    Tensors have the shape that most of them have.
+    The shape of tensors is the most frequent one.
 
     Args:
-        recordings: Each in a store.
-        read: Reads one.
-        time: Unit of the times of those that count, one of `TIMES`; empty: all do.
-        given: Keys of `AXES` that somebody has given, so that no recording decides them.
+        recordings: Recordings in a store.
+        read: Reads the events of a recording.
+        time: Required unit of times, one of `TIMES`; recordings with another unit are ignored. Empty for any.
+        given: Keys of `AXES` that the user has set, so that they are not checked.
 
     Raises:
-        EventFileError: None can be read, some have times and others count steps, or one needs more than twice as much as all others.
+        EventFileError: If no recording can be read, if some have times in microseconds and others in steps, or if one needs more than
+            twice as much as all others.
     """
     needs: list[list[int]] = []
     paths: list[str] = []
@@ -100,10 +105,10 @@ def measure(
         assert recording.store is not None
         path = recording.store.path(recording.member)
         try:
-            need, steps = _tensor_of(recording) or _events_of(read(recording), path)
+            need, steps = _measure_tensor(recording) or _measure_events(read(recording), path)
             if time not in ("", TIMES[steps]):
-                raise EventFileError(f"{path}: has times in {TIMES[steps]}, and dataset.time is {time}")
-        except EventFileError as error:  # refused or skipped where it is read to be learned from
+                raise EventFileError(f"{path}: has times in {TIMES[steps]}, but dataset.time is {time}")
+        except EventFileError as error:  # it is refused or skipped later, when it is read for training
             bad = bad or str(error)
             continue
         kinds.setdefault(steps, path)
@@ -113,8 +118,8 @@ def measure(
         raise EventFileError(f"{bad}; no recording of {len(recordings)} can be read")
     if len(kinds) > 1:
         raise EventFileError(
-            f"{kinds[True]}: counts steps, and {kinds[False]} has times: they are no recordings of one kind; with"
-            " dataset.time=us or steps, --skip_bad leaves the others out"
+            f"{kinds[True]}: has times in steps, but {kinds[False]} in microseconds; set dataset.time to us or steps, and --skip_bad"
+            " skips the other recordings"
         )
     sizes, steps = np.array(needs), True in kinds
     for key in AXES if len(sizes) >= SOME else ():
@@ -132,25 +137,24 @@ def measure(
 
 
 def _require_like_others(sizes: np.ndarray, key: str, paths: Sequence[str]) -> None:
-    """Raise EventFileError for a recording that alone needs more than twice as much as all others do."""
-    axis, words, remedy = AXES[key]
+    """Raise EventFileError if a single recording needs more than twice as much as all others."""
+    axis, wording, remedy = AXES[key]
     *_, second, first = np.argsort(sizes[:, axis], kind="stable")
     if sizes[first, axis] > 2 * sizes[second, axis]:
         raise EventFileError(
-            f"{paths[first]}: {words.format(sizes[first, axis])}, and no other recording more than {sizes[second, axis]};"
-            f" with {remedy}"
+            f"{paths[first]}: {wording.format(sizes[first, axis])}, the other recordings at most {sizes[second, axis]}; {remedy}"
         )
 
 
-def _events_of(events: Events, path: str) -> tuple[list[int], bool]:
-    """Channels, rows, columns and end of a recording's events, and whether times are steps. Raises EventFileError without events."""
+def _measure_events(events: Events, path: str) -> tuple[list[int], bool]:
+    """Return channels, rows, columns and end of ``events``, and whether times are steps. Raises EventFileError without events."""
     if len(events) == 0:
         raise EventFileError(f"{path}: holds no events")
     return [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)], events.steps
 
 
-def _tensor_of(recording: Recording) -> tuple[list[int], bool] | None:
-    """The same of a tensor of counts; None for another recording. Raises EventFileError."""
+def _measure_tensor(recording: Recording) -> tuple[list[int], bool] | None:
+    """Return the same for a tensor of counts, from its header; None for any other recording. Raises EventFileError."""
     store, member = recording.store, recording.member
     assert store is not None
     if not member.lower().endswith(".npy"):
@@ -161,9 +165,11 @@ def _tensor_of(recording: Recording) -> tuple[list[int], bool] | None:
     except OSError as error:
         raise make_read_error(store.path(member), error) from None
     except ValueError as error:
-        raise EventFileError(f"{store.path(member)}: no recording, or a damaged one: {error}") from None
+        raise EventFileError(f"{store.path(member)}: not a recording, or damaged: {error}") from None
     if len(header.shape) != 4:
         return None
     if header.bytes > store.size(member) - header.start or not header.bytes:
-        raise EventFileError(f"{store.path(member)}: {list(header.shape)} of {header.dtype} are not in it")
+        raise EventFileError(
+            f"{store.path(member)}: declares {list(header.shape)} of {header.dtype}; the file is shorter"
+        )
     return [*header.shape[1:], header.shape[0]], True

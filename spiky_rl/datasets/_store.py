@@ -1,4 +1,4 @@
-"""Stores: a folder of recordings, or a .zip that is read as one and need not be unpacked."""
+"""Stores of recordings: a folder, or a .zip that is read without unpacking."""
 
 from __future__ import annotations
 
@@ -15,49 +15,48 @@ from typing import IO
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.config.reading import open_regular
+from spiky_rl.config.safe_loading import open_regular
 from spiky_rl.datasets._arrays import LARGEST, read_header
 from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
 
 log = logging.getLogger(__name__)
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-"""Endings of archives."""
+"""Suffixes of archives."""
 NAMED = 3
-"""Archives that a message names."""
+"""Maximum number of archives that a message names."""
 
 
 def make_read_error(path: str | Path, error: Exception) -> EventFileError:
-    """Return the error that the file ``path`` cannot be read, with the reason that ``error`` has."""
+    """Return an error that the file ``path`` cannot be read, with the reason of ``error``."""
     return EventFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-class Store:
-    """Files below a folder or in an archive, by their names from there, with / between folders.
+class RecordingStore:
+    """Files below a folder or in an archive, by their relative names with / between folders.
 
-    Only regular files are read that lie in the folder itself: no pipe and no device, and nothing that a link or a name leads to elsewhere.
+    Only regular files inside of the folder are read: no pipes, no devices, and no links or names that lead out of the folder.
     """
 
     def __init__(self, root: Path, prefix: str = "") -> None:
-        """``prefix``: stands before every name, such as the folder's own. Raises EventFileError for a damaged archive."""
+        """``prefix`` is put before every name, such as the folder's own name. Raises EventFileError for a damaged archive."""
         self.root, self.prefix = root, prefix
         self.archive: zipfile.ZipFile | None = None
         if root.is_file():
             try:
-                # pylint: disable-next=consider-using-with  # it is open for as long as the store is there
+                # pylint: disable-next=consider-using-with  # it stays open as long as the store exists
                 self.archive = zipfile.ZipFile(root)
             except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise EventFileError(f"{root}: no archive, or a damaged one: {reason}") from None
+                raise EventFileError(f"{root}: not an archive, or damaged: {reason}") from None
 
     @cached_property
-    def _inside(self) -> Path:
-        """The folder itself, wherever a link to it lies."""
+    def _resolved_root(self) -> Path:
         return self.root.resolve()
 
     @cached_property
-    def _walked(self) -> tuple[list[str], list[str]]:
-        """Names of all files of the folder, and those of links to folders elsewhere. Raises MissingData."""
+    def _listing(self) -> tuple[list[str], list[str]]:
+        """Names of all files in the folder, and of links that lead out of it. Raises MissingData."""
         names, outward = _walk(self.root)
         for name in outward:
             log.warning("%s: is a link that leads out of %s; it is not followed", self.root / name, self.root)
@@ -65,30 +64,33 @@ class Store:
 
     @property
     def outward(self) -> list[str]:
-        """Where links lie that lead to folders elsewhere, which are not followed."""
-        return [str(self.root / name) for name in self._walked[1]] if self.archive is None else []
+        """Paths of links that lead out of the folder; they are not followed."""
+        return [str(self.root / name) for name in self._listing[1]] if self.archive is None else []
 
-    def names(self) -> list[str]:
-        """All files, sorted; hidden ones are left out, and what archives of macOS add. A folder with a recording's ending counts, and cannot be read."""
-        held = (
-            self._walked[0]
+    def list_names(self) -> list[str]:
+        """Return the names of all files, sorted, without hidden files and the files that macOS adds to archives.
+
+        A folder with the suffix of a recording counts as a file, which cannot be read.
+        """
+        found = (
+            self._listing[0]
             if self.archive is None
             else (i.filename for i in self.archive.infolist() if not i.is_dir())
         )
         return sorted(
             self.prefix + n
-            for n in held
+            for n in found
             if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
         )
 
     def path(self, name: str) -> str:
-        """Where the file ``name`` lies, for messages."""
+        """Return the path of the file ``name``, for messages."""
         return str(self.root / name.removeprefix(self.prefix))
 
-    def stamp(self, name: str) -> str:
-        """A text that changes when the file ``name`` does: size and time of a file, size and checksum in an archive.
+    def get_fingerprint(self, name: str) -> str:
+        """Return a text that changes with the file ``name``: its size and time, or in an archive its size and checksum.
 
-        One that is not there has one too: what is wrong with it is said where it is read.
+        A missing file has a fingerprint too; the error is raised when it is read.
         """
         try:
             if self.archive is not None:
@@ -100,14 +102,14 @@ class Store:
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def open(self, name: str) -> IO[bytes]:
-        """The file ``name``, to be read from any place. Raises EventFileError."""
+        """Open the file ``name``, with random access. Raises EventFileError."""
         path = Path(self.path(name))
         try:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
-            if path.exists() and not path.resolve().is_relative_to(self._inside):
+            if path.exists() and not path.resolve().is_relative_to(self._resolved_root):
                 raise EventFileError(
-                    f"{path}: leads out of {self.root}, and is not read; put the file itself there"
+                    f"{path}: leads out of {self.root} and is not read; put the file itself there"
                 )
             return open_regular(path)
         except KeyError:
@@ -116,14 +118,14 @@ class Store:
             raise make_read_error(path, error) from None
 
     def size(self, name: str) -> int:
-        """Bytes of the file ``name``, in an archive unpacked, as it says. Raises EventFileError."""
+        """Return the bytes of the file ``name``; in an archive, the declared unpacked size. Raises EventFileError."""
         with self.open(name) as file:
             if self.archive is None:
                 return os.fstat(file.fileno()).st_size
             return self.archive.getinfo(name.removeprefix(self.prefix)).file_size
 
     def read(self, name: str) -> bytes:
-        """The bytes of the file ``name``. Raises EventFileError where it cannot be read, is empty, or has more than `LARGEST`."""
+        """Return the content of the file ``name``. Raises EventFileError if it is unreadable, empty, or larger than `LARGEST`."""
         size = self.size(name) if self.archive is not None else 0
         try:
             with self.open(name) as file:
@@ -140,17 +142,17 @@ class Store:
         return data
 
 
-class Tensors:
-    """One .npy of many recordings, [recordings, ...], read row by row, in an archive too."""
+class TensorFile:
+    """A .npy of many recordings, [recordings, ...], read row by row, also from an archive."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: RecordingStore, name: str) -> None:
         self.path, self.file = store.path(name), store.open(name)
         try:
             header = read_header(self.file)
         except OSError as error:
             raise make_read_error(self.path, error) from None
         except ValueError as error:
-            raise EventFileError(f"{self.path}: no .npy, or a damaged one: {error}") from None
+            raise EventFileError(f"{self.path}: not a .npy, or damaged: {error}") from None
         self.shape, self.kind, self.start = header.shape, header.dtype, header.start
         if header.fortran or len(self.shape) < 2:
             raise EventFileError(
@@ -167,7 +169,7 @@ class Tensors:
             file.close()
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """A recording. Raises EventFileError where the file ends before."""
+        """Return one recording. Raises EventFileError if the file ends before it."""
         try:
             self.file.seek(self.start + row * self.bytes)
             data = self.file.read(self.bytes)
@@ -178,42 +180,44 @@ class Tensors:
         return np.frombuffer(data, self.kind).reshape(self.shape[1:])
 
 
-def stores(data: Path, names: Sequence[str]) -> Iterator[Store]:
-    """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order, or ``data`` where it is a .zip."""
+def find_stores(data: Path, names: Sequence[str]) -> Iterator[RecordingStore]:
+    """Find the folders and archives with these ``names`` below ``data`` (``.`` is ``data`` itself), in order; or ``data`` if it is a .zip."""
     for path in [data] if data.is_file() else [data / name for name in names]:
         if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
-            yield Store(path)
+            yield RecordingStore(path)
 
 
-def to_unpack(*places: Path | Store, dataset: str = "") -> str:
-    """What a message that a dataset is missing ends in where archives lie there that are not read as they are.
+def format_unpack_hint(*places: Path | RecordingStore, dataset: str = "") -> str:
+    """Return the end of an error message for a missing dataset, about archives that must be unpacked first.
 
     Args:
-        places: Folders, whose own files are looked at, an archive itself, or stores, of which all files are.
-        dataset: Name of what is missing: archives whose names begin with that of another dataset are not meant.
+        places: Folders (only their own files are examined), archives, or stores.
+        dataset: Name of the missing dataset; archives whose names begin with another dataset's name are ignored.
 
     Returns:
-        ``; there is FILE: unpack it``; empty: there is none.
+        ``; there is FILE: unpack it``, or an empty text if there is no such archive.
     """
-    found = list(dict.fromkeys(path for place in places for path in _archives(place)))
-    others = [_letters(name) for name in registry.names("datasets") if name != dataset] if dataset else []
-    own = _letters(dataset)
-    meant = [
+    found = list(dict.fromkeys(path for place in places for path in _list_archives(place)))
+    others = (
+        [_normalize(name) for name in registry.list_names("datasets") if name != dataset] if dataset else []
+    )
+    own = _normalize(dataset)
+    matching = [
         str(path)
         for path in found
-        if _letters(path.name).startswith(own) or not _letters(path.name).startswith(tuple(others))
+        if _normalize(path.name).startswith(own) or not _normalize(path.name).startswith(tuple(others))
     ]
-    if not meant:
+    if not matching:
         return ""
-    more = f" and {len(meant) - NAMED} more" if len(meant) > NAMED else ""
-    verb, what = ("is", "it") if len(meant) == 1 else ("are", "them")
-    return f"; there {verb} {', '.join(meant[:NAMED])}{more}: unpack {what}"
+    more = f" and {len(matching) - NAMED} more" if len(matching) > NAMED else ""
+    verb, pronoun = ("is", "it") if len(matching) == 1 else ("are", "them")
+    return f"; there {verb} {', '.join(matching[:NAMED])}{more}: unpack {pronoun}"
 
 
-def _archives(place: Path | Store) -> list[Path]:
-    """The archives in a store, in a folder itself, or the one that ``place`` is."""
-    if isinstance(place, Store):
-        found = [Path(place.path(name)) for name in place.names()]
+def _list_archives(place: Path | RecordingStore) -> list[Path]:
+    """Return the archives in a store or directly in a folder, or ``place`` itself if it is an archive."""
+    if isinstance(place, RecordingStore):
+        found = [Path(place.path(name)) for name in place.list_names()]
     elif place.is_dir():
         found = sorted(path for path in place.iterdir() if path.name[0] != ".")
     else:
@@ -221,13 +225,13 @@ def _archives(place: Path | Store) -> list[Path]:
     return [path for path in found if path.name.lower().endswith(PACKED)]
 
 
-def _letters(name: str) -> str:
-    """Letters and digits alone, small, so that Ev-Objects is ev_objects."""
+def _normalize(name: str) -> str:
+    """Return the letters and digits of ``name`` in lower case, so that Ev-Objects equals ev_objects."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Names of all files below the folder ``root``, and those of links that lead out of it. Raises MissingData."""
+    """Return the names of all files below the folder ``root``, and of links that lead out of it. Raises MissingData."""
     seen: set[str] = set()
     found: list[str] = []
     outward: list[str] = []
@@ -238,7 +242,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a cycle of links
             folders.clear()
             continue
         seen.add(real)

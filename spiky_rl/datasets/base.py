@@ -1,10 +1,10 @@
-"""What every dataset is: labelled recordings of one sensor, whose layout, classes, split, licence and source are declared once.
+"""Base class of datasets: labelled recordings of one sensor. A class declares layout, classes, split, licence and source.
 
-A recording is events at (channel, row, column) and a time. Within the window they are counted into frames, one after another:
+A recording is a set of events, each with channel, row, column and time. The events in the window are counted into successive frames:
 
-    frame[k, p, y, x] = number of events with p at (x, y) whose time t has k = floor(bins (t - start) / (end - start))
+    frame[k, p, y, x] = number of events with channel p at (x, y) and a time t with k = floor(bins (t - start) / (end - start))
 
-The window begins at a fixed time and not at the first event, so that a frame means the same in every recording.
+The window begins at a fixed time, not at the first event, so that a frame covers the same time in every recording.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, ClassVar, Literal
 
 from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
-from spiky_rl.datasets._download import Archive
+from spiky_rl.datasets._download import DatasetArchive
 from spiky_rl.datasets._events import Events
-from spiky_rl.datasets._store import Store
+from spiky_rl.datasets._store import RecordingStore
 
 PARTS = ("train", "validation", "test")
 TIMES = {False: "us", True: "steps"}
-"""Whether times are steps of tensors -> their unit."""
+"""Unit of times, by whether they are steps of tensors."""
 type Initial = Literal["agent", "data"]
-"""How initial weights are drawn: as the agent says, or so and then scaled to the recordings."""
+"""Initial weights: as the agent draws them, or drawn so and then scaled to the recordings."""
 type Ann = Literal["none", "mlp"]
-"""An ANN that is trained beside: none, or a perceptron on all frames."""
+"""ANN that is trained for comparison: none, or a perceptron on all frames."""
 UNKNOWN = -1
-"""The label of a recording that nobody has labelled."""
+"""Label of an unlabelled recording."""
 
 
 @dataclass(frozen=True)
@@ -39,83 +39,93 @@ class Recording:
     """One recording, before it is read."""
 
     name: str
-    """The same wherever the dataset lies, and whatever form it has there."""
+    """Unique name, independent of the dataset's place and format."""
     label: int
-    """Index of its class; `UNKNOWN`."""
+    """Index of the class, or `UNKNOWN`."""
     part: str
-    """One of `PARTS`; of a dataset without an official split all are ``train``."""
-    store: Store | None = None
+    """One of `PARTS`; always ``train`` if the dataset has no official split."""
+    store: RecordingStore | None = None
     member: str = ""
-    """Its file in the store."""
+    """Name of the file in the store."""
     row: int = 0
-    """Its place in that file, where the file holds many."""
+    """Index in a file of many recordings."""
 
 
-def counted(bins: int) -> Any:
-    """Declare into how many frames a dataset's events are counted: ``bins`` where nothing else is said."""
-    return option(bins, "T: frames of a recording, control steps of the network", low=1, high=100_000)
+def declare_bins(bins: int) -> Any:
+    """Declare a dataset's option ``bins``, the number of frames, with the default ``bins``."""
+    return option(
+        bins, "T: frames per recording, which are the control steps of the network", low=1, high=100_000
+    )
 
 
 class Dataset(Component):
-    """Recordings of one sensor. An entry declares what it is, and says how they are found and read."""
+    """Recordings of one sensor. A subclass declares the sensor, and finds and reads the recordings."""
+
+    renamed = {
+        "find": "list_recordings",
+        "read": "read_events",
+        "about": "describe",
+        "stamps": "get_fingerprints",
+        "reader": "get_reader_fingerprint",
+    }
 
     class Options(Settings):
         """Options of every dataset."""
 
-        bins: int = counted(10)
-        binary: bool = option(False, "whether a frame says that there were events, or how many")
+        bins: int = declare_bins(10)
+        binary: bool = option(False, "true: a frame is 1 where there are events; false: it counts them")
 
     options: Options
     title: ClassVar[str] = "recordings"
-    """As its authors write it."""
+    """Name of the dataset, as its authors write it."""
     licence: ClassVar[str] = "not said"
-    """On what terms it may be used; in words where there is no licence."""
+    """Licence, or the terms of use in words."""
     source: ClassVar[str] = "not said"
-    """Where it comes from: an address, or a doi."""
+    """Address or DOI."""
     shape: tuple[int, int, int]
     """Channels, rows and columns of the sensor."""
     window: tuple[int, int]
-    """First and last time of what is classified, the last one excluded: microseconds, or steps of a tensor,"""
+    """Start and end of the classified time (end excluded), in microseconds, or in steps if ``steps``."""
     steps: ClassVar[bool] = False
-    """which its times are."""
+    """Whether times are steps of tensors."""
     classes: tuple[str, ...]
-    """Their names, in the order of the labels."""
+    """Names of the classes, in the order of the labels."""
     scale: ClassVar[float] = 1.0
-    """What an event counts in a frame."""
+    """Value of one event in a frame."""
     synthetic: str = ""
-    """What stood in for the sensor; empty: nothing, the recordings are real."""
-    archives: ClassVar[tuple[Archive, ...]] = ()
-    """What ``--download`` fetches, into the folder ``home`` below the data folder."""
+    """Description of the simulated sensor; empty if the recordings are real."""
+    archives: ClassVar[tuple[DatasetArchive, ...]] = ()
+    """Archives that ``--download`` fetches into the folder ``home`` below the data folder."""
     home: ClassVar[str] = ""
     agent: str = "lif_conv_classifier"
-    """The agent that is trained on it unless another is named; empty: an instance has the one that fits its recordings."""
+    """Default agent; empty if an instance chooses the agent that fits its recordings."""
     epochs: ClassVar[int | None] = 30
-    """Unless said otherwise: passes over the samples, None if their number decides,"""
+    """Default number of passes over the samples; None if it depends on the number of samples."""
     batch_size: ClassVar[int | None] = 50
-    """samples that are learned from at once, None if their number decides,"""
+    """Default number of samples per gradient step; None if it depends on the number of samples."""
     shift: ClassVar[float] = 0.0
-    """augmentation: pixels that a sample is moved by at most,"""
+    """Default augmentation: maximum shift of a sample, in pixels."""
     rotation: ClassVar[float] = 0.0
-    """degrees that it is turned by at most,"""
+    """Default augmentation: maximum rotation of a sample, in degrees."""
     initial: ClassVar[Initial] = "agent"
-    """what draws the initial weights,"""
+    """Default initial weights."""
     ann: ClassVar[Ann] = "none"
-    """and the ANN that is trained on the same frames."""
+    """Default ANN that is trained on the same frames."""
 
     def __init__(self, options: Options, data: Path) -> None:
-        """``data``: the folder of the datasets. Raises MissingData where this one is not there."""
+        """``data`` is the folder of the datasets. Raises MissingData if the dataset is not there."""
         self.options = options
         self.data, self.bins, self.binary = data, options.bins, options.binary
-        self.recordings = self.find()
+        self.recordings = self.list_recordings()
         start, end = self.window
         if self.bins > end - start:
             raise RegistryError(
-                f"dataset.bins: {self.bins} frames do not fit a window of {end - start}; take at most so many"
+                f"dataset.bins: {self.bins} frames in a window of {end - start}; allowed: at most {end - start}"
             )
 
     @classmethod
-    def about(cls) -> list[tuple[str, str]]:
-        """The dataset's declaration as pairs of name and text."""
+    def describe(cls) -> list[tuple[str, str]]:
+        """Return the dataset's declaration as pairs of name and text."""
         sensor, window, classes = (getattr(cls, key, ()) for key in ("shape", "window", "classes"))
         rows = [("title", cls.title), ("licence", cls.licence), ("source", cls.source)]
         rows += [("sensor", f"{sensor[0]} channels, {sensor[1]} x {sensor[2]} pixels")] if sensor else []
@@ -127,31 +137,35 @@ class Dataset(Component):
         ]
 
     @abstractmethod
-    def find(self) -> list[Recording]:
-        """All recordings, in an order that does not depend on where they lie; none of them is read. Raises MissingData."""
+    def list_recordings(self) -> list[Recording]:
+        """Return all recordings without reading them, in an order that does not depend on their place. Raises MissingData."""
 
     @abstractmethod
-    def read(self, recording: Recording) -> Events:
-        """The events of a ``recording``. Raises EventFileError where it is damaged."""
+    def read_events(self, recording: Recording) -> Events:
+        """Return the events of a ``recording``. Raises EventFileError if it is damaged."""
 
     def path(self, recording: Recording) -> str:
-        """Where a ``recording`` lies, for messages."""
+        """Return the path of a ``recording``, for messages."""
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
-    def stamps(self) -> Iterator[str]:
-        """Texts that change when the recordings' files do; nothing is read."""
+    def get_fingerprints(self) -> Iterator[str]:
+        """Yield texts that change with the recordings' files, without reading the files."""
         files = {(id(r.store), r.member): r for r in self.recordings if r.store is not None}
         for recording in files.values():
             assert recording.store is not None
-            yield f"{recording.member} {recording.store.stamp(recording.member)}"
+            yield f"{recording.member} {recording.store.get_fingerprint(recording.member)}"
 
-    def reader(self) -> str:
-        """A text that changes with what may change the events that are read: the folder, the options, and the class's own code."""
+    def get_reader_fingerprint(self) -> str:
+        """Return a text that changes with everything that affects reading: the folder, the options, and the code of the class."""
         code = hashlib.sha256(
             inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()
         ).hexdigest()
         return f"{self.data.resolve()} {self.options.model_dump(exclude={'bins', 'binary'})} {code}"
 
     def settings(self) -> Mapping[str, Any]:
-        """Settings that decide the frames made of a recording, whether chosen or taken from the recordings."""
+        """Return the settings that determine the frames, whether the user set them or they come from the recordings."""
         return {"bins": self.bins, "binary": self.binary}
+
+
+counted = declare_bins
+"""The old name, for one release."""

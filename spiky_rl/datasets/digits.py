@@ -1,6 +1,6 @@
-"""Digits: scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels, static: one frame of brightness from 0 to 1.
+"""Digits: scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels. Each is one static frame of brightness from 0 to 1.
 
-A pixel's level, 0 to 16, stands as so many events of a sixteenth.
+A pixel's level, 0 to 16, becomes as many events, each of value 1/16.
 
 Source: Alpaydin & Kaynak (1998), UCI.
 """
@@ -15,14 +15,14 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import UserError, option
-from spiky_rl.datasets._events import Events, of_tensor
+from spiky_rl.datasets._events import Events, decode_tensor
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, LEVELS = 8, 16
 
 
-def load() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's images [1797, 8, 8], whole numbers from 0 to 16, and their labels. Raises UserError without scikit-learn."""
+def load_images() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's images [1797, 8, 8], whole numbers from 0 to 16, and labels. Raises UserError without scikit-learn."""
     if importlib.util.find_spec("sklearn") is None:
         raise UserError("scikit-learn is not installed; install it with: pip install scikit-learn")
     from sklearn.datasets import load_digits
@@ -32,7 +32,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Digits(Dataset):
-    """The images, in scikit-learn's order."""
+    """The images as recordings, in scikit-learn's order."""
 
     title = "scikit-learn's digits"
     licence = "Creative Commons Attribution 4.0"
@@ -44,19 +44,19 @@ class Digits(Dataset):
     scale = 1.0 / LEVELS
 
     class Options(Dataset.Options):
-        # images have no time in which there could be frames
-        bins: int = option(1, "frames of an image: one", low=1, high=1)
+        # an image has no time, so it has one frame
+        bins: int = option(1, "frames per image, always one", low=1, high=1)
 
     agent = "lif_ppo"
     shift, rotation = 0.5, 10.0
 
-    def find(self) -> list[Recording]:
-        self.images, labels = load()
+    def list_recordings(self) -> list[Recording]:
+        self.images, labels = load_images()
         return [Recording(f"{i:04}", label, "train", row=i) for i, label in enumerate(labels.tolist())]
 
-    def stamps(self) -> Iterator[str]:
+    def get_fingerprints(self) -> Iterator[str]:
         yield hashlib.sha256(self.images.tobytes()).hexdigest()
 
     @override
-    def read(self, recording: Recording) -> Events:
-        return of_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))
+    def read_events(self, recording: Recording) -> Events:
+        return decode_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))

@@ -1,10 +1,10 @@
 """Ev-Objects: 36 household objects, each grasped 20 times by a hand with NeuTouch event-based fingertips of 39 taxels.
 
-``Ev-Objects/{train,test}/sample_I_label_C.npy`` is [39 taxels, 2 polarities, 250 steps] of 0 and 1: 576 recordings to learn from, 144 to
-test on. The taxels lie on no grid, so they are one row of 39, for networks with ``connection: linear``.
+``Ev-Objects/{train,test}/sample_I_label_C.npy`` is [39 taxels, 2 polarities, 250 steps] of 0 and 1: 576 recordings for training, 144 for
+testing. The taxels are not on a grid, so they form one row of 39, for networks with ``connection: linear``.
 
-Source: Gu, Sng, Taunyazov & Soh (2020), TactileSGNet, with NeuTouch by Taunyazov et al. (2020); it names no licence, so nothing of it
-is shipped.
+Source: Gu, Sng, Taunyazov & Soh (2020), TactileSGNet, with NeuTouch by Taunyazov et al. (2020). It names no licence, so this package
+ships none of it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import override
 import numpy as np
 
 from spiky_rl.datasets._arrays import read_array
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_tensor
+from spiky_rl.datasets._store import find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
 FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
 HOMES = ("ev_objects", "Ev-Objects", ".")
-"""Where an archive may lie that has another name."""
+"""Folders in which archives of another name are looked for."""
 
 
 class EvObjects(Dataset):
-    """The published tensors, packed or not."""
+    """The published tensors, packed or unpacked."""
 
     title = "Ev-Objects"
     licence = "none is named: not to be passed on"
@@ -37,14 +37,14 @@ class EvObjects(Dataset):
     classes = tuple(str(label) for label in range(OBJECTS))
 
     class Options(Dataset.Options):
-        bins: int = counted(50)
+        bins: int = declare_bins(50)
 
     agent = "lif_linear_classifier"
     epochs, batch_size = 150, 20
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
-            names = store.names()
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
+            names = store.list_names()
             matches = [
                 (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
                 for name in names
@@ -53,24 +53,26 @@ class EvObjects(Dataset):
             for recording in recordings:
                 if recording.label >= OBJECTS:
                     raise EventFileError(
-                        f"{self.path(recording)}: label {recording.label} is none of 0 to {OBJECTS - 1}"
+                        f"{self.path(recording)}: label {recording.label} given; allowed: 0 to {OBJECTS - 1}"
                     )
             if recordings:
                 return recordings
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
-            " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='ev_objects')}"
+            " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it is elsewhere"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='ev_objects')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         path = self.path(recording)
         try:
-            held = read_array(recording.store.read(recording.member))
+            counts = read_array(recording.store.read(recording.member))
         except DAMAGE as error:
-            raise EventFileError(f"{path}: no recording, or a damaged one: {error}") from None
-        if held.shape != (TAXELS, POLARITIES, STEPS):
-            raise EventFileError(f"{path}: is {list(held.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]")
-        return of_tensor(held.transpose(2, 1, 0)[:, :, np.newaxis], path)
+            raise EventFileError(f"{path}: not a recording, or damaged: {error}") from None
+        if counts.shape != (TAXELS, POLARITIES, STEPS):
+            raise EventFileError(
+                f"{path}: is {list(counts.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]"
+            )
+        return decode_tensor(counts.transpose(2, 1, 0)[:, :, np.newaxis], path)

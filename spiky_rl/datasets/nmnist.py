@@ -1,12 +1,12 @@
-"""N-MNIST: 60,000 + 10,000 recordings of MNIST's digits by an ATIS sensor of 34 x 34 pixels that made three saccades.
+"""N-MNIST: 60,000 + 10,000 recordings of MNIST's digits by an ATIS sensor of 34 x 34 pixels that makes three saccades.
 
-An event is 5 bytes: x, y, then the polarity in the highest bit and 23 bits of microseconds. y = 240 is no event: from there
-on 2^13 microseconds are to be added. The files lie in Train/<class>/NNNNN.bin and Test/<class>/NNNNN.bin, or in train.zip and
-test.zip, where NNNNN counts MNIST's images from 1. ``nmnist_*.npz`` is the same in one file: addr = (y*34 + x)*2 + p, dt =
-microseconds since the event before, off = first event of each recording, label, and id, which is NNNNN. What is wrong with a recording
-in it is said where it is read, so that it can be left out; what is wrong with the file leaves nothing to read.
+An event is 5 bytes: x, y, then the polarity in the highest bit and 23 bits of microseconds. y = 240 is not an event: it adds 2^13
+microseconds to all later times. The files are Train/<class>/NNNNN.bin and Test/<class>/NNNNN.bin, or inside of train.zip and test.zip;
+NNNNN counts MNIST's images from 1. ``nmnist_*.npz`` has the same in one file: addr = (y*34 + x)*2 + p, dt = microseconds since the
+previous event, off = first event of each recording, label, and id = NNNNN. A fault of one recording in it is reported when that recording
+is read, so that it can be skipped; a fault of the file makes all recordings unreadable.
 
-Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. Checksums: those that Tonic 1.5.0 (PyPI) checks the same two addresses by.
+Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. The checksums are those of Tonic 1.5.0 (PyPI) for the same two addresses.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import numpy as np
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import list_arrays, read_arrays
-from spiky_rl.datasets._download import Archive
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, make_read_error, to_unpack
+from spiky_rl.datasets._download import DatasetArchive
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_events
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint, make_read_error
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
 LARGEST = 1 << 33
-"""Bytes that a file of many recordings unpacks to at most: all 60,000 take a quarter of it."""
+"""Maximum unpacked bytes of a file of many recordings; all 60,000 take a quarter of it."""
 LONGEST_US = 2**31 - 1
-"""Between two events: more than half an hour, so that no sum of times overflows."""
+"""Maximum time between two events, more than half an hour, so that no sum of times overflows."""
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
-    Archive(
+    DatasetArchive(
         "train.zip",
         {
             "sha256": "1a54ee392a5e5082a0bef52911cd9211f63b950a4905ccd8890553804d3335f9",
@@ -41,7 +41,7 @@ ARCHIVES = (
         f"{_BASE}/39c25547-014b-4137-a934-9d29fa53c7a0/file_downloaded",
         "Train",
     ),
-    Archive(
+    DatasetArchive(
         "test.zip",
         {
             "sha256": "6ecfd5d85dbb49a631961d8dc3101871c5be53e645004ee34064f6557d169f09",
@@ -52,11 +52,11 @@ ARCHIVES = (
     ),
 )
 FOLDERS = ("nmnist", "NMNIST", ".")
-"""Where below the data folder it may lie."""
+"""Possible places below the data folder."""
 
 
 class NMnist(Dataset):
-    """The dataset's own layout, packed or not, else one .npz."""
+    """The published recordings, packed or unpacked, or all in one .npz."""
 
     title = "N-MNIST"
     licence = "Creative Commons Attribution 4.0"
@@ -68,27 +68,27 @@ class NMnist(Dataset):
     shift, rotation = 2.0, 10.0
     packed: _Packed | None = None
 
-    def find(self) -> list[Recording]:
+    def list_recordings(self) -> list[Recording]:
         for folder in (self.data / name for name in FOLDERS):
-            recordings = [r for archive in ARCHIVES for r in _part(folder, archive)]
+            recordings = [r for archive in ARCHIVES for r in _list_part(folder, archive)]
             if recordings:
                 return recordings
-            if held := sorted(folder.glob("nmnist_*.npz")):
-                self.packed = _Packed(held[0])
-                return self.packed.recordings()
+            if found := sorted(folder.glob("nmnist_*.npz")):
+                self.packed = _Packed(found[0])
+                return self.packed.list_recordings()
         raise MissingData(
-            f"N-MNIST is not in {str(self.data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it lies elsewhere, or"
+            f"N-MNIST is not in {str(self.data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it is elsewhere, or"
             f" --dataset nmnist_synthetic to simulate it. By hand: get {' and '.join(a.name for a in ARCHIVES)} from"
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
-            f"{to_unpack(*(self.data / name for name in FOLDERS), dataset='nmnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in FOLDERS), dataset='nmnist')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         if self.packed is not None:
-            return self.packed.read(recording.row, self.path(recording))
+            return self.packed.read_events(recording.row, self.path(recording))
         assert recording.store is not None
-        return decode(recording.store.read(recording.member), self.path(recording))
+        return decode_events(recording.store.read(recording.member), self.path(recording))
 
     @override
     def path(self, recording: Recording) -> str:
@@ -96,50 +96,54 @@ class NMnist(Dataset):
         return path if self.packed is None else f"{path}: row {recording.row} ({recording.name})"
 
 
-def _part(folder: Path, archive: Archive) -> list[Recording]:
-    """The recordings of Train or Test, from the folder, else from the archive."""
+def _list_part(folder: Path, archive: DatasetArchive) -> list[Recording]:
+    """Return the recordings of Train or Test, from the folder, else from the archive."""
     if (folder / archive.folder).is_dir():
-        store = Store(folder / archive.folder, f"{archive.folder}/")
+        store = RecordingStore(folder / archive.folder, f"{archive.folder}/")
     elif (folder / archive.name).is_file():
-        store = Store(folder / archive.name)
+        store = RecordingStore(folder / archive.name)
     else:
         return []
     part = "test" if archive.folder == "Test" else "train"
-    names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
+    names = [
+        (re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.list_names()
+    ]
     recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
     if not recordings:
-        raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it{to_unpack(store)}")
+        raise MissingData(
+            f"{store.root}: contains no recording 0/*.bin to 9/*.bin{format_unpack_hint(store)}"
+        )
     return recordings
 
 
 class _Packed:
-    """All recordings in one .npz; none of them is of the test set. Labels are read at once, events with the first recording."""
+    """Recordings of the training set in one .npz. Labels are read at once, events with the first recording."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError for a file that is damaged or does not hold such recordings."""
-        self.path, self.store = path, Store(path.parent)
-        self.labels, self.ids = self._arrays("label", "id")
+        """Raises UserError if the file is damaged or holds no such recordings."""
+        self.path, self.store = path, RecordingStore(path.parent)
+        self.labels, self.ids = self._read_arrays("label", "id")
 
-    def _arrays(self, *keys: str) -> list[np.ndarray]:
-        """Lists of whole numbers. Raises UserError."""
+    def _read_arrays(self, *keys: str) -> list[np.ndarray]:
+        """Read lists of whole numbers; ids default to 1, 2, ... Raises UserError."""
         try:
             with self.store.open(self.path.name) as file:
-                there = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
-                held = read_arrays(file, there, most=LARGEST)
+                present = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
+                found = read_arrays(file, present, most=LARGEST)
         except OSError as error:
             raise make_read_error(self.path, error) from None
         except DAMAGE as error:
-            raise UserError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
-        arrays = [held.get(key, np.arange(1, held["label"].size + 1)) for key in keys]
+            raise UserError(f"{self.path}: not packed recordings, or damaged: {error}") from None
+        arrays = [found.get(key, np.arange(1, found["label"].size + 1)) for key in keys]
         for key, array in zip(keys, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
                 raise UserError(f"{self.path}: {key} must be a list of whole numbers that is not empty")
         return arrays
 
-    def recordings(self) -> list[Recording]:
-        """One for each label. One whose label is no digit is counted to no class, and cannot be read."""
+    def list_recordings(self) -> list[Recording]:
+        """Return one recording per label. A recording with a label that is no digit belongs to no class, and cannot be read."""
         if len(self.ids) != len(self.labels):
-            raise UserError(f"{self.path}: there are {len(self.ids)} of id and {len(self.labels)} of label")
+            raise UserError(f"{self.path}: {len(self.ids)} values of id and {len(self.labels)} of label")
         rows = zip(self.labels.tolist(), self.ids.tolist(), strict=True)
         return [
             Recording(
@@ -155,22 +159,22 @@ class _Packed:
 
     @cached_property
     def events(self) -> list[np.ndarray]:
-        """addr, dt and off. Raises UserError where they contradict each other."""
-        address, gaps, offsets = arrays = self._arrays("addr", "dt", "off")
-        sound = (
+        """The arrays addr, dt and off. Raises UserError if they are inconsistent."""
+        address, gaps, offsets = arrays = self._read_arrays("addr", "dt", "off")
+        is_consistent = (
             len(offsets) == len(self.labels) + 1
             and len(address) == len(gaps) == offsets[-1]
             and offsets[0] == 0
             and (np.diff(offsets.astype(np.int64)) >= 0).all()
         )
-        if not sound:
+        if not is_consistent:
             raise UserError(f"{self.path}: off does not divide addr and dt into as many recordings as labels")
         return arrays
 
-    def read(self, row: int, path: str) -> Events:
-        """The recording in that ``row``. Raises EventFileError that names ``path``, for a label, pixel or time that cannot be."""
+    def read_events(self, row: int, path: str) -> Events:
+        """Return the events of the recording in ``row``. Raises EventFileError with ``path`` for an invalid label, pixel or time."""
         if not 0 <= self.labels[row] < DIGITS:
-            raise EventFileError(f"{path}: label {self.labels[row]} is none of 0 to {DIGITS - 1}")
+            raise EventFileError(f"{path}: label {self.labels[row]} given; allowed: 0 to {DIGITS - 1}")
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
         for key, values, most in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], LONGEST_US)):

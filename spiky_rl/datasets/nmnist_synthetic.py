@@ -1,16 +1,16 @@
-"""Synthetic N-MNIST: what an event sensor would send of a digit that moves as N-MNIST's did; no real recording is in it.
+"""Synthetic N-MNIST: a simulated event sensor that looks at digits which move as in N-MNIST. It contains no real recording.
 
     L = log(0.302 + I/255), moved along the measured path;   F <- F + (1 - exp(-1/1.6)) (L - F)   every millisecond
     |F - R| > C, and 2 ms since the pixel's last event:  an event of the difference's sign, R <- F
 
-L is brightness as the sensor sees it, F what its pixel follows, R what it last told of, C about 0.229 by pixel. Events are
-spread within their millisecond; noise comes at 0.3 Hz a pixel; saccades begin some milliseconds early or late.
-A brighter pixel is p = 0, which is N-MNIST's sign. The digits are MNIST's, where its idx files, packed or not, lie in DIR/mnist, else
+L is the log brightness at a pixel, F its low-pass filtered value, R the value of F at the pixel's last event, and C the pixel's threshold,
+about 0.229. The events of a millisecond are spread over it. Each pixel has noise events at 0.3 Hz. Saccades begin some milliseconds early
+or late. p = 0 means brighter, as in N-MNIST. The digits are MNIST's if its idx files, packed or unpacked, are in DIR/mnist, else
 scikit-learn's, enlarged to MNIST's size.
 
-The path is the measured offset of the 28 x 28 digit on the 34 x 34 sensor, averaged over recordings. Simulations of 100 of
-MNIST's digits, beside the recordings of the same: 4,058 and 4,187 events, 449 and 452 active pixels, 49 and 50 % of the
-events ON. Frames of 10 ms of 40 of them correlate by 0.72 without jitter, 0.68 with it, those of different digits by 0.14.
+The path is the measured offset of the 28 x 28 digit on the 34 x 34 sensor, averaged over recordings. Comparison of simulations with
+recordings of the same 100 digits of MNIST: 4,058 and 4,187 events, 449 and 452 active pixels, 49 and 50 % of the events ON. Frames of
+10 ms of 40 digits correlate by 0.72 without jitter, by 0.68 with it, and by 0.14 between different digits.
 Source: calibrated on recordings of Orchard et al. (2015); contrast threshold and refractoriness: Lichtsteiner et al. (2008).
 """
 
@@ -28,21 +28,21 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import UserError, option
-from spiky_rl.config.reading import read_regular
+from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets import digits
 from spiky_rl.datasets._events import Events
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.datasets.nmnist import SIDE
 
 MNIST_SIDE, BOX = 28, 20
-"""Pixels of a side of MNIST's images, and of the box that a digit fills there."""
+"""Side of MNIST's images in pixels, and of the box that a digit fills there."""
 FLOOR, PALER = 0.3, 1.6
-"""Enlarged strokes are wider and paler than MNIST's; taken from here and saturated they cover as many pixels."""
+"""Offset and gain of enlarged images. Enlarged strokes are wider and paler than MNIST's; with these values they cover as many pixels."""
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 MOST = 1 << 28
-"""Bytes of a file of images: all 60,000 take a fifth of it."""
+"""Maximum bytes of a file of images; all 60,000 take a fifth of it."""
 STEPS = 310
-"""Milliseconds."""
+"""Duration in milliseconds."""
 PATH = np.array(
     [
         (0.43, 1.28), (0.43, 1.30), (0.40, 1.66), (0.37, 2.35), (0.36, 3.41), (0.50, 4.65), (0.95, 5.68),
@@ -54,33 +54,33 @@ PATH = np.array(
 )  # fmt: skip
 """Offset (x, y) in pixels, every 10 ms."""
 LEAD_MS = 3.2
-"""The path was measured on events, which come this much after the light."""
+"""Delay of events after the light; the path was measured on events."""
 DARK = 0.302
 LOW_PASS_MS = 1.6
 CONTRAST, CONTRAST_DEVIATION = 0.229, 0.01
 REFRACTORY_MS = 2
 NOISE_HZ = 0.3
 JITTER_MS = 3.0
-"""Standard deviation of a saccade's beginning."""
+"""Standard deviation of the start of a saccade."""
 SACCADES_MS = (50.0, 150.0, 255.0)
-"""When each is fastest."""
+"""Times at which the saccades are fastest."""
 
 
 def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
-    """A recording of an ``image`` [28, 28] from 0 to 255, in the order of its times; noise is drawn from the ``generator``."""
+    """Simulate a recording of an ``image`` [28, 28] from 0 to 255; the events are ordered by time."""
     light = np.log(DARK + np.clip(image, 0.0, 255.0) / 255.0) - np.log(DARK)
-    seen = _moved(light, _path(generator))
+    seen = _move_image(light, _draw_path(generator))
     threshold = np.maximum(generator.normal(CONTRAST, CONTRAST_DEVIATION, (SIDE, SIDE)), 0.0)
     noisy = generator.random((STEPS, SIDE, SIDE)) < NOISE_HZ / 1000.0
     follow = 1.0 - np.exp(-1.0 / LOW_PASS_MS)
-    followed, told = seen[0].copy(), seen[0].copy()
+    filtered, reference = seen[0].copy(), seen[0].copy()
     last = np.full((SIDE, SIDE), -REFRACTORY_MS)
     spikes: list[np.ndarray] = []
     for step in range(STEPS):
-        followed += follow * (seen[step] - followed)
-        difference = followed - told
+        filtered += follow * (seen[step] - filtered)
+        difference = filtered - reference
         fired = (np.abs(difference) > threshold) & (step - last >= REFRACTORY_MS)
-        told[fired], last[fired] = followed[fired], step
+        reference[fired], last[fired] = filtered[fired], step
         y, x = fired.nonzero()
         spikes.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
     step, y, x = noisy.nonzero()
@@ -91,23 +91,23 @@ def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
     return Events(x[order], y[order], p[order], t[order])
 
 
-def _path(generator: np.random.Generator) -> np.ndarray:
-    """Offsets (x, y) of the digit in every step, [steps, 2], with saccades shifted in time."""
+def _draw_path(generator: np.random.Generator) -> np.ndarray:
+    """Return the offsets (x, y) of the digit in every step, [steps, 2], with randomly shifted saccades."""
     time = np.arange(STEPS) + LEAD_MS
     late = np.interp(time, SACCADES_MS, generator.normal(0.0, JITTER_MS, len(SACCADES_MS)))
     known = 10.0 * np.arange(len(PATH))
     return np.stack([np.interp(time - late, known, PATH[:, axis]) for axis in (0, 1)], 1)
 
 
-def _moved(image: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """An image that is zero around, on the sensor at every offset of the path, between pixels by weight: [steps, 34, 34]."""
+def _move_image(image: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """Return the image on the sensor at every offset of the path, [steps, 34, 34], with zeros around it and bilinear interpolation."""
     place = np.arange(SIDE)[:, None] - np.arange(MNIST_SIDE)
     columns, rows = (np.clip(1.0 - np.abs(place - offset[:, None, None]), 0.0, None) for offset in path.T)
     return rows @ image @ columns.transpose(0, 2, 1)
 
 
 class NMnistSynthetic(Dataset):
-    """A simulated recording of each of the first images."""
+    """Simulated recordings of digits."""
 
     title = "synthetic N-MNIST"
     licence = "that of the digits"
@@ -117,16 +117,16 @@ class NMnistSynthetic(Dataset):
     classes = tuple("0123456789")
 
     class Options(Dataset.Options):
-        count: int = option(1000, "how many of the digits are simulated, the first ones", low=1, high=60_000)
+        count: int = option(1000, "number of digits to simulate, the first ones", low=1, high=60_000)
 
     options: Options
     shift, rotation = 2.0, 10.0
 
-    def find(self) -> list[Recording]:
-        images, labels, source = like_mnist(self.data)
+    def list_recordings(self) -> list[Recording]:
+        images, labels, source = load_mnist_like(self.data)
         if self.options.count > len(labels):
             raise UserError(
-                f"dataset.count: {self.options.count} is out of range; there are {len(labels)} images of {source} to simulate"
+                f"dataset.count: {self.options.count} is out of range; allowed: at most {len(labels)}, the images of {source}"
             )
         self.images, self.synthetic = images, f"simulated sensor on {source}"
         return [
@@ -134,32 +134,32 @@ class NMnistSynthetic(Dataset):
             for i, label in enumerate(labels[: self.options.count].tolist())
         ]
 
-    def stamps(self) -> Iterator[str]:
+    def get_fingerprints(self) -> Iterator[str]:
         model = (PATH.tolist(), LEAD_MS, DARK, LOW_PASS_MS, CONTRAST, CONTRAST_DEVIATION, REFRACTORY_MS)
         yield repr((STEPS, NOISE_HZ, JITTER_MS, SACCADES_MS, model))
         yield hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         return simulate(self.images[recording.row], np.random.default_rng([0, recording.row]))
 
 
-def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Images [images, 28, 28] from 0 to 255, labels, and whose they are.
+def load_mnist_like(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return images [images, 28, 28] from 0 to 255, labels, and the name of their source.
 
-    MNIST's own where they lie in the folder ``data``, else scikit-learn's, enlarged.
+    The source is MNIST if its files are in the folder ``data``, else scikit-learn's digits, enlarged.
     """
-    held = [_idx(data / "mnist" / name) for name in (IMAGES, LABELS)]
-    if held[0] is not None and held[1] is not None:
-        if held[0].shape != (*held[1].shape, MNIST_SIDE, MNIST_SIDE):
+    images, labels = (_read_idx(data / "mnist" / name) for name in (IMAGES, LABELS))
+    if images is not None and labels is not None:
+        if images.shape != (*labels.shape, MNIST_SIDE, MNIST_SIDE):
             raise UserError(
-                f"{data / 'mnist'}: {IMAGES} is {list(held[0].shape)} and {LABELS} {list(held[1].shape)}; they must be"
+                f"{data / 'mnist'}: {IMAGES} is {list(images.shape)} and {LABELS} {list(labels.shape)}; they must be"
                 f" [images, {MNIST_SIDE}, {MNIST_SIDE}] and [images]"
             )
-        return held[0].astype(np.float32), held[1].astype(np.int64), "MNIST"
+        return images.astype(np.float32), labels.astype(np.int64), "MNIST"
     from scipy.ndimage import zoom
 
-    images, labels = digits.load()
+    images, labels = digits.load_images()
     images = (images / digits.LEVELS).astype(np.float32)
     enlarged = np.asarray(zoom(images, (1, BOX / digits.SIDE, BOX / digits.SIDE), order=3))
     large = np.clip(PALER * (enlarged - FLOOR), 0.0, 1.0)
@@ -171,8 +171,8 @@ def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
     )
 
 
-def _idx(path: Path) -> np.ndarray | None:
-    """An idx file of bytes, packed or not; None where there is neither. Raises UserError for another kind of file."""
+def _read_idx(path: Path) -> np.ndarray | None:
+    """Read an idx file of bytes, packed or unpacked; None if it does not exist. Raises UserError if it is invalid."""
     packed = path.with_name(f"{path.name}.gz")
     if not (path.is_file() or packed.is_file()):
         return None
@@ -184,12 +184,12 @@ def _idx(path: Path) -> np.ndarray | None:
     start = 4 + 4 * count
     shape = np.frombuffer(data[4:start].ljust(4 * count, b"\0"), ">u4").astype(int)
     if not count or len(data) - start != math.prod(shape.tolist()):
-        raise UserError(f"{path}: no idx file of bytes, or a truncated one")
+        raise UserError(f"{path}: not an idx file of bytes, or truncated")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def _unpack(data: bytes) -> bytes:
-    """Return the content of gzip's ``data``. Raises OSError if that is too much, or if the data are not gzip's."""
+    """Return the unpacked gzip ``data``. Raises OSError if they are too large or not gzip."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         unpacked = file.read(MOST + 1)
     if len(unpacked) > MOST:

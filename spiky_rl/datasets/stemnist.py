@@ -1,10 +1,10 @@
 """STEMNIST: 7,700 characters that 34 people wrote on 16 x 16 taxels, as spikes of a simulated sensing circuit.
 
-The pressure was measured; the spikes come from the authors' simulation of a circuit that senses it, so results are to be called
-"STEMNIST, simulated spikes". ``spike/{train,val,test}/spike.npy`` is [recordings, 240 steps, 16, 16] of 0 and 1, ``manifest.csv`` beside it
-has a row for each with its label. The official split is 5,390, 1,155 and 1,155; 26 letters and the digits 1 to 9.
+The pressure was measured, but the spikes come from the authors' simulation of a sensing circuit, so results must be called
+"STEMNIST, simulated spikes". ``spike/{train,val,test}/spike.npy`` is [recordings, 240 steps, 16, 16] of 0 and 1; ``manifest.csv`` beside
+it has one row with the label per recording. The official split is 5,390, 1,155 and 1,155; the classes are 26 letters and the digits 1 to 9.
 
-Source: Four-Q/STEMNIST_Classify on GitHub; it names no licence, so nothing of it is shipped.
+Source: Four-Q/STEMNIST_Classify on GitHub. It names no licence, so this package ships none of it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Literal, override
 import numpy as np
 
 from spiky_rl.config.options import option
-from spiky_rl.datasets._events import EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import Store, Tensors, stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._events import EventFileError, Events, MissingData, decode_tensor
+from spiky_rl.datasets._store import RecordingStore, TensorFile, find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 SIDE, STEPS = 16, 240
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
 FOLDERS = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
 HOMES = ("stemnist", "STEMNIST", ".")
-"""Where an archive may lie that has another name."""
+"""Folders in which archives of another name are looked for."""
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class Stemnist(Dataset):
-    """The published spikes, packed or not."""
+    """The published spikes, packed or unpacked."""
 
     title = "STEMNIST, simulated spikes"
     licence = "none is named: not to be passed on"
@@ -42,9 +42,9 @@ class Stemnist(Dataset):
     steps = True
 
     class Options(Dataset.Options):
-        bins: int = counted(24)
+        bins: int = declare_bins(24)
         characters: Literal["all", "digits", "letters"] = option(
-            "all", "which of them: all 35, the nine digits, or the letters"
+            "all", "characters to use: all 35, the nine digits, or the letters"
         )
 
     agent = "lif_conv_small_classifier"
@@ -56,33 +56,35 @@ class Stemnist(Dataset):
         self.classes = tuple({"all": LETTERS + DIGITS, "digits": DIGITS, "letters": LETTERS}[self.characters])
         super().__init__(options, data)
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
-            recordings = [r for name in store.names() for r in self._part(store, name)]
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
+            recordings = [r for name in store.list_names() for r in self._read_manifest(store, name)]
             if recordings:
                 return recordings
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
-            " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stemnist')}"
+            " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they are elsewhere"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stemnist')}"
         )
 
-    def _part(self, store: Store, name: str) -> list[Recording]:
-        """The recordings that a manifest lists; none where ``name`` is no manifest."""
+    def _read_manifest(self, store: RecordingStore, name: str) -> list[Recording]:
+        """Return the recordings in a manifest; none if ``name`` is not a manifest."""
         match = re.search(r"(?:^|/)(train|val|test)/manifest\.csv$", name)
         if match is None:
             return []
         try:
             rows = list(csv.DictReader(io.StringIO(store.read(name).decode(errors="replace"))))
         except csv.Error as error:
-            raise EventFileError(f"{store.path(name)}: no list of recordings: {error}") from None
+            raise EventFileError(f"{store.path(name)}: not a list of recordings: {error}") from None
         if not rows or not {"label", "sample_id"} <= rows[0].keys():
             raise EventFileError(
                 f"{store.path(name)}: expected columns label and sample_id, and a row for each recording"
             )
         member = name.replace("manifest.csv", "spike.npy")
         if unknown := [row["label"] for row in rows if row["label"] not in tuple(LETTERS + DIGITS)]:
-            raise EventFileError(f"{store.path(name)}: label {unknown[0]!r} is none of {LETTERS}{DIGITS}")
+            raise EventFileError(
+                f"{store.path(name)}: label {unknown[0]!r} given; allowed: {LETTERS}{DIGITS}"
+            )
         return [
             Recording(
                 f"{match[1]}/{row['sample_id']}",
@@ -97,18 +99,18 @@ class Stemnist(Dataset):
         ]
 
     @cached_property
-    def files(self) -> dict[str, Tensors]:
-        """The opened spikes of each part."""
+    def files(self) -> dict[str, TensorFile]:
+        """Open spike files by their names."""
         return {}
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         name = recording.member
         if name not in self.files:
-            self.files[name] = Tensors(recording.store, name)
+            self.files[name] = TensorFile(recording.store, name)
         path = f"{self.path(recording)}: row {recording.row}"
-        held = self.files[name][recording.row]
-        if held.shape != (STEPS, SIDE, SIDE):
-            raise EventFileError(f"{path}: is {list(held.shape)}; expected [{STEPS}, {SIDE}, {SIDE}]")
-        return of_tensor(held[:, np.newaxis], path)
+        counts = self.files[name][recording.row]
+        if counts.shape != (STEPS, SIDE, SIDE):
+            raise EventFileError(f"{path}: is {list(counts.shape)}; expected [{STEPS}, {SIDE}, {SIDE}]")
+        return decode_tensor(counts[:, np.newaxis], path)

@@ -1,8 +1,8 @@
 """ST-MNIST: 6,953 digits that people wrote on an event-based tactile sensor of 10 x 10 taxels.
 
-A recording is a MATLAB 5 file whose ``spiketrain`` is [101, n]: rows 0 to 99 are taxels, row % 10 being the column, and hold
-1 where the pressure rose, -1 where it fell; row 100 is the time in seconds. The files lie in <class>/*.mat. There is no
-official split, and the authors ask for a form to be filled in, so nothing here downloads it.
+A recording is a MATLAB 5 file with an array ``spiketrain`` [101, n]. Rows 0 to 99 are taxels, with column = row % 10; they are 1 where
+the pressure rises and -1 where it falls. Row 100 is the time in seconds. The files are <class>/*.mat. There is no official split. The
+authors require a form, so this package cannot download it.
 
 Source: See et al. (2020), ST-MNIST: the spiking tactile MNIST neuromorphic dataset.
 """
@@ -20,23 +20,23 @@ import numpy as np
 
 from spiky_rl.datasets._arrays import LARGEST, NUMBERS
 from spiky_rl.datasets._events import LATEST, EventFileError, Events, MissingData
-from spiky_rl.datasets._store import stores, to_unpack
-from spiky_rl.datasets.base import Dataset, Recording, counted
+from spiky_rl.datasets._store import find_stores, format_unpack_hint
+from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 SIDE = 10
 COMPRESSED, CHUNK = 15, 1 << 20
-"""MATLAB's kind of an element that is compressed, and the bytes that one is unpacked by."""
+"""MATLAB's type number of a compressed element, and the bytes that are unpacked at once."""
 HEADER = 128
-"""Bytes before the first element of a MATLAB 5 file."""
+"""Bytes of the header of a MATLAB 5 file."""
 ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
 FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
-"""Where below the data folder it may lie, unpacked or not."""
+"""Possible places below the data folder, unpacked or packed."""
 HOMES = ("stmnist", "STMNIST", ".")
-"""Where an archive may lie that has another name."""
+"""Folders in which archives of another name are looked for."""
 
 
 def decode(data: bytes, path: str) -> Events:
-    """The events in the ``data`` of a recording's file. Raises EventFileError that names ``path`` and the byte, row or column."""
+    """Return the events in a file's content. Raises EventFileError with ``path`` and the byte, row or column of the fault."""
     from scipy.io import loadmat
 
     _check_whole(data, path)
@@ -64,7 +64,7 @@ def decode(data: bytes, path: str) -> Events:
 
 
 def _check_whole(data: bytes, path: str) -> None:
-    """Raise EventFileError at the first element of a MATLAB 5 file that does not fit into it."""
+    """Raise EventFileError if an element of a MATLAB 5 file ends beyond the file."""
     if len(data) < HEADER:
         raise EventFileError(f"{path}: byte {len(data)}: the file ends within its header of {HEADER} bytes")
     order = "<" if data[126:128] == b"IM" else ">"
@@ -85,7 +85,7 @@ def _check_whole(data: bytes, path: str) -> None:
 
 
 def _check_unpacked(data: memoryview, where: str) -> None:
-    """Raise EventFileError that says ``where`` for compressed ``data`` of more than `LARGEST` bytes; damaged ones are left to scipy."""
+    """Raise EventFileError that begins with ``where`` if ``data`` unpack to more than `LARGEST` bytes; scipy reports damaged data."""
     packed, size = zlib.decompressobj(), 0
     with suppress(zlib.error):
         while chunk := packed.decompress(data, CHUNK):
@@ -95,7 +95,7 @@ def _check_unpacked(data: memoryview, where: str) -> None:
 
 
 class StMnist(Dataset):
-    """The dataset's own layout, packed or not."""
+    """The published recordings, packed or unpacked."""
 
     title = "ST-MNIST"
     licence = "on request from its authors"
@@ -105,26 +105,26 @@ class StMnist(Dataset):
     classes = tuple("0123456789")
 
     class Options(Dataset.Options):
-        bins: int = counted(25)
+        bins: int = declare_bins(25)
 
     agent = "lif_conv_small_classifier"
     shift, rotation = 1.0, 10.0
 
-    def find(self) -> list[Recording]:
-        for store in stores(self.data, FOLDERS):
+    def list_recordings(self) -> list[Recording]:
+        for store in find_stores(self.data, FOLDERS):
             names = [
-                n for n in store.names() if "LUT" not in n
-            ]  # a table of the taxels lies among the recordings
+                n for n in store.list_names() if "LUT" not in n
+            ]  # a table of the taxels is among the recordings
             matches = [(re.search(r"(?:^|/)(([0-9])/[^/]+)\.mat$", name), name) for name in names]
             if recordings := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
                 return recordings
         raise MissingData(
-            f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
-            f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
-            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stmnist')}"
+            f"ST-MNIST is not in {str(self.data)!r}, and its authors require a form: get {ARCHIVE!r} from"
+            f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it is elsewhere"
+            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stmnist')}"
         )
 
     @override
-    def read(self, recording: Recording) -> Events:
+    def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))

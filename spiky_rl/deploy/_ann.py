@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite
+from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite
 
 
 class AnnStep(nn.Module):

@@ -44,7 +44,7 @@ class Constants:
     @property
     def text(self) -> list[str]:
         """C of all of them."""
-        return [array(name, numbers) for name, numbers in self.arrays.items()]
+        return [format_array(name, numbers) for name, numbers in self.arrays.items()]
 
 
 def unused(path: str, taken: Container[str]) -> str:
@@ -60,7 +60,7 @@ def unused(path: str, taken: Container[str]) -> str:
     return next(name for name in itertools.chain([first], others) if name not in taken)
 
 
-def array(name: str, numbers: Tensor) -> str:
+def format_array(name: str, numbers: Tensor) -> str:
     """C of a constant array ``name`` with exactly these ``numbers``, as floats; integers, none below 0, as the smallest that holds them."""
     if not numbers.is_floating_point():
         kinds = (("uint8_t", 8), ("uint16_t", 16), ("int32_t", 31))

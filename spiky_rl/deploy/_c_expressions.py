@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spiky_rl.deploy._program import ExportError, Value, View
-from spiky_rl.kernels.emit import literal
+from spiky_rl.deploy._program import ExportError, Value, ValueView
+from spiky_rl.kernels.emit import format_literal
 
 INFIX = {
     "add": "+",
@@ -44,7 +44,7 @@ def expression(value: Value, terms: list[str], function: Callable[[str], str]) -
         return f"{function(CALLS[name])}({', '.join(terms)})"
     if name == "_to_copy":
         source = value.operands[0]
-        boolean = isinstance(source, View) and source.value.boolean
+        boolean = isinstance(source, ValueView) and source.value.boolean
         if value.boolean:
             return terms[0] if boolean else f"{terms[0]} != 0.0f"
         return f"{terms[0]} ? 1.0f : 0.0f" if boolean else terms[0]
@@ -73,4 +73,4 @@ def expression(value: Value, terms: list[str], function: Callable[[str], str]) -
 
 def times(x: str, factor: np.float32) -> str:
     """Return C of ``x`` times a ``factor``; of ``x`` alone where that is 1."""
-    return x if factor == 1 else f"{x} * {literal(float(factor))}"
+    return x if factor == 1 else f"{x} * {format_literal(float(factor))}"

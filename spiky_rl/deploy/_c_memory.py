@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 
-from spiky_rl.deploy._program import Index, Program, Value, View, count, extents, flat, indices, memory
+from spiky_rl.deploy._program import (
+    ExportProgram,
+    Index,
+    Value,
+    ValueView,
+    count_elements,
+    drop_unit_axes,
+    format_flat_index,
+    get_storage,
+    indices,
+)
 
 
-class Fields:
+class StructFields:
     """Arrays of the struct: values that are never needed at the same time share one."""
 
     def __init__(self) -> None:
@@ -19,33 +29,33 @@ class Fields:
 
     def element(self, value: Value, index: Index) -> str:
         """C of the element of a ``value`` in the struct at an ``index``."""
-        whole, start = self.parts.get(id(memory(value)), (memory(value), 0))
-        place = flat(value.shape, index)
-        return f"s->{self.names[id(whole)]}[{plus(place, start)}]"
+        whole, start = self.parts.get(id(get_storage(value)), (get_storage(value), 0))
+        place = format_flat_index(value.shape, index)
+        return f"s->{self.names[id(whole)]}[{format_offset(place, start)}]"
 
-    def take(self, value: Value) -> None:
+    def allocate(self, value: Value) -> None:
         """Give a ``value`` an array."""
-        size = count(value.shape)
+        size = count_elements(value.shape)
         free = self.free.setdefault(size, [])
         name = free.pop() if free else f"a{len(self.sizes)}"
         self.sizes[name] = size
         self.names[id(value)] = name
 
-    def give_back(self, value: Value) -> None:
+    def release(self, value: Value) -> None:
         """Let another value have the array of a ``value`` that nothing reads any more."""
-        self.free[count(value.shape)].append(self.names[id(value)])
+        self.free[count_elements(value.shape)].append(self.names[id(value)])
 
 
-def fields_of(program: Program) -> Fields:
+def fields_of(program: ExportProgram) -> StructFields:
     """The arrays that a ``program`` needs, each for as long as something reads it."""
     last: dict[int, int] = {}
     for i, loop in enumerate(program.loops):
         for x in (x for value in loop.values for x in value.operands):
-            if isinstance(x, View):
-                last[id(memory(x.value))] = i
+            if isinstance(x, ValueView):
+                last[id(get_storage(x.value))] = i
     for view in program.outputs.values():
-        last[id(memory(view.value))] = len(program.loops)
-    fields = Fields()
+        last[id(get_storage(view.value))] = len(program.loops)
+    fields = StructFields()
     for loop in program.loops:
         _place_parts(fields, loop.values[0])
     for i, loop in enumerate(program.loops):
@@ -58,37 +68,37 @@ def fields_of(program: Program) -> Fields:
         for value in loop.values:
             whole = fields.parts.get(id(value), (value, 0))[0]
             if (value.stored or not loop.pointwise) and id(whole) not in fields.names:
-                fields.take(whole)
+                fields.allocate(whole)
                 held.append(whole)
         done = [value for value in held if last.get(id(value), i) <= i]
         for value in done:
-            fields.give_back(value)
+            fields.release(value)
         held = [value for value in held if value not in done]
     return fields
 
 
-def _place_parts(fields: Fields, join: Value) -> None:
+def _place_parts(fields: StructFields, join: Value) -> None:
     """Let what a join puts one after the other be computed where it belongs, if it is computed at all and only joined here."""
     if join.kind != "join" or math.prod(join.shape[: join.settings["axis"]]) != 1:
         return
     start, stride = 0, math.prod(join.shape[join.settings["axis"] + 1 :])
     for part in join.operands:
-        assert isinstance(part, View)
-        value, variables = part.value, [f"i{axis}" for axis in range(len(extents(part.shape)))]
-        whole = extents(value.shape) == extents(part.shape) and part.at(
+        assert isinstance(part, ValueView)
+        value, variables = part.value, [f"i{axis}" for axis in range(len(drop_unit_axes(part.shape)))]
+        whole = drop_unit_axes(value.shape) == drop_unit_axes(part.shape) and part.indices(
             indices(part.shape, variables)
         ) == indices(value.shape, variables)
         if (
             whole
             and value.kind not in ("input", "constant", "join")
-            and memory(value) is value
+            and get_storage(value) is value
             and id(value) not in fields.parts
         ):
             fields.parts[id(value)] = join, start * stride
         start += part.shape[join.settings["axis"]]
 
 
-def plus(term: str, number: int) -> str:
+def format_offset(term: str, number: int) -> str:
     """C of an index, a ``term``, moved by a ``number`` of elements."""
     if term.isdigit():
         return str(int(term) + number)

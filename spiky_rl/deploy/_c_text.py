@@ -14,19 +14,38 @@ from spiky_rl.config import files
 from spiky_rl.deploy._c_constants import Constants
 from spiky_rl.deploy._c_expressions import expression
 from spiky_rl.deploy._c_functions import (
-    ARITHMETIC, ARITHMETIC_SAID, BOUNDED_SAID, FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH,
+    ARITHMETIC,
+    ARITHMETIC_SAID,
+    BOUNDED_SAID,
+    FUNCTIONS,
+    HEADER,
+    MULTIPLY_ADD,
+    NEEDS,
+    SOURCE,
+    SPELLED,
+    WITH_MATH,
 )  # fmt: skip
-from spiky_rl.deploy._c_memory import fields_of, plus
+from spiky_rl.deploy._c_memory import fields_of, format_offset
 from spiky_rl.deploy._program import (
-    Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
+    ExportLoop,
+    ExportProgram,
+    Index,
+    Value,
+    ValueView,
+    count_elements,
+    drop_unit_axes,
+    element,
+    format_flat_index,
+    get_storage,
+    indices,
 )  # fmt: skip
-from spiky_rl.hosts.common.playing import BOUND
-from spiky_rl.kernels.convolution import LARGEST_POOL, by_columns
-from spiky_rl.kernels.emit import literal
-from spiky_rl.metrics.lists import Stored
+from spiky_rl.kernels.convolution import LARGEST_POOL, adds_by_columns
+from spiky_rl.kernels.emit import format_literal
+from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.metrics.sparse_storage import WeightStorage
 
 
-def write(program: Program, folder: Path, usage: str, width: int) -> Path:
+def write_policy(program: ExportProgram, folder: Path, usage: str, width: int) -> Path:
     """Write ``policy.c`` and ``policy.h`` into a folder; returns the path of the former.
 
     Args:
@@ -36,7 +55,7 @@ def write(program: Program, folder: Path, usage: str, width: int) -> Path:
         usage: What goes in and comes out, in words, for the header.
         width: Floats in a vector of the `cpu` backend here: products with fewer outputs are not fused there.
     """
-    text = _Text(program, width)
+    text = _PolicyWriter(program, width)
     return write_files(folder, text.source(), text.header(usage))
 
 
@@ -47,10 +66,10 @@ def write_files(folder: Path, source: str, header: str) -> Path:
     return folder / "policy.c"
 
 
-class _Text:
+class _PolicyWriter:
     """The text of one policy."""
 
-    def __init__(self, program: Program, width: int) -> None:
+    def __init__(self, program: ExportProgram, width: int) -> None:
         self.program, self.width = program, width
         self.constants = Constants()
         self.functions: dict[str, None] = {}
@@ -60,9 +79,9 @@ class _Text:
         self.results = self.outputs()
 
     @property
-    def carried(self) -> int:
+    def state_size(self) -> int:
         """Floats that go from one control step to the next."""
-        return count(self.program.inputs["state"].shape) if "state" in self.program.inputs else 0
+        return count_elements(self.program.inputs["state"].shape) if "state" in self.program.inputs else 0
 
     def source(self) -> str:
         """``policy.c``."""
@@ -78,11 +97,11 @@ class _Text:
     def header(self, usage: str) -> str:
         """``policy.h``: its ``usage``, in words, the sizes, the struct."""
         inputs, outputs = self.sizes()
-        arrays = {"carried": self.carried, **self.fields.sizes}
+        arrays = {"carried": self.state_size, **self.fields.sizes}
         return HEADER.format(
-            usage=comment(usage),
-            bounded=comment(BOUNDED_SAID.format(bound=f"{BOUND:g}")),
-            arithmetic=comment(ARITHMETIC_SAID),
+            usage=format_comment(usage),
+            bounded=format_comment(BOUNDED_SAID.format(bound=f"{BOUND:g}")),
+            arithmetic=format_comment(ARITHMETIC_SAID),
             inputs=inputs,
             outputs=outputs,
             floats=sum(arrays.values()),
@@ -91,7 +110,9 @@ class _Text:
 
     def sizes(self) -> tuple[int, int]:
         """Observations and actions."""
-        return count(self.program.inputs["observation"].shape), count(self.program.outputs["action"].shape)
+        return count_elements(self.program.inputs["observation"].shape), count_elements(
+            self.program.outputs["action"].shape
+        )
 
     def outputs(self) -> str:
         """Action and new state, after everything that reads the old one."""
@@ -102,11 +123,11 @@ class _Text:
             whole = indices(view.shape, variables)
             indent = "  " * (len(variables) + 1)
             lines.append(
-                f"{open_}{indent}{target}[{flat(view.shape, whole)}] = {self.read(view.value, view.at(whole))};\n{close}"
+                f"{open_}{indent}{target}[{format_flat_index(view.shape, whole)}] = {self.read(view.value, view.indices(whole))};\n{close}"
             )
         return "".join(lines).rstrip("\n")
 
-    def loop(self, loop: Loop) -> str:
+    def loop(self, loop: ExportLoop) -> str:
         """C of a ``loop``."""
         value = loop.values[0]
         kinds = {
@@ -119,7 +140,7 @@ class _Text:
         text = self.pointwise(loop) if loop.pointwise else kinds[value.kind](value)
         return f"\n  // {value.place}\n{text}" if text else ""
 
-    def pointwise(self, loop: Loop) -> str:
+    def pointwise(self, loop: ExportLoop) -> str:
         """C of all values of a ``loop`` for each element."""
         variables, open_, close = _nest(loop.values[0].shape, "  ")
         indent = "  " * (len(variables) + 1)
@@ -141,7 +162,7 @@ class _Text:
         return f"(float){value.name}" if value.boolean else value.name
 
     def operand(
-        self, value: Value, x: View | float | None, variables: list[str], inside: Mapping[int, Value]
+        self, value: Value, x: ValueView | float | None, variables: list[str], inside: Mapping[int, Value]
     ) -> str:
         """C of an operand of a pointwise value: a number, a name of the same loop, or an element of an array.
 
@@ -151,23 +172,23 @@ class _Text:
             variables: Variables of the loops over the value's elements.
             inside: Values of the same loop by identity.
         """
-        if not isinstance(x, View):
-            return "" if x is None else literal(float(x))
+        if not isinstance(x, ValueView):
+            return "" if x is None else format_literal(float(x))
         if id(x.value) in inside:
             return x.value.name
         text = self.read(x.value, element(value, x, variables))
-        return f"({text} != 0.0f)" if memory(x.value).boolean else text
+        return f"({text} != 0.0f)" if get_storage(x.value).boolean else text
 
     def read(self, value: Value, index: Index) -> str:
         """C of the element of a ``value`` at an ``index``."""
-        held, place = memory(value), flat(value.shape, index)
+        held, place = get_storage(value), format_flat_index(value.shape, index)
         if held.kind == "input":
             return f"{'s->carried' if held.name == 'state' else held.name}[{place}]"
         if held.kind == "constant":
             assert held.data is not None
             numbers = held.data.float().reshape(-1)
             if numbers.numel() == 1 or bool((numbers == numbers[0]).all()):
-                return literal(numbers[0].item())
+                return format_literal(numbers[0].item())
             return f"{self.constants.add(held, numbers)}[{place}]"
         return self.fields.element(value, index)
 
@@ -181,10 +202,10 @@ class _Text:
     def product(self, value: Value) -> str:
         """C of a ``value`` that is a product: rows of weights, added for inputs that are not zero; lists of them where most are zero."""
         (x,), (held, weight), bias = value.operands, numbers_of(value, "weight"), self.bias(value, "n")
-        assert isinstance(x, View)
+        assert isinstance(x, ValueView)
         (rows, inputs), outputs = x.shape, value.shape[1]
         zeros = int((weight == 0).sum())
-        lists = outputs > 1 and zeros < weight.numel() and Stored(inputs, outputs, zeros).index > 0
+        lists = outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).index > 0
         matrix = self.constants.add(held, weight[weight != 0] if lists else weight.reshape(-1))
         target = self.fields.element(value, ("0" if rows == 1 else "m", "0" if outputs == 1 else "n"))
         fused = outputs >= self.width and not x.value.binary
@@ -197,7 +218,7 @@ class _Text:
         else:
             step = f"{target} += x * {entry};"
         each = self.synapses(held, weight, step) if lists else f"for (int n = 0; n < {outputs}; n++) {step}"
-        read = self.read(x.value, x.at(("0" if rows == 1 else "m", "0" if inputs == 1 else "c")))
+        read = self.read(x.value, x.indices(("0" if rows == 1 else "m", "0" if inputs == 1 else "c")))
         lines = [
             f"for (int n = 0; n < {outputs}; n++) {target} = {bias};",
             f"for (int c = 0; c < {inputs}; c++) {{",
@@ -234,7 +255,7 @@ class _Text:
     def reduction(self, value: Value) -> str:
         """C of a ``value`` that is a sum, mean, product or extreme over some axes."""
         (x,) = value.operands
-        assert isinstance(x, View)
+        assert isinstance(x, ValueView)
         axes = value.settings["axes"]
         outer = [f"i{axis}" for axis in range(len(x.shape)) if axis not in axes and x.shape[axis] != 1]
         names = ["0" if size == 1 else f"i{axis}" for axis, size in enumerate(x.shape)]
@@ -247,9 +268,9 @@ class _Text:
         target = self.fields.element(value, whole)
         over = [(names[axis], x.shape[axis]) for axis in axes if x.shape[axis] != 1]
         first = {"sum": "0.0f", "mean": "0.0f", "prod": "1.0f"}.get(
-            value.operation, self.read(x.value, x.at(start))
+            value.operation, self.read(x.value, x.indices(start))
         )
-        read = self.read(x.value, x.at(tuple(names)))
+        read = self.read(x.value, x.indices(tuple(names)))
         step = {"sum": f"sum += {read};", "mean": f"sum += {read};", "prod": f"sum *= {read};"}.get(
             value.operation
         )
@@ -258,7 +279,7 @@ class _Text:
                 f"sum = {self.function('larger' if value.operation == 'amax' else 'smaller')}(sum, {read});"
             )
         size = math.prod(length for _, length in over)
-        result = f"sum / {literal(float(size))}" if value.operation == "mean" else "sum"
+        result = f"sum / {format_literal(float(size))}" if value.operation == "mean" else "sum"
         inner = "".join(f"for (int {name} = 0; {name} < {length}; {name}++) " for name, length in over)
         lines = [f"float sum = {first};", f"{inner}{step}", f"{target} = {result};"]
         loops = "".join(
@@ -269,7 +290,7 @@ class _Text:
     def convolution(self, value: Value) -> str:
         """C of a ``value`` that is a convolution of maps, output by output, in the order of the `cpu` backend's kernel."""
         (x,), (held, weight) = value.operands, numbers_of(value, "weight")
-        assert isinstance(x, View)
+        assert isinstance(x, ValueView)
         (sr, sc), (pr, pc) = value.settings["stride"], value.settings["padding"]
         outputs, inputs, height, width = weight.shape
         rows, columns = x.shape[2:]
@@ -280,9 +301,9 @@ class _Text:
         target = self.fields.element(
             value, (b, "o" if outputs > 1 else "0", "r" if high > 1 else "0", "q" if wide > 1 else "0")
         )
-        read = self.read(x.value, x.at((b, "c" if inputs > 1 else "0", "y", "z")))
+        read = self.read(x.value, x.indices((b, "c" if inputs > 1 else "0", "y", "z")))
         over = [("c", inputs), ("i", height), ("j", width)]
-        if by_columns((inputs, rows, columns, outputs, width, sc, pc, self.pool_of(value))):
+        if adds_by_columns((inputs, rows, columns, outputs, width, sc, pc, self.pool_of(value))):
             over.reverse()
         first, second, third = (f"for (int {name} = 0; {name} < {size}; {name}++)" for name, size in over)
         lines = [
@@ -310,7 +331,11 @@ class _Text:
         pools = (value for loop in self.program.loops for value in loop.values if value.kind == "pool")
         for value in pools:
             (x,) = value.operands
-            if isinstance(x, View) and memory(x.value) is convolution and value.operation != "avg_pool2d":
+            if (
+                isinstance(x, ValueView)
+                and get_storage(x.value) is convolution
+                and value.operation != "avg_pool2d"
+            ):
                 side = value.settings["kernel"][0]
                 return side if side <= LARGEST_POOL else 1
         return 1
@@ -318,14 +343,16 @@ class _Text:
     def pool(self, value: Value) -> str:
         """C of a ``value`` that is maps pooled block by block: the largest, or the mean, of what lies in each."""
         (x,) = value.operands
-        assert isinstance(x, View)
+        assert isinstance(x, ValueView)
         (kr, kc), (sr, sc), (pr, pc) = (value.settings[key] for key in ("kernel", "stride", "padding"))
         rows, columns = x.shape[2:]
         largest = value.operation != "avg_pool2d"
         variables, open_, close = _nest(value.shape, "  ")
         whole = indices(value.shape, variables)
         target = self.fields.element(value, whole)
-        read = self.read(x.value, x.at((*whole[:2], "0" if rows == 1 else "y", "0" if columns == 1 else "z")))
+        read = self.read(
+            x.value, x.indices((*whole[:2], "0" if rows == 1 else "y", "0" if columns == 1 else "z"))
+        )
         step = f"sum = {self.function('larger')}({read}, sum);" if largest else f"sum += {read};"
         if pr or pc:
             step = f"if (y >= 0 && y < {rows} && z >= 0 && z < {columns}) {step}"
@@ -337,7 +364,7 @@ class _Text:
             f"    const int y = {format_window_start(whole[2], sr, pr)} + i, z = {format_window_start(whole[3], sc, pc)} + j;",
             f"    {step}",
             "  }",
-            f"{target} = sum{'' if largest else f' / {literal(float(kr * kc))}'};",
+            f"{target} = sum{'' if largest else f' / {format_literal(float(kr * kc))}'};",
         ]
         return f"{open_}{textwrap.indent(chr(10).join(lines), '  ' * (len(variables) + 1))}\n{close}".rstrip(
             "\n"
@@ -347,13 +374,15 @@ class _Text:
         """C of a ``value`` that is a join: parts one after the other along an axis."""
         axis, start, lines = value.settings["axis"], 0, []
         for part in value.operands:
-            assert isinstance(part, View)
+            assert isinstance(part, ValueView)
             variables, open_, close = _nest(part.shape, "  ")
             whole = indices(part.shape, variables)
-            to = self.fields.element(value, (*whole[:axis], plus(whole[axis], start), *whole[axis + 1 :]))
+            to = self.fields.element(
+                value, (*whole[:axis], format_offset(whole[axis], start), *whole[axis + 1 :])
+            )
             indent = "  " * (len(variables) + 1)
             if self.fields.parts.get(id(part.value), (None, 0))[0] is not value:
-                lines.append(f"{open_}{indent}{to} = {self.read(part.value, part.at(whole))};\n{close}")
+                lines.append(f"{open_}{indent}{to} = {self.read(part.value, part.indices(whole))};\n{close}")
             start += part.shape[axis]
         return "".join(lines).rstrip("\n")
 
@@ -373,7 +402,7 @@ def format_window_start(index: str, stride: int, padding: int) -> str:
 
 def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
     """Variables of loops over a shape, the text that opens them and the one that closes them."""
-    sizes = extents(tuple(shape))
+    sizes = drop_unit_axes(tuple(shape))
     variables = [f"i{axis}" for axis in range(len(sizes))]
     opened = [
         f"{indent}{'  ' * depth}for (int {v} = 0; {v} < {size}; {v}++) {{\n"
@@ -383,6 +412,6 @@ def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
     return variables, "".join(opened), "".join(closed)
 
 
-def comment(text: str) -> str:
+def format_comment(text: str) -> str:
     """The ``text`` as lines of a C comment."""
     return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")

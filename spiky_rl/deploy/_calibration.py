@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
 """Environments whose observations are kept, at most."""
@@ -22,30 +22,30 @@ ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Rollout:
+class CalibrationRollout:
     """Observations of a policy that acts."""
 
-    seen: Tensor
+    observations: Tensor
     """[T, B, O], as the environment gives them."""
     keep: Tensor
     """[T, B]; 0 where an episode begins with this step."""
 
 
 @dataclass(frozen=True)
-class Ranges:
+class ValueRanges:
     """The largest sizes in a rollout."""
 
     observed: float
     """Normalised observations."""
     states: tuple[Tensor, ...]
     """First state of every layer, [N] each."""
-    text: str
+    source: str
     """What they were taken from, in words."""
 
 
-def record(
+def record_rollout(
     model: MLPModel, env: TimedVecEnv, progress: Callable[[float], None] = lambda share: None
-) -> Rollout:
+) -> CalibrationRollout:
     """Record what up to `ROBOTS` environments observe until the first one's episode is over.
 
     Args:
@@ -69,20 +69,22 @@ def record(
             begins, over = (dones[:ROBOTS] > 0).float(), bool(dones[0])
             progress(float(len(seen) / env.max_episode_length))
         model.reset()
-    return Rollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
+    return CalibrationRollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
 
 
-def ranges(model: SpikingModel, rollout: Rollout) -> Ranges:
+def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRanges:
     """The ranges that the network of a ``model`` has over a ``rollout``."""
     network, device = model.network, model.network.readout.weight.device
-    rows = rollout.seen.shape[1]
-    observed, states = 0.0, [torch.zeros(width) for width in network.widths]
+    rows = rollout.observations.shape[1]
+    observed, states = 0.0, [torch.zeros(width) for width in network.layer_sizes]
     with torch.no_grad():
-        carried = network.zero_state(rows, rollout.seen.to(device))
+        carried = network.zero_state(rows, rollout.observations.to(device))
         for x, keep in zip(
-            rollout.seen.split(max(1, ROWS // rows)), rollout.keep.split(max(1, ROWS // rows)), strict=True
+            rollout.observations.split(max(1, ROWS // rows)),
+            rollout.keep.split(max(1, ROWS // rows)),
+            strict=True,
         ):
-            x, noted = model.obs_normalizer(x.to(device)), Record()
+            x, noted = model.obs_normalizer(x.to(device)), ForwardRecord()
             if network.stateful:
                 _, carried = network(x, carried, keep.to(device), record=noted)
             else:
@@ -90,6 +92,6 @@ def ranges(model: SpikingModel, rollout: Rollout) -> Ranges:
             observed = max(observed, float(x.abs().max()))
             for i, potential in enumerate(noted.potentials):
                 states[i] = torch.maximum(states[i], potential.abs().flatten(0, -2).amax(0).cpu())
-    count = rollout.seen.shape[0]
+    count = rollout.observations.shape[0]
     text = f"{count} control steps of {rows} robot{'s' * (rows > 1)} under the policy in single precision"
-    return Ranges(observed, tuple(states), text)
+    return ValueRanges(observed, tuple(states), text)

@@ -6,23 +6,23 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.config import files
-from spiky_rl.config.plan import Plan
-from spiky_rl.deploy._asked import Export
-from spiky_rl.deploy._calibration import record
-from spiky_rl.deploy._proof import Agreement, prove
-from spiky_rl.deploy._targets import refuse
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.deploy._calibration import record_rollout
+from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import check_expressible
+from spiky_rl.deploy._verification import VerificationResult, verify_targets
 from spiky_rl.deploy.base import Target
-from spiky_rl.hosts.run.checkpoint import find_checkpoint
-from spiky_rl.hosts.run.simulate import opened
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.simulate import open_policy
 
 log = logging.getLogger(__name__)
 
 
-def exported(
-    plan: Plan, options: Export, built: dict[str, Target], shown: Shown = unseen
-) -> dict[Path, Agreement]:
+def run_export(
+    plan: RunPlan, options: ExportOptions, built: dict[str, Target], progress: ProgressFactory = no_progress
+) -> dict[Path, VerificationResult]:
     """Write what is asked for of a trained policy. What can be refused is refused before a simulator starts, by UserError.
 
     Args:
@@ -34,18 +34,18 @@ def exported(
     Returns:
         The files, each with how its actions compare with the policy's.
     """
-    refuse(built.values(), plan.spec.tree())
+    check_expressible(built.values(), plan.spec.to_dict())
     checkpoint = find_checkpoint(plan)
     log.info("%s on %s, checkpoint %s", plan.agent, plan.task, checkpoint)
     log.info("starting the simulator, for an episode that proves the files equal")
-    with opened(plan, checkpoint) as (env, runner, _):
+    with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return export(runner.alg.get_policy(), env, folder, built, shown)
+        return write_and_verify(runner.alg.get_policy(), env, folder, built, progress)
 
 
-def export(
-    policy: Any, env: Any, folder: Path, built: dict[str, Target], shown: Shown = unseen
-) -> dict[Path, Agreement]:
+def write_and_verify(
+    policy: Any, env: Any, folder: Path, targets: dict[str, Target], shown: ProgressFactory = no_progress
+) -> dict[Path, VerificationResult]:
     """Write the targets beside a folder, prove them, and move all of them there; where one fails, the folder stays as it was.
 
     Args:
@@ -58,26 +58,26 @@ def export(
     Returns:
         The files, each with how its actions compare with the policy's.
     """
-    if watching := [target for target in built.values() if target.observes]:
+    if watching := [target for target in targets.values() if target.observes]:
         with shown("recording", "an episode") as tell:
-            rollout = record(policy, env, tell)
+            rollout = record_rollout(policy, env, tell)
         for target in watching:
             target.calibrate(rollout)
     written: dict[Path, Target] = {}
-    with files.stage_files(folder, [name for target in built.values() for name in target.stale]) as aside:
-        with shown("exporting", ", ".join(built)) as tell:
-            for i, target in enumerate(built.values()):
+    with files.stage_files(folder, [name for target in targets.values() for name in target.stale]) as aside:
+        with shown("exporting", ", ".join(targets)) as tell:
+            for i, target in enumerate(targets.values()):
                 written[target.write(policy, aside)] = target
-                tell((i + 1) / len(built))
+                tell((i + 1) / len(targets))
         with shown("comparing exports", "over an episode") as tell:
-            found = prove(policy, env, written, tell)
+            found = verify_targets(policy, env, written, tell)
     places = {path: folder / path.relative_to(aside) for path in written}
     for path, agreement in found.items():
         log.info("exported %s: %s", places[path], agreement.text(written[path], policy))
     return {places[path]: agreement for path, agreement in found.items()}
 
 
-def quantised(policy: Any, env: Any, target: Target, shown: Shown = unseen) -> Any:
+def quantize_policy(policy: Any, env: Any, target: Target, shown: ProgressFactory = no_progress) -> Any:
     """A policy with its network in integers, calibrated on an episode that it acts in before it is measured.
 
     Args:
@@ -87,5 +87,5 @@ def quantised(policy: Any, env: Any, target: Target, shown: Shown = unseen) -> A
         shown: Shows how far it is.
     """
     with shown("recording", "an episode") as tell:
-        target.calibrate(record(policy.model, env, tell))
-    return type(policy)(target.reference(policy.model))
+        target.calibrate(record_rollout(policy.model, env, tell))
+    return type(policy)(target.get_reference_model(policy.model))

@@ -14,7 +14,7 @@ SIZES = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
 
 
 @dataclass(frozen=True)
-class Field:
+class Int8Field:
     """An array of the struct."""
 
     kind: str
@@ -25,11 +25,11 @@ class Field:
     """Whether it belongs to what the policy remembers; else it is room for one control step."""
 
 
-class Memory:
+class Int8Declarations:
     """Declarations of a C file: fields of the policy's struct, and constants."""
 
     def __init__(self) -> None:
-        self.fields: dict[str, Field] = {}
+        self.fields: dict[str, Int8Field] = {}
         self.constants: list[str] = []
         """C of constant arrays."""
 
@@ -63,7 +63,7 @@ class Memory:
         """
         held = self.fields.get(name)
         if held is None or held.size < size:
-            self.fields[name] = Field(kind, name, size, text, carried)
+            self.fields[name] = Int8Field(kind, name, size, text, carried)
         return f"s->{name}"
 
     def numbers(self, name: str, values: Tensor) -> str:
@@ -101,5 +101,5 @@ def integer_array(name: str, values: Tensor, kind: str = "") -> str:
     return f"static const {kind} {name}[{values.numel()}] = {{\n  " + ",\n  ".join(rows) + "};"
 
 
-def _bytes(field: Field) -> int:
+def _bytes(field: Int8Field) -> int:
     return SIZES[field.kind] * field.size

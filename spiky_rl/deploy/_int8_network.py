@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, override
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import dispatch
 from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._int8_stages import Changes, Encoding, Readout, Spiking
-from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
+from spiky_rl.deploy._int8_stages import Int8Encoder, Int8Readout, Int8SigmaDeltaStage, Int8SpikingStage
+from spiky_rl.kernels import dispatch
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import SpikingModel
+    from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 type Notes = tuple[list[list[Tensor]], list[list[Tensor]]]
 """Signals that encoder and layers send in one control step, then the layers' potentials, one for each inner step."""
@@ -29,9 +29,9 @@ class IntegerNetwork(SpikingNetwork):
     def __init__(
         self,
         origin: FeedForward,
-        encoding: Encoding,
-        stages: Sequence[Spiking | Changes],
-        readout: Readout,
+        encoding: Int8Encoder,
+        stages: Sequence[Int8SpikingStage | Int8SigmaDeltaStage],
+        readout: Int8Readout,
         calibrated: str,
     ) -> None:
         """Put the integer layers in the place of a network's.
@@ -58,14 +58,14 @@ class IntegerNetwork(SpikingNetwork):
 
     @classmethod
     @override
-    def replayed(cls, options: Settings) -> bool:
+    def is_recurrent(cls, options: Settings) -> bool:
         """It is not trained."""
         return False
 
     @property
     @override
-    def widths(self) -> tuple[int, ...]:
-        return self.origin.widths
+    def layer_sizes(self) -> tuple[int, ...]:
+        return self.origin.layer_sizes
 
     @property
     @override
@@ -73,14 +73,14 @@ class IntegerNetwork(SpikingNetwork):
         return self.origin.readout
 
     @override
-    def disturb(self, channels: Sequence[Channel]) -> None:
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         """Raises UserError: lost and added spikes are not part of what a chip runs."""
         raise UserError(
             "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
         )
 
     @override
-    def run_on(self, backend: str) -> None:
+    def set_backend(self, backend: str) -> None:
         """Ignored: an int8 network runs on integer tensors of torch only."""
 
     @override
@@ -89,7 +89,7 @@ class IntegerNetwork(SpikingNetwork):
 
     @override
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         self._follow(x.device)
         held = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
@@ -123,15 +123,15 @@ class IntegerNetwork(SpikingNetwork):
         features, parts[-1] = self.decoding(read[-1], parts[-1])
         return features, [s for part in parts for s in part], (read, potentials)
 
-    def _record(self, record: Record, x: Tensor, seen: list[Notes]) -> None:
-        sources = [self.stages[0].source, *(stage.sent for stage in self.stages)]
+    def _record(self, record: ForwardRecord, x: Tensor, seen: list[Notes]) -> None:
+        sources = [self.stages[0].source, *(stage.output_format for stage in self.stages)]
         for i, source in enumerate(sources):
             record.signal.append(
                 torch.stack([torch.stack(read[i]) for read, _ in seen]).float() * source.unit
             )
         if record.only_signal:
             return
-        record.operations.append(self.origin.encoder.operations(x))
+        record.operations.append(self.origin.encoder.count_operations(x))
         for i, layer in enumerate(self.origin.layers):
             record.potentials.append(torch.stack([torch.stack(levels[i]) for _, levels in seen]))
             record.operations.append(layer.operations(record.signal[i], record.signal[i + 1]))

@@ -10,17 +10,28 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders import linear as last_spikes
-from spiky_rl.codecs.decoders import membrane, population_vector, rate as mean_rate, sigma_delta as sums
+from spiky_rl.codecs.decoders import membrane, population_vector
+from spiky_rl.codecs.decoders import rate as mean_rate
+from spiky_rl.codecs.decoders import sigma_delta as sums
 from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
 from spiky_rl.connections import linear
-from spiky_rl.connections._quantised import multiples, units
-from spiky_rl.deploy._calibration import Ranges
+from spiky_rl.connections._quantised import compute_scales, quantize
+from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import (
-    CURRENT, DECAY_BITS, NARROW, SUM, WIDE, Changes, Encoding, Readout, Source, Spiking,
+    CURRENT,
+    DECAY_BITS,
+    NARROW,
+    SUM,
+    WIDE,
+    Int8Encoder,
+    Int8Format,
+    Int8Readout,
+    Int8SigmaDeltaStage,
+    Int8SpikingStage,
 )  # fmt: skip
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.networks._layer import Layer
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.neurons import alif
@@ -28,13 +39,13 @@ from spiky_rl.neurons import sigma_delta as changes
 
 ENCODERS = {
     direct.Direct: "direct",
-    sigma_delta.SigmaDelta: "sigma_delta",
+    sigma_delta.SigmaDeltaEncoder: "sigma_delta",
     delta.Delta: "delta",
-    rate.Rate: "rate",
+    rate.RateEncoder: "rate",
 }
 DECODERS = {
-    membrane.Membrane: "membrane", mean_rate.Rate: "rate", population_vector.PopulationVector: "rate",
-    last_spikes.Linear: "linear", sums.SigmaDelta: "sigma_delta",
+    membrane.Membrane: "membrane", mean_rate.RateDecoder: "rate", population_vector.PopulationVector: "rate",
+    last_spikes.LinearDecoder: "linear", sums.SigmaDeltaDecoder: "sigma_delta",
 }  # fmt: skip
 OBSERVED_ROOM, STATE_ROOM = 4.0, 2.0
 """How many times as large as in the rollout an observation and a state may become before they are clamped."""
@@ -42,7 +53,7 @@ SMALLEST_LEAK = 32
 """What a threshold loses in a step, in a membrane's smallest unit, for 16 bits to be enough."""
 MOST_TRACE_ERROR = 2.0**-5
 """Spikes at which a rounded trace may stop to decay."""
-MOST_CHANNELS = 2**16
+MAX_CHANNELS = 2**16
 """Channels that an event's number of 16 bits cannot tell apart."""
 DELTA_STEPS = 256
 """Integers that a threshold of the delta encoder is."""
@@ -50,10 +61,10 @@ NOISE = 2.0**16
 """Integers that a probability of 1 is."""
 
 
-class Part(TypedDict):
+class StageFields(TypedDict):
     """Fields of a `Stage` that all layers in integers have."""
 
-    source: Source
+    source: Int8Format
     weight: Tensor
     within: Tensor | None
     place: str
@@ -63,36 +74,36 @@ def require_known(network: SpikingNetwork) -> FeedForward:
     """The ``network``, if its layers send whole spikes and 16 bits count their channels; else raise ExportError."""
     assert isinstance(network, FeedForward)
     for layer in network.layers:
-        if layer.neuron.graded and not layer.neuron.declared.graded:
+        if layer.neuron.graded and not layer.neuron.source_neuron.graded:
             raise ExportError(
                 "c_int8: the learning rule divides a spike between two steps, which has no form in integers"
             )
-        if _linear(layer).in_features >= MOST_CHANNELS:
+        if _linear(layer).in_features >= MAX_CHANNELS:
             raise ExportError(
-                f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
+                f"c_int8: a layer reads {MAX_CHANNELS} channels or more, which 16 bits do not count"
             )
     return network
 
 
-def _linear(layer: Layer) -> linear.Linear:
-    assert isinstance(layer.connection, linear.Linear)
+def _linear(layer: SpikingLayer) -> linear.LinearConnection:
+    assert isinstance(layer.connection, linear.LinearConnection)
     return layer.connection
 
 
-def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
-    """The ``network``, one that `CInt8.refuse` and `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
+def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwork:
+    """The ``network``, one that `CInt8.check_network`, `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
         matrices.append([link.synapses().detach().cpu() for link in links])
     matrices.append([network.decoder.synapses().t().detach().cpu()])
-    rounded = [_rounded(each) for each in matrices]
+    rounded = [_round_weights(each) for each in matrices]
     largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
-    encoding, source = _encoding(network, ranges, largest[0])
-    stages: list[Spiking | Changes] = []
+    encoding, source = _quantize_encoder(network, ranges, largest[0])
+    stages: list[Int8SpikingStage | Int8SigmaDeltaStage] = []
     for i, layer in enumerate(network.layers):
         weights, unit = rounded[i]
-        part: Part = {
+        part: StageFields = {
             "source": source, "weight": weights[0], "within": weights[1] if len(weights) > 1 else None,
             "place": f"layer {i}: {layer.width} neurons",
         }  # fmt: skip
@@ -102,45 +113,47 @@ def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
             for name, value in values.items()
         }
         bias = _linear(layer).bias.detach().cpu().double()
-        if isinstance(layer.neuron.declared, changes.SigmaDelta):
-            stage: Spiking | Changes = _changes(
+        if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
+            stage: Int8SpikingStage | Int8SigmaDeltaStage = _quantize_sigma_delta(
                 layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
             )
         else:
-            stage = _spiking(layer, part, unit, bias, params, ranges.states[i])
+            stage = _quantize_spiking(layer, part, unit, bias, params, ranges.states[i])
         stages.append(stage)
-        source = stage.sent
-    readout = _readout(network, rounded[-1], source, largest[-1])
-    return IntegerNetwork(network, encoding, stages, readout, ranges.text)
+        source = stage.output_format
+    readout = _quantize_readout(network, rounded[-1], source, largest[-1])
+    return IntegerNetwork(network, encoding, stages, readout, ranges.source)
 
 
-def _rounded(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Matrices [*, N] that lead to the same neurons as integers, and their unit [N]."""
     for weight in weights:
         if not weight.isfinite().all():
             raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}, which no integer says")
-    unit = units(*weights)
-    return [multiples(weight, unit).long() for weight in weights], unit.double()
+    unit = compute_scales(*weights)
+    return [quantize(weight, unit).long() for weight in weights], unit.double()
 
 
-def _encoding(network: FeedForward, ranges: Ranges, largest: int) -> tuple[Encoding, Source]:
+def _quantize_encoder(
+    network: FeedForward, ranges: ValueRanges, largest: int
+) -> tuple[Int8Encoder, Int8Format]:
     encoder: Any = network.encoder
     kind = ENCODERS[type(encoder)]
     if kind == "delta":
         factor = torch.full((network.inputs,), DELTA_STEPS / encoder.threshold)
         first = len(encoder.state_sizes) > 1 and network.stateful
-        return Encoding(kind, factor, WIDE, DELTA_STEPS, first), Source(False)
+        return Int8Encoder(kind, factor, WIDE, DELTA_STEPS, first), Int8Format(False)
     if kind == "rate":
         factor = torch.full((network.inputs,), NOISE * encoder.max_rate / encoder.span)
         noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
-        return Encoding(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Source(False)
+        return Int8Encoder(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Int8Format(False)
     # a change is at most twice as large as what changes
     limit = min(NARROW, SUM // largest) // (1 if kind == "direct" else 2)
     exponent = _bits(limit, OBSERVED_ROOM * ranges.observed, 14)
     factor = torch.full((network.inputs,), 2.0**exponent)
     threshold = 0 if kind == "direct" else round(encoder.threshold * 2.0**exponent)
-    source = Source(True, exponent, limit * (1 if kind == "direct" else 2))
-    return Encoding(kind, factor, limit, threshold), source
+    source = Int8Format(True, exponent, limit * (1 if kind == "direct" else 2))
+    return Int8Encoder(kind, factor, limit, threshold), source
 
 
 def _bits(limit: float, size: float, most: int) -> int:
@@ -148,9 +161,14 @@ def _bits(limit: float, size: float, most: int) -> int:
     return most if size <= 0.0 else max(-16, min(most, math.floor(math.log2(limit / size))))
 
 
-def _spiking(
-    layer: Layer, part: Part, unit: Tensor, bias: Tensor, params: dict[str, Tensor], seen: Tensor
-) -> Spiking:
+def _quantize_spiking(
+    layer: SpikingLayer,
+    part: StageFields,
+    unit: Tensor,
+    bias: Tensor,
+    params: dict[str, Tensor],
+    seen: Tensor,
+) -> Int8SpikingStage:
     neuron, decay = layer.neuron, params["tau"]
     if neuron.chosen["input_gain"] == "ode":
         unit, bias = unit * (1.0 - decay), bias * (1.0 - decay)
@@ -180,11 +198,11 @@ def _spiking(
         or trace_bits < 4
         or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MOST_TRACE_ERROR
     )
-    return Spiking(
+    return Int8SpikingStage(
         **part,
         unit=unit,
         bias=_clamped(bias / own),
-        adaptive=isinstance(neuron.declared, alif.Alif),
+        adaptive=isinstance(neuron.source_neuron, alif.Alif),
         zero=neuron.chosen["reset"] == "zero",
         wide=wide,
         fraction=bits,
@@ -197,15 +215,15 @@ def _spiking(
     )
 
 
-def _changes(
-    layer: Layer,
-    part: Part,
+def _quantize_sigma_delta(
+    layer: SpikingLayer,
+    part: StageFields,
     unit: Tensor,
     bias: Tensor,
     params: dict[str, Tensor],
     seen: Tensor,
     next_largest: int,
-) -> Changes:
+) -> Int8SigmaDeltaStage:
     own = unit * part["source"].unit
     rectified = layer.neuron.chosen["activation"] == "relu"
     # what is sent is a difference of two values
@@ -219,21 +237,21 @@ def _changes(
         )
     ratio = own * 2.0**exponent
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(ratio.max())))))
-    return Changes(
+    return Int8SigmaDeltaStage(
         **part,
         unit=own,
         bias=_clamped(bias / own),
         rectified=rectified,
-        sent=Source(True, exponent, limit),
+        output_format=Int8Format(True, exponent, limit),
         threshold=threshold,
         factor=(ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),
         shift=shift,
     )
 
 
-def _readout(
-    network: FeedForward, rounded: tuple[list[Tensor], Tensor], source: Source, largest: int
-) -> Readout:
+def _quantize_readout(
+    network: FeedForward, rounded: tuple[list[Tensor], Tensor], source: Int8Format, largest: int
+) -> Int8Readout:
     decoder: Any = network.decoder
     kind, (weight, scale) = DECODERS[type(decoder)], (rounded[0][0], rounded[1])
     scale, decay, fraction = scale * source.unit, 0, 0
@@ -251,7 +269,7 @@ def _readout(
         scale = scale / steps
     read = decoder.which if kind == "membrane" else ""
     bias = decoder.readout.bias.detach().cpu().float()
-    return Readout(kind, read, source, weight, scale.float(), bias, decay, fraction)
+    return Int8Readout(kind, read, source, weight, scale.float(), bias, decay, fraction)
 
 
 def _clamped(x: Tensor) -> Tensor:

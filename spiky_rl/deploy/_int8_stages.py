@@ -20,7 +20,7 @@ DECAY_BITS = {False: 15, True: 30}
 
 
 @dataclass(frozen=True)
-class Source:
+class Int8Format:
     """Format of a signal's integers: spikes, or graded values with their unit."""
 
     graded: bool
@@ -37,7 +37,7 @@ class Source:
 
 
 @dataclass
-class Encoding:
+class Int8Encoder:
     """Observations, normalised floats, to integers, and those to the first signal."""
 
     kind: str
@@ -54,7 +54,7 @@ class Encoding:
 
     def __call__(self, x: Tensor, held: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
         """Observation [B, O] -> the signal [B, C] of every inner step, one where it is constant, and the new state."""
-        integers = whole(x * self.factor, self.limit)
+        integers = round_clamped(x * self.factor, self.limit)
         if self.kind == "direct":
             return [integers], []
         if self.kind == "rate":
@@ -74,10 +74,10 @@ class Encoding:
 
 
 @dataclass
-class Stage:
+class Int8Stage:
     """Base of all layers in integers."""
 
-    source: Source
+    source: Int8Format
     weight: Tensor
     """[C, N]."""
     within: Tensor | None
@@ -100,7 +100,7 @@ class Stage:
 
 
 @dataclass
-class Spiking(Stage):
+class Int8SpikingStage(Int8Stage):
     """LIF and ALIF neurons."""
 
     adaptive: bool
@@ -120,9 +120,9 @@ class Spiking(Stage):
     """[N]: what a trace of one spike adds to the threshold."""
 
     @property
-    def sent(self) -> Source:
+    def output_format(self) -> Int8Format:
         """Format of the signal that the layer sends."""
-        return Source(False)
+        return Int8Format(False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -131,21 +131,21 @@ class Spiking(Stage):
 
     def current(self, signal: Tensor) -> Tensor:
         """``signal`` [B, C] -> what it and the bias add to a membrane, [B, N]."""
-        total = product(signal, self.weight)
+        total = integer_matmul(signal, self.weight)
         if not self.source.graded:
             return total * 2**self.fraction + self.bias
-        return scaled(total, self.fraction - self.source.exponent) + self.bias
+        return scale_by_power(total, self.fraction - self.source.exponent) + self.bias
 
     def __call__(self, current: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One inner step."""
         v, rest, past = held[0], held[1:], held[1 + self.adaptive :]
         if self.within is not None:
-            current = current + product(torch.cat(past, -1), self.within) * 2**self.fraction
-        v = shifted(v * self.decay, DECAY_BITS[self.wide]) + current
+            current = current + integer_matmul(torch.cat(past, -1), self.within) * 2**self.fraction
+        v = shift_right(v * self.decay, DECAY_BITS[self.wide]) + current
         threshold, after = self.threshold, []
         if self.adaptive:
-            trace = shifted(rest[0] * self.trace_decay, DECAY_BITS[self.trace_wide])
-            raised = shifted(trace * self.adaptation, self.trace_fraction).clamp(max=WIDE)
+            trace = shift_right(rest[0] * self.trace_decay, DECAY_BITS[self.trace_wide])
+            raised = shift_right(trace * self.adaptation, self.trace_fraction).clamp(max=WIDE)
             threshold = threshold + raised
         spike = (v >= threshold).long()
         v = v * (1 - spike) if self.zero else v - spike * self.threshold
@@ -161,11 +161,11 @@ class Spiking(Stage):
 
 
 @dataclass
-class Changes(Stage):
+class Int8SigmaDeltaStage(Int8Stage):
     """Sigma-delta neurons. Their sum is exact; what they send has a unit that all neurons of the layer share."""
 
     rectified: bool
-    sent: Source
+    output_format: Int8Format
     """What comes out."""
     threshold: Tensor
     factor: Tensor
@@ -179,12 +179,14 @@ class Changes(Stage):
 
     def current(self, signal: Tensor) -> Tensor:
         """``signal`` [B, C] -> what it and the bias add to the sum, [B, N]."""
-        return product(signal, self.weight) + self.bias
+        return integer_matmul(signal, self.weight) + self.bias
 
     def __call__(self, current: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One inner step."""
         total = (held[0] + current).clamp(-2 * WIDE, 2 * WIDE)
-        y = shifted(total * self.factor, self.shift).clamp(-self.sent.limit, self.sent.limit)
+        y = shift_right(total * self.factor, self.shift).clamp(
+            -self.output_format.limit, self.output_format.limit
+        )
         change = (y.clamp(min=0) if self.rectified else y) - held[1]
         event = change * (change.abs() >= self.threshold)
         return event, [total, held[1] + event]
@@ -195,14 +197,14 @@ class Changes(Stage):
 
 
 @dataclass
-class Readout:
+class Int8Readout:
     """The decoder."""
 
     kind: str
     """membrane, rate, linear or sigma_delta."""
     read: str
     """What is read of a membrane: last, mean or max."""
-    source: Source
+    source: Int8Format
     weight: Tensor
     """[N, F]."""
     scale: Tensor
@@ -219,7 +221,7 @@ class Readout:
 
     def __call__(self, events: list[Tensor], held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The last layer's outputs [B, N] of every inner step -> features [B, F] and the new state."""
-        sums = [product(event, self.weight) for event in events]
+        sums = [integer_matmul(event, self.weight) for event in events]
         if self.kind == "linear":
             return self._features(sums[-1]), []
         if self.kind == "rate":
@@ -227,7 +229,7 @@ class Readout:
         total, seen = held[0], []
         for part in sums:
             if self.kind == "membrane":
-                total = shifted(total * self.decay, DECAY_BITS[True]) + part * 2**self.fraction
+                total = shift_right(total * self.decay, DECAY_BITS[True]) + part * 2**self.fraction
                 total = total.clamp(-WIDE, WIDE)
             else:
                 total = (total + part).clamp(-2 * WIDE, 2 * WIDE)
@@ -242,18 +244,18 @@ class Readout:
         return total.float() * self.scale + self.bias
 
 
-def whole(x: Tensor, limit: int) -> Tensor:
+def round_clamped(x: Tensor, limit: int) -> Tensor:
     """Floats ``x`` as the nearest integers, halves away from 0, no larger than a ``limit``; what is no number is 0."""
     x = x.nan_to_num(nan=0.0, posinf=float(limit), neginf=-float(limit)).clamp(-limit, limit)
     return (x + torch.where(x < 0, -0.5, 0.5)).trunc().long()
 
 
-def shifted(x: Tensor, bits: int) -> Tensor:
+def shift_right(x: Tensor, bits: int) -> Tensor:
     """Integers ``x`` divided by 2^``bits``, rounded to the nearest, halves up."""
     return (x + (1 << (bits - 1))) >> bits
 
 
-def scaled(x: Tensor, bits: Tensor) -> Tensor:
+def scale_by_power(x: Tensor, bits: Tensor) -> Tensor:
     """Integers ``x`` [B, N] times 2^``bits``, [N] of either sign; rounded, and clamped before they grow."""
     up, down = bits.clamp(min=0), (-bits).clamp(min=0)
     most = CURRENT >> up
@@ -261,6 +263,6 @@ def scaled(x: Tensor, bits: Tensor) -> Tensor:
     return torch.where(down > 0, (x + half) >> down, x.clamp(-most, most) << up)
 
 
-def product(signal: Tensor, weight: Tensor) -> Tensor:
+def integer_matmul(signal: Tensor, weight: Tensor) -> Tensor:
     """Integers ``signal`` [B, C] times integers ``weight`` [C, N]: in float64, which holds every sum exactly."""
     return (signal.double() @ weight.double()).long()

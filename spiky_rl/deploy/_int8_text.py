@@ -6,24 +6,26 @@ import textwrap
 
 import torch
 
-from spiky_rl.deploy._c_constants import array as floats
+from spiky_rl.deploy._c_constants import format_array as floats
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_SAID
-from spiky_rl.deploy._c_text import comment
+from spiky_rl.deploy._c_text import format_comment
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
-from spiky_rl.deploy._int8_memory import Memory
+from spiky_rl.deploy._int8_memory import Int8Declarations
 from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._int8_stages import DECAY_BITS, NARROW, WIDE, Changes, Spiking
-from spiky_rl.deploy.base import Normaliser
-from spiky_rl.kernels.emit import literal
+from spiky_rl.deploy._int8_stages import DECAY_BITS, NARROW, WIDE, Int8SigmaDeltaStage, Int8SpikingStage
+from spiky_rl.deploy.base import ObservationNormalizer
+from spiky_rl.kernels.emit import format_literal
 
 
-class Text:
+class Int8PolicyWriter:
     """The text of one policy."""
 
-    def __init__(self, network: IntegerNetwork, normaliser: Normaliser | torch.nn.Identity) -> None:
+    def __init__(
+        self, network: IntegerNetwork, normaliser: ObservationNormalizer | torch.nn.Identity
+    ) -> None:
         """``normaliser``: of the observations; the identity where they are taken as they are."""
         self.network, self.normaliser = network, normaliser
-        self.memory = Memory()
+        self.memory = Int8Declarations()
         self.field, self.numbers, self.weight = self.memory.field, self.memory.numbers, self.memory.weight
         self.functions: dict[str, None] = {}
         self.inputs, self.outputs = network.origin.inputs, network.decoding.weight.shape[1]
@@ -42,8 +44,8 @@ class Text:
     def header(self, usage: str) -> str:
         """``policy.h``; ``usage``: what goes in and comes out, in words."""
         return HEADER.format(
-            usage=comment(usage),
-            arithmetic=comment(ARITHMETIC_SAID),
+            usage=format_comment(usage),
+            arithmetic=format_comment(ARITHMETIC_SAID),
             calibrated=self.network.calibrated,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -58,7 +60,7 @@ class Text:
         stages = [self.stage(i, stage) for i, stage in enumerate(network.stages)]
         before, spikes = self.encoder()
         read, begin, end = self.decoder()
-        inner = "\n".join(filter(None, [spikes, *stages, self.after_first(), read]))
+        inner = "\n".join(filter(None, [spikes, *stages, self.clear_first_step_input(), read]))
         rest = ""
         if not network.stateful:
             carried = [f.name for f in self.memory.fields.values() if f.carried]
@@ -77,9 +79,9 @@ class Text:
         """C before the inner steps, and at the beginning of each."""
         encoding, first, count = self.network.encoding, self.network.stages[0], self.inputs
         lines = [f"for (int i = 0; i < {count}; i++) {{", f"  const float value = {self.observed()};"]
-        factor = literal(float(encoding.factor[0]))
+        factor = format_literal(float(encoding.factor[0]))
         lines.append(
-            f"  const int32_t x = {self.call('whole')}(value * {factor}, {literal(float(encoding.limit))});"
+            f"  const int32_t x = {self.call('whole')}(value * {factor}, {format_literal(float(encoding.limit))});"
         )
         if encoding.kind in ("direct", "sigma_delta"):
             current = self.field("int32_t", "current", first.width, "of the first layer, in its unit")
@@ -140,7 +142,7 @@ class Text:
         ]
         return "(observation[i] - mean[i]) / deviation[i]"
 
-    def after_first(self) -> str:
+    def clear_first_step_input(self) -> str:
         """C after an inner step: where observations are sent in the first one alone, what is left is the bias."""
         if self.network.encoding.kind != "sigma_delta" or self.network.steps == 1:
             return ""
@@ -151,18 +153,20 @@ class Text:
 
     # layers
 
-    def bias(self, i: int, stage: Spiking | Changes) -> str:
+    def bias(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage) -> str:
         """C of a neuron's bias in layer ``i``, a ``stage``."""
         return self.numbers(f"bias{i}", stage.bias)
 
-    def scaled(self, i: int, stage: Spiking | Changes, total: str) -> str:
+    def scaled(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage, total: str) -> str:
         """C of ``total``, a sum of weights times graded inputs of layer ``i``, a ``stage``, in a membrane's unit."""
-        if isinstance(stage, Changes):
+        if isinstance(stage, Int8SigmaDeltaStage):
             return f"{total}[n]"
         bits = stage.fraction - stage.source.exponent
         return f"{self.call('scaled')}({total}[n], {self.numbers(f'bits{i}', bits)})"
 
-    def added(self, i: int, stage: Spiking | Changes) -> tuple[list[str], str]:
+    def accumulate_inputs(
+        self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage
+    ) -> tuple[list[str], str]:
         """C that adds up what arrives at layer ``i``, a ``stage``, in an inner step, and C of what a neuron gets of it."""
         source, width, lines, terms = stage.source, stage.width, [], []
         once = i == 0 and self.network.encoding.kind in ("direct", "sigma_delta")
@@ -200,13 +204,13 @@ class Text:
                 lines.append(
                     f"for (int j = 0; j < {stage.within.shape[0]}; j++)\n  if ({past}[j]) {{\n    {start}\n  }}"
                 )
-            assert isinstance(stage, Spiking)
+            assert isinstance(stage, Int8SpikingStage)
             gain = self.numbers(f"gain{i}", 2**stage.fraction)
             terms.append(f"{total}[n] * {gain}")
             terms += [] if once or source.graded else [self.bias(i, stage)]
         return lines, " + ".join(terms)
 
-    def stage(self, i: int, stage: Spiking | Changes) -> str:
+    def stage(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage) -> str:
         """C of an inner step of layer ``i``, a ``stage``."""
         width = stage.width
         if stage.delays:
@@ -217,14 +221,16 @@ class Text:
                 f"layer {i}: its last spikes, the latest first",
                 True,
             )
-        lines, current = self.added(i, stage)
+        lines, current = self.accumulate_inputs(i, stage)
         step = (
-            self.spiking(i, stage, current) if isinstance(stage, Spiking) else self.changes(i, stage, current)
+            self.spiking(i, stage, current)
+            if isinstance(stage, Int8SpikingStage)
+            else self.sigma_delta_step(i, stage, current)
         )
         events = self.field("uint16_t", "event", width, "who has spiked")
         lines.append(f"for (int n = 0; n < {width}; n++) {{\n{_indented(step, 2)}\n}}")
         lines.append("events = 0;")
-        if isinstance(stage, Spiking):
+        if isinstance(stage, Int8SpikingStage):
             lines.append(
                 f"for (int n = 0; n < {width}; n++) {{\n  {events}[events] = (uint16_t)n;\n  events += s->fired[n];\n}}"
             )
@@ -238,7 +244,7 @@ class Text:
             lines.append(f"memcpy(s->past{i}, s->fired, {width});")
         return "\n".join([f"\n// {stage.place}", *lines])
 
-    def spiking(self, i: int, stage: Spiking, current: str) -> str:
+    def spiking(self, i: int, stage: Int8SpikingStage, current: str) -> str:
         """C of a LIF or ALIF neuron's step in layer ``i``, a ``stage``, for its ``current``."""
         bits, kind = DECAY_BITS[stage.wide], "int32_t" if stage.wide else "int16_t"
         low, high = int(stage.fraction.min()), int(stage.fraction.max())
@@ -288,7 +294,7 @@ class Text:
             return f"{self.call('multiplied')}({x}, {factor}, {bits}, {WIDE})"
         return f"(({x} * {factor} + {1 << (bits - 1)}) >> {bits})"
 
-    def changes(self, i: int, stage: Changes, current: str) -> str:
+    def sigma_delta_step(self, i: int, stage: Int8SigmaDeltaStage, current: str) -> str:
         """C of a sigma-delta neuron's step in layer ``i``, a ``stage``, for its ``current``."""
         total = self.field(
             "int32_t", f"total{i}", stage.width, f"layer {i}: sums, in a neuron's own unit", True
@@ -297,13 +303,13 @@ class Text:
             "int16_t",
             f"sent{i}",
             stage.width,
-            f"layer {i}: what has been sent, 2^{stage.sent.exponent} is 1",
+            f"layer {i}: what has been sent, 2^{stage.output_format.exponent} is 1",
             True,
         )
         value = self.field("int16_t", "value", stage.width, "what has been sent, event by event")
         factor = self.numbers(f"factor{i}", stage.factor)
         threshold = self.numbers(f"send{i}", stage.threshold)
-        y = f"{self.call('multiplied')}(total, {factor}, {stage.shift}, {stage.sent.limit})"
+        y = f"{self.call('multiplied')}(total, {factor}, {stage.shift}, {stage.output_format.limit})"
         lines = [
             f"const int32_t total = {self.call('clamped')}({total}[n] + {current}, {2 * WIDE});",
             f"const int32_t y = {y};",

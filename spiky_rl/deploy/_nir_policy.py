@@ -13,16 +13,16 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.rectangle import Rectangle
 
-OPS = TorchOps(Rectangle.of(slope=1.0))
+OPS = TorchOps(Rectangle.from_options(slope=1.0))
 
 
 @dataclass
-class Maps:
+class ConvGeometry:
     """Geometry of a convolution: input shape, stride, padding and pooling."""
 
     inputs: tuple[int, ...]
@@ -34,18 +34,18 @@ class Maps:
 
 
 @dataclass
-class Stage:
+class NirStage:
     """A linear map and the neurons behind it; what they send one another, [D N, N], if anything."""
 
     weight: Tensor
     bias: Tensor
-    maps: Maps | None
+    maps: ConvGeometry | None
     """None: the weight is a matrix."""
     width: int
     """Neurons."""
     neuron: Neuron
     params: tuple[Tensor | float, ...]
-    feedback: Feedback | None
+    feedback: RecurrentFeedback | None
     synapses: Tensor | None
 
     @property
@@ -73,7 +73,7 @@ class Stage:
         return current.reshape(*signal.shape[:-1], self.width)
 
 
-class Policy:
+class NirPolicy:
     """Observations to actions.
 
     Attributes:
@@ -85,7 +85,7 @@ class Policy:
 
     def __init__(
         self,
-        stages: list[Stage],
+        stages: list[NirStage],
         encoder: Encoder,
         decoder: Decoder,
         normalisation: tuple[Tensor, Tensor] | None,
@@ -123,7 +123,7 @@ class Policy:
             mean, scale = self._normalisation
             x = (x - mean) / scale
         count = len(self._encoder.state_sizes)
-        signal, after = self._encoder.encode(x[None], None if state is None else state[:count], None)
+        signal, after = self._encoder.encode_stateful(x[None], None if state is None else state[:count], None)
         self.spikes, new = [], [*after]
         for stage in self._stages:
             own = None if state is None else state[count : count + len(stage.sizes)]

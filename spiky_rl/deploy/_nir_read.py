@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from spiky_rl.config import registry
-from spiky_rl.config.registry import Configured, UserError
-from spiky_rl.deploy._nir_policy import Maps, Policy, Stage
+from spiky_rl.config.registry import ComponentSpec, UserError
+from spiky_rl.deploy._nir_policy import ConvGeometry, NirPolicy, NirStage
 from spiky_rl.deploy._nir_write import LAYOUT
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 
 if TYPE_CHECKING:
     from nir import LIF, Affine, Conv2d, Linear, NIRGraph
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHAIN = ("Input", "Affine", "Conv2d", "AvgPool2d", "Flatten", "LIF", "Linear", "Output")
 
 
-def read(path: Path | str) -> Policy:
+def read_policy(path: Path | str) -> NirPolicy:
     """The policy in the file ``path``, one of ours.
 
     Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
@@ -50,14 +50,14 @@ def read(path: Path | str) -> Policy:
         ) from None
 
 
-def _policy(graph: NIRGraph) -> Policy:
+def _policy(graph: NIRGraph) -> NirPolicy:
     said, nodes = graph.metadata, dict[str, Any](graph.nodes)
     for name, node in nodes.items():
         for key, value in vars(node).items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"{name}.{key} is not finite")
-    chain, back = _walk(graph)
-    stages: list[Stage] = []
+    chain, back = _find_chain(graph)
+    stages: list[NirStage] = []
     normalisation, link, pool, flat = None, None, 1, None
     for name, following in zip(chain, [*chain[1:], ""], strict=True):
         node, kind = nodes[name], type(nodes[name]).__name__
@@ -86,10 +86,10 @@ def _policy(graph: NIRGraph) -> Policy:
     with torch.no_grad():
         decoder.readout.weight.copy_(_float32(flat.weight))
         decoder.readout.bias.copy_(_float32(said["decoder_bias"]))
-    return Policy(stages, encoder, decoder, normalisation, inputs, steps, bool(said["stateful"]))
+    return NirPolicy(stages, encoder, decoder, normalisation, inputs, steps, bool(said["stateful"]))
 
 
-def _component(kind: str, text: str) -> Configured:
+def _component(kind: str, text: str) -> ComponentSpec:
     """A component of the package's own. Raises ValueError where its settings name code of somebody's."""
     settings = json.loads(text)
     if ":" in text.replace('": ', ""):
@@ -97,7 +97,7 @@ def _component(kind: str, text: str) -> Configured:
     return registry.configure(kind, settings, kind)
 
 
-def _walk(graph: NIRGraph) -> tuple[list[str], dict[str, list[tuple[int, Linear]]]]:
+def _find_chain(graph: NIRGraph) -> tuple[list[str], dict[str, list[tuple[int, Linear]]]]:
     """Names from input to output, and by the name of a `nir.LIF` what returns to it: after how many steps, by which node.
 
     Raises ValueError for a graph that is no such chain.
@@ -119,7 +119,7 @@ def _walk(graph: NIRGraph) -> tuple[list[str], dict[str, list[tuple[int, Linear]
             delay, link = 0.0, target
             if kinds[target] == "Delay":
                 delay = float(nodes[target].delay.flat[0])
-                link = _only(after.pop(target))
+                link = _single_edge(after.pop(target))
             if kinds[name] == "LIF" and after.get(link) == [name]:
                 steps = 1 + round(delay / float(graph.metadata["dt"]))
                 back.setdefault(name, []).append((steps, nodes[link]))
@@ -128,13 +128,13 @@ def _walk(graph: NIRGraph) -> tuple[list[str], dict[str, list[tuple[int, Linear]
                 ahead.append(target)
         if kinds[name] == "Output":
             break
-        name = _only(ahead)
+        name = _single_edge(ahead)
     if after:
         raise ValueError(f"{', '.join(after)} are in no chain from input to output")
     return chain, back
 
 
-def _only(names: list[str]) -> str:
+def _single_edge(names: list[str]) -> str:
     if len(names) != 1:
         raise ValueError(f"an edge to one node is wanted, there are {len(names)}")
     return names[0]
@@ -142,7 +142,7 @@ def _only(names: list[str]) -> str:
 
 def _stage(
     name: str, node: LIF, link: Affine | Conv2d | None, pool: int, back: list[tuple[int, Linear]], dt: float
-) -> Stage:
+) -> NirStage:
     """The neurons of a `nir.LIF`, what leads to them, the side of the blocks it pools, and what returns after how many steps."""
     import nir
 
@@ -163,7 +163,7 @@ def _stage(
         if link.input_shape is None:
             raise ValueError(f"what leads to {name} has no input_shape")
         stride, padding = (tuple(int(side) for side in np.atleast_1d(x)) for x in (link.stride, link.padding))
-        maps = Maps((link.weight.shape[1], *map(int, link.input_shape)), stride, padding, pool)
+        maps = ConvGeometry((link.weight.shape[1], *map(int, link.input_shape)), stride, padding, pool)
         weight, bias = _float32(link.weight * gain[0]), _float32(link.bias * gain[0])
     else:
         # as the network's own: an event's weights lie in a row, and sums run in that order
@@ -171,7 +171,7 @@ def _stage(
         bias = _float32(link.bias * gain)
     feedback, synapses = None, None
     if returning := dict(back):
-        feedback = Feedback(max(returning), binary=True)
+        feedback = RecurrentFeedback(max(returning), binary=True)
         blocks = [
             (returning[d].weight * gain[:, None]).T if d in returning else np.zeros((width, width))
             for d in range(1, max(returning) + 1)
@@ -179,7 +179,7 @@ def _stage(
         synapses = _float32(np.concatenate(blocks))
     params = _number(decay), _number(node.v_threshold.reshape(-1))
     neuron = registry.configure("neurons", chosen, name).build()
-    return Stage(weight, bias, maps, width, neuron, params, feedback, synapses)
+    return NirStage(weight, bias, maps, width, neuron, params, feedback, synapses)
 
 
 def _number(values: np.ndarray) -> Tensor | float:

@@ -13,13 +13,13 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
-from spiky_rl.connections.linear import Linear
+from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import Normaliser
-from spiky_rl.hosts.rsl_rl.export import about
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.networks._layer import Layer
-from spiky_rl.networks.feedforward import FeedForward, signal_shape
+from spiky_rl.deploy.base import ObservationNormalizer
+from spiky_rl.learners.rsl_rl.export import make_metadata
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
 from spiky_rl.neurons.lif import Lif
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ LAYOUT = 1
 """Version of the metadata's layout; a reader refuses another."""
 
 
-def graph_of(model: SpikingModel) -> NIRGraph:
+def build_graph(model: SpikingModel) -> NIRGraph:
     """The graph of a ``model``. Raises ExportError where it cannot be, or a number is not finite."""
     import nir
 
@@ -43,7 +43,7 @@ def graph_of(model: SpikingModel) -> NIRGraph:
             f"--to nir: the actions of {type(model.distribution).__name__} are no output of the network"
         )
     with torch.no_grad():
-        chain = _Chain(model)
+        chain = _GraphBuilder(model)
         for i, layer in enumerate(network.layers):
             if layer.neuron.graded:
                 raise ExportError(
@@ -56,7 +56,7 @@ def graph_of(model: SpikingModel) -> NIRGraph:
         chain.flatten("readout")
         chain.add("readout", nir.Linear(_numbers("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
-        if any(layer.neuron.declared.chosen["reset"] == "subtract" for layer in network.layers):
+        if any(layer.neuron.source_neuron.chosen["reset"] == "subtract" for layer in network.layers):
             log.warning(
                 "--to nir: its neurons reset by subtraction, which NIR cannot say of a LIF; who reads the file has to be told"
                 " (metadata reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
@@ -64,7 +64,7 @@ def graph_of(model: SpikingModel) -> NIRGraph:
         return nir.NIRGraph(chain.nodes, chain.edges, metadata=_metadata(model))
 
 
-class _Chain:
+class _GraphBuilder:
     """Nodes one after the other, each with an edge from the last."""
 
     def __init__(self, model: SpikingModel) -> None:
@@ -76,7 +76,7 @@ class _Chain:
         network, maps = _feedforward(model), model.input_shape
         first = next(iter(network.layers)).connection
         normaliser, direct = model.obs_normalizer, _direct(model)
-        self.shape = signal_shape(network.encoder, maps)
+        self.shape = get_signal_shape(network.encoder, maps)
         if (
             isinstance(first, Convolutional)
             and len(self.shape) == 1
@@ -85,7 +85,7 @@ class _Chain:
             self.shape = first.inputs  # a vector that is read as maps comes in as them
         self.add("input", nir.Input({"input": np.array(self.shape)}))
         if direct and not isinstance(normaliser, torch.nn.Identity):
-            mean, scale = normalisation(normaliser)
+            mean, scale = get_normalization(normaliser)
             self.add("normaliser", nir.Affine(np.diag(1.0 / scale), -mean / scale))
 
     def add(self, name: str, node: NIRNode) -> None:
@@ -102,7 +102,7 @@ class _Chain:
             self.add(f"{name}.flatten", nir.Flatten({"input": np.array(self.shape)}, start_dim=0, end_dim=-1))
             self.shape = (int(np.prod(self.shape)),)
 
-    def add_layer(self, name: str, layer: Layer) -> None:
+    def add_layer(self, name: str, layer: SpikingLayer) -> None:
         """Put the connection of a ``layer`` behind the last node, then its neurons, with what they send one another; ``name`` is its."""
         import nir
 
@@ -111,7 +111,7 @@ class _Chain:
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:
-            assert isinstance(link, Linear)
+            assert isinstance(link, LinearConnection)
             self.flatten(name)
             weight, bias = _numbers(name, link.synapses().t()), _numbers(name, link.bias)
             self.add(f"{name}.current", nir.Affine(weight / gain[:, None], bias / gain))
@@ -154,7 +154,7 @@ class _Chain:
             self.add(f"{name}.pool", nir.AvgPool2d(block, block, np.array([0, 0])))
 
 
-def _neuron(name: str, layer: Layer) -> tuple[LIF, np.ndarray]:
+def _neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
     """A layer's neurons as a `nir.LIF`, and by what the weights are to be divided that lead to them, [N].
 
     Where all neurons have one decay, r is 1 and weights make up for it: Norse takes no other r. Where decays differ, r does,
@@ -162,7 +162,7 @@ def _neuron(name: str, layer: Layer) -> tuple[LIF, np.ndarray]:
     """
     import nir
 
-    neuron = layer.neuron.declared
+    neuron = layer.neuron.source_neuron
     assert isinstance(neuron, Lif)
     decay, threshold = (
         np.broadcast_to(
@@ -192,7 +192,7 @@ def _neuron(name: str, layer: Layer) -> tuple[LIF, np.ndarray]:
 
 
 def _feedforward(model: SpikingModel) -> FeedForward:
-    """The network of a model, which `Nir.refuse` has let pass."""
+    """The network of a model, which `Nir.check_network` has let pass."""
     assert isinstance(model.network, FeedForward)
     return model.network
 
@@ -204,7 +204,7 @@ def _metadata(model: SpikingModel) -> dict[str, Any]:
     held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
     actions = {"output": [1, *model.output_shape]}
-    said = about(
+    said = make_metadata(
         model, shape, actions, held, "Potentials stay from one call to the next.", "put every potential at 0"
     )
     leak = (
@@ -234,11 +234,11 @@ def _metadata(model: SpikingModel) -> dict[str, Any]:
     }
     values = {f"encoder_{key}": _numbers(key, value) for key, value in network.encoder.state_dict().items()}
     if not _direct(model) and not isinstance(model.obs_normalizer, torch.nn.Identity):
-        values["normaliser_mean"], values["normaliser_scale"] = normalisation(model.obs_normalizer)
+        values["normaliser_mean"], values["normaliser_scale"] = get_normalization(model.obs_normalizer)
     return {**metadata, **values}
 
 
-def normalisation(normaliser: Normaliser) -> tuple[np.ndarray, np.ndarray]:
+def get_normalization(normaliser: ObservationNormalizer) -> tuple[np.ndarray, np.ndarray]:
     """Mean and divisor, [O] each, that a ``normaliser`` applies to an observation."""
     scale = normaliser.std + normaliser.eps
     return _numbers("normaliser", normaliser.mean), _numbers("normaliser", scale)

@@ -1,7 +1,7 @@
 """One control step of a policy as a list of loops: what `torch.export` finds in it, without views, copies and checks.
 
 A `Value` is an array with a shape. Pointwise values that run over the same elements and need nothing else of each other
-stand in one `Loop`, so a layer's inner steps are one pass over its neurons. Values that later loops read are `stored`.
+stand in one `ExportLoop`, so a layer's inner steps are one pass over its neurons. Values that later loops read are `stored`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Value:
     """input, constant, pointwise, product, convolution, pool, reduction, or join: several one after the other along an axis."""
     shape: tuple[int, ...]
     operation: str = ""
-    operands: tuple[View | float | int | None, ...] = ()
+    operands: tuple[ValueView | float | int | None, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     data: Tensor | None = None
     """A constant's numbers."""
@@ -48,17 +48,17 @@ class Value:
 
 
 @dataclass(frozen=True)
-class View:
+class ValueView:
     """A value as it is read: under another shape and other indices."""
 
     value: Value
     shape: tuple[int, ...]
-    at: Callable[[Index], Index]
+    indices: Callable[[Index], Index]
     """An index of this view to the value's own."""
 
 
 @dataclass
-class Loop:
+class ExportLoop:
     """Values that are computed one after the other for each element; a product, reduction, convolution or join stands alone."""
 
     values: list[Value]
@@ -71,19 +71,19 @@ class Loop:
     @property
     def extents(self) -> tuple[int, ...]:
         """Sizes of the dimensions that it runs over."""
-        return extents(self.values[0].shape)
+        return drop_unit_axes(self.values[0].shape)
 
 
 @dataclass(frozen=True)
-class Program:
+class ExportProgram:
     """A control step: inputs, loops in their order, and outputs, each with the names that the module has for them."""
 
     inputs: dict[str, Value]
-    loops: tuple[Loop, ...]
-    outputs: dict[str, View]
+    loops: tuple[ExportLoop, ...]
+    outputs: dict[str, ValueView]
 
 
-def extents(shape: Sequence[int]) -> tuple[int, ...]:
+def drop_unit_axes(shape: Sequence[int]) -> tuple[int, ...]:
     """A ``shape`` without its axes of one element."""
     return tuple(size for size in shape if size != 1)
 
@@ -94,7 +94,7 @@ def indices(shape: Sequence[int], variables: Sequence[str]) -> Index:
     return tuple("0" if size == 1 else next(remaining) for size in shape)
 
 
-def flat(shape: Sequence[int], index: Index) -> str:
+def format_flat_index(shape: Sequence[int], index: Index) -> str:
     """C of the place of an ``index`` into a ``shape`` in memory, row-major."""
     parts, stride = [], 1
     for size, term in zip(reversed(shape), reversed(index), strict=True):
@@ -102,7 +102,7 @@ def flat(shape: Sequence[int], index: Index) -> str:
             parts.append(
                 str(int(term) * stride)
                 if term.isdigit()
-                else term if stride == 1 else f"{wrapped(term)} * {stride}"
+                else term if stride == 1 else f"{parenthesize(term)} * {stride}"
             )
         stride *= size
     constant = sum(int(part) for part in parts if part.isdigit())
@@ -110,65 +110,65 @@ def flat(shape: Sequence[int], index: Index) -> str:
     return " + ".join([*terms, *([str(constant)] if constant or not terms else [])])
 
 
-def wrapped(term: str) -> str:
+def parenthesize(term: str) -> str:
     """A ``term`` in parentheses where it is more than a name or a number."""
     return f"({term})" if any(sign in term for sign in "+-*/%") else term
 
 
-def needed(values: Sequence[Value], outputs: Sequence[View]) -> list[Value]:
+def select_needed(values: Sequence[Value], outputs: Sequence[ValueView]) -> list[Value]:
     """Those of the ``values`` on which the ``outputs`` depend."""
-    reached, waiting = set(), [memory(view.value) for view in outputs]
+    reached, waiting = set(), [get_storage(view.value) for view in outputs]
     while waiting:
         value = waiting.pop()
         if id(value) not in reached:
             reached.add(id(value))
-            waiting += [memory(x.value) for x in value.operands if isinstance(x, View)]
+            waiting += [get_storage(x.value) for x in value.operands if isinstance(x, ValueView)]
     return [value for value in values if id(value) in reached]
 
 
-def grouped(values: Sequence[Value]) -> list[Loop]:
+def fuse_loops(values: Sequence[Value]) -> list[ExportLoop]:
     """The ``values`` in loops; marks those that another loop than their own reads."""
-    loops: list[Loop] = []
+    loops: list[ExportLoop] = []
     for value in values:
         last = loops[-1] if loops else None
         if (
             value.kind == "pointwise"
             and last is not None
             and last.pointwise
-            and last.extents == extents(value.shape)
+            and last.extents == drop_unit_axes(value.shape)
         ):
             inside = {id(member) for member in last.values}
             if all(
                 same_element(value, x)
                 for x in value.operands
-                if isinstance(x, View) and id(memory(x.value)) in inside
+                if isinstance(x, ValueView) and id(get_storage(x.value)) in inside
             ):
                 last.values.append(value)
                 continue
-        loops.append(Loop([value]))
+        loops.append(ExportLoop([value]))
     where = {id(value): i for i, loop in enumerate(loops) for value in loop.values}
     for i, loop in enumerate(loops):
         for value in loop.values:
             for x in value.operands:
-                if isinstance(x, View) and where.get(id(memory(x.value)), i) != i:
-                    memory(x.value).stored = True
+                if isinstance(x, ValueView) and where.get(id(get_storage(x.value)), i) != i:
+                    get_storage(x.value).stored = True
     return loops
 
 
-def memory(value: Value) -> Value:
+def get_storage(value: Value) -> Value:
     """Whose memory a ``value`` lies in."""
     return value.settings.get("memory", value)
 
 
-def same_element(value: Value, x: View) -> bool:
+def same_element(value: Value, x: ValueView) -> bool:
     """Whether computing an element of a ``value`` takes the same element of its operand ``x``."""
-    if extents(x.value.shape) != extents(value.shape):
+    if drop_unit_axes(x.value.shape) != drop_unit_axes(value.shape):
         return False
-    variables = letters(value.shape)
+    variables = name_loop_variables(value.shape)
     return element(value, x, variables) == indices(x.value.shape, variables)
 
 
-def element(value: Value, x: View, variables: Sequence[str]) -> Index:
+def element(value: Value, x: ValueView, variables: Sequence[str]) -> Index:
     """The index into what an operand looks at for an element of a pointwise value, broadcast as torch does.
 
     Args:
@@ -177,14 +177,14 @@ def element(value: Value, x: View, variables: Sequence[str]) -> Index:
         variables: Variables of the loops over the value's elements.
     """
     whole = indices(value.shape, variables)[len(value.shape) - len(x.shape) :]
-    return x.at(tuple("0" if size == 1 else term for size, term in zip(x.shape, whole, strict=True)))
+    return x.indices(tuple("0" if size == 1 else term for size, term in zip(x.shape, whole, strict=True)))
 
 
-def letters(shape: Sequence[int]) -> list[str]:
+def name_loop_variables(shape: Sequence[int]) -> list[str]:
     """Names of the loop variables over a ``shape``."""
-    return [f"i{axis}" for axis in range(len(extents(shape)))]
+    return [f"i{axis}" for axis in range(len(drop_unit_axes(shape)))]
 
 
-def count(shape: Sequence[int]) -> int:
+def count_elements(shape: Sequence[int]) -> int:
     """Elements of an array of that ``shape``."""
     return math.prod(shape)

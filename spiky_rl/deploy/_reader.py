@@ -11,10 +11,26 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from spiky_rl.deploy._arguments import (
-    Arguments, is_boolean, name_of, path_of, place_of, without_wrapper,
+    Arguments,
+    is_boolean,
+    name_of,
+    path_of,
+    place_of,
+    without_wrapper,
 )  # fmt: skip
 from spiky_rl.deploy._program import (
-    ExportError, Index, Program, Value, View, extents, grouped, indices, letters, memory, needed, wrapped,
+    ExportError,
+    ExportProgram,
+    Index,
+    Value,
+    ValueView,
+    drop_unit_axes,
+    fuse_loops,
+    get_storage,
+    indices,
+    name_loop_variables,
+    parenthesize,
+    select_needed,
 )  # fmt: skip
 
 UNARY = {
@@ -39,14 +55,14 @@ ON_TRUTH = {"logical_not", "bitwise_and", "bitwise_or", "bitwise_not"}
 """Operations that C says for what is true or false alone."""
 REDUCTIONS = {"sum", "mean", "amax", "amin", "prod"}
 POOLS = {"max_pool2d_with_indices", "avg_pool2d"}
-SAME = {"alias", "clone", "detach", "lift_fresh_copy", "contiguous", "expand", "repeat"}
-LAYOUT = SAME | {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "_to_copy"}  # fmt: skip
+IDENTITY_OPS = {"alias", "clone", "detach", "lift_fresh_copy", "contiguous", "expand", "repeat"}
+LAYOUT = IDENTITY_OPS | {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "_to_copy"}  # fmt: skip
 """Operations that leave all numbers of a constant as they are."""
 
 
-def program(
+def read_program(
     module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: tuple[Tensor, ...]
-) -> Program:
+) -> ExportProgram:
     """The loops of a module that maps tensors to tensors.
 
     Args:
@@ -84,8 +100,8 @@ def program(
     views = [reader.view(x) for x in given_back if x is not None]
     for view in views:
         view.value.stored = True
-    return Program(
-        given, tuple(grouped(needed(reader.values, views))), dict(zip(outputs, views, strict=True))
+    return ExportProgram(
+        given, tuple(fuse_loops(select_needed(reader.values, views))), dict(zip(outputs, views, strict=True))
     )
 
 
@@ -93,7 +109,7 @@ class _Reader:
     """Nodes of a graph to values and views of them."""
 
     def __init__(self) -> None:
-        self.views: dict[Node, View] = {}
+        self.views: dict[Node, ValueView] = {}
         self.values: list[Value] = []
         self.numbers: dict[Node, Any] = {}
         """What depends on nothing but constants."""
@@ -104,7 +120,7 @@ class _Reader:
 
     def add(self, node: Node, value: Value) -> Value:
         """Let a ``node`` stand for a ``value`` as it is; returns the value."""
-        self.views[node] = View(value, value.shape, lambda index: index)
+        self.views[node] = ValueView(value, value.shape, lambda index: index)
         return value
 
     def constant(self, node: Node, data: Tensor, path: str, operation: str = "") -> None:
@@ -178,7 +194,7 @@ class _Reader:
         self._fill(node, name, value, arguments)
         arguments.require_all_read()
         for view in value.operands:
-            if isinstance(view, View) and value.kind != "pointwise":
+            if isinstance(view, ValueView) and value.kind != "pointwise":
                 view.value.stored = True
         self.values.append(value)
         self.add(node, value)
@@ -234,7 +250,7 @@ class _Reader:
             parts, axis = arguments.read("tensors", "dim")
             value.kind, value.operands = "join", tuple(self.view(x) for x in parts)
             value.settings = {"axis": axis % len(value.shape)}
-            value.binary = all(part.value.binary for part in value.operands if isinstance(part, View))
+            value.binary = all(part.value.binary for part in value.operands if isinstance(part, ValueView))
         else:
             raise ExportError(f"{value.place}: torch's operation {name!r} has no C form yet")
 
@@ -249,7 +265,7 @@ class _Reader:
             arguments.read("dtype")
         elif name == "_to_copy":
             arguments.refuse("dtype")
-        both = [x for x in value.operands if isinstance(x, View)]
+        both = [x for x in value.operands if isinstance(x, ValueView)]
         truth = [x.value.boolean for x in both]
         if (name in ON_TRUTH and not all(truth)) or (
             name not in ON_TRUTH and value.boolean and name in ("add", "mul")
@@ -257,8 +273,11 @@ class _Reader:
             raise ExportError(f"{value.place}: torch's operation {name!r} on {kind} has no C form")
         if kind == torch.float64:
             raise ExportError(f"{value.place}: torch's operation {name!r} in double precision has no C form")
-        value.binary = (name == "_to_copy" and isinstance(first, View) and first.value.boolean) or (
-            name == "mul" and _is_one(value.operands[1]) and isinstance(first, View) and first.value.binary
+        value.binary = (name == "_to_copy" and isinstance(first, ValueView) and first.value.boolean) or (
+            name == "mul"
+            and _is_unit_scalar(value.operands[1])
+            and isinstance(first, ValueView)
+            and first.value.binary
         )
 
     def _known(self, node: Node | None) -> Value | None:
@@ -277,7 +296,7 @@ class _Reader:
             self._look(node, base, shape, _shifted(axis, start, 1))
             return True
         base = self.view(args[0])
-        if name in SAME:
+        if name in IDENTITY_OPS:
             before, extra = base.shape, len(shape) - len(base.shape)
             if any(a != b and a != 1 for a, b in zip(before, shape[extra:], strict=True)):
                 raise ExportError(f"{place_of(node)}: a repetition of more than one element has no C form")
@@ -288,7 +307,7 @@ class _Reader:
                 lambda i: tuple("0" if size == 1 else t for size, t in zip(before, i[extra:], strict=True)),
             )
         elif name in ("unsqueeze", "squeeze", "view", "_unsafe_view", "reshape"):
-            if extents(base.shape) == extents(shape):
+            if drop_unit_axes(base.shape) == drop_unit_axes(shape):
                 self._look(node, base, shape, _resqueezed(shape, base.shape))
             else:
                 self._reshaped(node, base, shape)
@@ -310,13 +329,15 @@ class _Reader:
             return False
         return True
 
-    def _look(self, node: Node, base: View, shape: tuple[int, ...], at: Callable[[Index], Index]) -> None:
-        self.views[node] = View(base.value, shape, lambda index: base.at(at(index)))
+    def _look(
+        self, node: Node, base: ValueView, shape: tuple[int, ...], at: Callable[[Index], Index]
+    ) -> None:
+        self.views[node] = ValueView(base.value, shape, lambda index: base.indices(at(index)))
 
-    def _reshaped(self, node: Node, base: View, shape: tuple[int, ...]) -> None:
+    def _reshaped(self, node: Node, base: ValueView, shape: tuple[int, ...]) -> None:
         """A view that runs over its operand's memory: the operand is written there first."""
-        whole = indices(base.shape, letters(base.shape))
-        if base.shape != base.value.shape or base.at(whole) != whole:
+        whole = indices(base.shape, name_loop_variables(base.shape))
+        if base.shape != base.value.shape or base.indices(whole) != whole:
             copy = Value(
                 f"{node.name}_copy",
                 "pointwise",
@@ -327,9 +348,9 @@ class _Reader:
                 place=place_of(node),
             )
             self.values.append(copy)
-            base = View(copy, copy.shape, lambda index: index)
+            base = ValueView(copy, copy.shape, lambda index: index)
         held = base.value
-        memory(held).stored = True
+        get_storage(held).stored = True
         other = Value(
             held.name,
             held.kind,
@@ -339,7 +360,7 @@ class _Reader:
             binary=held.binary,
         )
         other.settings = {"memory": held.settings.get("memory", held)}
-        self.views[node] = View(other, shape, lambda index: index)
+        self.views[node] = ValueView(other, shape, lambda index: index)
 
 
 def _shifted(axis: int, start: int, step: int) -> Callable[[Index], Index]:
@@ -348,7 +369,9 @@ def _shifted(axis: int, start: int, step: int) -> Callable[[Index], Index]:
         if term.isdigit():
             moved = str(start + step * int(term))
         else:
-            moved = (term if step == 1 else f"{wrapped(term)} * {step}") + (f" + {start}" if start else "")
+            moved = (term if step == 1 else f"{parenthesize(term)} * {step}") + (
+                f" + {start}" if start else ""
+            )
         return (*index[:axis], moved, *index[axis + 1 :])
 
     return at
@@ -358,7 +381,7 @@ def _resqueezed(shape: Sequence[int], before: Sequence[int]) -> Callable[[Index]
     return lambda index: indices(before, [t for size, t in zip(shape, index, strict=True) if size != 1])
 
 
-def _is_one(x: object) -> bool:
+def _is_unit_scalar(x: object) -> bool:
     return isinstance(x, int | float) and x == 1
 
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from spiky_rl.config.plain import Plain, Tree
+from spiky_rl.config.plain_data import PlainMapping, PlainValue
 from spiky_rl.config.registry import Component
 from spiky_rl.deploy._program import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spiky_rl.deploy._calibration import Rollout
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
+    from spiky_rl.deploy._calibration import CalibrationRollout
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
 """Rules under which a spike belongs to one step; under the others a layer sends shares of one in two."""
@@ -32,7 +32,7 @@ type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 the file gives it, the state after it. What holds a state of its own ignores the one that it is given."""
 
 
-class Normaliser(Protocol):
+class ObservationNormalizer(Protocol):
     """Normalisation of observations as rsl_rl does it: (x - mean) / (std + eps)."""
 
     eps: float
@@ -50,6 +50,14 @@ class Normaliser(Protocol):
 
 class Target(Component):
     """Writes a policy and runs what was written."""
+
+    renamed = {
+        "refuse": "check_network",
+        "reference": "get_reference_model",
+        "allowed": "get_tolerance",
+        "open": "open_session",
+        "require": "check_requirements",
+    }
 
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Values that the target can express, by dotted path of an agent's key; a key that is not listed may have any. A target that
@@ -70,7 +78,7 @@ class Target(Component):
     changed = ""
     """Difference of its `reference` from the live policy, in words."""
 
-    def require(self) -> None:
+    def check_requirements(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
 
     in_c = False
@@ -78,7 +86,7 @@ class Target(Component):
     observes = False
     """Whether it has to see what the policy observes before it writes."""
 
-    def refuse(self, agent: Tree) -> None:
+    def check_network(self, agent: PlainMapping) -> None:
         """Raise ExportError that names the key of an ``agent``, as plain data, that the target cannot express.
 
         Called before Isaac Lab is imported, with what is known of the agent then, and again with all of it: a key that the agent
@@ -97,14 +105,14 @@ class Target(Component):
         name = type(self).__module__.rpartition(".")[2]
         return ExportError(f"agent.{place}: {value} given; allowed for {name}: {', '.join(allowed)}")
 
-    def calibrate(self, rollout: Rollout) -> None:
+    def calibrate(self, rollout: CalibrationRollout) -> None:
         """Take in the ``rollout`` that the policy observes; called before `write` where the target ``observes``."""
 
-    def reference(self, model: MLPModel) -> MLPModel:
+    def get_reference_model(self, model: MLPModel) -> MLPModel:
         """The policy that the file is to be equal to: the live ``model``, unless the target changes it."""
         return model
 
-    def allowed(self, model: MLPModel) -> float:  # pylint: disable=unused-argument
+    def get_tolerance(self, model: MLPModel) -> float:  # pylint: disable=unused-argument
         """The largest difference of an action from that of this ``model`` which counts as equal; a share of it if `relative`."""
         return self.tolerance
 
@@ -113,13 +121,13 @@ class Target(Component):
         """Write a ``model``, rsl_rl's or ours, into a ``folder``; returns the file. Raises ExportError where it cannot be."""
 
     @abstractmethod
-    def open(self, path: Path) -> Session | None:
+    def open_session(self, path: Path) -> Session | None:
         """A session that runs the file ``path``; None where its runtime is not installed."""
 
 
-def parts(agent: Tree, path: str) -> Iterator[tuple[str, Plain]]:
+def parts(agent: PlainMapping, path: str) -> Iterator[tuple[str, PlainValue]]:
     """Yield what stands at a dotted ``path`` of an ``agent``, with its place; of a list each element: one for each layer."""
-    node: Plain = agent
+    node: PlainValue = agent
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     if isinstance(node, list | tuple):
@@ -128,7 +136,7 @@ def parts(agent: Tree, path: str) -> Iterator[tuple[str, Plain]]:
         yield path, node
 
 
-def values(agent: Tree, path: str) -> Iterator[tuple[str, str]]:
+def values(agent: PlainMapping, path: str) -> Iterator[tuple[str, str]]:
     """Yield the texts at a dotted ``path`` of an ``agent``, each with its place; a component may be written as its name alone."""
     above, _, last = path.rpartition(".")
     for place, part in parts(agent, above):
@@ -143,7 +151,7 @@ def strip_module(name: str) -> str:
     return parts_of_name[-1] if parts_of_name[0] == "rsl_rl" else name
 
 
-def describe_model(model: MLPModel) -> Tree:
+def describe_model(model: MLPModel) -> PlainMapping:
     """Return what decides whether a target can express a ``model``, as the plain data of an agent; an ANN has no network."""
     kind = type(model.distribution)
     name = strip_module(f"{kind.__module__}:{kind.__name__}")

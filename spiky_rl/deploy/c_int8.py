@@ -12,15 +12,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, override
 
-from spiky_rl.config.plain import Tree, section
+from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, values
-from spiky_rl.deploy.c import require_compiler, session, sizes
+from spiky_rl.deploy.c import open_c_session, read_sizes, require_compiler
 
 if TYPE_CHECKING:
-    from spiky_rl.deploy._calibration import Rollout
+    from spiky_rl.deploy._calibration import CalibrationRollout
     from spiky_rl.deploy._int8_network import IntegerNetwork
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 GRADED = ("sigma_delta",)
 """Neurons whose events are numbers, which have no recurrent form."""
@@ -44,56 +44,56 @@ class CInt8(Target):
     own = ("network.learning.name",)
 
     def __init__(self) -> None:
-        self.rollout: Rollout | None = None
+        self.rollout: CalibrationRollout | None = None
         self.network: IntegerNetwork | None = None
 
     @override
-    def require(self) -> None:
+    def check_requirements(self) -> None:
         require_compiler("c-int8")
 
     @override
-    def refuse(self, agent: Tree) -> None:
-        super().refuse(agent)
-        if section(agent, "network").get("recurrent"):
+    def check_network(self, agent: PlainMapping) -> None:
+        super().check_network(agent)
+        if get_section(agent, "network").get("recurrent"):
             for place, neuron in values(agent, "network.neuron.name"):
                 if neuron in GRADED:
                     whole = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
                     raise self.refusal(place, f"{neuron} beside agent.network.recurrent", whole)
 
     @override
-    def calibrate(self, rollout: Rollout) -> None:
+    def calibrate(self, rollout: CalibrationRollout) -> None:
         self.rollout = rollout
 
-    def quantised(self, model: SpikingModel) -> IntegerNetwork:
+    def quantize(self, model: SpikingModel) -> IntegerNetwork:
         """The network of a ``model`` in integers. Raises ExportError where it has no such form."""
         from spiky_rl.deploy import _calibration, _int8_read
 
-        self.refuse(describe_model(model))
+        self.check_network(describe_model(model))
         if self.rollout is None:
             raise ExportError(
                 "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
             )
         network = _int8_read.require_known(model.network)
-        return _int8_read.integers(network, _calibration.ranges(model, self.rollout))
+        return _int8_read.quantize_network(network, _calibration.compute_ranges(model, self.rollout))
 
     @override
-    def reference(self, model: MLPModel) -> SpikingModel:
+    def get_reference_model(self, model: MLPModel) -> SpikingModel:
         from spiky_rl.deploy._int8_network import with_network
 
         spiking = cast("SpikingModel", model)
-        return with_network(spiking, self.network or self.quantised(spiking))
+        return with_network(spiking, self.network or self.quantize(spiking))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_files
-        from spiky_rl.deploy._int8_text import Text
-        from spiky_rl.hosts.rsl_rl.export import about
+        from spiky_rl.deploy._int8_text import Int8PolicyWriter
+        from spiky_rl.learners.rsl_rl.export import make_metadata
 
-        self.network = self.quantised(cast("SpikingModel", model))
-        text = Text(self.network, model.obs_normalizer)
-        header = text.header(about(model, {}, {}, [], "", "")["usage"])
+        self.network = self.quantize(cast("SpikingModel", model))
+        text = Int8PolicyWriter(self.network, model.obs_normalizer)
+        header = text.header(make_metadata(model, {}, {}, [], "", "")["usage"])
         return write_files(folder / "int8", text.source(), header)
 
     @override
-    def open(self, path: Path) -> Session:
-        return session(path, sizes(path)["BYTES"] // 4)
+    def open_session(self, path: Path) -> Session:
+        return open_c_session(path, read_sizes(path)["BYTES"] // 4)

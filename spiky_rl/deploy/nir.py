@@ -19,12 +19,12 @@ import numpy as np
 
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, parts
 
 if TYPE_CHECKING:
-    from spiky_rl.deploy._nir_policy import Policy
-    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+    from spiky_rl.deploy._nir_policy import NirPolicy
+    from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 
 class Nir(Target):
@@ -41,36 +41,36 @@ class Nir(Target):
     own = ("network.learning.name", "actor.distribution_cfg.class_name")
 
     @override
-    def require(self) -> None:
+    def check_requirements(self) -> None:
         if find_spec("nir") is None:
             raise UserError("--to nir: nir is not installed; install it with: pip install nir")
 
     @override
-    def refuse(self, agent: Tree) -> None:
-        super().refuse(agent)
+    def check_network(self, agent: PlainMapping) -> None:
+        super().check_network(agent)
         for place, connection in parts(agent, "network.connection"):
             if not isinstance(connection, Mapping) or connection.get("pool", 1) == 1:
                 continue
             if connection.get("pooling", "max") == "max":
                 raise self.refusal(f"{place}.pooling", "max", ["average"])
-        encoder = section(agent, "network").get("encoder")
+        encoder = get_section(agent, "network").get("encoder")
         for place, name in names_of(encoder, "network.encoder"):
             if ":" in name:
-                raise self.refusal(place, name, registry.names("encoders"))
+                raise self.refusal(place, name, registry.list_names("encoders"))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         import nir
 
-        from spiky_rl.deploy._nir_write import graph_of
+        from spiky_rl.deploy._nir_write import build_graph
 
-        self.refuse(describe_model(model))
-        graph = graph_of(cast("SpikingModel", model))
-        files.write(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
+        self.check_network(describe_model(model))
+        graph = build_graph(cast("SpikingModel", model))
+        files.write_atomically(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
         return folder / "policy.nir"
 
     @override
-    def open(self, path: Path) -> Session:
+    def open_session(self, path: Path) -> Session:
         import torch
 
         policy = read(path)
@@ -82,17 +82,17 @@ class Nir(Target):
         return step
 
 
-def read(path: Path | str) -> Policy:
+def read(path: Path | str) -> NirPolicy:
     """The policy in the file ``path``, one of ours.
 
     Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
     """
     from spiky_rl.deploy import _nir_read
 
-    return _nir_read.read(path)
+    return _nir_read.read_policy(path)
 
 
-def names_of(settings: Plain, place: str) -> Iterator[tuple[str, str]]:
+def names_of(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
     """Yield the names of a component and of its parts, each with where it stands below ``place``."""
     if isinstance(settings, str):
         yield f"{place}.name", settings

@@ -14,7 +14,7 @@ import numpy as np
 from spiky_rl.deploy.base import Session, Target
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Onnx(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.hosts.rsl_rl.export import write_onnx
+        from spiky_rl.learners.rsl_rl.export import write_onnx
 
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
@@ -36,7 +36,7 @@ class Onnx(Target):
         return folder / "policy.onnx"
 
     @override
-    def open(self, path: Path) -> Session | None:
+    def open_session(self, path: Path) -> Session | None:
         try:
             import onnxruntime
         except ImportError:

@@ -10,7 +10,7 @@ import numpy as np
 from spiky_rl.deploy.base import Session, Target
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 
 class TorchScript(Target):
@@ -18,13 +18,13 @@ class TorchScript(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.hosts.rsl_rl.export import write_torchscript
+        from spiky_rl.learners.rsl_rl.export import write_torchscript
 
         write_torchscript(model, folder / "policy.pt")
         return folder / "policy.pt"
 
     @override
-    def open(self, path: Path) -> Session:
+    def open_session(self, path: Path) -> Session:
         import torch
 
         scripted = torch.jit.load(path)

@@ -1,1 +1,1 @@
-"""Spiking networks in continuous time: solvers between exact spike times, and gradients through them."""
+"""Spiking networks in continuous time: solvers with exact spike times, and their gradients."""

@@ -1,15 +1,15 @@
-"""Networks of spiking neurons in continuous time: solved from event to event, in double precision.
+"""Networks of spiking neurons in continuous time, solved from event to event in double precision.
 
     dI/dt = -I / tau_synapse,  I <- I + w at a spike of weight w;   d state / dt = flow(I, state);   threshold(state) = 0:  spike
 
-Between events the equations of all neurons are solved by an explicit Runge-Kutta method of order 8 with step control. Spikes are
-roots of the threshold on the solution's interpolant, which is looked at `PROBES` times per step, and at its top where it
-rises and falls in between, so that a spike is found that only just reaches its threshold. For correctness, not for speed: the
-cost grows with neurons x events.
+Between events the equations of all neurons are solved by an explicit Runge-Kutta method of order 8 with step size control. Spikes are
+roots of the threshold function on the solution's interpolant. The function is evaluated at `PROBES` points per step, and at its maximum
+if it rises and falls between two points, so that a spike that barely reaches the threshold is found too. The solver aims at
+correctness, not speed: its cost grows with neurons x events.
 
-A neuron whose reset leaves it on its threshold (a neuron without reset) can spike again once it has been below it. What a
-neuron does without a spike, such as the end of Hodgkin and Huxley's refractoriness, is its reset with a spike of 0: it is looked for
-at the same points in time.
+A neuron without reset stays on its threshold after a spike; it can spike again only after it has been below the threshold. A change
+without a spike, such as the end of the refractory period of Hodgkin and Huxley, is a reset with a spike of 0; it is searched for at the
+same points in time.
 
 Source of the method: Hairer, Norsett & Wanner (1993), DOP853.
 """
@@ -26,45 +26,45 @@ from scipy.integrate import DOP853
 from scipy.optimize import brentq
 from torch import Tensor
 
-from spiky_rl.config.options import UserError, nearest
-from spiky_rl.exact.terms import Array, Terms
+from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Ode
 
 PROBES = 8
-"""Points of a step at which thresholds are looked at."""
+"""Number of points per step at which thresholds are evaluated."""
 ON_THRESHOLD = 1e-9
-"""Distance to the threshold within which a neuron counts as standing on it."""
+"""Distance within which a neuron counts as being on its threshold."""
 ROOT, RELATIVE = 1e-13, 1e-15
-"""ms, and share of the time, to which a root is found."""
+"""Absolute (ms) and relative tolerance of a root."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 """Nodes and weights of the quadrature over one step: exact for the interpolant's degree."""
 
 Integrand = Callable[..., Tensor]
-"""(time in ms, a tensor [N] per state) -> a scalar tensor: what is integrated over time."""
+"""A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
 
 
 Function = Callable[[Array], Array]
-"""Values [S + 1, ..., N] -> [..., N]."""
+"""A function of states and currents: [S + 1, ..., N] -> [..., N]."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A moment at which something jumps."""
+    """A discontinuity of states or currents."""
 
     time: float
     kind: str
-    """``input``, ``spike``, or ``silent``: a reset without a spike."""
+    """``input``, ``spike``, or ``silent`` for a reset without a spike."""
     source: int
-    """The input or the neuron."""
+    """Index of the input or neuron."""
     number: int
-    """Which of the input's times, or of all spikes, this is."""
+    """Index among the input's times, or among all spikes."""
     before: Array
     """[S + 1, N]: states and synaptic currents."""
     after: Array
 
 
 @dataclass(frozen=True)
-class Spike:
+class SpikeEvent:
     """A neuron and the time of its spike in ms."""
 
     neuron: int
@@ -72,7 +72,7 @@ class Spike:
 
 
 class Trajectory:
-    """A solution between two events: interpolants in order of time."""
+    """A solution between two events, as interpolants in order of time."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -80,21 +80,21 @@ class Trajectory:
         self._starts: list[float] = []
 
     def add(self, start: float, end: float, interpolant: Callable[[float], Array]) -> None:
-        """Continue by a piece from ``start`` to ``end``, in ms; its ``interpolant`` gives the values at a time."""
+        """Append a piece from ``start`` to ``end``, in ms; its ``interpolant`` returns the values at a time."""
         self.pieces.append((start, end, interpolant))
         self._starts.append(start)
 
     def __call__(self, time: float) -> Array:
-        """The values at a ``time`` in ms, in ``shape``."""
+        """Return the values at a ``time`` in ms, in ``shape``."""
         piece = max(0, bisect.bisect_right(self._starts, time) - 1)
         return self.pieces[piece][2](time).reshape(self.shape)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A network, what it is given and how exactly it is to be solved; see `spiky_rl.exact.adjoint.solve`."""
+class SpikingProblem:
+    """A network, its inputs and the solver's tolerance; see `spiky_rl.exact.adjoint.solve_network`."""
 
-    terms: Terms
+    terms: NeuronTerms
     weights: Array
     inputs: tuple[Array, ...]
     duration: float
@@ -103,32 +103,32 @@ class Problem:
     tolerance: float
 
     def slope(self, values: Array) -> Array:
-        """d/dt of states and currents, the ``values`` [S + 1, N]."""
+        """Return d/dt of ``values`` [S + 1, N], the states and currents."""
         return np.concatenate([self.terms.flow(values[-1], values[:-1]), -values[-1:] / self.tau_synapse])
 
     def distance(self, values: Array) -> Array:
-        """[..., N]: distances to the threshold of ``values`` [S + 1, ..., N]; readouts are infinitely far from it."""
+        """Return the distances to the threshold, [..., N], of ``values`` [S + 1, ..., N]; minus infinity for readouts."""
         return np.where(self.spiking, self.terms.threshold(values[:-1]), -np.inf)
 
     def rise(self, values: Array) -> Array:
-        """[..., N]: d distance/dt of ``values`` [S + 1, ..., N]."""
+        """Return d distance/dt, [..., N], of ``values`` [S + 1, ..., N]."""
         gradient, _ = self.terms.threshold_gradient(values[:-1])
         return (gradient * self.slope(values)[:-1]).sum(0)
 
 
-class Solver:
-    """Goes through a problem from event to event."""
+class EventSolver:
+    """Solves a problem from event to event."""
 
-    def __init__(self, problem: Problem, start: Array, max_spikes: int) -> None:
+    def __init__(self, problem: SpikingProblem, start: Array, max_spikes: int) -> None:
         self.problem, self.max_spikes = problem, max_spikes
         self.time, self.values = 0.0, start
         self.armed = np.ones(start.shape[1], bool)
         self.events: list[Event] = []
         self.segments: list[Trajectory] = []
-        self.spikes: list[Spike] = []
+        self.spikes: list[SpikeEvent] = []
 
     def run(self) -> None:
-        """Fill ``events`` and ``segments``: one segment before each event and one behind the last."""
+        """Fill ``events`` and ``segments``: one segment before each event and one after the last."""
         arrivals = sorted(
             (time, source, number)
             for source, times in enumerate(self.problem.inputs)
@@ -146,7 +146,7 @@ class Solver:
         self.values = after
 
     def _advance(self, end: float) -> None:
-        """Up to ``end``, through all spikes on the way."""
+        """Solve up to the time ``end``, through all spikes on the way."""
         while True:
             segment = Trajectory(self.values.shape)
             due = np.flatnonzero(self.armed & (self.problem.distance(self.values) >= 0.0))
@@ -157,10 +157,10 @@ class Solver:
             if neuron >= 0:
                 self._spike(neuron)
             else:
-                self._jump("silent", -1, -1, self._unspiked(self.values))
+                self._jump("silent", -1, -1, self._reset_without_spike(self.values))
 
     def _until_event(self, end: float, segment: Trajectory) -> int | None:
-        """Solve until ``end`` (None), a spike (its neuron) or a reset without a spike (-1)."""
+        """Solve until the next event; return None at ``end``, the neuron of a spike, or -1 for a reset without a spike."""
         problem, shape = self.problem, self.values.shape
         if self.time >= end:
             return None
@@ -180,7 +180,7 @@ class Solver:
                     f"the network cannot be solved beyond {stepper.t:.6g} ms: {message} (do states grow without bound?)"
                 )
             before, interpolant = stepper.t_old, stepper.dense_output()
-            event, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
+            event, time = self._find_first_event(float(before or 0.0), float(stepper.t), interpolant)
             segment.add(float(before or 0.0), time, interpolant)
             if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
@@ -188,14 +188,16 @@ class Solver:
         self.time, self.values = end, stepper.y.reshape(shape)
         return None
 
-    def _look(self, start: float, end: float, interpolant: Callable[..., Array]) -> tuple[int | None, float]:
-        """What happens first in a step, and when."""
+    def _find_first_event(
+        self, start: float, end: float, interpolant: Callable[..., Array]
+    ) -> tuple[int | None, float]:
+        """Return the first event of a step, as in `_until_event`, and its time."""
         times = np.linspace(start, end, PROBES + 1)
         shape = self.values.shape
         values = interpolant(times).reshape(*shape, len(times)).swapaxes(1, 2)
         distance, rise = self.problem.distance(values), self.problem.rise(values)
-        changed = (self._unspiked(values) != values).any((0, 2))
-        # a bound for what is between two points of a curve that bends down
+        changed = (self._reset_without_spike(values) != values).any((0, 2))
+        # an upper bound of a concave curve between two points
         bound = distance[:-1] + (times[1] - times[0]) * rise[:-1]
         between = (rise[:-1] > 0.0) & (rise[1:] < 0.0) & (bound >= 0.0)
         for i in range(PROBES):
@@ -217,30 +219,30 @@ class Solver:
     def _at(
         self, function: Function, neuron: int, interpolant: Callable[[float], Array], time: float
     ) -> float:
-        """A function of a neuron's values at a time within a step."""
+        """Return a function of a neuron's values at a time within a step."""
         return float(function(interpolant(time).reshape(self.values.shape))[neuron])
 
     def _root(
         self, function: Function, neuron: int, interpolant: Callable[[float], Array], low: float, high: float
     ) -> float:
-        """When the function changes its sign."""
+        """Return the time at which the function changes its sign."""
 
         def at(time: float) -> float:
             return self._at(function, neuron, interpolant, time)
 
-        # rounding may have moved a start that is on the threshold
+        # a start on the threshold may be on the other side by rounding
         if at(low) * at(high) > 0.0:
             return low
         return float(brentq(at, low, high, xtol=ROOT, rtol=RELATIVE))  # type: ignore[arg-type]
 
-    def _unspiked(self, values: Array) -> Array:
-        """What a step without spikes makes of the values."""
+    def _reset_without_spike(self, values: Array) -> Array:
+        """Return the values after a reset with a spike of 0."""
         return np.concatenate([self.problem.terms.reset(values[:-1], 0.0), values[-1:]])
 
     def _spike(self, neuron: int) -> None:
         if len(self.spikes) >= self.max_spikes:
             raise UserError(
-                f"max_spikes: more than {self.max_spikes} spikes in {self.time:.6g} ms, the last of neuron {neuron}; allow more or lower the weights"
+                f"max_spikes: more than {self.max_spikes} spikes within {self.time:.6g} ms, the last of neuron {neuron}; raise max_spikes or lower the weights"
             )
         after = self.values.copy()
         after[:-1, neuron] = self.problem.terms.reset(self.values[:-1])[:, neuron]
@@ -251,12 +253,12 @@ class Solver:
                 f"neuron {neuron} is above its threshold after its reset at {self.time:.6g} ms, by {distance:.3g}: it would spike without end"
             )
         self.armed[neuron] = distance < -ON_THRESHOLD
-        self.spikes.append(Spike(neuron, self.time))
+        self.spikes.append(SpikeEvent(neuron, self.time))
         self._jump("spike", neuron, len(self.spikes) - 1, after)
 
 
-def integral(segments: Sequence[Trajectory], integrand: Integrand) -> float:
-    """The ``integrand`` over the time of ``segments``, by Gauss and Legendre's quadrature over each of the solver's steps."""
+def integrate(segments: Sequence[Trajectory], integrand: Integrand) -> float:
+    """Return the integral of ``integrand`` over ``segments``, by Gauss-Legendre quadrature over each step of the solver."""
     total = 0.0
     for start, end, interpolant, shape in (
         (*piece, part.shape) for part in segments for piece in part.pieces
@@ -268,23 +270,26 @@ def integral(segments: Sequence[Trajectory], integrand: Integrand) -> float:
     return total
 
 
-def parameters_of(neuron: Ode, width: int, instead: Mapping[str, object]) -> Array:
-    """[P, N], N = ``width``: the ``neuron``'s own parameters, or those given ``instead``: one number, or [N]. Raises UserError for a bad one."""
-    for name in instead:
+def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -> Array:
+    """Return the parameters [P, N] of ``width`` neurons; ``overrides`` (one number or [N] each) replace the neuron's own values.
+
+    Raises UserError for an unknown name or a value out of range.
+    """
+    for name in overrides:
         if name not in neuron.params:
             raise UserError(
-                f"parameters: {name!r} is no parameter of this neuron; it has {', '.join(neuron.params)}{nearest(name, neuron.params)}"
+                f"parameters: {name!r} is no parameter of this neuron; allowed: {', '.join(neuron.params)}{suggest_name(name, neuron.params)}"
             )
     table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
-        table[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
+        table[row] = to_array(f"parameters.{name}", overrides.get(name, neuron.chosen[name]), (width,))
         for value in (table[row].min(), table[row].max()) if width else ():
             param.require(f"parameters.{name}", float(value))
     return table
 
 
-def fitting(name: str, values: object, shape: tuple[int, ...]) -> Array:
-    """The ``values`` as finite doubles of a ``shape``, to which they may be broadcast. Raises UserError that names them by ``name``."""
+def to_array(name: str, values: object, shape: tuple[int, ...]) -> Array:
+    """Return ``values`` as finite doubles, broadcast to ``shape``. Raises UserError with ``name`` if that is impossible."""
     array = np.asarray(values, float)
     if not np.isfinite(array).all():
         raise UserError(f"{name}: expected finite numbers, got {array.tolist()}")

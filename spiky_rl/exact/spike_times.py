@@ -1,15 +1,15 @@
-"""SpikeProp: spike times of SRM0 neurons as a differentiable function of weights, delays and the spike times that come in.
+"""SpikeProp: spike times of SRM0 neurons as a differentiable function of weights, delays and input spike times.
 
     u_j(t) = sum_i sum_m w_jim eps(t - t_i - d_m) + sum_k eta(t - t_k),   u_j(t_k) = threshold from below:  spike k of j at t_k
     eps(s) = s/tau exp(1 - s/tau),   eta(s) = -threshold exp(-s/tau_refractory)   for s > 0
 
-The gradient is that of the implicit function: with D_k = du/dt at spike k,
+The gradient follows from the implicit function theorem: with D_k = du/dt at spike k,
 
     D_k dt_k = sum w eps' (dt_i + dd_m) - sum eps dw + sum_(l<k) eta' dt_l
 
-It grows without bound where u only just reaches the threshold, so D is at least ``floor``. A neuron that does not spike has no
-gradient; `SpikeTimes.revive` raises its weights. With tau_refractory = tau a neuron is a leaky one with reset by subtraction
-and synapses of the same time constant, whose weights are e w.
+It grows without bound if u barely reaches the threshold, so D is at least ``floor``. A neuron that does not spike has no gradient;
+`SpikeTimeLayer.raise_silent_weights` raises its weights. With tau_refractory = tau, the neuron is a leaky integrator with reset by
+subtraction and synapses of the same time constant with weights e w.
 
 Sources: Bohte, Kok & La Poutre (2002); several spikes per neuron: Booij & Nguyen (2005).
 """
@@ -27,58 +27,60 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError
 
 ITERATIONS = 100
-"""Most iterations of Newton's method; where it leaves its bracket, of bisection, which alone needs 50."""
+"""Maximum iterations of Newton's method, with bisection if it leaves its bracket; bisection alone needs 50."""
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """Time constants, threshold and limits that all neurons of a layer share."""
+class SrmKernels:
+    """Time constants, threshold and limits, shared by all neurons of a layer."""
 
     tau: float = 7.0
-    """Time constant of a postsynaptic potential in ms: its maximum, 1, is that late."""
+    """Time constant in ms of a postsynaptic potential; its maximum, 1, is at this time."""
     threshold: float = 1.0
     tau_refractory: float = 7.0
-    """Time constant in ms of the fall by one threshold after a spike."""
+    """Time constant in ms of the after-spike potential, which begins at minus the threshold."""
     duration: float = 50.0
-    """ms after which a neuron counts as silent."""
+    """Duration in ms; a neuron without a spike within it counts as silent."""
     spikes: int = 1
-    """Most spikes per neuron."""
+    """Maximum spikes per neuron."""
     resolution: float = 0.1
-    """ms; a potential above the threshold for less than this may be overlooked. Spike times themselves are exact."""
+    """Search grid in ms: an excursion above the threshold that is shorter may be missed. Spike times themselves are exact."""
     floor: float = 0.1
-    """Least slope du/dt in 1/ms that a gradient divides by."""
+    """Minimum slope du/dt, in 1/ms, in the denominator of a gradient."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name == "floor"))):
-                raise UserError(f"{field.name}: {value!r} is out of range; it must be above 0 and finite")
+                raise UserError(f"{field.name}: {value!r} is out of range; allowed: above 0 and finite")
 
     def postsynaptic(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eps and its derivative at ``s`` ms after an arrival."""
+        """Return eps and its derivative at ``s`` ms after an arrival."""
         x = s.clamp(min=0.0) / self.tau
         rise = torch.exp(1.0 - x)
         return x * rise, torch.where(s > 0.0, (1.0 - x) * rise / self.tau, 0.0)
 
     def refractory(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eta and its derivative at ``s`` ms after the neuron's own spike."""
+        """Return eta and its derivative at ``s`` ms after the neuron's own spike."""
         value = torch.where(
             s > 0.0, -self.threshold * torch.exp(-s.clamp(min=0.0) / self.tau_refractory), 0.0
         )
         return value, -value / self.tau_refractory
 
 
-def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels) -> Tensor:
-    """Spike times [B, J, ``kernels.spikes``] in ms, in order; infinite where there are no more.
+def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: SrmKernels) -> Tensor:
+    """Return the spike times [B, J, ``kernels.spikes``] in ms, in order; infinite where a neuron has no further spike.
+
+    The computation is in double precision, whatever the weights' type.
 
     Args:
-        times: [B, I, S] in ms, not negative; infinite: no spike.
+        times: Input spike times [B, I, S] in ms, not negative; infinite for no spike.
         weights: [J, I, M].
         delays: [M] in ms, not negative.
-        kernels: Potentials and how spikes are located. Computed in double precision, whatever the weights' type.
+        kernels: Time constants, threshold and limits.
 
     Raises:
-        UserError: Shapes that do not fit, and times or delays below 0.
+        UserError: If shapes do not match, or times or delays are negative.
     """
     if times.dim() != 3 or weights.shape[1:] != (times.shape[1], *delays.shape):
         raise UserError(
@@ -86,21 +88,21 @@ def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels
         )
     for name, values in (("times", times), ("delays", delays)):
         if not bool((values >= 0.0).all()):
-            raise UserError(f"{name}: {values.min().item()!r} is out of range; it must be at least 0 ms")
+            raise UserError(f"{name}: {values.min().item()!r} is out of range; allowed: at least 0 ms")
     spikes = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
     return spikes.to(weights.dtype)  # type: ignore[union-attr]
 
 
-class SpikeTimes(torch.nn.Module):
-    """A layer of neurons, connected to each input through synapses of several delays.
+class SpikeTimeLayer(torch.nn.Module):
+    """A layer of neurons, connected to each input by synapses with several delays.
 
     Args:
         inputs: I.
         neurons: J.
-        generator: Weights are drawn from U(0, ``scale``), times the sign of their input.
-        scale: Largest size of a weight.
+        generator: Generator of the initial weights: U(0, ``scale``) times the sign of their input.
+        scale: Maximum absolute initial weight.
         delays: [M] in ms.
-        signs: [I], 1 or -1: what all weights of an input are kept at. None: they are free.
+        signs: [I], 1 or -1: the fixed sign of all weights of an input; None for weights of any sign.
         kernels: Kernels of all neurons.
     """
 
@@ -115,7 +117,7 @@ class SpikeTimes(torch.nn.Module):
         scale: float = 0.25,
         delays: Sequence[float] | Tensor = tuple(range(1, 17)),
         signs: Sequence[float] | Tensor | None = None,
-        kernels: Kernels = Kernels(),
+        kernels: SrmKernels = SrmKernels(),
     ) -> None:
         super().__init__()
         self.kernels = kernels
@@ -126,41 +128,41 @@ class SpikeTimes(torch.nn.Module):
         self.weights = torch.nn.Parameter(weights if self.signs is None else weights * self.signs[:, None])
 
     def forward(self, times: Tensor) -> Tensor:
-        """Spike ``times`` [B, I, S] in ms -> [B, J, spikes]."""
-        return spike_times(times, self.weights, self.delays, self.kernels)
+        """Map input spike ``times`` [B, I, S] in ms to output spike times [B, J, spikes]."""
+        return compute_spike_times(times, self.weights, self.delays, self.kernels)
 
     @torch.no_grad()
-    def revive(self, times: Tensor, amount: float = 0.01) -> None:
-        """Raise all weights of neurons that are silent in ``times`` [B, J, spikes]: by ``amount`` if they are in every sample."""
+    def raise_silent_weights(self, times: Tensor, amount: float = 0.01) -> None:
+        """Raise the weights of silent neurons by ``amount`` times the share of samples of ``times`` [B, J, spikes] without a spike."""
         silent = times[..., 0].isinf().to(self.weights.dtype).mean(0)
         self.weights += amount * silent[:, None, None]
         self.constrain()
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Put weights that have changed their sign to 0; to be called after every step of an optimiser."""
+        """Set weights with the wrong sign to 0. Call this after every optimiser step."""
         if self.signs is not None:
             sign = self.signs[:, None]
             self.weights.copy_(sign * (sign * self.weights).clamp(min=0.0))
 
 
 class _SpikeTimes(torch.autograd.Function):
-    """Located forward, implicit backward."""
+    """Root finding in the forward pass, the implicit function theorem in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels) -> Tensor:
+    def forward(ctx: Any, times: Tensor, weights: Tensor, delays: Tensor, kernels: SrmKernels) -> Tensor:
         steps = round(kernels.duration / kernels.resolution)
         grid = torch.linspace(0.0, kernels.duration, steps + 1, dtype=torch.float64, device=times.device)
         arrivals = times[..., None] + delays
-        # [B, I, M, grid]: the spikes of an input add up before they are weighed
+        # [B, I, M, grid]: the spikes of an input add up before they are weighted
         driven = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
         potential = torch.einsum("bimg,jim->bjg", driven, weights)
         spikes: list[Tensor] = []
         for _ in range(kernels.spikes):
-            spikes.append(_next(grid, potential, spikes, arrivals, weights, kernels))
+            spikes.append(_find_next_spike(grid, potential, spikes, arrivals, weights, kernels))
             since = grid - spikes[-1][..., None]
             potential = potential + kernels.refractory(since)[0]
-            # what was before this spike is over
+            # exclude the time up to this spike from the search
             potential = torch.where(since > 0.0, potential, -math.inf)
         located = torch.stack(spikes, -1)
         ctx.save_for_backward(times, weights, delays, located)
@@ -170,14 +172,14 @@ class _SpikeTimes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         times, weights, delays, located = ctx.saved_tensors
-        kernels: Kernels = ctx.kernels
+        kernels: SrmKernels = ctx.kernels
         alive = located.isfinite()
         grad = torch.where(alive, grads[0], 0.0)
         spikes = torch.where(alive, located, 0.0)
         arrivals = times[..., None] + delays
         to_weights, to_arrivals = torch.zeros_like(weights), torch.zeros_like(arrivals)
         for k in reversed(range(kernels.spikes)):
-            value, slope = kernels.postsynaptic(_since(spikes[..., k], arrivals))
+            value, slope = kernels.postsynaptic(_elapsed_times(spikes[..., k], arrivals))
             _, own = kernels.refractory(spikes[..., k, None] - spikes[..., :k])
             steepness = torch.einsum("bjism,jim->bj", slope, weights) + own.sum(-1)
             share = torch.where(alive[..., k], grad[..., k] / steepness.clamp(min=kernels.floor), 0.0)
@@ -187,15 +189,20 @@ class _SpikeTimes(torch.autograd.Function):
         return to_arrivals.sum(-1), to_weights, to_arrivals.sum((0, 1, 2)), None
 
 
-def _since(time: Tensor, arrivals: Tensor) -> Tensor:
-    """[B, J, I, S, M]: time [B, J] since every arrival [B, I, S, M]."""
+def _elapsed_times(time: Tensor, arrivals: Tensor) -> Tensor:
+    """Return the time from every arrival [B, I, S, M] to ``time`` [B, J], as [B, J, I, S, M]."""
     return time[:, :, None, None, None] - arrivals[:, None]
 
 
-def _next(
-    grid: Tensor, potential: Tensor, before: list[Tensor], arrivals: Tensor, weights: Tensor, kernels: Kernels
+def _find_next_spike(
+    grid: Tensor,
+    potential: Tensor,
+    before: list[Tensor],
+    arrivals: Tensor,
+    weights: Tensor,
+    kernels: SrmKernels,
 ) -> Tensor:
-    """The first crossing of ``potential`` [B, J, grid], which is minus infinity up to the last spike: [B, J]."""
+    """Return the time [B, J] of the first threshold crossing; ``potential`` [B, J, grid] is minus infinity up to the last spike."""
     above = potential >= kernels.threshold
     spikes, index = above.any(-1), above.to(torch.uint8).argmax(-1)
     high, low = grid[index], grid[(index - 1).clamp(min=0)]
@@ -203,7 +210,7 @@ def _next(
         low = torch.maximum(low, before[-1].clamp(max=kernels.duration))
     time = 0.5 * (low + high)
     for _ in range(ITERATIONS):
-        value, slope = kernels.postsynaptic(_since(time, arrivals))
+        value, slope = kernels.postsynaptic(_elapsed_times(time, arrivals))
         distance = torch.einsum("bjism,jim->bj", value, weights) - kernels.threshold
         steepness = torch.einsum("bjism,jim->bj", slope, weights)
         for spike in before:

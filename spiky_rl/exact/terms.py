@@ -1,7 +1,6 @@
-"""Terms that an event-based solver needs of a neuron, derived from its own flow, threshold and reset on NumPy arrays.
+"""Flow, threshold and reset of a neuron as functions of NumPy arrays, with their transposed derivatives, for the event-based solver.
 
-The tracer records each of the three once and adds its transposed derivative by reverse mode, so that a neuron of the registry
-and a user's own need no equation beside the one they have.
+The tracer records each function once and derives its transposed derivative by reverse mode, so a neuron needs no further equations.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, decays
+from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, is_time_constant
 
 Array = np.ndarray
 
@@ -26,11 +25,11 @@ ARRAYS: Mapping[str, Callable[..., Any]] = {
     "where": np.where,
     "heaviside": lambda x: np.asarray(x >= 0, float),
 }
-"""Every operation on arrays."""
+"""Every operation of the op vocabulary on arrays."""
 
 
-class Program:
-    """Some expressions of a graph as a list of array operations."""
+class ArrayProgram:
+    """Expressions of a graph as a list of array operations."""
 
     def __init__(self, inputs: Sequence[Node], outputs: Sequence[Value]) -> None:
         self.slots: list[Any] = [None] * len(inputs)
@@ -39,7 +38,7 @@ class Program:
         self.outputs = [self._place(x) for x in outputs]
 
     def _place(self, x: Value) -> int:
-        """Where the value of an expression will lie: what it needs is computed before it."""
+        """Return the slot of an expression's value, after adding the steps that compute it."""
         if isinstance(x, Node) and x.index in self.places:
             return self.places[x.index]
         args = [self._place(a) for a in x.args] if isinstance(x, Node) else []
@@ -51,7 +50,7 @@ class Program:
         return place
 
     def __call__(self, *inputs: Array) -> Array:
-        """[outputs, ..., N] for inputs that broadcast to the first, [..., N]."""
+        """Return the outputs, [outputs, ..., N]; the inputs broadcast to the first input's shape, [..., N]."""
         slots = [*inputs, *self.slots[len(inputs) :]]
         for place, function, args in self.steps:
             slots[place] = function(*[slots[i] for i in args])
@@ -61,25 +60,25 @@ class Program:
         return values
 
 
-class Terms:
+class NeuronTerms:
     """Flow, threshold and reset of a neuron with given parameters, and their transposed derivatives.
 
-    States are [S, ..., N], parameters [P, N] in the neuron's order and its units, time constants in ms.
+    States are [S, ..., N]. Parameters are [P, N] in the neuron's order and units, with time constants in ms.
 
     Raises:
-        TraceError: The neuron leaves the op vocabulary.
+        TraceError: If the neuron uses an operation outside the op vocabulary.
     """
 
     def __init__(self, neuron: Ode, parameters: Array) -> None:
         self.neuron, self.parameters, self.count = neuron, parameters, len(neuron.states)
-        self._flow = _programs(
+        self._flow = _build_programs(
             neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, states, times)
         )
-        self._threshold = _programs(
+        self._threshold = _build_programs(
             neuron, lambda ops, _, states, __, params: (neuron.distance(ops, states, params),)
         )
         self._reset = {
-            spike: _programs(
+            spike: _build_programs(
                 neuron,
                 lambda ops, _, states, __, params, spike=spike: neuron.reset(ops, spike, states, params),
             )
@@ -87,28 +86,28 @@ class Terms:
         }
 
     def flow(self, current: Array, states: Array) -> Array:
-        """d state / dt per ms, [S, ..., N], by the ``current`` [..., N] and the ``states`` [S, ..., N]."""
+        """Return d state / dt per ms, [S, ..., N], for ``current`` [..., N] and ``states`` [S, ..., N]."""
         return self._flow[0](current, *states, *self.parameters)
 
     def flow_transposed(self, current: Array, states: Array, adjoint: Array) -> tuple[Array, Array, Array]:
-        """Products of the flow's transposed Jacobians with an ``adjoint`` [S, N], for ``current`` [N], ``states`` [S, N] and parameters [P, N]."""
+        """Return the products of the flow's transposed Jacobians (by current, states, parameters) with an ``adjoint`` [S, N]."""
         return self._split(self._flow[1](current, *states, *self.parameters, *adjoint))
 
     def threshold(self, states: Array) -> Array:
-        """Distance to the threshold, [..., N], of ``states`` [S, ..., N]."""
+        """Return the distance to the threshold, [..., N], of ``states`` [S, ..., N]."""
         return self._threshold[0](states[0], *states, *self.parameters)[0]
 
     def threshold_gradient(self, states: Array) -> tuple[Array, Array]:
-        """Derivatives of the distance for ``states`` [S, N] and parameters [P, N]."""
+        """Return the derivatives of the distance with respect to ``states`` [S, N] and parameters [P, N]."""
         one = np.ones_like(states[0])
         return self._split(self._threshold[1](one, *states, *self.parameters, one))[1:]
 
     def reset(self, states: Array, spike: float = 1.0) -> Array:
-        """The ``states`` after a ``spike`` (1), or after none (0)."""
+        """Return the ``states`` after a reset with a ``spike`` of 1 or 0."""
         return self._reset[spike][0](states[0], *states, *self.parameters)
 
     def reset_transposed(self, states: Array, adjoint: Array, spike: float = 1.0) -> tuple[Array, Array]:
-        """Products of the reset's transposed Jacobians with an ``adjoint`` [S, N], for ``states`` before it and parameters [P, N]; ``spike`` as there."""
+        """Return the products of the reset's transposed Jacobians (by states, parameters) with an ``adjoint`` [S, N]."""
         return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
 
     def _split(self, values: Array) -> tuple[Array, Array, Array]:
@@ -118,18 +117,18 @@ class Terms:
 Definition = Callable[[Ops, Value, States, Params, Params], Sequence[Value]]
 
 
-def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
-    """A function of the neuron, and its transposed derivative: both take current, states and parameters."""
-    graph = Graph()
+def _build_programs(neuron: Ode, definition: Definition) -> tuple[ArrayProgram, ArrayProgram]:
+    """Return a function of the neuron and its transposed derivative; both take current, states and parameters."""
+    graph = TraceGraph()
     current = graph.input("current")
     states = [graph.input(f"state {name}") for name in neuron.states]
     params = [graph.input(name) for name in neuron.params]
-    # only the flow takes time constants in ms
+    # flow takes time constants in ms; threshold and reset take decays
     times = [
-        graph.make("exp", -neuron.dt / node) if decays(param) else node
+        graph.make("exp", -neuron.dt / node) if is_time_constant(param) else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
-    outputs = trace.call(
+    outputs = trace.call_function(
         neuron,
         definition,
         *(TraceOps(graph), current, neuron.named_states(*states)),
@@ -138,5 +137,5 @@ def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
     inputs = [current, *states, *params]
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
-    transposed = trace.gradients(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
-    return Program(inputs, outputs), Program([*inputs, *seeds], transposed)
+    transposed = trace.differentiate(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
+    return ArrayProgram(inputs, outputs), ArrayProgram([*inputs, *seeds], transposed)

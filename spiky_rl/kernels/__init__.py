@@ -1,1 +1,1 @@
-"""Kernels: what runs a step over time: the op vocabulary and the backends."""
+"""Kernels: the op vocabulary of a neuron's step, and the backends that run it over time."""

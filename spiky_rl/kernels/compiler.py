@@ -1,8 +1,8 @@
-"""The host's C++ compiler, called once per text: plain-C shared objects in a cache.
+"""The host's C++ compiler and a cache of its shared objects, so that each text is compiled once.
 
-A cache entry is named by everything it depends on: text, flags, compiler and CPU. It is compiled beside its place and moved
-into it, so processes that compile the same text at once do not disturb each other. Folder and entries are this user's alone;
-what another user owns or may write is not loaded.
+The name of a cache entry is a digest of everything it depends on: text, flags, compiler and CPU. A new entry is compiled under
+another name and then moved into place, so processes that compile the same text at once do not disturb each other. Only this user may
+access folder and entries; an entry that another user owns or may write is not loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
-    "-ffp-contract=off",  # a neuron's forward is bit-equal to torch's; matrix products name their multiply-adds
+    "-ffp-contract=off",  # a neuron's forward is bit-equal to torch's; matrix products call multiply_add explicitly
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
@@ -40,41 +40,41 @@ FLAGS = (
     "-w",
 )
 TIMEOUT = 300.0
-"""Seconds that a compiler has for a text: three or four on an idle machine, a minute on one with ten times as much to do."""
+"""Seconds for compiling one text; it takes three or four on an idle machine, and a minute if the machine has ten times the load."""
 VERSION_TIMEOUT = 20.0
-"""Seconds that it has to tell its version, which is asked for first: one that never answers is known by then."""
+"""Seconds for ``--version``, the first call of a compiler, so that a compiler that hangs is detected early."""
 SEAL = 32
-"""Bytes of the digest at the end of a cache entry: to load half of one would end the process. No protection: anyone can
-write a digest."""
+"""Bytes of the digest at the end of a cache entry. It detects an incomplete file, which would crash the process when loaded. It gives
+no security, because anyone can write a digest."""
 
 
 class CompileError(UserError):
-    """There is no compiler, or it did not accept the text, or it did not come back."""
+    """Compilation failed: no compiler, an error in the text, or a timeout."""
 
 
 @cache
-def command() -> tuple[str, ...] | None:
-    """The compiler: $CXX if set, else the first of g++, clang++ and c++; None: there is none."""
+def find_compiler() -> tuple[str, ...] | None:
+    """Return the compiler command: $CXX if set, else the first of g++, clang++ and c++ that exists; None without any."""
     if chosen := os.environ.get("CXX", "").strip():
         try:
             words = tuple(shlex.split(chosen))
-        except ValueError:  # a quote that is not closed
+        except ValueError:  # an unclosed quote
             return None
         return words if shutil.which(words[0]) else None
     first = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
     return (first,) if first else None
 
 
-def missing() -> str:
-    """The message where there is no compiler."""
+def get_missing_message() -> str:
+    """Return the error message for a missing compiler."""
     if chosen := os.environ.get("CXX", "").strip():
         return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
     return "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX"
 
 
 @cache
-def identity() -> str:
-    """Compiler, its version, and the CPU that -march=native means."""
+def get_compiler_identity() -> str:
+    """Return a text that identifies the compiler, its version, and the CPU that -march=native means."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = "".join(
@@ -82,73 +82,83 @@ def identity() -> str:
         )
     except OSError:
         cpu = platform.processor()
-    return f"{command()} {version()} {platform.machine()} {cpu}"
+    return f"{find_compiler()} {get_compiler_version()} {platform.machine()} {cpu}"
 
 
 @cache
-def version() -> str:
-    """Return what the compiler says of its version. Raises CompileError where it does not start."""
-    words = command()
+def get_compiler_version() -> str:
+    """Return the compiler's output for ``--version``. Raises CompileError if the compiler does not start."""
+    words = find_compiler()
     assert words is not None
     return _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
 
 
 def refuse_foreign_cache() -> None:
-    """Raise UserError as `folder` will, without making one: what can be said before there is anything to compile."""
+    """Raise UserError if `get_cache_folder` would, but do not make a folder: an early check before anything is compiled."""
     try:
-        wanted = _wanted()
-        exists = command() is not None and wanted.is_dir()
-    except (OSError, files.NoHomeError):  # no cache that can be read: `folder` says so and takes another
+        folder = _get_default_folder()
+        exists = find_compiler() is not None and folder.is_dir()
+    except (
+        OSError,
+        files.NoHomeError,
+    ):  # unreadable: `get_cache_folder` warns and falls back to a temporary folder
         return
     if exists:
-        ownership.refuse_foreign(wanted)
+        ownership.check_owner(folder)
 
 
-def _wanted() -> Path:
+def _get_default_folder() -> Path:
     return files.cache_folder() / "kernels"
 
 
 @cache
-def folder() -> Path:
-    """Where shared objects are kept: the cache, or a temporary folder where that cannot be written.
+def get_cache_folder() -> Path:
+    """Return the folder of the shared objects: the cache, or a temporary folder if the cache is not writable.
 
-    Raises UserError where the cache is another user's, or others may write to it.
+    Raises UserError if another user owns the cache or may write to it.
     """
     try:
-        wanted = _wanted()
-        ownership.make_private(wanted)
-        with tempfile.TemporaryFile(dir=wanted):
-            return wanted
+        folder = _get_default_folder()
+        ownership.create_private_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
     except (OSError, files.NoHomeError) as error:
-        instead = Path(tempfile.mkdtemp(prefix="spiky_rl-kernels-"))
-        atexit.register(shutil.rmtree, instead, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix="spiky_rl-kernels-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         log.warning(
             "kernels are compiled anew in every process, because the cache cannot be written (%s); set SPIKY_RL_CACHE to a"
-            " folder that can",
+            " writable folder",
             error,
         )
-        return instead
+        return temporary
 
 
 @cache
-def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """The shared object of a C++ text; ``of``: whose kernels these are; ``flags``: of the compiler, besides `FLAGS`.
+def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """Return the shared object of a C++ text, from the cache or compiled anew.
 
-    Raises `CompileError` with the compiler's words.
+    Args:
+        text: The C++ text.
+        of: Name of the kernels for the log line "compiling the kernels of ...".
+        flags: Compiler flags besides `FLAGS`.
+
+    Raises `CompileError` with the compiler's message.
     """
-    if command() is None:
-        raise CompileError(missing())
-    key = hashlib.sha256("\0".join([text, *FLAGS, *flags, identity(), "sealed"]).encode()).hexdigest()[:24]
-    path = folder() / f"{key}.so"
+    if find_compiler() is None:
+        raise CompileError(get_missing_message())
+    key = hashlib.sha256(
+        "\0".join([text, *FLAGS, *flags, get_compiler_identity(), "sealed"]).encode()
+    ).hexdigest()[:24]
+    path = get_cache_folder() / f"{key}.so"
     if path.is_file():
-        ownership.refuse_foreign(path)
+        ownership.check_owner(path)
         try:
             return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(command() or ()))
+    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(find_compiler() or ()))
     try:
-        files.write(path, lambda beside: compile_to(beside, text, flags))
+        files.write_atomically(path, lambda temporary: compile_to(temporary, text, flags))
         return _load(path)
     except OSError as error:
         raise CompileError(
@@ -157,14 +167,12 @@ def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
-    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept.
+    """Compile the C++ ``text`` to a shared object at ``path``, with OpenMP if the compiler supports it.
 
-    Args:
-        path: Where the shared object is put.
-        text: C++.
-        flags: Flags of the compiler, besides `FLAGS`.
+    The file is loaded once before it is sealed, so that the cache holds only loadable files. ``flags`` are compiler flags besides
+    `FLAGS`.
     """
-    words = command()
+    words = find_compiler()
     assert words is not None
     last = ""
     for parallel in (["-fopenmp"], []):
@@ -181,13 +189,13 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
                 return
             except OSError as error:
                 raise CompileError(
-                    f"what the compiler {shlex.join(words)!r} wrote does not load ({error}); set CXX to another"
-                    " compiler, or SPIKY_RL_CACHE to a folder whose files may be executed"
+                    f"the output of the compiler {shlex.join(words)!r} does not load ({error}); set CXX to another"
+                    " compiler, or SPIKY_RL_CACHE to a folder from which files may be executed"
                 ) from error
         last = last or result.stderr or result.stdout or f"exit code {result.returncode}"
-    log.debug("the compiler's words:\n%s", last)
+    log.debug("the compiler's output:\n%s", last)
     raise CompileError(
-        f"the compiler {shlex.join(words)!r} did not accept a kernel: {complaint(last)}; set CXX to another"
+        f"the compiler {shlex.join(words)!r} did not accept a kernel: {find_error_line(last)}; set CXX to another"
     )
 
 
@@ -198,12 +206,12 @@ def _seal(data: bytes) -> bytes:
 def _load(path: Path) -> ctypes.CDLL:
     data = path.read_bytes()
     if data[-SEAL:] != _seal(data[:-SEAL]):
-        raise OSError("it is not whole")
+        raise OSError("the file is incomplete")
     return ctypes.CDLL(str(path))
 
 
 def _run(line: Sequence[str], text: str = "", limit: float | None = None) -> subprocess.CompletedProcess[str]:
-    """A call of the compiler. It and all that it starts end with a call that takes longer than ``limit``, or `TIMEOUT`."""
+    """Run the compiler; after ``limit`` seconds, or `TIMEOUT`, kill it and its child processes."""
     limit = TIMEOUT if limit is None else limit
     try:
         with subprocess.Popen(
@@ -229,7 +237,7 @@ def _run(line: Sequence[str], text: str = "", limit: float | None = None) -> sub
         raise CompileError(f"the compiler {line[0]!r} does not start: {error}") from error
 
 
-def complaint(text: str) -> str:
-    """Return the first error that a compiler names in ``text``, or the last that it says."""
+def find_error_line(text: str) -> str:
+    """Return the first line of ``text`` with the word "error", or its last line."""
     lines = [line.strip() for line in text.strip().splitlines()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no word")
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")

@@ -1,6 +1,7 @@
-"""``spiky_rl::convolution``: an event-driven convolution, pooled by its maximum, as a torch operator.
+"""``spiky_rl::convolution``: an event-driven convolution with max pooling, as a torch operator.
 
-It follows the events of its input, and in the backward pass the one current of each pooled block that has a gradient.
+The forward pass visits only the input's events. The backward pass visits only the largest current of each pooled block, because
+only that one has a gradient.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch, operators
 from spiky_rl.kernels.operators import LIBRARY
-from spiky_rl.kernels.programs import words_of
+from spiky_rl.kernels.programs import count_words
 
 LIBRARY.define(
     "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary, bool bfloat16) -> (Tensor, Tensor, Tensor)"
@@ -25,20 +26,20 @@ LIBRARY.define(
     " bool inputs) -> (Tensor, Tensor, Tensor)"
 )
 LARGEST_POOL = 16
-"""Side of a block: where its maximum lies is kept as a byte."""
+"""Largest side of a pooled block: the position of its maximum is stored as one byte."""
 
 
-def blocks(shape: Sequence[int]) -> int:
-    """Pooled places of a channel; ``shape``: channels, height, width, outputs, kernel, stride, padding and pool."""
+def count_blocks(shape: Sequence[int]) -> int:
+    """Return the number of pooled blocks per channel; ``shape``: channels, height, width, outputs, kernel, stride, padding, pool."""
     _, height, width, _, kernel, stride, padding, pool = shape
     rows, columns = (((side + 2 * padding - kernel) // stride + 1) // pool for side in (height, width))
     return rows * columns
 
 
-def by_columns(shape: Sequence[int]) -> bool:
-    """Whether a current's inputs are added by columns, then rows, then channels (`gather_of`); else by channels, rows, columns.
+def adds_by_columns(shape: Sequence[int]) -> bool:
+    """Return whether the kernel adds a current's inputs by columns, rows, channels (see `gather_of` in C), not by channels, rows, columns.
 
-    ``shape``: as of `blocks`.
+    ``shape`` is that of `count_blocks`.
     """
     channels, _, width, _, kernel, stride, padding, pool = shape
     line = ((width + 2 * padding - kernel) // stride + 1) // pool * pool
@@ -46,14 +47,14 @@ def by_columns(shape: Sequence[int]) -> bool:
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> None:
-    """Raise `ValueError` where the kernel would read beyond what it is given."""
+    """Raise `ValueError` if the kernel would read out of bounds."""
     channels, height, width, outputs, kernel, *_ = shape
     given = (x.shape[-1], [*weight.shape], [*bias.shape])
-    wanted = (channels * height * width, [outputs, channels, kernel, kernel], [outputs])
-    if given != wanted or not x.dtype == weight.dtype == bias.dtype:
+    expected = (channels * height * width, [outputs, channels, kernel, kernel], [outputs])
+    if given != expected or not x.dtype == weight.dtype == bias.dtype:
         raise ValueError(
-            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {given} in {x.dtype},"
-            f" {weight.dtype} and {bias.dtype}; {wanted} is wanted, in one type"
+            f"signal, weight and bias for maps of {channels} x {height} x {width}: {given} given, in {x.dtype},"
+            f" {weight.dtype} and {bias.dtype}; expected: {expected}, in one type"
         )
 
 
@@ -62,7 +63,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weight, bias, shape)
     y, place, bits = _forward_fake(x, weight, bias, shape, binary, bfloat16)
-    kernels, rows = dispatch.on(x.device.type), x.reshape(-1, x.shape[-1])
+    kernels, rows = dispatch.get_device_backend(x.device.type), x.reshape(-1, x.shape[-1])
     kernels.convolution_forward(rows, bits if binary else None, weight, bias, y, place, shape)
     return y, place, bits
 
@@ -70,8 +71,8 @@ def _forward(
 def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, count = x.numel() // x.shape[-1], blocks(shape)
-    packed = (rows, words_of(x.shape[-1])) if binary else (0,)
+    rows, count = x.numel() // x.shape[-1], count_blocks(shape)
+    packed = (rows, count_words(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
@@ -90,7 +91,7 @@ def _backward(
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradients = _backward_fake(saved, place, weight, grad, shape, binary, bfloat16, inputs)
-    kernels = dispatch.on(grad.device.type)
+    kernels = dispatch.get_device_backend(grad.device.type)
     kernels.convolution_backward(saved, place, weight, grad, gradients, shape, bfloat16)
     return gradients
 
@@ -140,20 +141,20 @@ torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_s
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
 ) -> Tensor:
-    """The pooled currents [..., C' H' W'] of a signal, flat.
+    """Return the pooled currents [..., C' H' W'] of a signal, flat.
 
     Args:
         x: The signal [..., C H W].
         weight: [C', C, kernel, kernel].
         bias: [C'].
-        shape: `convolution.h`'s struct, as `blocks` takes it.
-        binary: x is 0 or 1.
-        bfloat16: Its gradients may be computed in bfloat16.
+        shape: The fields of ``Sizes`` in `convolution.h`, as for `count_blocks`.
+        binary: Whether x is 0 or 1.
+        bfloat16: Whether gradients may be computed in bfloat16.
     """
-    if operators.as_operator(x, weight, bias):
+    if operators.needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary, bfloat16)[0]
     _check(x, weight, bias, shape)
-    y = x.new_empty(*x.shape[:-1], shape[3] * blocks(shape))
+    y = x.new_empty(*x.shape[:-1], shape[3] * count_blocks(shape))
     rows = x.reshape(-1, x.shape[-1])
-    dispatch.on(x.device.type).convolution_forward(rows, None, weight, bias, y, None, shape)
+    dispatch.get_device_backend(x.device.type).convolution_forward(rows, None, weight, bias, y, None, shape)
     return y

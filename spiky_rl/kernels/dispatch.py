@@ -1,7 +1,7 @@
 """The one place where a backend is chosen.
 
-A backend is a contract: one that is named runs, or raises with the reason and the remedy. Only ``auto`` chooses, by the
-device and type of what it is given, and it logs once what it chose and why.
+A backend that is named runs, or raises an error with the reason and a remedy. Only ``auto`` chooses: it decides by the tensor's
+device and type, and logs its choice and the reason once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import option
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.runs import Feedback, Run
 from spiky_rl.neurons.base import Neuron
 
 if TYPE_CHECKING:
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AUTO, REFERENCE = "auto", "torch"
-"""What chooses, and what it chooses where nothing else can."""
+"""The name that lets the package choose, and the backend that it falls back to."""
 _BUILT: dict[str, Backend] = {}
 
 
-def names() -> list[str]:
-    """All backends of the package."""
-    return registry.names("backends")
+def list_backends() -> list[str]:
+    """Return the names of all backends in the package."""
+    return registry.list_names("backends")
 
 
 def backend_option() -> Any:
-    """Declare a network's option ``backend``, whose meaning lists all backends of the package."""
-    meaning = (
-        f"backend that runs neurons and connections: {', '.join((AUTO, *names()))}, or path/file.py:Class"
-    )
+    """Declare a network's option ``backend`` with a description that lists all backends of the package."""
+    meaning = f"backend that runs neurons and connections: {', '.join((AUTO, *list_backends()))}, or path/file.py:Class"
     return option(AUTO, meaning)
 
 
-def built(name: str) -> Backend:
-    """The backend called ``name``, whether or not it is available: always the same object."""
+def get_backend(name: str) -> Backend:
+    """Return the backend called ``name``, available or not. Every call returns the same object."""
     if name not in _BUILT:
-        made = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
-        made.stand_in = made if name == REFERENCE else built(REFERENCE)
+        made = registry.ComponentSpec(name, registry.resolve("backends", name), {}, {}).build()
+        made.is_fallback = made if name == REFERENCE else get_backend(REFERENCE)
         _BUILT[name] = made
     return _BUILT[name]
 
 
 @cache
-def backend(name: str) -> Backend:
-    """The backend called ``name``. Raises `RegistryError` for an unknown one and for one that is not available."""
-    if ":" not in name and name not in names():
-        known = (AUTO, *names())
-        raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    chosen = built(name)
-    if reason := chosen.available():
+def require_backend(name: str) -> Backend:
+    """Return the backend called ``name``. Raises `RegistryError` if it is unknown or not available."""
+    if ":" not in name and name not in list_backends():
+        known = (AUTO, *list_backends())
+        raise RegistryError(
+            f"unknown backend {name!r}; choose from {', '.join(known)}{suggest_name(name, known)}"
+        )
+    chosen = get_backend(name)
+    if reason := chosen.get_unavailable_reason():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
     return chosen
 
@@ -69,39 +69,42 @@ def backend(name: str) -> Backend:
 def check(name: str) -> None:
     """Raise `RegistryError` if ``name`` is neither ``auto`` nor a backend that runs here.
 
-    Raises UserError where ``auto`` will want kernels for this CPU whose cache is not to be trusted.
+    Raises UserError if ``auto`` needs CPU kernels and another user can write to their cache.
     """
     if name != AUTO:
-        backend(name)
+        require_backend(name)
     elif not torch.cuda.is_available():
         compiler.refuse_foreign_cache()
 
 
 @cache
-def compiled() -> dict[str, str]:
-    """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
+def list_compiled_backends() -> dict[str, str]:
+    """Return the name of the package's backend for each device type. Raises `RegistryError` if two backends share a device type."""
     names_by_device: dict[str, str] = {}
-    for name in names():
-        device = built(name).device
+    for name in list_backends():
+        device = get_backend(name).device
         if device in names_by_device:
             raise RegistryError(
-                f"backends {names_by_device[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+                f"backends {names_by_device[device]!r} and {name!r} both have device {device!r}, but auto needs one backend per"
+                " device; set device = None in one of them"
             )
         if device is not None:
             names_by_device[device] = name
     return names_by_device
 
 
-def on(device: str) -> Compiled:
-    """The backend whose kernels compute on a kind of ``device``: what a torch operator runs."""
-    return built(compiled()[device])  # type: ignore[return-value]
+def get_device_backend(device: str) -> Compiled:
+    """Return the compiled backend for a ``device`` type: the torch operators run its kernels."""
+    return get_backend(list_compiled_backends()[device])  # type: ignore[return-value]
 
 
 @cache
-def automatic(device: str) -> str:
-    """Name of the backend that ``auto`` stands for on a kind of ``device``: its compiled backend, or the torch reference."""
-    name = compiled().get(device)
-    reason = f"no backend compiles for {device}" if name is None else built(name).available()
+def resolve_auto(device: str) -> str:
+    """Return the backend that ``auto`` means on a ``device`` type: its compiled backend, or the torch reference."""
+    name = list_compiled_backends().get(device)
+    reason = (
+        f"no backend compiles for {device}" if name is None else get_backend(name).get_unavailable_reason()
+    )
     if name is None or reason:
         log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
         return REFERENCE
@@ -110,42 +113,43 @@ def automatic(device: str) -> str:
 
 
 @cache
-def _fall(device: str, reason: str) -> None:
-    """Log, once for each of them, that ``auto`` gives the torch backend what compiled kernels cannot take."""
+def _log_fallback(device: str, reason: str) -> None:
+    """Log, once for each ``device`` and ``reason``, that ``auto`` falls back to the torch backend."""
     log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
 
 
-def _meant(name: str, device: str) -> str:
-    """The name of the backend that ``name`` means for a kind of device. Raises as `backend`."""
+def _resolve_name(name: str, device: str) -> str:
+    """Return the backend that ``name`` means on a ``device`` type. Raises as `require_backend`."""
     if name == AUTO:
-        return automatic(device)
-    backend(name)
+        return resolve_auto(device)
+    require_backend(name)
     return name
 
 
-def _say_fall(device: str, reason: str) -> None:
-    """As `_fall`: what `choose` calls while a graph is compiled, too."""
-    _fall(device, reason)
+def _log_fallback_if_eager(device: str, reason: str) -> None:
+    """Call `_log_fallback`; `choose_backend` calls this function also while torch.compile traces it."""
+    _log_fallback(device, reason)
 
 
-# not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
-for function in (_meant, _say_fall):
+# torch.compile does not trace these two and treats their results as constants; torch.compiler.assume_constant_result has the same
+# effect, but takes seconds to import
+for function in (_resolve_name, _log_fallback_if_eager):
     setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
-def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
-    """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
+def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
+    """Return the backend for the tensor ``x``. With ``auto``: compiled kernels if they support ``x``, else the torch reference.
 
     Args:
         name: Name of a backend, or ``auto``.
-        x: What it is to take.
-        ops: The vocabulary that neurons will run on, if any do.
+        x: Input of the backend.
+        ops: Op vocabulary of the neurons; None if no neurons run.
 
-    Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
+    Raises `RegistryError` if the named backend does not support ``x`` or ``ops``.
     """
     device = x.device.type
-    meant = _meant(name, device)
-    chosen, reason = _BUILT[meant], None
+    resolved = _resolve_name(name, device)
+    chosen, reason = _BUILT[resolved], None
     if chosen.device is None:
         return chosen
     if chosen.device != device:
@@ -158,8 +162,8 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
         return chosen
     if name != AUTO:
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
-    _say_fall(device, f"backend {meant!r} {reason}")
-    return _BUILT[_meant(REFERENCE, device)]
+    _log_fallback_if_eager(device, f"backend {resolved!r} {reason}")
+    return _BUILT[_resolve_name(REFERENCE, device)]
 
 
 def unroll(
@@ -172,34 +176,20 @@ def unroll(
     params: tuple[Tensor | float, ...],
     keep: Tensor | None = None,
     trace: list[Tensor] | None = None,
-    feedback: Feedback | None = None,
+    feedback: RecurrentFeedback | None = None,
     synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Neurons over time: outputs [T, K, B, N] and the states after the last step.
+    """Run neurons over time; return their outputs [T, K, B, N] and the states after the last step.
 
-    Args:
-        name: Name of a backend, or ``auto``.
-        neuron: Whose step is run; like all that follow, a field of `Run`, where its shape is.
-        ops: The vocabulary, with surrogate and slope.
-        current: Its input.
-        steps: K.
-        state: Before the first step; None: rest, and none comes out.
-        params: As the step takes them.
-        keep: Where episodes begin.
-        trace: Gets the first state after every step.
-        feedback: With one the backend's `recurrent` runs.
-        synapses: Its weights.
+    ``name`` is the name of a backend, or ``auto``; the other arguments are the fields of `NeuronRun`.
     """
-    run = Run(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
-    chosen = choose(name, current, ops)
-    return chosen.unroll(run) if feedback is None else chosen.recurrent(run)
+    run = NeuronRun(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
+    chosen = choose_backend(name, current, ops)
+    return chosen.run_neuron(run) if feedback is None else chosen.run_recurrent(run)
 
 
 def linear(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
 ) -> Tensor:
-    """A linear map on the backend that ``name`` means.
-
-    ``x``, ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
-    """
-    return choose(name, x).linear(x, weight, bias, binary, bfloat16)
+    """Return `Backend.linear` of the remaining arguments on the backend that ``name`` means."""
+    return choose_backend(name, x).linear(x, weight, bias, binary, bfloat16)

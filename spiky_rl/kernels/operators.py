@@ -1,8 +1,7 @@
-"""The kernels as torch operators: autograd, torch.compile and torch.export see them whole.
+"""The kernels as torch operators, so that autograd, torch.compile and torch.export treat each as one operation.
 
-``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` those whose output returns into their current, and
-``spiky_rl::linear`` is a linear layer that keeps its input's events. Each is called directly, without an operator around it, where no
-gradient is wanted.
+``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` runs neurons with a recurrent loop, and ``spiky_rl::linear`` is a
+linear layer that keeps its input's events. Without gradients and compilation the kernels are called directly.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch, programs
-from spiky_rl.kernels.programs import words_of
-from spiky_rl.kernels.runs import Feedback, Launch, Loop, Run
+from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentFeedback, RecurrentLaunch
+from spiky_rl.kernels.programs import count_words
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
-PLACES = ("CPU", "CUDA")
-"""Torch's words for where tensors may lie; the kernels are those of the backend that computes there."""
+DISPATCH_KEYS = ("CPU", "CUDA")
+"""Torch's dispatch keys; each runs the kernels of the backend for that device."""
 NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
 
 _TENSORS = "Tensor current, Tensor? state, Tensor? params, Tensor? keep"
@@ -42,29 +41,29 @@ LIBRARY.define(
 )
 
 
-def _launch(arguments: Sequence[Any]) -> Launch:
-    """What the operators' arguments are. Raises `ValueError` where a kernel would read beyond what it is given."""
+def _launch(arguments: Sequence[Any]) -> KernelLaunch:
+    """Return the operators' arguments as a launch. Raises `ValueError` if a kernel would read out of bounds."""
     current, state, params, keep, *others = arguments
     synapses = others.pop(0) if isinstance(others[0], Tensor) else None
     numbers, steps, key, *loop = others
-    key, uniforms = programs.resolved(key, tuple(numbers))
+    key, uniforms = programs.resolve_key(key, tuple(numbers))
     T, _, B, N = current.shape
-    given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
+    given, states = (key, current, state, params, keep, uniforms, steps), programs.PROGRAMS[key].states
     if synapses is None:
-        fit(T, B, N, state, params, keep, states)
-        return Launch(*given)
+        check_shapes(T, B, N, state, params, keep, states)
+        return KernelLaunch(*given)
     delays, decay, binary, cut = loop
-    feedback = Feedback(delays, binary, decay, cut)
-    fit(T, B, N, state, params, keep, states + feedback.states)
+    feedback = RecurrentFeedback(delays, binary, decay, cut)
+    check_shapes(T, B, N, state, params, keep, states + feedback.states)
     if synapses.shape != (delays * N, N):
-        raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
-    return Loop(*given, feedback, synapses)
+        raise ValueError(f"synapses: shape {[*synapses.shape]} given; expected: {[delays * N, N]}")
+    return RecurrentLaunch(*given, feedback, synapses)
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *given, last, trace = arguments
-    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
-    if isinstance(launch, Loop):
+    launch, kernels = _launch(given), dispatch.get_device_backend(given[0].device.type)
+    if isinstance(launch, RecurrentLaunch):
         return kernels.recurrent_forward(launch, last, trace)
     return kernels.forward(launch, last, trace)
 
@@ -77,16 +76,16 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     current, *_, last = arguments
     steps, key, *loop = arguments[5 + isinstance(arguments[4], Tensor) : -1]
     T, _, B, N = current.shape
-    states = programs.states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
+    states = programs.count_states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
 
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, grad_output, grad_last = arguments
-    # in one piece, because the gradients lie in memory as their tensors do
+    # contiguous, because the gradients have the memory layout of their tensors
     given[1:3] = (None if x is None else x.contiguous() for x in given[1:3])
-    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
-    if isinstance(launch, Loop):
+    launch, kernels = _launch(given), dispatch.get_device_backend(given[0].device.type)
+    if isinstance(launch, RecurrentLaunch):
         return kernels.recurrent_backward(launch, grad_output, grad_last)
     return kernels.backward(launch, grad_output, grad_last)
 
@@ -113,7 +112,7 @@ def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) ->
     return *due[:3], None, *due[3:], *(None,) * (len(ctx.others) + 1)
 
 
-def fit(
+def check_shapes(
     T: int,
     B: int,
     N: int,
@@ -122,20 +121,20 @@ def fit(
     keep: Tensor | None,
     states: int,
 ) -> None:
-    """Raise `ValueError` where a kernel would read beyond what it is given.
+    """Raise `ValueError` if a kernel would read out of bounds.
 
     ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], or None.
     """
     if state is not None and state.shape != (states, B, N):
-        raise ValueError(f"states of shape {[*state.shape]} do not fit: {[states, B, N]} is wanted")
+        raise ValueError(f"states: shape {[*state.shape]} given; expected: {[states, B, N]}")
     if params is not None and params.shape[1:] != (N,):
-        raise ValueError(f"parameters of shape {[*params.shape]} do not fit {N} neurons")
+        raise ValueError(f"parameters: shape {[*params.shape]} given; expected: [P, {N}]")
     if keep is not None and keep.shape != (T, B):
-        raise ValueError(f"keep of shape {[*keep.shape]} does not fit: {[T, B]} is wanted")
+        raise ValueError(f"keep: shape {[*keep.shape]} given; expected: {[T, B]}")
 
 
-def refuse_unfit(weight: Tensor) -> None:
-    """Raise `TypeError` for a ``weight`` that the kernels would read as something else, as torch does for unlike types."""
+def check_weight(weight: Tensor) -> None:
+    """Raise `TypeError` if ``weight`` is not float32 on the CPU, as torch does for tensors of different types."""
     if weight.dtype != torch.float32:
         raise TypeError(
             f"the signal is torch.float32, the weights are {weight.dtype}; convert one to the other's type"
@@ -147,11 +146,11 @@ def refuse_unfit(weight: Tensor) -> None:
 
 
 def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise `ValueError` for what does not fit together."""
+    """Raise `ValueError` if the shapes or types of signal, weight and bias do not match."""
     biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
     if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
         shapes = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
-        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(shapes)}")
+        raise ValueError(f"signal, weight and bias do not match: {', '.join(shapes)}")
 
 
 def _linear(
@@ -159,8 +158,10 @@ def _linear(
 ) -> tuple[Tensor, Tensor]:
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    bits = rows.new_empty((rows.shape[0], words_of(rows.shape[1])) if binary else (0,), dtype=torch.int64)
-    y = dispatch.on(x.device.type).linear_forward(rows, bits if binary else None, weight, bias, binary)
+    bits = rows.new_empty((rows.shape[0], count_words(rows.shape[1])) if binary else (0,), dtype=torch.int64)
+    y = dispatch.get_device_backend(x.device.type).linear_forward(
+        rows, bits if binary else None, weight, bias, binary
+    )
     return y.view(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -168,7 +169,7 @@ def _linear_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
-    bits = x.new_empty((rows, words_of(x.shape[-1])) if binary else (0,), dtype=torch.int64)
+    bits = x.new_empty((rows, count_words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
     return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -177,9 +178,9 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_rows, grad_x = grad.reshape(-1, grad.shape[-1]), grad.new_empty(0)
     device = grad.device.type
-    with torch.autocast(device, enabled=False):  # the forward is exact under it, so its gradient is
+    with torch.autocast(device, enabled=False):  # the forward ignores autocast, so the gradient must too
         if binary:
-            kernels = dispatch.on(device)
+            kernels = dispatch.get_device_backend(device)
             grad_weight, grad_bias = kernels.linear_backward(saved, grad_rows, weight.shape[1], bias)
         else:
             grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
@@ -218,13 +219,13 @@ def _linear_gradient(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[T
 
 
 def refuse_second_derivative() -> None:
-    """Raise `RuntimeError` within a backward pass that is itself to be differentiated."""
+    """Raise `RuntimeError` if the backward pass that calls this is itself being recorded for differentiation."""
     if torch.is_grad_enabled():
         raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
 def no_second_derivative(*_: object) -> NoReturn:
-    """The gradient of an operator that is itself a gradient, whatever its arguments ``_``: there is none."""
+    """Raise `RuntimeError`: the registered gradient of every backward operator."""
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
@@ -236,8 +237,8 @@ for name, impl, fake in (
     ("linear", _linear, _linear_fake),
     ("linear_backward", _linear_backward, _linear_backward_fake),
 ):
-    for place in PLACES:
-        LIBRARY.impl(name, impl, place)
+    for dispatch_key in DISPATCH_KEYS:
+        LIBRARY.impl(name, impl, dispatch_key)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 for name, gradient, save in (
     ("unroll", _gradient, _save),
@@ -248,22 +249,22 @@ for name, gradient, save in (
     torch.library.register_autograd(f"spiky_rl::{name}_backward", no_second_derivative, lib=LIBRARY)
 
 
-def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`Backend.unroll`, or `Backend.recurrent`, of a ``run`` by the kernels of a compiled backend."""
+def unroll(run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run neurons, with or without a recurrent loop, on the kernels of the compiled backend for the tensors' device."""
     neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
-    call = programs.call(neuron, ops, params, current.shape[-1])
+    call = programs.prepare_call(neuron, ops, params, current.shape[-1])
     tensors = [current, None if state is None else torch.stack(state), call.params, keep]
     others: list[Any] = [call.numbers, steps, call.key]
     if loop is not None:
         tensors.append(synapses)
         others += [loop.delays, loop.decay, loop.binary, loop.cut]
     last, potentials = state is not None, None
-    if not as_operator(*tensors):
+    if not needs_operator(*tensors):
         output, after, potentials = _forward(*tensors, *others, last, trace is not None)
     else:
         operator = torch.ops.spiky_rl.unroll if loop is None else torch.ops.spiky_rl.recurrent
         output, after = operator(*tensors, *others, last)
-        if trace is not None:  # which the operator does not give
+        if trace is not None:  # the operator does not return it
             with torch.no_grad():
                 potentials = _forward(*tensors, *others, False, True)[2]
     if trace is not None and potentials is not None:
@@ -272,19 +273,16 @@ def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
-    """A linear layer by a compiled backend: [..., N].
-
-    ``x`` [..., C], ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
-    """
-    if as_operator(x, weight, bias):
+    """Return `Backend.linear` of the arguments, computed by the compiled backend for the tensors' device."""
+    if needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    y = dispatch.on(x.device.type).linear_forward(rows, None, weight, bias, binary)
+    y = dispatch.get_device_backend(x.device.type).linear_forward(rows, None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
-def as_operator(*tensors: Tensor | None) -> bool:
-    """Whether a call with these ``tensors`` must be a torch operator, because autograd or torch.compile records it."""
+def needs_operator(*tensors: Tensor | None) -> bool:
+    """Return whether autograd or torch.compile records a call with these ``tensors``, so that it must be a torch operator."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

@@ -1,7 +1,7 @@
-"""The op vocabulary of a neuron's step, and its torch twin.
+"""The op vocabulary of a neuron's step on torch tensors.
 
-A step may use ``+ - * /``, squares and cubes, comparison, and the functions of `spiky_rl.neurons.base.Ops`; each of its arguments
-may be a tensor or a number. Calling the step with `TorchOps` is the reference: autograd is the definition of a right gradient.
+A step may use ``+ - * /``, squares and cubes, comparison, and the functions of `spiky_rl.neurons.base.Ops`; each argument may be a
+tensor or a number. Calling the step with `TorchOps` is the reference: autograd defines the correct gradient.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from spiky_rl.surrogates.base import Surrogate
 from spiky_rl.surrogates.rectangle import Rectangle
 
 type Number = Tensor | float
-"""A value of the reference."""
+"""A value that a step computes with."""
 type Step = Callable[[ReferenceOps, Tensor, States, Params], tuple[Tensor, tuple[Tensor, ...]]]
 """A neuron's step on tensors: output and new states."""
 
 
 def _function(name: str) -> Any:
-    """A function of a tensor or of a number."""
+    """Return the function called ``name`` for tensors and numbers."""
     on_tensor, on_number = getattr(torch, name), getattr(math, name)
     return staticmethod(lambda x: on_tensor(x) if isinstance(x, Tensor) else on_number(x))
 
 
-def reference(neuron: Neuron) -> Step:
-    """The step of a ``neuron`` as `TorchOps` runs it: tensors come in, so tensors come out."""
+def get_reference_step(neuron: Neuron) -> Step:
+    """Return the step of ``neuron``, typed for tensors."""
     return neuron.step  # type: ignore[return-value]
 
 
 class TorchOps(ReferenceOps):
-    """The vocabulary on torch tensors; a number may stand for one.
+    """The op vocabulary on torch tensors and numbers.
 
-    ``soft_spike`` replaces the Heaviside step by the surrogate's primitive, so that the coded backward equals finite
-    differences of the forward: the debugging mode in which a gradient can be checked exactly.
+    ``soft_spike`` is a debugging mode: it replaces the Heaviside step by the surrogate's primitive, so that the gradient equals
+    finite differences of the forward pass and can be checked exactly.
     """
 
     def __init__(self, surrogate: Surrogate, slope: float | None = None, soft_spike: bool = False) -> None:
@@ -91,7 +91,7 @@ class TorchOps(ReferenceOps):
         return self.forward_spike(x)
 
     def forward_spike(self, x: Tensor) -> Tensor:
-        """The spike's value at ``x`` alone."""
+        """Return the spike's value at ``x``, without a gradient."""
         if self.soft_spike:
             return self.surrogate.primitive(self, x, self.slope)  # type: ignore[return-value]
         return (x >= 0).to(x.dtype)
@@ -114,5 +114,5 @@ class _Spike(torch.autograd.Function):
         return grad[0] * derivative(ops, x, slope), None
 
 
-SPIKELESS = TorchOps(Rectangle.of())
-"""For neurons that never spike: nobody asks for the surrogate."""
+SPIKELESS = TorchOps(Rectangle.from_options())
+"""The vocabulary for neurons that never spike; its surrogate is not used."""

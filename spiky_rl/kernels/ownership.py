@@ -1,4 +1,4 @@
-"""Whose code a process loads: its own user's alone, because a library runs with all rights of whoever loads it."""
+"""Ownership checks of folders that code is loaded from: a library runs with all rights of the user who loads it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from spiky_rl.config.registry import UserError
 
 PRIVATE = 0o700
-"""Mode of folders and files that code is loaded from."""
+"""Permissions of folders and files that code is loaded from."""
 
 
-def make_private(folder: Path) -> None:
-    """Make a ``folder`` that is this user's alone. Raises UserError as `refuse_foreign`, OSError where it cannot be made."""
+def create_private_folder(folder: Path) -> None:
+    """Make a ``folder`` that only this user can access. Raises UserError as `check_owner`, OSError if it cannot be made."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    refuse_foreign(folder)
+    check_owner(folder)
     folder.chmod(PRIVATE)
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise UserError where code in ``path`` may be another user's: it belongs to one, or others may write to it."""
+def check_owner(path: Path) -> None:
+    """Raise UserError if another user owns ``path`` or may write to it."""
     status, own = path.stat(), os.geteuid()
     remedy = "set SPIKY_RL_CACHE to a folder of your own"
     if status.st_uid != own:
         raise UserError(
-            f"{path} belongs to user {_named(status.st_uid)}; user {_named(own)} loads no code from it: {remedy}"
+            f"{path} belongs to user {_get_user_name(status.st_uid)}; user {_get_user_name(own)} loads no code from it: {remedy}"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
@@ -36,8 +36,8 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
-def _named(user: int) -> str:
-    """A user's name where this machine knows it, else the number."""
+def _get_user_name(user: int) -> str:
+    """Return the name of ``user``, or the number if this machine has no name for it."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

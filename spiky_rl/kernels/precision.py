@@ -1,4 +1,4 @@
-"""Whether this CPU multiplies bfloat16 matrices in hardware, at more than the speed of float32."""
+"""Detection of CPUs that multiply bfloat16 matrices faster than float32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from spiky_rl.config.registry import RegistryError
 log = logging.getLogger(__name__)
 
 FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""What /proc/cpuinfo calls it, on x86 and on ARM."""
+"""Names of this feature in /proc/cpuinfo, on x86 and on ARM."""
 
 
 @cache
-def words() -> frozenset[str]:
-    """All words in /proc/cpuinfo."""
+def read_cpu_flags() -> frozenset[str]:
+    """Return all words in /proc/cpuinfo."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -24,13 +24,16 @@ def words() -> frozenset[str]:
 
 
 @cache
-def fast() -> bool:
-    """Whether the CPU multiplies bfloat16 faster, by its features and not by a timing: the same machine must compute the same gradients.
+def has_fast_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 faster than float32.
 
-    Intel's AVX-512 multiplies bfloat16 in half as many places as float32, so that it gains nothing (400-200 neurons: an update takes 1.2
-    times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.
+    The answer follows the CPU's feature flags, not a timing, because the same machine must always compute the same gradients.
+    Intel's AVX-512 has half as many execution units for bfloat16 as for float32, so bfloat16 gains nothing there (400-200 neurons:
+    an update takes 1.2 times as long). Intel's tiles (AMX) and the instructions of AMD and ARM are faster.
     """
-    gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
+    gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in read_cpu_flags() else set())).isdisjoint(
+        read_cpu_flags()
+    )
     log.debug(
         "gradients of inputs, and of convolutions' weights, are computed in %s on the CPU",
         "bfloat16" if gains else "float32",
@@ -38,9 +41,9 @@ def fast() -> bool:
     return gains
 
 
-def require() -> None:
-    """Raise `RegistryError` where bfloat16 is not multiplied in hardware."""
-    if FLAGS.isdisjoint(words()):
+def require_bfloat16() -> None:
+    """Raise `RegistryError` if the CPU has no instruction that multiplies bfloat16."""
+    if FLAGS.isdisjoint(read_cpu_flags()):
         raise RegistryError(
             f"bfloat16 needs a CPU with one of {', '.join(sorted(FLAGS))}; use auto or float32"
         )

@@ -1,4 +1,4 @@
-"""From a neuron, its surrogate and its parameters to what a kernel takes: a program, numbers, and one tensor."""
+"""Kernel arguments from a neuron, its surrogate and its parameters: a program, numbers, and one tensor."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
-KNOWN: dict[str, emit.Program] = {}
-"""Programs by key: what a registered operator finds its kernel by."""
+PROGRAMS: dict[str, emit.KernelProgram] = {}
+"""Programs by key; a registered operator finds its kernel by the key."""
 _KEYS: dict[tuple[Any, ...], str] = {}
 FILE = "spiky_rl_file_"
-"""What the registry puts before the path of a file that it loads as a module."""
+"""Prefix that the registry puts before the path of a file that it loads as a module."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """One neuron with its parameters, as a kernel takes it."""
+class NeuronCall:
+    """One neuron with its parameters, in the form that kernels take."""
 
     key: str
-    """The key of its program in `KNOWN`; within a graph that is being compiled: in words."""
+    """Key of its program in `PROGRAMS`; while torch.compile traces a graph, the text of `serialize_key`."""
     numbers: tuple[float, ...]
-    """The parameters that are the same for all neurons, in the neuron's order, and the slope."""
+    """The parameters that are the same for all neurons, in the neuron's order, then the slope."""
     params: Tensor | None
-    """[P, N]: the parameters that differ between neurons; None: there are none."""
+    """[P, N]: the parameters that differ between neurons; None if no parameter does."""
 
     @property
     def uniforms(self) -> tuple[float, ...]:
         """The numbers that the kernel computes with, derived from ``numbers``."""
-        return resolved(self.key, self.numbers)[1]
+        return resolve_key(self.key, self.numbers)[1]
 
 
-def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> Call:
-    """Trace the neuron, or find what was traced before, and sort its parameters.
+def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> NeuronCall:
+    """Trace the neuron, or find its earlier trace, and sort its parameters.
 
     Args:
-        neuron: Whose program it is.
-        ops: Gives surrogate and slope.
+        neuron: The neuron to run.
+        ops: The op vocabulary with surrogate and slope.
         params: The neuron's parameters in their order: numbers or [N] tensors.
         width: N.
     """
     varying = tuple(isinstance(p, Tensor) for p in params)
-    name = in_words if torch.compiler.is_compiling() else _key
+    name = serialize_key if torch.compiler.is_compiling() else _key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
-    return Call(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
+    return NeuronCall(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
 
 
 @lru_cache(maxsize=4096)
-def resolved(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """The ``key`` in `KNOWN` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
-    key = key if key in KNOWN else _read(key)
-    program = KNOWN[key]
+def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """Return the key in `PROGRAMS` that ``key`` means, and the uniforms computed from ``numbers``. Raises `TraceError` if that fails."""
+    key = key if key in PROGRAMS else _read(key)
+    program = PROGRAMS[key]
     names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
     given = dict(zip((*names, "slope"), numbers, strict=True))
     return key, tuple(program.uniforms(given))
 
 
-def states(key: str) -> int:
-    """How many states the neuron of the program ``key`` has."""
-    return KNOWN[key if key in KNOWN else _read(key)].states
+def count_states(key: str) -> int:
+    """Return how many states the neuron of the program ``key`` has."""
+    return PROGRAMS[key if key in PROGRAMS else _read(key)].states
 
 
 def _shape(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
-    # a number that is a parameter may still shape the step (a potential of rest, say), so all that was chosen counts
+    # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count
     return tuple(neuron.chosen.items())
 
 
@@ -82,22 +82,22 @@ def _key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     options = tuple(ops.surrogate.chosen.items())
     index = (type(neuron), _shape(neuron), type(ops.surrogate), options, varying)
     if index not in _KEYS:
-        _KEYS[index] = _know(neuron, ops.surrogate, varying)
+        _KEYS[index] = _register_program(neuron, ops.surrogate, varying)
     return _KEYS[index]
 
 
-def _know(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
-    program = emit.program(neuron, surrogate, varying)
+def _register_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
+    program = emit.build_program(neuron, surrogate, varying)
     key = f"{type(neuron).__name__}-{hashlib.sha256(program.text.encode()).hexdigest()[:16]}"
-    KNOWN.setdefault(key, program)
+    PROGRAMS.setdefault(key, program)
     return key
 
 
-def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    """A key that says all that a program is made from: ``neuron``, the surrogate of ``ops``, and which parameters are ``varying``.
+def serialize_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
+    """Return a text from which the program can be rebuilt: ``neuron``, the surrogate of ``ops``, and which parameters are ``varying``.
 
-    For compiled graphs: it is plain Python on plain values, which a compiler can trace and guard, and a graph that was
-    exported finds its kernels by it in a process that has never seen the neuron.
+    It serves compiled graphs. torch.compile can trace and guard it, because it is plain Python on plain values, and an exported
+    graph finds its kernels by it in a process that has never seen the neuron.
     """
     surrogate = ops.surrogate
     kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
@@ -106,34 +106,36 @@ def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
 
 
 def _literal(value: object) -> str:
-    """As ``repr``, which a compiler cannot trace."""
-    # only here: the import is slow, and within a compilation it has been done
+    """Return ``repr(value)`` in a form that torch.compile can trace."""
+    # imported only here: the import is slow, and a compilation has already done it
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
     if isinstance(value, tuple):
         return f"({''.join([f'{_literal(x)},' for x in value])})"
     if isinstance(value, (int, float)):
-        value = guard_scalar(value)  # numbers of a module that change become symbols
+        value = guard_scalar(value)  # torch.compile replaces a module's changing numbers by symbols
     return f"{value!r}"
 
 
 @cache
-def _read(words: str) -> str:
-    """The key in `KNOWN` of a program that is given in words."""
-    kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
-    neuron, surrogate = component("neurons", kind), component("surrogates", surrogate_kind)
+def _read(serialized: str) -> str:
+    """Build the program that a text of `serialize_key` describes; return its key in `PROGRAMS`."""
+    kind, shape, surrogate_kind, options, varying = ast.literal_eval(serialized)
+    neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)
     # the slope is an argument of the program
-    return _know(neuron.of(**dict(shape)), surrogate.of(slope=1.0, **dict(options)), varying)
+    return _register_program(
+        neuron.from_options(**dict(shape)), surrogate.from_options(slope=1.0, **dict(options)), varying
+    )
 
 
-def component(room: str, name: str) -> Any:
-    """The class of a ``room``'s component, by its module and ``name``, also one whose module is a file."""
-    return registry.resolve(room, name.removeprefix(FILE))
+def load_component(kind: str, name: str) -> Any:
+    """Return the component class of a ``kind`` by its "module:Class" ``name``; the module may be a file."""
+    return registry.resolve(kind, name.removeprefix(FILE))
 
 
 @cache
-def header(name: str) -> str:
-    """Text of the C header ``csrc/NAME.h``."""
+def read_header(name: str) -> str:
+    """Return the text of the C header ``csrc/NAME.h``."""
     return (
         (Path(__file__).parent / "csrc" / f"{name}.h")
         .read_text(encoding="utf-8")
@@ -141,11 +143,11 @@ def header(name: str) -> str:
     )
 
 
-def source(program: emit.Program) -> str:
-    """The complete text of the kernels of a ``program``: lanes, step, loops; for the GPU where GPU is defined."""
-    return "\n".join([header("lanes"), header("job"), program.text, header("loops")])
+def build_source(program: emit.KernelProgram) -> str:
+    """Return the complete C text of a ``program``'s kernels: lanes, step, loops. It compiles for the GPU if GPU is defined."""
+    return "\n".join([read_header("lanes"), read_header("job"), program.text, read_header("loops")])
 
 
-def words_of(inputs: int) -> int:
-    """64-bit words that hold the events of a row of so many ``inputs``."""
+def count_words(inputs: int) -> int:
+    """Return how many 64-bit words hold the events of a row of ``inputs``."""
     return (inputs + 63) // 64

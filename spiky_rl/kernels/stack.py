@@ -1,7 +1,7 @@
-"""A stack of linear maps and neurons in one call: what a feed-forward network is on the CPU.
+"""A stack of linear maps and neurons that runs in one call: a feed-forward network on the CPU.
 
-The same kernels as layer by layer, so the same bits, but a few samples pass through the whole stack before the next ones:
-what lies between two layers never leaves the cache, and a rollout of one environment is one call into C.
+It runs the same kernels as layer by layer, so the bits are the same. But a few samples pass through the whole stack before the
+next ones: signals between two layers stay in the cache, and a rollout step of one environment is one call into C.
 """
 
 from __future__ import annotations
@@ -10,89 +10,90 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs, structures
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.structures import Layer
+from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron
 
 _PER_STAGE = 5
-"""Tensors of a stage that may have a gradient."""
+"""Number of tensors per stage that may have a gradient."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class StackStage:
     """One layer of a stack."""
 
     map: Any
-    """With ``in_features``, ``out_features``, ``weight`` and ``bias``."""
+    """The linear map, with ``in_features``, ``out_features``, ``weight`` and ``bias``."""
     neuron: Neuron
     parameters: Callable[[], tuple[Tensor | float, ...]]
-    """The neuron's parameters as its step takes them."""
+    """Returns the neuron's parameters in the form that its step takes."""
     ops: TorchOps | None
-    """None: the network's."""
+    """Op vocabulary of this layer; None to use the network's."""
     binary: bool
-    """Its input is 0 or 1."""
+    """Whether the input is 0 or 1."""
     biased: bool = True
     """Whether the map's bias is part of the current."""
     output_major: bool = False
-    """Whether the map's weight is [N, C], as torch's, or [C, N]."""
-    feedback: Feedback | None = None
-    """How its output returns into its current, if it does."""
+    """Whether the map's weight is [N, C], as in torch, instead of [C, N]."""
+    feedback: RecurrentFeedback | None = None
+    """Settings of the recurrent loop, None without one."""
     synapses: Callable[[], Tensor] | None = None
-    """By what weights it then does, [D N, N]."""
+    """Returns the weights of the recurrent loop, [D N, N]."""
 
     @property
     def masked(self) -> bool:
-        """Whether the weights in force are computed from the map's own."""
+        """Whether a mask applies to the map's weights."""
         return getattr(self.map, "mask", None) is not None
 
     @property
     def weight(self) -> Tensor:
-        """The weights in force."""
+        """The effective weights, after the mask."""
         return self.map.synapses() if self.masked else self.map.weight
 
     @property
     def states(self) -> int:
-        """Tensors [B, N] of state."""
+        """Number of state tensors [B, N]."""
         return len(self.neuron.states) + (self.feedback.states if self.feedback else 0)
 
 
-class Libraries(Protocol):
-    """Interface of a backend that can run a stack of layers."""
+class LayerStack:
+    """Layers that run together, and the C structures that stay the same from call to call.
 
-    launches: Counter[str]
+    Args:
+        core: The compiled kernels that do not depend on a neuron.
+        load_kernels: Returns the compiled program of a neuron by its key.
+        launches: Counts the calls, by name.
+        stages: The layers, in order.
+        bfloat16: Whether the gradients of signals are computed in bfloat16.
+        recompute: Whether the backward pass computes the currents again.
+    """
 
-    @staticmethod
-    def core() -> ctypes.CDLL:
-        """The kernels that do not depend on a neuron."""
-        ...
-
-    @staticmethod
-    def kernels(key: str) -> ctypes.CDLL:
-        """The compiled program that ``key`` names."""
-        ...
-
-
-class Stack:
-    """Stages, and what of them stays the same from call to call."""
-
-    def __init__(self, kernels: Libraries, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
-        self.kernels, self.stages = kernels, tuple(stages)
+    def __init__(
+        self,
+        core: ctypes.CDLL,
+        load_kernels: Callable[[str], ctypes.CDLL],
+        launches: Counter[str],
+        stages: Sequence[StackStage],
+        bfloat16: bool,
+        recompute: bool,
+    ) -> None:
+        self.core, self.load_kernels, self.launches, self.stages = core, load_kernels, launches, tuple(stages)
         self.bfloat16, self.recompute = bfloat16, recompute
         self.inputs = stages[0].map.in_features
         self.states = sum(stage.states for stage in stages)
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self.events = all(stage.binary for stage in stages[1:])
-        self._layers = (Layer * len(stages))()
-        self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
-        self._forward = kernels.core().spiky_stack_forward
+        self._layers = (LayerStruct * len(stages))()
+        self._stack = structures.StackStruct(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._forward = core.spiky_stack_forward
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
         ]  # pylint: disable=protected-access
@@ -101,11 +102,11 @@ class Stack:
 
     @property
     def masked(self) -> bool:
-        """Whether weights in force are computed from those of the maps."""
+        """Whether any stage has a mask."""
         return any(stage.masked for stage in self.stages)
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("a stack is built anew, not copied")
+        raise TypeError("a LayerStack cannot be copied or pickled; build a new one")
 
     def __call__(
         self,
@@ -116,90 +117,95 @@ class Stack:
         keep: Tensor | None,
         counted: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Signal -> output [T, K, B, N] of the last stage, the states [B, N] of all, in order, and the rates of all but the last.
+        """Return the last stage's output [T, K, B, N], the states [B, N] of all stages in order, and the rates of all but the last.
 
         Args:
             x: Signal [T, K or 1, B, C].
             steps: K.
-            ops: The network's vocabulary.
-            states: Before the first step, [B, N] each; None: from rest, and none come out.
+            ops: The network's op vocabulary.
+            states: States before the first step, [B, N] each. With None the run starts from the zero state and returns no states.
             keep: [T, B]; 0 where an episode begins with this step.
-            counted: Whether rates are wanted, mean events per inner step, [N] each; only where every stage but the first reads
-                events. They have gradients.
+            counted: Whether to return rates: mean events per inner step, [N] per stage, with gradients. Possible only if every
+                stage but the first reads binary signals.
         """
         if states is not None and len(states) < self.states:
-            raise _misfit("states", len(states), self.states)
+            raise _shape_error("states", len(states), self.states)
         calls, tensors, rest = [], [], None if states is None else list(states)
         for stage in self.stages:
             own = stage.ops or ops
-            calls.append(programs.call(stage.neuron, own, stage.parameters(), stage.map.out_features))
+            calls.append(programs.prepare_call(stage.neuron, own, stage.parameters(), stage.map.out_features))
             count = stage.states
             state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
             rest = None if rest is None else rest[count:]
             tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
             tensors.append(None if stage.synapses is None else stage.synapses())
-        # within the function gradients are off, and what needs one is asked of the tensors alone
+        # read the gradient mode here: inside of the autograd function it is always off
         recorded = torch.is_grad_enabled()
         output, *found = _Run.apply(self, calls, steps, recorded, counted, x, keep, *tensors)  # type: ignore[misc]
         count = len(found) - (len(self.stages) - 1) * counted
         return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
 
-    def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
-        """The output of the last stage's last inner step plus ``offset``: [T, B, N].
+    def run_last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
+        """Return the output of the last stage's last inner step plus ``offset``: [T, B, N].
 
-        From rest, without gradients, learned neurons, masks or recurrence: what a rollout wants, and what can be set up once.
+        This is the fast path of a rollout: it starts from the zero state and supports no gradients, learned neurons, masks or
+        recurrence, so that the C structures are filled only once.
 
         Args:
             x: Signal [T, K or 1, B, C].
             steps: K.
-            ops: The network's vocabulary.
+            ops: The network's op vocabulary.
             offset: [N].
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
         if seen != self._seen:
             self._prepare(ops)
-            # a copy in one piece would miss what is written into the weight
+            # _prepare copies a weight that is not contiguous; the copy misses later changes, so prepare again in the next call
             self._seen = seen if all(m["weight"].is_contiguous() for m in maps) else ()
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
-            raise _misfit("channels", C, self.inputs)
+            raise _shape_error("channels", C, self.inputs)
         features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return features
-        stack = structures.Stack.from_buffer_copy(
+        stack = structures.StackStruct.from_buffer_copy(
             self._stack
-        )  # of its own: other threads may be running the same network
+        )  # a copy, because other threads may run the same network
         stack.x, stack.last_step, stack.offset = x.data_ptr(), features.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
         if self._forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
-        self.kernels.launches["stack"] += 1
+        self.launches["stack"] += 1
         return features
 
     def _prepare(self, ops: TorchOps) -> None:
         self._held = []
         for layer, stage in zip(self._layers, self.stages, strict=True):
-            call = programs.call(stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features)
+            call = programs.prepare_call(
+                stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features
+            )
             bias = stage.map.bias if stage.biased else None
-            self._held.append(_fill(self.kernels, layer, stage, call, stage.map.weight, bias, None, None))
+            self._held.append(
+                _fill(self.load_kernels, layer, stage, call, stage.map.weight, bias, None, None)
+            )
 
 
 def _fill(
-    kernels: Libraries,
-    layer: Layer,
-    stage: Stage,
-    call: programs.Call,
+    load_kernels: Callable[[str], ctypes.CDLL],
+    layer: LayerStruct,
+    stage: StackStage,
+    call: programs.NeuronCall,
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
     synapses: Tensor | None,
 ) -> list[Any]:
-    """What a layer reads; returns what must outlive it."""
-    operators.refuse_unfit(weight)
-    library = kernels.kernels(call.key)
+    """Fill the layer's input fields; return the objects that must stay alive while the layer runs."""
+    operators.check_weight(weight)
+    library = load_kernels(call.key)
     numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
     weight = weight.detach().contiguous()
     params = None if call.params is None else call.params.detach().contiguous()
@@ -216,29 +222,29 @@ def _fill(
     return [numbers, weight, params, state, bias, synapses]
 
 
-def _misfit(what: str, given: int, wanted: int) -> ValueError:
-    return ValueError(f"{given} {what} do not fit: {wanted} are wanted")
+def _shape_error(name: str, given: int, expected: int) -> ValueError:
+    return ValueError(f"{name}: {given} given; expected: {expected}")
 
 
 def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _rates(kernels: Libraries, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
-    """Mean events [N] of the ``bits`` [T, K, B, words]."""
+def _compute_rates(core: ctypes.CDLL, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
+    """Return the mean number of events [N] in ``bits`` [T, K, B, words]."""
     counts, rows = torch.zeros(neurons, dtype=torch.long), bits.shape[0] * bits.shape[1] * bits.shape[2]
-    kernels.core().spiky_count(bits.data_ptr(), counts.data_ptr(), rows, neurons)
+    core.spiky_count(bits.data_ptr(), counts.data_ptr(), rows, neurons)
     return (counts.double() / max(rows, 1)).to(like)
 
 
 class _Run(torch.autograd.Function):
-    """A stack with states and gradients; per stage: weight, bias, params, state, synapses."""
+    """A call of the stack with states and gradients; tensors per stage: weight, bias, params, state, synapses."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        stack: Stack,
-        calls: Sequence[programs.Call],
+        stack: LayerStack,
+        calls: Sequence[programs.NeuronCall],
         steps: int,
         recorded: bool,
         counted: bool,
@@ -250,15 +256,15 @@ class _Run(torch.autograd.Function):
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         T, K, B, C = x.shape
         if C != stack.inputs:
-            raise _misfit("channels", C, stack.inputs)
+            raise _shape_error("channels", C, stack.inputs)
         wanted = recorded and any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
-        layers, held, last, signals, currents = (Layer * len(calls))(), [], [], [], []
+        layers, held, last, signals, currents = (LayerStruct * len(calls))(), [], [], [], []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            operators.fit(T, B, stage.map.out_features, state, params, keep, stage.states)
+            operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
             state = None if state is None else state.contiguous()
-            held.append(_fill(stack.kernels, layer, stage, call, weight, bias, state, synapses))
+            held.append(_fill(stack.load_kernels, layer, stage, call, weight, bias, state, synapses))
             inner = K if i == 0 else steps
             if state is not None:
                 last.append(torch.empty_like(state))
@@ -266,18 +272,18 @@ class _Run(torch.autograd.Function):
             C = stage.map.in_features
             if stage.binary:
                 kept = wanted or (counted and i > 0)
-                words = x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if kept else None
+                words = x.new_empty(T, inner, B, programs.count_words(C), dtype=torch.int64) if kept else None
                 signals.append(words)
                 layer.bits = _pointer(signals[-1])
             else:
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
                 layer.input = _pointer(signals[-1])
-            # the first current is cheap to compute again where it is constant over the step
+            # a first current that is constant over the control step is cheap to compute again
             saves = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
             shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
             currents.append(x.new_empty(shape) if saves else None)
             layer.current = _pointer(currents[-1])
-        c = structures.Stack(
+        c = structures.StackStruct(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
             count=len(calls),
             T=T,
@@ -286,11 +292,11 @@ class _Run(torch.autograd.Function):
             constant=K == 1,
             threads=torch.get_num_threads(),
         )
-        if B > 0 and stack.kernels.core().spiky_stack_forward(ctypes.addressof(c)):
+        if B > 0 and stack.core.spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
-        stack.kernels.launches["stack"] += 1
+        stack.launches["stack"] += 1
         sent = zip(signals[1:], stack.stages[1:], strict=True) if counted else ()
-        rates = [_rates(stack.kernels, bits, stage.map.in_features, x) for bits, stage in sent]
+        rates = [_compute_rates(stack.core, bits, stage.map.in_features, x) for bits, stage in sent]
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
@@ -316,11 +322,11 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        layers, held = (Layer * n)(), []
+        layers, held = (LayerStruct * n)(), []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             state = None if state is None else state.contiguous()
-            held.append(_fill(stack.kernels, layer, stage, call, weight, bias, state, synapses))
+            held.append(_fill(stack.load_kernels, layer, stage, call, weight, bias, state, synapses))
             setattr(layer, "bits" if stage.binary else "input", _pointer(signals[i]))
             layer.current = _pointer(currents[i])
             if state is not None and grad_last[i] is not None:
@@ -345,7 +351,7 @@ class _Run(torch.autograd.Function):
                 grad_synapses,
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[5] else None
-        c = structures.Stack(
+        c = structures.StackStruct(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
             grad_output=grad_output.data_ptr(),
             grad_x=_pointer(grad_x),
@@ -359,7 +365,7 @@ class _Run(torch.autograd.Function):
         )
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
-        elif stack.kernels.core().spiky_stack_backward(ctypes.addressof(c)):
+        elif stack.core.spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
-        stack.kernels.launches["stack backward"] += 1
+        stack.launches["stack backward"] += 1
         return None, None, None, None, None, grad_x, None, *gradients

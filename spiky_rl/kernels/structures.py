@@ -1,4 +1,4 @@
-"""The C structures of the CPU's kernels, as ctypes."""
+"""The C structures of the CPU kernels, as ctypes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 from torch import Tensor
 
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 
 POINTERS = (
     *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
@@ -14,8 +14,8 @@ POINTERS = (
 )
 
 
-class Job(ctypes.Structure):
-    """`job.h`'s struct."""
+class JobStruct(ctypes.Structure):
+    """``Job`` of `job.h`."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in POINTERS),
@@ -25,8 +25,8 @@ class Job(ctypes.Structure):
     ]
 
 
-class IntraLayer(ctypes.Structure):
-    """`recurrent.h`'s struct."""
+class IntraLayerStruct(ctypes.Structure):
+    """``IntraLayer`` of `recurrent.h`."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weight", "panels", "grad_weight", "trace")),
@@ -35,8 +35,8 @@ class IntraLayer(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
     ]
 
-    def fill(self, feedback: Feedback, synapses: Tensor) -> None:
-        """Take over what does not change with the direction from ``feedback``; ``synapses`` [D N, N] must outlive it."""
+    def fill(self, feedback: RecurrentFeedback, synapses: Tensor) -> None:
+        """Set the fields that forward and backward share, from ``feedback``; ``synapses`` [D N, N] must outlive this struct."""
         self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
         self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
         self.cut = feedback.cut
@@ -45,8 +45,8 @@ class IntraLayer(ctypes.Structure):
 _GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
 
 
-class Layer(ctypes.Structure):
-    """`layers.h`'s struct."""
+class LayerStruct(ctypes.Structure):
+    """``Layer`` of `layers.h`."""
 
     _fields_ = [
         *(
@@ -57,14 +57,14 @@ class Layer(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
         ("binary", ctypes.c_int),
         ("output_major", ctypes.c_int),
-        ("within", IntraLayer),
+        ("within", IntraLayerStruct),
         ("padded", ctypes.c_void_p),
         ("charge", ctypes.c_void_p),
     ]
 
 
-class Stack(ctypes.Structure):
-    """`layers.h`'s struct."""
+class StackStruct(ctypes.Structure):
+    """``Stack`` of `layers.h`."""
 
     _fields_ = [
         *(

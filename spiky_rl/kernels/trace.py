@@ -1,10 +1,10 @@
-"""A neuron's step as a graph: the tracing twin of the op vocabulary, and reverse mode.
+"""A neuron's step as a graph: the op vocabulary on symbols, and reverse-mode differentiation.
 
-Calling a step with `TraceOps` and symbols instead of tensors records it: an expression graph in which equal expressions
-are one node. Numbers are folded as they are met. Parameters that are numbers stay *uniform*: an expression of uniforms
-alone is evaluated on the host, in the double precision in which Python evaluates it for the torch reference, and reaches
-the kernel as one float. All else is computed per *lane*, a neuron of a sample. `gradients` adds the nodes of the adjoint
-to the same graph, so it shares with the forward what it needs of it.
+A step that is called with `TraceOps` and symbols instead of tensors is recorded as an expression graph, in which equal expressions
+are one node. Operations on numbers are computed at once. Parameters that are the same for all neurons are *uniform*: an expression
+of uniforms only is evaluated on the host, in double precision like Python's own arithmetic in the torch reference, and reaches the
+kernel as one float. Every other expression is computed per *lane*, a neuron of a sample. `differentiate` adds the adjoint's nodes
+to the same graph, so forward and adjoint share expressions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl.config.registry import Component, RegistryError, nearest
+from spiky_rl.config.registry import Component, RegistryError, suggest_name
 from spiky_rl.neurons.base import Ops, Value
 from spiky_rl.surrogates.base import Surrogate
 
 type Expression = Node | float
-"""What an operation on values gives: a number where all of them are numbers."""
+"""The result of an operation: a number if all arguments are numbers."""
 
 COMPARISONS = {"<", "<=", ">", ">="}
 FUNCTIONS: Mapping[str, Callable[[float], float]] = {
@@ -50,9 +50,9 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
     "detach": lambda x: x,
     **FUNCTIONS,
 }
-"""Every operation on plain numbers; these are also the operations there are."""
+"""Every operation of the graph, on plain numbers."""
 ARGUMENTS = {"max": 2, "min": 2, "where": 3}
-"""How many arguments a function takes that does not take one."""
+"""Number of arguments of each function; 1 if it is not listed."""
 REFUSED = {
     "__bool__": "a branch on a state, current or parameter; use ops.where",
     "__eq__": "'==' is not in the op vocabulary; <, <=, > and >= are",
@@ -68,63 +68,63 @@ REFUSED = {
     "__getitem__": "'value[...]' is not in the op vocabulary; a value is one number per neuron",
     "__iter__": "a loop over a value, or unpacking it, is not in the op vocabulary; a value is one number per neuron",
 }
-"""What Python would do with a value in its own way, or refuse without a hint."""
+"""Python operators that a traced value refuses, and the hint of the error."""
 
 
 BASES = ("spiky_rl.config.registry", "spiky_rl.neurons.base", "spiky_rl.surrogates.base")
-"""Modules of a component that its author did not write."""
+"""Modules of base classes, which a component's author did not write."""
 
 
 class TraceError(RegistryError):
-    """A step that leaves the op vocabulary."""
+    """An error in the code of a neuron or surrogate, such as an operation outside the op vocabulary."""
 
 
-def error(owner: Component, message: str) -> TraceError:
-    """The error of a neuron or a surrogate, the ``owner``, with its name and a ``message``."""
+def make_error(owner: Component, message: str) -> TraceError:
+    """Return an error with ``message`` that names the ``owner``, a neuron or surrogate."""
     kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
-    return TraceError(f"{kind} {type(_written(owner)).__name__!r}: {message}")
+    return TraceError(f"{kind} {type(_get_source_component(owner)).__name__!r}: {message}")
 
 
-def files(owner: Component) -> list[str]:
-    """Where the author of a neuron or surrogate, the ``owner``, wrote it, its own file first."""
+def find_source_files(owner: Component) -> list[str]:
+    """Return the files in which the author wrote ``owner``, a neuron or surrogate; the file of its class comes first."""
     modules = [
         sys.modules.get(cls.__module__)
-        for cls in type(_written(owner)).__mro__
+        for cls in type(_get_source_component(owner)).__mro__
         if cls.__module__ not in BASES
     ]
     return [file for module in modules if (file := getattr(module, "__file__", None))]
 
 
-def _written(owner: Component) -> Component:
-    """What an author wrote: a neuron may stand in for another."""
-    return getattr(owner, "declared", owner)
+def _get_source_component(owner: Component) -> Component:
+    """Return the component that the author wrote: ``owner``, or the neuron that it wraps."""
+    return getattr(owner, "source_neuron", owner)
 
 
-def call[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-    """Call a function of a neuron or surrogate. Raises `TraceError` with its line for all that goes wrong in it.
+def call_function[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+    """Return ``function(*args, **named)``, a function of the neuron or surrogate ``owner``.
 
-    Args:
-        owner: The neuron or surrogate.
-        function: Called with all further arguments.
+    Raises `TraceError`, with file and line, for every error in the function.
     """
     try:
         return function(*args, **named)
     except Exception as reason:  # pylint: disable=broad-exception-caught
-        # numpy wraps a refusal in an error of its own
+        # numpy wraps a TraceError in an error of its own
         refusal = next((e for e in (reason, reason.__cause__) if isinstance(e, TraceError)), None)
         message = str(refusal or f"it fails with {type(reason).__name__}: {reason}")
-        own = files(owner)
+        own = find_source_files(owner)
         lines = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.filename in own]
-        line = f", line {lines[-1].lineno}: {lines[-1].line}" if lines else ""
+        line = f":{lines[-1].lineno}: {lines[-1].line}" if lines else ""
         file = lines[-1].filename if lines else next(iter(own), None)
-        where = f" (mend {Path(file).name}{line})" if file else ""
-        raise error(owner, message + where) from (None if refusal else reason)
+        where = f" (see {Path(file).name}{line})" if file else ""
+        raise make_error(owner, message + where) from (None if refusal else reason)
 
 
 class Node:
-    """One expression: an operation and its arguments, or an input, which has a name instead."""
+    """One expression: an operation with its arguments, or a named input."""
 
-    def __init__(self, graph: Graph, op: str, args: tuple[Expression, ...], lane: bool, name: str) -> None:
+    def __init__(
+        self, graph: TraceGraph, op: str, args: tuple[Expression, ...], lane: bool, name: str
+    ) -> None:
         self.graph, self.op, self.args, self.lane, self.name = graph, op, args, lane, name
         self.index = len(graph.nodes)
 
@@ -185,12 +185,12 @@ class Node:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise TraceError(f"'.{name}' of a value {unknown(name)}")
+        raise TraceError(f"'.{name}' of a value {format_unknown_function(name)}")
 
     @classmethod
     def __torch_function__(cls, function: Callable[..., object], *_: object) -> NoReturn:
         name = function.__name__
-        raise TraceError(f"'torch.{name}', or a tensor in a step, {unknown(name)}")
+        raise TraceError(f"'torch.{name}', or a tensor in a step, {format_unknown_function(name)}")
 
 
 def _refusal(message: str) -> Callable[..., NoReturn]:
@@ -204,21 +204,21 @@ for method, hint in REFUSED.items():
     setattr(Node, method, _refusal(hint))
 
 
-class Graph:
-    """The nodes of one step, each expression once."""
+class TraceGraph:
+    """The nodes of one step; equal expressions are one node."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.known: dict[tuple[object, ...], Node] = {}
 
     def input(self, name: str, lane: bool = True) -> Node:
-        """A symbol: the argument of the step called ``name``; ``lane``: it differs between neurons."""
+        """Return the symbol for the step's argument ``name``; ``lane`` if it differs between neurons."""
         return self._node(("input", name), "input", (), lane, name)
 
     def make(self, op: str, *given: object) -> Expression:
-        """The expression of an operation ``op`` on the values ``given``, which are checked; a number if it is one."""
+        """Check the values ``given`` and return the expression of ``op`` on them; a number if all values are numbers."""
         conditions = 1 if op == "where" else 0
-        args = tuple(_checked(x) for x in given[conditions:])
+        args = tuple(_check_operand(x) for x in given[conditions:])
         if conditions:
             condition = given[0]
             if not isinstance(condition, Node):
@@ -248,8 +248,8 @@ class Graph:
         return self.known[key]
 
 
-def _checked(x: object) -> Expression:
-    """An argument, if it is one to compute with."""
+def _check_operand(x: object) -> Expression:
+    """Return ``x`` as an operand. Raises `TraceError` if a step cannot compute with it."""
     if isinstance(x, Node):
         if x.op in COMPARISONS:
             raise TraceError("a comparison is no number; use ops.where(condition, 1.0, 0.0)")
@@ -260,16 +260,16 @@ def _checked(x: object) -> Expression:
 
 
 class TraceOps(Ops):
-    """The op vocabulary on symbols. Anything else is refused by name."""
+    """The op vocabulary on symbols. Raises `TraceError` for any other function."""
 
     vocabulary = (*FUNCTIONS, "max", "min", "where", "heaviside", "spike", "detach")
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: TraceGraph) -> None:
         self.graph = graph
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
         if name not in self.vocabulary:
-            raise TraceError(f"'ops.{name}' {unknown(name)}")
+            raise TraceError(f"'ops.{name}' {format_unknown_function(name)}")
         count = ARGUMENTS.get(name, 1)
 
         def function(*args: Value, **named: Value) -> Value:
@@ -280,28 +280,26 @@ class TraceOps(Ops):
         return function
 
 
-def unknown(name: str) -> str:
-    """Why the function called ``name`` is refused, with the vocabulary and the nearest of it."""
-    return (
-        f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{nearest(name, TraceOps.vocabulary)}"
-    )
+def format_unknown_function(name: str) -> str:
+    """Return the message for the unsupported function ``name``: the vocabulary, and the function with the nearest name."""
+    return f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{suggest_name(name, TraceOps.vocabulary)}"
 
 
-def gradients(
-    graph: Graph,
+def differentiate(
+    graph: TraceGraph,
     surrogate: Surrogate,
     slope: Expression,
     seeds: Iterable[tuple[Value, Node]],
     wrt: Sequence[Node],
 ) -> list[Expression]:
-    """Reverse mode.
+    """Return the gradients of ``wrt`` by reverse mode.
 
     Args:
-        graph: The forward; gets the nodes of the adjoint.
-        surrogate: Gives the derivative of a spike.
+        graph: The forward graph; receives the nodes of the adjoint.
+        surrogate: Defines the derivative of a spike.
         slope: Slope of the surrogate.
-        seeds: Every output, and its gradient.
-        wrt: What gradients are wanted of, in this order.
+        seeds: Every output with its gradient.
+        wrt: Nodes to differentiate with respect to.
     """
     adjoints: dict[int, Expression] = {}
 
@@ -351,13 +349,13 @@ def gradients(
                 add(x, where(condition, g, 0.0))
                 add(y, where(condition, 0.0, g))
             case "spike", x:
-                derivative = call(surrogate, surrogate.derivative, TraceOps(graph), x, slope)
+                derivative = call_function(surrogate, surrogate.derivative, TraceOps(graph), x, slope)
                 add(x, graph.make("*", g, derivative))
     return [adjoints.get(x.index, 0.0) for x in wrt]
 
 
-def _share(graph: Graph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
-    """Gradient of one argument of a maximum or minimum: all, or nothing, or half of it where two lanes are equal."""
+def _share(graph: TraceGraph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
+    """Return the gradient of ``x`` in a maximum or minimum of ``x`` and ``y``: all of ``g`` or nothing, or half if both are equal lanes."""
     if not (isinstance(x, Node) and x.lane):
         return 0.0
     if not (isinstance(y, Node) and y.lane):
@@ -367,7 +365,7 @@ def _share(graph: Graph, op: str, g: Expression, x: Expression, y: Expression) -
 
 
 def evaluate(nodes: Sequence[Expression], inputs: Mapping[str, float]) -> list[float]:
-    """Uniform expressions, ``nodes``, as numbers, given those of all ``inputs`` by name."""
+    """Return the values of the uniform expressions ``nodes``, given the ``inputs`` by name."""
     values: dict[int, float] = {}
 
     def value(x: Expression) -> float:

@@ -1,1 +1,1 @@
-"""How errors become changes of weights: rules, and the exact engines that they are checked against."""
+"""Learning rules: gradients and local rules that change weights."""

@@ -1,4 +1,4 @@
-"""Base of the rules that are exact gradients of spike times: no surrogate, and rates that are kept by pushing currents."""
+"""Base class of rules with exact gradients of spike times: no surrogate, and a regularisation of spike counts."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.learning.base import Rule
-from spiky_rl.learning._timed import Timed
-from spiky_rl.networks._layer import Layer
+from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 
 
-def slope(default: float) -> Any:
-    """Declare the least slope, with its ``default`` in 1/ms."""
-    meaning = "least slope of the distance to threshold that a gradient is divided by"
-    return option(default, meaning, low=1e-9, unit="1/ms")
+def declare_slope(default: float) -> Any:
+    """Declare the option ``slope``, in 1/ms."""
+    description = "lower bound of the slope of the distance to threshold, by which gradients are divided"
+    return option(default, description, low=1e-9, unit="1/ms")
 
 
-def regularization(who: str) -> Any:
-    """Declare the push that keeps neurons within the band; ``who`` is pushed, in words."""
-    return option(0.05, f"push of neurons that {who}; 0: none", low=0.0)
+def declare_regularization(neurons_text: str) -> Any:
+    """Declare the option ``regularization``; ``neurons_text`` says which neurons it changes."""
+    return option(0.05, f"strength of the current correction for neurons {neurons_text}; 0: none", low=0.0)
 
 
-class Exact(Rule):
-    """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
+class ExactGradientRule(LearningRule):
+    """Rule that replaces neurons by ``timed`` ones. Spike counts have no gradient, so a correction keeps them in a band."""
 
     by_sample = False
     counts = False
-    no_way_through = ("rate", "population_vector")
-    timed: ClassVar[type[Timed]]
-    """What locates spikes within the step."""
+    blocks_gradient = ("rate", "population_vector")
+    timed: ClassVar[type[ExactSpikeNeuron]]
+    """Wrapper of neurons that locates spikes within the step."""
 
     class Options(Settings):
-        """Options of every rule with exact gradients, and the lower end of the band."""
+        """Options of every rule with exact gradients; ``lowest`` is the lower end of the band of spike counts."""
 
         tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
-        slope: float = slope(0.005)
-        regularization: float = regularization("leave the band")
+        slope: float = declare_slope(0.005)
+        regularization: float = declare_regularization("outside the band of spike counts")
         lowest: float
 
     def __init__(self, options: Options, highest: float) -> None:
@@ -48,20 +48,20 @@ class Exact(Rule):
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
     @override
-    def neuron(self, neuron: Neuron) -> Neuron:
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
         return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
 
     @override
-    def after(
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    def on_layer_output(
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         if not self.regularization or not current.requires_grad:
             return output
-        return _Band.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]
+        return _RateBand.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]
 
 
-class _Band(torch.autograd.Function):
-    """The output as it is; neurons whose mean count per control step leaves the band have their current pushed back."""
+class _RateBand(torch.autograd.Function):
+    """Return the output unchanged; add to the current's gradient the excess of each neuron's mean spike count over the band."""
 
     @staticmethod
     def forward(

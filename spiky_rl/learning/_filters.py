@@ -1,4 +1,4 @@
-"""Gradients on their way back through a layer: filtered in time, or sent along other ways than they came."""
+"""Functions that change gradients in the backward pass of a layer: filters in time, and other feedback paths."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.networks._layer import Layer
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
-class Smooth(Neuron):
-    """A double exponential, e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1, of unit area; its output is e2."""
+class DoubleExponential(Neuron):
+    """Double exponential filter of unit area: e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1; its output is e2."""
 
     states = ("e1", "e2")
 
     class Options(Neuron.Options):
-        tau_rise: float = param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay")
-        tau_fall: float = param(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay")
+        tau_rise: float = parameter(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay")
+        tau_fall: float = parameter(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True
@@ -33,24 +33,26 @@ class Smooth(Neuron):
         return e2, s.replace(e1=e1, e2=e2)
 
 
-def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
-    """The ``output`` [T, K, B, N] as it is, whose gradient is correlated with the double exponential ``smooth`` by a ``backend``.
+def smooth_gradient(output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str) -> Tensor:
+    """Return ``output`` [T, K, B, N] unchanged; filter its gradient backwards in time with ``smooth``.
 
-    That of a moment then counts the errors after it, within its episode (``keep`` [T, B]; 0 where one begins).
+    The gradient at a time then weights the later errors of the same episode (``keep`` [T, B]; 0 where one begins).
     """
-    return _Smoothed.apply(output, smooth, keep, backend)  # type: ignore[return-value]
+    return _SmoothGradient.apply(output, smooth, keep, backend)  # type: ignore[return-value]
 
 
-class _Smoothed(torch.autograd.Function):
+class _SmoothGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str
+    ) -> Tensor:
         ctx.smooth, ctx.keep, ctx.backend = smooth, keep, backend
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        flipped, keep = grads[0].flip(0, 1), going_back(ctx.keep)
-        parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
+        flipped, keep = grads[0].flip(0, 1), reverse_keep(ctx.keep)
+        parameters = tuple(ctx.smooth.get_step_value(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
         filtered, _ = dispatch.unroll(
             ctx.backend, ctx.smooth, SPIKELESS, flipped, steps, None, parameters, keep
@@ -58,39 +60,42 @@ class _Smoothed(torch.autograd.Function):
         return filtered.flip(0, 1), None, None, None
 
 
-def going_back(keep: Tensor | None) -> Tensor | None:
-    """``keep`` [T, ...] for a pass from the end to the beginning, in which an episode ends after its first step."""
+def reverse_keep(keep: Tensor | None) -> Tensor | None:
+    """Return ``keep`` [T, ...] for a pass backwards in time, in which the first step of an episode is its last."""
     return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
-def fed_back(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
-    """The ``output`` [T, K, B, N] as it is; its gradient is that of the ``signal`` [T, K or 1, B, C] too, by ``way``."""
-    return _FedBack.apply(output, signal, way)  # type: ignore[return-value]
+def add_feedback_gradient(output: Tensor, signal: Tensor, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``output`` unchanged; its gradient, mapped by ``feedback``, is also the gradient of ``signal``.
+
+    ``output`` [T, K, B, N] and ``signal`` [T, K or 1, B, C] are those of a layer.
+    """
+    return _AddFeedback.apply(output, signal, feedback)  # type: ignore[return-value]
 
 
-class _FedBack(torch.autograd.Function):
+class _AddFeedback(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.way, ctx.constant = way, signal.shape[1] == 1
+    def forward(ctx: Any, output: Tensor, signal: Tensor, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.feedback, ctx.constant = feedback, signal.shape[1] == 1
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         error = grads[0].sum(1, keepdim=True) if ctx.constant else grads[0]
-        return grads[0], ctx.way(error), None
+        return grads[0], ctx.feedback(error), None
 
 
-def transposed(layer: Layer, signal: Tensor) -> Callable[[Tensor], Tensor]:
-    """Error at a ``layer``'s current -> error at its ``signal``: its connection's own weights, in the other direction.
+def backpropagate_current(layer: SpikingLayer, signal: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function from the error at a layer's current to the error at its ``signal``, by its connection's own weights.
 
-    Where a connection pools, through the currents that were the largest for this signal.
+    With max pooling, the error passes through the largest currents for this signal.
     """
 
-    def way(error: Tensor) -> Tensor:
+    def backpropagate(error: Tensor) -> Tensor:
         with torch.enable_grad():
             x = signal.detach().requires_grad_()
             current = layer.connection(x, layer.backend, layer.binary)
             (errors,) = torch.autograd.grad(current, x, error)
         return errors
 
-    return way
+    return backpropagate

@@ -1,20 +1,20 @@
-"""Spike timing over a whole rollout: products of spikes and of the traces that they leave, no trace per synapse.
+"""Spike-timing-dependent plasticity over a whole rollout, by traces per neuron instead of per synapse.
 
     r <- e^(-dt/tau) r in every inner step, then r <- r + x (all pairs), or r <- x where there is a spike x (nearest)
     dw = < sum_s  F+(w) r1 (A2+ + A3+ o2) z M  -  F-(w) x (A2- + A3- r2) o1 M >
 
-x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces o1 (tau-) and o2 (tau_y), <> the mean over the
-environments. All traces are read before the step's own spikes enter them, so a coincidence changes nothing; or, where input
-acts in its own step, as in our networks, r1 alone is read after them (``causal``): the spike that made a neuron spike would
-otherwise be the only one without credit. A3 = 0 leaves the rule of pairs. F+ = ((high - w) / (high - low))^mu and
-F- = ((w - low) / (high - low))^mu make the change smaller towards a bound; mu = 0: additive. Weights count as they are when the
-call begins. A graded x is a rate: its traces are its own.
+x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces o1 (tau-) and o2 (tau_y), <> is the mean over the
+environments. All traces are read before the step's own spikes are added, so a coincidence changes nothing. With ``causal``, r1
+is read after them: in these networks input acts in its own step, and the spike that made a neuron spike would otherwise be the
+only one without credit. A3 = 0 gives the pair rule. F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu
+make changes smaller towards a bound; mu = 0 is additive. w are the weights at the beginning of the call. A graded x is treated
+as a rate.
 
-M is what the events of a moment are worth; without reward, 1. With reward, a synapse has an eligibility c that decays with
-tau_e and takes up those events, and dw = sum_s d_s c_s. As c is linear in the events, so is dw, with
-M_s = d_s + e^(-dt/tau_e) M_(s+1): credit is filtered backwards, one number per environment, and that is exact.
+M is the modulation of the events of a step: 1 without reward. With reward, a synapse has an eligibility c that decays with tau_e
+and sums the events, and dw = sum_s d_s c_s. Since c is linear in the events, dw is too, with M_s = d_s + e^(-dt/tau_e) M_(s+1):
+filtering the credit backwards, one number per environment, gives the exact result.
 
-`Local` is what the rules that change a network's weights in this way share.
+`LocalRule` is the base class of rules that change a network's weights in this way.
 
 Source: Song, Miller & Abbott (2000); triplets: Pfister & Gerstner (2006); mu: Guetig et al. (2003); eligibility: Florian
 (2007), Izhikevich (2007).
@@ -32,63 +32,63 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from spiky_rl.config.options import RegistryError, Settings, option
-from spiky_rl.config.registry import Configured
-from spiky_rl.connections.linear import Linear
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.learning.base import Rule
-from spiky_rl.learning._filters import going_back
-from spiky_rl.networks._layer import Layer
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.learning._filters import reverse_keep
+from spiky_rl.learning.base import LearningRule
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
 @dataclass(frozen=True)
-class Window:
-    """The numbers of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
+class StdpWindow:
+    """Parameters of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
 
     tau_plus: float = 20.0
-    """Time constant of what a pre-spike leaves, for post-spikes after it."""
+    """Time constant of r1, the trace of pre-spikes that later post-spikes pair with."""
     tau_minus: float = 20.0
-    """Time constant of what a post-spike leaves, for pre-spikes after it."""
+    """Time constant of o1, the trace of post-spikes that later pre-spikes pair with."""
     potentiation: float = 0.01
     """A2+"""
     depression: float = 0.0105
     """A2-"""
     tau_x: float = 101.0
-    """Time constant of what a pre-spike leaves for later ones."""
+    """Time constant of r2, the trace of pre-spikes in triplets."""
     tau_y: float = 125.0
-    """Time constant of what a post-spike leaves for later ones."""
+    """Time constant of o2, the trace of post-spikes in triplets."""
     triplet_potentiation: float = 0.0
     """A3+"""
     triplet_depression: float = 0.0
     """A3-"""
     nearest: bool = False
-    """Whether a spike pairs with the last one alone, instead of all before it."""
+    """Whether a spike pairs only with the latest earlier spike instead of all."""
     causal: bool = False
-    """Whether a pre-spike comes before the post-spike of its own step, instead of with it: potentiation by A2+ in full."""
+    """Whether a pre-spike counts as earlier than a post-spike of the same step, which then is potentiated by the full A2+."""
     mu: float = 0.0
     """Exponent of the distance to a bound; 0: additive."""
     dt: float = 1.0
     """Inner time step."""
 
 
-PAIRS = Window()
+PAIRS = StdpWindow()
 """Potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
 TRIPLETS = {
-    "all": Window(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
-    "nearest": Window(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
+    "all": StdpWindow(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
+    "nearest": StdpWindow(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
 }
-"""Pfister & Gerstner's minimal sets for the visual cortex, by the neighbours that a spike pairs with."""
+"""Option ``neighbours`` -> Pfister & Gerstner's minimal parameters for the visual cortex."""
 
 
-class Trace(Neuron):
-    """A decaying trace of earlier input; the input of the step itself does not belong to it yet."""
+class InputTrace(Neuron):
+    """Decaying trace of the input of earlier steps."""
 
     states = ("r",)
 
     class Options(Neuron.Options):
-        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
-        nearest: bool = option(False, "an event replaces what was there")
+        tau: float = parameter(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        nearest: bool = option(False, "an event replaces the trace instead of adding to it")
 
     options: Options
     graded = True
@@ -101,80 +101,79 @@ class Trace(Neuron):
         return left, s.replace(r=left + current)
 
 
-def trace(
+def compute_trace(
     signal: Tensor, keep: Tensor | None, tau: float, dt: float, nearest: bool = False, backend: str = "auto"
 ) -> Tensor:
-    """The trace [S, B, C] of a signal, before each step's own events.
+    """Compute the trace [S, B, C] of a signal before each step's own events.
 
     Args:
         signal: [S, B, C], S inner steps.
-        keep: [S, B]; from zero where it is 0.
+        keep: [S, B]; 0 resets the trace to zero.
         tau: Time constant in ms.
         dt: Inner step in ms.
-        nearest: An event replaces what was there.
-        backend: What runs it.
+        nearest: An event replaces the trace instead of adding to it.
     """
-    neuron = Trace.of(tau=tau, nearest=nearest, dt=dt)
-    parameters, current = (neuron.number("tau"),), signal.unsqueeze(1)
+    neuron = InputTrace.from_options(tau=tau, nearest=nearest, dt=dt)
+    parameters, current = (neuron.get_step_value("tau"),), signal.unsqueeze(1)
     return dispatch.unroll(backend, neuron, SPIKELESS, current, 1, None, parameters, keep)[0].squeeze(1)
 
 
 @torch.no_grad()
-def modulation_by_credit(
+def compute_modulation(
     credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
 ) -> Tensor:
-    """The modulation M [S, B] of the events of each step.
+    """Compute the modulation M [S, B] of the events of each step.
 
     Args:
-        credit: d [S, B], which falls due in each step.
+        credit: d [S, B], credit that is given in each step.
         keep: [S, B]; 0 where an episode begins.
         tau: tau_e in ms.
         dt: Inner step in ms.
-        backend: What runs it.
     """
     flipped = credit.flip(0).unsqueeze(-1)
-    return (flipped + trace(flipped, going_back(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
+    return (
+        (flipped + compute_trace(flipped, reverse_keep(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
+    )
 
 
 @torch.no_grad()
-def change(
+def compute_weight_change(
     pre: Tensor,
     post: Tensor,
     keep: Tensor | None,
     weights: Tensor,
-    window: Window,
+    window: StdpWindow,
     bounds: tuple[Tensor | float, Tensor | float] = (0.0, 1.0),
     modulation: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """dw [C, N].
+    """Compute the weight change dw [C, N] of a rollout.
 
     Args:
-        pre: [S, B, C]; S inner steps in the order of time.
-        post: [S, B, N].
-        keep: [S, B]; 0 where an episode begins with this step: traces start from zero. They do at the first step, too.
+        pre: Pre-spikes [S, B, C], S inner steps in order.
+        post: Post-spikes [S, B, N].
+        keep: [S, B]; 0 where an episode begins with this step, which resets the traces. They start from zero.
         weights: [C, N], for weight dependence.
-        window: The rule.
-        bounds: low and high, numbers or what broadcasts to the weights; read for mu > 0 only.
-        modulation: M [S, B]; None: 1.
-        backend: What runs the traces.
+        window: Parameters of the rule.
+        bounds: (low, high), numbers or tensors that broadcast to the weights; used for mu > 0 only.
+        modulation: M [S, B]; None for 1.
     """
 
-    def traced(signal: Tensor, tau: float) -> Tensor:
-        return trace(signal, keep, tau, window.dt, window.nearest, backend)
+    def trace(signal: Tensor, tau: float) -> Tensor:
+        return compute_trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    def paired(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+    def sum_pairs(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
         if not triplet:
-            return pair * correlated(left, events)
-        return correlated(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
+            return pair * correlate_events(left, events)
+        return correlate_events(left, trace(events, tau).mul_(triplet).add_(pair).mul_(events))
 
-    r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
+    r1, o1 = trace(pre, window.tau_plus), trace(post, window.tau_minus)
     if window.causal:
         r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1.add_(pre)
     if modulation is not None:
         r1, o1 = (left.mul_(modulation.unsqueeze(-1)) for left in (r1, o1))
-    up = paired(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
-    down = paired(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
+    up = sum_pairs(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
+    down = sum_pairs(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
         low, high = bounds
         up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
@@ -182,68 +181,78 @@ def change(
     return up - down
 
 
-def correlated(left: Tensor, events: Tensor) -> Tensor:
-    """sum over steps of ``left`` [S, B, L] times ``events`` [S, B, E], mean over environments: [L, E]."""
+def correlate_events(left: Tensor, events: Tensor) -> Tensor:
+    """Return the sum over steps of ``left`` [S, B, L] times ``events`` [S, B, E], averaged over environments: [L, E]."""
     return left.flatten(0, 1).t() @ events.flatten(0, 1) / left.shape[1]
 
 
-KIND = "nothing: the kind's"
+KIND = "null: the published value of the kind"
 OF_TRIPLETS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
 OWN = ("potentiation", "depression", "tau_plus", "tau_minus", *OF_TRIPLETS)
-"""Numbers of the window that an agent may set."""
+"""Fields of `StdpWindow` that an agent may set."""
 Normalisation = Literal["none", "subtractive", "multiplicative"]
 
 
-def normalisation(default: Normalisation) -> Any:
-    """Declare what becomes of a neuron's incoming weights after a change, with its ``default``."""
-    meaning = "what is kept of a neuron's incoming weights: subtractive their sum, multiplicative the sum of their sizes"
-    return option(default, meaning)
+def declare_normalisation(default: Normalisation) -> Any:
+    """Declare the option ``normalisation``."""
+    description = "conserved quantity of a neuron's incoming weights: their sum (subtractive) or the sum of their sizes (multiplicative)"
+    return option(default, description)
 
 
-class Local(Rule):
-    """Changes weights by the spikes on their two sides, and never by a gradient; the rest of the network has BPTT's.
+class LocalRule(LearningRule):
+    """Rule that changes weights by pre- and post-spikes, without a gradient; the rest of the network learns by BPTT.
 
-    Weights have signs here, and potentiation moves them up: within -limit and limit times the layer's largest initial
-    weight, and under Dale's law within zero and that. Biases stay as they are.
+    Weights have signs, and potentiation increases them. They stay between plus and minus limit times the layer's largest initial
+    weight, and under Dale's law between zero and this bound. Biases do not change.
     """
 
     class Options(Settings):
         layers: tuple[Annotated[int, Field(ge=0)], ...] = option(
-            (), "indices of the layers whose incoming weights it changes; empty: all"
+            (), "indices of the layers with plastic incoming weights; empty: all"
         )
-        kind: Literal["pair", "triplet"] = option("pair", "what a change takes: two spikes, or three")
+        kind: Literal["pair", "triplet"] = option("pair", "number of spikes in a change: two or three")
         neighbours: Literal["all", "nearest"] = option("all", "earlier spikes that a spike pairs with")
         same_step: Literal["causal", "nothing"] = option(
             "causal",
-            "what a pre- and a post-spike of one inner step are: causal, as input acts in its own step, or nothing",
+            "effect of a pre- and a post-spike in the same inner step: causal (the pre-spike counts as earlier) or nothing",
         )
         learning_rate: float = option(1.0, "factor of every change", low=0.0)
-        potentiation: float | None = option(None, f"A2+, in largest initial weights; {KIND}", low=0.0)
-        depression: float | None = option(None, f"A2-, in largest initial weights; {KIND}", low=0.0)
+        potentiation: float | None = option(
+            None, f"A2+, in units of the largest initial weight; {KIND}", low=0.0
+        )
+        depression: float | None = option(
+            None, f"A2-, in units of the largest initial weight; {KIND}", low=0.0
+        )
         tau_plus: float | None = option(
-            None, f"time constant of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of r1, the trace of pre-spikes; {KIND}", low=1e-3, unit="ms"
         )
         tau_minus: float | None = option(
-            None, f"time constant of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of o1, the trace of post-spikes; {KIND}", low=1e-3, unit="ms"
         )
-        triplet_potentiation: float | None = option(None, f"A3+, in largest initial weights; {KIND}", low=0.0)
-        triplet_depression: float | None = option(None, f"A3-, in largest initial weights; {KIND}", low=0.0)
+        triplet_potentiation: float | None = option(
+            None, f"A3+, in units of the largest initial weight; {KIND}", low=0.0
+        )
+        triplet_depression: float | None = option(
+            None, f"A3-, in units of the largest initial weight; {KIND}", low=0.0
+        )
         tau_x: float | None = option(
-            None, f"time constant of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of r2, the trace of pre-spikes in triplets; {KIND}", low=1e-3, unit="ms"
         )
         tau_y: float | None = option(
-            None, f"time constant of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of o2, the trace of post-spikes in triplets; {KIND}", low=1e-3, unit="ms"
         )
         mu: float = option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0)
-        limit: float = option(1.0, "largest size of a weight, in largest initial weights", low=1e-3)
-        normalisation: Normalisation = normalisation("none")
+        limit: float = option(
+            1.0, "largest size of a weight, in units of the largest initial weight", low=1e-3
+        )
+        normalisation: Normalisation = declare_normalisation("none")
 
         @model_validator(mode="after")
-        def _goes_with_the_kind(self) -> Self:
+        def _check_kind(self) -> Self:
             for name in OF_TRIPLETS if self.kind == "pair" else ():
                 if (value := getattr(self, name)) is not None:
                     raise RegistryError(
-                        f"{name}: {value!r} means nothing to pairs; it goes with kind: triplet"
+                        f"{name}: {value!r} is not allowed with kind: pair, only with triplet"
                     )
             return self
 
@@ -259,37 +268,45 @@ class Local(Rule):
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
     @override
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:
             if index >= count:
                 raise RegistryError(f"layers: {index} is out of range; the layers are 0 to {count - 1}")
         self.chosen = self.chosen or tuple(range(count))
-        links: list[Linear] = []
+        links: list[LinearConnection] = []
         for index in self.chosen:
             link = layers[index].connection
-            if not isinstance(link, Linear):
+            if not isinstance(link, LinearConnection):
                 kind = type(link).__module__.rpartition(".")[2]
                 raise RegistryError(
-                    f"layers: the connection of layer {index} is {kind!r}, and spike timing changes 'linear' ones only;"
-                    " name the layers that have them"
+                    f"layers: {index}: not available for a layer with the connection {kind!r}; allowed: layers with 'linear'"
                 )
             link.requires_grad_(False)
             if self.normalisation == "multiplicative":
                 self.register_buffer(f"sums_{index}", link.synapses().abs().sum(0))
             links.append(link)
-        # of the first weights, which a checkpoint's network no longer has
+        # a buffer, because a network from a checkpoint no longer has its initial weights
         self.register_buffer("sizes", torch.tensor([float(link.weight.abs().max()) for link in links]))
         self.sizes: Tensor
 
     @abstractmethod
-    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
-        """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: that of all events is the same."""
+    def modulation(
+        self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int
+    ) -> Tensor | None:
+        """Return the modulation M [S, B] for a layer, or None for 1.
+
+        Args:
+            credit: [T, B].
+            keep: [S, B]; 0 where an episode begins with this step.
+            layer: Gives dt and the backend.
+            steps: K, with S = T K.
+        """
 
     @override
     @torch.no_grad()
-    def change(
-        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    def apply_weight_change(
+        self, layers: Sequence[SpikingLayer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
         steps = signals[-1].shape[1]
         if keep is not None:
@@ -298,16 +315,18 @@ class Local(Rule):
             keep = starts.flatten(0, 1)
         for index, size in zip(self.chosen, self.sizes, strict=True):
             layer, link = layers[index], layers[index].connection
-            assert isinstance(link, Linear)
+            assert isinstance(link, LinearConnection)
             pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
-            sign, places = _signs(link), link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            sign, places = _get_dale_signs(link), (
+                link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            )
             weights = (link.weight.abs() * sign if link.dale else link.weight) * places
             top = self.limit * size
             bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
             window = replace(self.window, dt=layer.neuron.dt)
             modulation = self.modulation(credit, keep, layer, steps)
-            delta = change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
-            delta = self.rate * size * _shared(delta) * places
+            delta = compute_weight_change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
+            delta = self.rate * size * _all_reduce_mean(delta) * places
             if self.normalisation == "subtractive":
                 delta = (delta - delta.sum(0) / (places * torch.ones_like(delta)).sum(0)) * places
             weights = (weights + delta).clamp(*bounds)
@@ -318,13 +337,13 @@ class Local(Rule):
             link.weight.copy_(weights * sign if link.dale else weights)
 
 
-def _signs(link: Linear) -> Tensor:
-    """Sign of every synapse under Dale's law; without it 1."""
+def _get_dale_signs(link: LinearConnection) -> Tensor:
+    """Return the sign of every synapse under Dale's law, or 1 without it."""
     return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 
-def _shared(values: Tensor) -> Tensor:
-    """The mean over the ranks of a distributed run, which have the same weights."""
+def _all_reduce_mean(values: Tensor) -> Tensor:
+    """Return the mean over the ranks of a distributed run, which have equal weights."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()

@@ -1,8 +1,8 @@
-"""What every learning rule is: what happens to errors on their way back through a layer.
+"""Base class of learning rules: backpropagation through the layers, with hooks that change it.
 
-A network's forward pass is the same under every rule, unless a rule says otherwise. A rule may run another neuron in the
-place of the agent's (one that computes the same and differs in its gradient), change what a layer passes back, and decide how
-the output's error reaches the layers. What is left after that are gradients as any optimiser takes them.
+A rule may replace the agent's neuron (usually by one with the same output and another gradient), change the gradient at the
+input and output of a layer, and change how the error of the features reaches the layers. The results are gradients for any
+optimiser. Unless a rule's docstring says otherwise, it does not change the forward pass.
 """
 
 from __future__ import annotations
@@ -14,84 +14,107 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.registry import Component, Configured
-from spiky_rl.networks._layer import Layer
+from spiky_rl.config.registry import Component, ComponentSpec
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
 
-class Rule(Component, torch.nn.Module):
-    """BPTT, unless a method is replaced."""
+class LearningRule(Component, torch.nn.Module):
+    """Learning rule; without overridden methods it is BPTT."""
+
+    renamed = {
+        "before": "on_layer_input",
+        "after": "on_layer_output",
+        "read": "decode",
+        "change": "apply_weight_change",
+        "attach": "setup",
+        "neuron": "wrap_neuron",
+        "surrogate": "choose_surrogate",
+        "no_way_through": "blocks_gradient",
+    }
 
     plain: ClassVar[bool] = True
-    """Whether `before`, `after` and `read` are the ones below: they are then not called, and a backend may run all layers at once."""
+    """Whether no hook of a layer is overridden: hooks are then not called, and a backend may run all layers in one call."""
     by_sample: ClassVar[bool] = True
-    """Whether a sample's gradient is the same in every batch."""
+    """Whether the gradient of a sample is independent of its batch."""
     cut_recurrent: ClassVar[bool] = False
-    """Whether spikes that return to their own layer carry no gradient."""
+    """Whether recurrent spikes carry no gradient."""
     counts: ClassVar[bool] = True
-    """Whether there is a gradient for whether a neuron spikes, and not only for when."""
-    no_way_through: ClassVar[tuple[str, ...]] = ()
-    """Decoders through which the rule's errors do not pass."""
+    """Whether spike counts have a gradient, not only spike times."""
+    blocks_gradient: ClassVar[tuple[str, ...]] = ()
+    """Names of decoders that have no gradient under this rule."""
     local: ClassVar[bool] = False
-    """Whether `change` is to be called after every rollout, for weights that no gradient reaches; who says so defines it."""
+    """Whether `apply_weight_change` must be called after every rollout, for weights without a gradient."""
     truncate: int = 0
-    """Control steps after which a replayed rollout's gradient is cut; 0: never."""
+    """Number of control steps after which the gradient of a replayed rollout is cut; 0: never."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain = (cls.before, cls.after, cls.read) == (Rule.before, Rule.after, Rule.read)
-        if cls.local != (cls.change is not Rule.change):
-            raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
+        cls.plain = (cls.on_layer_input, cls.on_layer_output, cls.decode) == (
+            LearningRule.on_layer_input,
+            LearningRule.on_layer_output,
+            LearningRule.decode,
+        )
+        if cls.local != (cls.apply_weight_change is not LearningRule.apply_weight_change):
+            raise TypeError(
+                f"{cls.__name__}: local must be True if and only if apply_weight_change is defined"
+            )
 
-    def surrogate(self, surrogate: Surrogate) -> Surrogate:
-        """The surrogate that is used where the agent names this ``surrogate``."""
+    def choose_surrogate(self, surrogate: Surrogate) -> Surrogate:
+        """Return the surrogate to use instead of the agent's ``surrogate``."""
         return surrogate
 
-    def neuron(self, neuron: Neuron) -> Neuron:
-        """The neuron that runs where the agent names this ``neuron``. Raises RegistryError where the rule has no gradient for it."""
+    def wrap_neuron(self, neuron: Neuron) -> Neuron:
+        """Return the neuron to run instead of the agent's ``neuron``. Raises RegistryError if the rule does not support it."""
         return neuron
 
-    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
-        """Make what the rule needs for these ``layers``, and a configured ``decoder`` with ``outputs`` features."""
+    def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
+        """Create the rule's own tensors and modules, for all layers and a decoder with F = ``outputs``."""
 
-    def before(self, signal: Tensor) -> Tensor:
-        """The input that a layer reads for its ``signal`` [T, K or 1, B, C]."""
+    def on_layer_input(self, signal: Tensor) -> Tensor:
+        """Return a layer's input, equal to its ``signal`` [T, K or 1, B, C], with the gradient of the rule."""
         return signal
 
-    def after(  # pylint: disable=unused-argument
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    def on_layer_output(  # pylint: disable=unused-argument
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
-        """A layer's output, with the gradient that the rule gives it.
+        """Return a layer's output, equal to ``output``, with the gradient of the rule.
 
         Args:
-            layer: Whose output it is.
-            signal: Its input, [T, K or 1, B, C].
-            current: What its connection makes of that, [T, K or 1, B, N].
-            output: What comes back, in value: [T, K, B, N].
+            layer: The layer, with its connection and neuron.
+            signal: Input [T, K or 1, B, C].
+            current: Current from the connection [T, K or 1, B, N].
+            output: Output [T, K, B, N].
             keep: [T, B]; 0 where an episode begins with this step.
         """
         return output
 
-    def read(
+    def decode(
         self,
         decoder: Decoder,
         outputs: Sequence[Tensor],
         state: tuple[Tensor, ...] | None,
         keep: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features [T, B, F] of the ``decoder`` and its new ``state``, from the ``outputs`` of all layers; ``keep`` as in `after`."""
+        """Return the decoder's features [T, B, F] and its new state.
+
+        ``outputs`` are those of all layers [T, K, B, N]; ``state`` and ``keep`` are as in `Decoder.forward`.
+        """
         return decoder(outputs[-1], state, keep)
 
-    def change(
-        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    def apply_weight_change(
+        self, layers: Sequence[SpikingLayer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
-        """Change weights without a gradient in place after a rollout; for a `local` rule.
+        """Change weights in place after a rollout, without a gradient; only for local rules.
 
         Args:
-            layers: All of them.
-            signals: The input of every layer, [T, K or 1, B, C], then the last one's output [T, K, B, N].
-            credit: Credit of every control step's action, [T, B].
+            signals: Input of every layer [T, K or 1, B, C], then the output of the last layer [T, K, B, N].
+            credit: Credit of the action in every control step [T, B].
             keep: [T, B]; 0 where an episode begins with this step.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no change; a local rule must")
+        raise NotImplementedError(f"{type(self).__name__} defines no apply_weight_change; a local rule must")
+
+
+Rule = LearningRule
+"""Old name, kept for one release."""

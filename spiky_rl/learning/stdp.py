@@ -1,11 +1,11 @@
-"""STDP: a synapse grows where its input's spikes come before the neuron's own, and shrinks where they come after.
+"""STDP: a synapse grows if its input spikes before the neuron, and shrinks if its input spikes after the neuron.
 
     dw = A2+ e^(-gap/tau+) for a pre-spike before a post-spike,   -A2- e^(-gap/tau-) for one after it
 
-or, with triplets, which follow the rate at which pairs come, larger by what other spikes left (`spiky_rl.learning._traces` has
-the equations). No error and no reward enters: layers find what their inputs do together, and only the readout, and layers
-that are not named, learn the task. Changes of signed weights silence a layer where depression prevails and saturate it where
-it does not; therefore each neuron's incoming weights keep their sum (``normalisation``), and its synapses compete.
+With triplets, the change also depends on a third spike and so on the firing rate (equations in `spiky_rl.learning._traces`). There
+is no error and no reward: layers learn correlations of their inputs, and only the readout and layers outside ``layers`` learn the
+task. Since changes of signed weights either silence or saturate a layer, each neuron's incoming weights keep their sum
+(``normalisation``), so that its synapses compete.
 
 Source: Song, Miller & Abbott (2000); Pfister & Gerstner (2006); normalisation: Miller & MacKay (1994).
 """
@@ -14,16 +14,16 @@ from typing import override
 
 from torch import Tensor
 
-from spiky_rl.learning._traces import Local, Normalisation, normalisation
-from spiky_rl.networks._layer import Layer
+from spiky_rl.learning._traces import LocalRule, Normalisation, declare_normalisation
+from spiky_rl.networks._layer import SpikingLayer
 
 
-class Stdp(Local):
+class StdpRule(LocalRule):
     """Spike-timing-dependent plasticity: pairs or triplets of spikes change a synapse."""
 
-    class Options(Local.Options):
-        normalisation: Normalisation = normalisation("subtractive")
+    class Options(LocalRule.Options):
+        normalisation: Normalisation = declare_normalisation("subtractive")
 
     @override
-    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int) -> None:
         return None

@@ -1,1 +1,1 @@
-"""Measures of a running network: spikes, operations."""
+"""Measures of a running network: spikes, operations, energy; and videos of them."""

@@ -1,7 +1,7 @@
-"""Operations of an ANN in a pass, on the same scale as a spiking network's: by the values that its modules see.
+"""Operations of an ANN's forward pass, on the same scale as a spiking network's, counted from the values that its modules receive.
 
-As `spiky_rl.metrics.synops` counts: a zero input or weight costs nothing, and a layer whose inputs are all -1, 0 or 1
-accumulates. Hidden states of recurrent layers count as non-zero, and a step of theirs always multiplies.
+The rules are those of `spiky_rl.metrics.synops`: a zero input or weight costs nothing, and a layer with only -1, 0 or 1 as inputs
+accumulates. Hidden states of recurrent layers count as non-zero, and recurrent layers always multiply.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.metrics.updates import Arithmetic, of_activation, of_recurrent_cell
+from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.metrics.updates import ArithmeticCounts, count_activation, count_recurrent_cell
 
 Hook = Callable[..., None]
-"""As torch calls it after a forward pass: module, inputs, output."""
+"""A forward hook of torch: (module, inputs, output)."""
 
 
 @dataclass
-class Tally:
+class OperationCounter:
     """Operations of a pass, summed over its samples."""
 
     macs: float = 0.0
     acs: float = 0.0
     dense: float = 0.0
     updates: int = 0
-    """Values of activations, and steps of recurrent units."""
+    """Number of activation values and steps of recurrent units."""
     zeros: int = 0
-    """How many of them are 0."""
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    """How many of the updates give 0."""
+    arithmetic: ArithmeticCounts = field(default_factory=ArithmeticCounts)
     index_reads: float = 0.0
-    """Bytes of lists that are read, besides weights."""
+    """Bytes read from lists of synapses, apart from the weights."""
 
-    def synapses(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
-        """Add a layer's ``effective`` and ``dense`` operations on its ``inputs``."""
+    def add_layer(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
+        """Add the ``effective`` and ``dense`` operations of a layer with these ``inputs``."""
         if bool(((inputs == 0) | (inputs.abs() == 1)).all()):
             self.acs += float(effective)
         else:
             self.macs += float(effective)
         self.dense += dense
 
-    def values(self, outputs: Tensor, each: Arithmetic) -> None:
-        """Add a layer's activations, its ``outputs``, and the arithmetic of ``each``."""
+    def add_activations(self, outputs: Tensor, each: ArithmeticCounts) -> None:
+        """Add a layer's ``outputs`` as updates, with the arithmetic of ``each``."""
         self.updates += outputs.numel()
         self.zeros += int((outputs == 0).sum())
         self.arithmetic += each * outputs.numel()
 
 
 @contextmanager
-def watched(body: nn.Module) -> Iterator[Tally]:
-    """Count what the linear, two-dimensional convolutional and recurrent modules and the activations of ``body`` do inside."""
-    tally, handles = Tally(), []
+def count_operations(body: nn.Module) -> Iterator[OperationCounter]:
+    """Count, inside the context, the operations of the linear, Conv2d and recurrent modules and the activations in ``body``."""
+    tally, handles = OperationCounter(), []
     for module in body.modules():
-        hook = _hook(tally, module)
+        hook = _make_hook(tally, module)
         if hook is not None:
             handles.append(module.register_forward_hook(hook))
     try:
@@ -66,8 +66,8 @@ def watched(body: nn.Module) -> Iterator[Tally]:
             handle.remove()
 
 
-def weights(body: nn.Module) -> list[Tensor]:
-    """The weights of all connections in ``body``."""
+def get_weights(body: nn.Module) -> list[Tensor]:
+    """Return the weights of all connections in ``body``."""
     matrices: list[Tensor] = []
     for module in body.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -77,47 +77,47 @@ def weights(body: nn.Module) -> list[Tensor]:
     return matrices
 
 
-def stored(body: nn.Module) -> list[Stored]:
-    """How the weights in ``body`` lie in memory: those of linear layers may be lists."""
-    lists = [_lists(module) for module in body.modules() if isinstance(module, nn.Linear)]
-    others = sum(w.numel() for w in weights(body)) - sum(s.inputs * s.neurons for s in lists)
-    return [*lists, Stored(1, others, 0)]
+def get_weight_storage(body: nn.Module) -> list[WeightStorage]:
+    """Return the storage of the weights in ``body``; the weights of linear layers may be stored as lists."""
+    lists = [_get_storage(module) for module in body.modules() if isinstance(module, nn.Linear)]
+    others = sum(w.numel() for w in get_weights(body)) - sum(s.inputs * s.neurons for s in lists)
+    return [*lists, WeightStorage(1, others, 0)]
 
 
-def _lists(module: nn.Linear) -> Stored:
-    return Stored(module.in_features, module.out_features, int((module.weight == 0).sum()))
+def _get_storage(module: nn.Linear) -> WeightStorage:
+    return WeightStorage(module.in_features, module.out_features, int((module.weight == 0).sum()))
 
 
-def state_values(body: nn.Module) -> int:
-    """Values that the recurrent layers of ``body`` carry from one step to the next."""
+def count_state_values(body: nn.Module) -> int:
+    """Return the number of hidden state values of the recurrent layers in ``body``."""
     layers = [module for module in body.modules() if isinstance(module, nn.RNNBase)]
     return sum(m.num_layers * m.hidden_size * (1 + isinstance(m, nn.LSTM)) for m in layers)
 
 
-def _hook(tally: Tally, module: nn.Module) -> Hook | None:
+def _make_hook(tally: OperationCounter, module: nn.Module) -> Hook | None:
     if isinstance(module, nn.Linear):
-        return _linear(tally, module)
+        return _make_linear_hook(tally, module)
     if isinstance(module, nn.Conv2d):
-        return _convolution(tally, module)
+        return _make_convolution_hook(tally, module)
     if isinstance(module, nn.RNNBase):
-        return _recurrent(tally, module)
-    each = of_activation(module)
-    return None if each is None else lambda _, inputs, output: tally.values(output.detach(), each)
+        return _make_recurrent_hook(tally, module)
+    each = count_activation(module)
+    return None if each is None else lambda _, inputs, output: tally.add_activations(output.detach(), each)
 
 
-def _linear(tally: Tally, module: nn.Linear) -> Hook:
-    fan_out, lists = (module.weight.detach() != 0).float().sum(0), _lists(module)
+def _make_linear_hook(tally: OperationCounter, module: nn.Linear) -> Hook:
+    fan_out, storage = (module.weight.detach() != 0).float().sum(0), _get_storage(module)
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
         effective = ((x != 0).float() @ fan_out).double().sum()
-        tally.index_reads += float(lists.reads(effective, (x != 0).double().sum()))
-        tally.synapses(effective, output.numel() * module.in_features, x)
+        tally.index_reads += float(storage.count_read_bytes(effective, (x != 0).double().sum()))
+        tally.add_layer(effective, output.numel() * module.in_features, x)
 
     return hook
 
 
-def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
+def _make_convolution_hook(tally: OperationCounter, module: nn.Conv2d) -> Hook:
     binary = copy.deepcopy(module)
     binary.bias = None
     full = copy.deepcopy(binary)
@@ -129,24 +129,24 @@ def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
         x = inputs[0].detach()
         with torch.no_grad():
             effective, dense = binary((x != 0).to(x)), full(torch.ones_like(x))
-        tally.synapses(effective.double().sum(), float(dense.double().sum()), x)
+        tally.add_layer(effective.double().sum(), float(dense.double().sum()), x)
 
     return hook
 
 
-def _recurrent(tally: Tally, module: nn.RNNBase) -> Hook:
-    first, *rest = weights(module)
+def _make_recurrent_hook(tally: OperationCounter, module: nn.RNNBase) -> Hook:
+    first, *rest = get_weights(module)
     fan_out = (first != 0).float().sum(0)
     hidden = sum(int((w != 0).sum()) for w in rest)
-    each = of_recurrent_cell(module) * module.num_layers
+    each = count_recurrent_cell(module) * module.num_layers
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0].detach(), outputs[0].detach()
         rows = x.numel() // x.shape[-1]
         tally.macs += float(((x != 0).float() @ fan_out).double().sum()) + rows * hidden
         tally.dense += rows * sum(w.numel() for w in (first, *rest))
-        tally.values(last, each)
-        # layers below the last show no outputs; none of theirs are 0
+        tally.add_activations(last, each)
+        # layers below the last return no outputs; count them as non-zero
         tally.updates += (module.num_layers - 1) * last.numel()
 
     return hook

@@ -1,15 +1,15 @@
-"""Cost of an action or a classified sample: operations, memory, and the energy that arithmetic and memory take.
+"""Cost of an action or a classified sample: operations, memory, and the energy of arithmetic and memory accesses.
 
-Energy is a sum of counts times prices of single operations and of accesses to memory. It knows nothing of caches, wires,
-clocks and idle hardware, so it orders architectures under an assumption and predicts no device; `CAVEATS` say so wherever it
+Energy is a sum: counts of operations and of memory accesses times an energy per operation or access. It ignores caches, wires,
+clocks and idle hardware. So it ranks architectures under an assumption, but predicts no device; `CAVEATS` say so wherever an energy
 is shown.
 
-Memory: every synaptic operation reads its weight, because one robot's actions leave nothing to share a weight with, and every
-update of a neuron reads and writes each of its states. An ANN's units write their output and read it once. Biases, spikes (a
-bit each) and observations are left out, of both.
+Memory: every synaptic operation reads its weight, because with one robot there is no batch that could share the read. Every update of
+a neuron reads and writes each of its states. Every unit of an ANN writes its output and reads it once. Biases, spikes (one bit each)
+and observations are not counted, for spiking networks and for ANNs.
 
-An SRAM is exactly as large as its content, and the price of an access follows its size without a step (`access`), so that no
-network is cheap because its weights just fit into a memory.
+An SRAM is exactly as large as its content, and the energy of an access depends smoothly on the size (`compute_access_energy`). So no
+network is favoured because its weights just fit into a memory.
 
 Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V: 64 bits cost
 10 pJ from 8 KB of SRAM, 20 pJ from 32 KB, 100 pJ from 1 MB and 1.3 to 2.6 nJ from DRAM; Davies et al. (2018), Loihi,
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, suggest_name
 
 CAVEATS = (
     "prices without memory count arithmetic alone: moving data takes most of the energy of real hardware, and often reverses the"
@@ -42,43 +42,43 @@ CAVEATS = (
 
 
 DIVISION = 7.1
-"""Energy of a floating-point division in multiplications, measured on a Cortex-M4F (PMC8934428, table 3): what is taken for
-every transcendental operation."""
+"""Energy of a floating-point division in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). It stands for every
+transcendental operation."""
 
 
 SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
-"""Published memories on a chip: size in bytes, and energy of an access to 8 bytes in pJ."""
+"""Published on-chip memories: size in bytes, and energy in pJ of an access to 8 bytes."""
 DRAM = 1950.0
-"""Energy of an access to 8 bytes of memory beside the chip in pJ: the middle of 1.3 to 2.6 nJ."""
+"""Energy in pJ of an access to 8 bytes of off-chip memory: the middle of 1.3 to 2.6 nJ."""
 WORD = 4
-"""Bytes of a number as networks hold it here."""
+"""Bytes of a number in the networks of this package."""
 ZEROS = 0.5
-"""Share of an ANN's hidden activations that are 0 with ReLU and inputs to it that are as often below 0 as above."""
+"""Share of zeros in an ANN's hidden activations, with ReLU and inputs that are as often negative as positive."""
 
 
 @dataclass(frozen=True)
-class Prices:
+class EnergyModel:
     """Energy per operation, in pJ."""
 
     text: str
-    """The assumption, for what shows a number."""
+    """Description of the assumption, shown beside each number."""
     accumulate: float
     multiply_accumulate: float
     addition: float
     multiplication: float
     transcendental: float
     update: float = 0.0
-    """Price of a neuron's update, whatever its arithmetic."""
+    """Energy of a neuron's update on top of its arithmetic."""
     word: int = 0
-    """Bytes of a weight, a state and an activation in memory; 0: memory costs nothing."""
+    """Bytes of a weight, a state or an activation in memory; 0 if memory costs nothing."""
     outside: bool = False
-    """Whether weights come from DRAM; else from an SRAM as large as all of them, as states always do from one of theirs."""
+    """Whether weights are in DRAM, else in an SRAM of their total size. States are always in an SRAM of their total size."""
     lists: bool = False
-    """Whether the weights of sparse connections lie in memory as lists of synapses; else as matrices with their zeros."""
+    """Whether the weights of sparse connections are stored as lists of synapses, else as matrices with zeros."""
 
 
-FP32 = Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
-INT8 = Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
+FP32 = EnergyModel("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
+INT8 = EnergyModel("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
 IN_SRAM, IN_DRAM = (
     "weights and states each in an SRAM of their size",
     "weights in DRAM, states in SRAM",
@@ -86,13 +86,13 @@ IN_SRAM, IN_DRAM = (
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
-def _with_memory(price: Prices, kind: str, word: int, where: str) -> Prices:
+def _with_memory(price: EnergyModel, kind: str, word: int, where: str) -> EnergyModel:
     return dataclasses.replace(
         price, text=f"{kind} at 45 nm, {where}", word=word, outside=where == IN_DRAM, lists=where == IN_LISTS
     )
 
 
-PRICES: Mapping[str, Prices] = MappingProxyType(
+ENERGY_MODELS: Mapping[str, EnergyModel] = MappingProxyType(
     {
         "fp32": FP32,
         "int8": INT8,
@@ -102,45 +102,47 @@ PRICES: Mapping[str, Prices] = MappingProxyType(
         "int8_sram": _with_memory(INT8, "int8", 1, IN_SRAM),
         "int8_lists": _with_memory(INT8, "int8", 1, IN_LISTS),
         "int8_dram": _with_memory(INT8, "int8", 1, IN_DRAM),
-        "loihi": Prices("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
+        "loihi": EnergyModel("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
     }
 )
-"""By name. Loihi has one price for any synaptic operation, memory included, and says nothing of an ANN."""
-RIVALS = tuple(name for name in PRICES if name != "loihi")
-"""Prices under which a spiking network stands beside an ANN of its sizes that skips zeros: all that are an ANN's as well."""
+"""Energy models by name. Loihi's gives every synaptic operation the same energy, memory included, and does not apply to ANNs."""
+ANN_ENERGY_MODELS = tuple(name for name in ENERGY_MODELS if name != "loihi")
+"""Names of the energy models that apply to ANNs too, and so compare a spiking network with its equal-size ANN."""
 MAIN: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
-"""Prices that stand first wherever energies are shown, of every agent alike, and the arithmetic that they are named by there."""
+"""Energy models that tables show first, for every agent, with their column titles."""
 AS_LISTS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32_lists", "int8_sram": "int8_lists"})
-"""Prices of matrices with their zeros, and the same of lists of synapses."""
+"""The energy model with lists of synapses for each energy model with matrices."""
 
 
-def prices(name: str) -> Prices:
-    """The assumption called ``name``. Raises RegistryError for one that there is not."""
-    if name not in PRICES:
+def get_energy_model(name: str) -> EnergyModel:
+    """Return the energy model called ``name``. Raises RegistryError if it is unknown."""
+    if name not in ENERGY_MODELS:
         raise RegistryError(
-            f"prices: {name!r} is not known; choose from {', '.join(PRICES)}{nearest(name, PRICES)}"
+            f"prices: {name!r} is not known; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(name, ENERGY_MODELS)}"
         )
-    return PRICES[name]
+    return ENERGY_MODELS[name]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Cost of one action, or of one sample; counts are means over what was measured."""
+class InferenceCost:
+    """Cost of one action, or of one sample; counts are means over all measured ones."""
 
     effective_macs: float
     """Synaptic operations with graded inputs."""
     effective_acs: float
-    """Those with inputs of -1, 0 and 1 alone."""
+    """Synaptic operations with inputs of -1, 0 and 1 only."""
     dense_operations: float
     """Synaptic operations if every input and weight counted."""
     encoder_operations: float
     """Arithmetic of the encoder."""
     neuron_updates: float
-    """Steps of all neurons, readout potentials and traces among them; an ANN's activations."""
+    """Steps of all neurons, including readout potentials and traces; of an ANN the number of activations."""
     additions: float
-    """Additions of the updates; the next two are theirs as well."""
+    """Additions in the neuron updates."""
     multiplications: float
+    """Multiplications in the neuron updates."""
     transcendental: float
+    """Transcendental operations in the neuron updates."""
     activation_sparsity: float
     """Share of outputs of neurons (or activations) that are 0."""
     connection_sparsity: float
@@ -149,25 +151,25 @@ class Cost:
     footprint_bytes: int
     """Parameters and buffers."""
     state_bytes: int
-    """What one environment needs besides, while it runs."""
+    """State of one environment."""
     stored_values: int
-    """Numbers in memory where sparse connections lie there as lists: weights, and what belongs to single neurons."""
+    """Numbers in memory if sparse connections are stored as lists: weights, and parameters of single neurons."""
     index_bytes: int
-    """What those lists take besides: the neuron of every weight, and where the list of every input begins."""
+    """Size of the lists apart from the weights: the neuron of every weight, and the start of every input's list."""
     state_accesses: float = 0.0
-    """Reads and writes of numbers that are neither weights nor inputs: neurons' states, an ANN's activations."""
+    """Reads and writes of the neurons' states, or of an ANN's activations."""
     index_reads: float = 0.0
-    """Bytes of lists that are read, besides weights."""
-    rival: Cost | None = None
-    """Cost of an ANN of the same sizes and synapses that skips zeros, beside a spiking network; None: there is none."""
+    """Bytes read from lists of synapses, apart from the weights."""
+    equal_ann: InferenceCost | None = None
+    """Cost of an ANN of the same sizes and synapses that skips zeros; None if the network is not a spiking one."""
 
     @property
     def effective_operations(self) -> float:
-        """Synaptic operations of both kinds, also called EFLOPs; encoder and updates stand apart."""
+        """Synaptic operations of both kinds, also called EFLOPs, without encoder and neuron updates."""
         return self.effective_macs + self.effective_acs
 
-    def energy(self, price: Prices) -> float:
-        """In pJ at a ``price``. An encoder's operations count as multiplications, the dearer ones."""
+    def energy(self, price: EnergyModel) -> float:
+        """Return the energy in pJ under the model ``price``. All operations of an encoder count as multiplications."""
         return (
             price.multiply_accumulate * self.effective_macs
             + price.accumulate * self.effective_acs
@@ -178,60 +180,60 @@ class Cost:
             + self.traffic(price)
         )
 
-    def traffic(self, price: Prices) -> float:
-        """Energy of the memory traffic at that ``price``, in pJ."""
-        held, read = self.footprint_bytes * price.word / WORD, price.word * self.effective_operations
+    def traffic(self, price: EnergyModel) -> float:
+        """Return the energy in pJ of the memory traffic under the model ``price``."""
+        stored, read = self.footprint_bytes * price.word / WORD, price.word * self.effective_operations
         if price.lists:
-            held, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
-        weight = DRAM if price.outside else access(held)
-        state = access(self.state_bytes * price.word / WORD)
+            stored, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
+        weight = DRAM if price.outside else compute_access_energy(stored)
+        state = compute_access_energy(self.state_bytes * price.word / WORD)
         return (weight * read + price.word * state * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
-        """Effective operations per second at so many actions or samples ``per_second``."""
+        """Return the effective operations per second at a number of actions or samples ``per_second``."""
         return self.effective_operations * per_second
 
-    def times(self, passes: int) -> Cost:
-        """The cost of so many ``passes``, one after another: counts multiply, shares and memory stay."""
-        rival = None if self.rival is None else self.rival.times(passes)
+    def scale(self, passes: int) -> InferenceCost:
+        """Return the cost of a number of ``passes``: counts are multiplied, shares and memory stay."""
+        equal_ann = None if self.equal_ann is None else self.equal_ann.scale(passes)
         return dataclasses.replace(
-            self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
+            self, equal_ann=equal_ann, **{name: getattr(self, name) * passes for name in COUNTS}
         )
 
     def counts(self) -> dict[str, float]:
-        """Return all numbers but those of the ``rival``, by name: `energy` is computed from nothing else."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
+        """Return all numbers of this network by name, without those of ``equal_ann``. `energy` depends on them only."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "equal_ann"}
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a result file: all numbers, and ``energy_nj`` by assumption; those of the ANN beside it likewise."""
-        energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a result file: all numbers, and ``energy_nj`` by energy model, also of the equal-size ANN."""
+        energies = {name: self.energy(price) / 1000.0 for name, price in ENERGY_MODELS.items()}
         data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
-        if self.rival is not None:
-            data["ann_skipping_zeros"] = self.rival.counts()
-            data["ann_skipping_zeros_energy_nj"] = self.rival_energies()
+        if self.equal_ann is not None:
+            data["ann_skipping_zeros"] = self.equal_ann.counts()
+            data["ann_skipping_zeros_energy_nj"] = self.get_ann_energies()
         return data
 
-    def rival_energies(self) -> dict[str, float]:
-        """Energy in nJ of the ANN beside it, by the name of the prices; empty where there is none."""
-        if self.rival is None:
+    def get_ann_energies(self) -> dict[str, float]:
+        """Return the energy in nJ of the equal-size ANN by energy model; empty without that ANN."""
+        if self.equal_ann is None:
             return {}
-        return {name: self.rival.energy(PRICES[name]) / 1000.0 for name in RIVALS}
+        return {name: self.equal_ann.energy(ENERGY_MODELS[name]) / 1000.0 for name in ANN_ENERGY_MODELS}
 
 
 COUNTS = (
     "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
     " additions multiplications transcendental state_accesses index_reads"
 ).split()
-"""Fields of `Cost` that grow with the number of passes."""
+"""Fields of `InferenceCost` that grow with the number of passes."""
 
 
-def access(size: float) -> float:
+def compute_access_energy(size: float) -> float:
     """Return the energy in pJ of an access to 8 bytes of an SRAM of ``size`` bytes.
 
-    It is a power law between two memories of `SRAM`: they rise with about the square root of the size, as the length of wires
-    across an area does. Beyond the largest memory the last power law goes on until an access to `DRAM` costs no more (600 MB).
-    Below the smallest memory its price holds: nothing is published there, and decoders, amplifiers and the way to a memory do
-    not shrink with it. A power law would give the states of spiking networks, which are small, a price that nobody measured.
+    Between two memories of `SRAM` it follows a power law, close to the square root of the size, like the length of wires across an
+    area. Above the largest memory the last power law continues up to the energy of an access to `DRAM` (at 600 MB). Below the
+    smallest memory the energy is constant: no smaller memory is published, and decoders, amplifiers and the path to a memory do not
+    shrink with it. A power law there would give the small states of spiking networks an energy that nobody measured.
     """
     smallest, least = SRAM[0]
     if size <= smallest:
@@ -242,36 +244,38 @@ def access(size: float) -> float:
     return min(cheap * (size / small) ** slope, DRAM)
 
 
-def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> dict[str, float] | None:
-    """Energy per metre, in µJ by the name of the prices.
+def compute_energy_per_metre(
+    energy_nj: Mapping[str, float], steps: float, distance: float
+) -> dict[str, float] | None:
+    """Return the energy per metre in µJ by energy model; None if the distance is not positive.
 
     Args:
-        energy_nj: Energy of a control step, in nJ.
-        steps: Control steps of an episode, as a mean.
-        distance: Metres gone in it, as a mean; None comes back where they are none.
+        energy_nj: Energy of a control step in nJ, by energy model.
+        steps: Mean number of control steps per episode.
+        distance: Mean distance per episode in m.
     """
     if distance <= 0.0:
         return None
     return {name: energy * steps / distance / 1000.0 for name, energy in energy_nj.items()}
 
 
-def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
-    """The mean of the ``costs`` of a model's passes, each counted by its own of the ``weights``. Raises ValueError for no costs."""
+def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = None) -> InferenceCost:
+    """Return the mean of the ``costs`` of one model, weighted by ``weights`` if given. Raises ValueError if there are no costs."""
     if not costs:
-        raise ValueError("the mean of no costs")
+        raise ValueError("cannot average an empty list of costs")
     moving = (*COUNTS, "activation_sparsity", "connection_sparsity")
     return dataclasses.replace(
         costs[-1], **{name: statistics.fmean((getattr(c, name) for c in costs), weights) for name in moving}
     )
 
 
-def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """A few lines for people, with what the numbers do not say.
+def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+    """Return a readable table of the cost, with the caveats.
 
     Args:
         cost: Cost of an action or a sample.
-        name: Name of the prices. Raises RegistryError for one that there is not.
-        ann_operations: Multiply-accumulates of the ANN that it is compared with; 0: none.
+        name: Name of the energy model. Raises RegistryError if it is unknown.
+        ann_operations: Multiply-accumulates of an ANN to compare with; 0 for none.
     """
     lines = [
         f"synaptic operations  {cost.effective_acs:,.0f} AC + {cost.effective_macs:,.0f} MAC of {cost.dense_operations:,.0f} dense",
@@ -281,27 +285,27 @@ def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
         f"sparsity             activations {cost.activation_sparsity:.1%}, connections {cost.connection_sparsity:.1%}",
         f"memory               {cost.footprint_bytes:,} bytes for {cost.parameters:,} parameters and buffers, "
         f"{cost.state_bytes:,} per environment",
-        f"energy               {energy_text(cost, name, ann_operations)}",
-        *(f"                     {text}" for text in rival_texts(cost)),
+        f"energy               {format_energy(cost, name, ann_operations)}",
+        *(f"                     {text}" for text in format_ann_energy(cost)),
     ]
     return "\n".join([*lines, *(f"  note: {caveat}" for caveat in CAVEATS)])
 
 
-def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """The energy of ``cost`` in words, with the assumption; the other arguments are those of `report`: ``name`` and ``ann_operations``."""
-    price = prices(name)
+def format_energy(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+    """Return the energy of ``cost`` with its assumption; the arguments are those of `format_cost`."""
+    price = get_energy_model(name)
     text = f"{cost.energy(price) / 1000.0:,.1f} nJ"
     if ann_operations:
         text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
     return f"{text} ({price.text})"
 
 
-def rival_texts(cost: Cost) -> list[str]:
-    """The energy of ``cost`` beside that of an ANN of the same sizes which skips zeros, in words, for each of `MAIN`; none without one."""
-    others = cost.rival_energies()
+def format_ann_energy(cost: InferenceCost) -> list[str]:
+    """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
+    others = cost.get_ann_energies()
     return [
-        f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
-        f" ({PRICES[name].text})"
+        f"{cost.energy(ENERGY_MODELS[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
+        f" ({ENERGY_MODELS[name].text})"
         for name in MAIN
         if name in others
     ]

@@ -1,7 +1,7 @@
-"""The cost of a pass, read off it: of a recorded one of a spiking network, and of an ANN's.
+"""The measured cost of a forward pass of a spiking network, from its record, and of an ANN.
 
-A spiking policy is measured closed loop, a record for every control step that it acts in. Plasticity is not counted: it is at
-rest where a network is measured.
+A spiking policy is measured in closed loop, with one record per control step. Plasticity is not counted, because it is off while a
+network is measured.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ import torch
 from torch import nn
 
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.energy import WORD, ZEROS, Cost
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.metrics.updates import Arithmetic, of_activation, of_neuron, of_synapse_and_traces
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.metrics.energy import WORD, ZEROS, InferenceCost
+from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.metrics.updates import (
+    ArithmeticCounts,
+    count_activation,
+    count_neuron,
+    count_synapse_and_traces,
+)
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
 
 
-class Meter:
-    """Reads what a network's passes cost off their records. Take a new one when weights become zero, or cease to be."""
+class CostMeter:
+    """Computes the cost of a network's forward passes from their records. Make a new meter when the set of zero weights changes."""
 
     def __init__(self, network: SpikingNetwork) -> None:
-        """Raises RegistryError for a network whose connections are not known: see `synops.synapses`."""
-        self.links = synops.synapses(network)
-        self.updates, self.arithmetic, self.accesses = _updates(network)
+        """Raises RegistryError if the connections of the network are unknown: see `synops.list_connections`."""
+        self.links = synops.list_connections(network)
+        self.updates, self.arithmetic, self.accesses = _count_updates(network)
         self.sparsity = synops.connection_sparsity(self.links)
-        self.parameters, self.footprint, size = _memory(network)
+        self.parameters, self.footprint, size = _measure_memory(network)
         self.state = sum(network.state_sizes) * size
-        self.stored = _stored(network, [link.stored for link in self.links])
-        self.rival = _rival(network, self.links)
+        self.stored = _measure_lists(network, [link.stored for link in self.links])
+        self.equal_ann = _measure_equal_ann(network, self.links)
 
-    def __call__(self, record: Record) -> Cost:
-        """The cost of one control step, as a mean over all of a pass, from its ``record``."""
-        counts = synops.counted(self.links, record)
-        return Cost(
+    def __call__(self, record: ForwardRecord) -> InferenceCost:
+        """Return the mean cost of a control step in the pass of ``record``."""
+        counts = synops.count_operations(self.links, record)
+        return InferenceCost(
             effective_macs=counts.effective_macs,
             effective_acs=counts.effective_acs,
             dense_operations=counts.dense,
@@ -52,22 +57,22 @@ class Meter:
             state_accesses=self.accesses,
             **self.stored,
             index_reads=counts.index_reads,
-            rival=self.rival,
+            equal_ann=self.equal_ann,
         )
 
 
-def meter_of(network: SpikingNetwork) -> Meter | None:
-    """The meter of a ``network``; None for one from elsewhere, whose connections are not known."""
-    return Meter(network) if isinstance(network, FeedForward | Reservoir) else None
+def make_meter(network: SpikingNetwork) -> CostMeter | None:
+    """Return a meter for ``network``; None if it is a user's own network, of which the connections are unknown."""
+    return CostMeter(network) if isinstance(network, FeedForward | Reservoir) else None
 
 
-def of_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Cost:
-    """The cost of one sample (or action) of an ANN, as a mean over the ``samples`` that ``run`` sends through ``body`` once."""
-    with ann.watched(body) as tally, torch.no_grad():
+def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> InferenceCost:
+    """Return the mean cost of a sample (or action) of the ANN ``body``; ``run`` sends a number of ``samples`` through it once."""
+    with ann.count_operations(body) as tally, torch.no_grad():
         run()
-    weights = ann.weights(body)
-    parameters, footprint, size = _memory(body)
-    return Cost(
+    weights = ann.get_weights(body)
+    parameters, footprint, size = _measure_memory(body)
+    return InferenceCost(
         effective_macs=tally.macs / samples,
         effective_acs=tally.acs / samples,
         dense_operations=tally.dense / samples,
@@ -79,54 +84,54 @@ def of_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Cost:
         / max(sum(w.numel() for w in weights), 1),
         parameters=parameters,
         footprint_bytes=footprint,
-        state_bytes=ann.state_values(body) * size,
-        # every output is written and read once; what a unit remembers is read once more
-        state_accesses=2.0 * tally.updates / samples + ann.state_values(body),
-        **_stored(body, ann.stored(body)),
+        state_bytes=ann.count_state_values(body) * size,
+        # every output is written and read once, every hidden state is read once more
+        state_accesses=2.0 * tally.updates / samples + ann.count_state_values(body),
+        **_measure_lists(body, ann.get_weight_storage(body)),
         index_reads=tally.index_reads / samples,
     )
 
 
-def _updates(network: SpikingNetwork) -> tuple[float, Arithmetic, float]:
-    """Neuron updates of a control step, their arithmetic, and how often they read or write a state."""
-    kinds: list[tuple[int, Arithmetic, int]] = []
+def _count_updates(network: SpikingNetwork) -> tuple[float, ArithmeticCounts, float]:
+    """Return the neuron updates per control step, their arithmetic, and their reads and writes of states."""
+    kinds: list[tuple[int, ArithmeticCounts, int]] = []
     if isinstance(network, FeedForward):
         for layer in network.layers:
             filtered = layer.loop is not None and layer.loop.decay is not None
             states = len(layer.neuron.states) + filtered
-            kinds.append((layer.width * network.steps, of_neuron(layer.neuron), states))
+            kinds.append((layer.width * network.steps, count_neuron(layer.neuron), states))
         if (potential := network.decoder.potential) is not None:
             count = network.readout.out_features * network.steps
-            kinds.append((count, of_neuron(potential), len(potential.states)))
+            kinds.append((count, count_neuron(potential), len(potential.states)))
     elif isinstance(network, Reservoir):
         traces = len(network.trace_decays)
-        each = of_neuron(network.neuron) + of_synapse_and_traces(traces)
+        each = count_neuron(network.neuron) + count_synapse_and_traces(traces)
         kinds.append((network.size * network.steps, each, len(network.neuron.states) + 1 + traces))
         activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
         for width, module in zip(network.readout_widths, activations, strict=False):
-            kinds.append((width, of_activation(module) or Arithmetic(), 1))
+            kinds.append((width, count_activation(module) or ArithmeticCounts(), 1))
     return (
         sum(count for count, _, _ in kinds),
-        sum((each * count for count, each, _ in kinds), Arithmetic()),
+        sum((each * count for count, each, _ in kinds), ArithmeticCounts()),
         2.0 * sum(count * states for count, _, states in kinds),
     )
 
 
-def _rival(network: SpikingNetwork, links: Sequence[synops.Synapses]) -> Cost:
-    """An ANN of the same sizes and synapses, ReLU for neurons, that skips zeros: inputs count all, `ZEROS` of the rest do not.
+def _measure_equal_ann(network: SpikingNetwork, links: Sequence[synops.ConnectionCost]) -> InferenceCost:
+    """Return the cost of an ANN of the same sizes and synapses with ReLU units. It skips zeros: a share `ZEROS` of its hidden values.
 
-    It takes observations as they are, where an encoder has widened them.
+    Its inputs are the plain observations, without an encoder that widens them.
     """
     assert isinstance(network, FeedForward | Reservoir)
     narrowed = network.inputs / network.encoder.width
     sizes = [narrowed if link.signal == 0 else 1.0 for link in links]
     active = [narrowed if link.signal == 0 else 1.0 - ZEROS for link in links]
-    weights = _summed(links, sizes, lambda link: link.weights)
-    units = sum(network.widths)
+    weights = _sum_weighted(links, sizes, lambda link: link.weights)
+    units = sum(network.layer_sizes)
     vectors = units + network.readout.out_features
     parameters = round(weights) + vectors
-    return Cost(
-        effective_macs=_summed(links, active, lambda link: link.once),
+    return InferenceCost(
+        effective_macs=_sum_weighted(links, active, lambda link: link.once),
         effective_acs=0.0,
         dense_operations=weights,
         encoder_operations=0.0,
@@ -140,29 +145,33 @@ def _rival(network: SpikingNetwork, links: Sequence[synops.Synapses]) -> Cost:
         footprint_bytes=parameters * WORD,
         state_bytes=units * WORD,
         state_accesses=2.0 * units,
-        stored_values=round(_summed(links, sizes, lambda link: link.stored.values)) + vectors,
-        index_bytes=round(_summed(links, sizes, lambda link: link.stored.index_bytes)),
-        index_reads=_summed(links, active, lambda link: link.stored.reads(link.once, link.stored.inputs)),
+        stored_values=round(_sum_weighted(links, sizes, lambda link: link.stored.values)) + vectors,
+        index_bytes=round(_sum_weighted(links, sizes, lambda link: link.stored.index_bytes)),
+        index_reads=_sum_weighted(
+            links, active, lambda link: link.stored.count_read_bytes(link.once, link.stored.inputs)
+        ),
     )
 
 
-def _summed(
-    links: Sequence[synops.Synapses], shares: Sequence[float], value: Callable[[synops.Synapses], float]
+def _sum_weighted(
+    links: Sequence[synops.ConnectionCost],
+    shares: Sequence[float],
+    value: Callable[[synops.ConnectionCost], float],
 ) -> float:
-    """The ``value`` of all ``links``, of each one the share of its own."""
+    """Return the sum of ``value`` over ``links``, weighted by ``shares``."""
     return sum(value(link) * share for link, share in zip(links, shares, strict=True))
 
 
-def _stored(module: nn.Module, matrices: Sequence[Stored]) -> dict[str, Any]:
-    """Numbers in memory where some of the ``matrices`` are lists, and what those take besides: all but masks and encoders' noise."""
+def _measure_lists(module: nn.Module, matrices: Sequence[WeightStorage]) -> dict[str, Any]:
+    """Return the number of stored values and the bytes of indices if sparse ``matrices`` are lists, without masks and encoder noise."""
     fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
     return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
 
 
-def _memory(module: nn.Module) -> tuple[int, int, int]:
-    """Parameters, bytes of parameters and buffers, bytes of one value."""
+def _measure_memory(module: nn.Module) -> tuple[int, int, int]:
+    """Return the number of parameters, the bytes of parameters and buffers, and the bytes of one value."""
     parameters = list(module.parameters())
     tensors = [*parameters, *module.buffers()]
     return (

@@ -1,4 +1,4 @@
-"""How a network fires: rates, silent and saturated neurons, and the picture of it."""
+"""Activity of a network: firing rates, silent and saturated neurons, and raster plots."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Firing:
-    """Firing of one layer over a batch."""
+class LayerActivity:
+    """Activity of one layer over a batch."""
 
     rate: float
-    """Mean spikes per neuron and inner step, 0 to 1."""
+    """Firing rate: mean spikes per neuron and inner step, 0 to 1."""
     silent: float
     """Fraction of neurons that never spiked."""
     saturated: float
     """Fraction of neurons that spiked in every inner step of every sample."""
 
 
-def firing(record: Record) -> list[Firing]:
-    """Firing of every layer of a pass, from its ``record``."""
-    return [_firing(spikes) for spikes in record.signal[1:]]
+def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
+    """Return the activity of every layer in the pass of ``record``."""
+    return [_measure(spikes) for spikes in record.signal[1:]]
 
 
-def mean_rate(layers: Sequence[Firing], record: Record) -> float:
-    """Mean rate over all neurons of all ``layers`` of a ``record``."""
+def mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
+    """Return the mean firing rate over all neurons of all ``layers`` of a ``record``."""
     widths = [spikes.shape[-1] for spikes in record.signal[1:]]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
-def rate_by_environment(record: Record) -> Tensor:
-    """Mean rate over all neurons of all layers of a ``record``, of every environment, [B]."""
+def rate_by_environment(record: ForwardRecord) -> Tensor:
+    """Return the mean firing rate over all neurons of all layers of a ``record`` for every environment, [B]."""
     layers = record.signal[1:]
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
     return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
 
 
-def _firing(spikes: Tensor) -> Firing:
+def _measure(spikes: Tensor) -> LayerActivity:
     fired = (spikes != 0).flatten(0, -2)
-    return Firing(
+    return LayerActivity(
         fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item()
     )
 
 
-def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Spikes and potentials of every layer of a ``record`` over all inner steps of one environment, [steps, N] each.
+def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the spikes and potentials of every layer over all inner steps of one environment, [steps, N] each.
 
-    A ``stateful`` pass is [T, K, 1, N]; a stateless one holds the control steps in its batch, [1, K, T, N].
+    The record of a ``stateful`` pass is [T, K, 1, N]; a stateless pass has the control steps in its batch, [1, K, T, N].
     """
 
     def flat(x: Tensor) -> Tensor:
@@ -64,17 +64,17 @@ def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor
     return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
 
 
-def picture(
+def draw_raster(
     spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3
 ) -> Figure:
-    """Spike rasters and membrane traces of every layer.
+    """Draw the spike raster and membrane traces of every layer.
 
     Args:
         spikes: [time, N] per layer.
-        potentials: [time, N] per layer, beside ``spikes``.
-        steps: K, inner steps per control step: a faint line marks each control step.
-        neurons: At most this many neurons of a layer are drawn, evenly chosen.
-        traces: Membranes drawn per layer: the most active of those neurons.
+        potentials: [time, N] per layer.
+        steps: K, inner steps per control step; a faint line marks each control step.
+        neurons: Maximum number of neurons drawn per layer, evenly spaced.
+        traces: Number of membrane traces per layer, of the most active drawn neurons.
     """
     from matplotlib.figure import Figure
 

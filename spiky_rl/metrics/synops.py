@@ -1,11 +1,11 @@
-"""Synaptic operations of a pass: effective ones, accumulates apart from multiply-accumulates, and dense ones.
+"""Synaptic operations of a forward pass: effective accumulates, effective multiply-accumulates, and dense operations.
 
-Effective operations, also called EFLOPs (effective floating-point operations), are those that are left where zeros are
-skipped: a non-zero input costs one for every non-zero weight that it reaches. A connection accumulates in an inner step in
-which all its inputs are -1, 0 or 1, and multiplies and accumulates otherwise; a batch is one call. Dense is every input
-times every weight. Biases, pooling, normalisation and neuron updates are not counted here. Where an encoder is constant
-over the control step, its connection runs once. A readout of rates counts as it would run on events: an accumulate for each
-spike, not a product for each mean; a reservoir's standardisation counts as part of its readout's weights.
+Effective operations, also called EFLOPs (effective floating-point operations), skip zeros: a non-zero input costs one operation per
+non-zero weight that it reaches. A connection accumulates in an inner step if all its inputs are -1, 0 or 1, else it multiplies and
+accumulates; this is decided once per batch. Dense operations are every input times every weight. Biases, pooling, normalisation and
+neuron updates are not counted here. If an encoder is constant over the control step, its connection runs once. A readout of rates
+counts as if it ran on events: one accumulate per spike, not one product per mean. A reservoir's standardisation counts as part of its
+readout's weights.
 
 Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.
 """
@@ -22,142 +22,147 @@ from torch.nn import grad
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.decoders.first_spike import FirstSpike
-from spiky_rl.codecs.decoders.linear import Linear as LastStep
+from spiky_rl.codecs.decoders.linear import LinearDecoder as LastStep
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
-from spiky_rl.connections.linear import Linear
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.connections.linear import LinearConnection
+from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
 
 
 @dataclass(frozen=True)
-class Synapses:
-    """One connection: which signal it reads, and what that costs."""
+class ConnectionCost:
+    """One connection: the signal that it reads, and its operations."""
 
     signal: int | None
-    """Index in `Record.signal`; None: what it reads is not there, and the record's last operations are its own."""
+    """Index in `ForwardRecord.signal`. None if the record does not hold the signal; then the record's last operations are this
+    connection's."""
     weights: int
     zeros: int
-    """How many of the weights are 0."""
+    """Number of weights that are 0."""
     dense: float | None = None
-    """Operations of a call in which every input and every weight counts; None: what `count` says of ones."""
+    """Operations of a call, counting every input and every weight; None if they are `count` of an input of ones."""
     count: Callable[[Tensor], Tensor] = lambda events: events
-    """Effective operations of events [T, K or 1, B, C]: [T, K or 1, B]."""
+    """Returns the effective operations [T, K or 1, B] of events [T, K or 1, B, C]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
-    """The signal as the weights see it."""
-    reached: float | None = None
-    """Operations of a call in which every input counts; None: one for each weight that is not 0."""
-    matrix: Stored | None = None
-    """How a matrix of weights lies in memory; None: they are none, those of convolutions among them."""
+    """Returns the input of the weights, given the signal."""
+    fan_out: float | None = None
+    """Operations of a call if every input is non-zero; None if they equal the number of non-zero weights."""
+    matrix: WeightStorage | None = None
+    """Storage of the weight matrix; None if the weights are not a matrix, as in a convolution."""
 
     @property
-    def stored(self) -> Stored:
-        """How the weights lie in memory."""
-        return self.matrix or Stored(1, self.weights, 0)
+    def stored(self) -> WeightStorage:
+        """Storage of the weights."""
+        return self.matrix or WeightStorage(1, self.weights, 0)
 
     @property
     def once(self) -> float:
-        """Operations of a call in which every input counts, and every weight that is not 0."""
-        return float(self.weights - self.zeros) if self.reached is None else self.reached
+        """Operations of a call if every input is non-zero."""
+        return float(self.weights - self.zeros) if self.fan_out is None else self.fan_out
 
 
 @dataclass(frozen=True)
-class Operations:
-    """Operations of one control step, as means over those of a pass and over its environments."""
+class OperationCounts:
+    """Operations of one control step: means over the control steps and environments of a pass."""
 
     effective_macs: float
     effective_acs: float
     dense: float
     activation_sparsity: float
-    """Share of the neurons' outputs that are 0."""
+    """Share of zeros in the neurons' outputs."""
     index_reads: float
-    """Bytes of lists that are read, besides weights."""
+    """Bytes read from lists of synapses, apart from the weights."""
 
 
-def synapses(network: SpikingNetwork) -> list[Synapses]:
-    """All connections of a ``network``, its readout among them, with the weights as they are now.
+def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
+    """Return all connections of a ``network``, including its readout, with their present weights.
 
-    Raises RegistryError for a network of which it is not known where its connections are.
+    Raises RegistryError if ``network`` is of an unknown class.
     """
     if isinstance(network, FeedForward):
         links, count = [], 0
         for i, layer in enumerate(network.layers):
-            links.append(of_connection(layer.connection, i))
+            links.append(make_connection_cost(layer.connection, i))
             if layer.recurrent is not None:
-                links.append(of_connection(layer.recurrent, i + 1))
+                links.append(make_connection_cost(layer.recurrent, i + 1))
             count = i + 1
-        return [*links, _of_readout(network.decoder, count)]
+        return [*links, _make_readout_cost(network.decoder, count)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [
-            _of_weights(network.input_weight, 0),
-            _of_weights(network.weight, 1),
-            *(Synapses(None, w.numel(), _zeros(w), w.numel()) for w in readout),
+            _make_matrix_cost(network.input_weight, 0),
+            _make_matrix_cost(network.weight, 1),
+            *(ConnectionCost(None, w.numel(), _count_zeros(w), w.numel()) for w in readout),
         ]
     raise RegistryError(
-        f"cost: where the connections of a network {type(network).__name__!r} are is not known; choose from FeedForward, Reservoir"
+        f"cost: the connections of a network {type(network).__name__!r} are unknown; allowed: FeedForward, Reservoir"
     )
 
 
-def of_connection(connection: Connection, signal: int = 0) -> Synapses:
-    """A ``connection`` that reads `Record.signal` number ``signal``."""
+def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionCost:
+    """Return the cost of a ``connection`` that reads `ForwardRecord.signal` [``signal``]."""
     if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
-        return _of_weights(delayed.abs().sum(0), signal, delays=connection.delays)
-    if isinstance(connection, Linear):
-        return _of_weights(connection.synapses(), signal)
+        return _make_matrix_cost(delayed.abs().sum(0), signal, delays=connection.delays)
+    if isinstance(connection, LinearConnection):
+        return _make_matrix_cost(connection.synapses(), signal)
     if isinstance(connection, Convolutional):
-        weight, reached = connection.weight.detach(), _reached(connection)
+        weight, reached = connection.weight.detach(), _count_reached_weights(connection)
         dense = float(connection.fan_out.sum())
-        return Synapses(
+        return ConnectionCost(
             *(
                 signal,
                 weight.numel(),
-                _zeros(weight),
+                _count_zeros(weight),
                 dense,
                 lambda events: (events != 0).to(reached) @ reached,
             ),
-            reached=float(reached.sum()),
+            fan_out=float(reached.sum()),
         )
     own = [p.detach() for p in connection.parameters() if p.ndim > 1]
-    return Synapses(signal, sum(p.numel() for p in own), sum(map(_zeros, own)), None, connection.operations)
+    return ConnectionCost(
+        signal, sum(p.numel() for p in own), sum(map(_count_zeros, own)), None, connection.operations
+    )
 
 
-def _of_weights(
+def _make_matrix_cost(
     weight: Tensor,
     signal: int,
     read: Callable[[Tensor], Tensor] = lambda signal: signal,
     delays: int = 1,
-) -> Synapses:
-    """The synapses of weights in force [C, N], each with one of so many ``delays``."""
+) -> ConnectionCost:
+    """Return the cost of the effective weights [C, N]; each synapse has one of ``delays`` delays."""
     fan_out = (weight.detach() != 0).sum(1).float()
 
     def effective(events: Tensor) -> Tensor:
         return (events != 0).to(fan_out) @ fan_out
 
-    matrix = Stored(weight.shape[0], weight.shape[1], _zeros(weight), delays)
-    return Synapses(signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix)
+    matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays)
+    return ConnectionCost(
+        signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix
+    )
 
 
-def _of_readout(decoder: Decoder, signal: int) -> Synapses:
+def _make_readout_cost(decoder: Decoder, signal: int) -> ConnectionCost:
     weight = decoder.readout.weight.detach().t()
     if isinstance(decoder, PopulationVector):
         weight = weight * decoder.mask.t()
     if isinstance(decoder, LastStep):
-        return _of_weights(weight, signal, lambda spikes: spikes[:, -1:])
+        return _make_matrix_cost(weight, signal, lambda spikes: spikes[:, -1:])
     if isinstance(decoder, FirstSpike):
-        # how early each neuron first spikes: 1 in the first inner step, 0 if never
-        return _of_weights(weight, signal, lambda spikes: spikes.cummax(1).values.mean(1, keepdim=True))
-    return _of_weights(weight, signal)
+        # the readout's input is the earliness of a neuron's first spike: 1 for the first inner step, 0 for no spike
+        return _make_matrix_cost(weight, signal, lambda spikes: spikes.cummax(1).values.mean(1, keepdim=True))
+    return _make_matrix_cost(weight, signal)
 
 
-def _reached(connection: Convolutional) -> Tensor:
-    """Non-zero weights that each input reaches at places that pooling keeps, [C H W]."""
+def _count_reached_weights(connection: Convolutional) -> Tensor:
+    """Return the number of non-zero weights that each input reaches at positions that pooling does not cut off, [C H W]."""
     weight, (channels, *size) = connection.weight.detach(), connection.inputs
     kernel, stride, padding = weight.shape[-1], connection.stride, connection.padding
     rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in size)
@@ -168,17 +173,17 @@ def _reached(connection: Convolutional) -> Tensor:
     ).flatten()
 
 
-def _zeros(weight: Tensor) -> int:
+def _count_zeros(weight: Tensor) -> int:
     return int((weight == 0).sum())
 
 
-def connection_sparsity(links: Sequence[Synapses]) -> float:
-    """Zero weights over all weights of the connections ``links``."""
+def connection_sparsity(links: Sequence[ConnectionCost]) -> float:
+    """Return the share of zero weights in the connections ``links``."""
     return sum(link.zeros for link in links) / sum(link.weights for link in links)
 
 
-def counted(links: Sequence[Synapses], record: Record) -> Operations:
-    """Operations of a pass, by its ``record``, of the network whose connections are ``links``."""
+def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
+    """Return the operations of the pass of ``record`` through a network with the connections ``links``."""
     accumulated = multiplied = indices = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
     dense = 0.0
     for link in links:
@@ -191,7 +196,7 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
         accumulated = accumulated + (operations * plain).sum(1).mean()
         multiplied = multiplied + (operations * ~plain).sum(1).mean()
         spikes = (events != 0).sum(-1).double().mean(2)
-        indices = indices + link.stored.reads(operations, spikes).sum(1).mean()
+        indices = indices + link.stored.count_read_bytes(operations, spikes).sum(1).mean()
         ones = torch.ones_like(events[:1, :1, :1])
         dense += events.shape[1] * (float(link.count(ones)) if link.dense is None else link.dense)
     if any(link.signal is None for link in links):
@@ -199,26 +204,26 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
     silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
     sparsity = silent.double() / sum(s.numel() for s in record.signal[1:])
     macs, acs, sparsity, read = torch.stack([multiplied, accumulated, sparsity, indices]).tolist()
-    return Operations(macs, acs, dense, sparsity, read)
+    return OperationCounts(macs, acs, dense, sparsity, read)
 
 
-def effective_operations(record: Record) -> float:
-    """Mean effective operations per control step of a ``record``, as its parts say: encoder, connections and decoder."""
+def effective_operations(record: ForwardRecord) -> float:
+    """Return the mean effective operations per control step of a ``record``: of encoder, connections and decoder."""
     return float(sum(operations.float().mean().item() for operations in record.operations))
 
 
-def operations_by_environment(record: Record) -> Tensor:
-    """As `effective_operations` of a ``record``, of every environment, [B]."""
+def operations_by_environment(record: ForwardRecord) -> Tensor:
+    """Return `effective_operations` of a ``record`` for every environment, [B]."""
     return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
 
 
 def dense_operations(model: torch.nn.Module) -> int:
-    """Multiply-accumulates of one pass through the linear and recurrent modules of an ANN, ``model``, and the CNNs of rsl_rl's CNNModel."""
+    """Return the multiply-accumulates of a pass through an ANN's linear and recurrent modules and the CNNs of an rsl_rl CNNModel."""
     total = 0
     for i, cnn in enumerate(getattr(model, "cnns", {}).values()):
         total += convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear | Linear):
+        if isinstance(module, torch.nn.Linear | LinearConnection):
             total += module.weight.numel()
         elif isinstance(module, torch.nn.RNNBase):
             total += sum(p.numel() for name, p in module.named_parameters() if name.startswith("weight"))
@@ -226,7 +231,7 @@ def dense_operations(model: torch.nn.Module) -> int:
 
 
 def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one image of ``shape`` [C, H, W] in the two-dimensional convolutions of the network ``cnn``."""
+    """Return the multiply-accumulates of the Conv2d modules of ``cnn`` for one image of ``shape`` [C, H, W]."""
     operations: list[int] = []
 
     def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:

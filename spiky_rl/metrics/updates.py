@@ -1,9 +1,8 @@
-"""Arithmetic of a neuron's update: the operations of one step, counted in the expressions that it is compiled from.
+"""Arithmetic of a neuron's update: the operations of one step, counted in the traced expressions.
 
-Shared expressions count once, and what depends on parameters alone not at all, because it is constant when a network runs.
-A product with a spike selects and costs nothing, as a spike's synapse accumulates and does not multiply; so do signs and
-choices. A comparison is a subtraction. What is there for the gradient alone is left out. Both sides of a choice count,
-because a kernel computes both.
+Shared expressions count once. Expressions of parameters only do not count, because they are constant while a network runs. A product
+with a spike is a selection and costs nothing; signs and `where` cost nothing either. A comparison counts as a subtraction. Expressions
+that serve only the gradient do not count. Both branches of a `where` count, because a kernel computes both.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TypeGuard
 from torch import nn
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps
+from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
 COMPARING = {*trace.COMPARISONS, "max", "min"}
@@ -23,74 +22,76 @@ ITERATED = {"exp", "tanh", "tan", "sqrt"}
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """Scalar operations; means of them may be fractions."""
+class ArithmeticCounts:
+    """Numbers of scalar operations; means may be fractions."""
 
     additions: float = 0.0
-    """Subtractions and comparisons too."""
+    """Additions, subtractions and comparisons."""
     multiplications: float = 0.0
-    """Divisions by what is constant too."""
+    """Multiplications, and divisions by a constant."""
     transcendental: float = 0.0
-    """exp, tanh, tan, sqrt and the division of two variables: what hardware computes in several steps or by a table."""
+    """exp, tanh, tan, sqrt and divisions of two variables; hardware computes them in several steps or by a table."""
 
-    def __add__(self, other: Arithmetic) -> Arithmetic:
-        return Arithmetic(
+    def __add__(self, other: ArithmeticCounts) -> ArithmeticCounts:
+        return ArithmeticCounts(
             self.additions + other.additions,
             self.multiplications + other.multiplications,
             self.transcendental + other.transcendental,
         )
 
-    def __mul__(self, times: float) -> Arithmetic:
-        return Arithmetic(self.additions * times, self.multiplications * times, self.transcendental * times)
+    def __mul__(self, times: float) -> ArithmeticCounts:
+        return ArithmeticCounts(
+            self.additions * times, self.multiplications * times, self.transcendental * times
+        )
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Sum of all operations."""
         return self.additions + self.multiplications + self.transcendental
 
 
-def of_neuron(neuron: Neuron) -> Arithmetic:
-    """One update of one ``neuron``, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
+def count_neuron(neuron: Neuron) -> ArithmeticCounts:
+    """Count one update of one ``neuron``, with all its sub-steps. Raises `TraceError` if its step leaves the op vocabulary."""
 
-    def of(function: Callable[..., tuple[Value, States]], *before: str) -> Arithmetic:
-        graph = Graph()
+    def of(function: Callable[..., tuple[Value, States]], *before: str) -> ArithmeticCounts:
+        graph = TraceGraph()
         inputs = [graph.input(name) for name in before]
         states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
         params = neuron.named_params(*(graph.input(name, lane=False) for name in neuron.params))
-        first, new = trace.call(neuron, function, TraceOps(graph), *inputs, states, params)
-        return _counted([first, *new])
+        first, new = trace.call_function(neuron, function, TraceOps(graph), *inputs, states, params)
+        return _count_expressions([first, *new])
 
     if neuron.substeps == 1:
         return of(neuron.step, "current")
-    return of(neuron.advance, "current", "peak") * neuron.substeps + of(neuron.emit, "peak")
+    return of(neuron.substep, "current", "peak") * neuron.substeps + of(neuron.finish_step, "peak")
 
 
-def of_synapse_and_traces(traces: int) -> Arithmetic:
-    """One inner step of what stands around a reservoir's neuron: its exponential synapse, and so many ``traces`` of its spikes."""
+def count_synapse_and_traces(traces: int) -> ArithmeticCounts:
+    """Count one inner step of a reservoir neuron's exponential synapse and of ``traces`` traces of its spikes."""
 
     def step(
         _: Ops, decay: Value, driven: Value, synapse: Value, spike: Value, *before: Value
     ) -> list[Value]:
-        # what arrives is added to the synapse by the synaptic operations themselves
+        # the synaptic operations include adding the input to the synapse
         synapse = decay * synapse
         return [synapse, driven + synapse, *(spike + decay * (r - spike) for r in before)]
 
-    return _of_function(step, 3 + traces, constants=1)
+    return _count_function(step, 3 + traces, constants=1)
 
 
-def of_activation(module: nn.Module) -> Arithmetic | None:
-    """One value of an ANN's activation, the ``module``; None of a module that is none."""
+def count_activation(module: nn.Module) -> ArithmeticCounts | None:
+    """Count one value of the activation ``module``; None if the module is not a known activation."""
     known = next((kind for kind in ACTIVATIONS if isinstance(module, kind)), None)
-    return None if known is None else _of_function(ACTIVATIONS[known], 1)
+    return None if known is None else _count_function(ACTIVATIONS[known], 1)
 
 
-def of_recurrent_cell(module: nn.RNNBase) -> Arithmetic:
-    """One hidden unit's gates in one step of a GRU, an LSTM or a plain recurrent ``module``, after the matrix products."""
+def count_recurrent_cell(module: nn.RNNBase) -> ArithmeticCounts:
+    """Count the gates of one hidden unit in one step of a GRU, LSTM or plain RNN ``module``, without the matrix products."""
     if isinstance(module, nn.GRU):
-        return _of_function(_gru, 7)
+        return _count_function(_gru, 7)
     if isinstance(module, nn.LSTM):
-        return _of_function(_lstm, 9)
-    return _of_function(lambda ops, x, h: [ops.tanh(x + h)], 2)
+        return _count_function(_lstm, 9)
+    return _count_function(lambda ops, x, h: [ops.tanh(x + h)], 2)
 
 
 def _sigmoid(ops: Ops, x: Value) -> Value:
@@ -114,19 +115,19 @@ def _exponential(ops: Ops, x: Value) -> list[Value]:
     return [ops.where(x > 0.0, x, ops.exp(x) - 1.0)]
 
 
-def _scaled(ops: Ops, x: Value) -> list[Value]:
+def _selu(ops: Ops, x: Value) -> list[Value]:
     return [1.05 * ops.where(x > 0.0, x, 1.67 * (ops.exp(x) - 1.0))]
 
 
 def _softplus(ops: Ops, x: Value) -> list[Value]:
-    # its logarithm costs what an exponential costs
+    # a logarithm costs as much as an exponential
     return [ops.exp(1.0 + ops.exp(x))]
 
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
     nn.ELU: _exponential,
     nn.CELU: _exponential,
-    nn.SELU: _scaled,
+    nn.SELU: _selu,
     nn.ReLU: lambda ops, x: [ops.max(x, 0.0)],
     nn.LeakyReLU: lambda ops, x: [ops.max(x, 0.01 * x)],
     nn.Tanh: lambda ops, x: [ops.tanh(x)],
@@ -136,43 +137,47 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
     nn.Softplus: _softplus,
     nn.Mish: lambda ops, x: [x * ops.tanh(_softplus(ops, x)[0])],
 }
-"""What the activations of both hosts compute, to be counted; constants stand for themselves."""
+"""The arithmetic of the activations of both RL libraries; the values of constants do not matter."""
 
 
-def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0) -> Arithmetic:
-    """The arithmetic of ``function(ops, *constants, *inputs)``."""
-    graph = Graph()
+def _count_function(
+    function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0
+) -> ArithmeticCounts:
+    """Count the arithmetic of ``function(ops, *constants, *inputs)``."""
+    graph = TraceGraph()
     fixed = [graph.input(f"constant {i}", lane=False) for i in range(constants)]
-    return _counted(function(TraceOps(graph), *fixed, *(graph.input(str(i)) for i in range(inputs))))
+    return _count_expressions(
+        function(TraceOps(graph), *fixed, *(graph.input(str(i)) for i in range(inputs)))
+    )
 
 
-def _counted(outputs: Iterable[Value]) -> Arithmetic:
-    """The arithmetic of all that the outputs need."""
-    graph, known, seen, total = Graph(), {}, set(), Arithmetic()
-    ahead = [_forward(graph, x, known) for x in outputs]
+def _count_expressions(outputs: Iterable[Value]) -> ArithmeticCounts:
+    """Count the arithmetic of all expressions that the outputs depend on."""
+    graph, known, seen, total = TraceGraph(), {}, set(), ArithmeticCounts()
+    ahead = [_drop_gradient_terms(graph, x, known) for x in outputs]
     while ahead:
         node = ahead.pop()
         if _varies(node) and node.index not in seen:
             seen.add(node.index)
-            total += _cost(node)
+            total += _count_node(node)
             ahead += node.args
     return total
 
 
-def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
-    """An expression without what only its gradient needs: detached values are what they are, and x - x is nothing."""
+def _drop_gradient_terms(graph: TraceGraph, x: Value, known: dict[int, Value]) -> Value:
+    """Return an expression without terms that serve only the gradient: detach is the identity, and x - x is 0."""
     if not isinstance(x, Node):
         return x
     if x.index not in known:
         if x.op == "input":
             known[x.index] = graph.input(x.name, x.lane)
             return known[x.index]
-        args = [_forward(graph, a, known) for a in x.args]
-        known[x.index] = _simplified(graph, x.op, args)
+        args = [_drop_gradient_terms(graph, a, known) for a in x.args]
+        known[x.index] = _simplify(graph, x.op, args)
     return known[x.index]
 
 
-def _simplified(graph: Graph, op: str, args: list[Value]) -> Value:
+def _simplify(graph: TraceGraph, op: str, args: list[Value]) -> Value:
     if op == "detach":
         return args[0]
     if op == "-" and args[0] is args[1]:
@@ -185,27 +190,27 @@ def _simplified(graph: Graph, op: str, args: list[Value]) -> Value:
 
 
 def _is(x: Value, number: float) -> bool:
-    # a node answers == with a refusal
+    # a node raises on ==
     return not isinstance(x, Node) and x == number
 
 
-def _cost(node: Node) -> Arithmetic:
+def _count_node(node: Node) -> ArithmeticCounts:
     op, args = node.op, node.args
-    if op in COMPARING or (op in ("+", "-") and not _binary(node)):
-        return Arithmetic(additions=1.0)
-    if (op == "*" and not any(map(_binary, args))) or (op == "/" and not _varies(args[1])):
-        return Arithmetic(multiplications=1.0)
+    if op in COMPARING or (op in ("+", "-") and not _is_binary(node)):
+        return ArithmeticCounts(additions=1.0)
+    if (op == "*" and not any(map(_is_binary, args))) or (op == "/" and not _varies(args[1])):
+        return ArithmeticCounts(multiplications=1.0)
     if op in ITERATED or op == "/":
-        return Arithmetic(transcendental=1.0)
-    return Arithmetic()
+        return ArithmeticCounts(transcendental=1.0)
+    return ArithmeticCounts()
 
 
 def _varies(x: Value) -> TypeGuard[Node]:
     return isinstance(x, Node) and x.lane
 
 
-def _binary(x: Value) -> bool:
-    """Whether a value is a spike, or that there is none."""
+def _is_binary(x: Value) -> bool:
+    """Return whether a value is a spike, or one minus a spike."""
     if not isinstance(x, Node):
         return False
-    return x.op in ("spike", "heaviside") or (x.op == "-" and _is(x.args[0], 1.0) and _binary(x.args[1]))
+    return x.op in ("spike", "heaviside") or (x.op == "-" and _is(x.args[0], 1.0) and _is_binary(x.args[1]))

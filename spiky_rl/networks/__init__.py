@@ -1,1 +1,1 @@
-"""Architectures: layers, connections and the two nested clocks."""
+"""Network architectures: layers with K inner steps in each of T control steps."""

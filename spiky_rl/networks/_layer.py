@@ -1,4 +1,4 @@
-"""A layer: a connection, a neuron with the parameters that its step takes, and connections among its neurons."""
+"""A layer: a connection, a neuron with its parameters, and optionally a connection among its neurons."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.options import Declared
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.config.options import OptionInfo
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.runs import Feedback
-from spiky_rl.kernels.stack import Stage
+from spiky_rl.kernels.checkpointing import run_with_recomputation
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.recompute import recomputed
-from spiky_rl.networks.base import Channel
-from spiky_rl.neurons.base import Neuron, decays
+from spiky_rl.kernels.stack import StackStage
+from spiky_rl.networks.base import SpikeChannel
+from spiky_rl.neurons.base import Neuron, is_time_constant
 
 LARGEST = 1e9
-"""Upper bound of a learned parameter that declares none: beyond it float32 overflows on the way."""
+"""Default upper bound of a learned positive parameter; beyond it, intermediate results overflow float32."""
 
 
-class Parameters(torch.nn.Module):
-    """A neuron's parameters: numbers, or learned values per neuron.
+class NeuronParameters(torch.nn.Module):
+    """Parameters of a neuron: numbers, or learned values per neuron.
 
-    A learned parameter is stored as its logarithm where it must be positive, and read within its range, so no step of the
-    optimiser leaves it; a time constant enters the step as its decay exp(-dt/tau). With ``spread`` time constants start apart.
+    A learned parameter with a positive lower bound is stored as its logarithm. Values are clamped to their range when they are
+    read. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the initial time constants differ.
 
-    Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for time constants that differ from the start.
+    Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for different initial time constants.
     """
 
     def __init__(self, neuron: Neuron, width: int) -> None:
@@ -40,45 +40,45 @@ class Parameters(torch.nn.Module):
         for name in neuron.learn:
             param = neuron.params[name]
             values = torch.full((width,), neuron.chosen[name], dtype=torch.float64)
-            if decays(param) and neuron.spread > 1:
+            if is_time_constant(param) and neuron.spread > 1:
                 values *= neuron.spread ** torch.empty_like(values).uniform_(-1.0, 1.0)
-            stored = values.log() if _positive(param) else values
+            stored = values.log() if _is_positive(param) else values
             self.register_parameter(name, torch.nn.Parameter(stored.to(torch.get_default_dtype())))
 
     def forward(self) -> tuple[Tensor | float, ...]:
-        """The values as the step takes them, in the order of ``neuron.params``: numbers or [N] tensors."""
+        """Return the values for the step, in the order of ``neuron.params``: numbers or [N] tensors."""
         values: list[Tensor | float] = []
         for name, param in self.neuron.params.items():
             if name in self.neuron.learn:
-                value = self._in_range(name, param)
-                values.append(torch.exp(-self.neuron.dt / value) if decays(param) else value)
+                value = self._clamp_to_range(name, param)
+                values.append(torch.exp(-self.neuron.dt / value) if is_time_constant(param) else value)
             else:
-                values.append(self.neuron.number(name))
+                values.append(self.neuron.get_step_value(name))
         return tuple(values)
 
-    def _in_range(self, name: str, param: Declared) -> Tensor:
-        stored, (low, high) = self.get_parameter(name), self.neuron.limits(name)
-        if _positive(param):
+    def _clamp_to_range(self, name: str, param: OptionInfo) -> Tensor:
+        stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
+        if _is_positive(param):
             top = LARGEST if high is None else high
             return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
         return stored if low is None and high is None else stored.clamp(low, high)
 
 
 class LayerRule(Protocol):
-    """Interface of learning rules that a layer uses; see `spiky_rl.learning.base.Rule`."""
+    """Part of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
 
     plain: bool
     cut_recurrent: bool
 
-    def before(self, signal: Tensor, /) -> Tensor: ...
+    def on_layer_input(self, signal: Tensor, /) -> Tensor: ...
 
-    def after(
-        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
+    def on_layer_output(
+        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
     ) -> Tensor: ...
 
 
-class Layer(torch.nn.Module):
-    """Connection -> neuron, run over time by a backend."""
+class SpikingLayer(torch.nn.Module):
+    """Connection and neuron, run over time by a kernel backend."""
 
     def __init__(
         self,
@@ -91,36 +91,35 @@ class Layer(torch.nn.Module):
         recompute: bool,
         rule: LayerRule,
     ) -> None:
-        """Join a connection, a neuron and what runs them.
+        """Build the layer.
 
         Args:
             connection: Signal [..., C] -> current [..., N].
-            neuron: Run over time.
-            recurrent: The layer's own spikes -> a part of its current, if it has such a connection.
-            backend: What runs connection and neuron.
-            binary: The signal is 0 or 1.
-            bfloat16: The gradient of the signal may be computed in bfloat16.
-            recompute: Keep of the forward pass only the signal (one bit per event where it is binary), and run the layer
-                again in the backward pass.
-            rule: What becomes of errors on their way back; see `spiky_rl.learning.base`.
+            recurrent: Connection from the layer's own spikes to its current, or None.
+            binary: Whether the signal is 0 or 1.
+            bfloat16: Whether the gradient of the signal may be computed in bfloat16.
+            recompute: Keep only the signal of the forward pass (one bit per event if it is binary), and run the layer again
+                in the backward pass.
+            rule: Learning rule, which may change the gradients.
         """
         super().__init__()
-        object.__setattr__(self, "rule", rule)  # the network's, not this layer's: saved once
+        # bypasses nn.Module: the network owns the rule and saves it once
+        object.__setattr__(self, "rule", rule)
         self.rule: LayerRule
         self.connection = connection
         self.neuron = neuron
         self.recurrent = recurrent
         self.width = connection.width
-        self.parameters_of_neuron = Parameters(neuron, self.width)
+        self.parameters_of_neuron = NeuronParameters(neuron, self.width)
         self.loop = (
-            Feedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
+            RecurrentFeedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
             if recurrent
             else None
         )
         self.states = len(neuron.states) + (self.loop.states if self.loop else 0)
-        """Tensors [B, N] of state: the neuron's, then the feedback's."""
-        self.channel: Channel | None = None
-        """What the output passes through; None: it arrives as it is."""
+        """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
+        self.channel: SpikeChannel | None = None
+        """Function applied to the output, or None."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
             binary,
@@ -137,78 +136,75 @@ class Layer(torch.nn.Module):
         keep: Tensor | None,
         trace: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run over time.
+        """Run the layer over time; return the output [T, K, B, N] and the states after the last step.
 
         Args:
-            ops: The vocabulary that the neuron runs on.
+            ops: Functions for the neuron's step.
             signal: [T, K or 1, B, C].
             steps: K.
-            state: [B, N] each, before the first step; None: from rest, and no state comes out.
+            state: [B, N] each, before the first step; None to start from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
-            trace: Gets the first state after every inner step, if given.
-
-        Returns:
-            The output [T, K, B, N], and the states after the last step.
+            trace: List that gets the first state after every inner step, or None.
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            seen = signal if self.rule.plain else self.rule.before(signal)
+            seen = signal if self.rule.plain else self.rule.on_layer_input(signal)
             current = self.connection(seen, self.backend, self.binary, self.bfloat16_gradient)
             within = None if self.recurrent is None else self.recurrent.synapses()
-            output, new = fired(
+            output, new = run_neuron(
                 *(self.backend, self.channel, self.neuron, ops, current, steps),
                 *(state if carried else None, self.parameters_of_neuron(), keep, trace, self.loop, within),
             )
             if not self.rule.plain:
-                output = self.rule.after(self, signal, current, output, keep)
+                output = self.rule.on_layer_output(self, signal, current, output, keep)
             return output, *new
 
         carried = state is not None
         if self.recompute and trace is None and torch.is_grad_enabled():
             given = (tuple(self.parameters()), signal, *(state or ()))
-            output, *new = recomputed(run, self.backend, self.binary, *given)
+            output, *new = run_with_recomputation(run, self.backend, self.binary, *given)
         else:
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
 
-    def stage(self) -> Stage:
-        """As a backend takes it that runs all layers in one call."""
-        return Stage(
+    def make_stage(self) -> StackStage:
+        """Return the layer as a stage for backends that run all layers in one call."""
+        return StackStage(
             *(self.connection, self.neuron, self.parameters_of_neuron, None, self.binary),
             feedback=self.loop,
             synapses=None if self.recurrent is None else self.recurrent.synapses,
         )
 
     def fan_out(self, reader: Connection | Decoder) -> float:
-        """Synapses that one of this layer's events reaches, on the mean; ``reader``: the next layer's connection, or the decoder."""
+        """Return the mean number of synapses that an event reaches, in the layer and in ``reader``: next connection or decoder."""
         events = torch.ones(1, 1, 1, self.width)
         within = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
         return (float(reader.operations(events).sum()) + within) / self.width
 
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:
-        """Effective operations of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]: [T, B]."""
+        """Count effective operations [T, B] of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]."""
         total = self.connection.operations(signal).sum(1)
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def trainable(*modules: torch.nn.Module) -> bool:
-    """Whether a gradient changes anything in these ``modules``."""
+def has_trainable_parameters(*modules: torch.nn.Module) -> bool:
+    """Return whether any parameter of the ``modules`` requires a gradient."""
     return any(p.requires_grad for module in modules for p in module.parameters())
 
 
-def quantise(layers: Sequence[Layer], decoder: Decoder) -> None:
-    """Round the weights of ``layers`` and ``decoder`` from now on, those that lead to the same neurons in the same unit."""
+def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
+    """Round the weights of ``layers`` and ``decoder`` from now on, with a common scale for weights to the same neuron."""
     for layer in layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
-        quantiser = Quantiser(*(link.exact for link in links))
+        quantiser = WeightQuantizer(*(link.unrounded_weights for link in links))
         for link in links:
             link.quantiser = quantiser
-    decoder.quantiser = Quantiser(decoder.exact)
+    decoder.quantiser = WeightQuantizer(decoder.unrounded_weights)
 
 
-def fired(
+def run_neuron(
     backend: str,
-    channel: Channel | None,
+    channel: SpikeChannel | None,
     neuron: Neuron,
     ops: TorchOps,
     current: Tensor,
@@ -217,14 +213,12 @@ def fired(
     params: tuple[Tensor | float, ...],
     keep: Tensor | None,
     trace: list[Tensor] | None,
-    loop: Feedback | None,
+    loop: RecurrentFeedback | None,
     synapses: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`dispatch.unroll`, with a channel that the output passes through: before it returns, in every inner step.
+    """Call `dispatch.unroll` and apply ``channel`` to the output; recurrent spikes pass it before they return to the layer.
 
-    Args:
-        channel: None: the output stays as it is.
-        loop: `dispatch.unroll`'s ``feedback``; the other arguments are its own, too.
+    ``loop`` is ``feedback`` of `dispatch.unroll`; the other arguments have the same names there.
     """
     if channel is None or loop is None:
         output, new = dispatch.unroll(
@@ -233,7 +227,7 @@ def fired(
         return output if channel is None else channel(output), new
     if current.shape[0] != 1:
         raise ValueError(
-            f"a disturbed recurrent layer takes one control step at a time, not {current.shape[0]}"
+            f"a recurrent layer with a spike channel needs one control step per call, not {current.shape[0]}"
         )
     latest, outputs, carried = len(neuron.states), [], state is not None
     if state is None:
@@ -249,5 +243,5 @@ def fired(
     return torch.cat(outputs, 1), state if carried else ()
 
 
-def _positive(param: Declared) -> bool:
+def _is_positive(param: OptionInfo) -> bool:
     return param.low is not None and param.low > 0

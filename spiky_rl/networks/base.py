@@ -1,4 +1,4 @@
-"""What every spiking network is: layers, and two nested clocks."""
+"""Base class of spiking networks."""
 
 from __future__ import annotations
 
@@ -13,126 +13,138 @@ from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import Component
 
 State = tuple[Tensor, ...]
-"""One [1, B, N] tensor per state, in a fixed order; rest is zero."""
-Channel = Callable[[Tensor], Tensor]
-"""What becomes of a layer's spikes [..., N] on their way to whoever gets them, the layer itself among them."""
+"""Hidden state: one [1, B, N] tensor per state, in a fixed order; the initial value is zero."""
+SpikeChannel = Callable[[Tensor], Tensor]
+"""Function applied to a layer's spikes [..., N] before any receiver gets them, the layer itself included."""
 
 
 @dataclass
-class Record:
-    """Tensors recorded during a forward pass, for plots and operation counts. T and K as in the call."""
+class ForwardRecord:
+    """Tensors recorded in a forward pass, for plots and counts of operations."""
 
     signal: list[Tensor] = field(default_factory=list)
-    """Input of every layer, [T, K or 1, B, C], then that of the decoder."""
+    """Input of every layer [T, K or 1, B, C], then the input of the decoder."""
     potentials: list[Tensor] = field(default_factory=list)
-    """First state of every layer after each step, [T, K, B, N]."""
+    """First state of every layer after each inner step [T, K, B, N]."""
     operations: list[Tensor] = field(default_factory=list)
-    """Operations of encoder, of every layer and of the decoder, [T, B] each."""
+    """Effective operations [T, B] of the encoder, of every layer and of the decoder."""
     only_signal: bool = False
-    """Whether ``signal`` alone is wanted: the rest of a whole rollout is gigabytes."""
+    """Record ``signal`` only: the rest would need gigabytes for a whole rollout."""
 
 
 class SpikingNetwork(Component, torch.nn.Module):
-    """T environment steps outside, K inner steps inside; state goes in and comes out."""
+    """Spiking network with K inner steps in each of T control steps; the state is an argument and a result."""
+
+    renamed = {
+        "replayed": "is_recurrent",
+        "cached": "caches_features",
+        "widths": "layer_sizes",
+        "disturb": "set_spike_channels",
+        "extract": "compute_features",
+        "read": "apply_readout",
+        "learn": "apply_local_rules",
+        "run_on": "set_backend",
+        "advance": "count_update",
+    }
 
     backend: str
-    """What runs it: a name, or auto."""
+    """Kernel backend: a name, or auto."""
     steps: int
-    """K, inner steps per environment step."""
+    """K: inner steps per control step."""
     stateful: bool
-    """Whether the state is carried from one environment step to the next."""
+    """Whether the state is carried from one control step to the next."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor."""
     local: bool = False
-    """Whether `learn` is to be called after every rollout."""
+    """Whether a learner must call `apply_local_rules` after every rollout."""
     features: int | None = None
-    """Width of what `extract` gives; None: nothing in this network is fixed, and a host has nothing to cache."""
+    """Number of outputs of `compute_features`; None if no part of the network is fixed."""
     updates: int = 0
-    """PPO updates so far. A number of Python's, so that no forward pass waits for a device to read it."""
+    """Number of PPO updates so far; a Python number, so that no forward pass waits for a device."""
 
     @classmethod
     @abstractmethod
-    def replayed(cls, options: Settings) -> bool:
-        """Whether a network with these ``options`` is trained by replaying a rollout from its stored states."""
+    def is_recurrent(cls, options: Settings) -> bool:
+        """Return whether training must replay a rollout from its stored states, with these ``options``."""
 
     @classmethod
-    def cached(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
-        """Whether a host may keep what `extract` gives, because with these ``options`` only what `read` does is trained."""
+    def caches_features(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
+        """Return whether a learner may store the results of `compute_features`, because only `apply_readout` is trained."""
         return False
 
     @property
     @abstractmethod
-    def widths(self) -> tuple[int, ...]:
-        """Neurons of every layer."""
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Number of neurons of every layer."""
 
     @abstractmethod
-    def disturb(self, channels: Sequence[Channel]) -> None:
-        """Let the spikes of every layer pass through its own of the ``channels`` from now on; for acting, not for training."""
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
+        """Apply one of the ``channels`` to the spikes of each layer from now on; for inference only."""
 
     @property
     @abstractmethod
     def readout(self) -> torch.nn.Linear:
-        """The linear map that gives the features."""
+        """Linear map to the features."""
 
     @abstractmethod
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
-        """Observations -> features [T, B, F] and the state after the last step.
-
-        Args:
-            x: [T, B, O]. A stateless network takes T = 1 only.
-            state: Before the first step; None: from rest, and no state comes out.
-            keep: [T, B]; 0 where an episode begins with that step: its states start from rest.
-            record: If given, is filled.
-        """
-
-    def extract(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
-    ) -> tuple[Tensor, State]:
-        """The part of `forward` that is not trained -> [T, B, `features`] and the new state.
+        """Compute features [T, B, F]; return them and the state after the last step.
 
         Args:
             x: Observations [T, B, O].
-            state: As `forward`'s.
-            keep: As `forward`'s.
-            adapt: What is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
+            state: State before the first step; None to start from zero and return no state.
+            keep: [T, B]; 0 where an episode begins with that step, which resets the state.
+            record: Record to fill, or None.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no extract; a network with features must")
 
-    def read(self, cached: Tensor) -> Tensor:
-        """The rest of it: ``cached``, what `extract` gave, [..., `features`] -> features [..., F]."""
-        raise NotImplementedError(f"{type(self).__name__} defines no read; a network with features must")
+    def compute_features(
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
+    ) -> tuple[Tensor, State]:
+        """Compute the fixed part of `forward`, with its arguments; return [T, B, ``features``] and the new state.
 
-    def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
-        """Let local rules change the weights that are theirs, by a rollout.
+        ``adapt`` lets plasticity change the network, as in a rollout; `forward` never does.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no compute_features; a network with features must"
+        )
+
+    def apply_readout(self, cached: Tensor) -> Tensor:
+        """Compute features [..., F] from the results of `compute_features`, [..., ``features``]."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no apply_readout; a network with features must"
+        )
+
+    def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
+        """Let local learning rules change their weights after a rollout.
 
         Args:
-            x: Its observations [T, B, O].
-            state: Before its first step.
+            x: Observations [T, B, O] of the rollout.
+            state: State before its first step.
             keep: [T, B]; 0 where an episode begins with that step.
-            credit: What its steps were worth, [T, B].
+            credit: Credit of each step, such as its advantage, [T, B].
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no learn; a local network must")
+        raise NotImplementedError(f"{type(self).__name__} defines no apply_local_rules; a local network must")
 
     def zero_state(self, batch: int, like: Tensor) -> State:
-        """Rest, for ``batch`` environments, in the device and type of ``like``."""
+        """Return the initial state of ``batch`` environments, with the device and dtype of ``like``."""
         return tuple(like.new_zeros(1, batch, size) for size in self.state_sizes)
 
     @abstractmethod
-    def run_on(self, backend: str) -> None:
-        """Let another ``backend`` run everything from now on."""
+    def set_backend(self, backend: str) -> None:
+        """Use another kernel backend from now on."""
 
-    def advance(self) -> None:
-        """Count one update: slope schedules and the noise of random encoders go by it."""
+    def count_update(self) -> None:
+        """Count one PPO update, for slope schedules and the noise of random encoders."""
         self.updates += 1
 
     def get_extra_state(self) -> Tensor:
-        """The number of updates for ``state_dict``: a tensor, as rsl_rl sends every value of it to its other processes."""
+        """Return the number of updates for ``state_dict``; a tensor, because rsl_rl broadcasts every value."""
         return torch.tensor(self.updates, device=self.readout.weight.device)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the number of updates over from a checkpoint's ``state``."""
+        """Set the number of updates from a checkpoint."""
         self.updates = int(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:

@@ -1,10 +1,10 @@
 """Feed-forward: encoder, a stack of spiking layers, decoder; spikes reach the next layer in the same inner step.
 
-Layer by layer over all inner steps, which a feed-forward stack allows: one matrix product per layer and call instead of
-one per inner step, and the first layer's current is computed once per control step where the encoder is constant over it.
+Each layer runs over all inner steps before the next layer: one matrix product per layer and call instead of one per inner step.
+The first layer's current is computed once per control step if the encoder's signal is constant over it.
 """
 
-# pylint: disable=protected-access  # the way into the stack is short: a rollout of one environment takes microseconds
+# pylint: disable=protected-access  # fast access to modules: a rollout step of one environment takes microseconds
 
 from __future__ import annotations
 
@@ -17,57 +17,55 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
-from spiky_rl.config.registry import Configured, names, resolve
+from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
+from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
-from spiky_rl.connections.base import Connection, Shape, IntraLayerConnection, vector
-from spiky_rl.connections.linear import Linear
-from spiky_rl.kernels import contract, dispatch, precision
+from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, require_flat
+from spiky_rl.connections.linear import LinearConnection
+from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import Stack
-from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Layer, quantise, trainable
-from spiky_rl.penalties.base import Penalty, charged, rate_of
+from spiky_rl.kernels.stack import LayerStack
+from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
+from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
 
 CPU_ROWS = 2048
-"""Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
-400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024; a whole is slower where its
-memory is new)."""
+"""Samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache. 8,192 rows of
+400-200-100, forward and backward, take 165 ms in parts of 2,048 or as a whole and 186 ms in parts of 1,024; as a whole they are
+slower if the memory is newly allocated."""
 
 
-def check_place(path: str, connection: Configured, within: bool) -> None:
-    """Raise RegistryError at ``path`` for a ``connection`` between layers where one ``within`` a layer belongs, and the reverse."""
-    if getattr(connection.cls, "within", False) != within:
+def check_connection_position(path: str, connection: ComponentSpec, within: bool) -> None:
+    """Raise RegistryError at ``path`` if ``connection`` is not of the required kind: within a layer, or between layers."""
+    if getattr(connection.cls, "is_intra_layer", False) != within:
         fit = [
-            n for n in names("connections") if getattr(resolve("connections", n), "within", False) == within
+            n
+            for n in list_names("connections")
+            if getattr(resolve("connections", n), "is_intra_layer", False) == within
         ]
-        where = "among the neurons of a layer" if within else "between layers"
+        position = "among the neurons of a layer" if within else "between layers"
         raise RegistryError(
-            f"{path}: {connection.name!r} does not connect {where}; choose from {', '.join(fit)}"
+            f"{path}: {connection.name!r} does not connect {position}; choose from {', '.join(fit)}"
         )
 
 
-def signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
-    """Shape of an ``encoder``'s signal: maps where ``inputs``, the observations, are maps and the encoder keeps their places."""
+def get_signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
+    """Return the shape of an encoder's signal: maps if the observations are maps and the encoder is topographic."""
     if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
         return (encoder.width,)
-    return (encoder.width // vector(inputs[1:]), *inputs[1:])
+    return (encoder.width // require_flat(inputs[1:]), *inputs[1:])
 
 
-type Part = Configured | tuple[Configured | None, ...] | None
-"""A component for all layers, or one for each."""
-
-
-def _places(path: str, part: Part) -> list[tuple[str, Configured]]:
-    """The components of a part, each with where it stands."""
+def _list_parts(path: str, part: Part) -> list[tuple[str, ComponentSpec]]:
+    """Return (path, component) of each component of a part."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
-def _of(part: Part, layer: int) -> Configured | None:
-    """A layer's component of a part."""
+def _get_layer_part(part: Part, layer: int) -> ComponentSpec | None:
+    """Return a layer's component of a part, which is one for all layers or a tuple."""
     return part[layer] if isinstance(part, tuple) else part
 
 
@@ -77,33 +75,34 @@ class FeedForward(SpikingNetwork):
     class Options(Settings):
         layers: Widths = option(
             (),
-            "neurons per layer (channels, where it is convolutional); empty: the hidden layers of Isaac Lab's own network",
-            most=MOST_LAYERS,
+            "neurons of each layer (channels of a convolutional layer); empty: hidden_dims of the ANN that the network replaces",
+            max_length=MOST_LAYERS,
         )
         steps: int = option(4, "K: inner steps per control step", low=1, high=10_000)
         stateful: bool = option(
-            False, "carry membranes from one control step to the next, through the episode"
+            False, "carry the neurons' states from one control step to the next, through the episode"
         )
         backend: str = dispatch.backend_option()
         gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
-            "precision of the gradients of layers' inputs, and of convolutions' weights, on the CPU; auto: bfloat16 where the CPU"
+            "precision, on the CPU, of the gradients of layers' inputs and convolutions' weights; auto: bfloat16 if the CPU"
             " multiplies it in hardware",
         )
         recompute: bool = option(
-            False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
+            False,
+            "save memory: keep only each layer's input, as bits, and run the layer again in the backward pass",
         )
         quantize: Literal["none", "int8"] = option(
             "none",
-            "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            "quantisation of weights in training; int8 rounds them like the export target c_int8, with a scale per neuron",
             neutral=True,
         )
 
         @field_validator("gradient_precision")
         @classmethod
-        def _can_multiply(cls, name: str) -> str:
+        def _check_precision(cls, name: str) -> str:
             if name == "bfloat16":
-                precision.require()
+                precision.require_bfloat16()
             return name
 
     parts = {
@@ -120,111 +119,118 @@ class FeedForward(SpikingNetwork):
 
     @override
     @classmethod
-    def replayed(cls, options: Options) -> bool:
+    def is_recurrent(cls, options: Options) -> bool:
         return options.stateful
 
     @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
-        with at(f"{path}.backend"):
+        with error_path(f"{path}.backend"):
             dispatch.check(options.backend)
         rule = parts["learning"].build()
-        with at(f"{path}.surrogate"):
-            surrogate = rule.surrogate(parts["surrogate"].build())
-            contract.check_surrogate(surrogate)
-        if parts["decoder"].name in rule.no_way_through:
+        with error_path(f"{path}.surrogate"):
+            surrogate = rule.choose_surrogate(parts["surrogate"].build())
+            neuron_checks.check_surrogate(surrogate)
+        if parts["decoder"].name in rule.blocks_gradient:
             raise RegistryError(
                 f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
-                " membrane reads when they come"
+                " use membrane, which depends on spike times"
             )
         if parts["sparsity"] is not None and not rule.counts:
             raise RegistryError(
-                f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by options of its own"
+                f"{path}.sparsity: {parts['learning'].name!r} has no gradient of spike counts; use its option regularization"
             )
         count = len(options.layers)
         for key in cls.listed:
             part = parts[key]
             if isinstance(part, tuple) and len(part) != count:
                 raise RegistryError(
-                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one for each"
+                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one entry per layer"
                 )
-            for place, each in _places(f"{path}.{key}", part):
+            for place, each in _list_parts(f"{path}.{key}", part):
                 if key == "neuron":
-                    with at(place):
-                        contract.check(rule.neuron(each.build()), surrogate)
+                    with error_path(place):
+                        neuron_checks.check_neuron(rule.wrap_neuron(each.build()), surrogate)
                 else:
-                    check_place(place, each, within=key == "recurrent")
-                    if options.quantize != "none" and not hasattr(each.cls, "exact"):
+                    check_connection_position(place, each, within=key == "recurrent")
+                    if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
                         raise RegistryError(
-                            f"{path}.quantize: int8 does not know the weights of {each.name!r}"
+                            f"{path}.quantize: int8 is not available for the connection {each.name!r}"
                         )
 
     def __init__(
         self,
         options: Options,
-        encoder: Configured,
-        connection: Configured | tuple[Configured, ...],
-        recurrent: Configured | tuple[Configured, ...] | None,
-        neuron: Configured | tuple[Configured, ...],
-        surrogate: Configured,
-        learning: Configured,
-        sparsity: Configured | None,
-        decoder: Configured,
+        encoder: ComponentSpec,
+        connection: ComponentSpec | tuple[ComponentSpec, ...],
+        recurrent: ComponentSpec | tuple[ComponentSpec, ...] | None,
+        neuron: ComponentSpec | tuple[ComponentSpec, ...],
+        surrogate: ComponentSpec,
+        learning: ComponentSpec,
+        sparsity: ComponentSpec | None,
+        decoder: ComponentSpec,
         inputs: Shape | int,
         outputs: int,
     ) -> None:
-        """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
+        """Build the network from options and parts.
+
+        ``inputs`` is O, or (channels, height, width) of maps that are flattened in x; ``outputs`` is F.
+        """
         super().__init__()
-        self.inputs, self.steps, self.stateful = vector(inputs), options.steps, options.stateful
+        self.inputs, self.steps, self.stateful = require_flat(inputs), options.steps, options.stateful
         self.learning: Any = learning.build()
-        self.surrogate = self.learning.surrogate(surrogate.build())
+        self.surrogate = self.learning.choose_surrogate(surrogate.build())
         self._soft_spike = False
-        self.encoder: Encoder = encoder.build(inputs=vector(inputs), steps=options.steps)
-        stack: list[Layer] = []
-        shape = signal_shape(self.encoder, inputs)
+        self.encoder: Encoder = encoder.build(inputs=require_flat(inputs), steps=options.steps)
+        stack: list[SpikingLayer] = []
+        shape = get_signal_shape(self.encoder, inputs)
         wanted = options.gradient_precision
-        bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.fast())
+        bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
         binary = self.encoder.binary
         for i, size in enumerate(options.layers):
-            link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
-            back, cell = _of(recurrent, i), self.learning.neuron(_of(neuron, i).build())  # type: ignore[union-attr]
+            link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
+            back, cell = _get_layer_part(recurrent, i), self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
             within: IntraLayerConnection | None = (
                 None if back is None else back.build(inputs=link.shape, outputs=size)
             )
             stack.append(
-                Layer(link, cell, within, options.backend, binary, bfloat16, options.recompute, self.learning)
+                SpikingLayer(
+                    link, cell, within, options.backend, binary, bfloat16, options.recompute, self.learning
+                )
             )
             shape, binary = link.shape, not cell.graded
-        self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
-        self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
-        self.decoder.connect(options.backend, binary, bfloat16)
+        self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
+        self.decoder: Decoder = decoder.build(inputs=require_flat(shape), outputs=outputs)
+        self.decoder.configure(options.backend, binary, bfloat16)
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
         if options.quantize == "int8":
-            quantise(stack, self.decoder)
-        self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
-        self._maps = [(layer._modules, "connection", Linear) for layer in stack]
+            quantize_weights(stack, self.decoder)
+        self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
+        self._maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        self._stack: tuple[Backend, Stack | None] | None = None
-        """The backend that was last asked for a stack of these layers, and its answer."""
+        self._stack: tuple[Backend, LayerStack | None] | None = None
+        """Last used backend and its stack of these layers, None if it has none."""
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
-        self.learning.attach(stack, decoder, outputs)
+        self.learning.setup(stack, decoder, outputs)
         self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
-        if sparsity is not None and not trainable(self.encoder, *stack):
-            raise RegistryError(f"sparsity: {learning.name!r} leaves gradients nothing that changes rates")
+        if sparsity is not None and not has_trainable_parameters(self.encoder, *stack):
+            raise RegistryError(
+                f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
+            )
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
     @override
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         steps, batch, _ = x.shape
         span, features = self.learning.truncate, []
         if record is not None:
             return self._forward(x, state, keep, record)
-        if state is None and batch > CPU_ROWS and x.device.type == "cpu" and self._by_sample():
+        if state is None and batch > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples():
             for rows in x.split(CPU_ROWS, 1):
                 features.append(self._forward(rows, None, None, None)[0])
             return torch.cat(features, 1), ()
@@ -238,77 +244,91 @@ class FeedForward(SpikingNetwork):
         return torch.cat(features), state
 
     @property
-    def _pays(self) -> bool:
-        """Whether activity costs something in this pass."""
+    def _has_penalty(self) -> bool:
+        """Whether the penalty on activity applies in this pass."""
         return self.sparsity is not None and torch.is_grad_enabled()
 
-    def _by_sample(self) -> bool:
-        """Whether no sample's gradient depends on the others of its batch."""
-        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._pays)
+    def _has_independent_samples(self) -> bool:
+        """Return whether the gradient of each sample is independent of its batch."""
+        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._has_penalty)
 
     def _forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None, record: Record | None, share: float = 1.0
+        self,
+        x: Tensor,
+        state: State | None,
+        keep: Tensor | None,
+        record: ForwardRecord | None,
+        share: float = 1.0,
     ) -> tuple[Tensor, State]:
-        """``share``: of the whole pass that this part of it is, and so of what activity costs."""
+        """Compute `forward` without splitting; ``share`` is the share of this part in the whole pass, for the penalty."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
-        signal, after = self.encoder.encode(x, None if state is None else tuple(before[:sizes]), keep)
+        signal, after = self.encoder.encode_stateful(
+            x, None if state is None else tuple(before[:sizes]), keep
+        )
         before = None if state is None else before[sizes:]
         if record is not None and not record.only_signal:
-            record.operations.append(self.encoder.operations(x))
-        if stack := self._widest(signal, ops, record):
-            features, new, rates = self._at_once(stack, ops, signal, before, keep)
+            record.operations.append(self.encoder.count_operations(x))
+        if stack := self._choose_fused_run(signal, ops, record):
+            features, new, rates = self._forward_fused(stack, ops, signal, before, keep)
         else:
-            features, new, outputs = self._by_layer(ops, signal, before, keep, record)
-            rates = [rate_of(output) for output in outputs] if self._pays else []
-        if self.sparsity is not None and self._pays:
-            features = charged(features, share * self.sparsity.cost(rates, self.fan_out))
+            features, new, outputs = self._forward_layerwise(ops, signal, before, keep, record)
+            rates = [compute_rates(output) for output in outputs] if self._has_penalty else []
+        if self.sparsity is not None and self._has_penalty:
+            features = add_penalty_gradient(features, share * self.sparsity.compute(rates, self.fan_out))
         if state is None:
             return features, ()
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
 
-    def _widest(self, signal: Tensor, ops: TorchOps, record: Record | None) -> Stack | None:
-        """The widest that the chosen backend does of this network: all of it in one call; None: one layer after the other.
+    def _choose_fused_run(
+        self, signal: Tensor, ops: TorchOps, record: ForwardRecord | None
+    ) -> LayerStack | None:
+        """Return the stack that runs all layers in one call, or None to run them one by one.
 
-        One call is for linear maps and their neurons; of rules, compilers and what is recorded it knows nothing, and of a penalty
-        the rates of neurons that spike.
+        A stack needs linear connections and a backend that has it. It does not support learning rules that change layers,
+        torch.compile and records, and a penalty only if all neurons spike.
         """
         plain = not torch.is_grad_enabled() or self.learning.plain
-        if record is not None or not plain or not self._linear() or torch.compiler.is_compiling():
+        if record is not None or not plain or not self._is_linear_stack() or torch.compiler.is_compiling():
             return None
-        backend = dispatch.choose(self.backend, signal, ops)
+        backend = dispatch.choose_backend(self.backend, signal, ops)
         if self._stack is None or self._stack[0] is not backend:
-            stages = [layer.stage() for layer in self.layers]
+            stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
         stack = self._stack[1]
-        return stack if stack is None or stack.events or not self._pays else None
+        return stack if stack is None or stack.events or not self._has_penalty else None
 
-    def _at_once(
-        self, stack: Stack, ops: TorchOps, signal: Tensor, before: list[Tensor] | None, keep: Tensor | None
+    def _forward_fused(
+        self,
+        stack: LayerStack,
+        ops: TorchOps,
+        signal: Tensor,
+        before: list[Tensor] | None,
+        keep: Tensor | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """Features [T, B, F], the new states from those ``before``, and the layers' rates if they cost something, in one call."""
+        """Run all layers in one call; return features [T, B, F], the new states, and the layers' rates if there is a penalty."""
         decoder: Any = self._modules["decoder"]
         learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
-            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), (), []
-        output, new, rates = stack(signal, self.steps, ops, before, keep, self._pays)
+            return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
+        output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty)
         if decoder.potential is not None:
-            return decoder.read(output), new, rates
+            return decoder.decode_potentials(output), new, rates
         features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
-        return features, (*new, *last), [*rates, rate_of(output)] if self._pays else []
+        return features, (*new, *last), [*rates, compute_rates(output)] if self._has_penalty else []
 
-    def _by_layer(
+    def _forward_layerwise(
         self,
         ops: TorchOps,
         signal: Tensor,
         before: list[Tensor] | None,
         keep: Tensor | None,
-        record: Record | None,
+        record: ForwardRecord | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """As `_at_once`, one layer after the other, which is ``record``ed, and with what they send, [T, K, B, N], for rates."""
+        """Run the layers one by one and fill ``record``; return features, new states, and the layers' outputs [T, K, B, N]."""
         full = None if record is None or record.only_signal else record
         outputs: list[Tensor] = []
         after: list[Tensor] = []
@@ -328,7 +348,7 @@ class FeedForward(SpikingNetwork):
         if self.learning.plain:
             features, new = self.decoder(signal, rest, keep)
         else:
-            features, new = self.learning.read(self.decoder, outputs, rest, keep)
+            features, new = self.learning.decode(self.decoder, outputs, rest, keep)
         if record is not None:
             record.signal.append(signal)
         if full is not None:
@@ -336,14 +356,14 @@ class FeedForward(SpikingNetwork):
         return features, (*after, *new), outputs
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def layer_sizes(self) -> tuple[int, ...]:
         return tuple(layer.width for layer in self.layers)
 
     @override
-    def disturb(self, channels: Sequence[Channel]) -> None:
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
-        self._plain = False  # a stack knows no channels
+        self._plain = False  # a stack does not support channels
 
     @property
     def readout(self) -> torch.nn.Linear:
@@ -351,23 +371,23 @@ class FeedForward(SpikingNetwork):
 
     @property
     def soft_spike(self) -> bool:
-        """Whether spikes are smooth, to check gradients against finite differences; the torch reference then runs all."""
+        """Debugging mode with smooth spikes on the torch reference, to check gradients against finite differences."""
         return self._soft_spike
 
     @soft_spike.setter
     def soft_spike(self, value: bool) -> None:
         self._soft_spike = value
         if value:
-            self.run_on(dispatch.REFERENCE)
+            self.set_backend(dispatch.REFERENCE)
 
-    def run_on(self, backend: str) -> None:
-        """Let another ``backend`` run everything from now on."""
+    @override
+    def set_backend(self, backend: str) -> None:
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
 
-    def _linear(self) -> bool:
-        """Whether all maps are linear ones and nothing else, as the stack, which never calls them, takes them to be.
+    def _is_linear_stack(self) -> bool:
+        """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.
 
         Hooks, pruning, parametrizations and subclasses may compute something else.
         """
@@ -380,21 +400,21 @@ class FeedForward(SpikingNetwork):
         return True
 
     def __getstate__(self) -> dict[str, Any]:
-        # a stack holds pointers into the weights of this very network
+        # a stack holds pointers to the weights of this instance
         return {**super().__getstate__(), "_stack": None}
 
     @property
     def local(self) -> bool:  # type: ignore[override]
-        """Whether `learn` is to be called after every rollout."""
+        """Whether the learning rule is local."""
         return self.learning.local
 
     @override
-    def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
-        record = Record(only_signal=True)
+    def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
+        record = ForwardRecord(only_signal=True)
         with torch.no_grad():
             self(x, state, keep, record=record)
-            self.learning.change(self.layers, record.signal, credit, keep)
+            self.learning.apply_weight_change(self.layers, record.signal, credit, keep)
 
-    def advance(self) -> None:
-        super().advance()
-        self.encoder.redraw(self.updates)
+    def count_update(self) -> None:
+        super().count_update()
+        self.encoder.resample_noise(self.updates)

@@ -1,17 +1,17 @@
-"""Reservoir: a fixed random recurrent network of spiking neurons, and a readout that alone is trained.
+"""Reservoir: a fixed random recurrent network of spiking neurons with a trained readout.
 
     I_k <- decay I_(k-1) + W^T z_(k-1);   z_k = neuron(input weights x + bias + I_k);   r_k <- d r_(k-1) + (1 - d) z_k
 
-Spikes z pass through exponential synapses into the other neurons; the features are the traces r of every neuron's own
-spikes, standardised, and the readout is linear or a small ELU network. State is carried through the episode. Nothing but
-the readout has a gradient, so a host may compute the features once, in the rollout, and train on them as often as it
-likes; ``train_input: true`` trains the input weights as well and then replays the rollout.
+Spikes z reach the other neurons through exponential synapses. The features are the standardised traces r of every neuron's
+spikes, and the readout is linear or a small ELU network. The state is carried through the episode. Only the readout has a
+gradient, so a learner may compute the features once, in the rollout, and train on them repeatedly. ``train_input: true`` also
+trains the input weights and then replays the rollout.
 
-What keeps a spiking reservoir at work is its rate, not its spectral radius: with ``control: rate`` the strength of the
-recurrent synapses is searched until neurons fire at ``target_rate`` on slowly changing standard-normal observations, which
-is what normalised observations look like; constant currents alone may give 60 % of it, with the input 80 %, and are
-reduced where they give more. A constant current above the rheobase, different from neuron to neuron, keeps small
-observations from falling below everybody's threshold. Currents count in the neuron's rheobase, so any spiking neuron will do.
+The working regime of a spiking reservoir depends on its firing rate, not on its spectral radius. With ``control: rate`` the
+strength of the recurrent synapses is calibrated until neurons fire at ``target_rate`` on slowly changing standard-normal
+observations, which resemble normalised observations. Constant currents alone may cause at most 60 % of this rate, together with
+the input at most 80 %; otherwise they are reduced. Constant currents above the rheobase, different for each neuron, keep small
+observations from falling below all thresholds. Currents are in units of the neuron's rheobase, so any spiking neuron works.
 
 Source: Maass, Natschlaeger & Markram (2002), liquid state machines; rates as Schrauwen et al. (2008), homeostasis.
 """
@@ -30,63 +30,65 @@ from torch import Tensor, nn
 
 from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
-from spiky_rl.config.registry import Configured
-from spiky_rl.kernels import contract, dispatch
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.kernels import dispatch, neuron_checks
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Parameters, fired
-from spiky_rl.networks._readout import small_readout
+from spiky_rl.networks._layer import NeuronParameters, run_neuron
+from spiky_rl.networks._readout import make_mlp_readout
+from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
-"""What a rate is measured on: series of observations, control steps of each, and how many of them are left out."""
+"""Measurement of a rate: number of series of observations, control steps in each, and first control steps left out."""
 
 
 class Reservoir(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
     class Options(Settings):
-        size: int = option(256, "N: neurons", low=2)
+        size: int = option(256, "N: number of neurons", low=2)
         steps: int = option(10, "K: inner steps per control step", low=1, high=10_000)
         control: Literal["rate", "gain", "spectral_radius"] = option(
-            "rate", "what sets the strength of the recurrent synapses"
+            "rate", "quantity that sets the strength of the recurrent synapses"
         )
         target_rate: float = option(
-            20.0, "with control rate: mean rate of the neurons", low=0.1, high=1e5, unit="Hz"
+            20.0, "target of the mean firing rate, for control: rate", low=0.1, high=1e5, unit="Hz"
         )
         gain: float = option(
-            1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
+            1.0,
+            "scale of the recurrent weights, times 1 / sqrt(synapses per neuron), for control: gain",
+            low=0.0,
         )
         spectral_radius: float = option(
-            0.9, "with control spectral_radius: that of the recurrent weights", low=0.0
+            0.9, "spectral radius of the recurrent weights, for control: spectral_radius", low=0.0
         )
         input_scaling: float = option(
-            1.0, "input weights are uniform within plus or minus this, in rheobases", low=0.0
+            1.0, "bound of the input weights, uniform within plus and minus this, in rheobases", low=0.0
         )
-        bias: float = option(1.1, "mean constant current, in rheobases: 1 is where a neuron begins to fire")
+        bias: float = option(1.1, "mean constant current, in rheobases; a neuron fires above 1")
         spread: float = option(
-            0.1, "neurons' constant currents are uniform within plus or minus this", low=0.0
+            0.1, "half-width of the uniform distribution of constant currents, in rheobases", low=0.0
         )
         tau_synapse: float = option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms")
         traces: tuple[Annotated[float, Field(ge=1e-3)], ...] = option(
-            (20.0,), "time constants of the features, each a trace per neuron", unit="ms"
+            (20.0,), "time constants of the features; each gives one trace per neuron", unit="ms"
         )
-        hidden: Widths = option((), "hidden layers of the readout; empty: it is linear")
-        train_input: bool = option(False, "train the input weights too, by BPTT over the rollout")
+        hidden: Widths = option((), "hidden layers of the readout; empty: a linear readout")
+        train_input: bool = option(False, "also train the input weights, by BPTT over the rollout")
         seed: int | None = option(
-            None, "seed of wiring and input weights; by default the run's own seed decides", low=0
+            None, "seed of wiring and input weights; null: drawn from the run's seed", low=0
         )
         backend: str = dispatch.backend_option()
 
         @field_validator("traces")
         @classmethod
-        def _some(cls, traces: tuple[float, ...]) -> tuple[float, ...]:
+        def _check_not_empty(cls, traces: tuple[float, ...]) -> tuple[float, ...]:
             if not traces:
-                raise RegistryError("name at least one time constant, such as 20.0")
+                raise RegistryError("empty; give at least one time constant, such as 20.0")
             return traces
 
     parts = {
@@ -100,68 +102,73 @@ class Reservoir(SpikingNetwork):
 
     @override
     @classmethod
-    def replayed(cls, options: Options) -> bool:
+    def is_recurrent(cls, options: Options) -> bool:
         return options.train_input
 
     @override
     @classmethod
-    def cached(cls, options: Options) -> bool:
+    def caches_features(cls, options: Options) -> bool:
         return not options.train_input
 
     @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
-        with at(f"{path}.backend"):
+        with error_path(f"{path}.backend"):
             dispatch.check(options.backend)
-        with at(f"{path}.surrogate"):
+        with error_path(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
-            contract.check_surrogate(surrogate)
-        with at(f"{path}.neuron"):
+            neuron_checks.check_surrogate(surrogate)
+        with error_path(f"{path}.neuron"):
             neuron = parts["neuron"].build()
-            contract.check(neuron, surrogate)
+            neuron_checks.check_neuron(neuron, surrogate)
             if neuron.graded:
                 raise RegistryError(f"name: {parts['neuron'].name!r} sends graded events and has no rate")
             if neuron.learn:
                 raise RegistryError(
-                    f"learn: {', '.join(neuron.learn)}: a reservoir's neurons are not trained"
+                    f"learn: {', '.join(neuron.learn)}: the neurons of a reservoir are not trained"
                 )
         if surrogate.schedule:
             raise RegistryError(
-                f"{path}.surrogate.schedule: a reservoir's slope stays as it is; leave it out"
+                f"{path}.surrogate.schedule: the slope in a reservoir is constant; leave it out"
             )
-        with at(f"{path}.graph"):
+        with error_path(f"{path}.graph"):
             parts["graph"].build().check(options.size)
         if parts["plasticity"] is not None and options.train_input:
-            raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
+            raise RegistryError(f"{path}.plasticity: not available with {path}.train_input=true")
 
     def __init__(
         self,
         options: Options,
-        encoder: Configured,
-        graph: Configured,
-        neuron: Configured,
-        surrogate: Configured,
-        plasticity: Configured | None,
+        encoder: ComponentSpec,
+        graph: ComponentSpec,
+        neuron: ComponentSpec,
+        surrogate: ComponentSpec,
+        plasticity: ComponentSpec | None,
         inputs: int | tuple[int, ...],
         outputs: int,
     ) -> None:
-        """Besides the options: ``inputs``, O; ``outputs``, F."""
+        """Build the network from options and parts; ``inputs`` is O, ``outputs`` is F."""
         super().__init__()
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         generator = torch.Generator().manual_seed(seed)
         self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
-        self.backend = dispatch.AUTO  # what calibrates it, here, before a host moves it to its device
+        # for the calibration on the CPU, before a learner moves the network to its device
+        self.backend = dispatch.AUTO
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
-        self.parameters_of_neuron = Parameters(self.neuron, options.size)
+        self.parameters_of_neuron = NeuronParameters(self.neuron, options.size)
         built = surrogate.build()
         self.surrogate, self.ops = built, TorchOps(built, built.slope)
         self.wiring: Wiring = graph.build().wire(options.size, np.random.default_rng(seed))
-        self.unit = calibration.rheobase(self.neuron, self.ops)
-        self.feedback = Feedback(delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse))
+        self.unit = calibration.find_rheobase(self.neuron, self.ops)
+        self.feedback = RecurrentFeedback(
+            delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse)
+        )
         self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in options.traces)
-        self.filter = Potential.of(dt=self.neuron.dt, tau=options.traces[0])  # run with each of the decays
+        self.filter = Potential.from_options(
+            dt=self.neuron.dt, tau=options.traces[0]
+        )  # run with each of the decays
         self.features = None if options.train_input else options.size * len(options.traces)
         drawn = torch.rand(self.encoder.width, options.size, generator=generator)
         self.input_weight = nn.Parameter(
@@ -177,8 +184,8 @@ class Reservoir(SpikingNetwork):
         self.mean: Tensor
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
-        self.channel: Channel | None = None
-        self.decoder = small_readout(options.size * len(options.traces), options.hidden, outputs)
+        self.channel: SpikeChannel | None = None
+        self.decoder = make_mlp_readout(options.size * len(options.traces), options.hidden, outputs)
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += (options.size,) * (len(self.neuron.states) + 2 + len(options.traces))
         self._calibrate(
@@ -196,67 +203,67 @@ class Reservoir(SpikingNetwork):
 
     @override
     def forward(
-        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_input):
-            traces, new = self._run(x, state, keep, record)
-        return self.read(traces), new
+            traces, new = self._forward_reservoir(x, state, keep, record)
+        return self.apply_readout(traces), new
 
     @override
-    def extract(
+    def compute_features(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
         with torch.no_grad():
-            return self._run(x, state, keep, None, self.plasticity if adapt else None)
+            return self._forward_reservoir(x, state, keep, None, self.plasticity if adapt else None)
 
     @override
-    def read(self, cached: Tensor) -> Tensor:
+    def apply_readout(self, cached: Tensor) -> Tensor:
         return self.decoder((cached - self.mean) / self.deviation)
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def layer_sizes(self) -> tuple[int, ...]:
         return (self.size,)
 
     @override
-    def disturb(self, channels: Sequence[Channel]) -> None:
+    def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         (self.channel,) = channels
 
     @property
     def readout(self) -> nn.Linear:
         return self.decoder[-1]  # type: ignore[return-value]
 
-    def advance(self) -> None:
-        super().advance()
-        self.encoder.redraw(self.updates)
+    def count_update(self) -> None:
+        super().count_update()
+        self.encoder.resample_noise(self.updates)
 
     @override
-    def run_on(self, backend: str) -> None:
+    def set_backend(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend
         if self.plasticity is not None:
             self.plasticity.backend = backend
 
-    def drive(self, u: np.ndarray) -> np.ndarray:
-        """Inputs ``u`` [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
+    def compute_traces(self, u: np.ndarray) -> np.ndarray:
+        """Compute the traces [series, time, N x traces] of inputs ``u`` [series, time, O], each series from zero states.
 
-        One value of a series is one control step.
+        One time step is one control step. For the metrics of reservoirs.
         """
         x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
-        traces, _ = self.extract(x, self.zero_state(x.shape[1], x))
+        traces, _ = self.compute_features(x, self.zero_state(x.shape[1], x))
         return traces.transpose(0, 1).cpu().numpy()
 
-    def _run(
+    def _forward_reservoir(
         self,
         x: Tensor,
         state: State | None,
         keep: Tensor | None,
-        record: Record | None,
+        record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
         before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         own = len(self.encoder.state_sizes)
-        signal, encoded = self.encoder.encode(x, tuple(before[:own]) if own else None, keep)
-        # where it is plastic, the bias moves from one control step to the next
+        signal, encoded = self.encoder.encode_stateful(x, tuple(before[:own]) if own else None, keep)
+        # plasticity may change the bias from one control step to the next
         bias = self.bias if plastic is None else None
         driven = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
@@ -264,12 +271,12 @@ class Reservoir(SpikingNetwork):
         states = before[own:]
         potentials: list[Tensor] | None = None if record is None else []
         if plastic is None:
-            spikes, features, states = self._loop(driven, states, keep, potentials)
+            spikes, features, states = self._run_neurons(driven, states, keep, potentials)
         else:
             parts = []
             for t in range(x.shape[0]):
                 episode = None if keep is None else keep[t : t + 1]
-                part = self._loop(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
+                part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
                 states = part[2]
                 parts.append(part[:2])
                 plastic.adapt(self.weight, self.bias)
@@ -280,7 +287,7 @@ class Reservoir(SpikingNetwork):
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
         return features, after
 
-    def _loop(
+    def _run_neurons(
         self,
         current: Tensor,
         states: Sequence[Tensor],
@@ -288,13 +295,13 @@ class Reservoir(SpikingNetwork):
         potentials: list[Tensor] | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Current [T, K or 1, B, N] -> spikes [T, K, B, N], their traces [T, B, `features`] and the new states.
+        """Run neurons on a current [T, K or 1, B, N]; return spikes [T, K, B, N], traces [T, B, ``features``], new states.
 
-        ``plastic`` watches a single control step.
+        With ``plastic``, T is 1.
         """
         count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
         own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
-        spikes, new = fired(
+        spikes, new = run_neuron(
             *(self.backend, self.channel, self.neuron, self.ops, current, self.steps, tuple(own)),
             *(self.parameters_of_neuron(), keep, potentials, self.feedback, self.weight),
         )
@@ -311,7 +318,13 @@ class Reservoir(SpikingNetwork):
         return spikes, torch.cat(features, -1), after
 
     def _record(
-        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, features: Tensor
+        self,
+        record: ForwardRecord,
+        x: Tensor,
+        signal: Tensor,
+        spikes: Tensor,
+        potentials: Tensor,
+        features: Tensor,
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
@@ -319,7 +332,7 @@ class Reservoir(SpikingNetwork):
         record.signal += [signal, spikes]
         record.potentials.append(potentials.view_as(spikes))
         record.operations += [
-            self.encoder.operations(x),
+            self.encoder.count_operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
             (features != 0).sum(-1) * width + later,
@@ -327,27 +340,34 @@ class Reservoir(SpikingNetwork):
 
     @property
     def readout_widths(self) -> list[int]:
-        """Outputs of the readout's linear maps."""
+        """Number of outputs of each linear map of the readout."""
         return [module.out_features for module in self.decoder if isinstance(module, nn.Linear)]
 
     def _calibrate(
         self, control: str, target: float, gain: float, radius: float, generator: torch.Generator
     ) -> None:
-        """Scale the recurrent weights, then take the features' mean and deviation for what standardises them."""
+        """Scale the recurrent weights, then measure the mean and standard deviation that standardise the features."""
         drawn = self.get_buffer("weight")
         weight = drawn / (drawn != 0).sum(0).float().mean().clamp(min=1.0).sqrt()
-        x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
+        x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
-            calibration.reach(self, weight, target, lambda: self._rate(x))
+
+            def measure_rate(drives: calibration.Drives) -> float:
+                self.bias, self.input_weight.data, self.weight = drives
+                return self._measure_rate(x)
+
+            start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
+            found = calibration.calibrate_rate(start, self.unit, target, measure_rate)
+            self.bias, self.input_weight.data, self.weight = found
         elif control == "gain":
             self.weight = gain * weight
         else:
             largest = np.abs(np.linalg.eigvals(weight.double().numpy() / self.unit)).max()
             if largest < 1e-9:
-                raise RegistryError("control: spectral_radius needs a graph with cycles; this one has none")
+                raise RegistryError("control: spectral_radius needs a graph with cycles; this graph has none")
             self.weight = float(radius / largest) * weight
-        traces, _ = self.extract(x, self.zero_state(SERIES, x))
+        traces, _ = self.compute_features(x, self.zero_state(SERIES, x))
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)
@@ -355,12 +375,12 @@ class Reservoir(SpikingNetwork):
             raise RegistryError(
                 "bias: no neuron of this reservoir fires on standard-normal observations; raise bias or input_scaling"
             )
-        # a neuron that kept silent here must not become loud by its first spike
+        # the first spike of a neuron that was silent here must not give a huge feature
         self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
 
-    def _rate(self, x: Tensor) -> float:
-        """Mean rate on observations [T, B, O], in Hz."""
-        record = Record()
+    def _measure_rate(self, x: Tensor) -> float:
+        """Return the mean firing rate in Hz on observations [T, B, O]."""
+        record = ForwardRecord()
         with torch.no_grad():
-            self._run(x, self.zero_state(x.shape[1], x), None, record)
+            self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
         return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt

@@ -1,1 +1,1 @@
-"""Spiking neurons: one file each, one pure step each."""
+"""Spiking neurons: one file each, with one pure step each."""

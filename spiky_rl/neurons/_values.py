@@ -1,22 +1,22 @@
-"""Values in a neuron's step, and the vocabulary of functions on them.
+"""Types of a neuron's step: values such as ``s.v`` and ``p.decay``, and the functions on them.
 
-A step runs on torch tensors, where it is the reference, and on the symbols of the compiler, which record it. Neither is known
-here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
+A step runs on torch tensors (the reference) and on symbols of the kernel compiler, which record it. `StepValue` declares the
+operations that both have, for editors and type checkers, without importing either.
 """
 
-# pylint: disable=unused-argument,unnecessary-ellipsis  # what is declared here for the type checker has no body
+# pylint: disable=unused-argument,unnecessary-ellipsis  # declarations for the type checker have no body
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, Self
 
 
-class Condition(Protocol):
-    """Result of comparing values; it can only be given to `Ops.where`."""
+class ComparisonResult(Protocol):
+    """Result of a comparison of values; usable only in `Ops.where`."""
 
 
-class Operand(Protocol):
-    """A tensor [..., N] or a symbol for one: ``+ - * /``, squares and cubes, and comparison with its like or a number."""
+class StepValue(Protocol):
+    """Tensor [..., N] or a symbol of one; has ``+ - * /``, squares, cubes, and comparisons with another value or a number."""
 
     def __add__(self, other: Self | float, /) -> Value: ...
 
@@ -38,25 +38,23 @@ class Operand(Protocol):
 
     def __neg__(self) -> Value: ...
 
-    def __lt__(self, other: Self | float, /) -> Condition: ...
+    def __lt__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __le__(self, other: Self | float, /) -> Condition: ...
+    def __le__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __gt__(self, other: Self | float, /) -> Condition: ...
+    def __gt__(self, other: Self | float, /) -> ComparisonResult: ...
 
-    def __ge__(self, other: Self | float, /) -> Condition: ...
+    def __ge__(self, other: Self | float, /) -> ComparisonResult: ...
 
 
-type Value = Operand | float
-"""What a step computes with: one number per neuron, or one for all of them."""
+type Value = StepValue | float
+"""Value of a step: one number per neuron, or one for all neurons."""
 
 
 class Ops:
-    """The functions that a step may use: ``exp tanh tan sqrt abs min max where heaviside spike detach``."""
+    """Functions that a step may use: ``exp tanh tan sqrt abs min max where heaviside spike detach``."""
 
-    if (
-        TYPE_CHECKING
-    ):  # told here and defined by each of its twins, one of which makes them as they are asked for
+    if TYPE_CHECKING:  # subclasses define them, one of them in __getattr__
 
         def exp(self, x: Value, /) -> Value: ...
 
@@ -67,36 +65,36 @@ class Ops:
         def sqrt(self, x: Value, /) -> Value: ...
 
         def abs(self, x: Value, /) -> Value:
-            """|x|; its derivative at 0 is 0."""
+            """Return |x|; the derivative at 0 is 0."""
             ...
 
         def min(self, x: Value, y: Value, /) -> Value:
-            """The smaller one; where x and y are equal, each takes half of the gradient."""
+            """Return the smaller value; if x and y are equal, each gets half of the gradient."""
             ...
 
         def max(self, x: Value, y: Value, /) -> Value:
-            """The larger one; where x and y are equal, each takes half of the gradient."""
+            """Return the larger value; if x and y are equal, each gets half of the gradient."""
             ...
 
-        def where(self, condition: Condition, x: Value, y: Value, /) -> Value:
-            """x where the condition holds, else y."""
+        def where(self, condition: ComparisonResult, x: Value, y: Value, /) -> Value:
+            """Return x where the condition holds, else y."""
             ...
 
         def heaviside(self, x: Value, /) -> Value:
-            """1 where x >= 0, else 0, as a constant for the gradient."""
+            """Return 1 where x >= 0, else 0, without a gradient."""
             ...
 
         def spike(self, x: Value, /) -> Value:
-            """1 where x >= 0, else 0; its derivative is the surrogate's at x, the distance to the threshold."""
+            """Return 1 where x >= 0, else 0; the derivative is the surrogate's at x, the distance to the threshold."""
             ...
 
         def detach(self, x: Value, /) -> Value:
-            """x, as a constant for the gradient."""
+            """Return x without its gradient."""
             ...
 
 
 class ReferenceOps(Ops):
-    """The vocabulary on tensors, with two functions more, for what is never compiled: a surrogate's ``primitive``."""
+    """`Ops` on tensors with two further functions, for a surrogate's ``primitive``, which is never compiled."""
 
     if TYPE_CHECKING:
 

@@ -3,14 +3,14 @@
     tau dV/dt = -V + I(t);   tau_adaptation da/dt = -a;   V >= threshold + adaptation a:  emit a spike, a <- a + 1,
     then V <- V - threshold ("subtract") or V <- 0 ("zero")
 
-Both equations are solved exactly for a current held constant over the step; ``input_gain`` is that of `lif`, its default
-too. The trace a counts the neuron's own recent spikes: it decays before the threshold is compared and is raised after it, so
-that no spike has to be remembered. A step's increment is 1, not 1 - exp(-dt/tau_adaptation): an ``adaptation`` for a trace normalised in
-that way (1.8 in Bellec et al.) is about tau_adaptation/dt times one for this neuron. The increment carries a gradient even
-where the reset is detached, which is how credit reaches back as far as tau_adaptation.
+Both equations are solved exactly for a current held constant over the step. ``input_gain`` has the meaning and the default of
+`lif`. The trace a counts the neuron's own recent spikes: it decays before the comparison with the threshold and rises after it.
+The increment per spike is 1, not 1 - exp(-dt/tau_adaptation) as in Bellec et al.: their ``adaptation`` (1.8) is about
+tau_adaptation/dt times the value for this neuron. The increment carries a gradient even if the reset is detached, so that
+credit reaches back as far as tau_adaptation.
 
-V is relative to rest, in units of the threshold's default, and currents are those of the network as they are. Not
-included: an adaptation current, a synaptic current, refractoriness.
+V is relative to rest, in units of the threshold's default; the network's currents enter unscaled. Not included: an
+adaptation current, a synaptic current, refractoriness.
 
 Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 """
@@ -20,7 +20,7 @@ Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 
 class Alif(Ode):
@@ -29,20 +29,22 @@ class Alif(Ode):
     states = ("v", "a")
 
     class Options(Ode.Options):
-        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        threshold: float = param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1")
-        tau_adaptation: float = param(
+        tau: float = parameter(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = parameter(1.0, "threshold without adaptation", low=1e-3, unit="1")
+        tau_adaptation: float = parameter(
             200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
         )
-        adaptation: float = param(0.1, "rise of the threshold per spike", low=0.0, unit="1")
-        reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
+        adaptation: float = parameter(0.1, "rise of the threshold per spike", low=0.0, unit="1")
+        reset: Literal["subtract", "zero"] = option(
+            "subtract", "reset of the membrane: subtract the threshold, or set to zero"
+        )
         detach_reset: bool = DETACH_RESET
         input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")
 
     options: Options
 
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
-        # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
+        # unlike Ode.step, the spike enters the reset undetached, so that the trace keeps its gradient
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         return spike, self.reset(ops, spike, s, p)

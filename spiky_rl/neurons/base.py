@@ -1,17 +1,15 @@
-"""What every neuron is: declared states and parameters, and one pure step.
+"""Base classes of neurons: declared states and parameters, and one pure step.
 
-The step is written once, against the vocabulary of ``ops`` that it gets by argument (see `spiky_rl.kernels.ops`):
-arithmetic, comparison and a handful of functions. All else is derived from it: the torch reference and its gradient, the
-kernels for GPU and CPU and theirs, the documentation, the tests.
+A step uses arithmetic, comparisons and the functions of its argument ``ops`` (see `spiky_rl.kernels.ops`), nothing else. The
+torch reference, the kernels for GPU and CPU, their gradients, the documentation and the tests are derived from it.
 
-Order of one step, for every neuron: integrate the states over one step with this step's input, spike where the
-potential is at or above the threshold, reset in the same step. Rest is zero for every state, because both hosts write
-zeros to reset.
+Order of a step: integrate the states over ``dt`` with the step's input, spike where the potential is at or above the
+threshold, reset in the same step. The resting value of every state is zero, because learners reset states with zeros.
 
-States come as ``s`` and parameters as ``p``, by name: ``s.v``, ``p.threshold``. A parameter with ``transform="decay"`` is a time constant
-that enters as its decay exp(-dt / value), ``p.decay`` for ``tau`` and ``p.decay_w`` for ``tau_w``; in `flow` alone it comes in ms, as
-``p.tau``. New states are the old ones with changes: ``s.replace(v=...)``. So the order of a declaration means nothing. What ``s.v`` and
-``p.decay`` are, and what may be done with them, is the type `Value`; a neuron's file imports it and its like from here.
+States come as ``s`` and parameters as ``p``, by name: ``s.v``, ``p.threshold``. A parameter with ``transform="decay"`` is a
+time constant. It enters the step as the decay exp(-dt / value), named ``p.decay`` for ``tau`` and ``p.decay_w`` for ``tau_w``;
+only `Ode.flow` gets it in ms, as ``p.tau``. New states are made with ``s.replace(v=...)``. ``s.v`` and ``p.decay`` are of the
+type `Value`, which a neuron's file imports from here.
 """
 
 from __future__ import annotations
@@ -24,7 +22,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from spiky_rl.config.options import Declared, Names, RegistryError, Settings, declared, nearest, option
+from spiky_rl.config.options import (
+    Names,
+    OptionInfo,
+    RegistryError,
+    Settings,
+    get_options,
+    option,
+    suggest_name,
+)
 from spiky_rl.config.registry import Component
 from spiky_rl.neurons._values import Ops, ReferenceOps, Value
 
@@ -39,22 +45,22 @@ __all__ = [
     "ReferenceOps",
     "States",
     "Value",
-    "decays",
     "inner_step",
-    "naming",
-    "param",
+    "is_time_constant",
+    "make_named_type",
+    "parameter",
     "surrogate_scale",
 ]
 
 BELOW_ANY = -1e30
-"""Where a maximum over sub-steps starts."""
+"""Initial value of a maximum over sub-steps."""
 PLAUSIBLE = 1e6
-"""Largest parameter of a neuron that says nothing else: 1,000 s as a time constant, which a float of 32 bits still tells from none."""
+"""Default bound of parameters. As a time constant it is 1,000 s, whose decay still differs from 1 in a float of 32 bits."""
 
 
-def param(
+def parameter(
     default: float,
-    meaning: str,
+    description: str,
     *,
     unit: str = "",
     transform: str = "",
@@ -62,27 +68,25 @@ def param(
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """Declare an option that is a parameter: a number of the neuron that enters its step and may be learned.
+    """Declare an option that is a parameter: a number that enters the neuron's step and may be learned.
 
     Args:
-        default: Where an agent does not say.
-        meaning: What it is.
-        unit: Must be said; ``1`` is that of a pure number, or of one measured in other parameters.
-        transform: ``decay``: a time constant, which enters the step as exp(-dt / value).
-        low: Least value; None: `PLAUSIBLE` below zero.
-        high: Largest value; None: `PLAUSIBLE`.
-        above: A bound that the value has to exceed.
+        unit: Unit, required; ``1`` for a dimensionless number.
+        transform: ``decay`` for a time constant, which enters the step as exp(-dt / value).
+        low: Inclusive lower bound; -`PLAUSIBLE` if neither it nor ``above`` is given.
+        high: Inclusive upper bound; `PLAUSIBLE` if it is None.
+        above: Exclusive lower bound.
     """
     if low is None and above is None:
         low = -PLAUSIBLE
     high = PLAUSIBLE if high is None else high
     return option(
-        default, meaning, low=low, high=high, above=above, unit=unit, param=True, transform=transform
+        default, description, low=low, high=high, above=above, unit=unit, param=True, transform=transform
     )
 
 
 def inner_step(default: float) -> Any:
-    """Declare the option ``dt``, in ms, with a ``default`` of the neuron's own."""
+    """Declare the option ``dt``, in ms."""
     return option(default, "inner time step", low=1e-6, high=1000.0, unit="ms")
 
 
@@ -91,23 +95,23 @@ DETACH_RESET = option(True, "whether gradients stop at the reset")
 
 
 def surrogate_scale(default: float, unit: str = "1") -> Any:
-    """Declare the option ``scale``, a ``default`` in this ``unit``, of a neuron whose potential is not measured in thresholds."""
+    """Declare the option ``scale``, for a neuron with a potential in mV, which surrogates cannot take as it is."""
     return option(
-        default, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit=unit
+        default, "distance to the threshold that counts as 1 for the surrogate", low=1e-3, unit=unit
     )
 
 
-def decays(declared_param: Declared) -> bool:
-    """Whether the parameter that ``declared_param`` declares is a time constant that enters the step as its decay."""
+def is_time_constant(declared_param: OptionInfo) -> bool:
+    """Return whether a parameter is a time constant, which enters the step as its decay."""
     return declared_param.extra.get("transform") == "decay"
 
 
-def _params(options: type[Settings]) -> dict[str, Declared]:
-    return {name: each for name, each in declared(options).items() if each.extra.get("param")}
+def _list_parameters(options: type[Settings]) -> dict[str, OptionInfo]:
+    return {name: each for name, each in get_options(options).items() if each.extra.get("param")}
 
 
-class Named(tuple[Value, ...]):
-    """Values by name."""
+class NamedValues(tuple[Value, ...]):
+    """Tuple of values with names, base of `Params` and `States`."""
 
     __slots__ = ()
     _fields: tuple[str, ...]
@@ -119,58 +123,60 @@ class Named(tuple[Value, ...]):
         def _asdict(self) -> dict[str, Value]: ...
 
     def __getattr__(self, name: str) -> Value:
-        """The value of that name; at run time this is what is asked for in vain."""
+        """Raise AttributeError with the known names. Python calls this for unknown names only; the type is for checkers."""
         decay = decay_of(name)
         hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
-        raise AttributeError(f"{self._unknown(name)}{hint}")
+        raise AttributeError(f"{self._format_unknown(name)}{hint}")
 
-    def _unknown(self, name: str) -> str:
-        return f"there is no {name!r}, but {', '.join(self._fields)}{nearest(name, self._fields)}"
+    def _format_unknown(self, name: str) -> str:
+        return f"no {name!r}; known: {', '.join(self._fields)}{suggest_name(name, self._fields)}"
 
 
-class Params(Named):
-    """A neuron's parameters."""
+class Params(NamedValues):
+    """Parameters of a neuron by name."""
 
     __slots__ = ()
 
 
-class States(Named):
-    """A neuron's states."""
+class States(NamedValues):
+    """States of a neuron by name."""
 
     __slots__ = ()
 
     def replace(self, **changed: Value) -> Self:
-        """These states, those that are ``changed`` by name as they are then."""
+        """Return the states with the ``changed`` values."""
         if len(changed) < len(self):
             changed = {**dict(zip(self._fields, self, strict=True)), **changed}
         try:
             return self.__class__(**changed)
         except TypeError:
             unknown = next(name for name in changed if name not in self._fields)
-            raise AttributeError(self._unknown(unknown)) from None
+            raise AttributeError(self._format_unknown(unknown)) from None
 
     def rates(self, **changes: Value) -> Self:
-        """The rate of every state per ms, for `Ode.flow`: its ``changes`` by name, 0 where none is named."""
+        """Return d state / dt per ms, for `Ode.flow`: the given ``changes``, 0 for all other states."""
         return self.__class__(*[0.0] * len(self)).replace(**changes)
 
 
-def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
-    """The ``kind``, states or parameters, of these ``names`` in this order."""
+def make_named_type[Kind: NamedValues](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
+    """Make a subclass of ``kind`` with these fields."""
     fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
     return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
 
 
 def decay_of(name: str) -> str:
-    """Name of the decay that the time constant ``name`` enters the step as: ``decay_w`` for ``tau_w``."""
+    """Return the name of a time constant's decay: ``decay_w`` for ``tau_w``."""
     return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
 
 
 class Neuron(Component):
-    """The dynamics of one neuron for one step.
+    """Dynamics of a neuron over one step.
 
-    An instance holds the options that shape the step (``reset``, ``input_gain``, ...); the numbers that enter it
-    (``params``) are its arguments, so that they can be learned and differ between neurons.
+    An instance holds the options that change the form of the step (``reset``, ``input_gain``, ...). Its parameters are
+    arguments of the step, so that they can be learned and differ between neurons.
     """
+
+    renamed = {"advance": "substep", "emit": "finish_step"}
 
     class Options(Settings):
         """Options of every neuron."""
@@ -179,65 +185,66 @@ class Neuron(Component):
         learn: Names = option((), "parameters to learn, one value per neuron")
         spread: float = option(
             1.0,
-            "learned time constants start log-uniformly spread from their value / this to their value x this",
+            "factor of the initial spread of learned time constants: log-uniform from value / spread to value x spread",
             low=1.0,
             neutral=True,
         )
 
         @model_validator(mode="after")
-        def _learns_what_there_is(self) -> Self:
-            params = _params(type(self))
+        def _check_learned_parameters(self) -> Self:
+            params = _list_parameters(type(self))
             for name in self.learn:
                 if name not in params:
                     raise RegistryError(
-                        f"learn: {name!r} is no parameter of this neuron; it has {', '.join(params)}{nearest(name, params)}"
+                        f"learn: {name!r} is not a parameter of this neuron; known: {', '.join(params)}{suggest_name(name, params)}"
                     )
-            times = {name: params[name] for name in self.learn if decays(params[name])}
+            times = {name: params[name] for name in self.learn if is_time_constant(params[name])}
             if self.spread > 1 and not times:
-                what = ", ".join(name for name, each in params.items() if decays(each)) or "it has none"
-                raise RegistryError(
-                    f"spread: {self.spread:g} is of learned time constants: name them in learn ({what})"
-                )
+                names = ", ".join(name for name, each in params.items() if is_time_constant(each))
+                remedy = f"add to learn: {names}" if names else "this neuron has none"
+                raise RegistryError(f"spread: {self.spread:g} needs a learned time constant; {remedy}")
             for name, each in times.items():
                 low, high = getattr(self, name) / self.spread, getattr(self, name) * self.spread
                 if low < (each.low or 0.0) or high > (math.inf if each.high is None else each.high):
                     raise RegistryError(
-                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.bounds}"
+                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.bounds_text}"
                     )
             return self
 
     options: Options
     states: ClassVar[tuple[str, ...]]
-    params: Mapping[str, Declared]
-    """Those options that are declared with `param`."""
+    params: Mapping[str, OptionInfo]
+    """Options declared with `parameter`."""
     graded: ClassVar[bool] = False
-    """Whether outputs carry values, instead of 0 and 1."""
+    """Whether outputs are real numbers instead of 0 and 1."""
     substeps: int = 1
-    """Parts into which a step is divided. More than one: the step is `advance`, that many times, then `emit`."""
+    """Number of sub-steps in a step. If it is more than 1, a step is `substep` that many times, then `finish_step`."""
 
     named_states: type[States]
-    """The states, in the order of their declaration -> by name."""
+    """Type of the states, in the order of ``states``."""
     named_params: type[Params]
-    """The parameters as a step takes them -> by name."""
+    """Type of the parameters in a step, with time constants as decays."""
     named_times: type[Params]
-    """The parameters as `flow` takes them, time constants in ms -> by name."""
+    """Type of the parameters in `Ode.flow`, with time constants in ms."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.params = _params(cls.Options)
-        cls.named_states = naming(States, getattr(cls, "states", ()))
-        cls.named_params = naming(Params, [decay_of(n) if decays(p) else n for n, p in cls.params.items()])
-        cls.named_times = naming(Params, cls.params)
+        cls.params = _list_parameters(cls.Options)
+        cls.named_states = make_named_type(States, getattr(cls, "states", ()))
+        cls.named_params = make_named_type(
+            Params, [decay_of(n) if is_time_constant(p) else n for n, p in cls.params.items()]
+        )
+        cls.named_times = make_named_type(Params, cls.params)
 
     @property
-    def declared(self) -> Neuron:
-        """The neuron whose text and functions an author wrote: this one, or the one that this one stands in for."""
+    def source_neuron(self) -> Neuron:
+        """The neuron as its author wrote it: this one, or the inner one of a wrapper."""
         return self
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.chosen: Mapping[str, Any] = options.model_dump()
-        """The options as plain values: what a graph that is being compiled can read, and what identifies a program."""
+        """Options as plain values, which torch.compile can read; part of the key of a compiled kernel."""
         self.dt, self.learn, self.spread = options.dt, options.learn, options.spread
         self.substeps = self.chosen.get("substeps", self.substeps)
 
@@ -248,94 +255,88 @@ class Neuron(Component):
                 f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
             )
 
-    def number(self, name: str) -> float:
-        """The parameter called ``name`` as the step takes it: a time constant as its decay over one step."""
+    def get_step_value(self, name: str) -> float:
+        """Return a parameter as it enters the step: a time constant as its decay over ``dt``."""
         value = self.chosen[name]
-        return math.exp(-self.dt / value) if decays(self.params[name]) else value
+        return math.exp(-self.dt / value) if is_time_constant(self.params[name]) else value
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:
-        """Range in which the learned parameter called ``name`` is kept; None: no bound."""
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        """Return (low, high) of a learned parameter; None for no bound."""
         return self.params[name].low, self.params[name].high
 
     @abstractmethod
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
-        """Advance by ``dt`` -> output and the new states. Every value has the shape [..., N] or broadcasts to it.
+        """Advance by ``dt``; return the output and the new states. Every value has the shape [..., N] or broadcasts to it.
 
         Args:
-            ops: The functions that it may use.
-            current: Input of this step, in units of the network's.
-            s: States before it, by name.
-            p: Parameters, by name: time constants as decays, all else in its unit.
+            ops: Functions that the step may use.
+            current: Input current, in units of the network.
+            s: States before the step.
+            p: Parameters: time constants as decays, all others in their unit.
         """
 
-    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
-        """One of several sub-steps, with `step`'s arguments ``ops``, ``current``, ``s`` and ``p``.
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        """Advance by one sub-step; return the new ``peak``, the step's largest distance to the threshold, and the new states."""
+        raise NotImplementedError(f"{type(self).__name__} defines no substep; a neuron with substeps must")
 
-        ``peak`` is the highest distance to threshold so far in this step; what it then is comes back, and the new states.
-        """
-        raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
-
-    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
-        """After the sub-steps: output, and the states that the next step starts from.
-
-        From the highest distance to threshold, ``peak``, with `step`'s ``ops``, ``s`` and ``p``.
-        """
-        raise NotImplementedError(f"{type(self).__name__} defines no emit; a neuron with substeps must")
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        """Return the output and the states after the last sub-step, from the step's largest distance ``peak``."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no finish_step; a neuron with substeps must"
+        )
 
 
 class Ode(Neuron):
-    """A neuron that is an ordinary differential equation with a threshold and a reset.
+    """Neuron defined by an ordinary differential equation with a threshold and a reset.
 
-    `step` is built from `integrate`, `threshold` and `reset`. `flow`, the equation itself, is what the exact engines
-    solve; a neuron that is not for them may leave it out.
+    `step` consists of `integrate`, `threshold` and `reset`. `flow` is the equation itself, which the exact engines solve; it
+    is optional.
     """
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        """d state / dt, per ms, which `integrate` must follow, as ``s.rates(v=...)``.
-
-        Takes what `step` takes, ``ops``, ``current``, states ``s`` and parameters ``p``, but time constants come in ms.
-        """
+        """Return d state / dt per ms as ``s.rates(v=...)``; `integrate` must solve it. Time constants in ``p`` are in ms."""
         raise NotImplementedError(
             f"{type(self).__name__} defines no flow; an exact engine needs its equation"
         )
 
     @abstractmethod
     def threshold(self, ops: Ops, s: States, p: Params) -> Value:
-        """Distance to the threshold in the potential's unit: the neuron spikes where it is 0 or more.
-
-        By the states ``s`` after `integrate`; ``ops`` and ``p`` are `step`'s.
-        """
+        """Return the distance to the threshold in the potential's unit, after `integrate`; the neuron spikes at >= 0."""
 
     @abstractmethod
     def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
-        """The states that ``s`` become by a ``spike`` (1) or none (0); ``ops`` and ``p`` are `step`'s."""
+        """Return the states after the reset; ``spike`` is 1 or 0."""
 
     @abstractmethod
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        """The states after ``dt / substeps``, before any reset; ``ops``, ``current``, ``s`` and ``p`` are `step`'s."""
+        """Return the states after ``dt / substeps``, before any reset."""
 
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
-        # the spike is at or above the threshold, and the reset in the same step; with sub-steps each is followed by its own reset,
-        # the step spikes if one of them reached the threshold, and the gradient goes to the one that came highest
+        # with sub-steps, each has its own reset; the step spikes if any sub-step reached the threshold, and the gradient goes to
+        # the sub-step with the largest distance
         if self.substeps > 1:
             peak: Value = BELOW_ANY
             for _ in range(self.substeps):
-                peak, s = self.advance(ops, current, peak, s, p)
-            return self.emit(ops, peak, s, p)
+                peak, s = self.substep(ops, current, peak, s, p)
+            return self.finish_step(ops, peak, s, p)
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, s, p)
 
-    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.integrate(ops, current, s, p)
         distance = self.distance(ops, s, p)
         return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 
     def distance(self, ops: Ops, s: States, p: Params) -> Value:
-        """`threshold` of ``ops``, ``s`` and ``p`` as the surrogate sees it: measured in the option ``scale``, where there is one."""
+        """Return `threshold` as the surrogate gets it: divided by the option ``scale`` if the neuron has one."""
         distance, scale = self.threshold(ops, s, p), self.chosen.get("scale", 1.0)
         return distance if scale == 1.0 else distance / scale
+
+
+param = parameter
+"""Old name, kept for one release."""

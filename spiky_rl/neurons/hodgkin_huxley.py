@@ -1,4 +1,4 @@
-"""Hodgkin and Huxley's squid axon: sodium and potassium channels whose gates follow the membrane potential.
+"""Hodgkin and Huxley's squid axon: a membrane with voltage-gated sodium and potassium channels.
 
     C dV/dt = gain I(t) - sodium m^3 h (V - 50) - potassium n^4 (V + 77) - leak (V + 54.387)
     dx/dt = alpha_x(V) (1 - x) - beta_x(V) x   for the gates x = m, h, n;   V >= threshold from below:  emit a spike
@@ -8,15 +8,15 @@ with, in mV and per ms, L(y) = y/(1 - exp(-y)):
     alpha_h = 0.07 exp(-(V + 65)/20)       beta_h = 1/(1 + exp(-(V + 35)/10))
     alpha_n = 0.1 L((V + 55)/10)           beta_n = 0.125 exp(-(V + 65)/80)
 
-One sub-step moves the gates exactly for a potential held constant (Rush & Larsen), then the potential exactly for the new
-gates held constant. Taken in this order the method is stable at any step and its error falls with the square of it: 0.1 ms, ten
-sub-steps of the default dt, lengthens intervals by 0.5 %. There is no reset. A neuron that has spiked is refractory, one
-that cannot spike again, until its potential has fallen by ``hysteresis`` below the threshold.
+One sub-step moves the gates exactly for a constant potential (Rush & Larsen), then the potential exactly for the new gates. In
+this order the method is stable for any step and its error falls with the square of the step: 0.1 ms, ten sub-steps of the
+default dt, lengthens intervals by 0.5 %. There is no reset. After a spike the neuron is refractory (it cannot spike) until its
+potential has fallen by ``hysteresis`` below the threshold.
 
-The states are relative to the rest of the chosen conductances (-65.0 mV, m 0.053, h 0.596, n 0.318), which is a fixed point to
-rounding; a learned conductance moves the fixed point away from zero. ``gain`` is the current in uA/cm^2 per unit of the
-network's: 2.2 held from rest gives one spike, 6.3 a train. ``scale`` is the distance in mV that counts as one for the
-surrogate gradient, which goes to the sub-step of highest potential. Not included: noise, temperature.
+The states are relative to the resting values for the given conductances (-65.0 mV, m 0.053, h 0.596, n 0.318), a fixed point
+up to rounding; a learned conductance moves the fixed point away from zero. ``gain`` is the current in uA/cm^2 per unit of the
+network's current: 2.2 uA/cm^2 from rest gives one spike, 6.3 a train. ``scale`` is the distance in mV that counts as 1 for the
+surrogate gradient, which goes to the sub-step with the highest potential. Not included: noise, temperature.
 
 Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 """
@@ -27,13 +27,14 @@ import math
 from collections.abc import Sequence
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, param, surrogate_scale
+from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1
-"""|y| below which y/(1 - exp(-y)) is a series: right to 4e-11 in double precision, to 1e-6 beyond it in single."""
+"""|y| below which y/(1 - exp(-y)) is computed by a series, with an error of 4e-11 in double precision; above it the error of
+single precision is 1e-6."""
 LOWEST = -200.0
-"""mV at which the rates stop to change: far below what channels can bring about, so that no exponential overflows."""
+"""mV below which the rates are constant, so that no exponential overflows; channels never reach it."""
 
 
 class HodgkinHuxley(Ode):
@@ -42,20 +43,20 @@ class HodgkinHuxley(Ode):
     states = ("v", "m", "h", "n", "refractory")
 
     class Options(Ode.Options):
-        sodium: float = param(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2")
-        potassium: float = param(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2")
-        leak: float = param(0.3, "leak conductance", low=1e-3, unit="mS/cm2")
-        gain: float = param(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2")
+        sodium: float = parameter(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2")
+        potassium: float = parameter(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2")
+        leak: float = parameter(0.3, "leak conductance", low=1e-3, unit="mS/cm2")
+        gain: float = parameter(20.0, "current per unit of the network's current", low=1e-3, unit="uA/cm2")
         capacitance: float = option(1.0, "membrane capacitance", low=1e-3, unit="uF/cm2")
         sodium_reversal: float = option(50.0, "reversal potential of sodium", unit="mV")
         potassium_reversal: float = option(-77.0, "reversal potential of potassium", unit="mV")
         leak_reversal: float = option(-54.387, "reversal potential of the leak", unit="mV")
-        threshold: float = option(0.0, "potential whose crossing from below is a spike", unit="mV")
+        threshold: float = option(0.0, "potential that counts as a spike when crossed from below", unit="mV")
         hysteresis: float = option(
-            20.0, "fall below the threshold after which a neuron can spike again", low=0.0, unit="mV"
+            20.0, "distance below the threshold at which a neuron can spike again", low=0.0, unit="mV"
         )
         scale: float = surrogate_scale(50.0, "mV")
-        substeps: int = option(10, "parts into which a step is divided", low=1)
+        substeps: int = option(10, "number of sub-steps in a step", low=1)
 
     options: Options
 
@@ -64,19 +65,21 @@ class HodgkinHuxley(Ode):
         self.rest, self.gates = self._find_rest()
 
     def _find_rest(self) -> tuple[float, list[Value]]:
-        """The potential at which the ionic currents cancel, by bisection, and the gates there."""
+        """Find the potential at which the ionic currents cancel, by bisection; return it and the gates there."""
         low, high = (pick(self.chosen[f"{name}_reversal"] for name in CHANNELS) for pick in (min, max))
         maxima = [self.chosen[name] for name in CHANNELS]
         rest, gates = low, []
         for _ in range(100):
             rest = 0.5 * (low + high)
-            gates = [alpha / (alpha + beta) for alpha, beta in _rates(_Numbers(), rest)]
-            _, pull = self._membrane(gates, maxima, rest)
+            gates = [alpha / (alpha + beta) for alpha, beta in _compute_rates(_Numbers(), rest)]
+            _, pull = self._compute_membrane(gates, maxima, rest)
             low, high = (rest, high) if pull > 0.0 else (low, rest)
         return rest, gates
 
-    def _membrane(self, gates: list[Value], maxima: Sequence[Value], origin: float) -> tuple[Value, Value]:
-        """Conductance, and ionic current at the potential ``origin``: C dv/dt = pull - conductance v from there."""
+    def _compute_membrane(
+        self, gates: list[Value], maxima: Sequence[Value], origin: float
+    ) -> tuple[Value, Value]:
+        """Return (conductance, pull) of C dv/dt = pull - conductance v, with v relative to ``origin``."""
         m, h, n = gates
         open_channels = maxima[0] * m**3 * h, maxima[1] * (n**2) ** 2, maxima[2]
         reversals = (self.chosen[f"{name}_reversal"] - origin for name in CHANNELS)
@@ -84,8 +87,8 @@ class HodgkinHuxley(Ode):
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         gates = [x + x0 for x, x0 in zip((s.m, s.h, s.n), self.gates, strict=True)]
-        rates = _rates(ops, s.v + self.rest)
-        conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
+        rates = _compute_rates(ops, s.v + self.rest)
+        conductance, pull = self._compute_membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
         v = (pull + p.gain * current - conductance * s.v) / self.options.capacitance
         m, h, n = (alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True))
         return s.rates(v=v, m=m, h=h, n=n)
@@ -93,12 +96,12 @@ class HodgkinHuxley(Ode):
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / self.substeps
         moved: list[Value] = []
-        rates = _rates(ops, s.v + self.rest)
+        rates = _compute_rates(ops, s.v + self.rest)
         for x, x0, (alpha, beta) in zip((s.m, s.h, s.n), self.gates, rates, strict=True):
             target = alpha / (alpha + beta) - x0
             moved.append(target + (x - target) * ops.exp(-dt * (alpha + beta)))
         gates = [x + x0 for x, x0 in zip(moved, self.gates, strict=True)]
-        conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
+        conductance, pull = self._compute_membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
         target = (pull + p.gain * current) / conductance
         decay = ops.exp(-dt / self.options.capacitance * conductance)
         return s.replace(v=target + (s.v - target) * decay, m=moved[0], h=moved[1], n=moved[2])
@@ -107,7 +110,7 @@ class HodgkinHuxley(Ode):
         return s.v - (self.options.threshold - self.rest)
 
     def distance(self, ops: Ops, s: States, p: Params) -> Value:
-        # as every ODE's, but a neuron that is refractory is far from its threshold
+        # unlike Ode.distance, a refractory neuron is far below its threshold
         distance = self.threshold(ops, s, p) * (1.0 / self.options.scale)
         return ops.where(s.refractory > 0.5, BELOW_ANY, distance)
 
@@ -116,30 +119,30 @@ class HodgkinHuxley(Ode):
         return s.replace(refractory=ops.where(s.v < fallen, 0.0, s.refractory + spike))
 
 
-def _rates(ops: Ops, potential: Value) -> tuple[tuple[Value, Value], ...]:
-    """Opening and closing rates per ms of the gates m, h and n at a potential in mV.
+def _compute_rates(ops: Ops, potential: Value) -> tuple[tuple[Value, Value], ...]:
+    """Return the opening and closing rates per ms of the gates m, h and n at a potential in mV.
 
-    Six exponentials by three: two of them are powers of others, two are multiples.
+    Three calls of exp give all six exponentials: the others are powers or multiples.
     """
     v = ops.max(potential, LOWEST)
     fall_80, fall_18 = ops.exp((v + 65.0) * (-1.0 / 80.0)), ops.exp((v + 65.0) * (-1.0 / 18.0))
     fall_10, fall_20 = ops.exp((v + 65.0) * -0.1), (fall_80**2) ** 2
     return (
-        (_rectified(ops, 0.1 * (v + 40.0), math.exp(2.5) * fall_10), 4.0 * fall_18),
+        (_compute_linoid(ops, 0.1 * (v + 40.0), math.exp(2.5) * fall_10), 4.0 * fall_18),
         (0.07 * fall_20, 1.0 / (1.0 + math.exp(3.0) * fall_10)),
-        (0.1 * _rectified(ops, 0.1 * (v + 55.0), math.e * fall_10), 0.125 * fall_80),
+        (0.1 * _compute_linoid(ops, 0.1 * (v + 55.0), math.e * fall_10), 0.125 * fall_80),
     )
 
 
-def _rectified(ops: Ops, y: Value, fall: Value) -> Value:
-    """y / (1 - fall) with fall = exp(-y); a series around 0, where both are 0."""
+def _compute_linoid(ops: Ops, y: Value, fall: Value) -> Value:
+    """Return y / (1 - fall) with fall = exp(-y), by a series around 0."""
     near, z = ops.abs(y) < SERIES, y**2
     series = 1.0 + 0.5 * y + z * (1 / 12 + z * (-1 / 720))
     return ops.where(near, series, y / ops.where(near, 1.0, 1.0 - fall))
 
 
 class _Numbers(Ops):
-    """What the rates need of the op vocabulary, on plain numbers."""
+    """Functions of the rates on plain numbers."""
 
     exp, abs, max = staticmethod(math.exp), staticmethod(abs), staticmethod(max)  # type: ignore[assignment]
 

@@ -1,16 +1,16 @@
-"""Izhikevich's simple model: a quadratic membrane and a recovery variable that together show most firing patterns.
+"""Izhikevich's simple model: a quadratic membrane with a recovery variable, which shows most firing patterns.
 
     dV/dt = 0.04 V^2 + 5 V + 140 - U + gain I(t);   dU/dt = a (b V - U);   V >= peak:  emit a spike, V <- c, U <- U + d
 
-V and U in mV, time in ms. One sub-step is two half steps of Euler's method for V and one whole step for U with the new V,
-as in the source. Steps of 1 ms show the patterns but not the rates; 0.25 ms, four sub-steps of the default dt, is within
-a few per cent of the rates of regular spiking and bursting, and 20 % low for fast spiking.
+V and U in mV, time in ms. One sub-step consists of two half steps of Euler's method for V and one whole step for U with the
+new V, as in the source. Steps of 1 ms show the patterns but not the rates. With 0.25 ms, four sub-steps of the default dt, the
+rates of regular spiking and bursting are within a few per cent, and fast spiking is 20 % too slow.
 
-The states are relative to the stable rest of the neuron's own a and b, V_rest = -(5 - b + sqrt((5 - b)^2 - 22.4))/0.08
-(-70 mV for b = 0.2) and b V_rest. That turns the membrane's equation into
-dv/dt = 0.04 v^2 + (b - sqrt((5 - b)^2 - 22.4)) v - u + gain I. ``gain`` is the source's current per unit of the network's:
-regular spiking needs about 4 for a train of spikes, and 10 for a first spike after 3 ms. ``scale`` is the distance in mV that
-counts as one for the surrogate gradient. Not included: synaptic conductances, and noise.
+The states are relative to the stable fixed point, V_rest = -(5 - b + sqrt((5 - b)^2 - 22.4))/0.08 (-70 mV for b = 0.2) and
+b V_rest. The membrane's equation is then dv/dt = 0.04 v^2 + (b - sqrt((5 - b)^2 - 22.4)) v - u + gain I. ``gain`` is the
+source's current per unit of the network's current: regular spiking needs about 4 for a train of spikes, and 10 for a first
+spike after 3 ms. ``scale`` is the distance in mV that counts as 1 for the surrogate gradient. Not included: synaptic
+conductances, noise.
 
 Source: Izhikevich (2003); patterns after its figure 2.
 """
@@ -22,7 +22,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, param, surrogate_scale
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 PATTERNS = {
     "custom": {},
@@ -34,7 +34,7 @@ PATTERNS = {
     "thalamo_cortical": {"a": 0.02, "b": 0.25, "c": -65.0, "d": 0.05},
     "resonator": {"a": 0.1, "b": 0.26, "c": -65.0, "d": 2.0},
 }
-"""Values of a, b, c and d for the firing patterns of the source."""
+"""Firing pattern of the source -> its values of a, b, c and d."""
 
 
 class Izhikevich(Ode):
@@ -52,28 +52,28 @@ class Izhikevich(Ode):
             "low_threshold",
             "thalamo_cortical",
             "resonator",
-        ] = option("custom", "named values of a, b, c and d, or custom: as they say")
-        a: float = param(0.02, "rate of recovery", low=1e-4, unit="1/ms")
-        b: float = param(
+        ] = option("custom", "firing pattern that sets a, b, c and d; custom: set them yourself")
+        a: float = parameter(0.02, "rate of recovery", low=1e-4, unit="1/ms")
+        b: float = parameter(
             0.2,
-            "coupling of recovery to the membrane; there is no rest above 0.267",
+            "coupling of recovery to the membrane; above 0.267 there is no resting state",
             low=0.0,
             high=0.267,
             unit="1",
         )
-        c: float = param(-65.0, "potential after a spike", high=0.0, unit="mV")
-        d: float = param(8.0, "rise of recovery per spike", low=0.0, unit="mV")
-        gain: float = param(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms")
+        c: float = parameter(-65.0, "potential after a spike", high=0.0, unit="mV")
+        d: float = parameter(8.0, "rise of recovery per spike", low=0.0, unit="mV")
+        gain: float = parameter(30.0, "current per unit of the network's current", low=1e-3, unit="mV/ms")
         peak: float = option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV")
         scale: float = surrogate_scale(50.0, "mV")
-        substeps: int = option(4, "parts into which a step is divided", low=1)
+        substeps: int = option(4, "number of sub-steps in a step", low=1)
 
         @model_validator(mode="after")
-        def _says_it_once(self) -> Self:
+        def _check_pattern_or_values(self) -> Self:
             for name in PATTERNS[self.pattern]:
                 if (value := getattr(self, name)) != self.default(name):
                     raise RegistryError(
-                        f"{name}: {value!r} is not allowed with the pattern {self.pattern!r}, which sets it; leave one of the two out"
+                        f"{name}: {value!r} is not allowed with pattern: {self.pattern}, which sets it; leave out one of the two"
                     )
             return self
 
@@ -83,32 +83,32 @@ class Izhikevich(Ode):
         super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
+        return s.rates(v=_compute_dv_dt(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
 
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / self.substeps
         v, u = s.v, s.u
         for _ in range(2):
-            v = v + 0.5 * dt * _upstroke(ops, v, u, p.b, p.gain * current)
+            v = v + 0.5 * dt * _compute_dv_dt(ops, v, u, p.b, p.gain * current)
         return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
     def threshold(self, ops: Ops, s: States, p: Params) -> Value:
-        return s.v - (self.options.peak - _rest(ops, p.b))
+        return s.v - (self.options.peak - _compute_rest(ops, p.b))
 
     def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
-        return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)
+        return s.replace(v=s.v + spike * (p.c - _compute_rest(ops, p.b) - s.v), u=s.u + spike * p.d)
 
 
-def _upstroke(ops: Ops, v: Value, u: Value, b: Value, current: Value) -> Value:
-    """dv/dt in mV/ms."""
-    return (0.04 * v + (b - _root(ops, b))) * v - u + current
+def _compute_dv_dt(ops: Ops, v: Value, u: Value, b: Value, current: Value) -> Value:
+    """Return dv/dt in mV/ms."""
+    return (0.04 * v + (b - _compute_root(ops, b))) * v - u + current
 
 
-def _root(ops: Ops, b: Value) -> Value:
-    """Half the distance in mV between the two fixed points without input, times 0.08."""
+def _compute_root(ops: Ops, b: Value) -> Value:
+    """Return 0.08 times half the distance in mV between the two fixed points without input."""
     return ops.sqrt((5.0 - b) ** 2 - 22.4)
 
 
-def _rest(ops: Ops, b: Value) -> Value:
-    """The stable fixed point without input, in mV."""
-    return -(5.0 - b + _root(ops, b)) / 0.08
+def _compute_rest(ops: Ops, b: Value) -> Value:
+    """Return the stable fixed point without input, in mV."""
+    return -(5.0 - b + _compute_root(ops, b)) / 0.08

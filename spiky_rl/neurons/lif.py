@@ -2,13 +2,12 @@
 
     tau dV/dt = -V + I(t);   V >= threshold:  emit a spike, then V <- V - threshold ("subtract") or V <- 0 ("zero")
 
-Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau). That is
+Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau). This is
 ``input_gain: ode``. The default, ``unit``, drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then
-moves the membrane by one, whatever tau. It and the short tau are there because a control step has few inner steps, in which
-the equation's own gain with tau = 20 ms hardly brings a membrane to its threshold: such layers stay silent and learn nothing.
+moves the membrane by one, for any tau. Reason for this default and the short tau: a control step has few inner steps, and with
+the equation's own gain and tau = 20 ms a membrane hardly reaches its threshold, so layers stay silent and learn nothing.
 
-V is relative to rest and measured in units of the threshold's default. Not included: a synaptic current of its own, and
-refractoriness.
+V is relative to rest, in units of the threshold's default. Not included: a synaptic current, refractoriness.
 
 Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
 """
@@ -18,7 +17,7 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
 
 class Lif(Ode):
@@ -27,9 +26,11 @@ class Lif(Ode):
     states = ("v",)
 
     class Options(Ode.Options):
-        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        threshold: float = param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
-        reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
+        tau: float = parameter(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = parameter(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
+        reset: Literal["subtract", "zero"] = option(
+            "subtract", "reset of the membrane: subtract the threshold, or set to zero"
+        )
         detach_reset: bool = DETACH_RESET
         input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")
 

@@ -1,18 +1,18 @@
-"""Balanced resonate-and-fire: a damped oscillator that spikes at its crest, kept stable at every frequency.
+"""Balanced resonate-and-fire: a damped oscillator that spikes at its crest, stable at every frequency.
 
     du/dt = b u - omega v + gain I(t);   dv/dt = omega u + b v;   dq/dt = -q / tau_refractory;   b = -damping - q
     u >= threshold + q:  emit a spike, q <- q + refractory
 
-The neuron answers input near its own frequency and ignores other input. There is no reset: the refractory variable q
-raises both threshold and damping, and u and v ring on. Solved by forward Euler, which on its own makes an oscillation
-grow; adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped one exactly on the boundary of divergence,
-|1 + dt (p + i omega)| = 1, and any damping within. This needs dt omega < 1, and turns the oscillation faster than omega:
-by the angle of 1 + dt (b + i omega) per step.
+The neuron responds to input near its own frequency and ignores other input. There is no reset: the refractory variable q
+raises threshold and damping, and u and v continue to oscillate. Solved by forward Euler, which by itself makes an oscillation
+grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped oscillation exactly on the boundary of divergence,
+|1 + dt (p + i omega)| = 1, and a damped one inside. This needs dt omega < 1. The oscillation is then faster than omega: it
+turns by the angle of 1 + dt (b + i omega) per step.
 
 Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the threshold's
-default. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the threshold is
-compared; in the source it decays after, which is this neuron with refractory = exp(dt / tau_refractory), and the source's
-currents are those of gain 1. Not included: a reset of u or v, and spikes on v.
+default. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
+threshold. In the source q decays after it, which equals this neuron with refractory = exp(dt / tau_refractory); the source's
+currents correspond to gain 1. Not included: a reset of u or v, spikes on v.
 
 Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2001).
 """
@@ -24,7 +24,7 @@ from typing import Self
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, param
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, parameter
 
 SECOND = 1000.0
 """ms."""
@@ -36,19 +36,21 @@ class Resonate(Ode):
     states = ("u", "v", "q")
 
     class Options(Ode.Options):
-        omega: float = param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s")
-        damping: float = param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s")
-        threshold: float = param(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1")
-        tau_refractory: float = param(
+        omega: float = parameter(
+            40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s"
+        )
+        damping: float = parameter(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s")
+        threshold: float = parameter(1.0, "u at which a neuron spikes if q is 0", low=1e-3, unit="1")
+        tau_refractory: float = parameter(
             95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
         )
-        refractory: float = param(1.0, "rise of threshold and damping per spike", low=0.0, unit="1")
-        gain: float = param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s")
+        refractory: float = parameter(1.0, "rise of threshold and damping per spike", low=0.0, unit="1")
+        gain: float = parameter(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s")
         detach_reset: bool = option(False, "whether gradients stop at the rise of the refractory variable")
         dt: float = inner_step(10.0)
 
         @model_validator(mode="after")
-        def _converges(self) -> Self:
+        def _check_convergence(self) -> Self:
             if self.omega >= (highest := SECOND / self.dt):
                 raise RegistryError(
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
@@ -57,8 +59,8 @@ class Resonate(Ode):
 
     options: Options
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:
-        low, high = super().limits(name)
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        low, high = super().get_parameter_range(name)
         return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:

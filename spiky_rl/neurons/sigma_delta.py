@@ -1,18 +1,18 @@
-"""Sigma-delta: sums the changes that come in, and sends on by how much its own value has changed, once it is worth it.
+"""Sigma-delta: sums its input, and sends the change of its value once the change reaches a threshold.
 
     s <- s + I_k;   y = max(s, 0) or s;   d = y - sent;   event = d where |d| >= threshold, else 0;   sent <- sent + event
 
-Sigma is the sum s of graded events times weights, which restores the value of the layer below; delta is the event. What the
-receiver knows of y, ``sent``, is never wrong by threshold or more, and through a linear layer by the threshold times the sum
-of the weights' sizes. There is no equation in time: dt has no meaning, and a value that does not change costs nothing.
+Sigma is the sum s of graded events times weights, which restores the value of the layer below; delta is the event. ``sent`` is
+the receiver's copy of y. Its error is below the threshold, and after a linear layer below the threshold times the sum of the
+absolute weights. There is no equation in time: dt has no effect, and a constant value causes no operations.
 
-Because sigma sums, what enters each inner step is a change: a constant current is a ramp, and a layer's bias is added
-in every step. K inner steps of constant input make each layer's y after the last step that of a rectified-linear network on
-K times the input. Events are graded, so their synaptic operations are multiplications.
+Because of the sum, the input of each inner step is a change: a constant current is a ramp, and a layer's bias is added in
+every step. After K inner steps of constant input, y of each layer equals that of a rectified-linear network with K times the
+input. Events are graded, so synaptic operations are multiplications.
 
-The gradient passes straight through the threshold, as if every change were sent (d event / d y = 1); that of the threshold
-itself is the surrogate's at |d| - threshold. States are in units of y, currents are the network's as they are. Not
-included: quantised events, and lava-dl's bias behind the sum.
+The gradient passes straight through the threshold, as if every change were sent (d event / d y = 1); the gradient of the
+threshold itself is the surrogate's at |d| - threshold. States are in units of y; the network's currents enter unscaled. Not
+included: quantised events, lava-dl's bias after the sum.
 
 Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 """
@@ -20,17 +20,17 @@ Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
-class SigmaDelta(Neuron):
-    """Sigma-delta neuron, which sends graded changes of its value."""
+class SigmaDeltaNeuron(Neuron):
+    """Sigma-delta neuron with graded events."""
 
     graded = True
     states = ("s", "sent")
 
     class Options(Neuron.Options):
-        threshold: float = param(0.5, "smallest change that is sent", low=1e-3, unit="1")
+        threshold: float = parameter(0.5, "smallest change that is sent", low=1e-3, unit="1")
         activation: Literal["relu", "identity"] = option("relu", "y: max(s, 0), or s itself")
 
     options: Options

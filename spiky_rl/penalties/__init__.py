@@ -1,1 +1,1 @@
-"""Penalties on activity: terms beside the loss that a network is trained by."""
+"""Penalties on activity: terms added to the training loss."""

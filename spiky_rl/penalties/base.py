@@ -1,6 +1,7 @@
-"""What every penalty is: a number that a pass's spikes cost, whose gradient joins that of whatever loss the features go into.
+"""Base class of penalties: a loss term computed from the activity of a forward pass.
 
-So hosts and classifiers need not know of it: their loss is a mean over a minibatch, and so is the penalty.
+Its gradient is added in the backward pass of the features, so learners and classifiers need not know of it. Like their loss, it
+is a mean over a minibatch.
 """
 
 from __future__ import annotations
@@ -17,32 +18,34 @@ from spiky_rl.config.registry import Component
 
 
 class Penalty(Component):
-    """A term of the loss."""
+    """Loss term on activity."""
+
+    renamed = {"cost": "compute"}
 
     def __init__(self, options: Settings | None = None) -> None:
         self.options = options
 
     @abstractmethod
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        """The term, from the ``rates`` [N] of all layers' neurons: mean events per inner step, of graded ones their mean size.
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+        """Return the term.
 
         Args:
-            rates: One tensor for each layer.
-            fan_out: Synapses that one of its events reaches, on the mean, for each layer.
+            rates: Per layer, the rates [N] of `compute_rates`.
+            fan_out: Per layer, the mean number of synapses that an event reaches.
         """
 
 
-def rate_of(output: Tensor) -> Tensor:
-    """Mean size [N] of what neurons send, an ``output`` [T, K, B, N]."""
+def compute_rates(output: Tensor) -> Tensor:
+    """Return the mean absolute output [N] of neurons for ``output`` [T, K, B, N]: for spikes, the firing rate."""
     return output.abs().mean((0, 1, 2))
 
 
-def charged(features: Tensor, cost: Tensor) -> Tensor:
-    """The ``features`` as they are; a backward pass through them goes through the ``cost`` as well."""
-    return _Charged.apply(features, cost)  # type: ignore[return-value]
+def add_penalty_gradient(features: Tensor, cost: Tensor) -> Tensor:
+    """Return ``features`` unchanged; a backward pass through them also goes through ``cost``, with gradient 1."""
+    return _AddGradient.apply(features, cost)  # type: ignore[return-value]
 
 
-class _Charged(torch.autograd.Function):
+class _AddGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, cost: Tensor) -> Tensor:
         ctx.save_for_backward(cost)

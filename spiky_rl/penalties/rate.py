@@ -1,8 +1,9 @@
-"""Rates within a band: a neuron's mean rate above ``upper`` or below ``lower`` costs the square of what is too much.
+"""Rate: penalty on firing rates outside a band, with the square of the excess.
 
     cost = weight sum_layers mean_n [ max(0, r_n - upper)^2 + max(0, lower - r_n)^2 ]
 
-r_n is in events per inner step, over the minibatch. Source: Zenke & Vogels (2021), with their lower and upper bounds.
+r_n is the firing rate of a neuron in events per inner step, over the minibatch. Source: Zenke & Vogels (2021), with their lower
+and upper bounds.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
-class Rate(Penalty):
+class RatePenalty(Penalty):
     """Penalty on mean firing rates outside a band."""
 
     class Options(Settings):
         weight: float = option(1.0, "weight of the term in the loss", low=0.0)
-        upper: float = option(0.1, "mean events per inner step above which a neuron costs", low=0.0)
-        lower: float = option(0.0, "mean events per inner step below which a neuron costs", low=0.0)
+        upper: float = option(0.1, "upper end of the band, in events per inner step", low=0.0)
+        lower: float = option(0.0, "lower end of the band, in events per inner step", low=0.0)
 
         @model_validator(mode="after")
-        def _is_a_band(self) -> Self:
+        def _check_band(self) -> Self:
             if self.lower > self.upper:
                 raise RegistryError(
                     f"lower: {self.lower!r} is out of range; it must be at most upper, {self.upper!r}"
@@ -37,7 +38,7 @@ class Rate(Penalty):
     options: Options
 
     @override
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
         for rate in rates:
             beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)

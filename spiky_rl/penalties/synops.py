@@ -1,9 +1,9 @@
-"""Synaptic operations: events times the synapses that they reach, as a share of what all neurons firing always would cost.
+"""Synops: penalty on effective operations, as a share of their maximum, at which all neurons fire in every inner step.
 
     cost = weight max(0, share - upper),   share = sum_l r_l N_l F_l / sum_l N_l F_l
 
-r_l is the layer's mean rate in events per inner step, F_l the fan-out of its neurons. A neuron that reaches many synapses so
-costs more than one that reaches few. Source: Sorbaro et al. (2020), a synaptic-operation loss.
+r_l is a layer's firing rate in events per inner step, F_l the fan-out of its N_l neurons, so neurons with many synapses cost
+more. Source: Sorbaro et al. (2020), a synaptic-operation loss.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from spiky_rl.config.options import Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
-class Synops(Penalty):
-    """Penalty on the share of synaptic operations above a bound."""
+class SynopsPenalty(Penalty):
+    """Penalty on the share of effective operations above a bound."""
 
     class Options(Settings):
         weight: float = option(1.0, "weight of the term in the loss", low=0.0)
-        upper: float = option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0)
+        upper: float = option(0.0, "share of operations without a penalty", low=0.0, high=1.0)
 
     options: Options
 
     @override
-    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         operations = torch.stack([rate.sum() * fan for rate, fan in zip(rates, fan_out, strict=True)]).sum()
         dense = sum(len(rate) * fan for rate, fan in zip(rates, fan_out, strict=True))
         return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)

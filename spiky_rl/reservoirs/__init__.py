@@ -1,1 +1,1 @@
-"""Reservoirs: graphs, growth, plasticity, calibration and what a reservoir can remember."""
+"""Reservoirs: graphs, growth, plasticity, calibration, and measures of memory."""

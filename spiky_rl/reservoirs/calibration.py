@@ -1,10 +1,10 @@
-"""Calibration of a reservoir: the strength of its synapses is found by the rate at which its neurons then fire."""
+"""Calibration of a reservoir: a search for the synaptic strength that gives a target firing rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,39 +14,36 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
-PATIENCE = 500.0
-"""Milliseconds of constant current after which a neuron that has not spiked counts as silent."""
+MAX_STEPS = 500.0
+"""Milliseconds of constant current; a neuron without a spike within them counts as silent."""
 HALVINGS = 10
 TOLERANCE = 0.03
-"""Relative error of the rate at which the search ends."""
-LARGEST_GAIN = 8.0
+"""Relative error of the rate at which a search ends."""
+MAX_GAIN = 8.0
 BIAS_SHARE, INPUT_SHARE = 0.6, 0.8
-"""Shares of the target rate that constant currents, and these with the input, may give before recurrence."""
-LARGEST_SHIFT = 10.0
-"""The furthest that the bias is moved, in rheobases."""
+"""Maximum shares of the target rate without recurrence: with the bias only, and with bias and input."""
+MAX_SHIFT = 10.0
+"""Maximum shift of the bias, in rheobases."""
 CORRELATION = 0.9
-"""Correlation of an observation with the next one, in what reservoirs are calibrated on: standard normal, autoregressive."""
+"""Correlation of successive observations in the calibration's autoregressive, standard normal input."""
 
 
-def rheobase(neuron: Neuron, ops: TorchOps) -> float:
-    """The smallest constant current at which a ``neuron`` spikes within `PATIENCE`, found to 1 %; in the neuron's own unit.
-
-    ``ops`` is the vocabulary that it runs on.
-    """
-    params = tuple(neuron.number(name) for name in neuron.params)
-    steps = math.ceil(PATIENCE / neuron.dt)
+def find_rheobase(neuron: Neuron, ops: TorchOps) -> float:
+    """Return the smallest constant current at which ``neuron`` spikes within `MAX_STEPS`, to 1 %, in the neuron's own unit."""
+    params = tuple(neuron.get_step_value(name) for name in neuron.params)
+    steps = math.ceil(MAX_STEPS / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)
     spikes, _ = dispatch.unroll(dispatch.REFERENCE, neuron, ops, grid, steps, None, params)
     firing = (spikes != 0).any(1).flatten()
     if not firing.any():
         raise RegistryError(
-            "neuron: spikes under no constant current between 0.001 and 1000; a reservoir of it cannot be calibrated"
+            "neuron: no spike with any constant current between 0.001 and 1000; a reservoir of this neuron cannot be calibrated"
         )
     return float(grid.flatten()[int(firing.int().argmax())])
 
 
-def observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
-    """Random observations that change slowly, standard normal: [steps, series, channels], drawn from the ``generator``."""
+def make_observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
+    """Return slowly changing, standard normal random observations [steps, series, channels]."""
     noise = torch.randn(steps, series, channels, generator=generator)
     filtered = [noise[0]]
     for n in noise[1:]:
@@ -55,10 +52,7 @@ def observations(series: int, steps: int, channels: int, generator: torch.Genera
 
 
 def bisect(rate: Callable[[float], float], target: float, low: float, high: float) -> float | None:
-    """The value at which ``rate``, which grows with it, is nearest to ``target``; None: it never gets there.
-
-    It is looked for from ``low`` to ``high``.
-    """
+    """Return a value from ``low`` to ``high`` at which the increasing function ``rate`` is near ``target``; None if there is none."""
     if rate(high) < target or rate(low) > target:
         return None
     for _ in range(HALVINGS):
@@ -70,60 +64,66 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
     return 0.5 * (low + high)
 
 
-class Calibrated(Protocol):
-    """Interface of a reservoir that is calibrated: its currents and weights in rheobases, and the rheobase, ``unit``."""
+class Drives(NamedTuple):
+    """The constant current, input weights and recurrent weights of a reservoir."""
 
     bias: Tensor
-    input_weight: torch.nn.Parameter
+    input_weight: Tensor
     weight: Tensor
-    unit: float
 
 
-def reach(net: Calibrated, weight: Tensor, target: float, rate: Callable[[], float]) -> None:
-    """Bring neurons to the target rate: the current alone to a part of it at most, input to more, recurrence to all.
+def calibrate_rate(
+    start: Drives, unit: float, target: float, measure_rate: Callable[[Drives], float]
+) -> Drives:
+    """Return drives with which the neurons fire at the target rate.
 
-    Each of the three is taken as it was asked for where that does not fire too much, and reduced where it does. Where
-    recurrence, which may also inhibit, does not reach the target, the bias makes up for it.
+    The bias alone may give a share `BIAS_SHARE` of the target, bias and input a share `INPUT_SHARE`; each is reduced if it gives
+    more. Then the recurrent weights are scaled to reach the target. If recurrence, which may also inhibit, does not reach it,
+    the bias is shifted instead.
 
     Args:
-        net: The reservoir, whose ``bias``, ``input_weight`` and ``weight`` are changed.
-        weight: Its recurrent weights at a strength of 1.
-        target: In Hz.
-        rate: Measures it, in Hz.
+        start: The drives before calibration, with recurrent weights at a strength of 1.
+        unit: The rheobase, in which the bias is shifted.
+        target: Target rate in Hz.
+        measure_rate: Returns the rate in Hz with given drives.
 
     Raises:
-        RegistryError: The target is out of reach.
+        RegistryError: If no bias reaches the target.
     """
-    bias, drawn = net.bias.clone(), net.input_weight.detach().clone()
+    now, bias = start, start.bias
 
     def with_bias(shift: float) -> float:
-        net.bias = bias + shift * net.unit
-        return rate()
+        nonlocal now
+        now = now._replace(bias=bias + shift * unit)
+        return measure_rate(now)
 
     def with_input(factor: float) -> float:
-        net.input_weight.data = factor * drawn
-        return rate()
+        nonlocal now
+        now = now._replace(input_weight=factor * start.input_weight)
+        return measure_rate(now)
 
     def with_strength(strength: float) -> float:
-        net.weight = strength * weight
-        return rate()
+        nonlocal now
+        now = now._replace(weight=strength * start.weight)
+        return measure_rate(now)
 
     with_strength(0.0)
     with_input(0.0)
     if with_bias(0.0) > BIAS_SHARE * target:
-        with_bias(bisect(with_bias, BIAS_SHARE * target, -LARGEST_SHIFT, 0.0) or 0.0)
+        with_bias(bisect(with_bias, BIAS_SHARE * target, -MAX_SHIFT, 0.0) or 0.0)
     if with_input(1.0) > INPUT_SHARE * target:
         with_input(bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
-    gain = bisect(with_strength, target, 0.0, LARGEST_GAIN)
+    gain = bisect(with_strength, target, 0.0, MAX_GAIN)
     if gain is not None:
         with_strength(gain)
-        return
+        return now
     with_strength(1.0)
-    bias = net.bias.clone()
-    shift = bisect(with_bias, target, -LARGEST_SHIFT, LARGEST_SHIFT)
+    bias = now.bias
+    shift = bisect(with_bias, target, -MAX_SHIFT, MAX_SHIFT)
     if shift is None:
         raise RegistryError(
-            f"target_rate: {target} Hz cannot be reached by this reservoir, whatever its bias;"
-            f" it fires at most at {with_bias(LARGEST_SHIFT):.1f} Hz"
+            f"target_rate: {target} Hz cannot be reached by this reservoir with any bias;"
+            f" its maximum is {with_bias(MAX_SHIFT):.1f} Hz"
         )
     with_bias(shift)
+    return now

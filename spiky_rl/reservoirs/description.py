@@ -1,4 +1,4 @@
-"""A reservoir in words and numbers: what it is wired like, and what it can do."""
+"""Description of a reservoir: the structure of its graph, and its computational measures."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ from spiky_rl.reservoirs.growth.scoring import SpikingReservoir
 
 SEEDS = range(5)
 SERIES, WASHOUT = 20, 50
-"""Samples of memory and NARMA run side by side in so many series; steps of each from rest that do not count."""
+"""Number of series of memory and NARMA that run side by side, and steps at the start of each that do not count."""
 DELAYS = 40
 PERTURBATION = 0.1
-"""Change of an input in [-1, 1] that is enough to move a spike."""
+"""Change of an input in [-1, 1] that is large enough to move a spike."""
 REFERENCE = 200
 """Neurons of the echo-state network that every reservoir is compared with."""
 
 type Rows = list[tuple[str, str]]
-"""Names and values, in words."""
+"""Rows of a table: name and value."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """A reservoir with the name of where it stands."""
+class NamedReservoir:
+    """A reservoir with its name and title."""
 
     name: str
     title: str
     net: SpikingReservoir
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Named:
-    """The reservoir of a grown graph's file, or of an agent with one input in place of its task's.
+def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
+    """Load the reservoir of a grown graph's file, or of an agent, in place of the task's inputs with one input.
 
     Args:
-        name: The file's path, or the agent.
-        overrides: Changes of the agent, ``agent.network.x=value``.
+        name: Path of the file, or name of the agent.
+        overrides: Overrides of the agent, ``agent.network.x=value``.
 
     Raises:
-        UserError: There is no such reservoir, or it cannot be changed so.
+        UserError: If there is no such reservoir, or an override does not apply.
     """
     layer = parse_overrides(overrides)
     if name.endswith(".json"):
         if overrides:
-            raise UserError(f"{overrides[0]}: {name} is no agent, so there is nothing to override")
+            raise UserError(f"{overrides[0]}: {name} is not an agent; overrides apply to agents only")
         graph = grown.read(Path(name))
         settings = graph.measured.get("network", {**scoring.NETWORK, "seed": 0})
         try:
-            net = scoring.reservoir(graph.wiring(), settings)
+            net = scoring.make_reservoir(graph.wiring(), settings)
         except (registry.RegistryError, TypeError) as error:
             raise UserError(f"{name}: measured: {error}") from None
         unit, task = graph.measured.get("unit", "fitness"), graph.measured.get("task", "an unnamed task")
-        return Named(
+        return NamedReservoir(
             Path(name).stem, f"grown with seed {graph.seed}, {unit} {graph.fitness:.4f} on {task}", net
         )
     stem, data, file = read_agent(name)
@@ -71,17 +71,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Named:
     settings = data.get("network")
     if not isinstance(settings, Mapping) or settings.get("name") != "reservoir":
         found = settings.get("name") if isinstance(settings, Mapping) else settings
-        raise UserError(
-            f"{file}: network.name: {found!r} is no reservoir; name an agent with network.name: reservoir"
-        )
+        raise UserError(f"{file}: network.name: {found!r} given; allowed: reservoir")
     configured = registry.configure("networks", settings, "network")
     if configured.options.seed is None:
         configured = replace(configured, options=configured.options.model_copy(update={"seed": 0}))
-    return Named(stem, str(data.get("summary", "")), configured.build(inputs=1, outputs=1))
+    return NamedReservoir(stem, str(data.get("summary", "")), scoring.build_reservoir(configured))
 
 
-def structure(wiring: Wiring) -> Rows:
-    """Properties of the graph: neurons, synapses, degrees, spectral radius, strong components."""
+def describe_structure(wiring: Wiring) -> Rows:
+    """Return properties of the graph: neurons, synapses, degrees, spectral radius, strong components."""
     weights = wiring.weights.astype(np.float64)
     there = weights != 0
     size = len(weights)
@@ -103,63 +101,61 @@ def structure(wiring: Wiring) -> Rows:
     ]
 
 
-def measures(net: SpikingReservoir) -> Rows:
-    """Computational measures of the spiking reservoir, on inputs that are standardised as its observations are."""
-    drive = memory.standardised(net.drive, -1.0, 1.0)
-    features = net.size * len(net.trace_decays)
-    kernel = memory.kernel_rank(drive, generator(0), series=features)
-    general = memory.generalisation_rank(drive, generator(1), series=features)
-    recalled = memory.memory_capacity(drive, generator(2), DELAYS, washout=WASHOUT, series=SERIES)
-    growth = memory.lyapunov(drive, generator(3), perturbation=PERTURBATION)
-    apart = memory.separation(drive, generator(4))
+def compute_measures(net: SpikingReservoir) -> Rows:
+    """Return computational measures of the spiking reservoir, with inputs standardised like its observations."""
+    drive = memory.standardize_drive(net.drive, -1.0, 1.0)
+    features = net.size * net.traces
+    kernel = memory.kernel_rank(drive, make_generator(0), series=features)
+    general = memory.generalisation_rank(drive, make_generator(1), series=features)
+    recalled = memory.memory_capacity(drive, make_generator(2), DELAYS, washout=WASHOUT, series=SERIES)
+    growth = memory.compute_lyapunov(drive, make_generator(3), perturbation=PERTURBATION)
+    apart = memory.compute_separation(drive, make_generator(4))
     rows = [
-        (
-            "features",
-            f"{features}: {len(net.trace_decays)} trace(s) of every neuron, read once a control step",
-        ),
+        ("features", f"{features}: {net.traces} trace(s) of every neuron, read once a control step"),
         ("kernel rank", f"{kernel.value} of {kernel.size} ({kernel.fraction:.2f})"),
         ("generalisation rank", f"{general.value} of {general.size} ({general.fraction:.2f})"),
         ("memory capacity", f"{recalled.total:.2f} control steps"),
         ("Lyapunov exponent", f"{growth:+.3f} per control step, perturbed by {PERTURBATION}"),
         ("separation", f"{apart:.3f} mean state lengths"),
     ]
-    drive = memory.standardised(net.drive, *narma_task.INPUT)
+    drive = memory.standardize_drive(net.drive, *narma_task.INPUT)
     for order in narma_task.COEFFICIENTS:
-        found = narma(drive, order, 0)
+        found = evaluate_narma(drive, order, 0)
         rows.append((f"NARMA-{order}", f"NRMSE {found.nrmse:.3f}, NMSE {found.nmse:.3f}"))
     return rows
 
 
-def comparison(net: SpikingReservoir) -> dict[str, list[float]]:
-    """NRMSE of NARMA-10 with every seed, by the same protocol and data, of this reservoir and of echo-state networks."""
+def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
+    """Return the NARMA-10 NRMSE of this reservoir and of echo-state networks for every seed, with the same protocol and data."""
 
     def errors(drives: Sequence[Drive]) -> list[float]:
-        return [narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
+        return [evaluate_narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
-    spiking = memory.standardised(net.drive, *narma_task.INPUT)
+    spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
     found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, REFERENCE]):
-        found[f"echo state, N = {size}"] = errors([random_echo_state(size, generator(s)) for s in SEEDS])
+        drives = [random_echo_state(size, make_generator(seed)) for seed in SEEDS]
+        found[f"echo state, N = {size}"] = errors(drives)
     return found
 
 
-def compared(found: Mapping[str, Sequence[float]]) -> Rows:
-    """What `comparison` found, in words."""
+def format_comparison(found: Mapping[str, Sequence[float]]) -> Rows:
+    """Return the result of `compare_with_echo_state` as rows of a table."""
     head = ("NARMA-10", f"2000 samples to train, 2000 to test, seeds {SEEDS[0]} to {SEEDS[-1]}")
     return [head, *((name, f"NRMSE {np.mean(e):.3f} ± {np.std(e):.3f}") for name, e in found.items())]
 
 
-def narma(drive: Drive, order: int, seed: int) -> narma_task.Narma:
-    """NARMA by the protocol of this description.
+def evaluate_narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaError:
+    """Return the NARMA error of ``drive`` with the protocol of this description.
 
     Args:
         drive: The reservoir, for standardised inputs.
         order: Order of the NARMA system, 10 or 30.
-        seed: Draws the series.
+        seed: Seed of the series.
     """
-    return narma_task.narma(drive, generator(100 + seed), order, washout=WASHOUT, series=SERIES)
+    return narma_task.evaluate_narma(drive, make_generator(100 + seed), order, washout=WASHOUT, series=SERIES)
 
 
-def generator(seed: int) -> np.random.Generator:
-    """Each measure has its own."""
+def make_generator(seed: int) -> np.random.Generator:
+    """Return a random generator; each measure has its own."""
     return np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Echo-state network: the rate-based reservoir that a spiking one is compared with.
+"""Echo-state network: the rate-based reservoir that spiking reservoirs are compared with.
 
     x(t) = tanh(W^T x(t-1) + W_in^T u(t))
 
@@ -12,9 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 DENSITY = 0.1
-"""Share of the possible synapses that a random network has."""
+"""Share of possible synapses in a random network."""
 Drive = Callable[[np.ndarray], np.ndarray]
-"""What every reservoir's metric takes: inputs [series, time, channels] -> states [series, time, N], each series from rest."""
+"""A reservoir as a function, the argument of every measure: inputs [series, time, channels] -> states [series, time, N]; each series
+starts from rest."""
 
 
 def echo_state(
@@ -22,13 +23,7 @@ def echo_state(
     input_weights: np.ndarray,
     activation: Callable[[np.ndarray], np.ndarray] = np.tanh,
 ) -> Drive:
-    """The drive of a network.
-
-    Args:
-        weights: [N, N], from row to column.
-        input_weights: [channels, N].
-        activation: Activation function of every neuron.
-    """
+    """Return the drive of an echo-state network with ``weights`` [N, N], from row to column, and ``input_weights`` [channels, N]."""
 
     def drive(u: np.ndarray) -> np.ndarray:
         arriving = u @ input_weights
@@ -42,11 +37,11 @@ def echo_state(
     return drive
 
 
-def scaled(weights: np.ndarray, spectral_radius: float) -> np.ndarray:
-    """The ``weights`` times what gives them this ``spectral_radius``. Raises ValueError where they have no cycles to scale."""
+def scale_weights(weights: np.ndarray, spectral_radius: float) -> np.ndarray:
+    """Return ``weights`` scaled to a ``spectral_radius``. Raises ValueError if their graph has no cycles."""
     largest = np.abs(np.linalg.eigvals(weights)).max()
     if largest < 1e-9:
-        raise ValueError("a graph without cycles has spectral radius 0 and keeps it")
+        raise ValueError("the graph has no cycles, so its spectral radius is always 0")
     return weights * (spectral_radius / largest)
 
 
@@ -56,14 +51,14 @@ def random_echo_state(
     spectral_radius: float = 0.9,
     input_scaling: float = 0.4,
 ) -> Drive:
-    """The drive of a network of one input as they are commonly drawn: sparse normal weights, uniform input weights.
+    """Return the drive of a common random network with one input: sparse normal weights and uniform input weights.
 
     Args:
         size: N.
         generator: Random generator of the weights.
-        spectral_radius: Spectral radius of the recurrent ones.
-        input_scaling: Largest size of an input weight.
+        spectral_radius: Spectral radius of the recurrent weights.
+        input_scaling: Maximum absolute input weight.
     """
     weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)
     input_weights = generator.uniform(-input_scaling, input_scaling, (1, size))
-    return echo_state(scaled(weights, spectral_radius), input_weights)
+    return echo_state(scale_weights(weights, spectral_radius), input_weights)

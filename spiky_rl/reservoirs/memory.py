@@ -1,7 +1,7 @@
 """Task-independent measures of a reservoir: ranks, memory, separation, growth of perturbations.
 
-Every measure takes a `Drive`: inputs [series, time, channels] -> states [series, time, N], each series from rest. Inputs
-are uniform in [-1, 1] unless a measure says otherwise; `standardised` adapts a reservoir that expects something else.
+Every measure takes a `Drive`: inputs [series, time, channels] -> states [series, time, N]; each series starts from rest. Inputs are
+uniform in [-1, 1] if a measure does not state otherwise; `standardize_drive` adapts a reservoir that expects other inputs.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import ridge_regression, samples
+from spiky_rl.reservoirs.regression import ridge_regression, stack_series
 
 ENERGY = 0.99
-"""Share of the sum of all singular values that a matrix of its rank holds."""
+"""Share of the sum of all singular values that counts for the rank."""
 FLOOR = 0.1
-"""Squared correlations below this are what a finite sample gives to chance."""
+"""Squared correlations below this value count as chance in a finite sample."""
 RESOLUTION = 100.0
-"""Distances below so many rounding errors of the states are no distances."""
+"""Minimum distance of two states, in rounding errors of the states."""
 
 
 @dataclass(frozen=True)
-class Rank:
+class StateRank:
     """Rank of a matrix of states."""
 
     value: int
     size: int
-    """N: what the rank is at most."""
+    """N, the maximum rank."""
 
     @property
     def fraction(self) -> float:
@@ -37,43 +37,45 @@ class Rank:
 
 @dataclass(frozen=True)
 class MemoryCapacity:
-    """How much of the past input a linear readout recalls."""
+    """Memory of past inputs in a linear readout."""
 
     correlations: np.ndarray
-    """[delays]: squared correlation on the test series of readout and input k = 1, 2, ... steps ago."""
+    """[delays]: squared correlation of the readout with the input k = 1, 2, ... steps ago, on the test series."""
 
     @property
     def total(self) -> float:
-        """The capacity: sum of what lies above `FLOOR`. At most N."""
+        """The capacity: sum of the correlations above `FLOOR`. At most N."""
         return float(self.correlations[self.correlations >= FLOOR].sum())
 
 
-def standardised(drive: Drive, low: float, high: float) -> Drive:
-    """The ``drive`` for inputs uniform from ``low`` to ``high``, which it then gets with mean 0 and variance 1."""
+def standardize_drive(drive: Drive, low: float, high: float) -> Drive:
+    """Return ``drive`` with its inputs, uniform from ``low`` to ``high``, standardised to mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
 
-def rank(states: np.ndarray) -> Rank:
-    """Numerical rank of the ``states`` [samples, N]: the fewest singular values that sum to 99 % of them all."""
+def compute_rank(states: np.ndarray) -> StateRank:
+    """Return the numerical rank of ``states`` [samples, N]: the fewest singular values that sum to 99 % of the total."""
     s = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = s.sum()
     value = int(np.searchsorted(np.cumsum(s), ENERGY * total) + 1) if total > 0.0 else 0
-    return Rank(value, states.shape[-1])
+    return StateRank(value, states.shape[-1])
 
 
-def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100) -> Rank:
-    """Rank of the last states under different inputs: into how many directions the reservoir tells them apart.
+def kernel_rank(
+    drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100
+) -> StateRank:
+    """Return the rank of the last states under different inputs: the number of directions that separate them.
 
     Source: Legenstein & Maass (2007), as linear separation.
 
     Args:
         drive: The reservoir.
         generator: Random generator of the inputs.
-        series: How many inputs: a bound of what is found; take at least N.
-        steps: Length of each.
+        series: Number of inputs, which bounds the rank; use at least N.
+        steps: Length of each input.
     """
-    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
+    return compute_rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
 
 def generalisation_rank(
@@ -82,21 +84,15 @@ def generalisation_rank(
     series: int = 100,
     steps: int = 100,
     shared: int = 50,
-) -> Rank:
-    """Rank of the last states under inputs that differ in the past alone and agree in their last steps.
+) -> StateRank:
+    """Return the rank of the last states under inputs that differ in the past and are equal in their last ``shared`` steps.
 
-    Low is good: what ought to be one class spans few directions. Source: Legenstein & Maass (2007).
-
-    Args:
-        drive: The reservoir, of one input; this and the next three as in `kernel_rank`.
-        generator: Random generator of the inputs.
-        series: How many.
-        steps: Length of each.
-        shared: How many of the last steps agree.
+    Low is good: states of one class span few directions. Source: Legenstein & Maass (2007). The other arguments are those of
+    `kernel_rank`.
     """
     u = generator.uniform(-1.0, 1.0, (series, steps, 1))
     u[:, steps - shared :] = u[:1, steps - shared :]
-    return rank(drive(u)[:, -1])
+    return compute_rank(drive(u)[:, -1])
 
 
 def memory_capacity(
@@ -109,29 +105,31 @@ def memory_capacity(
     series: int = 1,
     ridge: float | None = None,
 ) -> MemoryCapacity:
-    """Linear memory: how well ridge readouts recall u(t-k) for k = 1..``delays``, on series of their own.
+    """Return the linear memory: the correlations of ridge readouts with u(t-k) for k = 1..``delays``, on test series.
 
-    States at time t have seen u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N.
-    ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.narma`;
-    the washout is at least ``delays``. Source: Jaeger (2001), short-term memory in echo state networks.
+    The state at time t includes u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N. The other
+    arguments are those of `spiky_rl.reservoirs.narma.evaluate_narma`; the washout is at least ``delays``. Source: Jaeger (2001),
+    short-term memory in echo state networks.
     """
     washout, longest = max(washout, delays), -(-max(train, test) // series)
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
-    readout = ridge_regression(samples(states[:series], train), samples(past[:series], train), ridge)
-    estimate = readout(samples(states[series:], test))
-    return MemoryCapacity(_squared_correlation(estimate, samples(past[series:], test)))
+    readout = ridge_regression(
+        stack_series(states[:series], train), stack_series(past[:series], train), ridge
+    )
+    estimate = readout(stack_series(states[series:], test))
+    return MemoryCapacity(_squared_correlation(estimate, stack_series(past[series:], test)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared correlation of the columns of two [samples, columns]; 0 where one of them is constant."""
+    """Return the squared correlation of each column of two arrays [samples, columns]; 0 if a column is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     power = (a**2).sum(0) * (b**2).sum(0)
     return np.where(power > 0.0, (a * b).sum(0) ** 2 / np.where(power > 0.0, power, 1.0), 0.0)
 
 
-def lyapunov(
+def compute_lyapunov(
     drive: Drive,
     generator: np.random.Generator,
     series: int = 20,
@@ -139,19 +137,19 @@ def lyapunov(
     steps: int = 20,
     perturbation: float = 1e-6,
 ) -> float:
-    """Largest Lyapunov exponent per step, by the growth of a perturbation: above 0 differences grow, below they fade.
+    """Return the largest Lyapunov exponent per step, from the growth of a perturbation: differences grow above 0 and fade below.
 
-    A drive always begins at rest, so trajectories cannot be renormalised as Benettin's are. Each input runs twice instead, the
-    second time perturbed in one step; the exponent is the mean logarithm by which the distance of the two states changes a step,
-    over ``steps`` steps or as long as it is more than rounding. It is -inf where no state ever differs.
+    A drive always starts from rest, so trajectories cannot be renormalised as in Benettin's method. Instead each input runs twice, the
+    second time with one perturbed step. The exponent is the mean logarithmic change per step of the distance between the two states,
+    over ``steps`` steps or as long as the distance exceeds rounding errors. It is -inf if the states never differ.
 
     Args:
         drive: The reservoir.
         generator: Random generator of the inputs.
-        series: How many of them.
-        washout: Steps before the perturbed one.
-        steps: Steps after it.
-        perturbation: What is added to it. Discontinuous reservoirs need one that can move a spike.
+        series: Number of inputs.
+        washout: Steps before the perturbed step.
+        steps: Steps after the perturbed step.
+        perturbation: Change of the input; for a discontinuous reservoir it must be large enough to move a spike.
     """
     u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, 1))
     moved = u.copy()
@@ -170,17 +168,19 @@ def lyapunov(
     return logarithms / lasted if lasted else -np.inf
 
 
-def separation(drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100) -> float:
-    """Mean distance of the last states under two unrelated inputs, in mean lengths of a state.
+def compute_separation(
+    drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100
+) -> float:
+    """Return the mean distance of the last states under two unrelated inputs, divided by the mean norm of a state.
 
-    0: the reservoir cannot tell inputs apart; about 1.4: their states have nothing in common. Source: Maass, Natschlaeger &
-    Markram (2002), whose distance is not divided by the states' length.
+    0 means that the reservoir does not distinguish inputs; about 1.4 means unrelated states. Source: Maass, Natschlaeger & Markram
+    (2002), who do not divide by the norm.
 
     Args:
         drive: The reservoir.
         generator: Random generator of the inputs.
-        pairs: How many pairs of them.
-        steps: Length of each.
+        pairs: Number of pairs of inputs.
+        steps: Length of each input.
     """
     states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, 1)))[:, -1].astype(np.float64)
     length = float(np.linalg.norm(states, axis=-1).mean())

@@ -1,12 +1,12 @@
-"""NARMA: a reservoir has to follow a nonlinear autoregressive moving average of its own input.
+"""NARMA: the reservoir must predict a nonlinear autoregressive moving average of its input.
 
     y(t+1) = a y(t) + b y(t) sum_(i=0..n-1) y(t-i) + c u(t-n+1) u(t) + d,    u ~ U(0, 0.5)
 
-Alignment: the readout at time t sees the input up to u(t) and has to give y(t+1), which is the last value that this input
-decides. (To ask for y(t) is another, slightly harder task.)
+Alignment: the readout at time t sees the input up to u(t) and must return y(t+1), the last value that this input determines.
+(Returning y(t) would be another, slightly harder task.)
 
-Source: Atiya & Parlos (2000). ReservoirPy 0.4's dataset sums y(t-n..t-1) and multiplies u(t-n) where the source has
-y(t-n+1..t) and u(t-n+1): its series are not these.
+Source: Atiya & Parlos (2000). The series of ReservoirPy 0.4's dataset are different: it sums y(t-n..t-1) and multiplies u(t-n),
+while the source has y(t-n+1..t) and u(t-n+1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import nmse, ridge_regression, samples
+from spiky_rl.reservoirs.regression import nmse, ridge_regression, stack_series
 
 COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType(
     {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}
@@ -26,14 +26,14 @@ COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType
 """Order n -> (a, b, c, d)."""
 INPUT = (0.0, 0.5)
 """Range of u."""
-ESCAPED = 2.0
-"""A series that gets above this, beyond the unstable fixed points at 1.0 and 0.5, is on its way to infinity."""
+DIVERGED_ABOVE = 2.0
+"""A series above this value, which is beyond the unstable fixed points at 1.0 and 0.5, goes to infinity."""
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Narma:
-    """How well a readout followed the test series."""
+class NarmaError:
+    """Error of a readout on the test series."""
 
     nmse: float
     """Mean squared error over the target's variance."""
@@ -44,8 +44,8 @@ class Narma:
         return float(np.sqrt(self.nmse))
 
 
-def target(u: np.ndarray, order: int = 10) -> np.ndarray:
-    """y(t+1) of this ``order`` for every u(t) of ``u`` [time], with y = u = 0 before the first: what is to be read out at time t."""
+def compute_target(u: np.ndarray, order: int = 10) -> np.ndarray:
+    """Return the target at every time t, y(t+1) of this ``order``, for inputs ``u`` [time], with y = u = 0 before the first."""
     a, b, c, d = COEFFICIENTS[order]
     y = np.zeros(order + len(u))
     past = np.concatenate([np.zeros(order - 1), u])
@@ -58,25 +58,19 @@ def target(u: np.ndarray, order: int = 10) -> np.ndarray:
     return y[order:]
 
 
-def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again.
-
-    Args:
-        steps: Length.
-        generator: Random generator of the inputs.
-        order: 10 or 30.
-    """
+def draw_series(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and targets of length ``steps``. A series that diverges is drawn again; ``order`` is 10 or 30."""
     if order not in COEFFICIENTS:
-        raise ValueError(f"order {order}: NARMA is defined here for {', '.join(map(str, COEFFICIENTS))}")
+        raise ValueError(f"order: {order} given; allowed: {', '.join(map(str, COEFFICIENTS))}")
     for _ in range(DRAWS):
         u = generator.uniform(*INPUT, steps)
-        y = target(u, order)
-        if np.isfinite(y).all() and y.max() < ESCAPED:
+        y = compute_target(u, order)
+        if np.isfinite(y).all() and y.max() < DIVERGED_ABOVE:
             return u, y
-    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; take shorter series")
+    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; use shorter series")
 
 
-def narma(
+def evaluate_narma(
     drive: Drive,
     generator: np.random.Generator,
     order: int = 10,
@@ -85,22 +79,26 @@ def narma(
     washout: int = 200,
     series: int = 1,
     ridge: float | None = None,
-) -> Narma:
-    """Error of a ridge readout on series that it was not fitted to.
+) -> NarmaError:
+    """Return the error of a ridge readout on test series.
 
     Args:
         drive: Inputs [series, time, 1] -> states [series, time, N].
         generator: Random generator of the series; the same state gives the same task.
         order: 10 or 30.
-        train: Samples that the readout is fitted to.
-        test: Samples that it is judged on.
-        washout: Steps from rest at the beginning of every series that count for neither.
-        series: The samples of each kind are divided among so many series, which run side by side.
+        train: Number of samples for fitting.
+        test: Number of samples for testing.
+        washout: Steps at the start of every series that are not used.
+        series: Number of parallel series that share the samples of each kind.
         ridge: See `ridge_regression`.
     """
     longest = -(-max(train, test) // series)
-    drawn = [draw(washout + longest, generator, order) for _ in range(2 * series)]
+    drawn = [draw_series(washout + longest, generator, order) for _ in range(2 * series)]
     states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
     targets = np.stack([y for _, y in drawn])[:, washout:, None]
-    readout = ridge_regression(samples(states[:series], train), samples(targets[:series], train), ridge)
-    return Narma(nmse(samples(targets[series:], test), readout(samples(states[series:], test))))
+    readout = ridge_regression(
+        stack_series(states[:series], train), stack_series(targets[:series], train), ridge
+    )
+    return NarmaError(
+        nmse(stack_series(targets[series:], test), readout(stack_series(states[series:], test)))
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spiky_rl.reservoirs.description import Named
+from spiky_rl.reservoirs.description import NamedReservoir
 from spiky_rl.reservoirs.graphs.base import Wiring
 
 if TYPE_CHECKING:
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 EXCITATORY, INHIBITORY = "#d1495b", "#2e6f95"
 
 
-def layout(wiring: Wiring) -> np.ndarray:
-    """Where to draw the neurons, [N, 2]: their own places, seen at a slant, or what springs make of the synapses."""
+def compute_layout(wiring: Wiring) -> np.ndarray:
+    """Return the neurons' positions in the picture, [N, 2]: an oblique view of their own positions, else a spring layout."""
     if wiring.position is not None:
         place = np.asarray(wiring.position, float)
         if place.shape[1] == 2:
             return place
-        # the long axis lies across the picture
+        # the longest axis is horizontal
         x, y, z = place[:, np.argsort(np.ptp(place, axis=0), kind="stable")].T
         return np.stack([z + 0.35 * x, y + 0.25 * x], 1)
-    return packed(wiring.weights != 0)
+    return compute_spring_layout(wiring.weights != 0)
 
 
-def packed(there: np.ndarray) -> np.ndarray:
-    """Positions of the nodes: each connected part laid out by springs, the parts in rows from the largest to single neurons."""
+def compute_spring_layout(there: np.ndarray) -> np.ndarray:
+    """Return the nodes' positions: a spring layout of each connected part, the parts in rows from the largest to single neurons."""
     import networkx
 
     graph = networkx.from_numpy_array(there | there.T)
@@ -50,18 +50,14 @@ def packed(there: np.ndarray) -> np.ndarray:
     return place
 
 
-def figure(named: Named) -> Figure:
-    """The graph: neurons by kind, sized by how many they project to, synapses in the colour of their neuron.
-
-    Args:
-        named: The reservoir, and its name for the title.
-    """
+def draw_graph(named: NamedReservoir) -> Figure:
+    """Draw the graph: neurons coloured by kind and sized by their number of outgoing synapses, synapses in their neuron's colour."""
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
     wiring = named.net.wiring
     there = wiring.weights != 0
-    place = layout(wiring)
+    place = compute_layout(wiring)
     found = Figure(figsize=(9, 9.5 if wiring.position is None else 5.5), layout="constrained")
     axes = found.add_subplot()
     sources, targets = np.nonzero(there & ~np.eye(len(there), dtype=bool))
@@ -72,11 +68,11 @@ def figure(named: Named) -> Figure:
         LineCollection(list(lines), colors=colours[sources], alpha=faint, linewidths=0.8, zorder=1)
     )
     sizes = 18.0 + 60.0 * there.sum(1) / max(there.sum(1).max(), 1)
-    for kind, colour, word in ((False, EXCITATORY, "excitatory"), (True, INHIBITORY, "inhibitory")):
+    for kind, colour, label in ((False, EXCITATORY, "excitatory"), (True, INHIBITORY, "inhibitory")):
         own = wiring.inhibitory == kind
         axes.scatter(
             *place[own].T, s=sizes[own], color=colour, edgecolor="white", linewidth=0.6, zorder=2,
-            label=f"{int(own.sum())} {word}",
+            label=f"{int(own.sum())} {label}",
         )  # fmt: skip
     itself = np.flatnonzero(there.diagonal())
     if len(itself):

@@ -1,1 +1,1 @@
-"""Surrogate gradients: the shape of d spike / d potential in the backward pass, one file each."""
+"""Surrogate gradients: d spike / d potential in the backward pass, one file each."""

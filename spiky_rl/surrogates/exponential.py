@@ -1,4 +1,4 @@
-"""SLAYER's probability density of a change of the spike's state.
+"""SLAYER's probability density that the spike changes.
 
     ds/dx = scale k/2 exp(-k |x|)
 

@@ -1,8 +1,8 @@
-"""SuperSpike's fast sigmoid: a cusp of height 1 whatever the slope.
+"""SuperSpike's fast sigmoid: a cusp of height 1 for any slope.
 
     ds/dx = 1 / (1 + k |x|)^2
 
-Peak 1 whatever the slope. Source: Zenke & Ganguli (2018).
+Source: Zenke & Ganguli (2018).
 """
 
 from spiky_rl.surrogates import base

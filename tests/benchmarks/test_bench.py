@@ -152,11 +152,13 @@ def test_bad_input_is_refused_before_anything_is_timed(case, capsys):
 def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypatch):
     monkeypatch.setattr(bench_choice.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="'norse' is not installed; install it with: pip install norse"):
-        bench_choice.chosen(["norse"], ["feedforward"])
-    everything = bench_choice.chosen(None, ["feedforward", "recurrent", "reservoir"])
+        bench_choice.choose_contenders(["norse"], ["feedforward"])
+    everything = bench_choice.choose_contenders(None, ["feedforward", "recurrent", "reservoir"])
     assert not set(everything) & set(PEERS), "the default goes on without"
     assert {"plain_loop", "plain_recurrent", "spiky_rl_reservoir"} <= set(everything)
 
 
 def test_without_a_word_the_feedforward_network_is_compared():
-    assert set(bench_choice.chosen(None, bench.parser().parse_args([]).networks)) <= set(FEEDFORWARD)
+    assert set(bench_choice.choose_contenders(None, bench.parser().parse_args([]).networks)) <= set(
+        FEEDFORWARD
+    )

@@ -14,10 +14,10 @@ from benchmarks import classification as bench_classify
 from benchmarks import run as bench
 from benchmarks.classification import Run
 from benchmarks.classifiers import CONTENDERS, COUNTED, PEER, Ours, SnnTorch
+from spiky_rl.classification.split import split
 from spiky_rl.cli import common
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.classification.split import split
 from tests.recorded import of_frames
 
 ROOT = Path(__file__).parents[2]
@@ -114,14 +114,14 @@ def few_samples():
 
 
 def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epoch():
-    held = few_samples()
-    race = bench_classify.Race(AGENT, held, split(held.labels, held.parts, 20, 0, 0), seed=3)
+    data = few_samples()
+    race = bench_classify.Race(AGENT, data, split(data.labels, data.parts, 20, 0, 0), seed=3)
     ours, peer = race.modules["spiky_rl"], race.modules[PEER]
     before = [w.detach().clone() for w in of_ours(ours.network)]
     assert all(torch.equal(a, b) for a, b in zip(before, of_snntorch(peer), strict=True))
     runs = race.run(2)
     assert [run.contender for run in runs] == list(CONTENDERS)
-    two = bench_classify.Race(AGENT, held, race.parted, 3, [PEER, "spiky_rl"])
+    two = bench_classify.Race(AGENT, data, race.parts, 3, [PEER, "spiky_rl"])
     assert list(two.modules) == [PEER, "spiky_rl"], "those that are named"
     for run in runs:
         assert run.seed == 3 and len(run.accuracy) == len(run.loss) == len(run.seconds) == 2
@@ -189,7 +189,7 @@ def test_bad_input_is_refused_before_anything_is_trained(case, capsys):
 
 
 NOTHING_TO_LEARN = {
-    "a test set alone": ("test/a", "all recordings are of the test set, so there is nothing to learn from"),
+    "a test set alone": ("test/a", "all recordings are in the test set, none are left for training"),
     "no classes": ("", "has no class"),
     "one class": ("a", "all recordings are of one class"),
 }
@@ -205,7 +205,15 @@ def test_recordings_that_are_nothing_to_learn_from_are_refused_in_one_line(
     folder.mkdir(parents=True)
     for i in range(3):
         np.save(folder / f"{i}.npy", np.ones((10, 1, 2, 2)))
-    line = ["classify", "--dataset", "own", "--data", tmp_path / "data", "--json", tmp_path / "result.json"]
+    line = [
+        "classify",
+        "--dataset",
+        "custom",
+        "--data",
+        tmp_path / "data",
+        "--json",
+        tmp_path / "result.json",
+    ]
     assert common.run(bench.bench, [str(word) for word in line]) == 2
     said = capsys.readouterr().err.splitlines()
     assert sum("error: " in text for text in said) == 1 and words in said[-1], said

@@ -85,8 +85,8 @@ def test_the_page_says_what_every_step_left(left):
         "|  | lif_ppo | lif_ppo, layers of mlp_ppo | mlp_ppo |",
         "| learning, s per iteration, median | 0.3000 | 0.2000 | 0.2000 |",
         "| learning, s in all | 9.60 | 9.40 | 1.40 |",
-        "Learning time of lif_ppo over mlp_ppo's, of the medians: **1.50**.",
-        "Learning time of lif_ppo, layers of mlp_ppo over mlp_ppo's, of the medians: **1.00**.",
+        "Learning time of lif_ppo / mlp_ppo, by medians: **1.50**.",
+        "Learning time of lif_ppo, layers of mlp_ppo / mlp_ppo, by medians: **1.00**.",
     ):
         assert f"\n{line}\n" in text, line
     assert "dry run" not in text and str(left) not in text, "no path of this machine"
@@ -166,7 +166,7 @@ def test_steps_on_the_cpu_see_no_gpu(tmp_path):
     assert (tmp_path / "asks.log").read_text() == "''\n"
 
 
-@pytest.mark.skipif(CUPY.available() is None, reason="there is a GPU here")
+@pytest.mark.skipif(CUPY.get_unavailable_reason() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_refuses_in_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     arguments = ["--folder", str(tmp_path / "new"), "--out", str(tmp_path / "page.md")]
@@ -205,7 +205,7 @@ def test_its_first_line_says_which_packages_are_missing(missing, line, lines):
     [
         (["--dry-run", "--out", "docs/gpu.md"], "is the page of a GPU"),
         (["--dry-run", "--out", "docs/../docs/gpu.md"], "is the page of a GPU"),
-        (["--dry-run", "--out", "page.txt"], "the ending '.txt'"),
+        (["--dry-run", "--out", "page.txt"], "suffix '.txt'"),
     ],
 )
 def test_a_dry_run_never_writes_the_page_of_a_gpu(arguments, message, monkeypatch, capsys):

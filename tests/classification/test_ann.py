@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import logits, over_time, seen
+from spiky_rl.classification.settings import load_agent
+from spiky_rl.classification.training import compute_logits, get_sequence_shape, to_sequence
 from tests.recorded import of_frames
 
 SIZE, CLASSES, BATCH = (6, 2, 34, 34), 10, 8
@@ -29,18 +29,18 @@ def torchs(network):
 
 @pytest.mark.parametrize(("agent", "how"), [("cnn_classifier", "sum"), ("cnn_time_classifier", "stack")])
 def test_an_ann_agent_is_torchs_own_cnn_forward_and_backward(agent, how):
-    spec = agent_of(agent, "nmnist", [])
+    spec = load_agent(agent, "nmnist", [])
     assert spec.runner["frames"] == how and not spec.network.options.stateful
-    steps, inputs = seen(SIZE, how)
+    steps, inputs = get_sequence_shape(SIZE, how)
     torch.manual_seed(0)
     network = spec.network.build(inputs=inputs, outputs=CLASSES)
-    network.run_on("torch")
+    network.set_backend("torch")
     peer = torchs(network)
     counts = np.random.default_rng(0).poisson(0.2, (BATCH, *SIZE))
     frames = of_frames(counts, np.arange(BATCH)).frames(np.arange(BATCH))
     images = frames.sum(1) if how == "sum" else frames.flatten(1, 2)
     assert steps == 1 and images.shape[1:] == inputs
-    found, expected = logits(network, over_time(frames, how)), peer(images)
+    found, expected = compute_logits(network, to_sequence(frames, how)), peer(images)
     assert (found - expected).norm() < CLOSE * expected.norm()
     labels = torch.arange(BATCH) % CLASSES
     for output in (found, expected):
@@ -52,10 +52,10 @@ def test_an_ann_agent_is_torchs_own_cnn_forward_and_backward(agent, how):
 
 def test_frames_are_seen_in_turn_unless_an_agent_sums_or_stacks_them():
     frames = torch.arange(2 * 3 * 4.0).reshape(2, 3, 1, 2, 2)
-    assert torch.equal(over_time(frames, "sum")[0, 1], frames[1].sum(0).flatten())
-    assert torch.equal(over_time(frames, "stack")[0, 1], frames[1].flatten())
+    assert torch.equal(to_sequence(frames, "sum")[0, 1], frames[1].sum(0).flatten())
+    assert torch.equal(to_sequence(frames, "stack")[0, 1], frames[1].flatten())
     size = (3, 1, 2, 2)
-    assert [seen(size, how) for how in ("turn", "sum", "stack")] == [
+    assert [get_sequence_shape(size, how) for how in ("turn", "sum", "stack")] == [
         (3, size[1:]),
         (1, size[1:]),
         (1, (3, 2, 2)),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from spiky_rl.classification import cache, samples
-from spiky_rl.classification.cache import make_room, placed, stored
+from spiky_rl.classification.cache import evict, index_events, load_cached
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets._events import EventFileError, Events, decode
+from spiky_rl.datasets._events import EventFileError, Events, decode_events
 from spiky_rl.datasets.base import Dataset, Recording
 from tests.recorded import dataset, encoded
 
@@ -28,13 +28,13 @@ class Drawn(Dataset):
         self.seed, self.count, self.events, self.bad, self.reads = seed, count, events, bad, 0
         super().__init__(Dataset.Options(bins=bins, binary=binary), Path("nowhere"))
 
-    def find(self):
+    def list_recordings(self):
         return [Recording(f"r{i}", i % 10, "train", row=i) for i in range(self.count)]
 
-    def stamps(self):
+    def get_fingerprints(self):
         yield repr((self.seed, self.events, self.bad))
 
-    def read(self, recording):
+    def read_events(self, recording):
         self.reads += 1
         if recording.row in self.bad:
             raise EventFileError(f"{recording.name}: damaged")
@@ -52,7 +52,7 @@ def own_cache(tmp_path, monkeypatch):
 def frames(events, **options):
     """Flat frames of events, counted."""
     found = Drawn(**options)
-    place = placed(events, found)
+    place = index_events(events, found)
     return np.bincount(place, minlength=found.bins * 24).reshape(found.bins, *SENSOR)
 
 
@@ -77,29 +77,29 @@ def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
 
 def test_counting_equals_a_loop_over_events():
     recordings = Drawn(1)
-    held = samples.load("drawn", recordings, recordings.recordings)
+    held = samples.load_samples("drawn", recordings, recordings.recordings)
     expected = np.zeros((6, BINS, *SENSOR))
     for i, recording in enumerate(recordings.recordings):
-        events = recordings.read(recording)
+        events = recordings.read_events(recording)
         for x, y, p, t in zip(events.x, events.y, events.p, events.t, strict=True):
             expected[i, t // 100, p, y, x] += 1
     assert (held.frames(np.arange(6)).numpy() == expected).all()
     assert (held.frames(np.array([4, 1])).numpy() == expected[[4, 1]]).all()
-    binary = samples.load("drawn", Drawn(1, binary=True), recordings.recordings)
+    binary = samples.load_samples("drawn", Drawn(1, binary=True), recordings.recordings)
     assert (binary.frames(np.arange(6)).numpy() == (expected > 0)).all()
     assert binary.digest != held.digest
 
 
 def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_cache):
     first = Drawn(0, count=40)
-    one = stored(first, first.recordings)
+    one = load_cached(first, first.recordings)
     assert first.reads == 40 + cache.MEASURED
     warm = Drawn(0, count=40)
-    again = stored(warm, warm.recordings)
+    again = load_cached(warm, warm.recordings)
     assert warm.reads == 0 and (one.places == again.places).all() and (one.digests == again.digests).all()
     other, finer = Drawn(1, count=40), Drawn(0, count=40, bins=5)
-    assert (stored(other, other.recordings).digests != one.digests).any()
-    assert (stored(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
+    assert (load_cached(other, other.recordings).digests != one.digests).any()
+    assert (load_cached(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
     assert len(list(own_cache.glob("*.events"))) == 3
 
 
@@ -111,83 +111,83 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
             file.write_bytes(encoded([(byte, 1, 0, t) for t in range(9)]))
             os.utime(file, (0, 0))
     given = {"sensor": [8, 8], "channels": 2, "window": [0, 9], "bins": 3}
-    held = [dataset("own", tmp_path / name, **given) for name in ("one", "other")]
-    one, other = (stored(found, found.recordings).digests.tolist() for found in held)
+    held = [dataset("custom", tmp_path / name, **given) for name in ("one", "other")]
+    one, other = (load_cached(found, found.recordings).digests.tolist() for found in held)
     assert one == other[::-1] != other, "files of equal names, sizes and times in another folder"
     (tmp_path / "one" / "a" / "2.csv").write_text("t,x,y,p\n0.001,1,1,0\n")
     coarse, fine = (
-        dataset("own", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
+        dataset("custom", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
     )
-    places = [stored(found, found.recordings).places.tolist() for found in (coarse, fine)]
+    places = [load_cached(found, found.recordings).places.tolist() for found in (coarse, fine)]
     assert places[0] != places[1], "another unit of time"
 
 
 def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):
     for bins in (3, 300):
         found = Drawn(0, bins=bins)
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
     assert [path.stat().st_size for path in own_cache.glob("*.events")] == [4 * 6 * 50] * 2
 
 
 def test_a_recording_that_is_bad_ends_in_its_name_or_is_skipped_and_named(own_cache, caplog):
     found = Drawn(0, bad=(2, 3))
-    with pytest.raises(EventFileError, match="r2: damaged; --skip_bad leaves such recordings out"):
-        stored(found, found.recordings)
+    with pytest.raises(EventFileError, match="r2: damaged; --skip_bad skips such recordings"):
+        load_cached(found, found.recordings)
     assert not list(own_cache.iterdir())
-    held = samples.load("drawn", found, found.recordings, skip_bad=True)
+    held = samples.load_samples("drawn", found, found.recordings, skip_bad=True)
     assert held.skipped == ("r2: damaged", "r3: damaged") and held.names == ["r0", "r1", "r4", "r5"]
     assert held.labels.tolist() == [0, 1, 4, 5]
     assert "skipped 2 of 6 recordings" in caplog.text and "r3: damaged" in caplog.text
     with pytest.raises(EventFileError, match="r2: damaged"):
-        stored(found, found.recordings)  # from the cache too
+        load_cached(found, found.recordings)  # from the cache too
     nothing = Drawn(0, bad=tuple(range(6)))
     with pytest.raises(EventFileError, match="r0: damaged; no recording is left"):
-        stored(nothing, nothing.recordings, skip_bad=True)
+        load_cached(nothing, nothing.recordings, skip_bad=True)
 
 
 def test_a_recording_without_events_in_the_window_is_bad():
     found = Drawn(0)
     found.window = (500, 900)
     with pytest.raises(
-        EventFileError, match="drawn r0: all its events lie from .*, none in the window from 500 to 900"
+        EventFileError, match="drawn r0: all events are from .*, none in the window from 500 to 900"
     ):
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
 
 
 def test_damaged_files_of_the_cache_are_made_anew(own_cache):
     found = Drawn(0)
-    whole = np.array(stored(found, found.recordings).places)
+    whole = np.array(load_cached(found, found.recordings).places)
     for pattern in ("*.events", "*.npz"):
         for left in (0, 20, -1):
             (path,) = own_cache.glob(pattern)
             with path.open("r+b") as file:
                 file.truncate(left if left >= 0 else path.stat().st_size - 1)
-            assert np.array_equal(stored(found, found.recordings).places, whole)
+            assert np.array_equal(load_cached(found, found.recordings).places, whole)
 
 
 def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     few = Drawn(0)
     many = Drawn(0, count=10**5)
-    stored(few, few.recordings)
+    load_cached(few, few.recordings)
     read = few.reads
     monkeypatch.setenv("SPIKY_RL_CACHE_GB", "0.001")
     with pytest.raises(
         UserError,
-        match="100000 recordings of drawn take about 0.02 GB, and at most 0.001 GB are kept; .* --recordings",
+        match="100000 recordings of drawn need about 0.02 GB, but the cache may take 0.001 GB; .* --recordings",
     ):
-        stored(many, many.recordings)
+        load_cached(many, many.recordings)
     assert many.reads == cache.MEASURED
-    assert stored(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
+    assert load_cached(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
-        with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' is no number"):
-            stored(many, many.recordings)
+        with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' given"):
+            load_cached(many, many.recordings)
     monkeypatch.delenv("SPIKY_RL_CACHE_GB")
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/cache")):
         monkeypatch.setenv("SPIKY_RL_CACHE", str(place))
         with pytest.raises(UserError, match="recordings cannot be kept in .* SPIKY_RL_CACHE"):
-            stored(few, few.recordings)
+            load_cached(few, few.recordings)
 
 
 def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog):
@@ -198,19 +198,19 @@ def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog
     os.utime(measured, (0, 0))
     for seed in range(3):
         found = Drawn(seed)
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
         for path in own_cache.iterdir():
             os.utime(path, (path.stat().st_mtime - 100,) * 2)
-    stored(Drawn(0), Drawn(0).recordings)  # used again: now the youngest
+    load_cached(Drawn(0), Drawn(0).recordings)  # used again: now the youngest
     sizes = sum(path.stat().st_size for path in own_cache.iterdir())
-    make_room(own_cache, sizes - 1)
-    make_room(own_cache, 0.4 * sizes)
+    evict(own_cache, sizes - 1)
+    evict(own_cache, 0.4 * sizes)
     warm, cold = Drawn(0), Drawn(1)
     for found in (warm, cold):
-        assert stored(found, found.recordings).places.size == 300
+        assert load_cached(found, found.recordings).places.size == 300
     assert warm.reads == 0 < cold.reads
     assert "removed, to make room in the cache" in caplog.text
-    make_room(own_cache, 0)
+    evict(own_cache, 0)
     assert list(own_cache.iterdir()) == [measured], "what all recordings were read for takes no room"
 
 
@@ -222,8 +222,8 @@ def test_equal_recordings_are_known_by_their_events_whatever_file_they_come_from
     (tmp_path / "b" / "x" / "1.csv").write_text("".join(f"{t},{x},{y},{p}\n" for x, y, p, t in events))
     digests = []
     for name in "ab":
-        found = dataset("own", tmp_path / name)
-        digests += stored(found, found.recordings).digests.tolist()
+        found = dataset("custom", tmp_path / name)
+        digests += load_cached(found, found.recordings).digests.tolist()
     assert digests[0] == digests[1]
 
 
@@ -236,7 +236,7 @@ def test_a_real_recording_has_the_frames_that_tonic_counts():
     # were equal, type and all; this is one of them
     path = Path(REAL or "") / "nmnist_00001.bin"
     real = dataset("nmnist", Path(REAL or ""))
-    place = placed(decode(path.read_bytes(), str(path)), real)
+    place = index_events(decode_events(path.read_bytes(), str(path)), real)
     found = np.bincount(place, minlength=23120).reshape(10, 2, 34, 34).astype(np.int16)
     assert found.sum((1, 2, 3)).tolist() == [357, 1146, 374, 50, 708, 854, 113, 226, 605, 244]
     assert (int(found[:, 1].sum()), int(found.max())) == (2327, 8)

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from spiky_rl.classification.cache import stored
+from spiky_rl.classification.cache import load_cached
 from spiky_rl.config.registry import UserError
 from tests.hosts.test_damaged_checkpoints import REMOVED
 from tests.recorded import bars, dataset, encoded
@@ -31,8 +31,8 @@ def good(tmp_path_factory):
 
 def load(root):
     """What recordings are, from the cache where it has them."""
-    found = dataset("own", root / "data", bins=3)
-    held = stored(found, found.recordings)
+    found = dataset("custom", root / "data", bins=3)
+    held = load_cached(found, found.recordings)
     return found.shape, found.window, held.places.tolist(), held.offsets.tolist(), held.digests.tolist()
 
 

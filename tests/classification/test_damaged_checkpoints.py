@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.classification import checkpoint, run, use
-from spiky_rl.classification.settings import Request, resumed
+from spiky_rl.classification import checkpoint, inference, run
+from spiky_rl.classification.settings import ClassifyRequest, resume_settings
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config.registry import UserError
 from tests.hosts.test_damaged_checkpoints import NESTED, REMOVED, nest, put
 from tests.recorded import bars, encoded
 
-LINE = "--dataset own --device cpu --agent lif_linear_classifier --bins 2 --epochs 2 --batch_size 4".split()
+LINE = (
+    "--dataset custom --device cpu --agent lif_linear_classifier --bins 2 --epochs 2 --batch_size 4".split()
+)
 LINE += ["agent.network.layers=[5]", "agent.network.backend=torch"]
 
 
@@ -176,17 +178,31 @@ def damaged(good, tmp_path, path, value):
 
 def resume(path):
     """Go on with a checkpoint's run, up to its first epoch."""
-    asked = Request(checkpoint=str(path), device="cpu", flags={"epochs": 3})
+    asked = ClassifyRequest(checkpoint=str(path), device="cpu", flags={"epochs": 3})
     loaded = checkpoint.read(path)
-    return run.prepare(resumed(asked, loaded), loaded, "cpu")
+    return run.prepare_data(resume_settings(asked, loaded), loaded, "cpu")
 
 
 def test_the_whole_checkpoint_goes_on_and_is_used(good, tmp_path):
     file = damaged(good, tmp_path, f"{FLAGS}/epochs", 2)
     assert len(list(resume(file).epochs())) == 1
-    asked = Request(checkpoint=str(file), evaluate=True)
-    assert len(use.load(asked, checkpoint.read(file), "cpu", True).held) == 15
+    asked = ClassifyRequest(checkpoint=str(file), evaluate=True)
+    assert len(inference.load_classifier(asked, checkpoint.read(file), "cpu", True).samples) == 15
     assert len(DAMAGES) > 200
+
+
+def test_a_checkpoint_with_the_old_name_of_its_dataset_goes_on_and_is_used(good, tmp_path):
+    content = copy.deepcopy(good[1])
+    for path in (f"{IDENTITY}/dataset", f"{DATASET}/name"):
+        put(path, "own")(content)
+    put(f"{FLAGS}/epochs", 2)(content)
+    torch.save(content, tmp_path / "model.pt")
+    trainer = resume(tmp_path / "model.pt")
+    assert trainer.samples.name == "custom" and len(list(trainer.epochs())) == 1
+    for name in (None, "own", "custom"):
+        asked = ClassifyRequest(checkpoint=str(tmp_path / "model.pt"), evaluate=True, dataset=name)
+        loaded = checkpoint.read(tmp_path / "model.pt")
+        assert len(inference.load_classifier(asked, loaded, "cpu", True).samples) == 15
 
 
 @pytest.mark.parametrize("case", DAMAGES)
@@ -226,7 +242,7 @@ def test_zero_bytes_and_half_a_file_are_no_checkpoint(good, tmp_path):
     whole = good[0].read_bytes()
     for content in (b"", bytes(len(whole)), whole[: len(whole) // 2], whole[:-1], b"text"):
         (tmp_path / "model.pt").write_bytes(content)
-        with pytest.raises(UserError, match="model.pt: no checkpoint, or a damaged one"):
+        with pytest.raises(UserError, match="model.pt: not a checkpoint, or damaged"):
             checkpoint.read(tmp_path / "model.pt")
 
 
@@ -237,13 +253,13 @@ def test_recordings_that_go_on_after_the_window_of_the_training_are_said(good, t
     (tmp_path / "c0").mkdir()
     for name, last in (("short", window[1] - 1), ("long", 2 * window[1])):
         (tmp_path / "c0" / f"{name}.csv").write_text(f"10,1,1,0\n{last},1,1,0\n")
-    asked = Request(checkpoint=str(path), evaluate=True, flags={"data": str(tmp_path)})
-    assert len(use.load(asked, checkpoint.read(path), "cpu", True).held) == 2
-    words = "as in training; 1 of 2 recordings go on after it, c0/long.csv until"
+    asked = ClassifyRequest(checkpoint=str(path), evaluate=True, flags={"data": str(tmp_path)})
+    assert len(inference.load_classifier(asked, checkpoint.read(path), "cpu", True).samples) == 2
+    words = "as in training; 1 of 2 recordings continue after it, c0/long.csv until"
     assert f"dataset.window: {window}, {words} {2 * window[1] + 1}" in caplog.text
     caplog.clear()
     given = asked.with_changes(overrides=(f"dataset.window={window}",))
-    use.load(given, checkpoint.read(path), "cpu", True)
+    inference.load_classifier(given, checkpoint.read(path), "cpu", True)
     assert "go on after" not in caplog.text, "whoever gives a window means it"
 
 

@@ -4,34 +4,34 @@ import pytest
 import torch
 
 from spiky_rl.classification.initial import RATE, scale_to_recordings
-from spiky_rl.classification.settings import agent_of
-from spiky_rl.classification.training import logits, over_time
+from spiky_rl.classification.settings import load_agent
+from spiky_rl.classification.training import compute_logits, to_sequence
 from spiky_rl.config.options import UserError
-from spiky_rl.metrics.spikes import firing
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.spikes import compute_layer_activity
+from spiky_rl.networks.base import ForwardRecord
 
 SIZE = (12, 2, 1, 39)
 
 
 def build(agent, size=SIZE, overrides=()):
     torch.manual_seed(0)
-    spec = agent_of(agent, "own", list(overrides))
+    spec = load_agent(agent, "custom", list(overrides))
     assert spec.network is not None
     network = spec.network.build(inputs=size[1:], outputs=5)
-    network.run_on("torch")
+    network.set_backend("torch")
     return network
 
 
 def draw_frames(count, size=SIZE):
     torch.manual_seed(1)
-    return over_time((torch.rand(16, *size) < 0.1).float() * count)
+    return to_sequence((torch.rand(16, *size) < 0.1).float() * count)
 
 
 def measure_rates(network, frames):
-    record = Record()
+    record = ForwardRecord()
     with torch.no_grad():
-        logits(network, frames, record)
-    return [layer.rate for layer in firing(record)]
+        compute_logits(network, frames, record)
+    return [layer.rate for layer in compute_layer_activity(record)]
 
 
 @pytest.mark.parametrize("count", [0.02, 1.0, 50.0])
@@ -54,7 +54,7 @@ def test_a_layer_of_graded_neurons_gets_currents_of_one_size():
 
 def test_recordings_that_reach_no_neuron_are_refused():
     network = build("lif_linear_classifier")
-    with pytest.raises(UserError, match="--initial data: .* layer 1 spike; allowed: agent"):
+    with pytest.raises(UserError, match="--initial data: .*layer 1 .*; allowed: agent"):
         scale_to_recordings(network, torch.zeros(3, 2, 78))
 
 
@@ -66,5 +66,5 @@ def test_graded_neurons_that_send_nothing_leave_no_layer_to_scale(bias):
         "agent.network.decoder=rate",
     )
     network, frames = build("lif_linear_classifier", overrides=overrides), draw_frames(1.0)
-    with pytest.raises(UserError, match="--initial data: .* layer 2 spike; allowed: agent"):
+    with pytest.raises(UserError, match="--initial data: .*layer 2 .*; allowed: agent"):
         scale_to_recordings(network, frames)

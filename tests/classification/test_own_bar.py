@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
-from spiky_rl.config.reading import parse_json, read_file
+from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.datasets._events import MissingData
 from tests.recorded import dataset
 
@@ -26,7 +26,7 @@ def write_tensors(folder, objects):
             continue
         part = "train" if counts[recording.label] < LEARNED else "test"
         counts[recording.label] += 1
-        events = objects.read(recording)
+        events = objects.read_events(recording)
         frames = np.zeros((250, 2, 1, 39), np.uint8)
         np.add.at(frames, (events.t, events.p, events.y, events.x), 1)
         path = folder / part / str(recording.label) / f"{counts[recording.label]}.npy"
@@ -48,7 +48,7 @@ def test_the_defaults_reach_a_perceptron_on_all_frames_of_recordings_that_they_w
     write_tensors(tmp_path / "own", objects)
     line = [
         "--dataset",
-        "own",
+        "custom",
         "--data",
         tmp_path / "own",
         "--device",

@@ -2,10 +2,10 @@
 
 import pytest
 
-from spiky_rl.classification.sizing import (
+from spiky_rl.classification.run import (
     MAX_EPOCHS,
     MIN_EPOCHS,
-    UPDATES,
+    MIN_UPDATES,
     compute_batch_size,
     compute_epochs,
 )
@@ -20,7 +20,7 @@ def test_epochs_make_the_number_of_updates_within_their_bounds(recordings):
     per_epoch = -(-recordings // batch_size)
     assert 16 <= batch_size <= 50 and MIN_EPOCHS <= epochs <= MAX_EPOCHS
     if MIN_EPOCHS < epochs < MAX_EPOCHS:
-        assert UPDATES <= epochs * per_epoch < UPDATES + per_epoch
+        assert MIN_UPDATES <= epochs * per_epoch < MIN_UPDATES + per_epoch
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_one_recording_more_is_no_rise():
 def test_own_recordings_are_counted_into_frames_that_fit_their_window(tmp_path, window, given, bins):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.csv").write_text("t,x,y,p\n1,0,0,0\n2,1,1,0\n")
-    own = dataset("own", tmp_path, window=[0, window], sensor=[2, 2], **given)
+    own = dataset("custom", tmp_path, window=[0, window], sensor=[2, 2], **given)
     assert own.bins == bins == own.settings()["bins"]

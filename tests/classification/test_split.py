@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from spiky_rl.classification.settings import Request, fresh
-from spiky_rl.classification.split import split, subset
+from spiky_rl.classification.settings import ClassifyRequest, make_settings
+from spiky_rl.classification.split import select_subset, split
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.datasets.ev_objects import EvObjects
@@ -66,21 +66,25 @@ RECORDINGS = [
 
 
 def test_a_subset_has_of_every_class_and_part_its_share_and_is_the_same_again():
-    found = subset(RECORDINGS, 50, None)
+    found = select_subset(RECORDINGS, 50, None)
     assert [sum(r.part == part for r in found) for part in ("train", "test")] == [40, 10]
     assert all(sum(r.label == label for r in found) == 10 for label in range(5))
-    assert found == subset(RECORDINGS, 50, None) and found == sorted(found, key=RECORDINGS.index)
-    assert subset(RECORDINGS, 125, None) == RECORDINGS
-    with pytest.raises(UserError, match="--recordings 126: there are 125"):
-        subset(RECORDINGS, 126, None)
+    assert found == select_subset(RECORDINGS, 50, None) and found == sorted(found, key=RECORDINGS.index)
+    assert select_subset(RECORDINGS, 125, None) == RECORDINGS
+    with pytest.raises(UserError, match="--recordings 126: allowed: at most 125"):
+        select_subset(RECORDINGS, 126, None)
 
 
 def test_a_list_chooses_recordings_by_name_and_may_say_what_each_is(tmp_path):
     plain, parted = tmp_path / "ids.txt", tmp_path / "recordings.csv"
     plain.write_text("# mine\ntest/0/005\n\n099\ntrain/0/000\n")
-    assert [r.name for r in subset(RECORDINGS, None, plain)] == ["train/0/000", "train/4/099", "test/0/005"]
+    assert [r.name for r in select_subset(RECORDINGS, None, plain)] == [
+        "train/0/000",
+        "train/4/099",
+        "test/0/005",
+    ]
     parted.write_text("recording,label,part\ntrain/1/001,1,test\ntrain/0/000,0,validation\ntrain/2/002,2,\n")
-    assert [(r.name, r.part) for r in subset(RECORDINGS, None, parted)] == [
+    assert [(r.name, r.part) for r in select_subset(RECORDINGS, None, parted)] == [
         ("train/0/000", "validation"),
         ("train/1/001", "test"),
     ]
@@ -92,7 +96,7 @@ BAD_LISTS = {
         "there is no recording 'train/0/00O'; did you mean 'train/0/0",
     ),
     "a name of two": ("000\n", "there is no recording '000'"),
-    "a part": ("recording,part\ntrain/0/000,tset\n", "part 'tset' is none of train, validation, test"),
+    "a part": ("recording,part\ntrain/0/000,tset\n", "unknown part 'tset'; allowed: train, validation, test"),
     "nothing": ("# none\n", "lists no recording"),
 }
 
@@ -102,19 +106,19 @@ def test_a_list_that_does_not_fit_is_refused(case, tmp_path):
     text, words = BAD_LISTS[case]
     (tmp_path / "ids.csv").write_text(text)
     with pytest.raises(UserError, match="ids.csv.*" + words):
-        subset(RECORDINGS, None, tmp_path / "ids.csv")
+        select_subset(RECORDINGS, None, tmp_path / "ids.csv")
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        subset(RECORDINGS, None, tmp_path / "none")
+        select_subset(RECORDINGS, None, tmp_path / "none")
 
 
 def test_a_list_that_is_a_pipe_waits_for_nobody(tmp_path):
     os.mkfifo(tmp_path / "ids")
-    with pytest.raises(UserError, match="--ids .*: cannot be read: it is no file"):
-        subset([Recording("a", 0, "train")], None, tmp_path / "ids")
+    with pytest.raises(UserError, match="--ids .*: cannot be read: it is not a regular file"):
+        select_subset([Recording("a", 0, "train")], None, tmp_path / "ids")
 
 
 def test_a_training_takes_what_its_dataset_declares_unless_it_is_given():
-    declared = fresh(Request(dataset="ev_objects")).flags
+    declared = make_settings(ClassifyRequest(dataset="ev_objects")).flags
     assert (declared.epochs, declared.batch_size) == (EvObjects.epochs, EvObjects.batch_size) == (150, 20)
-    assert fresh(Request(dataset="ev_objects", flags={"epochs": 3})).flags.epochs == 3
-    assert fresh(Request(dataset="digits")).flags.epochs == Dataset.epochs
+    assert make_settings(ClassifyRequest(dataset="ev_objects", flags={"epochs": 3})).flags.epochs == 3
+    assert make_settings(ClassifyRequest(dataset="digits")).flags.epochs == Dataset.epochs

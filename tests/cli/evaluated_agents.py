@@ -1,6 +1,6 @@
 """Policies as they are drawn, evaluated on the real Isaac-Cartpole in one simulator: ``evaluated_agents.py LIBRARY FOLDER AGENT...``.
 
-Prints one line of JSON per agent: its evaluation, or the traceback.
+Prints one line of JSON per agent: its groups, or the traceback.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ import traceback
 import torch
 
 from spiky_rl.cli.evaluate import parser
-from spiky_rl.cli.flags import picked
-from spiky_rl.config.plan import Request
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
-from spiky_rl.hosts.run.prepare import prepare
-from spiky_rl.hosts.run.simulate import runner_of
+from spiky_rl.cli.flags import parse_settings
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.run.evaluate import measure_conditions
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
@@ -37,19 +37,21 @@ def planned(library, logs, agent):
         "--log_root",
         logs,
     ]
-    return prepare(
-        picked(Request, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+    return make_plan(
+        parse_settings(
+            RunRequest, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"])
+        )
     )
 
 
-def parts(policy, env, evaluation):
+def parts(policy, env, groups):
     """Activity of all environments, and the mean of that of the groups, in a state that is not rest."""
-    obs = evaluation.restart()
+    obs = groups.restart()
     policy.reset()
     for _ in range(5):
         obs, _, dones, _ = env.step(policy(obs))
         policy.reset(dones)
-    whole, by_group = policy.activity(obs), [policy.activity(obs, ids) for ids in evaluation.ids]
+    whole, by_group = policy.compute_activity(obs), [policy.compute_activity(obs, ids) for ids in groups.ids]
 
     def numbers(seen):
         return [seen.rate, seen.operations, seen.cost.effective_operations, seen.cost.activation_sparsity]
@@ -59,22 +61,24 @@ def parts(policy, env, evaluation):
 
 def main(library, logs, *agents):
     plan = planned(library, logs, agents[0])
-    stand_together(plan.env_cfg)
+    share_env_origin(plan.host_task.env_cfg)
     count = len(NAMES) * EPISODES
-    with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=count, seed=0) as gym_env:
+    with open_simulation(
+        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=count, seed=0
+    ) as gym_env:
         for agent in agents:
             found = {"agent": agent}
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     plan = planned(library, logs, agent)
-                    env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+                    env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     torch.manual_seed(SEED)
-                    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = plan.learner.get_runner_class()(env, plan.config, None, "cpu", plan.identity)
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
-                        evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)
-                        (conditions,), cost = evaluation.run(policy)
-                        found |= parts(policy, env, evaluation)
+                        groups = env.make_condition_groups(NAMES, EPISODES, ["policy"], SEED)
+                        (conditions,), cost = measure_conditions(groups, policy)
+                        found |= parts(policy, env, groups)
                 found |= {"conditions": conditions, "cost": cost}
             except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
                 found["error"] = traceback.format_exc()

@@ -10,17 +10,16 @@ import sys
 import traceback
 from pathlib import Path
 
-from spiky_rl.cli.flags import picked
+from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Request
-from spiky_rl.deploy._asked import Export
-from spiky_rl.deploy._export import export
-from spiky_rl.deploy._targets import refuse
-from spiky_rl.hosts.common.silence import expected_to_spike, state_of
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-from spiky_rl.hosts.run.prepare import prepare
-from spiky_rl.hosts.run.simulate import runner_of
+from spiky_rl.deploy._export import write_and_verify
+from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import check_expressible
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 ONCE = "agent.algorithm.num_learning_epochs=1"
 """Each sample is learned from once: in all minibatches, eight times faster with skrl."""
@@ -40,16 +39,16 @@ def planned(library, logs, task, agent):
         "16",
     ]
     line += ["--rl_library", library, "--log_root", logs, "--seed", "0", ONCE]
-    return prepare(picked(Request, parser().parse_args(line)))
+    return make_plan(parse_settings(RunRequest, parser().parse_args(line)))
 
 
 def warnings(runner, activity):
     """What training would warn of if it went on like this: ``silent`` or ``saturated`` layers."""
     network = next(iter(runner.models)).network if activity.layers else None
     return [
-        state_of(layer)
+        classify_layer(layer)
         for i, layer in enumerate(activity.layers)
-        if expected_to_spike(network, i) and state_of(layer)
+        if is_expected_to_spike(network, i) and classify_layer(layer)
     ]
 
 
@@ -58,13 +57,15 @@ def exported(plan, policy, env, targets):
     found = {}
     for name in targets.split(","):
         try:
-            built = Export(to=name).require(plan.request)
-            refuse(built.values(), plan.spec.tree())
+            built = ExportOptions(to=name).check_request(plan.request)
+            check_expressible(built.values(), plan.spec.to_dict())
         except UserError as error:
             found[name] = {"refused": str(error)}
             continue
         try:
-            (agreement,) = export(policy, env, Path(plan.request.log_root) / plan.agent, built).values()
+            (agreement,) = write_and_verify(
+                policy, env, Path(plan.request.log_root) / plan.agent, built
+            ).values()
             found[name] = {"steps": agreement.steps}
         except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
             found[name] = {"error": traceback.format_exc()}
@@ -73,17 +74,17 @@ def exported(plan, policy, env, targets):
 
 def main(library, logs, task, iterations, targets, *agents):
     plan = planned(library, logs, task, agents[0])
-    with simulation(
-        plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=plan.num_envs, seed=0
+    with open_simulation(
+        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=plan.num_envs, seed=0
     ) as gym_env:
         for agent in agents:
             found = {"agent": agent}
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     plan = planned(library, logs, task, agent)
-                    env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+                    env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     env.reset()
-                    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = plan.learner.get_runner_class()(env, plan.config, None, "cpu", plan.identity)
                     seen = []
                     runner.on_iteration = seen.append
                     runner.learn(int(iterations), True)

@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from spiky_rl.cli import evaluate, train
-from spiky_rl.cli.flags import picked
+from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config import files
-from spiky_rl.config.plan import Request, Training
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell
-from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.hosts.run.asked import Evaluation
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.run.options import EvaluateOptions
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -44,10 +44,10 @@ def parsed(script, line):
     """What a command line asks for: the run, and what else the command takes."""
     if "train" in script:
         args = train.parser().parse_intermixed_args(line)
-        return picked(Request, args), picked(Training, args)
+        return parse_settings(RunRequest, args), parse_settings(TrainOptions, args)
     args = evaluate.parser().parse_intermixed_args(line)
-    how = picked(Evaluation, args)
-    return picked(Request, args), how.episodes, how.conditions, how.out
+    how = parse_settings(EvaluateOptions, args)
+    return parse_settings(RunRequest, args), how.episodes, how.conditions, how.out
 
 
 TUNED = {"version": 1, "tuning": "small", "trials": 2, "seeds": [90000], "budget": "few"}
@@ -63,9 +63,9 @@ def planned(request, tmp_path_factory):
         patch.chdir(folder)
         (folder / "mine.yaml").write_text(MINE)
         files.write_text(folder / "tuning" / "tuned.yaml", yaml.safe_dump(TUNED))
-        asked = study.build("study", {**GIVEN, "tuning": TUNINGS[request.param]})
-        place = Place(device="cpu", assets="local")
-        cells = grid.cells(asked, Resolver(asked, place), place.device, place.assets)
+        asked = study.build_study("study", {**GIVEN, "tuning": TUNINGS[request.param]})
+        place = ExecutionOptions(device="cpu", assets="local")
+        cells = grid.build_cells(asked, AgentResolver(asked, place), place.device, place.assets)
         by_hand = {}
         for cell in cells:
             write_cell(folder, cell, "robots")
@@ -74,7 +74,7 @@ def planned(request, tmp_path_factory):
                 assert cell.specification.spec["network"]["neuron"]["tau"] == 5.0
             lines = [shlex.split(command.replace(grid.OUT, str(folder))) for command in cell.commands]
             given = {script: parsed(script, line) for _, script, *line in lines}
-            by_hand[cell.name] = {script: (asked, prepare(asked[0])) for script, asked in given.items()}
+            by_hand[cell.name] = {script: (asked, make_plan(asked[0])) for script, asked in given.items()}
         (folder / "mine.yaml").unlink()
         yield folder, by_hand
 
@@ -86,16 +86,21 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
         for script, (given, wanted) in steps.items():
             own = folder / "cells" / name
             found, *more = (
-                steps_of.training(own, None, False) if "train" in script else steps_of.evaluation(own)
+                steps_of.make_training_request(own, None, False)
+                if "train" in script
+                else steps_of.make_evaluation_request(own)
             )
-            plan, theirs = prepare(found), given[0]
+            plan, theirs = make_plan(found), given[0]
             ours = found.model_copy(update={"spec": None})
             if theirs.checkpoint == "random":  # whose agent does nothing, and which has no run
                 ours = ours.model_copy(update={"log_root": theirs.log_root})
             else:
-                assert plan.spec.digest == wanted.spec.digest and plan.spec.rows() == wanted.spec.rows()
+                assert (
+                    plan.spec.digest == wanted.spec.digest
+                    and plan.spec.list_values() == wanted.spec.list_values()
+                )
                 assert listed(plan.config) == listed(wanted.config)
-            assert plan.env_cfg.to_dict() == wanted.env_cfg.to_dict()
-            for key in ("task", "gym_id", "agent", "seed", "num_envs", "device", "physics", "experiment"):
+            assert plan.host_task.env_cfg.to_dict() == wanted.host_task.env_cfg.to_dict()
+            for key in ("task", "registered", "agent", "seed", "num_envs", "device", "physics", "experiment"):
                 assert getattr(plan, key) == getattr(wanted, key), key
             assert ours == theirs and more == [*given[1:]]

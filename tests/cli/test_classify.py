@@ -15,7 +15,7 @@ import torch
 
 from spiky_rl.classification import result as classify_result
 from spiky_rl.classification import training as classify_training
-from spiky_rl.classification.training import augmented, logits, over_time, training_step
+from spiky_rl.classification.training import augment, compute_logits, to_sequence, training_step
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config import registry
@@ -74,7 +74,7 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path,
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
     line = [
         "--dataset",
-        "own",
+        "custom",
         "--data",
         tmp_path / "data",
         "--bins",
@@ -157,10 +157,10 @@ def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, caps
             "--agent lif_ppo: the run of .* has lif_conv_classifier",
         ),
         (["--checkpoint", "latest"], "--checkpoint latest: name the --dataset too"),
-        ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has seen 1 epochs"),
+        ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has done 1 epochs"),
         ([*DIGITS, *latest], "no run of any agent on digits"),
         ([*DIGITS, "--checkpoint", folder], "--dataset digits: the run of .* has nmnist_synthetic"),
-        ([*DIGITS, "--checkpoint", folder / "result.json"], "no checkpoint, or a damaged one"),
+        ([*DIGITS, "--checkpoint", folder / "result.json"], "not a checkpoint, or damaged"),
     ]
     for argv, words in cases:
         capsys.readouterr()
@@ -210,10 +210,10 @@ def test_a_list_of_recordings_that_has_changed_is_named(tmp_path, capsys):
 
 
 def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
-    rate = classify_training.Trainer._learning_rate  # pylint: disable=protected-access
+    rate = classify_training.Trainer._get_learning_rate  # pylint: disable=protected-access
     monkeypatch.setattr(
         classify_training.Trainer,
-        "_learning_rate",
+        "_get_learning_rate",
         lambda self, done: 1e38 if done >= 0.5 else rate(self, done),
     )
     assert run(tmp_path, *SYNTHETIC, "--epochs", "2", "--batch_size", "8")[0] == 1
@@ -230,7 +230,7 @@ def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
     number, times, epochs, tmp_path, monkeypatch
 ):
     """With what shells call a process that the signal ended, and what the last whole epoch learned."""
-    rate, sent = classify_training.Trainer._learning_rate, []  # pylint: disable=protected-access
+    rate, sent = classify_training.Trainer._get_learning_rate, []  # pylint: disable=protected-access
 
     def signalled(self, done):
         if done >= 0.5 and len(sent) < times:
@@ -238,7 +238,7 @@ def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
             os.kill(os.getpid(), number)
         return rate(self, done)
 
-    monkeypatch.setattr(classify_training.Trainer, "_learning_rate", signalled)
+    monkeypatch.setattr(classify_training.Trainer, "_get_learning_rate", signalled)
     assert run(tmp_path, *SYNTHETIC, "--epochs", "4", "--batch_size", "8")[0] == 128 + number
     (path,) = tmp_path.rglob("result.json")
     result = json.loads(path.read_text())
@@ -280,28 +280,28 @@ def test_an_interrupt_while_the_command_is_loaded_ends_without_a_traceback(monke
 
 BAD_LINES = {
     "dataset": (["--dataset", "mnist"], "--dataset: unknown dataset 'mnist'; known: .*did you mean 'nmnist'"),
-    "no dataset": ([], "--dataset: name one of digits, ev_objects, nmnist"),
+    "no dataset": ([], "--dataset: name one of custom, digits, ev_objects, nmnist"),
     "dataset's option": (["--dataset", "stemnist", "dataset.character=all"], "did you mean 'characters'"),
     "own without a folder": (
-        ["--dataset", "own"],
-        "--dataset own: name the folder of your recordings with --data",
+        ["--dataset", "custom"],
+        "--dataset custom: name the folder of your recordings with --data",
     ),
-    "download": ([*DIGITS, "--download"], "--download: goes with nmnist only, not with digits"),
-    "out": ([*DIGITS, "--out", "x.csv"], "--out: goes with --evaluate or --predict"),
+    "download": ([*DIGITS, "--download"], "--download: not available for digits; allowed: nmnist"),
+    "out": ([*DIGITS, "--out", "x.csv"], "--out: available only with --evaluate or --predict"),
     "validation": ([*DIGITS, "--validation", "1438"], "--validation 1438: must be between 1 and 1437"),
     "flag": ([*DIGITS, "--epoch", "3"], "did you mean '--epochs'?"),
     "agent": ([*DIGITS, "--agent", "lif_pppo"], "unknown agent 'lif_pppo'.*did you mean 'lif_ppo'"),
     "local rule": (
         [*DIGITS, "agent.network.learning=stdp"],
-        "agent.network.learning: 'stdp' learns from what actions",
+        "agent.network.learning: 'stdp' learns from the advantages of actions",
     ),
-    "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: has no `network`"),
+    "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: .*no `network`"),
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (
         [*DIGITS, "agent.algorithm.gamma=0.9"],
-        "agent.algorithm.gamma=0.9.* reads of an agent network, frames, actor",
+        "agent.algorithm.gamma=0.9.* allowed: network, frames, actor",
     ),
-    "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is no override"),
+    "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is not an override"),
     "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),
     "bins of images": (
         [*DIGITS, "--bins", "4"],
@@ -314,7 +314,7 @@ BAD_LINES = {
     ),
     "shift": ([*DIGITS, "--shift", "-1"], "-1.0 is out of range; it must be"),
     "no data": (["--dataset", "nmnist", "--data", "/nowhere"], "N-MNIST is not in '/nowhere'"),
-    "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "a form to be filled in"),
+    "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "require a form"),
     "maps": ([*DIGITS, "--agent", "lif_conv_classifier"], "does not fit maps of"),
 }
 
@@ -343,7 +343,7 @@ def network():
 def test_a_step_lowers_the_loss_of_its_batch_and_counts_what_was_right_before():
     net = network()
     frames, labels = torch.rand(5, 12, 16), torch.arange(12) % 3
-    before = logits(net, frames)
+    before = compute_logits(net, frames)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     losses = [training_step(net, optimiser, frames, labels) for _ in range(20)]
     assert losses[0][0] == pytest.approx(torch.nn.functional.cross_entropy(before, labels).item(), rel=1e-5)
@@ -357,28 +357,28 @@ def test_logits_are_the_mean_of_the_features_of_each_frame_in_turn():
     for frame in frames:
         features, state = net(frame.unsqueeze(0), state)
         found.append(features[0])
-    assert torch.allclose(logits(net, frames), torch.stack(found).mean(0), atol=1e-6)
+    assert torch.allclose(compute_logits(net, frames), torch.stack(found).mean(0), atol=1e-6)
 
 
 def test_augmentation_moves_a_sample_as_a_whole_and_leaves_it_where_there_is_none():
     frames = torch.zeros(2, 3, 1, 9, 9)
     frames[:, :, :, 4, 4] = 1.0
-    assert augmented(frames, 0.0, 0.0) is frames
+    assert augment(frames, 0.0, 0.0) is frames
     torch.manual_seed(0)
-    moved = augmented(frames, 2.0, 0.0)
+    moved = augment(frames, 2.0, 0.0)
     assert torch.allclose(moved.sum((2, 3, 4)), torch.ones(2, 3), atol=1e-5), "counts are shared, not lost"
     assert torch.allclose(moved[:, 0], moved[:, 2]) and not torch.allclose(moved[0], moved[1])
     axis = torch.arange(9.0)
     centre = (moved[:, 0, 0].sum(1) * axis).sum(-1)
     assert ((centre - 4.0).abs() <= 2.0 + 1e-5).all()
-    turned = augmented(frames, 0.0, 20.0)
+    turned = augment(frames, 0.0, 20.0)
     assert torch.allclose(turned[:, :, 0, 4, 4], torch.ones(2, 3)), "the centre stays when a sample is turned"
 
 
 def test_samples_are_flat_and_time_comes_first():
     frames = torch.arange(2 * 3 * 4.0).reshape(2, 3, 1, 2, 2)
-    assert over_time(frames).shape == (3, 2, 4)
-    assert torch.equal(over_time(frames)[1, 0], frames[0, 1].flatten())
+    assert to_sequence(frames).shape == (3, 2, 4)
+    assert torch.equal(to_sequence(frames)[1, 0], frames[0, 1].flatten())
 
 
 @pytest.mark.slow

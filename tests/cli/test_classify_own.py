@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from spiky_rl.classification import ann as ann_beside
-from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.settings import load_agent
 from spiky_rl.cli import common
-from spiky_rl.config import sizes
+from spiky_rl.config import memory_check
 from tests.cli.test_classify_use import LINE, folder, newest, run
 
 
@@ -32,8 +32,8 @@ def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the
     ann, said = result["ann"], capsys.readouterr().out
     assert ann["name"] == "mlp" and ann["epochs"] == 10 and result["samples_test"] == 18
     assert 0.0 <= ann["accuracy"] <= 1.0 and ann["seconds_total"] > 0 and ann["synops_per_sample"] > 0
-    (network,) = re.findall(r"accuracy +([\d.]+%) of the 18 to test on", said)
-    (beside,) = re.findall(r"ANN +([\d.]+%) of the same 18: .* s, .* operations per recording", said)
+    (network,) = re.findall(r"accuracy +([\d.]+%) of 18 test recordings", said)
+    (beside,) = re.findall(r"ANN +([\d.]+%) of the same 18: .* s, .* effective ops per recording", said)
     assert (network, beside) == (f"{result['accuracy']:.1%}", f"{ann['accuracy']:.1%}")
     # the network's result is what it is without an ANN, and a run that goes on trains it again
     assert run(tmp_path, *line[:-1], "none") == 0
@@ -67,7 +67,7 @@ def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(t
     _, result = newest(tmp_path)
     said = capsys.readouterr().out
     assert result["rising"]["last"] > result["rising"]["before"]
-    assert re.search(r"not converged +\w+ accuracy was still rising, .* longer: --epochs 60", said)
+    assert re.search(r"not converged +\w+ accuracy was still rising, .* --epochs 60", said)
     assert ("better than the spiking network" in said) == (
         result["accuracy"] < result["ann"]["accuracy"] - 0.1
     )
@@ -75,7 +75,7 @@ def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(t
 
 def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_otherwise(tmp_path):
     data = folder(tmp_path / "data", 10, 0)
-    line = ["--dataset", "own", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
+    line = ["--dataset", "custom", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
     line += ["dataset.bins=2", "--ann", "none", "--epochs", 1]
     assert run(tmp_path, *line) == 0
     flags = newest(tmp_path)[1]["settings"]["flags"]
@@ -91,14 +91,14 @@ ONE_LAYER = "agent.network.layers=[64]"
 def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch, capsys):
     data = folder(tmp_path / "data", 90, 0)
     line = [*LINE[: LINE.index("--batch_size")], "--data", data, "--ann", "none", "--epochs", 1, ONE_LAYER]
-    spec = agent_of("lif_linear_classifier", "own", [ONE_LAYER])
+    spec = load_agent("lif_linear_classifier", "custom", [ONE_LAYER])
     for have, given, named in (
         (15, (), "batches of 16 recordings"),
         (16, (), "batches of 20 recordings"),
         (16, ("--batch_size", 17), "--batch_size 17"),
     ):
-        total = sum(sizes.models(spec, "", have).values())
-        monkeypatch.setattr("spiky_rl.classification.run.memory_of", lambda device, total=total: total)
+        total = sum(memory_check.compute_model_bytes(spec, "", have).values())
+        monkeypatch.setattr("spiky_rl.classification.run.get_memory", lambda device, total=total: total)
         assert run(tmp_path, *line, *given) == 2
         said = capsys.readouterr().err
-        assert f"error: agent.network with 64 neurons and {named}: would take at least" in said
+        assert f"error: agent.network with 64 neurons and {named}: needs at least" in said

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from spiky_rl.classification import inference
 from spiky_rl.classification import training as classify_training
-from spiky_rl.classification import use
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
-LINE = "--dataset own --device cpu --agent lif_linear_classifier --bins 4 --batch_size 8".split()
+LINE = "--dataset custom --device cpu --agent lif_linear_classifier --bins 4 --batch_size 8".split()
 LINE += "dataset.sensor=[8,8] dataset.window=[0,1000] --seed 2 --ann none --initial agent".split()
 LINE += ["agent.network.layers=[32]", "agent.network.backend=torch", "agent.algorithm.learning_rate=1e-2"]
 
@@ -139,19 +139,30 @@ def test_recordings_that_are_not_of_the_test_set_are_counted(tmp_path, trained, 
     data = folder(folder(tmp_path / "parts", 4, 7, "train"), 2, 8, "test")
     assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", data, "--device", "cpu") == 0
     said = capsys.readouterr().out
-    assert "of 6 recordings" in said and "left out: 12 that are not of the test set" in said
+    assert "of 6 recordings" in said and "left out: 12 outside the test set" in said
     evaluation = json.loads(Path(said.splitlines()[-1]).read_text(encoding="utf-8"))
     assert (evaluation["samples"], evaluation["other_parts"]) == (6, 12)
+
+
+def test_a_run_under_the_old_name_of_its_dataset_is_found(tmp_path, trained):
+    folder, _ = trained
+    manifest = folder / "run.json"
+    manifest.write_text(manifest.read_text().replace('"custom"', '"own"'))
+    (tmp_path / "logs" / "classify" / "custom").rename(tmp_path / "logs" / "classify" / "own")
+    for name in ("own", "custom"):
+        again = ["--dataset", name, "--checkpoint", "latest", "--data", tmp_path / "data", "--device", "cpu"]
+        out = tmp_path / f"{name}.csv"
+        assert run(tmp_path, "--predict", *again, "--out", out) == 0 and out.is_file()
 
 
 def test_the_times_of_a_run_are_those_of_its_dataset():
     settings = (
         {"name": "nmnist"},
         {"name": "stemnist"},
-        {"name": "own", "time": "steps"},
+        {"name": "custom", "time": "steps"},
         {"name": "ds.py:Mine"},
     )
-    assert [use.time_of(each) for each in settings] == ["us", "steps", "steps", ""]
+    assert [inference.get_time_unit(each) for each in settings] == ["us", "steps", "steps", ""]
 
 
 def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, trained, capsys):
@@ -159,7 +170,9 @@ def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, 
     (tmp_path / "steps" / CLASSES[0]).mkdir(parents=True)
     np.save(tmp_path / "steps" / CLASSES[0] / "1.npy", np.ones((20, 2, 8, 8)))
     assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", tmp_path / "steps") == 2
-    assert "1.npy: has times in steps, and the others, or dataset.time, in us" in capsys.readouterr().err
+    assert (
+        "1.npy: has times in steps; expected us, like the others or dataset.time" in capsys.readouterr().err
+    )
 
 
 def test_recordings_without_a_class_are_predicted(tmp_path, trained):
@@ -178,14 +191,14 @@ def test_recordings_without_a_class_are_predicted(tmp_path, trained):
 def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best_epoch(tmp_path, monkeypatch):
     data = folder(folder(tmp_path / "data", 10, 0, "train"), 5, 1, "test")
     seen = []
-    scores = classify_training.scores
+    scores = classify_training.compute_scores
 
     def noted(network, samples, indices, *rest):
         seen.append({samples.parts[i] for i in indices})
         return scores(network, samples, indices, *rest)
 
-    monkeypatch.setattr(classify_training, "scores", noted)
-    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    monkeypatch.setattr(classify_training, "compute_scores", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     assert seen == [{"train"}] * 3 + [{"test"}]
     _, result = newest(tmp_path)
@@ -197,14 +210,14 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
 def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp_path, monkeypatch):
     data = folder(tmp_path / "data", 10, 0)
     accuracies, tested = iter([0.9, 0.5, 0.1]), []
-    scores = classify_training.scores
+    scores = classify_training.compute_scores
 
     def noted(network, *rest):
         tested.append({key: value.clone() for key, value in network.state_dict().items()})
         return scores(network, *rest)
 
-    monkeypatch.setattr(classify_training, "accuracy", lambda trainer, indices: next(accuracies))
-    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    monkeypatch.setattr(classify_training, "compute_accuracy", lambda trainer, indices: next(accuracies))
+    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     run_folder, result = newest(tmp_path)
     best, last = (
@@ -233,7 +246,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
     line = [*LINE, "--data", data, "--epochs", 3, "--shift", "1", "--label_smoothing", "0.2"]
     assert run(tmp_path, *line) == 0
     _, whole = newest(tmp_path)
-    stop = classify_training.Trainer.observe
+    stop = classify_training.Trainer.measure_activity
 
     def interrupted(self):
         found = stop(self)
@@ -241,10 +254,10 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
             os.kill(os.getpid(), signal.SIGINT)
         return found
 
-    monkeypatch.setattr(classify_training.Trainer, "observe", interrupted)
+    monkeypatch.setattr(classify_training.Trainer, "measure_activity", interrupted)
     capsys.readouterr()
     assert run(tmp_path, *line) == 130
-    monkeypatch.setattr(classify_training.Trainer, "observe", stop)
+    monkeypatch.setattr(classify_training.Trainer, "measure_activity", stop)
     _, stopped = newest(tmp_path)
     assert (stopped["outcome"], stopped["epochs"], stopped["accuracy"], stopped["confusion"]) == (
         "stopped",
@@ -252,7 +265,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
         None,
         None,
     )
-    (words,) = re.findall(r"go on +python scripts/classify.py (.*)", capsys.readouterr().out)
+    (words,) = re.findall(r"resume with +python scripts/classify.py (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words)) == 0
     _, resumed = newest(tmp_path)
     assert resumed["history"]["loss"] == whole["history"]["loss"]
@@ -274,7 +287,7 @@ def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_pat
         (["--schedule", "constant"], "--schedule constant: the run of .* has cosine"),
         (["--hold_out", "9"], "--hold_out 9: the run of .* has None"),
         (["agent.network.neuron.tau=5.0"], "agent.network.neuron.tau 5.0: the run of .* has 10.0"),
-        (["--data", tmp_path / "data" / "none"], "there is no such folder"),
+        (["--data", tmp_path / "data" / "none"], "no such folder"),
     ]
     for argv, words in cases:
         capsys.readouterr()
@@ -327,15 +340,15 @@ def test_what_a_network_cannot_be_asked_about_is_refused_in_one_line(tmp_path, t
         (["--predict", *use], "--predict: name the folder of the recordings with --data"),
         (
             ["--evaluate", *use, "--epochs", "3"],
-            "--epochs: goes with training; --evaluate takes it from the checkpoint",
+            "--epochs: available only for training; --evaluate takes it from the checkpoint",
         ),
-        (["--evaluate", *use, "--data", other], "class 'circle' is none of column, diagonal, row"),
-        (["--evaluate", *use, "--data", wide], "event 0 lies at column 20, row 3.* columns from 0 to 7"),
+        (["--evaluate", *use, "--data", other], "unknown class 'circle'; allowed: column, diagonal, row"),
+        (["--evaluate", *use, "--data", wide], "event 0 is at column 20, row 3.* columns from 0 to 7"),
         (
             ["--evaluate", *use, "--dataset", "nmnist_synthetic", "dataset.count=2"],
-            r"has frames of \[2, 34, 34\], and the network sees \[2, 8, 8\]",
+            r"has frames of \[2, 34, 34\]; the network expects \[2, 8, 8\]",
         ),
-        (["--predict", *use, "--data", tmp_path / "none"], "none: there is no such folder"),
+        (["--predict", *use, "--data", tmp_path / "none"], "none: no such folder"),
     ]
     for argv, words in cases:
         capsys.readouterr()
@@ -383,18 +396,15 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     for label in ("left", "right"):  # any recordings, which the class that lies elsewhere does not read
         (tmp_path / "others" / label).mkdir(parents=True)
         np.save(tmp_path / "others" / label / "0.npy", np.eye(2)[[int(label == "right")] * 19][:, None, None])
-    others = ["--dataset", "own", "--data", tmp_path / "others", "--device", "cpu"]
+    others = ["--dataset", "custom", "--data", tmp_path / "others", "--device", "cpu"]
     assert run(tmp_path, "--checkpoint", run_folder, "--evaluate", *others) == 0
     assert "of 2 recordings" in capsys.readouterr().out
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 2, *others) == 2
-    assert "--dataset own: the run of" in capsys.readouterr().err
+    assert "--dataset custom: the run of" in capsys.readouterr().err
     for more in (["--epochs", 2], ["--evaluate"]):
         assert run(tmp_path, "--checkpoint", run_folder, *more, "--device", "cpu") == 2
         said = capsys.readouterr().err
-        assert (
-            "pass --dataset as for the run, so that it is you who names that code" in said
-            and "executed" not in said
-        )
+        assert "pass --dataset as for the run, to confirm that code" in said and "executed" not in said
     (tmp_path / "pixels.py").write_text(OWN)
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0

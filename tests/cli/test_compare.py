@@ -11,7 +11,7 @@ from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import comparison
-from spiky_rl.experiments.run.planning import Place, cell_share
+from spiky_rl.experiments.run.planning import ExecutionOptions, compute_cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -27,10 +27,10 @@ SMALL = [
 BROKEN = '''
 """A readout that breaks when it is used."""
 
-from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.codecs.decoders.rate import RateDecoder
 
 
-class Broken(Rate):
+class Broken(RateDecoder):
     """Reads what is not there."""
 
     def forward(self, spikes, state, keep):
@@ -193,12 +193,12 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
      ((True, 1, 2.0, 0.25), (2.0, 0.25)), ((True, 2, 1.0, 3.0), (1.0, 3.0))],
 )  # fmt: skip
 def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(given, expected):
-    assert cell_share(*given) == expected
+    assert compute_cell_share(*given) == expected
 
 
 def test_less_than_a_gpu_for_each_process_is_refused():
     with pytest.raises(UserError, match="--cell_gpus 1: --distributed 4 .* give 4"):
-        cell_share(True, 4, None, 1.0)
+        compute_cell_share(True, 4, None, 1.0)
 
 
 GIVEN = ["--agents", "lif_ppo", *SMALL]
@@ -206,7 +206,7 @@ REFUSED = {
     "unknown agent": (["--agents", "lif_ppo,mlp_poo"], ["'mlp_poo'", "mean 'mlp_ppo'"]),
     "unknown task": (["--tasks", "Isaac-Cartpoll-v0"], ["'Isaac-Cartpoll-v0'", "Isaac-Cartpole"]),
     "no seed range": (["--seeds", "9-0"], ["seeds", "'9-0'", "lower seed first"]),
-    "no cells": (["--agents", ""], ["--agents", "no cell"]),
+    "no cells": (["--agents", ""], ["--agents", "give at least one"]),
     "unknown budget": (["--budget", "steps=3"], ["'steps'", "mean 'env_steps'"]),
     "unknown condition": (["--conditions", "nominal,psuh"], ["'psuh'", "mean 'push'"]),
     "unknown option varied": (["--vary", "agent.network.stpes=2,4"], ["stpes", "mean 'steps'"]),
@@ -231,7 +231,7 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
-    assert "time left: about" in said and "seeds.yaml" not in said
+    assert "remaining time: about" in said and "seeds.yaml" not in said
     assert not (tmp_path / "out").exists()
     uses = tmp_path / "seeds.yaml"
     uses.write_text("tasks: {Isaac-Cartpole: [{study: first, use: choosing, seeds: 2-3, why: a rate}]}")
@@ -244,7 +244,7 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
 
 def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
     held = {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-2", "num_envs": 64, "episodes": 2}
-    same = study.build("study", {**held, "conditions": "nominal,push"}).data()
+    same = study.build_study("study", {**held, "conditions": "nominal,push"}).to_dict()
     cell = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
     cell.mkdir(parents=True)
     (cell / "result.json").write_text(json.dumps({"hash": "0" * 16}), encoding="utf-8")
@@ -260,21 +260,23 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
     for path in found:
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
         assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
-        assert "?" in study.read(path, {"tuning": ""}).question  # whose tuning may not have ended
+        assert "?" in study.read_study(path, {"tuning": ""}).question  # whose tuning may not have ended
 
 
 def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_with(tmp_path):
-    asked = study.build("out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64})
-    place = Place(device="cpu")
-    cells = comparison.planned(study.with_baseline(asked), tmp_path, place).cells
+    asked = study.build_study(
+        "out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64}
+    )
+    place = ExecutionOptions(device="cpu")
+    cells = comparison.plan_study(study.choose_baseline(asked), tmp_path, place).cells
     for cell in cells:
         path = tmp_path / "cells" / cell.name / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
-    held = comparison.planned(study.with_baseline(asked), tmp_path, place)
+    held = comparison.plan_study(study.choose_baseline(asked), tmp_path, place)
     held.check()
-    assert not held.left and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
-    more = comparison.planned(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
+    assert not held.remaining and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
+    more = comparison.plan_study(study.choose_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
     with pytest.raises(UserError, match="result.json: provenance: none"):
         more.check()
 
@@ -282,8 +284,10 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
 def test_a_study_with_a_plan_and_tuned_values_is_planned_as_a_whole(tmp_path):
     """The shipped plan of the ant, with the one tuning that has ended."""
     tuning = {"mlp_ppo": str(ROOT / "studies/ant_pilot/tuning")}
-    asked = study.read(ROOT / "studies/ant_matched/study.yaml", {"tuning": tuning})
-    made = comparison.planned(comparison.merge_study(asked, tmp_path), tmp_path, Place(device="cpu"))
+    asked = study.read_study(ROOT / "studies/ant_matched/study.yaml", {"tuning": tuning})
+    made = comparison.plan_study(
+        comparison.merge_study(asked, tmp_path), tmp_path, ExecutionOptions(device="cpu")
+    )
     assert made.study.plan is not None and made.study.plan.seeds == tuple(range(5, 15))
     trained = [cell for cell in made.cells if cell.is_trained]
     assert len(trained) == 5 * 10 and {cell.physics for cell in trained} == {"mujoco"}

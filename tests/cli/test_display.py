@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common, display
-from spiky_rl.cli.display import Bar
+from spiky_rl.cli.display import ProgressBar
 
 ROOT = Path(__file__).parents[2]
 WORK = """
 import time
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar
+from spiky_rl.cli.display import ProgressBar
 common.setup_logging(verbose=False)
-with Bar("playing", "16 episodes") as bar:
+with ProgressBar("playing", "16 episodes") as bar:
     for i in range(10):
         time.sleep(2.0 if i == 5 else 0.05)  # half of it stays long enough to be drawn by a busy machine, too
         bar((i + 1) / 10)
@@ -59,7 +59,7 @@ def logged(monkeypatch):
 
 
 def test_without_a_terminal_short_work_is_silent(logged, capsys):
-    with Bar("playing") as bar:
+    with ProgressBar("playing") as bar:
         for i in range(100):
             bar(i / 100)
     assert logged == [] and capsys.readouterr() == ("", "")
@@ -68,7 +68,7 @@ def test_without_a_terminal_short_work_is_silent(logged, capsys):
 def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(logged, monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
-    with Bar("playing", "16 episodes") as bar:
+    with ProgressBar("playing", "16 episodes") as bar:
         for i in range(1, 11):
             now = 10.0 * i
             bar(i / 10)

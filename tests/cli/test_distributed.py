@@ -14,7 +14,7 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
-from spiky_rl.hosts.common.processes import without
+from spiky_rl.learners.common.processes import remove_flag
 from tests.processes import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,16 +24,16 @@ STEPS = PROCESSES * ENVS * 16
 PROBE = """
 import runpy, sys
 import torch
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 
-learn = Runner.learn
+learn = RslRlRunner.learn
 
 def learn_and_tell(self, *arguments, **named):
     learn(self, *arguments, **named)
     weights = torch.cat([p.detach().double().flatten() for model in self.models for p in model.parameters()])
     torch.save(weights, f"{sys.argv[-1]}/weights{self.gpu_global_rank}.pt")
 
-Runner.learn = learn_and_tell
+RslRlRunner.learn = learn_and_tell
 from spiky_rl.cli.train import train
 raise SystemExit(train(sys.argv[1:-1]))
 """
@@ -121,4 +121,4 @@ def test_one_flag_starts_the_processes(tmp_path):
 
 def test_a_flag_is_taken_from_a_command_line_however_it_is_written():
     given = ["--task", "x", "--processes", "4", "--seed", "4", "--processes=2", "agent.x=4"]
-    assert without("--processes", given) == ["--task", "x", "--seed", "4", "agent.x=4"]
+    assert remove_flag("--processes", given) == ["--task", "x", "--seed", "4", "agent.x=4"]

@@ -40,10 +40,10 @@ def train(root: Path, *arguments: object, start: Callable = processes.run) -> Pa
 
 def drawing() -> str | None:
     """Why nothing can be drawn here; None where it can."""
-    from spiky_rl.hosts.isaaclab.camera import GraphicsError, require_graphics
+    from spiky_rl.hosts.isaaclab.camera import GraphicsError, setup_graphics
 
     try:
-        require_graphics()
+        setup_graphics()
     except GraphicsError as error:
         return str(error)
     return None

@@ -15,8 +15,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
-from spiky_rl.config.plan import LIBRARIES
-from spiky_rl.hosts.common.checkpoints import random_state
+from spiky_rl.learners import list_learners
+from spiky_rl.learners.common.checkpoints import get_random_state
 from tests import processes
 
 if find_spec("isaaclab") is None:
@@ -66,7 +66,7 @@ LIGHT = {
     "out of range": (["agent.algorithm.gamma=1.5"], ["algorithm.gamma", "1.5", "between 0.0 and 1.0"]),
     "choice": (["agent.algorithm.schedule=fix"], ["schedule", "'fix'", "adaptive, fixed", "mean 'fixed'"]),
     "no override": (["algorithm.gamma=0.9"], ["'algorithm.gamma=0.9'", "agent.key=value", "env.key=value"]),
-    "device": (["--device", "tpu"], ["--device 'tpu'", "choose cpu, cuda or cuda:N"]),
+    "device": (["--device", "tpu"], ["--device 'tpu'", "allowed: cpu, cuda, cuda:N"]),
     "no environments": (["--num_envs", "0"], ["--num_envs", "0 is out of range; it must be between 1 and"]),
     "fewer than none": (["--num_envs", "-3"], ["--num_envs", "-3 is out of range; it must be between 1 and"]),
     "text for a count": (["--num_envs", "many"], ["--num_envs", "expected a whole number, got 'many'"]),
@@ -212,11 +212,11 @@ def test_a_reader_that_stops_reading_is_no_failure():
 
 def test_show_merges_an_agent_with_the_configuration_of_the_library_asked_for(capsys):
     rows = {}
-    for library in LIBRARIES:
+    for library in list_learners():
         assert show(["agents", "lif_ppo", "--task", "cartpole", "--rl_library", library]) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         rows[library] = {line[0]: line[1] for line in lines if len(line) > 2}
-    assert [rows[library]["algorithm.num_learning_epochs"] for library in LIBRARIES] == ["5", "8"]
+    assert [rows[library]["algorithm.num_learning_epochs"] for library in list_learners()] == ["5", "8"]
     assert rows["rsl_rl"]["network.steps"] == rows["skrl"]["network.steps"] == "4"
 
 
@@ -279,7 +279,7 @@ HEAVY = {
         "train",
         ["agent.obs_groups.critic=[polici]"],
         [
-            "agent.obs_groups.critic: the task has no observation group 'polici'; it has policy",
+            "agent.obs_groups.critic: the task has no observation group 'polici'; allowed: policy",
             "mean 'policy'",
         ],
     ),
@@ -287,15 +287,15 @@ HEAVY = {
     "memory": (
         "train",
         ["--num_envs", "2147483647"],
-        ["neurons and --num_envs 2147483647: would take at least 2 TB", "make it smaller"],
+        ["neurons and --num_envs 2147483647: needs at least 2 TB", "reduce its size"],
     ),
     "class that is none": (
         "play",
         ["--agent", "mlp_ppo", "agent.actor.class_name=os:system"],
         ["agent.actor.class_name: 'os:system' is not a class that derives from rsl_rl.models.MLPModel"],
     ),
-    "absent": ("train", ["--checkpoint", "no/model.pt"], ["'no/model.pt'", "there is no such file"]),
-    "damaged": ("train", ["--checkpoint", "{damaged}"], ["{damaged}", "no checkpoint, or a damaged one"]),
+    "absent": ("train", ["--checkpoint", "no/model.pt"], ["'no/model.pt'", "not found"]),
+    "damaged": ("train", ["--checkpoint", "{damaged}"], ["{damaged}", "not a checkpoint, or damaged"]),
     "foreign": ("train", ["--checkpoint", "{foreign}"], ["{foreign}", "actor_state_dict", "missing"]),
     "other task": ("train", ["--checkpoint", "{other task}"], ["'Isaac-Ant'", "pass --task Isaac-Ant"]),
     "other agent": ("play", ["--checkpoint", "{other agent}"], ["'mlp_ppo'", "pass --agent mlp_ppo"]),
@@ -323,7 +323,7 @@ HEAVY = {
     "skrl burn-in": (
         "train",
         ["--rl_library", "skrl", "agent.burn_in=4"],
-        ["agent.burn_in: 4", "it allows 0"],
+        ["agent.burn_in: 4", "allowed: 0"],
     ),
     "skrl minibatches": (
         "train",
@@ -335,17 +335,17 @@ HEAVY = {
     "skrl checkpoint of rsl_rl": (
         "play",
         ["--rl_library", "skrl", "--checkpoint", "{other network}"],
-        ["no skrl checkpoint", "pass --rl_library rsl_rl"],
+        ["not a checkpoint of skrl", "pass --rl_library rsl_rl"],
     ),
     "skrl images": (
         "train",
         ["--rl_library", "skrl", "--task", "Isaac-Cartpole-Camera-Direct"],
-        ["models.policy", "no MLP on vectors"],
+        ["models.policy", "not an MLP on vectors"],
     ),
     "rsl_rl with an option of skrl's": (
         "train",
         ["agent.algorithm.rewards_shaper_scale=0.5"],
-        ["agent.algorithm.rewards_shaper_scale", "--rl_library skrl"],
+        ["agent.algorithm.rewards_shaper_scale", "allowed: skrl"],
     ),
     "no skrl agent": (
         "train",
@@ -362,7 +362,7 @@ def checkpoint(folder: Path, name: str) -> Path:
     path = folder / f"{name}.pt"
     content = CHECKPOINTS[name]
     if "task" in content:
-        infos = {"spiky_rl": {"identity": content, "progress": {}, "random": random_state("cpu")}}
+        infos = {"spiky_rl": {"identity": content, "progress": {}, "random": get_random_state("cpu")}}
         content = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0, "infos": infos}
     torch.save(content, path)
     return path

@@ -10,8 +10,8 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plan import LIBRARIES
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
+from spiky_rl.learners import list_learners
 from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -159,7 +159,7 @@ AGENTS = ["lif_ppo", "alif_recurrent_ppo", "lif_reservoir_ppo", "gru_ppo"]
 """Without a state, with one, one that is not replayed, and an ANN's."""
 
 
-@pytest.fixture(scope="module", params=LIBRARIES)
+@pytest.fixture(scope="module", params=list_learners())
 def policies(request, tmp_path_factory) -> dict[str, dict]:
     """Evaluations of untrained policies by agent, from one simulator per library."""
     if request.param == "skrl":
@@ -227,14 +227,17 @@ LIGHT = {
     "film": (["--video"], ["--video", "play.py"]),
     "nowhere to write": (["--checkpoint", "random"], ["--checkpoint random", "--out"]),
     "a folder": (["--out", "{folder}"], ["--out", "is a folder"]),
-    "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "no folder"]),
+    "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "not a folder"]),
     "no place for files": (["--out", "/proc/x/y.json"], ["--out: cannot write to '/proc/x'"]),
     "abbreviated": (["--cond", "push"], ["--cond", "mean '--conditions'"]),
     "integers of random actions": (
         ["--checkpoint", "random", "--quantize", "int8", "--out", "x.json"],
         ["--quantize int8", "not --checkpoint random"],
     ),
-    "integers of skrl's": (["--rl_library", "skrl", "--quantize", "int8"], ["not --rl_library skrl"]),
+    "integers of skrl's": (
+        ["--rl_library", "skrl", "--quantize", "int8"],
+        ["--quantize int8", "--rl_library skrl", "allowed: rsl_rl"],
+    ),
     "an ANN in integers": (["--agent", "mlp_ppo", "--quantize", "int8"], ["agent.network: none given"]),
     "neurons in integers": (
         ["--agent", "quadratic_ppo", "--quantize", "int8"],
@@ -262,7 +265,7 @@ HEAVY = {
     "no run": (["--task", "cartpole"], ["--checkpoint latest", "train one first"]),
     "no memory for so many": (
         ["--task", "cartpole", "--checkpoint", "random", "--out", "x.json", "--episodes", "2147483647"],
-        ["--episodes 2147483647 under 7 conditions: would take at least", "make it smaller"],
+        ["--episodes 2147483647 under 7 conditions: needs at least", "reduce its size"],
     ),
     "a fault of a network in integers": (
         ["--task", "cartpole", "--quantize", "int8", "--conditions", "push,dead_neurons"],
@@ -309,4 +312,4 @@ def test_what_a_task_cannot_be_put_under_is_refused_before_a_simulator_starts(ca
 
 
 def test_the_agents_here_are_shipped():
-    assert set(AGENTS) <= set(registry.names("agents"))
+    assert set(AGENTS) <= set(registry.list_names("agents"))

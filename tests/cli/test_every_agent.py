@@ -10,7 +10,7 @@ import re
 import pytest
 
 from spiky_rl.config import registry, spec
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -31,10 +31,10 @@ def refused_by_skrl(agent: str) -> bool:
     if (spec.read_agent(agent)[1].get("algorithm") or {}).get("distillation_cfg"):
         return True
     network = registry.configure("networks", spec.read_agent(agent)[1].get("network") or "feedforward", agent)
-    return network.parts.get("plasticity") is not None or local_rule(network) is not None
+    return network.parts.get("plasticity") is not None or get_local_rule(network) is not None
 
 
-AGENTS = [name for name in registry.names("agents") if takes_vectors(name)]
+AGENTS = [name for name in registry.list_names("agents") if takes_vectors(name)]
 SPIKING = [name for name in AGENTS if "network" in spec.read_agent(name)[1]]
 
 
@@ -81,7 +81,9 @@ def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
 
 
 TARGETS = "c,c_int8,onnx,torchscript,nir"
-IMAGES = [name for name in registry.names("agents") if not takes_vectors(name) and "classifier" not in name]
+IMAGES = [
+    name for name in registry.list_names("agents") if not takes_vectors(name) and "classifier" not in name
+]
 UNROLLED = ("hodgkin_huxley_ppo",)
 """Agents of so many operations that an ONNX graph of them takes minutes; all other files are made of them too."""
 GROUPS = {

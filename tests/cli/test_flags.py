@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from spiky_rl.cli import classify, common, compare, export, flags, grow, play, train, tune
-from spiky_rl.config.options import Settings, UserError, declared, option
+from spiky_rl.config.options import Settings, UserError, get_options, option
 
 COMMANDS = (classify, compare, export, grow, play, train, tune)
 UNTOLD = ("null:", "empty:", "PydanticUndefined", "(default: )", "(default: None)", "(default: False)")
@@ -34,23 +34,23 @@ def parser(**how) -> common.Parser:
 
 
 def test_a_flag_that_is_not_given_is_left_to_its_fields_default():
-    args = parser().read(["--where", "hill"])
-    assert flags.given(Walk, args) == {"where": "hill", "more": []}
-    assert flags.picked(Walk, args) == Walk(where="hill")
-    assert flags.picked(Walk, args, memory={"left": 1}).memory == {"left": 1}
+    args = parser().parse(["--where", "hill"])
+    assert flags.get_given_values(Walk, args) == {"where": "hill", "more": []}
+    assert flags.parse_settings(Walk, args) == Walk(where="hill")
+    assert flags.parse_settings(Walk, args, memory={"left": 1}).memory == {"left": 1}
 
 
 def test_every_kind_of_field_is_read():
     line = ["a=1", "--where", "hill", "--steps", "3", "--pace", "0.25", "-g", "walk", "--no-seen", "--record"]
-    found = flags.picked(Walk, parser().read([*line, "--log", "x", "b=2"]))
+    found = flags.parse_settings(Walk, parser().parse([*line, "--log", "x", "b=2"]))
     wanted = {"steps": 3, "pace": 0.25, "gait": "walk", "seen": False, "film": True, "log": Path("x")}
     assert found == Walk(where="hill", more=("a=1", "b=2"), **wanted)
 
 
 def test_a_command_may_take_some_fields_and_have_defaults_of_its_own():
-    found = flags.given(Walk, parser(only=("steps", "gait"), steps=4).read([]))
+    found = flags.get_given_values(Walk, parser(only=("steps", "gait"), steps=4).parse([]))
     assert found == {"steps": 4}
-    assert "where" not in flags.given(Walk, parser(without=("pace",), optional=True).read([]))
+    assert "where" not in flags.get_given_values(Walk, parser(without=("pace",), optional=True).parse([]))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_command_may_take_some_fields_and_have_defaults_of_its_own():
 )
 def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
     with pytest.raises(SystemExit) as end:
-        parser().read(["--where", "hill", *line])
+        parser().parse(["--where", "hill", *line])
     assert end.value.code == 2 and words in capsys.readouterr().err
 
 
@@ -88,21 +88,21 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
 )
 def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here(command, flag, here, capsys):
     with pytest.raises(SystemExit) as ended:
-        command.parser().read(["--task", "cartpole", flag])
+        command.parser().parse(["--task", "cartpole", flag])
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.count("\n") == 1 and flag in line and here in line
 
 
 def test_a_flag_whose_field_has_no_default_is_required(capsys):
     with pytest.raises(SystemExit):
-        parser().read([])
+        parser().parse([])
     assert "required: --where" in capsys.readouterr().err
 
 
 def test_what_only_the_settings_can_refuse_is_refused_by_the_flags_name_too():
-    args = parser().read(["--where", "hill", "--legs", "left"])
+    args = parser().parse(["--where", "hill", "--legs", "left"])
     with pytest.raises(UserError, match="^--legs: expected a list, got 'left'$"):
-        flags.picked(Walk, args)
+        flags.parse_settings(Walk, args)
 
 
 def test_help_says_what_a_field_means_and_what_holds_without_its_flag():
@@ -123,6 +123,6 @@ def test_no_command_speaks_of_files_nulls(command):
 
 
 def test_bounds_of_a_number_that_may_not_be_reached_are_declared_too():
-    assert declared(Walk)["pace"].bounds == "at least 0.0 and below 1.0"
+    assert get_options(Walk)["pace"].bounds_text == "at least 0.0 and below 1.0"
     with pytest.raises(UserError, match="pace: 1.0 is out of range; it must be at least 0.0 and below 1.0"):
         Walk.check("", {"where": "hill", "pace": 1.0})

@@ -20,7 +20,7 @@ from spiky_rl.reservoirs import description
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
 from spiky_rl.reservoirs.growth.settings import TASKS
-from spiky_rl.reservoirs.picture import packed
+from spiky_rl.reservoirs.picture import compute_spring_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--tournaments", "1", "--population", "2", "--min_size", "5", "--max_size", "40"]
@@ -85,8 +85,8 @@ def test_an_interruption_keeps_the_best_so_far(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_the_command_is_scored(task):
-    score = scoring.Score(task, 0, train=40, test=40, series=2, washout=5)
-    assert np.isfinite(score.of(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))
+    score = scoring.ReservoirScore(task, 0, train=40, test=40, series=2, washout=5)
+    assert np.isfinite(score.evaluate(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))
 
 
 def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
@@ -99,7 +99,7 @@ def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--out", "graph.txt"], "--out 'graph.txt': the ending '.txt' is none of .json"),
+        (["--out", "graph.txt"], "--out 'graph.txt': suffix '.txt'; allowed: .json"),
         (["--out", "/proc/g.json"], "--out: cannot write to '/proc'"),
         (["--out", "g.json", "--population", "1"], "--population 1: a tournament needs at least 2"),
         (["--out", "g.json", "--min_size", "300"], "--min_size 300: must be between 2 and --max_size"),
@@ -145,23 +145,23 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["reservoir"], "name a reservoir: a grown graph's .json, or an agent"),
+        (["reservoir"], "name: missing; give the .json of a grown graph, or an agent"),
         (["reservoir", "none.json"], "cannot read 'none.json': No such file"),
-        (["reservoir", "lif_ppo"], "network.name: 'feedforward' is no reservoir"),
-        (["reservoir", "mlp_ppo"], "is no reservoir"),
+        (["reservoir", "lif_ppo"], "network.name: 'feedforward' given; allowed: reservoir"),
+        (["reservoir", "mlp_ppo"], "given; allowed: reservoir"),
         (["reservoir", "lif_pppo"], "mean 'lif_ppo'"),
         (
             ["reservoir", "x.json", "--out", "x.txt"],
-            "--out 'x.txt': the ending '.txt' is none of .png, .pdf, .svg",
+            "--out 'x.txt': suffix '.txt'; allowed: .png, .pdf, .svg",
         ),
         (["reservoir", "x.json", "--out", "/proc/x.png"], "--out: cannot write to '/proc'"),
-        (["graphs", "--compare"], "--out and --compare go with a reservoir"),
-        (["reservoir", "x.json", "--json", "y.json"], "--json goes with --compare"),
+        (["graphs", "--compare"], "--out, --compare: only available for a reservoir"),
+        (["reservoir", "x.json", "--json", "y.json"], "--json: needs --compare"),
         (
             ["neurons", "lif", "agent.network.steps=2"],
-            "overrides go with an agent or a reservoir, not with neurons",
+            "overrides are only available for an agent or a reservoir",
         ),
-        (["reservoir", "x.json", "agent.network.size=9"], "agent.network.size=9: x.json is no agent"),
+        (["reservoir", "x.json", "agent.network.size=9"], "agent.network.size=9: x.json is not an agent"),
         (["reservoir", "lif_reservoir_ppo", "agent.network.sise=9"], "did you mean 'size'"),
     ],
 )
@@ -188,6 +188,6 @@ def test_the_wrong_measure_in_a_file_is_refused_by_key(file, tmp_path, capsys):
 def test_parts_of_a_graph_are_drawn_apart():
     there = np.zeros((7, 7), bool)
     there[0, 1] = there[1, 2] = there[4, 5] = there[6, 6] = True
-    place = packed(there)
+    place = compute_spring_layout(there)
     assert np.isfinite(place).all()
     assert len(np.unique(place.round(6), axis=0)) == 7

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from spiky_rl.hosts.common.live import HEIGHT, WIDTH
+from spiky_rl.run.spike_raster import HEIGHT, WIDTH
 from tests.cli import browser
 
 for module in ("isaaclab", "viser", "rerun"):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
-from spiky_rl.config.plan import Request
-from spiky_rl.hosts.common.checkpoints import random_state
-from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.learners.common.checkpoints import get_random_state
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.run_plan import RunRequest
 
 
 def warnings_of(tmp_path, caplog, trained_on, these):
@@ -15,10 +15,10 @@ def warnings_of(tmp_path, caplog, trained_on, these):
     path = tmp_path / "model_0.pt"
     identity = {"task": "Isaac-Ant", "agent": "lif_ppo"} | ({"assets": trained_on} if trained_on else {})
     held = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}
-    ours = {"identity": identity, "progress": {}, "random": random_state("cpu")}
+    ours = {"identity": identity, "progress": {}, "random": get_random_state("cpu")}
     torch.save(held | {"infos": {"spiky_rl": ours}}, path)
     plan = SimpleNamespace(
-        request=Request(task="Isaac-Ant", checkpoint=str(path), log_root=tmp_path),
+        request=RunRequest(task="Isaac-Ant", checkpoint=str(path), log_root=tmp_path),
         task="Isaac-Ant", agent="lif_ppo", library="rsl_rl", experiment="ant", spec=None, assets=these,
         identity=identity | {"assets": these},
     )  # fmt: skip

@@ -12,7 +12,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.spec import read_agent
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks._layer import Parameters
+from spiky_rl.networks._layer import NeuronParameters
 from tests import processes
 from tests.kernels.cases import CPU
 
@@ -39,13 +39,13 @@ def test_an_agent_finds_a_file_beside_itself_from_any_folder(mine, monkeypatch, 
     assert found.parts["neuron"].cls.__name__ == "Exponential"
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=str(CPU.available()))
+@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason=str(CPU.get_unavailable_reason()))
 @pytest.mark.parametrize("learn", [[], ["tau", "soft", "sharpness", "gain"]], ids=["numbers", "per-neuron"])
 def test_it_runs_on_compiled_kernels_that_equal_the_reference(mine, learn):
     settings = {"name": f"{mine / 'exponential.py'}:Exponential", "learn": learn}
     neuron = registry.configure("neurons", settings, "neuron").build()
     ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
-    parameters = Parameters(neuron, WIDTH)
+    parameters = NeuronParameters(neuron, WIDTH)
     before = sum(CPU.launches.values())
     current = 1.5 * torch.randn(1, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
     results = []

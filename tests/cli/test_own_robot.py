@@ -12,7 +12,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 import gymnasium
 
 from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task
-from spiky_rl.hosts.isaaclab.tasks import registered_ids
+from spiky_rl.hosts.isaaclab.tasks import list_registered_ids
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -55,5 +55,5 @@ def test_ids_that_are_read_from_isaac_labs_files_are_those_that_it_registers():
     with pytest.raises(UnknownTask):
         resolve_task("none")  # registers them
     registered = {name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs}
-    assert {name for name in registered if name.startswith(("Isaac", "Spiky"))} <= registered_ids()
-    assert registered_ids() <= registered
+    assert {name for name in registered if name.startswith(("Isaac", "Spiky"))} <= list_registered_ids()
+    assert list_registered_ids() <= registered

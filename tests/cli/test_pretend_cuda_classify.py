@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from spiky_rl.classification.training import Settings, Trainer
-from spiky_rl.config import registry, spec
 from spiky_rl.classification.split import split
+from spiky_rl.classification.training import Trainer, TrainerSettings
+from spiky_rl.config import registry, spec
 from tests.hosts import syncs
 from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.recorded import of_frames
 
-CLASSIFIERS = [name for name in registry.names("agents") if name.endswith("_classifier")]
+CLASSIFIERS = [name for name in registry.list_names("agents") if name.endswith("_classifier")]
 COUNT, HELD_OUT, BATCH = 10, 4, 3
-SETTINGS = Settings(1, BATCH, 1e-3, "cosine", 0.1, shift=1.0, rotation=5.0)
+SETTINGS = TrainerSettings(1, BATCH, 1e-3, "cosine", 0.1, shift=1.0, rotation=5.0)
 HERE = "spiky_rl.classification."
 
 
@@ -21,7 +21,7 @@ def test_every_classifier_trains(agent):
     labels = np.arange(COUNT, dtype=np.int64) % 10
     seen = of_frames(np.ones((COUNT, 2, 2, 34, 34), np.int64), labels)
     parted = split(labels, seen.parts, HELD_OUT // 2, HELD_OUT // 2, 0)
-    network = spec.with_layers(spec.read_agent(agent)[1]["network"], [])
+    network = spec.add_default_layers(spec.read_agent(agent)[1]["network"], [])
     with pretended() as cuda:
         with cuda.pretence.setting_up():
             configured = registry.configure("networks", network, agent)

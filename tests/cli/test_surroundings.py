@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.hosts.common import command
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.run import cells, work
-from spiky_rl.hosts.common import processes
-from spiky_rl.hosts.common.stopping import started, stoppable
+from spiky_rl.experiments.run import cell_worker, cells
+from spiky_rl.learners.common import processes
+from spiky_rl.run import command
+from spiky_rl.run.signals import handle_stop_signals, start_simulation
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -178,7 +178,7 @@ def test_a_full_disk_in_a_writers_thread_is_told_once(number, said, capsys):
 def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        with pytest.raises(KeyboardInterrupt), stoppable("stopping") as asked:
+        with pytest.raises(KeyboardInterrupt), handle_stop_signals("stopping") as asked:
             assert not asked() and asked.exit_code == 0
             os.kill(os.getpid(), number)
             assert asked() and asked.exit_code == 128 + number
@@ -192,7 +192,7 @@ def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_a_second_signal_stops_has_the_exit_code_of_the_first(number, capsys):
     def command(_):
-        with stoppable("stopping"):
+        with handle_stop_signals("stopping"):
             for sent in (number, signal.SIGINT):
                 os.kill(os.getpid(), sent)
         return 0
@@ -220,7 +220,7 @@ def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and
         finally:
             steps.append("closed")
 
-    with pytest.raises(KeyboardInterrupt), started(simulation()):
+    with pytest.raises(KeyboardInterrupt), start_simulation(simulation()):
         steps.append("played")
     assert steps == ["started", "closed"]
 
@@ -228,7 +228,7 @@ def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stoppable("stopping") as asked:
+        with handle_stop_signals("stopping") as asked:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not asked()
     finally:
@@ -238,10 +238,10 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.hosts.common.stopping import stoppable
+from spiky_rl.run.signals import handle_stop_signals
 
 def command(argv):
-    with stoppable("stopping") as asked:
+    with handle_stop_signals("stopping") as asked:
         print("ready", flush=True)
         while not asked():
             time.sleep(0.01)
@@ -275,8 +275,10 @@ def test_a_terminal_that_hangs_up_ends_a_command_in_good_order(tmp_path):
 
 @pytest.mark.parametrize("code", [129, 130, 143])
 def test_a_step_of_a_cell_that_was_stopped_by_itself_goes_on_another_time(code, tmp_path):
-    with cells.locked(tmp_path) as lock, pytest.raises(work.Interrupted):
-        work.step("training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, [])
+    with cells.lock_cell(tmp_path) as lock, pytest.raises(cell_worker.StepInterrupted):
+        cell_worker.run_step(
+            "training", [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path, lock, []
+        )
 
 
 TORCHRUN = {
@@ -309,16 +311,16 @@ def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables
     monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, variables)
-    processes.settle(distributed=False)
+    processes.setup_distributed_env(distributed=False)
     assert not [key for key in processes.NUMBERS if key in os.environ]
-    assert re.search("set, but without --distributed this is a single process", caplog.text)
+    assert re.search("ignored, because --distributed is not given", caplog.text)
 
 
 def test_a_process_alone_in_its_job_is_told_nothing(monkeypatch, caplog):
     monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"})
-    processes.settle(distributed=False)
+    processes.setup_distributed_env(distributed=False)
     assert caplog.text == ""
 
 
@@ -327,8 +329,8 @@ UNSETTLED = {
     "no local rank": ({"LOCAL_RANK": None}, "LOCAL_RANK not set; start the processes with torchrun"),
     "no rank": ({"RANK": None}, "RANK not set"),
     "no address": ({"MASTER_ADDR": None}, "MASTER_ADDR not set"),
-    "text": ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' is no whole number"),
-    "negative": ({"RANK": "-1"}, "RANK='-1' is no whole number"),
+    "text": ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number"),
+    "negative": ({"RANK": "-1"}, "RANK='-1': expected a whole number"),
     "rank too high": ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE=2"),
     "no processes": ({"WORLD_SIZE": "0"}, "must be below WORLD_SIZE=0"),
 }
@@ -340,13 +342,13 @@ def test_a_distributed_run_names_what_torchrun_did_not_set(case, monkeypatch):
     variables = {key: value for key, value in {**TORCHRUN, **change}.items() if value is not None}
     with_variables(monkeypatch, variables)
     with pytest.raises(UserError, match=f"--distributed: .*{re.escape(message)}"):
-        processes.settle(distributed=True)
+        processes.setup_distributed_env(distributed=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("git") is None, reason="GitPython is not installed")
 @pytest.mark.parametrize("prepared", [True, False])
 def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is_prepared(prepared, tmp_path):
-    code = "from spiky_rl.hosts.common import command; command.prepare_libraries(); import git"
+    code = "from spiky_rl.run import command; command.prepare_libraries(); import git"
     line = [sys.executable, "-c", code if prepared else "import git"]
     environment = {key: value for key, value in HERE.items() if key != "GIT_PYTHON_REFRESH"}
     done = subprocess.run(line, env={**environment, "PATH": str(tmp_path)}, capture_output=True, check=False)
@@ -365,5 +367,5 @@ def test_robots_that_cannot_be_kept_are_refused_with_what_to_set(cause, tmp_path
         monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
     else:
         monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(AssetError, match="robots cannot be kept.*; set SPIKY_RL_CACHE to a folder that can"):
+    with pytest.raises(AssetError, match="robots cannot be kept.*; set SPIKY_RL_CACHE"):
         local_asset_root()

@@ -12,8 +12,8 @@ from spiky_rl.cli.compare import compare
 from spiky_rl.cli.tune import tune
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import tuning_plan
-from spiky_rl.experiments.run.comparison import planned
-from spiky_rl.experiments.run.planning import Place
+from spiky_rl.experiments.run.comparison import plan_study
+from spiky_rl.experiments.run.planning import ExecutionOptions
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -43,16 +43,16 @@ def space(tmp_path):
 
 def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "num_envs": 64}
-    place, robots = Place(device="cpu", assets="local", dry_run=True).settled()
-    asked = tuning_plan.read({**given, "seeds": "90000"}, tuning_plan.Trials(trials=2))
-    checked = tuning_plan.checked(asked, place, robots)
+    place, robots = ExecutionOptions(device="cpu", assets="local", dry_run=True).resolve_assets("cartpole")
+    asked = tuning_plan.make_tuning_design({**given, "seeds": "90000"}, tuning_plan.TuneOptions(trials=2))
+    checked = tuning_plan.check_tuning(asked, place, robots)
     values = {"agent": {"algorithm": {"learning_rate": 0.002}}}
     head = {"version": 1, "tuning": "mine", "trials": 2, "seeds": [90000], "budget": "some"}
     (tmp_path / "tuned.yaml").write_text(
         yaml.safe_dump({**head, "tasks": {"Isaac-Cartpole": {"lif_ppo": values}}})
     )
     more = {"seeds": "0", "tuning": str(tmp_path), "vary": {"agent.network.steps": [2, 3]}}
-    cells = planned(study.build("mine", {**given, **more}), tmp_path / "study", place).cells
+    cells = plan_study(study.build_study("mine", {**given, **more}), tmp_path / "study", place).cells
     trained = [cell for cell in cells if cell.is_trained]
     assert [cell.base_hash for cell in trained] == 2 * [
         checked.facts[checked.pairs[0].facts["specification"]]
@@ -76,9 +76,9 @@ def test_a_cell_is_trained_with_the_values_of_its_agents_own_tuning_and_its_comm
         (tmp_path / agent / "tuned.yaml").write_text(yaml.safe_dump(head))
     tuning = {agent: str(tmp_path / agent) for agent in ("lif_ppo", "gru_ppo")}
     given = {"agents": ["mlp_ppo", *tuning], "tasks": ["cartpole"], "num_envs": 64, "seeds": "0"}
-    place = Place(device="cpu", assets="local", dry_run=True)
-    plan = planned(study.build("mine", {**given, "tuning": tuning}), tmp_path / "study", place)
-    plain = planned(study.build("mine", given), tmp_path / "plain", place)
+    place = ExecutionOptions(device="cpu", assets="local", dry_run=True)
+    plan = plan_study(study.build_study("mine", {**given, "tuning": tuning}), tmp_path / "study", place)
+    plain = plan_study(study.build_study("mine", given), tmp_path / "plain", place)
     plan.write()
     before = {cell.name: cell for cell in plain.cells}
     assert (tmp_path / "study" / "study.json").exists()

@@ -60,11 +60,13 @@ def test_rate_is_a_linear_map_of_the_mean_over_the_inner_steps():
     assert torch.allclose(built(once, (), None)[0][0], built.readout.weight.sum(1) + built.readout.bias)
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+@pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 @pytest.mark.parametrize("steps", [1, STEPS])
 def test_rates_of_one_inner_step_are_spikes_whose_events_the_kernel_follows_and_of_several_are_not(steps):
     built, x = decoder(name="rate").float(), spikes(steps=steps).float().requires_grad_()
-    built.connect("cpu", binary=True)
+    built.configure("cpu", binary=True)
     before = CPU.launches["linear backward"]
     found, _ = built(x, None, None)
     expected = torch.nn.functional.linear(x.mean(1), built.readout.weight, built.readout.bias)

@@ -40,7 +40,7 @@ def by_hand(values, reference=0.0):
 
 def test_events_and_references_are_those_of_the_rule():
     x = walk()
-    events, (reference,) = encoder().encode(x, rest(x), None)
+    events, (reference,) = encoder().encode_stateful(x, rest(x), None)
     assert events.shape == (TIME, STEPS, BATCH, 2 * INPUTS)
     for b in range(BATCH):
         for o in range(INPUTS):
@@ -55,7 +55,7 @@ def test_summed_events_recover_the_observation_within_the_threshold_where_the_re
     # it follows K thresholds a control step; one of them may be what the step before left, so x may move by K - 1
     x = walk(size=0.12)
     assert x.diff(dim=0).abs().max() < (STEPS - 1) * THRESHOLD
-    events, _ = encoder().encode(x, rest(x), None)
+    events, _ = encoder().encode_stateful(x, rest(x), None)
     on, off = events.sum(1).split(INPUTS, -1)
     recovered = THRESHOLD * (on - off).cumsum(0)
     assert (recovered - x).abs().max() < THRESHOLD
@@ -69,14 +69,14 @@ def test_the_sigma_delta_decoder_reads_the_observation_back():
     with torch.no_grad():
         decoder.readout.weight.copy_(THRESHOLD * torch.cat([torch.eye(INPUTS), -torch.eye(INPUTS)], dim=1))
         decoder.readout.bias.zero_()
-        events, _ = encoder().encode(x, rest(x), None)
+        events, _ = encoder().encode_stateful(x, rest(x), None)
         y, _ = decoder(events, rest(x), None)
     assert (y - x).abs().max() < THRESHOLD
 
 
 def test_a_jump_is_followed_at_one_event_per_channel_and_inner_step():
     x = torch.full((3, BATCH, INPUTS), 10 * THRESHOLD)
-    events, (reference,) = encoder().encode(x, rest(x), None)
+    events, (reference,) = encoder().encode_stateful(x, rest(x), None)
     assert events[..., :INPUTS].sum((1,))[:, 0, 0].tolist() == [4.0, 4.0, 2.0]
     assert events[..., INPUTS:].sum() == 0
     assert (reference == 10 * THRESHOLD).all()
@@ -85,7 +85,7 @@ def test_a_jump_is_followed_at_one_event_per_channel_and_inner_step():
 def test_from_rest_in_every_control_step_the_code_is_unary_and_clipped():
     values = torch.tensor([0.0, 0.124, 0.125, 0.3, 0.5, 9.0, 1e9, -0.3, -9.0])
     x = values.view(1, -1, 1).expand(1, -1, INPUTS)
-    events, state = encoder().encode(x, None, None)
+    events, state = encoder().encode_stateful(x, None, None)
     assert state == ()
     assert torch.equal(events, encoder()(x))
     count = events.sum(1)[0, :, 0] - events.sum(1)[0, :, INPUTS]
@@ -97,7 +97,7 @@ def test_from_rest_in_every_control_step_the_code_is_unary_and_clipped():
 
 def test_an_observation_that_rests_costs_nothing():
     x = walk()[:1].clamp(-0.5, 0.5).expand(10, -1, -1)
-    events, _ = encoder().encode(x, rest(x), None)
+    events, _ = encoder().encode_stateful(x, rest(x), None)
     assert events[0].sum() > 0
     assert events[1:].sum() == 0
 
@@ -105,14 +105,14 @@ def test_an_observation_that_rests_costs_nothing():
 @pytest.mark.parametrize("threshold", [0.1, 1e-6])
 def test_thresholds_that_are_no_power_of_two_keep_the_bound(threshold):
     x = walk().double() * threshold
-    events, (reference,) = encoder(threshold=threshold).encode(x, rest(x), None)
+    events, (reference,) = encoder(threshold=threshold).encode_stateful(x, rest(x), None)
     assert (reference - x[-1]).abs().max() < threshold
     assert set(events.unique().tolist()) == {0.0, 1.0}
 
 
 def test_no_gradient_reaches_the_observation():
     x = walk().requires_grad_()
-    assert not encoder().encode(x, rest(x), None)[0].requires_grad
+    assert not encoder().encode_stateful(x, rest(x), None)[0].requires_grad
     assert not encoder()(x).requires_grad
 
 
@@ -122,7 +122,7 @@ def test_a_reference_that_starts_at_the_first_observation_sends_changes_alone():
     settings = {"name": "delta", "threshold": THRESHOLD, "start": "first"}
     built = registry.configure("encoders", settings, "encoder").build(inputs=INPUTS, steps=STEPS)
     state = tuple(x.new_zeros(BATCH, size) for size in built.state_sizes)
-    events, (reference, begun) = built.encode(x, state, keep)
+    events, (reference, begun) = built.encode_stateful(x, state, keep)
     on, off = events.sum(1).split(INPUTS, -1)
     assert (events[0] == 0).all(), "the first observation makes no event, however large it is"
     assert (events[7, :, 1] == 0).all() and (events[20, :, 4] == 0).all(), "nor does that of a new episode"

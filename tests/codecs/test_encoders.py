@@ -31,7 +31,7 @@ def test_direct_hands_on_the_observation_for_all_inner_steps():
     built = encoder("direct")
     assert torch.equal(built(x), x.view(TIME, 1, BATCH, INPUTS))
     assert built.width == INPUTS
-    assert torch.equal(built.operations(x), torch.zeros(TIME, BATCH))
+    assert torch.equal(built.count_operations(x), torch.zeros(TIME, BATCH))
     assert list(built.parameters()) == []
 
 
@@ -98,7 +98,7 @@ def test_poisson_mean_rate_is_the_activity():
     with torch.no_grad():
         activity = built.activity(x)[0, 0]
         for update in range(DRAWS):
-            built.redraw(update)
+            built.resample_noise(update)
             total += built(x)[0, :, 0].sum(0)
     samples = DRAWS * STEPS
     standard_error = (activity * (1 - activity) / samples).sqrt()
@@ -114,9 +114,9 @@ def test_poisson_repeats_until_it_is_drawn_anew_and_leaves_the_global_generator_
     assert torch.equal(built(x), first)
     alone = built(x[:, 2:3])
     assert torch.equal(alone, first[:, :, 2:3]), "the noise is the same for every environment"
-    built.redraw(1)
+    built.resample_noise(1)
     assert not torch.equal(built(x), first)
-    built.redraw(0)
+    built.resample_noise(0)
     assert torch.equal(built(x), first)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -130,7 +130,7 @@ def test_poisson_noise_follows_its_seed():
 
 
 def test_population_counts_three_operations_per_field():
-    operations = encoder("population").operations(observations())
+    operations = encoder("population").count_operations(observations())
     assert torch.equal(operations, torch.full((TIME, BATCH), 3.0 * INPUTS * FIELDS))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl import SpikingModel
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF
 

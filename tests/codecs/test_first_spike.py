@@ -73,7 +73,7 @@ def test_the_gradient_is_the_change_that_a_spike_would_make():
 
 def test_neurons_of_graded_output_are_refused_when_the_network_is_built():
     settings = {"name": "feedforward", "layers": [4], "neuron": "sigma_delta", "decoder": "first_spike"}
-    with pytest.raises(registry.RegistryError, match="'first_spike' reads spikes"):
+    with pytest.raises(registry.RegistryError, match="'first_spike' needs spikes"):
         registry.configure("networks", settings, "network").build(inputs=2, outputs=1)
 
 

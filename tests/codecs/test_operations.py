@@ -101,7 +101,7 @@ def test_an_encoder_costs_what_a_scalar_program_of_its_signal_counts(name):
     # [O, K, copies] -> [K, C]
     order = (1, 2, 0) if built.topographic else (1, 0, 2)
     assert torch.allclose(found.permute(order).reshape(STEPS, copies * INPUTS), signal)
-    assert built.operations(x).tolist() == [[Counted.count] * 2]
+    assert built.count_operations(x).tolist() == [[Counted.count] * 2]
 
 
 def touched(name, weights, spikes):
@@ -117,7 +117,7 @@ def touched(name, weights, spikes):
     return count
 
 
-DECODERS = registry.names("decoders")
+DECODERS = registry.list_names("decoders")
 
 
 @pytest.mark.parametrize("name", DECODERS)

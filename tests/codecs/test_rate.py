@@ -24,7 +24,7 @@ def mean_rates(built, x):
     """Mean spikes per inner step of every channel over many draws, [2, O]."""
     total = torch.zeros(2, INPUTS)
     for update in range(DRAWS):
-        built.redraw(update)
+        built.resample_noise(update)
         total += built(x)[0].mean((0, 1)).view(2, INPUTS)
     return total / DRAWS
 
@@ -47,7 +47,7 @@ def test_the_rate_decoder_reads_the_observation_back():
         decoder.readout.bias.zero_()
         read = torch.zeros(INPUTS)
         for update in range(DRAWS):
-            built.redraw(update)
+            built.resample_noise(update)
             read += decoder(built(x), None, None)[0][0, 0] / DRAWS
     p = x[0, 0].abs() / SPAN
     assert ((read - x[0, 0]).abs() <= 4 * SPAN * (p * (1 - p) / (DRAWS * STEPS)).sqrt()).all()
@@ -79,9 +79,9 @@ def test_noise_repeats_until_it_is_drawn_anew_is_everyones_and_leaves_the_global
     first = built(x)
     assert torch.equal(built(x), first)
     assert torch.equal(built(x[:, 2:3]), first[:, :, 2:3])
-    built.redraw(1)
+    built.resample_noise(1)
     assert not torch.equal(built(x), first)
-    built.redraw(0)
+    built.resample_noise(0)
     assert torch.equal(built(x), first)
     assert torch.equal(encoder(seed=4).noise, encoder(seed=3).noise) is False
     assert torch.equal(torch.get_rng_state(), before)
@@ -89,7 +89,7 @@ def test_noise_repeats_until_it_is_drawn_anew_is_everyones_and_leaves_the_global
 
 def test_the_noise_is_saved():
     built, other = encoder(), encoder(seed=9)
-    built.redraw(5)
+    built.resample_noise(5)
     other.load_state_dict(built.state_dict())
     assert torch.equal(other.noise, built.noise)
 

@@ -13,8 +13,8 @@ GRADED = {
     "decoder": "sigma_delta",
 }
 NETWORKS = {
-    **{f"{name} encoder": {**LIF, "encoder": name} for name in registry.names("encoders")},
-    **{f"{name} decoder": {**LIF, "decoder": name} for name in registry.names("decoders")},
+    **{f"{name} encoder": {**LIF, "encoder": name} for name in registry.list_names("encoders")},
+    **{f"{name} decoder": {**LIF, "decoder": name} for name in registry.list_names("decoders")},
     "sigma-delta throughout": {**GRADED, "encoder": "sigma_delta"},
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 INPUTS, OUTPUTS, STEPS, BATCH, TIME = 3, 2, 3, 5, 30
 
@@ -42,7 +42,7 @@ GOLDEN = {0.05: (319, 0.049639, 0.025459), 0.1: (159, 0.096762, 0.056401), 0.25:
 @pytest.mark.parametrize("threshold", GOLDEN)
 def test_events_of_a_sine_are_the_reference_sheets(threshold):
     x = torch.sin(2 * math.pi * torch.arange(1000, dtype=torch.float64) / 200).view(-1, 1, 1)
-    events, (reference,) = encoder(threshold, inputs=1).encode(x, rest(1, 1), None)
+    events, (reference,) = encoder(threshold, inputs=1).encode_stateful(x, rest(1, 1), None)
     error = events.sum(1).cumsum(0) - x
     count, largest, mean = GOLDEN[threshold]
     assert int((events != 0).sum()) == count
@@ -53,7 +53,7 @@ def test_events_of_a_sine_are_the_reference_sheets(threshold):
 
 def test_events_are_in_the_first_inner_step_and_the_first_control_step_sends_whole_values():
     x = walk()
-    events, _ = encoder(0.1).encode(x, rest(), None)
+    events, _ = encoder(0.1).encode_stateful(x, rest(), None)
     assert events.shape == (TIME, STEPS, BATCH, INPUTS)
     assert events[:, 1:].abs().max() == 0
     assert torch.equal(events[0, 0], torch.where(x[0].abs() >= 0.1, x[0], torch.zeros_like(x[0])))
@@ -63,7 +63,7 @@ def test_events_are_in_the_first_inner_step_and_the_first_control_step_sends_who
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_summed_events_recover_the_observation_within_the_threshold_at_any_scale(scale):
     x = walk() * scale
-    events, (reference,) = encoder(0.1).encode(x, rest(), None)
+    events, (reference,) = encoder(0.1).encode_stateful(x, rest(), None)
     # events are differences in floating point: one rounding of the largest value a step
     rounding = TIME * torch.finfo(x.dtype).eps * x.abs().max()
     assert (events.sum(1).cumsum(0) - x).abs().max() < 0.1 + rounding
@@ -78,7 +78,7 @@ def test_a_threshold_is_reached_at_equality_and_zero_sends_every_change():
 
 def test_from_rest_in_every_control_step_whole_values_are_sent():
     x = walk()
-    events, state = encoder(0.1).encode(x, None, None)
+    events, state = encoder(0.1).encode_stateful(x, None, None)
     assert state == ()
     assert torch.equal(events[:, 0], torch.where(x.abs() >= 0.1, x, torch.zeros_like(x)))
 
@@ -91,14 +91,14 @@ def test_the_gradient_is_that_of_what_is_sent():
     )
 
     def loss(values):
-        return (built.encode(values, (start,), None)[0] * weights).sum()
+        return (built.encode_stateful(values, (start,), None)[0] * weights).sum()
 
     (gradient,) = torch.autograd.grad(loss(x), x)
     direction, h = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype), 1e-7
     with torch.no_grad():
         measured = (loss(x + h * direction) - loss(x - h * direction)) / (2 * h)
     assert torch.allclose((gradient * direction).sum(), measured, rtol=1e-6)
-    assert ((gradient != 0) == (built.encode(x, (start,), None)[0][:, 0] != 0)).all()
+    assert ((gradient != 0) == (built.encode_stateful(x, (start,), None)[0][:, 0] != 0)).all()
 
 
 def test_decoder_sums_weighted_events_over_inner_and_control_steps():
@@ -116,7 +116,7 @@ def test_decoder_sums_weighted_events_over_inner_and_control_steps():
 
 def test_encoder_and_decoder_together_are_a_linear_map_within_the_threshold_times_the_weights():
     built, x = decoder(), walk()
-    events, _ = encoder(0.1).encode(x, rest(), None)
+    events, _ = encoder(0.1).encode_stateful(x, rest(), None)
     y, _ = built(events, rest(OUTPUTS), None)
     exact = x @ built.readout.weight.T + built.readout.bias
     bound = 0.1 * built.readout.weight.abs().sum(1)
@@ -159,7 +159,7 @@ def test_an_event_driven_network_is_the_rectified_linear_network_within_its_thre
 
 
 def test_an_event_driven_network_pays_for_changes_only():
-    network, record = sigma_delta_network(0.05), Record()
+    network, record = sigma_delta_network(0.05), ForwardRecord()
     x = walk()[:1].expand(TIME, -1, -1)
     y, _ = network(x, network.zero_state(BATCH, x), record=record)
     encoder_alone, *rest_of_it = record.operations

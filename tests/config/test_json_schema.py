@@ -7,8 +7,8 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.show import show
-from spiky_rl.config.reading import parse_yaml
-from spiky_rl.experiments.design.json_schema import SCHEMAS, schema_text
+from spiky_rl.config.safe_loading import parse_yaml
+from spiky_rl.experiments.design.json_schema import SCHEMAS, format_schema
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 
@@ -34,7 +34,7 @@ SHIPPED = [
 
 @pytest.fixture(name="checks", scope="module")
 def validators():
-    made = {kind: json.loads(schema_text(kind)) for kind in SCHEMAS}
+    made = {kind: json.loads(format_schema(kind)) for kind in SCHEMAS}
     for one in made.values():
         jsonschema.Draft202012Validator.check_schema(one)
     return {kind: jsonschema.Draft202012Validator(one) for kind, one in made.items()}
@@ -42,7 +42,7 @@ def validators():
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_what_is_in_the_repository_is_what_the_registry_gives(kind):
-    assert (ROOT / "schemas" / f"{kind}.json").read_text() == schema_text(kind) + "\n", "run make results"
+    assert (ROOT / "schemas" / f"{kind}.json").read_text() == format_schema(kind) + "\n", "run make results"
 
 
 @pytest.mark.parametrize(("kind", "path"), SHIPPED)

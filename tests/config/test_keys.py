@@ -4,9 +4,9 @@ import pytest
 
 from spiky_rl.config import keys, registry
 from spiky_rl.config.early import check_networks
-from spiky_rl.config.options import UserError, declared
-from spiky_rl.config.plan import split_overrides
+from spiky_rl.config.options import UserError, get_options
 from spiky_rl.config.spec import merge_agent
+from spiky_rl.run.run_plan import split_overrides
 
 MEANT = {
     "agent.learning_rate=1e-3": "algorithm.learning_rate",
@@ -41,7 +41,7 @@ def test_a_key_that_is_like_none_is_answered_by_all_that_there_are():
 
 @pytest.mark.parametrize("kind", ["neurons", "encoders", "networks", "rules"])
 def test_options_and_parts_that_are_read_from_a_file_are_those_that_its_class_declares(kind):
-    for name in registry.names(kind):
+    for name in registry.list_names(kind):
         cls = registry.resolve(kind, name)
-        assert set(keys.read_options(kind, name)) <= set(declared(cls.Options))
+        assert set(keys.read_options(kind, name)) <= set(get_options(cls.Options))
         assert keys.read_parts(kind, name) == dict(vars(cls).get("parts", {}))

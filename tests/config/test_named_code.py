@@ -23,7 +23,7 @@ CODE = [
 NO_CODE = [
     {"neuron": "lif", "layers": [8], "tau": 2.5, "critic": None},
     {"actor": {"class_name": "MLPModel"}},
-    {"actor": {"class_name": "spiky_rl.hosts.rsl_rl:SpikingModel"}},
+    {"actor": {"class_name": "spiky_rl.learners.rsl_rl:SpikingModel"}},
     {"actor": {"class_name": "rsl_rl.models.MLPModel"}},
     {"experiment_name": "a.b"},
 ]

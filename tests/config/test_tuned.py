@@ -1,20 +1,20 @@
 """Tuned values stand over an agent's own file and under the command line, and a study that names some says so or is refused."""
 
 import copy
-
 import shutil
+
 import pytest
 import yaml
 
 from spiky_rl.config import spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import SpecError
-from spiky_rl.config.tuned import find_shortfall, read_tuned
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.config.tuned_values import find_shortfall, read_tuned
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.terms import terms
+from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.threats import find_small_tunings, find_unequal_tunings
 from spiky_rl.experiments.run import cells
 from tests.experiments import results
@@ -41,12 +41,12 @@ def file(tmp_path):
 
 
 def test_tuned_values_stand_over_the_agents_own_for_the_task_and_under_the_command_line(file):
-    layer = read_tuned(file).layer(CARTPOLE, "lif_ppo")
+    layer = read_tuned(file).get_layer(CARTPOLE, "lif_ppo")
     line = ["agent.network.neuron.tau=5.0"]
     found = spec.resolve_agent(
         "lif_ppo", CARTPOLE, copy.deepcopy(HOST), line, spec.load_task("cartpole"), layer
     )
-    rows = {path: (value, origin) for path, value, origin in found.rows()}
+    rows = {path: (value, origin) for path, value, origin in found.list_values()}
     assert rows["algorithm.learning_rate"] == (0.007, f"tuned.yaml for {CARTPOLE}")
     assert rows["network.layers"] == (
         [16],
@@ -74,7 +74,7 @@ def changed(**more):
         (changed(seeds=["a"]), ["seeds", "whole numbers"]),
         (changed(tasks={CARTPOLE: {"lif_ppo": 3}}), [f"tasks.{CARTPOLE}.lif_ppo"]),
         (changed(tasks={CARTPOLE: 3}), [f"tasks.{CARTPOLE}"]),
-        ({"agents": []}, ["version", "no file of tune.py"]),
+        ({"agents": []}, ["version", "not a file of tune.py"]),
     ],
 )
 def test_what_is_no_file_of_tuned_values_is_refused_by_name(tmp_path, data, words):
@@ -88,7 +88,7 @@ def test_what_is_no_file_of_tuned_values_is_refused_by_name(tmp_path, data, word
     ("more", "words"),
     [
         ({"tuning": "nowhere.yaml"}, ["nowhere.yaml", "No such file"]),
-        ({"tuning": "."}, ["holds no finished tuning"]),
+        ({"tuning": "."}, ["not the folder of a finished tuning"]),
         ({"agents": ["mlp_ppo"]}, ["mlp_ppo on Isaac-Cartpole", "lif_ppo"]),
         ({"tasks": ["Isaac-Ant-v0"]}, ["Isaac-Ant", CARTPOLE]),
         ({"seeds": "89999-90001"}, ["90000", "other seeds"]),
@@ -98,17 +98,20 @@ def test_a_study_whose_tuning_is_not_there_or_not_its_own_is_refused(
     file, tmp_path, monkeypatch, more, words
 ):
     monkeypatch.chdir(tmp_path.parent)
-    study.build("mine", {**GIVEN, "tuning": str(file)})
+    study.build_study("mine", {**GIVEN, "tuning": str(file)})
     with pytest.raises(UserError) as error:
-        study.build("mine", {**GIVEN, "tuning": str(file), **more})
+        study.build_study("mine", {**GIVEN, "tuning": str(file), **more})
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_a_study_with_a_tuning_does_not_go_on_without_it(file):
-    with_it = study.build("mine", {**GIVEN, "tuning": str(file)})
-    for old, new in ((with_it, study.build("mine", GIVEN)), (study.build("mine", GIVEN), with_it)):
+    with_it = study.build_study("mine", {**GIVEN, "tuning": str(file)})
+    for old, new in (
+        (with_it, study.build_study("mine", GIVEN)),
+        (study.build_study("mine", GIVEN), with_it),
+    ):
         with pytest.raises(StudyError, match="tuning"):
-            study.extended(old, new)
+            study.merge_studies(old, new)
 
 
 OWN = {**GIVEN, "agents": ["lif_ppo", "gru_ppo", "mlp_ppo"]}
@@ -125,8 +128,8 @@ def tunings(tmp_path):
 
 
 def test_agents_of_a_study_may_have_tunings_of_their_own_or_none(tunings):
-    built = study.build("mine", {**OWN, "tuning": tunings})
-    assert built.data()["tuning"] == tunings
+    built = study.build_study("mine", {**OWN, "tuning": tunings})
+    assert built.to_dict()["tuning"] == tunings
     assert [find_tuning(built.tuning, a) for a in built.agents] == [*tunings.values(), ""]
     assert [find_copy(built.tuning, a) for a in built.agents] == [
         "tuned/lif_ppo/tuned.yaml",
@@ -134,9 +137,9 @@ def test_agents_of_a_study_may_have_tunings_of_their_own_or_none(tunings):
         "",
     ]
     for text in ("", tunings["lif_ppo"]):
-        one = study.build("mine", {**GIVEN, "tuning": text})
+        one = study.build_study("mine", {**GIVEN, "tuning": text})
         assert find_copy(one.tuning, "lif_ppo") == ("tuned.yaml" if text else "")
-        assert one.data().get("tuning", "") == text
+        assert one.to_dict().get("tuning", "") == text
 
 
 @pytest.mark.parametrize(
@@ -152,19 +155,19 @@ def test_agents_of_a_study_may_have_tunings_of_their_own_or_none(tunings):
 )
 def test_a_study_whose_agents_tunings_are_none_is_refused(tunings, more, words):
     with pytest.raises(UserError) as error:
-        study.build("mine", {**OWN, "tuning": tunings, **more})
+        study.build_study("mine", {**OWN, "tuning": tunings, **more})
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_a_study_grows_by_agents_with_tunings_of_their_own_and_no_agent_changes_its_own(tunings):
     lif, gru = ({agent: tunings[agent]} for agent in tunings)
-    old = study.build("mine", {**OWN, "agents": ["lif_ppo", "mlp_ppo"], "tuning": lif})
-    more = study.build("mine", {**OWN, "agents": ["gru_ppo"], "baseline": "", "tuning": gru})
-    grown = study.extended(old, more)
-    assert grown.tuning == tunings and grown.stems == ["lif_ppo", "mlp_ppo", "gru_ppo"]
+    old = study.build_study("mine", {**OWN, "agents": ["lif_ppo", "mlp_ppo"], "tuning": lif})
+    more = study.build_study("mine", {**OWN, "agents": ["gru_ppo"], "baseline": "", "tuning": gru})
+    grown = study.merge_studies(old, more)
+    assert grown.tuning == tunings and grown.agent_names == ["lif_ppo", "mlp_ppo", "gru_ppo"]
     for other in ({"agents": ["lif_ppo"]}, {"agents": ["lif_ppo"], "tuning": tunings["lif_ppo"]}):
         with pytest.raises(StudyError, match="tuning"):
-            study.extended(old, study.build("mine", {**OWN, **other}))
+            study.merge_studies(old, study.build_study("mine", {**OWN, **other}))
 
 
 def test_the_report_says_of_agents_with_tunings_of_their_own_who_was_tuned_and_who_was_not(tunings, tmp_path):
@@ -175,12 +178,12 @@ def test_the_report_says_of_agents_with_tunings_of_their_own_who_was_tuned_and_w
     results.dump(folder / "study.json", {**held, "tuning": tunings})
     for agent, source in tunings.items():
         shutil.copytree(source, folder / "tuned" / agent)
-    analysis = analyse(folder)
-    said = dict(terms(analysis))["Tuning"]
+    analysis = analyze_study(folder)
+    said = dict(list_terms(analysis))["Tuning"]
     for told in (
-        f"values of {tunings['lif_ppo']} for lif_ppo, of which tuned/lif_ppo/tuned.yaml is a copy, from 4 trials",
+        f"values of {tunings['lif_ppo']} for lif_ppo (copy: tuned/lif_ppo/tuned.yaml), from 4 trials",
         f"on {CARTPOLE} tuned: gru_ppo (trial 3)",
-        "not tuned, as their files have them: mlp_ppo",
+        "not tuned: mlp_ppo",
     ):
         assert told in said, said
     unequal = "; ".join(f"{source}: {agent}" for agent, source in tunings.items())
@@ -202,9 +205,12 @@ def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):
     folder = results.write_study(
         tmp_path / "study", ["mlp_ppo"], [results.CARTPOLE], [0], conditions=["nominal"]
     )
-    assert "Tuning" not in dict(terms(analyse(folder)))
+    assert "Tuning" not in dict(list_terms(analyze_study(folder)))
     held = cells.read_json(folder / "study.json")
     results.dump(folder / "study.json", {**held, "tuning": str(file)})
-    assert f"values of {file}; their copy, tuned.yaml, is not there" in dict(terms(analyse(folder)))["Tuning"]
+    assert (
+        f"values of {file}; the copy tuned.yaml, which has the details, is missing"
+        in dict(list_terms(analyze_study(folder)))["Tuning"]
+    )
     shutil.copy(file, folder / "tuned.yaml")
-    assert f"values of {file}, of which tuned.yaml is a copy" in dict(terms(analyse(folder)))["Tuning"]
+    assert f"values of {file} (copy: tuned.yaml)" in dict(list_terms(analyze_study(folder)))["Tuning"]

@@ -10,8 +10,8 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.convolutional import Convolutional
-from spiky_rl.kernels.backends.cpu import convolutions
-from spiky_rl.networks.base import Record
+from spiky_rl.kernels.backends.cpu import load_convolution_kernels
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 MAPS = (2, 6, 7)
@@ -28,7 +28,7 @@ GEOMETRIES = [
     {"kernel": 1, "stride": 2, "pool": 3, "pooling": "max"},
     {"kernel": 6},
 ]
-ZOO = registry.names("neurons")
+ZOO = registry.list_names("neurons")
 DIGITS = {"name": "convolutional", "kernel": 3, "padding": 1}
 MAX_POOLED, AVERAGED = ({**DIGITS, "pool": 2, "pooling": kind} for kind in ("max", "average"))
 
@@ -83,8 +83,8 @@ def test_current_and_gradients_equal_those_of_plain_loops(geometry):
 
 def test_a_layer_equals_torchs_convolution_and_a_lif_written_out():
     net = network([OUTPUTS], surrogate={"name": "arctangent", "slope": 2.0}).double()
-    net.run_on("torch")
-    link, record = net.layers[0].connection, Record()
+    net.set_backend("torch")
+    link, record = net.layers[0].connection, ForwardRecord()
     x = 3.0 * torch.randn(1, BATCH, math.prod(MAPS), dtype=torch.float64)
     net(x, None, record=record)
     current = torch.nn.functional.conv2d(x.view(-1, *MAPS), link.weight, link.bias, padding=1).flatten(1)
@@ -148,7 +148,9 @@ def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
     assert torch.equal(exported(twice, None)[0], net(twice, None)[0])
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+@pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_cpu_has_it():
     link, x = connection(kernel=3, pool=2), torch.randn(BATCH, math.prod(MAPS), requires_grad=True)
 
@@ -158,7 +160,10 @@ def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_
         )
 
     *found, bias = [(a - b).norm() / b.norm() for a, b in zip(gradients(True), gradients(False), strict=True)]
-    assert all(1e-4 < share < 1e-2 if convolutions().spiky_has_bfloat16() else share == 0 for share in found)
+    assert all(
+        1e-4 < share < 1e-2 if load_convolution_kernels().spiky_has_bfloat16() else share == 0
+        for share in found
+    )
     assert bias < 1e-6, "sums are not rounded"
 
 
@@ -181,7 +186,7 @@ def test_maps_lead_into_dense_layers_and_vectors_are_read_as_the_maps_they_are_s
 
 WRONG = [
     ({"padding": 3, "kernel": 3}, MAPS, "padding: 3 .* less than kernel: 3"),
-    ({"map": [2, 6]}, MAPS, r"map: \[2, 6\] is no shape; give \[channels, height, width\]"),
+    ({"map": [2, 6]}, MAPS, r"map: \[2, 6\] is not a shape; give \[channels, height, width\]"),
     ({"map": [2, 6, 6]}, 84, r"map: \[2, 6, 6\] holds 72 values; the signal has 84"),
     ({}, 84, r"a vector of 84.* map: \[channels, height, width\]"),
     ({}, (84,), "a vector of 84"),
@@ -220,7 +225,7 @@ def test_fresh_layers_of_every_neuron_neither_fall_silent_nor_saturate(neuron, p
     options = {"name": neuron}
     if "input_gain" in registry.resolve("neurons", neuron).Options.model_fields:
         options["input_gain"] = "unit"
-    record = Record()
+    record = ForwardRecord()
     net = network([16, 32], inputs=(3, 16, 16), neuron=options, connection=pooled, steps=8)
     net(torch.randn(1, 64, 3 * 16 * 16), None, record=record)
     for spikes in record.signal[1:]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.connections.base import strengths
+from spiky_rl.connections.base import make_dale_factors
 
 INPUTS, OUTPUTS, BATCH = 40, 60, 7
 
@@ -24,7 +24,7 @@ def events(binary=True):
 
 def test_dense_is_the_plain_product():
     built, x = linear(), events(binary=False)
-    assert built.plain
+    assert built.is_plain
     assert torch.allclose(built(x), torch.nn.functional.linear(x, built.weight.t(), built.bias), atol=1e-6)
     assert built.shape == (OUTPUTS,)
 
@@ -67,7 +67,7 @@ def test_dales_law_holds_before_and_after_an_update(inhibitory):
 
 @pytest.mark.parametrize(("size", "inhibitory"), [(4, 0.2), (3, 0.3), (10, 0.25), (40, 0.2)])
 def test_strengths_add_up_to_nothing_whatever_the_rounding(size, inhibitory):
-    assert strengths(size, inhibitory).sum().item() == pytest.approx(0.0, abs=1e-5)
+    assert make_dale_factors(size, inhibitory).sum().item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_excitation_and_inhibition_cancel_on_the_mean():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from spiky_rl.config import registry, spec
-from spiky_rl.metrics.spikes import firing
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.spikes import compute_layer_activity
+from spiky_rl.networks.base import ForwardRecord
 
 INPUTS, LAYERS, SAMPLES = 36, [128, 128], 500
 AGENTS = {
@@ -31,7 +31,7 @@ CONNECTIONS = {
 
 
 def test_every_spiking_neuron_is_here():
-    spiking = {n for n in registry.names("neurons") if not registry.resolve("neurons", n).graded}
+    spiking = {n for n in registry.list_names("neurons") if not registry.resolve("neurons", n).graded}
     assert spiking == set(AGENTS)
 
 
@@ -45,10 +45,10 @@ def test_few_neurons_are_silent_and_none_is_saturated_at_the_start(neuron, kind)
     }
     torch.manual_seed(0)
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=8)
-    x, record = torch.randn(1, SAMPLES, INPUTS, generator=torch.Generator().manual_seed(1)), Record()
+    x, record = torch.randn(1, SAMPLES, INPUTS, generator=torch.Generator().manual_seed(1)), ForwardRecord()
     with torch.no_grad():
         network(x, network.zero_state(SAMPLES, x), record=record)
-    for layer in firing(record):
+    for layer in compute_layer_activity(record):
         assert 0.05 < layer.rate < 0.5
         assert layer.silent <= 0.1
         assert layer.saturated <= 0.02

@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 
 T, K, BATCH, INPUTS, SIZE = 3, 4, 5, 6, 9
 WITHIN = {
@@ -65,7 +65,7 @@ def test_the_loop_is_its_definition_with_gradients(within, neuron):
     keep = torch.ones(T, BATCH, dtype=torch.float64)
     keep[1, 2] = keep[2, 0] = 0.0
     x = observations().double()
-    record = Record()
+    record = ForwardRecord()
     net(x, net.zero_state(BATCH, x), keep, record)
     layer = net.layers[0]
     own = tuple(s.squeeze(0) for s in net.zero_state(BATCH, x))[: layer.states]
@@ -101,9 +101,9 @@ def test_a_sequence_in_one_call_equals_its_steps(within):
 def test_the_kernels_follow_the_reference():
     # spikes are compared step by step from the same past: one that flips would change all that come after
     net, x = network(WITHIN["delayed"]), observations()
-    net.run_on("torch")
+    net.set_backend("torch")
     expected, _ = net(x, net.zero_state(BATCH, x))
-    net.run_on("auto")
+    net.set_backend("auto")
     found, _ = net(x, net.zero_state(BATCH, x))
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -159,7 +159,7 @@ def test_lateral_inhibition_thins_out_a_code():
     x = observations()
     rates = []
     for strength in (0.0, 4.0):
-        net, record = network({"name": "lateral", "strength": strength}), Record()
+        net, record = network({"name": "lateral", "strength": strength}), ForwardRecord()
         net(x, net.zero_state(BATCH, x), record=record)
         rates.append(float(record.signal[1].mean()))
     assert rates[1] < 0.7 * rates[0]
@@ -167,7 +167,7 @@ def test_lateral_inhibition_thins_out_a_code():
 
 @pytest.mark.parametrize("within", WITHIN)
 def test_operations_count_every_spike_at_every_synapse_once(within):
-    net, x, record = network(WITHIN[within]), observations(), Record()
+    net, x, record = network(WITHIN[within]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
     layer = net.layers[0]
     spikes = (record.signal[1] != 0).float()
@@ -192,7 +192,7 @@ def test_recomputation_gives_the_same_gradients():
     [
         ({"recurrent": "linear"}, r"n\.recurrent: 'linear' does not connect among the neurons of a layer; choose from"),
         ({"connection": "lateral"}, r"n\.connection: 'lateral' does not connect between layers; choose from"),
-        ({"recurrent": ["lateral"]}, r"n\.recurrent: a list of 1 for 2 layers; give one for each"),
+        ({"recurrent": ["lateral"]}, r"n\.recurrent: a list of 1 for 2 layers; give one entry per layer"),
         ({"recurrent": [None, "linear"]}, r"n\.recurrent\[1\]: 'linear' does not connect among"),
         ({"neuron": ["lif", "lif2"]}, r"n\.neuron\[1\]\.name: unknown neuron 'lif2'"),
         ({"recurrent": {"name": "recurrent", "delays": 0}}, r"n\.recurrent\.delays: 0 is out of range"),

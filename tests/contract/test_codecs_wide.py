@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 
 INPUTS, NEURONS, OUTPUTS, STEPS, BATCH, TIME = 3, 8, 2, 4, 5, 6
 WIDE = {"dtype": torch.float64}
-ENCODERS, DECODERS = registry.names("encoders"), registry.names("decoders")
+ENCODERS, DECODERS = registry.list_names("encoders"), registry.list_names("decoders")
 
 
 def encoder(name, inputs=INPUTS):
@@ -43,7 +43,7 @@ def cases():
     """Every codec as (function of input, state and keep; widths of its states; an input)."""
     for name in ENCODERS:
         built = encoder(name)
-        yield pytest.param(built.encode, built.state_sizes, observations(), id=f"encoder-{name}")
+        yield pytest.param(built.encode_stateful, built.state_sizes, observations(), id=f"encoder-{name}")
     for name in DECODERS:
         built = decoder(name)
         sizes = (built.state_width,) if built.state_width else ()
@@ -99,10 +99,11 @@ class TestEveryCodec:
 
     def test_operations_are_those_of_each_environment(self, codec, sizes, x):
         codec = getattr(codec, "__self__", codec)
-        found = codec.operations(x)
+        operations = getattr(codec, "count_operations", None) or codec.operations
+        found = operations(x)
         assert found.shape == (TIME, BATCH)
         assert (found >= 0).all()
-        assert torch.equal(codec.operations(x[..., 2:3, :]), found[:, 2:3])
+        assert torch.equal(operations(x[..., 2:3, :]), found[:, 2:3])
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -118,9 +119,11 @@ def test_signals_have_the_declared_width_and_are_binary_where_declared(name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_forward_starts_every_control_step_from_rest(name):
     built, x = encoder(name), observations()
-    alone = torch.cat([built.encode(x[t : t + 1], rest(*built.state_sizes), None)[0] for t in range(TIME)])
+    alone = torch.cat(
+        [built.encode_stateful(x[t : t + 1], rest(*built.state_sizes), None)[0] for t in range(TIME)]
+    )
     assert torch.equal(built(x), alone)
-    assert torch.equal(built.encode(x, None, None)[0], alone)
+    assert torch.equal(built.encode_stateful(x, None, None)[0], alone)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -141,13 +144,13 @@ def test_signals_repeat_until_the_noise_is_drawn_anew_and_follow_the_number_of_u
     buffers = [buffer.data_ptr() for buffer in built.buffers()]
     drawn = []
     for updates in (1, 2, 1):
-        built.redraw(updates)
+        built.resample_noise(updates)
         drawn.append(built(x))
         assert torch.equal(built(x), drawn[-1])
     assert torch.equal(drawn[0], drawn[2])
     assert buffers == [buffer.data_ptr() for buffer in built.buffers()], "where a captured graph reads it"
     other = encoder(name)
-    built.redraw(5)
+    built.resample_noise(5)
     other.load_state_dict(built.state_dict())
     assert torch.equal(other(x), built(x)), "the noise is saved"
 
@@ -157,7 +160,7 @@ def test_signals_repeat_until_the_noise_is_drawn_anew_and_follow_the_number_of_u
 def test_signals_are_finite_for_any_finite_observation(name, value):
     built = encoder(name)
     x = torch.full((2, BATCH, INPUTS), value, **WIDE)
-    signal, state = built.encode(x, rest(*built.state_sizes), None)
+    signal, state = built.encode_stateful(x, rest(*built.state_sizes), None)
     assert signal.isfinite().all()
     assert all(s.isfinite().all() for s in state)
 
@@ -166,7 +169,7 @@ def test_signals_are_finite_for_any_finite_observation(name, value):
 def test_different_observations_have_different_signals(name):
     built = encoder(name)
     x = torch.tensor([-1.9, -0.7, 0.0, 0.7, 1.9], **WIDE).view(1, -1, 1).expand(1, BATCH, INPUTS)
-    signal, _ = built.encode(x, rest(*built.state_sizes), None)
+    signal, _ = built.encode_stateful(x, rest(*built.state_sizes), None)
     flat = signal.transpose(1, 2)[0].flatten(1)
     pairs = list(itertools.combinations(range(BATCH), 2))
     same = {(a, b) for a, b in pairs if torch.equal(flat[a], flat[b])}

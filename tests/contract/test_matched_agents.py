@@ -29,7 +29,7 @@ STEPS = {
 
 def resolve(agent: str, task: str) -> dict:
     """Return the merged specification of the ``agent`` on the ``task`` as plain data."""
-    return spec.resolve_agent(agent, task, copy.deepcopy(HOST)).tree()
+    return spec.resolve_agent(agent, task, copy.deepcopy(HOST)).to_dict()
 
 
 @pytest.mark.parametrize(("spiking", "ann", "task"), CASES)

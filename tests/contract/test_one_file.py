@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spiky_rl.cli import common, show
-from spiky_rl.config.options import declared
 from spiky_rl.config import registry
+from spiky_rl.config.options import get_options
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import dispatch
 from tests.contract import test_codecs_wide, test_parity, test_registry_wide, test_rooms_wide
@@ -255,10 +255,10 @@ NAME = "toy"
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
     """A folder more for every room, with one file of it."""
-    assert set(TOYS) == set(registry.ROOMS)
+    assert set(TOYS) == set(registry.COMPONENT_KINDS)
     before = set(sys.modules)
     for kind, text in TOYS.items():
-        package = importlib.import_module("spiky_rl." + registry.ROOMS[kind].replace("/", "."))
+        package = importlib.import_module("spiky_rl." + registry.COMPONENT_KINDS[kind].replace("/", "."))
         (tmp_path / kind).mkdir()
         (tmp_path / kind / f"{NAME}.py").write_text(text, encoding="utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / kind)])
@@ -267,21 +267,21 @@ def toys(tmp_path, monkeypatch):
         if name.endswith(f".{NAME}"):
             del sys.modules[name]
     registry.resolve.cache_clear()
-    dispatch.backend.cache_clear()
+    dispatch.require_backend.cache_clear()
     dispatch._BUILT.pop(NAME, None)  # pylint: disable=protected-access
 
 
 @pytest.mark.parametrize("kind", TOYS)
 def test_a_file_in_a_room_is_listed_documented_and_checked(kind, toys, capsys):
-    assert NAME in registry.names(kind)
+    assert NAME in registry.list_names(kind)
     assert common.run(show.show, [kind]) == 0
     assert "A toy" in capsys.readouterr().out
     assert common.run(show.show, [kind, NAME]) == 0
     shown = capsys.readouterr().out
     configured = registry.configure(kind, NAME, "k")
-    assert all(f"\n{key} " in shown for key in declared(configured.cls.Options))
+    assert all(f"\n{key} " in shown for key in get_options(configured.cls.Options))
     assert registry.configure(kind, configured.settings(), "k") == configured
-    fields = declared(configured.cls.Options)
+    fields = get_options(configured.cls.Options)
     if not fields:
         assert kind == "backends", "an agent names a backend by a word, which has no place for options"
         return

@@ -13,14 +13,14 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks._layer import Parameters
+from spiky_rl.networks._layer import NeuronParameters
 
 TIME, STEPS, BATCH, WIDTH = 2, 5, 11, 37
 """Odd sizes: some chunks of lanes are full, and the last vector never is."""
 LEAST = 0.05
 """Share of outputs that are not zero."""
 COMPILED = ("cpu", pytest.param("cupy", marks=pytest.mark.gpu))
-NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
+NEURONS, SURROGATES = registry.list_names("neurons"), registry.list_names("surrogates")
 TOLERANCES = {"hodgkin_huxley": 2e-5, "quadratic": 3e-6}
 """Of states and gradients, relative to the largest; 1e-6 for all others. The reference itself, in float32, differs from float64 by
 9e-6 for Hodgkin-Huxley's ten sub-steps and by 3e-6 for the quadratic neuron's upstroke; the kernels differ from it by 1.1e-5
@@ -30,7 +30,7 @@ and 2.1e-6. Gradients of parameters are sums over the batch: eleven terms in ano
 def compiled(backend):
     """The backend, or a skip that says why."""
     try:
-        return dispatch.backend(backend)
+        return dispatch.require_backend(backend)
     except registry.RegistryError as error:
         return pytest.skip(str(error))
 
@@ -40,7 +40,7 @@ def case(neuron, surrogate, learned):
     cls = registry.resolve("neurons", neuron)
     settings = {"name": neuron, "learn": list(cls.params) if learned else []}
     built = registry.configure("neurons", settings, "neuron").build()
-    parameters = Parameters(built, WIDTH)
+    parameters = NeuronParameters(built, WIDTH)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in parameters.parameters():
@@ -79,7 +79,7 @@ def run(backend, built, ops, parameters, current, state, keep, device="cpu"):
 
 def exact(built, ops, parameters):
     """Whether the step computes its lanes by arithmetic alone."""
-    text = programs.KNOWN[programs.call(built, ops, parameters(), WIDTH).key].text
+    text = programs.PROGRAMS[programs.prepare_call(built, ops, parameters(), WIDTH).key].text
     forward = re.sub(r"INLINE void \w+_adjoint.*?\n}", "", text, flags=re.DOTALL)
     return not re.search(r"lane_(exp|tanh|tan|sqrt)", forward)
 

@@ -7,17 +7,17 @@ from functools import partial
 import pytest
 import torch
 
-from spiky_rl.config.options import declared
-from spiky_rl.neurons.base import decays
 from spiky_rl.config import registry
+from spiky_rl.config.options import get_options
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import is_time_constant
 
 
 def unavailable(backend: str) -> str | None:
     """Why a backend does not run here; None: it does."""
     try:
-        dispatch.backend(backend)
+        dispatch.require_backend(backend)
     except registry.RegistryError as error:
         return str(error)
     return None
@@ -26,11 +26,11 @@ def unavailable(backend: str) -> str | None:
 STEPS, BATCH, WIDTH = 40, 5, 3
 FEW = 4
 """Steps over which finite differences mean something for a neuron whose upstroke multiplies by up to 12 a step."""
-NEURONS = registry.names("neurons")
-SURROGATES = registry.names("surrogates")
-ENCODERS = registry.names("encoders")
-DECODERS = registry.names("decoders")
-BACKENDS = [name for name in dispatch.names() if unavailable(name) is None]
+NEURONS = registry.list_names("neurons")
+SURROGATES = registry.list_names("surrogates")
+ENCODERS = registry.list_names("encoders")
+DECODERS = registry.list_names("decoders")
+BACKENDS = [name for name in dispatch.list_backends() if unavailable(name) is None]
 """Those that run on this machine's CPU or GPU."""
 
 
@@ -40,7 +40,7 @@ def neuron_and_ops(neuron: str, surrogate: str = "arctangent", soft: bool = Fals
     numbers = []
     for name, param in built.params.items():
         value = built.chosen[name]
-        numbers.append(math.exp(-built.dt / value) if decays(param) else value)
+        numbers.append(math.exp(-built.dt / value) if is_time_constant(param) else value)
     return built, ops, tuple(numbers)
 
 
@@ -77,7 +77,7 @@ def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron
     # detached resets are constants to the gradient but not to finite differences
     chosen = {**built.chosen, "detach_reset": False}
     if "detach_reset" in built.chosen:
-        built = type(built).of(**chosen)
+        built = type(built).from_options(**chosen)
     built.chosen = chosen
     weights = torch.randn(
         2, FEW, BATCH, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64
@@ -204,12 +204,12 @@ def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, de
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-@pytest.mark.parametrize("kind", [*registry.ROOMS, *registry.DATA])
+@pytest.mark.parametrize("kind", [*registry.COMPONENT_KINDS, *registry.FILE_KINDS])
 def test_every_entry_says_what_it_is(kind):
-    from spiky_rl.config.described import summary
+    from spiky_rl.cli.show import get_summary
 
-    for name in registry.names(kind):
-        assert len(summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
-        if kind in registry.ROOMS:
+    for name in registry.list_names(kind):
+        assert len(get_summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
+        if kind in registry.COMPONENT_KINDS:
             cls = registry.resolve(kind, name)
-            assert all(option.meaning for option in declared(cls.Options).values())
+            assert all(option.description for option in get_options(cls.Options).values())

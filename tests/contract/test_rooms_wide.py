@@ -10,21 +10,21 @@ import torch
 
 from spiky_rl.classification import samples
 from spiky_rl.config import registry
-from spiky_rl.datasets._events import MissingData, check
+from spiky_rl.datasets._events import MissingData, check_events
 
 SIZE, BATCH, STEPS = 24, 5, 30
 MAPS = (2, 6, 6)
-CONNECTIONS = registry.names("connections")
-GRAPHS = [name for name in registry.names("graphs") if name != "grown"]
+CONNECTIONS = registry.list_names("connections")
+GRAPHS = [name for name in registry.list_names("graphs") if name != "grown"]
 """A grown graph is a file's: its own tests have one."""
-PLASTICITIES = registry.names("plasticities")
-DATASETS = registry.names("datasets")
+PLASTICITIES = registry.list_names("plasticities")
+DATASETS = registry.list_names("datasets")
 
 
 def connection(name, seed=0):
     torch.manual_seed(seed)
     cls = registry.resolve("connections", name)
-    inputs = (SIZE,) if cls.within else MAPS
+    inputs = (SIZE,) if cls.is_intra_layer else MAPS
     return registry.configure("connections", name, "c").build(inputs=inputs, outputs=7), inputs
 
 
@@ -74,7 +74,7 @@ def test_operations_are_none_without_events_and_grow_with_them(name):
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_a_connection_among_neurons_says_what_it_weighs_by_delay(name):
     built, inputs = connection(name)
-    if not registry.resolve("connections", name).within:
+    if not registry.resolve("connections", name).is_intra_layer:
         assert not hasattr(built, "delays")
         return
     x = events(built, inputs)
@@ -137,9 +137,9 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
     cls = registry.resolve("datasets", dataset)
-    assert all(words for _, words in cls.about())
+    assert all(words for _, words in cls.describe())
     # whose sensor is the recordings' own leaves it to them, too, which agent fits it
-    assert cls.agent in (registry.names("agents") if hasattr(cls, "shape") else [""])
+    assert cls.agent in (registry.list_names("agents") if hasattr(cls, "shape") else [""])
     assert {"bins", "binary"} <= cls.Options.model_fields.keys()
 
 
@@ -156,8 +156,8 @@ def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold
         assert len(set(names)) == len(names)
         few = built.recordings[:3]
         for recording in few:
-            check(built.read(recording), built.path(recording), built.shape)
+            check_events(built.read_events(recording), built.path(recording), built.shape)
             assert 0 <= recording.label < len(built.classes)
-        held = samples.load(dataset, built, few)
+        held = samples.load_samples(dataset, built, few)
         assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)
-        assert list(built.stamps()) == list(built.stamps())
+        assert list(built.get_fingerprints()) == list(built.get_fingerprints())

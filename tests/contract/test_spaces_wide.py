@@ -6,7 +6,7 @@ import pytest
 
 from spiky_rl.config import registry, spec
 from spiky_rl.experiments.design import tuning_space
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from tests.test_spec import HOST, TASK
 
 PILOT = ["mlp_ppo", "gru_ppo", "lif_ppo", "alif_ppo", "lif_eprop", "alif_recurrent_ppo", "lif_stateful_ppo"]
@@ -18,7 +18,7 @@ PILOT += [
     "izhikevich_ppo",
     "resonate_ppo",
 ]
-SPACES = {name: tuning_space.read(name) for name in registry.names("spaces")}
+SPACES = {name: tuning_space.read_space(name) for name in registry.list_names("spaces")}
 CASES = [(name, agent) for name, space in SPACES.items() for agent in space.own]
 
 
@@ -47,7 +47,12 @@ def test_widths_are_searched_for_all_agents_of_the_pilot_alike():
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_penalty_is_an_arm_of_its_own_and_tuned_in_no_space_but_that_of_activity(name):
-    tuned = [d.key for agent in SPACES[name].own for d in SPACES[name].of(agent) if ".sparsity." in d.key]
+    tuned = [
+        d.key
+        for agent in SPACES[name].own
+        for d in SPACES[name].get_dimensions(agent)
+        if ".sparsity." in d.key
+    ]
     assert bool(tuned) == (name == "activity")
 
 
@@ -59,13 +64,13 @@ def test_no_agent_of_a_space_has_more_dimensions_than_another(name):
 @pytest.mark.parametrize(("name", "agent"), CASES)
 def test_an_agent_takes_both_ends_of_every_dimension(name, agent):
     space = SPACES[name]
-    for index in range(max(len(d.ends) for d in space.of(agent))):
-        chosen = [(d, d.ends[min(index, len(d.ends) - 1)]) for d in space.of(agent)]
-        values = [text for d, value in chosen for text in d.assignments(value)]
+    for index in range(max(len(d.extremes) for d in space.get_dimensions(agent))):
+        chosen = [(d, d.extremes[min(index, len(d.extremes) - 1)]) for d in space.get_dimensions(agent)]
+        values = [text for d, value in chosen for text in d.make_overrides(value)]
         found = spec.resolve_agent(agent, TASK, copy.deepcopy(HOST), [*space.fixed, *values])
-        runner_config(found)
-        flat = spec.flatten(found.tree())
+        make_runner_cfg(found)
+        flat = spec.flatten(found.to_dict())
         for d, value in chosen:
-            wanted = spec.parse_overrides(d.assignments(value)[:1])
+            wanted = spec.parse_overrides(d.make_overrides(value)[:1])
             (expected,) = spec.flatten(wanted).values()
             assert flat[d.key.removeprefix("agent.")] == expected, d.key

@@ -32,7 +32,7 @@ def recordings(folder: Path, part: str = "Train", count: int = 1) -> None:
 def packed(folder: Path) -> int:
     """How many packed recordings of the folder can be read."""
     found = dataset("nmnist", folder)
-    return sum(len(found.read(r)) > 0 for r in found.recordings)
+    return sum(len(found.read_events(r)) > 0 for r in found.recordings)
 
 
 def refusal(argv, capsys) -> str:
@@ -65,7 +65,7 @@ def test_a_data_folder_without_data_is_named(tmp_path, capsys, kind):
         (place / "nmnist" / "train.zip").write_bytes(b"")
         said = refusal(["--data", place, "--download"], capsys)
         assert "train.zip: its sha256 is" in said
-        assert "train.zip: no archive, or a damaged one" in refusal(["--data", place], capsys)
+        assert "train.zip: not an archive, or damaged" in refusal(["--data", place], capsys)
     else:
         assert str(place) in refusal(["--data", place], capsys)
 
@@ -100,7 +100,7 @@ def test_a_folder_of_empty_recordings_trains_nothing(tmp_path, capsys):
 def test_a_test_set_alone_is_nothing_to_learn_from(tmp_path, capsys):
     recordings(tmp_path, "Test", count=5)
     said = refusal(["--data", tmp_path], capsys)
-    assert "all recordings are of the test set, so there is nothing to learn from; --evaluate" in said
+    assert "all recordings are in the test set, " in said
 
 
 def test_recordings_of_one_class_are_nothing_to_tell_apart(tmp_path, capsys):
@@ -136,13 +136,13 @@ def test_packed_recordings_that_contradict_themselves_are_refused(tmp_path, chan
     if len(found["label"]) == 2 and all(isinstance(label, int) for label in found["label"]):
         bad = dataset("nmnist", tmp_path)
         with pytest.raises(UserError) as refused:
-            samples.load("nmnist", bad, bad.recordings, skip_bad=True)
+            samples.load_samples("nmnist", bad, bad.recordings, skip_bad=True)
         assert "is left" not in str(refused.value)
 
 
 ROWS = {
-    "a label": ({"label": [0, 9, 12, 1]}, "label 12 is none of 0 to 9"),
-    "a label below 0": ({"label": [0, 9, -1, 1]}, "label -1 is none of 0 to 9"),
+    "a label": ({"label": [0, 9, 12, 1]}, "label 12 given; allowed: 0 to 9"),
+    "a label below 0": ({"label": [0, 9, -1, 1]}, "label -1 given; allowed: 0 to 9"),
     "an address": ({"addr": [1, 2, 3, 60000, 5, 6]}, "event 0: addr is 60000; it must be between 0 and 2311"),
     "an address below 0": ({"addr": [1, 2, 3, 4, -5, 6]}, "event 1: addr is -5; it must be"),
     "a time that goes back": ({"dt": [1, 1, 1, 1, -99999, 1]}, "event 1: dt is -99999; it must be"),
@@ -165,8 +165,8 @@ def test_one_bad_row_of_packed_recordings_is_named_and_can_be_left_out_alone(tmp
     found = dataset("nmnist", tmp_path)
     where = f"{tmp_path / 'nmnist_own.npz'}: row 2 (Train/{held['label'][2]}/00009): {words}"
     with pytest.raises(UserError, match=re.escape(where)):
-        samples.load("nmnist", found, found.recordings)
-    left = samples.load("nmnist", found, found.recordings, skip_bad=True)
+        samples.load_samples("nmnist", found, found.recordings)
+    left = samples.load_samples("nmnist", found, found.recordings, skip_bad=True)
     assert left.names == ["Train/0/00007", "Train/9/00008", "Train/1/00010"]
     assert len(left.skipped) == 1 and left.skipped[0].startswith(where)
 
@@ -199,7 +199,7 @@ def test_a_file_that_is_no_mnist_is_named(tmp_path, content, packed):
     name = nmnist_synthetic.IMAGES + (".gz" if packed else "")
     (tmp_path / "mnist" / name).write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 def test_images_without_their_labels_are_refused(tmp_path):
@@ -209,10 +209,10 @@ def test_images_without_their_labels_are_refused(tmp_path):
     for labels, fits in ((b"\0\0\x08\x01\0\0\0\1\5", True), (b"\0\0\x08\x01\0\0\0\2\5\6", False)):
         (tmp_path / "mnist" / nmnist_synthetic.LABELS).write_bytes(labels)
         if fits:
-            assert nmnist_synthetic.like_mnist(tmp_path)[2] == "MNIST"
+            assert nmnist_synthetic.load_mnist_like(tmp_path)[2] == "MNIST"
         else:
             with pytest.raises(UserError, match=r"is \[1, 28, 28\] and .* \[2\]"):
-                nmnist_synthetic.like_mnist(tmp_path)
+                nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip at all", gzip.compress(b"x" * 1000, mtime=0)[:20]])
@@ -220,13 +220,13 @@ def test_a_packed_file_that_is_damaged_is_named(tmp_path, content):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(content)
     with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
 
 
 OPTIONS = {
     "more frames than microseconds": (["--bins", 10**6], ["dataset.bins", "between 1 and 100000"]),
     "all recordings held out": (["--hold_out", 2], ["--hold_out 2", "between 1 and 1"]),
-    "more recordings than there are": (["--recordings", 10**6], ["--recordings 1000000", "there are 2"]),
+    "more recordings than there are": (["--recordings", 10**6], ["--recordings 1000000", "at most 2"]),
     "no list": (["--ids", "none.txt"], ["--ids '", "none.txt'", "No such file"]),
 }
 

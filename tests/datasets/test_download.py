@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from spiky_rl.classification.samples import get_data_folder
 from spiky_rl.config import files
-from spiky_rl.classification.samples import data_folder
 from spiky_rl.datasets import nmnist
-from spiky_rl.datasets._download import Archive, DownloadError
+from spiky_rl.datasets._download import DatasetArchive, DownloadError
 
 
 def zipped():
@@ -50,7 +50,7 @@ def archive(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/train.zip"
         sums = {name: hashlib.new(name, zipped()).hexdigest() for name in ("sha256", "md5")}
-        yield Archive("train.zip", sums, url, "Train")
+        yield DatasetArchive("train.zip", sums, url, "Train")
         server.shutdown()
 
 
@@ -77,7 +77,7 @@ def test_an_archive_put_there_by_hand_is_taken_if_it_is_the_right_one(archive, t
     dataclasses.replace(archive, url="http://127.0.0.1:1/none").fetch(tmp_path)
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "train.zip").write_bytes(zipped()[:-1])
-    with pytest.raises(DownloadError, match="train.zip: its sha256 is .* delete it and get it again"):
+    with pytest.raises(DownloadError, match="train.zip: its sha256 is .* delete it and download it again"):
         archive.fetch(tmp_path / "wrong")
     assert [p.name for p in (tmp_path / "wrong").iterdir()] == ["train.zip"]
 
@@ -138,7 +138,7 @@ def test_a_download_that_broke_goes_on_where_it_was(breaking, tmp_path, way):
     archive, server = breaking
     server.way = way
     with pytest.raises(
-        DownloadError, match="cannot download .* run the same command again to go on"
+        DownloadError, match="cannot download .* run the same command again to continue"
     ) as error:
         archive.fetch(tmp_path)
     assert "\n" not in str(error.value)
@@ -167,7 +167,7 @@ def test_what_an_earlier_download_left_is_taken_only_if_the_whole_is_right(break
 def test_a_server_that_refuses_is_named_and_leaves_nothing(breaking, tmp_path):
     archive, server = breaking
     server.way = "error"
-    with pytest.raises(DownloadError, match="cannot download .*: 503 Service Unavailable; get it"):
+    with pytest.raises(DownloadError, match="cannot download .*: 503 Service Unavailable; download it"):
         archive.fetch(tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
 
@@ -206,8 +206,8 @@ def test_an_interrupt_ends_in_one_line_and_keeps_what_there_is(breaking, tmp_pat
     archive, server = breaking
     server.way = "waits"
     code = (
-        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets._download import Archive\n"
-        f"fetch = Archive({archive.name!r}, {archive.checksums!r}, {archive.url!r}, 'Train').fetch\n"
+        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets._download import DatasetArchive\n"
+        f"fetch = DatasetArchive({archive.name!r}, {archive.checksums!r}, {archive.url!r}, 'Train').fetch\n"
         "common.run(lambda argv: fetch(Path(argv[0])))\n"
     )
     with subprocess.Popen(
@@ -236,7 +236,7 @@ def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch, tmp_path, valu
     for name in ("SPIKY_RL_CACHE", "XDG_CACHE_HOME", "SPIKY_RL_DATA"):
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     assert files.cache_folder() == tmp_path / ".cache" / "spiky_rl"
-    assert data_folder() == tmp_path / ".cache" / "spiky_rl" / "datasets"
+    assert get_data_folder() == tmp_path / ".cache" / "spiky_rl" / "datasets"
 
 
 def test_a_relative_folder_is_below_where_the_command_began(monkeypatch, tmp_path):
@@ -247,4 +247,4 @@ def test_a_relative_folder_is_below_where_the_command_began(monkeypatch, tmp_pat
     monkeypatch.setenv("SPIKY_RL_CACHE", "own")
     monkeypatch.setenv("SPIKY_RL_DATA", "data")
     assert files.cache_folder() == tmp_path / "own"
-    assert data_folder() == tmp_path / "data" and data_folder(Path("given")) == tmp_path / "given"
+    assert get_data_folder() == tmp_path / "data" and get_data_folder(Path("given")) == tmp_path / "given"

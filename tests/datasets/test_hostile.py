@@ -14,10 +14,10 @@ import pytest
 from numpy.lib import format as npy
 
 from spiky_rl.classification import samples
-from spiky_rl.classification.cache import stored
+from spiky_rl.classification.cache import load_cached
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import _arrays, _events, _needs, _store, nmnist_synthetic, stmnist
-from spiky_rl.datasets._events import EventFileError, MissingData, decode
+from spiky_rl.datasets._events import EventFileError, MissingData, decode_events
 from spiky_rl.datasets.base import Recording
 from tests.recorded import dataset, encoded, listed
 
@@ -52,7 +52,7 @@ def elsewhere(path):
 
 
 PLACES = {
-    "a pipe": (os.mkfifo, "it is no file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
     "a link to a device without an end": (linked("/dev/zero"), "leads out of"),
     "a link to a file elsewhere": (elsewhere, "leads out of"),
     "a link to a file of the kernel's": (linked("/proc/self/environ"), "leads out of"),
@@ -65,11 +65,11 @@ PLACES = {
 def test_what_is_no_file_in_the_folder_is_named_or_left_out(case, data):
     make, words = PLACES[case]
     make(data / "cat" / "b.bin")
-    found, started = dataset("own", data, **GIVEN), time.monotonic()
+    found, started = dataset("custom", data, **GIVEN), time.monotonic()
     with pytest.raises(EventFileError, match=words) as caught:
-        samples.load("own", found, found.recordings)
+        samples.load_samples("custom", found, found.recordings)
     assert str(caught.value).startswith(f"{data / 'cat' / 'b.bin'}: ") and "\n" not in str(caught.value)
-    left = samples.load("own", found, found.recordings, skip_bad=True)
+    left = samples.load_samples("custom", found, found.recordings, skip_bad=True)
     assert left.names == ["cat/a.bin"] and words in left.skipped[0]
     assert time.monotonic() - started < 30
 
@@ -78,27 +78,27 @@ def test_links_within_the_folder_and_a_link_to_the_folder_are_followed(data, tmp
     (data / "dog").symlink_to(data / "cat")
     (data / "cat" / "b.bin").symlink_to("a.bin")
     (tmp_path / "link").symlink_to(data)
-    found = dataset("own", tmp_path / "link", **GIVEN)
-    assert [listed(found.read(r)) for r in found.recordings] == [EVENTS, EVENTS]
+    found = dataset("custom", tmp_path / "link", **GIVEN)
+    assert [listed(found.read_events(r)) for r in found.recordings] == [EVENTS, EVENTS]
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "/dev/zero", "cat/../../outside.bin"])
 def test_a_manifest_leads_nowhere_else(name, data, tmp_path):
     (tmp_path / "outside.bin").write_bytes(encoded(EVENTS))
     (data / "manifest.csv").write_text(f"recording,label\n{name},cat\ncat/a.bin,dog\n")
-    found = dataset("own", data, **GIVEN)
+    found = dataset("custom", data, **GIVEN)
     with pytest.raises(EventFileError, match="leads out of"):
-        stored(found, found.recordings)
+        load_cached(found, found.recordings)
 
 
 def test_a_linked_folder_elsewhere_is_refused_and_not_walked(data, tmp_path, caplog):
     (tmp_path / "more" / "dog").mkdir(parents=True)
     (data / "more").symlink_to(tmp_path / "more")
     with pytest.raises(MissingData, match=f"{data / 'more'}: is a link that leads out of {data}"):
-        dataset("own", data, **GIVEN)
+        dataset("custom", data, **GIVEN)
     assert "it is not followed" in caplog.text
-    store = _store.Store(data)
-    assert store.names() == ["cat/a.bin"] and store.outward == [str(data / "more")]
+    store = _store.RecordingStore(data)
+    assert store.list_names() == ["cat/a.bin"] and store.outward == [str(data / "more")]
 
 
 def packed(content, **members):
@@ -132,15 +132,15 @@ def columns(**changed):
 
 
 ARRAYS = {
-    "a header that promises a terabyte": ("1.npy", npy_of((2**37, 4)), "the file ends before"),
-    "a tensor that promises more than there is": ("1.npy", npy_of((2**20, 2, 9, 9), "|u1", content=b"1"), "ends before"),
+    "a header that promises a terabyte": ("1.npy", npy_of((2**37, 4)), "the file is shorter"),
+    "a tensor that promises more than there is": ("1.npy", npy_of((2**20, 2, 9, 9), "|u1", content=b"1"), "is shorter"),
     "a shape below zero": ("1.npy", npy_of((-4, 4), content=bytes(64)), "has the shape"),
-    "a shape beyond all numbers": ("1.npy", npy_of((2**70, 4)), "the file ends before"),
-    "a header of nonsense": ("1.npy", b"\x93NUMPY\x01\x00\x06\x00(((((\n", "no header"),
-    "a header that does not end": ("1.npy", b"\x93NUMPY\x01\x00\xff\xff{", "no header"),
-    "a header in a header": ("1.npy", npy_of((1,), [("a" * 9000, "<i8")] * 3, version=(2, 0)), "no header"),
-    "no header": ("1.npy", b"text", "no header"),
-    "Python's own format": ("1.npy", b"\x80\x04N.", "no header"),
+    "a shape beyond all numbers": ("1.npy", npy_of((2**70, 4)), "the file is shorter"),
+    "a header of nonsense": ("1.npy", b"\x93NUMPY\x01\x00\x06\x00(((((\n", "it does not begin with the header"),
+    "a header that does not end": ("1.npy", b"\x93NUMPY\x01\x00\xff\xff{", "it does not begin with the header"),
+    "a header in a header": ("1.npy", npy_of((1,), [("a" * 9000, "<i8")] * 3, version=(2, 0)), "it does not begin with the header"),
+    "it does not begin with the header": ("1.npy", b"text", "it does not begin with the header"),
+    "Python's own format": ("1.npy", b"\x80\x04N.", "it does not begin with the header"),
     "Python objects": ("1.npy", saved(np.array([{}] * 4, object), allow_pickle=True), "holds Python objects"),
     "objects in a field": (
         "1.npy", saved(np.zeros(2, [("t", object), ("x", "i4"), ("y", "i4"), ("p", "i4")]), allow_pickle=True), "Python objects",
@@ -157,9 +157,9 @@ ARRAYS = {
     "an archive of dates": ("1.npz", columns(t=COLUMNS[:, 0].astype("M8[us]")), "t: holds datetime64"),
     "an archive of objects": ("1.npz", columns(t=np.array([None, {}], object)), "t: holds Python objects"),
     "an archive without a column": ("1.npz", packed(saved(COLUMNS[:, 0])).replace(b"p.npy", b"q.npy"), "no array p"),
-    "an archive that is none": ("1.npz", b"text", "no archive of arrays"),
-    "a member that is no array": ("1.npz", packed(b"text"), "t: no header"),
-    "a member that promises a terabyte": ("1.npz", packed(npy_of((2**37,))), "t: .* the file ends before"),
+    "an archive that is none": ("1.npz", b"text", "not a readable archive of arrays"),
+    "a member that is no array": ("1.npz", packed(b"text"), "t: it does not begin"),
+    "a member that promises a terabyte": ("1.npz", packed(npy_of((2**37,))), "t: .* the file is shorter"),
     "a time beyond all": ("1.csv", b"1e300,2,3,1\n", "t is 1e.300; it must be at most 9007199254740992"),
     "a column without an end": ("1.csv", b"1,inf,3,1\n", "x is inf; it must be at most 99999"),
     "a column beyond all": ("1.npy", saved(COLUMNS * [1, 10**12, 1, 1]), "x is 3e.12; it must be at most 99999"),
@@ -173,7 +173,7 @@ ARRAYS = {
 def test_an_array_that_is_no_recording_is_named_in_words_of_ours(case, tmp_path):
     name, content, words = ARRAYS[case]
     with pytest.raises(EventFileError, match=words.replace("|", "[|]")) as caught:
-        decode(content, str(tmp_path / name))
+        decode_events(content, str(tmp_path / name))
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / name}: ") and "\n" not in said
     assert "pickle" not in said and "max_header_size" not in said
@@ -187,9 +187,9 @@ def test_fields_that_no_event_needs_may_be_of_any_kind(kind, tmp_path):
         held[key] = column
     (tmp_path / "cat").mkdir()
     np.save(tmp_path / "cat" / "1.npy", held)
-    found = dataset("own", tmp_path, **GIVEN)
-    np.testing.assert_array_equal(found.read(found.recordings[0]).t, COLUMNS[:, 0])
-    assert dataset("own", tmp_path).window[1] > 0, "nor do they keep the sensor from being found"
+    found = dataset("custom", tmp_path, **GIVEN)
+    np.testing.assert_array_equal(found.read_events(found.recordings[0]).t, COLUMNS[:, 0])
+    assert dataset("custom", tmp_path).window[1] > 0, "nor do they keep the sensor from being found"
 
 
 class Failing(io.BytesIO):
@@ -204,11 +204,11 @@ def test_a_disk_that_fails_is_no_damaged_file(data, monkeypatch):
         with pytest.raises(OSError, match="Input/output error"):
             read(Failing(packed(saved(COLUMNS[:, 0]))))
     np.save(data / "cat" / "b.npy", np.ones((2, 2, 9, 9), np.uint8))
-    monkeypatch.setattr(_store.Store, "open", lambda store, name: Failing())
+    monkeypatch.setattr(_store.RecordingStore, "open", lambda store, name: Failing())
     with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
-        _needs._tensor_of(Recording("b", 0, "train", _store.Store(data), "cat/b.npy"))
+        _needs._measure_tensor(Recording("b", 0, "train", _store.RecordingStore(data), "cat/b.npy"))
     with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
-        _store.Tensors(_store.Store(data), "cat/b.npy")
+        _store.TensorFile(_store.RecordingStore(data), "cat/b.npy")
 
 
 def test_what_cannot_be_unpacked_is_damage_though_the_unpacker_says_otherwise():
@@ -229,9 +229,9 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
     monkeypatch.setattr(_arrays.read_arrays, "__defaults__", ((), "biuf", 3000))
     path = data / "cat" / "b.npy"
     (path.with_suffix(".npz")).write_bytes(packed(saved(np.zeros(300, np.int64))))
-    found = dataset("own", data, **GIVEN)
-    with pytest.raises(EventFileError, match=r"b.npz: .*unpacks to 10,\d\d\d bytes; at most 3,000"):
-        stored(found, found.recordings)
+    found = dataset("custom", data, **GIVEN)
+    with pytest.raises(EventFileError, match=r"b.npz: .*unpacks to 10,\d\d\d bytes; allowed: 3,000"):
+        load_cached(found, found.recordings)
     path.with_suffix(".npz").unlink()
     many = {
         "bytes": (np.zeros((100, 4), np.int64), r"has 3,\d\d\d bytes; a recording has at most 3,000"),
@@ -240,18 +240,18 @@ def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monk
     }
     for array, words in many.values():
         np.save(path, array)
-        found = dataset("own", data, **GIVEN)
+        found = dataset("custom", data, **GIVEN)
         with pytest.raises(EventFileError, match=words):
-            found.read(found.recordings[1])
+            found.read_events(found.recordings[1])
     with pytest.raises(EventFileError, match="holds 600 events"):
-        decode(encoded([(1, 1, 0, 1)] * 600), "1.bin")
+        decode_events(encoded([(1, 1, 0, 1)] * 600), "1.bin")
     with pytest.raises(EventFileError, match="holds more than 500 events"):
-        decode(b"1,1,1,1\n" * 600, "1.csv")
+        decode_events(b"1,1,1,1\n" * 600, "1.csv")
     with zipfile.ZipFile(data.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/1.bin", bytes(5000))
-    found = dataset("own", data.with_suffix(".zip"), **GIVEN)
+    found = dataset("custom", data.with_suffix(".zip"), **GIVEN)
     with pytest.raises(EventFileError, match="1.bin: has 5,000 bytes; a recording has at most 3,000"):
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 def test_images_and_matlab_s_elements_have_a_limit_too(tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_images_and_matlab_s_elements_have_a_limit_too(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(gzip.compress(bytes(2000)))
     with pytest.raises(UserError, match="cannot be read: unpacks to more than 1,000 bytes"):
-        nmnist_synthetic.like_mnist(tmp_path)
+        nmnist_synthetic.load_mnist_like(tmp_path)
     element = zlib.compress(bytes(4 << 20))
     head = bytes(124) + b"\x00\x01IM" + struct.pack("<2I", stmnist.COMPRESSED, len(element))
     with pytest.raises(EventFileError, match="1.mat: byte 128: unpacks to more than 3,145,728 bytes"):
@@ -277,14 +277,14 @@ def test_arrays_of_either_order_are_the_same_recording(data):
     (data / "cat" / "a.bin").unlink()
     for name, array in (("c", counts), ("f", np.asfortranarray(counts))):
         np.save(data / "cat" / f"{name}.npy", array)
-    found = dataset("own", data, bins=10)
+    found = dataset("custom", data, bins=10)
     assert (found.shape, found.window) == ((2, 7, 6), (0, 20))
-    first, second = (listed(found.read(recording)) for recording in found.recordings)
+    first, second = (listed(found.read_events(recording)) for recording in found.recordings)
     assert first == second == [(3, 4, 1, 7), (5, 6, 0, 9), (5, 6, 0, 9)]
     np.save(data / "cat" / "c.npy", COLUMNS)
     np.save(data / "cat" / "f.npy", COLUMNS.T.copy().T)
-    found = dataset("own", data, bins=10)
-    assert [listed(found.read(recording)) for recording in found.recordings] == [EVENTS] * 2
+    found = dataset("custom", data, bins=10)
+    assert [listed(found.read_events(recording)) for recording in found.recordings] == [EVENTS] * 2
 
 
 @pytest.mark.parametrize("given", [{}, GIVEN])
@@ -292,8 +292,8 @@ def test_a_folder_of_bad_recordings_alone_names_one(given, data):
     (data / "cat" / "a.bin").write_bytes(b"")
     (data / "cat" / "b.npy").write_bytes(b"text")
     with pytest.raises(UserError, match="a.bin: is empty"):
-        found = dataset("own", data, **given)
-        stored(found, found.recordings)
+        found = dataset("custom", data, **given)
+        load_cached(found, found.recordings)
 
 
 @pytest.mark.parametrize("kind", ["events", "tensors"])
@@ -305,11 +305,9 @@ def test_one_recording_does_not_decide_the_window_alone(kind, tmp_path):
             (tmp_path / "cat" / f"{i}.csv").write_text(f"1,2,3,0\n{last - 1},2,3,0\n")
         else:
             np.save(tmp_path / "cat" / f"{i}.npy", np.ones((last, 1, 4, 4), np.uint8))
-    with pytest.raises(
-        EventFileError, match=r"5\.\w+: lasts until 9000, .* more than 111; with dataset.window="
-    ):
-        dataset("own", tmp_path)
-    assert dataset("own", tmp_path, window=[0, 111]).window == (0, 111)
+    with pytest.raises(EventFileError, match=r"5\.\w+: lasts until 9000, .* at most 111; .*dataset.window="):
+        dataset("custom", tmp_path)
+    assert dataset("custom", tmp_path, window=[0, 111]).window == (0, 111)
 
 
 @pytest.mark.parametrize("case", ["a pipe", "a device"])
@@ -320,7 +318,16 @@ def test_the_command_line_says_it_in_one_line_and_waits_for_nobody(case, data, t
         os.mkfifo(data / "dog" / "b.bin")
     else:
         (data / "dog" / "b.bin").symlink_to("/dev/zero")
-    line = [sys.executable, "scripts/classify.py", "--dataset", "own", "--data", str(data), "--device", "cpu"]
+    line = [
+        sys.executable,
+        "scripts/classify.py",
+        "--dataset",
+        "custom",
+        "--data",
+        str(data),
+        "--device",
+        "cpu",
+    ]
     ended = subprocess.run(
         [*line, "--log_root", str(tmp_path / "logs")],
         cwd=ROOT,

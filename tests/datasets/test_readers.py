@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from spiky_rl.classification.samples import data_folder
+from spiky_rl.classification.samples import get_data_folder
 from spiky_rl.config.registry import RegistryError, UserError
 from spiky_rl.datasets import stmnist
-from spiky_rl.datasets._events import EventFileError, MissingData, check, decode
-from spiky_rl.datasets._store import Store, to_unpack
+from spiky_rl.datasets._events import EventFileError, MissingData, check_events, decode_events
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
 from tests.recorded import dataset, encoded, listed
 
 REAL = os.environ.get("SPIKY_RL_DATA")
@@ -25,34 +25,34 @@ EVENTS = [(3, 4, 1, 70_000), (33, 33, 0, 70_001), (0, 0, 1, (1 << 23) - 1)]
 
 
 def test_five_bytes_are_an_event():
-    assert listed(decode(encoded(EVENTS), "a.bin")) == EVENTS
+    assert listed(decode_events(encoded(EVENTS), "a.bin")) == EVENTS
 
 
 def test_y_240_is_no_event_and_moves_all_later_times():
     marked = encoded(EVENTS[:1]) + encoded([(0, 240, 0, 0)]) + encoded(EVENTS[1:])
-    found = listed(decode(marked, "a.bin"))
+    found = listed(decode_events(marked, "a.bin"))
     assert found == EVENTS[:1] + [(x, y, p, t + 8192) for x, y, p, t in EVENTS[1:]]
 
 
 @pytest.mark.parametrize("content", [b"", encoded([(0, 240, 0, 0)])])
 def test_a_recording_without_events_is_refused(content):
     with pytest.raises(EventFileError, match=r"a\.bin: (is empty|holds no events)"):
-        check(decode(content, "a.bin"), "a.bin", (2, 34, 34))
+        check_events(decode_events(content, "a.bin"), "a.bin", (2, 34, 34))
 
 
 def test_a_truncated_recording_names_file_and_byte():
     with pytest.raises(EventFileError, match=r"a\.bin: byte 10: the last event has 3 of 5 bytes"):
-        decode(encoded(EVENTS)[:-2], "a.bin")
+        decode_events(encoded(EVENTS)[:-2], "a.bin")
 
 
 @pytest.mark.parametrize(("place", "what"), [((34, 0), "columns"), ((0, 34), "rows"), ((0, 255), "rows")])
 def test_an_event_outside_the_sensor_is_named_with_file_and_place(place, what):
-    events = decode(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
+    events = decode_events(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
     with pytest.raises(
         EventFileError,
-        match=rf"a\.bin: event 1 lies at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
+        match=rf"a\.bin: event 1 is at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
     ):
-        check(events, "a.bin", (2, 34, 34))
+        check_events(events, "a.bin", (2, 34, 34))
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_the_datasets_own_layout_gives_labels_and_the_official_split_unpacked_or
     assert [r.label for r in found.recordings] == [*np.repeat(range(10), 2), *range(10)]
     assert [r.part for r in found.recordings] == ["train"] * 20 + ["test"] * 10
     assert found.recordings[5].name == "Train/2/00006"
-    assert listed(found.read(found.recordings[5]))[0] == (2, 1, 1, 1000)
+    assert listed(found.read_events(found.recordings[5]))[0] == (2, 1, 1, 1000)
 
 
 def test_packed_recordings_are_those_of_the_files(layout):
     found = dataset("nmnist", layout)
     rows = [r for r in found.recordings if r.part == "train"]
-    events = [found.read(r) for r in rows]
+    events = [found.read_events(r) for r in rows]
     np.savez(
         layout / "nmnist_packed.npz",
         addr=np.concatenate([(e.y * 34 + e.x) * 2 + e.p for e in events]).astype(np.uint16),
@@ -106,7 +106,7 @@ def test_packed_recordings_are_those_of_the_files(layout):
     (layout / "nmnist").rename(layout / "elsewhere")
     packed = dataset("nmnist", layout)
     assert [(r.name, r.label, r.part) for r in packed.recordings] == [(r.name, r.label, r.part) for r in rows]
-    assert [listed(packed.read(r)) for r in packed.recordings] == [listed(e) for e in events]
+    assert [listed(packed.read_events(r)) for r in packed.recordings] == [listed(e) for e in events]
 
 
 BAD_ARRAYS = {
@@ -115,9 +115,9 @@ BAD_ARRAYS = {
         {"addr": [0, 2312]},
         r"row 0 \(Train/1/00001\): event 1: addr is 2312; it must be between 0 and 2311",
     ),
-    "absent": ({"dt": None}, "no packed recordings, or damaged ones"),
-    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 is none of 0 to 9"),
-    "ids": ({"id": [1, 2]}, "there are 2 of id and 1 of label"),
+    "absent": ({"dt": None}, "not packed recordings, or damaged"),
+    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 given; allowed: 0 to 9"),
+    "ids": ({"id": [1, 2]}, "2 values of id and 1 of label"),
 }
 
 
@@ -131,22 +131,22 @@ def test_bad_packed_recordings_are_refused(tmp_path, case):
     )
     with pytest.raises(UserError, match=rf"nmnist_p\.npz: {message}"):
         found = dataset("nmnist", tmp_path)
-        found.read(found.recordings[0])
+        found.read_events(found.recordings[0])
 
 
 def test_a_cut_packed_file_is_refused(tmp_path):
     (tmp_path / "nmnist_p.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match=r"nmnist_p\.npz: no packed recordings, or damaged ones"):
+    with pytest.raises(UserError, match=r"nmnist_p\.npz: not packed recordings, or damaged"):
         dataset("nmnist", tmp_path)
 
 
 @real
 def test_the_real_recording_in_its_own_bytes_is_the_packed_one():
     folder = Path(REAL or "")
-    single = decode((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
+    single = decode_events((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
     packed = dataset("nmnist", folder)
     assert packed.recordings[0].name == "Train/5/00001"
-    assert listed(single) == listed(packed.read(packed.recordings[0]))
+    assert listed(single) == listed(packed.read_events(packed.recordings[0]))
     assert len(single) == 4681 and (np.diff(single.t) >= 0).all()
 
 
@@ -219,7 +219,7 @@ def test_the_tactile_layout_gives_labels_and_leaves_tables_out(tmp_path):
     matlab(tmp_path / "stmnist" / "data" / "0" / "LUT.mat", taxels((0, 1, 0.1)))
     found = dataset("stmnist", tmp_path)
     assert [r.label for r in found.recordings] == list(range(10))
-    assert listed(found.read(found.recordings[7])) == [(7, 0, 1, 100_000)]
+    assert listed(found.read_events(found.recordings[7])) == [(7, 0, 1, 100_000)]
 
 
 @real
@@ -235,7 +235,7 @@ def test_missing_data_say_how_to_get_them(tmp_path):
         MissingData, match="--download .* --data DIR .* nmnist_synthetic .* By hand: .*train.zip and test.zip"
     ):
         dataset("nmnist", tmp_path)
-    with pytest.raises(MissingData, match="a form to be filled in: get .*scholarbank.*stmnist'"):
+    with pytest.raises(MissingData, match="a form: get .*scholarbank.*stmnist'"):
         dataset("stmnist", tmp_path)
     with pytest.raises(MissingData, match="STEMNIST is not in .*spike.npy,manifest.csv"):
         dataset("stemnist", tmp_path)
@@ -273,16 +273,16 @@ def test_all_archives_within_recordings_are_counted_and_few_are_named(tmp_path):
     for number in range(5):
         (tmp_path / "a" / f"{number}.tgz").write_bytes(b"")
     names = ", ".join(str(tmp_path / "a" / f"{number}.tgz") for number in range(3))
-    assert to_unpack(Store(tmp_path)) == f"; there are {names} and 2 more: unpack them"
+    assert format_unpack_hint(RecordingStore(tmp_path)) == f"; there are {names} and 2 more: unpack them"
 
 
 def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     monkeypatch.delenv("SPIKY_RL_DATA", raising=False)
-    assert data_folder() == tmp_path / "datasets"
+    assert get_data_folder() == tmp_path / "datasets"
     monkeypatch.setenv("SPIKY_RL_DATA", "/elsewhere")
-    assert data_folder() == Path("/elsewhere")
-    assert data_folder(tmp_path) == tmp_path
+    assert get_data_folder() == Path("/elsewhere")
+    assert get_data_folder(tmp_path) == tmp_path
 
 
 def test_an_unknown_dataset_has_its_nearest_name_and_more_frames_than_time_are_refused(tmp_path):
@@ -290,17 +290,17 @@ def test_an_unknown_dataset_has_its_nearest_name_and_more_frames_than_time_are_r
         dataset("nmist", tmp_path)
     with pytest.raises(RegistryError, match="dataset.bins: 4 is out of range; it must be between 1 and 1"):
         dataset("digits", tmp_path, bins=4)
-    with pytest.raises(RegistryError, match="dataset.bins: 50 frames do not fit a window of 40"):
+    with pytest.raises(RegistryError, match="dataset.bins: 50 frames in a window of 40; allowed: at most 40"):
         (tmp_path / "a").mkdir()
         np.save(tmp_path / "a" / "1.npy", np.ones((40, 1, 2, 2)))
-        dataset("own", tmp_path, bins=50)
+        dataset("custom", tmp_path, bins=50)
 
 
 LETTERS, STEPS = ("A", "7", "B"), 240
 
 
 def stemnist(folder):
-    """Three recordings a part, whose only event lies at the step and taxel of their number."""
+    """Three recordings a part, whose only event is at the step and taxel of their number."""
     for part in ("train", "val", "test"):
         place = folder / "spike" / part
         place.mkdir(parents=True)
@@ -329,7 +329,7 @@ def test_stemnist_has_its_official_split_and_a_choice_of_characters_unpacked_or_
     assert (found.classes[second.label], second.part) == ("7", "validation")
     for recording in reversed(found.recordings):  # rows may be read in any order
         i = recording.row
-        assert listed(found.read(recording)) == [(i + 5, 2, 0, i)]
+        assert listed(found.read_events(recording)) == [(i + 5, 2, 0, i)]
     digits = dataset("stemnist", folder, characters="digits")
     assert [r.name for r in digits.recordings] == ["test/test_7_1", "train/train_7_1", "val/val_7_1"]
     assert digits.classes == tuple("123456789") and {r.label for r in digits.recordings} == {6}
@@ -342,9 +342,9 @@ def test_damaged_stemnist_is_named(tmp_path):
     found = dataset("stemnist", tmp_path)
     last = next(r for r in found.recordings if r.name == "val/val_B_2")
     with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
-        found.read(last)
+        found.read_events(last)
     (folder / "spike" / "val" / "manifest.csv").write_text("sample_id,label\nx,%\n")
-    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' is none of"):
+    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' given; allowed"):
         dataset("stemnist", tmp_path)
 
 
@@ -356,16 +356,16 @@ def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
         np.save(tmp_path / "Ev-Objects" / part / f"sample_{number}_label_{label}.npy", held)
     found = dataset("ev_objects", tmp_path)
     assert [(r.label, r.part) for r in found.recordings] == [(4, "test"), (35, "train"), (0, "train")]
-    assert [listed(found.read(r)) for r in found.recordings] == [
+    assert [listed(found.read_events(r)) for r in found.recordings] == [
         [(r.label, 0, 1, 99)] for r in found.recordings
     ]
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_4.npy", np.ones((39, 2, 7)))
     with pytest.raises(
         EventFileError, match=r"sample_3_label_4\.npy: is \[39, 2, 7\]; expected \[39, 2, 250\]"
     ):
-        found.read(dataset("ev_objects", tmp_path).recordings[1])
+        found.read_events(dataset("ev_objects", tmp_path).recordings[1])
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_36.npy", np.ones((39, 2, 250)))
-    with pytest.raises(EventFileError, match="label 36 is none of 0 to 35"):
+    with pytest.raises(EventFileError, match="label 36 given; allowed: 0 to 35"):
         dataset("ev_objects", tmp_path)
 
 
@@ -381,5 +381,5 @@ def test_the_published_tactile_recordings_are_read_from_their_archives():
         parts = [r.part for r in found.recordings]
         assert [parts.count(part) for part in ("train", "validation", "test")] == counts
     # what numpy counts of the unpacked files
-    assert len(letters.read(letters.recordings[0])) == 252
-    assert len(objects.read(objects.recordings[0])) == 36
+    assert len(letters.read_events(letters.recordings[0])) == 252
+    assert len(objects.read_events(objects.recordings[0])) == 36

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.config.registry import UserError
 from spiky_rl.classification import samples
-from spiky_rl.classification.cache import placed
+from spiky_rl.classification.cache import index_events
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import digits
 from spiky_rl.datasets import nmnist_synthetic as synthetic
 from tests.recorded import dataset
@@ -32,7 +32,7 @@ def bar():
 def counted(events, bins):
     """Frames [bins, 2, 34, 34]."""
     held = dataset("nmnist_synthetic", Path("nowhere"), bins=bins, count=1)
-    return np.bincount(placed(events, held), minlength=bins * 2312).reshape(bins, 2, 34, 34)
+    return np.bincount(index_events(events, held), minlength=bins * 2312).reshape(bins, 2, 34, 34)
 
 
 def simulated(image, seed=0):
@@ -75,7 +75,7 @@ def test_a_brighter_image_moves_more_events():
 @needs_digits
 def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_recordings():
     # N-MNIST's first 1,000 recordings: 4,133 events on the mean, 448 active pixels; measured here: 3,490 and 454
-    images, labels, source = synthetic.like_mnist(Path("nowhere"))
+    images, labels, source = synthetic.load_mnist_like(Path("nowhere"))
     assert (
         images.shape == (1797, 28, 28)
         and source == "scikit-learn's digits"
@@ -92,7 +92,7 @@ def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_record
 def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     found = dataset("nmnist_synthetic", tmp_path, bins=2, count=3)
-    held = samples.load("nmnist_synthetic", found, found.recordings)
+    held = samples.load_samples("nmnist_synthetic", found, found.recordings)
     assert held.size == (2, 2, 34, 34) and len(held) == 3
     assert held.synthetic == "simulated sensor on scikit-learn's digits"
     assert "synthetic recordings" in caplog.text
@@ -101,7 +101,7 @@ def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
 @needs_digits
 def test_more_recordings_than_images_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match="dataset.count: 1798 .* there are 1797 images of scikit-learn's digits"
+        UserError, match="dataset.count: 1798 .* at most 1797, the images of scikit-learn's digits"
     ):
         dataset("nmnist_synthetic", tmp_path, count=1798)
 
@@ -113,22 +113,22 @@ def test_mnists_own_files_are_taken_where_they_are(tmp_path):
     (tmp_path / "mnist" / synthetic.IMAGES).write_bytes(head + images.tobytes())
     label = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 3])
     (tmp_path / "mnist" / f"{synthetic.LABELS}.gz").write_bytes(gzip.compress(label))
-    found, labels, source = synthetic.like_mnist(tmp_path)
+    found, labels, source = synthetic.load_mnist_like(tmp_path)
     assert (found == images).all() and labels.tolist() == [7, 3] and source == "MNIST"
     (tmp_path / "mnist" / synthetic.IMAGES).write_bytes(head + images.tobytes()[:-1])
-    with pytest.raises(UserError, match="no idx file of bytes, or a truncated one"):
-        synthetic.like_mnist(tmp_path)
+    with pytest.raises(UserError, match="not an idx file of bytes, or truncated"):
+        synthetic.load_mnist_like(tmp_path)
 
 
 @needs_digits
 def test_static_digits_are_one_frame_of_brightness(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     found = dataset("digits", tmp_path)
-    held = samples.load("digits", found, found.recordings)
+    held = samples.load_samples("digits", found, found.recordings)
     frames = held.frames(np.arange(len(held)))
     assert frames.shape == (1797, 1, 1, 8, 8) and held.shape == (1, 8, 8)
     assert frames.max() == 1.0 and held.synthetic == ""
-    assert (frames.numpy()[:, 0, 0] == digits.load()[0] / 16).all()
+    assert (frames.numpy()[:, 0, 0] == digits.load_images()[0] / 16).all()
 
 
 @needs_digits
@@ -136,9 +136,9 @@ def test_static_digits_are_one_frame_of_brightness(tmp_path, monkeypatch):
 def test_real_recordings_move_as_the_simulated_ones_do():
     # rates of events over time: three saccades, at the same times, with pauses between them
     recordings = dataset("nmnist", Path(REAL or ""))
-    images, _, _ = synthetic.like_mnist(Path("nowhere"))
+    images, _, _ = synthetic.load_mnist_like(Path("nowhere"))
     courses = np.zeros((2, 30))
     for i in range(40):
-        courses[0] += counted(recordings.read(recordings.recordings[i]), 30).sum((1, 2, 3))
+        courses[0] += counted(recordings.read_events(recordings.recordings[i]), 30).sum((1, 2, 3))
         courses[1] += counted(simulated(images[i], i), 30).sum((1, 2, 3))
     assert np.corrcoef(courses)[0, 1] > 0.9

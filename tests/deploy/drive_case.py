@@ -8,10 +8,9 @@ import torch
 from tensordict import TensorDict
 
 from spiky_rl.cli.evaluate import parser
-from spiky_rl.cli.flags import picked
-from spiky_rl.config.plan import Request
-from spiky_rl.hosts.run.prepare import prepare
-from spiky_rl.hosts.run.simulate import runner_of
+from spiky_rl.cli.flags import parse_settings
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "drive.py"
 
@@ -26,7 +25,7 @@ def main(checkpoint: str) -> None:
     line = (
         f"--task Isaac-Ant-v0 --agent lif_ppo --device cpu --assets local --checkpoint {checkpoint}".split()
     )
-    plan = prepare(picked(Request, parser().parse_intermixed_args(line)))
+    plan = make_plan(parse_settings(RunRequest, parser().parse_intermixed_args(line)))
     held: list = []
 
     def live(observation):
@@ -50,7 +49,7 @@ def policy_of(plan, checkpoint):
         value.shape[0] for name, value in loaded.items() if name.endswith("readout.weight")
     )
     env.get_observations = lambda: TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
-    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+    runner = plan.learner.get_runner_class()(env, plan.config, None, "cpu", plan.identity)
     runner.load(checkpoint, {"actor": True, "critic": True}, map_location="cpu")
     runner.get_inference_policy("cpu")
     return runner.alg.get_policy()

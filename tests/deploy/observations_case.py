@@ -13,13 +13,13 @@ TASK, SEED, STEPS = "Isaac-Cartpole", 1, 150
 def main(path: str) -> None:
     """Save them, [STEPS, 1, O]: what a cart sees that is pushed at random, again from the start where its pole fell."""
     configure_assets("local")
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, simulation
-    from spiky_rl.hosts.isaaclab.mujoco import choice
+    from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
 
     config, _ = load_configs(TASK)
-    choice.apply(config, choice.NATIVE, "cpu")
+    selection.apply_physics(config, selection.NATIVE, "cpu")
     pushes = torch.randn(STEPS, 1, 1, generator=torch.Generator().manual_seed(SEED))
-    with simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
+    with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
         env = TimedVecEnv(robot, clip_actions=None)
         env.reset()
         seen = []

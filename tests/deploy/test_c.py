@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from spiky_rl.config import registry
 from spiky_rl.deploy import c
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.model import SpikingModel
 from tests.deploy.trained import trained
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
@@ -67,15 +67,15 @@ def live(policy, seen):
 @pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
 def test_every_agents_file_acts_as_the_agent_does(policy):
     policy, target, path = policy
-    seen, step = walk(policy), target.open(path)
+    seen, step = walk(policy), target.open_session(path)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     expected = live(policy, seen)
     assert np.abs(expected).max() > 0.0
-    if target.allowed(policy) == 0.0:
-        np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+    if target.get_tolerance(policy) == 0.0:
+        np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
     else:
         size = max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.allowed(policy) * size)
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.get_tolerance(policy) * size)
 
 
 def test_only_sums_of_torch_may_differ():
@@ -83,7 +83,7 @@ def test_only_sums_of_torch_may_differ():
         name
         for name in AGENTS
         if isinstance(policy := agent_runner(name).alg.get_policy(), SpikingModel)
-        and c.C().allowed(policy) == 0.0
+        and c.C().get_tolerance(policy) == 0.0
     }
     assert {"lif_ppo", "alif_recurrent_ppo", "hodgkin_huxley_ppo", "lif_conv_ppo"} <= exact
     assert not {name for name in exact if "reservoir" in name or name.startswith(("mlp", "gru"))}
@@ -96,7 +96,7 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
         c.C(),
     )
     path, seen = target.write(policy, tmp_path), walk(policy)
-    step = target.open(path)
+    step = target.open_session(path)
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
     sizes = dict(re.findall(r"static const \w+ (\w+)\[(\d+)\]", path.read_text()))
     synapses = [round(40 * density) * 300]
@@ -105,7 +105,7 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
         *(int(sizes.get(f"{LAYER_1}_weight_mul_{name}", 0)) for name in ("neuron", "begin")),
     ]
     assert held == ([40 * 300, 0, 0] if density == 0.9 else [*synapses, *synapses, 41])
-    line = [*c.compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
+    line = [*c.find_compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
     assert subprocess.run(line, capture_output=True, check=False).returncode == 0
 
 
@@ -113,7 +113,7 @@ def test_weights_that_are_all_zero_are_none_the_less_a_policy(tmp_path):
     policy = trained("lif_ppo", "agent.network.layers=[40,30]")
     with torch.no_grad():
         policy.network.layers[1].connection.weight.zero_()
-    step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy)
+    step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy)
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
 
 
@@ -190,7 +190,7 @@ def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
     main.write_text(FUZZ)
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     line = [
-        *c.compiler(),
+        *c.find_compiler(),
         "-std=c99",
         f"-I{policy[2].parent}",
         *sanitizers,
@@ -223,7 +223,7 @@ def test_two_robots_share_the_code_and_nothing_else(tmp_path):
     policy = trained("lif_stateful_ppo")
     target = c.C()
     path = target.write(policy, tmp_path)
-    one, other = target.open(path), target.open(path)
+    one, other = target.open_session(path), target.open_session(path)
     seen = walk(policy)
     expected = live(policy, seen)
     for x, action in zip(seen, expected, strict=True):
@@ -236,10 +236,10 @@ def test_an_operation_without_a_c_form_is_named():
         def forward(self, x):
             return x.sort(-1)[0]
 
-    from spiky_rl.deploy._reader import program
+    from spiky_rl.deploy._reader import read_program
 
     with pytest.raises(ExportError, match="torch's operation 'sort' has no C form"):
-        program(Sorted(), ["observation"], ["action"], (torch.zeros(1, 4),))
+        read_program(Sorted(), ["observation"], ["action"], (torch.zeros(1, 4),))
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path):

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from spiky_rl.deploy import c
-from spiky_rl.hosts.common.playing import BOUND, clamp_observations, reset_nonfinite
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.skrl import observe as skrl
-from tests.deploy.trained import trained
+from spiky_rl.learners.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.skrl import activity as skrl
 from tests.deploy.test_c import NEWEST, live, walk
+from tests.deploy.trained import trained
 
 CARRYING = {
     "lif": ("lif_stateful_ppo", "agent.actor.obs_normalization=true"),
@@ -35,7 +35,7 @@ def spoilt(seen):
 
 
 def acts(path, seen):
-    step = c.C().open(path)
+    step = c.C().open_session(path)
     return np.concatenate([step(x.numpy(), [])[0] for x in seen])
 
 
@@ -75,12 +75,14 @@ def test_numbers_that_are_some_keep_their_bits():
 
 def test_the_policy_of_skrl_does_so_too():
     given = torch.tensor([[float("nan"), 1.0, float("inf")]])
-    environment = SimpleNamespace(observations=lambda obs: obs)
+    environment = SimpleNamespace(get_actor_observations=lambda obs: obs)
     after = {"rnn": [torch.tensor([[[float("nan"), 2.0]]])]}
     model = SimpleNamespace(
         network=None, ann_operations=0.0, compute=lambda inputs: (inputs["observations"], after)
     )
-    policy = skrl.Played(SimpleNamespace(normalised=lambda x: x, policy=model), environment)
+    policy = skrl.SkrlInferencePolicy(
+        SimpleNamespace(normalize_observations=lambda x: x, policy=model), environment
+    )
     assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
     assert policy.state[0].tolist() == [[[0.0, 2.0]]]
 
@@ -103,7 +105,7 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     monkeypatch.setitem(os.environ, "CC", words[0])
     monkeypatch.setattr(c, "STANDARD", ())
     seen = walk(policy)
-    step = c.session(path, c.sizes(path)["FLOATS"], (*words[1:], "-march=native"))
+    step = c.open_c_session(path, c.read_sizes(path)["FLOATS"], (*words[1:], "-march=native"))
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     np.testing.assert_array_equal(found, live(policy, seen))
 

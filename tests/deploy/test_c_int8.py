@@ -11,12 +11,12 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.connections._quantised import multiples, units
+from spiky_rl.connections._quantised import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
-from spiky_rl.deploy._calibration import Rollout
+from spiky_rl.deploy._calibration import CalibrationRollout
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._proof import prove
-from spiky_rl.networks._layer import quantise
+from spiky_rl.deploy._verification import verify_targets
+from spiky_rl.networks._layer import quantize_weights
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
 from tests.deploy.trained import trained
 from tests.hosts.point_env import PointEnv
@@ -58,7 +58,7 @@ def rollout_of(policy, seed=0):
     seen = walk(policy, seed)
     keep = torch.ones(len(seen), 1)
     keep[0] = 0.0
-    return Rollout(seen.flatten(2), keep)
+    return CalibrationRollout(seen.flatten(2), keep)
 
 
 @pytest.fixture(name="made", scope="module")
@@ -80,21 +80,23 @@ def made_once(tmp_path_factory):
 @pytest.mark.parametrize("case", EACH)
 def test_the_file_does_what_the_reference_does(made, case):
     policy, target, path = made(case)
-    seen, step = walk(policy, seed=1), target.open(path)
+    seen, step = walk(policy, seed=1), target.open_session(path)
     seen[5] *= 1e6  # far beyond what was calibrated on
     seen[9, :, 0] = float("nan")
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0
-    np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+    np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
 
 
 @pytest.mark.parametrize("case", EACH)
 def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, case):
     policy, target, _ = made(case)
     seen, rounded = walk(policy, seed=2), copy.deepcopy(policy)
-    quantise(rounded.network.layers, rounded.network.decoder)
+    quantize_weights(rounded.network.layers, rounded.network.decoder)
     rounded.network._plain = False
-    exact, coarse, integers = (live(each, seen) for each in (policy, rounded, target.reference(policy)))
+    exact, coarse, integers = (
+        live(each, seen) for each in (policy, rounded, target.get_reference_model(policy))
+    )
     of_weights, of_states = np.abs(exact - coarse).mean(), np.abs(coarse - integers).mean()
     if case == "trained on 8 bits":
         # recurrence magnifies whatever differs: a bias off by 1e-4 moves this policy's actions by up to 0.4 of their deviation too
@@ -115,7 +117,7 @@ def test_a_batch_of_environments_is_that_many_single_ones():
     policy = policy_of("alif, recurrent")
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
-    alone, together = target.reference(policy), target.reference(policy)
+    alone, together = target.get_reference_model(policy), target.get_reference_model(policy)
     one, other = walk(policy, 3), walk(policy, 4)
     for policies in (alone, together):
         policies.reset()
@@ -145,7 +147,7 @@ def test_nothing_that_is_observed_leads_outside_of_the_struct_or_of_an_integer(m
     main.write_text(FUZZ)
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     line = [
-        *c.compiler(),
+        *c.find_compiler(),
         "-std=c99",
         f"-I{path.parent}",
         *sanitizers,
@@ -189,16 +191,19 @@ class Restarted(PointEnv):
 
 def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it_is_to_equal(tmp_path):
     policy, env = agent_runner("lif_ppo").alg.get_policy().eval(), Restarted()
-    found = _export.export(policy, env, tmp_path, _targets.targets(["c", "c_int8"]))
+    found = _export.write_and_verify(policy, env, tmp_path, _targets.make_targets(["c", "c_int8"]))
     single, integers = found[tmp_path / "policy.c"], found[tmp_path / "int8" / "policy.c"]
-    assert single.steps == integers.steps == env.max_episode_length and single.flips == integers.flips == 0
+    assert (
+        single.steps == integers.steps == env.max_episode_length
+        and single.mismatches == integers.mismatches == 0
+    )
     assert single.aside == 0.0 < integers.aside < 0.1
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
     path.write_text(path.read_text().replace("y + offset[f]", "y - offset[f]"))
     with pytest.raises(UserError, match="actions differ from the live policy's in"):
-        prove(policy, env, {path: target}, lambda share: None)
+        verify_targets(policy, env, {path: target}, lambda share: None)
 
 
 def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
@@ -210,19 +215,19 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
     assert {"v0", "a0", "past0"} <= {name for _, name, _, _ in fields} and all(text for *_, text in fields)
     sizes = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
     total = sum(sizes[kind] * int(count) for kind, _, count, _ in fields)
-    assert c.sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 8) * 8
+    assert c.read_sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 8) * 8
 
 
 def test_weights_are_those_that_training_on_8_bits_saw(made):
     policy, _target, path = made("trained on 8 bits")
     for i, layer in enumerate(policy.network.layers):
-        unit = units(layer.connection.exact(), layer.recurrent.exact())
+        unit = compute_scales(layer.connection.unrounded_weights(), layer.recurrent.unrounded_weights())
         for name, link in ((f"weight{i}", layer.connection), (f"within{i}", layer.recurrent)):
             (text,) = re.findall(rf"int8_t {name}\[\d+\] = {{([^}}]+)}}", path.read_text())
-            written = torch.tensor([int(x) for x in text.split(",")]).view(link.exact().shape)
+            written = torch.tensor([int(x) for x in text.split(",")]).view(link.unrounded_weights().shape)
             assert written.abs().max() > 30, "the check sees weights"
             assert torch.equal(written * unit, link.synapses())
-            assert torch.equal(written.float(), multiples(link.exact(), unit))
+            assert torch.equal(written.float(), quantize(link.unrounded_weights(), unit))
 
 
 REFUSED = {

@@ -22,22 +22,22 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _c_text, c
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._proof import prove
-from spiky_rl.deploy._reader import program
+from spiky_rl.deploy._reader import read_program
+from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.kernels import convolution
-from tests.deploy.trained import trained
 from tests.deploy.test_c import live, walk
+from tests.deploy.trained import trained
 from tests.kernels.test_convolution import GEOMETRIES, operands
 
 QUICK = ("-O1", "-march=native")
 NET = "agent.network."
-ONE_AFTER_THE_OTHER = "{name: beside, first: rate, second: delta}"
+ONE_AFTER_THE_OTHER = "{name: concat, first: rate, second: delta}"
 SETTINGS = {
     "hodgkin_huxley": "{name: hodgkin_huxley, substeps: 2, dt: 0.2, learn: [leak, gain]}",
     "izhikevich": "{name: izhikevich, learn: [a]}",
     "lif": "{name: lif, learn: [tau, threshold], spread: 2.0}",
     "alif": "{name: alif, learn: [tau, tau_adaptation], reset: zero}",
-    "beside": ONE_AFTER_THE_OTHER,
+    "concat": ONE_AFTER_THE_OTHER,
     "delta": "{name: delta, start: first}",
     "population": "{name: population, mode: deterministic}",
 }
@@ -60,9 +60,9 @@ def entry(name):
 def networks():
     """Every entry of each room once at least: encoder, first layer's neuron, second layer's connection, and so on, row by row."""
     rooms = [
-        registry.names("encoders"),
-        registry.names("neurons"),
-        registry.names("decoders"),
+        registry.list_names("encoders"),
+        registry.list_names("neurons"),
+        registry.list_names("decoders"),
         CONNECTIONS,
         WITHIN,
     ]
@@ -87,10 +87,10 @@ def built(row, stateful):
 
 def assert_equal(policy, folder):
     path, seen = c.C().write(policy, folder), walk(policy)
-    step = c.session(path, c.sizes(path)["FLOATS"], QUICK)
+    step = c.open_c_session(path, c.read_sizes(path)["FLOATS"], QUICK)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0, "it acts"
-    np.testing.assert_array_equal(found, live(c.C().reference(policy), seen))
+    np.testing.assert_array_equal(found, live(c.C().get_reference_model(policy), seen))
     return path
 
 
@@ -115,10 +115,10 @@ def test_every_part_of_a_network_acts_as_before_with_and_without_a_state(row, tm
 def test_no_part_is_left_out():
     encoders, neurons, decoders, *_ = (set(column) for column in zip(*networks(), strict=True))
     assert (encoders, neurons, decoders) == tuple(
-        set(registry.names(room)) for room in ("encoders", "neurons", "decoders")
+        set(registry.list_names(room)) for room in ("encoders", "neurons", "decoders")
     )
     named = set(re.findall(r"\w+", " ".join([*CONNECTIONS, *WITHIN])))
-    assert set(registry.names("connections")) <= named
+    assert set(registry.list_names("connections")) <= named
 
 
 class Beside(nn.Module):
@@ -134,10 +134,10 @@ class Beside(nn.Module):
 
 def results(functions, x, folder):
     """What the functions of x [1, N] are in C, [functions, N]."""
-    step = program(Beside(functions), ["observation"], ["action"], (x,))
-    library = c.load(_c_text.write(step, folder, "", 1), QUICK)
+    step = read_program(Beside(functions), ["observation"], ["action"], (x,))
+    library = c.load_policy_library(_c_text.write_policy(step, folder, "", 1), QUICK)
     found = np.zeros(len(functions) * x.numel(), np.float32)
-    state = np.zeros(c.sizes(folder / "policy.c")["FLOATS"], np.float32)
+    state = np.zeros(c.read_sizes(folder / "policy.c")["FLOATS"], np.float32)
     arrays = (state, x.numpy(), found)
     library.policy_step(*(each.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for each in arrays))
     return found.reshape(len(functions), -1)
@@ -171,14 +171,14 @@ def test_every_activation_is_torchs(tmp_path):
 @pytest.mark.parametrize("activation", ["selu", "gelu"])
 def test_an_ann_with_an_activation_acts_as_before(activation, tmp_path):
     policy = trained("mlp_ppo", f"agent.actor.activation={activation}")
-    step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy)
+    step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.OTHER_ORDER)
 
 
 def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
     policy = trained("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]")
-    step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy) * 10.0
+    step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy) * 10.0
     found, expected = np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen)
     exact = live(copy.deepcopy(policy).double(), seen.double())
     assert np.abs(found - expected).max() < c.OTHER_ORDER * np.abs(expected).max()
@@ -195,9 +195,11 @@ POOLINGS = {
 def test_pooling_is_torchs(tmp_path):
     x = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
     for name, function in POOLINGS.items():
-        step = program(Beside([lambda x, f=function: f(x).flatten(1)]), ["observation"], ["action"], (x,))
-        path = _c_text.write(step, tmp_path / name.replace(" ", "_"), "", 1)
-        found = c.session(path, max(1, c.sizes(path)["FLOATS"]), QUICK)(x.numpy(), [])[0]
+        step = read_program(
+            Beside([lambda x, f=function: f(x).flatten(1)]), ["observation"], ["action"], (x,)
+        )
+        path = _c_text.write_policy(step, tmp_path / name.replace(" ", "_"), "", 1)
+        found = c.open_c_session(path, max(1, c.read_sizes(path)["FLOATS"]), QUICK)(x.numpy(), [])[0]
         np.testing.assert_array_equal(found, function(x).flatten(1).numpy(), err_msg=name)
 
 
@@ -217,9 +219,9 @@ def test_currents_of_a_convolution_are_those_of_the_cpus_kernels(geometry, tmp_p
     link = nn.Conv2d(maps[0], weight.shape[0], weight.shape[-1], stride, padding)
     link.weight, link.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     step = nn.Sequential(nn.Unflatten(1, maps), link, nn.MaxPool2d(pool), nn.Flatten())
-    written = program(step, ["observation"], ["action"], (x[:1],))
-    path = _c_text.write(written, tmp_path, "", 1)
-    run = c.session(path, c.sizes(path)["FLOATS"], QUICK)
+    written = read_program(step, ["observation"], ["action"], (x[:1],))
+    path = _c_text.write_policy(written, tmp_path, "", 1)
+    run = c.open_c_session(path, c.read_sizes(path)["FLOATS"], QUICK)
     found = np.concatenate([run(row.numpy(), [])[0] for row in x])
     with torch.no_grad():
         expected = convolution.convolution(x, weight, bias, shape, False, False)
@@ -264,22 +266,22 @@ class Shown:
 def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
     policy, target = trained("lif_conv_ppo"), c.C()
     path, seen = target.write(policy, tmp_path), at_a_threshold(policy)
-    step = target.open(path)
+    step = target.open_session(path)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert len(np.unique(found, axis=0)) > 1, "a spike comes or goes"
-    reference: Any = target.reference(policy)
+    reference: Any = target.get_reference_model(policy)
     env: Any = Shown(policy, seen)
     np.testing.assert_array_equal(found, live(reference, seen))
     # torch's sums, of another order, are as near as rounding
     x, links = seen[:, 0].flatten(1), [each.network.layers[0].connection for each in (policy, reference)]
     with torch.no_grad():
         torch.testing.assert_close(*(link(x) for link in links), rtol=1e-5, atol=1e-5)
-    agreement = prove(policy, env, {path: target}, lambda share: None)[path]
-    assert (agreement.flips, agreement.difference) == (0, 0.0)
+    agreement = verify_targets(policy, env, {path: target}, lambda share: None)[path]
+    assert (agreement.mismatches, agreement.difference) == (0, 0.0)
     assert "order in 120 of 120" in agreement.text(target, policy)
     path.write_text(path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1"))
     with pytest.raises(UserError, match="actions differ"):
-        prove(policy, env, {path: target}, lambda share: None)
+        verify_targets(policy, env, {path: target}, lambda share: None)
 
 
 UNREAD = {
@@ -301,7 +303,7 @@ UNREAD = {
 @pytest.mark.parametrize("named", UNREAD)
 def test_an_argument_that_nobody_reads_is_an_error(named):
     with pytest.raises(ExportError, match=re.escape(named)):
-        program(Beside([UNREAD[named]]), ["observation"], ["action"], (torch.ones(1, 4),))
+        read_program(Beside([UNREAD[named]]), ["observation"], ["action"], (torch.ones(1, 4),))
 
 
 OWN = '''
@@ -341,7 +343,17 @@ def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_pa
     source = path.read_text()
     for parameter in ("exp", "volatile", "y1", "memset"):
         assert f"c_network_layers_0_parameters_of_neuron_{parameter}" in source
-    line = [*c.compiler(), *c.STANDARD, "-Wshadow", "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
+    line = [
+        *c.find_compiler(),
+        *c.STANDARD,
+        "-Wshadow",
+        "-Werror",
+        "-O2",
+        "-c",
+        path,
+        "-o",
+        tmp_path / "policy.o",
+    ]
     assert subprocess.run(line, capture_output=True, check=False).returncode == 0
 
 

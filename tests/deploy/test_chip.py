@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.cli import export
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy import _chip, c, c_int8
+from spiky_rl.deploy import _footprint, c, c_int8
 from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
@@ -37,13 +37,13 @@ def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_qu
     policy, single, integers, _ = written
     weights = sum(layer.connection.weight.numel() for layer in policy.network.layers)
     weights += policy.network.readout.weight.numel()
-    found = {path: _chip.footprint(path, CHIP) for path in (single, integers)}
+    found = {path: _footprint.measure_footprint(path, CHIP) for path in (single, integers)}
     for path, size in ((single, 4), (integers, 1)):
         assert size * weights < found[path].flash < size * weights + CODE
         assert 0 < found[path].stack < 1_000
     assert found[integers].flash < 0.35 * found[single].flash
-    assert found[single].state == 4 * c.sizes(single)["FLOATS"]
-    assert found[integers].state == c.sizes(integers)["BYTES"] < found[single].state
+    assert found[single].state == 4 * c.read_sizes(single)["FLOATS"]
+    assert found[integers].state == c.read_sizes(integers)["BYTES"] < found[single].state
 
 
 @needs_compiler
@@ -53,7 +53,7 @@ def test_what_the_chips_compiler_refuses_is_said_in_its_words(written, tmp_path)
     path = tmp_path / "policy.c"
     path.write_text(path.read_text() + "nonsense\n")
     with pytest.raises(UserError, match="arm-none-eabi-gcc refuses it: "):
-        _chip.footprint(path, CHIP)
+        _footprint.measure_footprint(path, CHIP)
 
 
 @needs_compiler
@@ -61,7 +61,7 @@ def test_what_the_chips_compiler_refuses_is_said_in_its_words(written, tmp_path)
 @pytest.mark.parametrize("which", [1, 2], ids=["single precision", "integers"])
 def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
     policy, path = written[0], written[which]
-    machine = [*_chip.CHIPS[CHIP][1], "-std=c99", "-O2", "--specs=rdimon.specs"]
+    machine = [*_footprint.CHIPS[CHIP][1], "-std=c99", "-O2", "--specs=rdimon.specs"]
     line = ["arm-none-eabi-gcc", *machine, f"-I{path.parent}", ACT, path, "-o", tmp_path / "act.elf", "-lm"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if "rdimon" in done.stderr:
@@ -72,7 +72,7 @@ def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
     command = ["qemu-arm", "-cpu", CHIP, tmp_path / "act.elf"]
     ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
     found = np.array([[float(x) for x in line.split()] for line in ran.stdout.splitlines()], np.float32)
-    expected = live(policy if which == 1 else written[3].reference(policy), seen)
+    expected = live(policy if which == 1 else written[3].get_reference_model(policy), seen)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -82,9 +82,9 @@ def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
         export.export([*line, "c", "--report", "cortex-m5"])
     with pytest.raises(UserError, match="is for targets in C; choose --to c or c_int8"):
         export.export([*line, "onnx", "--report", CHIP])
-    monkeypatch.setattr(c, "compiler", lambda: ["cc"])
+    monkeypatch.setattr(c, "find_compiler", lambda: ["cc"])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(
         UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"
     ):
-        _chip.require(CHIP)
+        _footprint.require_compiler(CHIP)

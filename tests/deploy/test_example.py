@@ -58,7 +58,7 @@ def test_a_policy_in_integers_is_driven_from_python_by_the_bytes_that_its_header
     spec.loader.exec_module(drive)
     seen, act = walk(policy), drive.compiled(folder)
     found = np.stack([act(x.numpy().reshape(-1)).copy() for x in seen])
-    np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+    np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets
-from spiky_rl.deploy._proof import Agreement, state_of
+from spiky_rl.deploy._verification import VerificationResult, get_flat_state
 from spiky_rl.deploy.c import C
 from spiky_rl.deploy.nir import Nir
 from spiky_rl.deploy.onnx import Onnx
@@ -41,7 +41,7 @@ def trained(agent, *overrides):
     """A policy whose learned values and statistics are as a training leaves them, on the backend that files are compared on."""
     policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
     if hasattr(policy, "network"):
-        policy.network.run_on("torch")
+        policy.network.set_backend("torch")
     return policy
 
 
@@ -65,17 +65,17 @@ def test_every_agents_file_acts_as_the_trained_agent_does(written, name, agent):
     if name == "onnx":
         pytest.importorskip("onnxruntime", reason="runs the exported graph")
     policy, target, path = written(name, agent)
-    step, agreement = target.open(path), Agreement()
+    step, agreement = target.open_session(path), VerificationResult()
     policy.reset()
     with torch.inference_mode():
         for x in walk(policy):
-            before = state_of(policy)
+            before = get_flat_state(policy)
             expected = [
                 policy(TensorDict(dict.fromkeys(policy.obs_groups, x), batch_size=[1])).numpy(),
-                *state_of(policy),
+                *get_flat_state(policy),
             ]
             agreement.compare(step(x.numpy(), before), expected, target, policy)
-    assert agreement.flips <= target.flips * agreement.steps, agreement
+    assert agreement.mismatches <= target.flips * agreement.steps, agreement
 
 
 BATCHED = {
@@ -205,7 +205,7 @@ def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypa
     fail(cls, monkeypatch)
     before, policy = listing(place), trained("lif_ppo")
     with pytest.raises(UserError, match=re.escape(said)) as refusal:
-        _export.export(policy, Restarted(), place, _targets.targets(QUICK))
+        _export.write_and_verify(policy, Restarted(), place, _targets.make_targets(QUICK))
     assert listing(place) == before
     assert [path.name for path in place.rglob("*.part")] == []
     assert str(place / said.partition(":")[0]) in str(refusal.value), "the file's own place is named"
@@ -217,14 +217,14 @@ def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
     wrong_sign(cls, monkeypatch)
     before, name = listing(place), cls.__name__.lower()
     with pytest.raises(UserError, match=f"policy.{name}: actions differ"):
-        _export.export(trained("lif_ppo"), Restarted(), place, _targets.targets([name]))
+        _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets([name]))
     assert listing(place) == before
 
 
 def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
     pytest.importorskip("onnxruntime")
     names = [*QUICK, "onnx"]
-    found = _export.export(trained("lif_ppo"), Restarted(), place, _targets.targets(names))
+    found = _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets(names))
     after = listing(place)
     assert set(found) == {place / FILES[name][0] for name in names}
     new = {name for target in names for name in FILES[target]} - {"policy.onnx.data"}
@@ -240,20 +240,20 @@ def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
 )
 def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_action(agent, tmp_path):
     policy, target = trained(*agent), C()
-    step, seen = target.open(target.write(policy, tmp_path)), 100.0 * walk(policy)
-    wanted, agreement, wrong = live(policy, seen), Agreement(), Agreement()
+    step, seen = target.open_session(target.write(policy, tmp_path)), 100.0 * walk(policy)
+    wanted, agreement, wrong = live(policy, seen), VerificationResult(), VerificationResult()
     for x, action in zip(seen, wanted, strict=True):
         found = step(x.numpy(), [])
         agreement.compare(found, [action[None]], target, policy)
         wrong.compare([found[0] * 1.0001], [action[None]], target, policy)
-    assert agreement.flips == 0, agreement
+    assert agreement.mismatches == 0, agreement
     assert (
         agreement.difference > 1e-5 and agreement.largest > 10.0
     ), "more than what is allowed of a small one"
-    assert wrong.flips > 10, "and an error of one in ten thousand is found"
+    assert wrong.mismatches > 10, "and an error of one in ten thousand is found"
 
 
 def test_numbers_that_are_none_are_no_agreement():
-    agreement = Agreement()
+    agreement = VerificationResult()
     agreement.add(math.nan, 1.0)
-    assert (agreement.flips, agreement.apart) == (1, math.inf)
+    assert (agreement.mismatches, agreement.max_error) == (1, math.inf)

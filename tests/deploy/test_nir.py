@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy import nir as target
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from tests import processes
 from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import live, walk
@@ -57,7 +57,7 @@ WAYS = {
     "normalised before an encoder": (
         "lif_stateful_ppo",
         "agent.actor.obs_normalization=true",
-        "agent.network.encoder={name: beside, first: rate, second: delta}",
+        "agent.network.encoder={name: concat, first: rate, second: delta}",
         "agent.network.decoder=linear",
     ),
     "pooled": (
@@ -83,7 +83,7 @@ FOREIGN = {
 def policy_of(agent, *overrides):
     """As if trained, on the torch backend."""
     policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
-    policy.network.run_on("torch")
+    policy.network.set_backend("torch")
     return policy
 
 
@@ -94,7 +94,7 @@ def reread(policy, folder):
 
 def assert_equal(policy, folder):
     path, _ = reread(policy, folder)
-    seen, step = walk(policy), target.Nir().open(path)
+    seen, step = walk(policy), target.Nir().open_session(path)
     expected = live(policy, seen)
     assert np.abs(expected - expected[0]).max() > 0.0
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), expected)
@@ -308,7 +308,7 @@ def live_spikes(policy, seen):
     if network.stateful:
         state = network.zero_state(1, seen[0])
     for x in seen:
-        record = Record(only_signal=True)
+        record = ForwardRecord(only_signal=True)
         with torch.inference_mode():
             after = network(policy.obs_normalizer(x)[None], state, record=record)[1]
         state = after if network.stateful else None
@@ -377,4 +377,4 @@ def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(se
 def test_a_target_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
     with pytest.raises(UserError, match="pip install nir"):
-        registry.configure("targets", "nir", "--to").build().require()
+        registry.configure("targets", "nir", "--to").build().check_requirements()

@@ -72,7 +72,7 @@ def one_of_each(target, path):
     """Every entry of the room behind a key of ``path``, with whether the target lists it."""
     key = path.split(".")[1]
     room = {"recurrent": "connections", "learning": "rules"}.get(key, f"{key}s")
-    return [(name, name in target.supported[path]) for name in registry.names(room)]
+    return [(name, name in target.supported[path]) for name in registry.list_names(room)]
 
 
 SUPPORTED = [
@@ -91,13 +91,13 @@ def test_a_target_takes_of_a_room_what_it_lists_and_names_the_key_of_all_else(na
         for part in (entry, {"name": entry}, [None, entry]):
             agent = {"network": {"name": "feedforward", key: part}}
             if listed:
-                target.refuse(agent)
+                target.check_network(agent)
             else:
                 place = f"{key}[1]" if isinstance(part, list) else key
                 with pytest.raises(
                     ExportError, match=re.escape(f"agent.network.{place}.name: {entry} given")
                 ):
-                    target.refuse(agent)
+                    target.check_network(agent)
             others[entry] = listed
     assert set(target.supported[path]) <= set(others), "what is listed is there"
 
@@ -111,14 +111,16 @@ def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
 
 def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
     lif = registry.configure("neurons", "lif", "neuron").build()
-    rules = {name: registry.configure("rules", name, "learning").build() for name in registry.names("rules")}
-    assert {name for name, rule in rules.items() if not rule.neuron(lif).graded} == set(WHOLE_SPIKES)
+    rules = {
+        name: registry.configure("rules", name, "learning").build() for name in registry.list_names("rules")
+    }
+    assert {name for name, rule in rules.items() if not rule.wrap_neuron(lif).graded} == set(WHOLE_SPIKES)
 
 
 def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():
     for name in ("c_int8", "nir"):
         target = registry.configure("targets", name, "--to").build()
-        target.refuse({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
+        target.check_network({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
 
 
 @pytest.mark.parametrize("name, path", [("c_int8", "network.name"), ("nir", "network.name"), *SUPPORTED])
@@ -128,10 +130,10 @@ def test_ones_own_code_of_a_known_name_is_not_the_known_one(name, path, module):
     own = f"{module}:{target.supported[path][0]}"
     agent = {"network": own if key == "name" else {"name": "feedforward", key: own}}
     if path in target.own:
-        target.refuse(agent)
+        target.check_network(agent)
     else:
         with pytest.raises(ExportError, match=re.escape(f"agent.{path}: {own} given; allowed for {name}: ")):
-            target.refuse(agent)
+            target.check_network(agent)
 
 
 @pytest.mark.parametrize(
@@ -148,15 +150,15 @@ def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
     target = registry.configure("targets", "c_int8", "--to").build()
     agent = {"network": "feedforward", "actor": {"distribution_cfg": {"class_name": class_name}}}
     if taken:
-        target.refuse(agent)
+        target.check_network(agent)
     else:
         with pytest.raises(ExportError, match=re.escape(f"class_name: {class_name} given")):
-            target.refuse(agent)
+            target.check_network(agent)
 
 
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
 POOLED = {"name": "feedforward", "connection": ["linear", {"name": "convolutional", "pool": 2}]}
-OWN = {"name": "feedforward", "encoder": {"name": "beside", "second": {"name": "own.py:Own"}}}
+OWN = {"name": "feedforward", "encoder": {"name": "concat", "second": {"name": "own.py:Own"}}}
 BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 
 
@@ -182,14 +184,14 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 )
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):
     with pytest.raises(ExportError, match=re.escape(f"agent.{said}")):
-        registry.configure("targets", name, "--to").build().refuse(agent)
+        registry.configure("targets", name, "--to").build().check_network(agent)
 
 
 def test_a_network_in_the_place_of_a_convolutional_ann_is_no_ann():
     c, actor = registry.configure("targets", "c", "--to").build(), {"class_name": "CNNModel"}
-    c.refuse({"network": "feedforward", "actor": actor})
+    c.check_network({"network": "feedforward", "actor": actor})
     with pytest.raises(ExportError, match="agent.actor.class_name: CNNModel given"):
-        c.refuse({"actor": actor})
+        c.check_network({"actor": actor})
 
 
 def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
@@ -199,9 +201,9 @@ def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
         def write(self, model, folder):
             raise NotImplementedError
 
-        def open(self, path):
+        def open_session(self, path):
             return None
 
-    _targets.refuse([Toy()], {"network": "feedforward"})
+    _targets.check_expressible([Toy()], {"network": "feedforward"})
     with pytest.raises(ExportError, match="agent.network: none given; allowed for test_refused: feedforward"):
-        _targets.refuse([Toy()], {})
+        _targets.check_expressible([Toy()], {})

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.exact.adjoint import Gradients, Solution, solve
-from spiky_rl.neurons.base import Ode, States, param
+from spiky_rl.exact.adjoint import AdjointGradients, Solution, solve_network
+from spiky_rl.neurons.base import Ode, States, parameter
 from spiky_rl.neurons.lif import Lif
 
 OUTPUT = 2
@@ -37,8 +37,8 @@ class Ringing(Ode):
     states = ("x", "y")
 
     class Options(Ode.Options):
-        damping: float = param(0.05, "damping", low=0.0, unit="1/ms")
-        omega: float = param(0.3, "angular frequency", low=0.0, unit="rad/ms")
+        damping: float = parameter(0.05, "damping", low=0.0, unit="1/ms")
+        omega: float = parameter(0.3, "angular frequency", low=0.0, unit="rad/ms")
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         x = current - p.damping * s.x - p.omega * s.y
@@ -84,14 +84,14 @@ class Net:
         """With arguments of `solve` in place of the net's own."""
         neuron = registry.configure("neurons", dict(self.neuron), "neuron").build()
         given = {"weights": self.matrix(), "input_times": self.inputs, "duration": self.duration, **instead}
-        return solve(neuron, **given)
+        return solve_network(neuron, **given)
 
     def loss_of(self, solution: Solution) -> float:
         """Half the squared distances from the targets."""
         found = solution.times(OUTPUT)[: len(self.targets)]
         return 0.5 * float(((found - self.targets) ** 2).sum())
 
-    def gradient_of(self, solution: Solution) -> Gradients:
+    def gradient_of(self, solution: Solution) -> AdjointGradients:
         """Of that loss."""
         rates, left = np.zeros(len(solution.spikes)), list(self.targets)
         for i, spike in enumerate(solution.spikes):
@@ -100,7 +100,7 @@ class Net:
         return solution.gradient(rates)
 
 
-def six(gradients: Gradients) -> np.ndarray:
+def six(gradients: AdjointGradients) -> np.ndarray:
     """dL/d the six weights of a net, in the order of WEIGHTS."""
     return np.concatenate([gradients.weights[:2, :2].ravel(), gradients.weights[2, 2:4]])
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.exact.adjoint import solve
-from spiky_rl.exact.spike_times import Kernels, SpikeTimes, spike_times
+from spiky_rl.exact.adjoint import solve_network
+from spiky_rl.exact.spike_times import SpikeTimeLayer, SrmKernels, compute_spike_times
 
-EXACT = Kernels(floor=0.0)
+EXACT = SrmKernels(floor=0.0)
 NO_DELAY = torch.zeros(1, dtype=torch.float64)
 GOLDEN_TIMES = [0.0, 2.0, 4.0]
 GOLDEN_WEIGHTS = [0.6, 0.5, 0.4]
@@ -22,7 +22,7 @@ def doubles(values, *shape):
 
 def test_the_golden_spike_time_and_its_derivatives():
     times, weights = doubles(GOLDEN_TIMES, 1, 3, 1), doubles(GOLDEN_WEIGHTS, 1, 3, 1)
-    found = spike_times(times, weights, NO_DELAY, EXACT)
+    found = compute_spike_times(times, weights, NO_DELAY, EXACT)
     to_times, to_weights = torch.autograd.grad(found.sum(), (times, weights))
     assert found.item() == pytest.approx(4.642210282230, abs=1e-11)
     assert to_weights.flatten().tolist() == pytest.approx([-3.68534158, -2.79128675, -0.90281438], abs=1e-8)
@@ -37,11 +37,11 @@ def random_layer(kernels, seed=0):
     times[0, 0, 1] = math.inf
     weights[0] = -weights[0]
     inputs = times, 0.4 * weights, torch.tensor([1.0, 2.5, 6.0], dtype=torch.float64)
-    return inputs, lambda *given: spike_times(*given, kernels)
+    return inputs, lambda *given: compute_spike_times(*given, kernels)
 
 
 def test_inputs_that_all_come_later_shift_every_spike():
-    (times, weights, delays), layer = random_layer(Kernels(floor=0.0, spikes=4))
+    (times, weights, delays), layer = random_layer(SrmKernels(floor=0.0, spikes=4))
     times.requires_grad_()
     found = layer(times, weights, delays)
     alive = found.isfinite()
@@ -53,7 +53,7 @@ def test_inputs_that_all_come_later_shift_every_spike():
 
 @pytest.mark.parametrize("spikes", [1, 4])
 def test_gradients_are_those_of_finite_differences(spikes):
-    inputs, layer = random_layer(Kernels(floor=0.0, spikes=spikes))
+    inputs, layer = random_layer(SrmKernels(floor=0.0, spikes=spikes))
     alive = layer(*inputs).isfinite()
     assert alive[..., -1].any() and not alive[..., 0].all(), "full, and silent neurons"
 
@@ -78,7 +78,7 @@ def leaky(weights, times):
     """Our leaky neuron with the time constant of an alpha kernel's rise for membrane and synapse, driven by the same spikes."""
     settings = {"name": "lif", "tau": 7.0, "input_gain": "ode", "reset": "subtract"}
     neuron = registry.configure("neurons", settings, "neuron").build()
-    return solve(neuron, math.e * weights.numpy(), times, 50.0, tau_synapse=7.0)
+    return solve_network(neuron, math.e * weights.numpy(), times, 50.0, tau_synapse=7.0)
 
 
 def test_the_golden_derivative_is_that_of_the_adjoint():
@@ -92,10 +92,12 @@ def test_the_golden_derivative_is_that_of_the_adjoint():
 
 
 def test_two_layers_with_several_spikes_are_leaky_neurons_with_equal_time_constants():
-    kernels = Kernels(floor=0.0, spikes=12)
+    kernels = SrmKernels(floor=0.0, spikes=12)
     times = doubles([1.0, 3.0, 9.0, 12.0], 1, 2, 2)
     hidden, output = doubles([0.8, 0.5, 0.4, 0.9], 2, 2, 1), doubles([0.7, 0.6], 1, 2, 1)
-    found = spike_times(spike_times(times, hidden, NO_DELAY, kernels), output, NO_DELAY, kernels)[0, 0]
+    found = compute_spike_times(
+        compute_spike_times(times, hidden, NO_DELAY, kernels), output, NO_DELAY, kernels
+    )[0, 0]
     matrix = torch.zeros(3, 5, dtype=torch.float64)
     matrix[:2, :2], matrix[2, 2:4] = hidden[..., 0].detach(), output[0, :, 0].detach()
     solution = leaky(matrix, times[0].tolist())
@@ -116,7 +118,9 @@ def test_two_layers_with_several_spikes_are_leaky_neurons_with_equal_time_consta
 def test_the_slope_that_gradients_divide_by_has_a_floor():
     times, weights = doubles([0.0], 1, 1, 1), doubles([1.0 + 1e-9], 1, 1, 1)
     steep, floored = (
-        torch.autograd.grad(spike_times(times, weights, NO_DELAY, Kernels(floor=floor)).sum(), weights)[0]
+        torch.autograd.grad(
+            compute_spike_times(times, weights, NO_DELAY, SrmKernels(floor=floor)).sum(), weights
+        )[0]
         for floor in (0.0, 0.1)
     )
     assert steep.item() < -1e4
@@ -124,7 +128,7 @@ def test_the_slope_that_gradients_divide_by_has_a_floor():
 
 
 def test_silent_neurons_have_no_gradient_and_are_revived():
-    layer = SpikeTimes(2, 2, torch.Generator().manual_seed(0), delays=[1.0], signs=[1.0, -1.0])
+    layer = SpikeTimeLayer(2, 2, torch.Generator().manual_seed(0), delays=[1.0], signs=[1.0, -1.0])
     with torch.no_grad():
         layer.weights.copy_(torch.tensor([[[0.2], [-0.005]], [[3.0], [-0.5]]]))
     times = torch.tensor([[[0.0], [1.0]], [[2.0], [math.inf]]], dtype=torch.float64)
@@ -133,7 +137,7 @@ def test_silent_neurons_have_no_gradient_and_are_revived():
     found[found.isfinite()].sum().backward()
     assert layer.weights.grad is not None
     assert not layer.weights.grad[0].any() and layer.weights.grad[1].any()
-    layer.revive(found)
+    layer.raise_silent_weights(found)
     assert layer.weights.flatten().tolist() == pytest.approx([0.21, 0.0, 3.0, -0.5])
 
 
@@ -149,9 +153,9 @@ def test_silent_neurons_have_no_gradient_and_are_revived():
 def test_what_does_not_fit_is_refused_by_name(change, message):
     given = {"times": torch.zeros(1, 1, 1), "weights": torch.ones(1, 1, 1), "delays": torch.zeros(1)}
     with pytest.raises(registry.UserError, match=message):
-        spike_times(**(given | change), kernels=EXACT)
+        compute_spike_times(**(given | change), kernels=EXACT)
 
 
 def test_kernels_without_time_are_refused():
     with pytest.raises(registry.UserError, match="tau: 0.0 is out of range"):
-        Kernels(tau=0.0)
+        SrmKernels(tau=0.0)

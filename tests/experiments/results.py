@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.energy import InferenceCost
 
 CARTPOLE, MASKED = "Isaac-Cartpole", "cartpole_masked"
 HIGHEST, RANDOM, SOLVED = 5.0, 0.6, 4.5
@@ -34,7 +34,7 @@ KEPT |= {"push": 0.72, "mass": 0.97, "friction": 0.99}
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of an agent."""
+    """True values of an agent."""
 
     score: float
     """Expected, on the whole task."""
@@ -272,7 +272,7 @@ def condition(
 
 def cost(truth: Truth) -> dict[str, Any]:
     spiking = truth.rate is not None
-    found = Cost(
+    found = InferenceCost(
         effective_macs=truth.macs,
         effective_acs=truth.acs,
         dense_operations=70_000.0,
@@ -289,7 +289,7 @@ def cost(truth: Truth) -> dict[str, Any]:
         stored_values=17_500,
         index_bytes=0,
     )
-    return {**found.as_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
+    return {**found.to_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
 
 
 NOW, THEN = "a" * 16, "b" * 16

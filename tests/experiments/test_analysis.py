@@ -1,4 +1,4 @@
-"""Reading a study's folder, and what its results come to, against studies whose truth is known."""
+"""Reading a study's folder and analysing its results, against studies with known truths."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, steps_to_threshold
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
-from spiky_rl.experiments.analysis.results import Curve, Result, ResultsError, read_plan, read_results
-from spiky_rl.metrics.energy import MAIN, PRICES
+from spiky_rl.experiments.analysis.measures import ARITHMETIC_MODEL, WINDOW, find_steps_to_threshold
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
+from spiky_rl.experiments.run.results import (
+    CellResult,
+    CurveRecord,
+    ResultsError,
+    read_plan,
+    read_results,
+)
+from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 from tests.experiments.results import (
     CARTPOLE,
     KEPT,
@@ -44,8 +50,8 @@ def one_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(name="analysis", scope="module")
-def its_analysis(study: Path) -> Analysis:
-    return analyse(study)
+def its_analysis(study: Path) -> StudyAnalysis:
+    return analyze_study(study)
 
 
 @pytest.fixture(name="small")
@@ -54,17 +60,17 @@ def small_study(tmp_path: Path) -> Path:
     return write_study(tmp_path / "small", AGENTS[1:3], (CARTPOLE,), range(2), baseline="gru_ppo")
 
 
-def scores_of(analysis: Analysis, label: str, task: str) -> np.ndarray:
+def scores_of(analysis: StudyAnalysis, label: str, task: str) -> np.ndarray:
     return np.array([r.score for r in analysis.results if (r.label, r.task) == (label, task)])
 
 
-def test_all_cells_are_read_in_the_order_of_the_plan(study: Path, analysis: Analysis):
+def test_all_cells_are_read_in_the_order_of_the_plan(study: Path, analysis: StudyAnalysis):
     assert [result.cell for result in analysis.results] == [cell.name for cell in read_plan(study)]
     assert analysis.skipped == ()
     assert analysis.labels == AGENTS and analysis.tasks == (CARTPOLE, MASKED)
 
 
-def test_means_and_interquartile_means_are_those_of_the_scores(analysis: Analysis):
+def test_means_and_interquartile_means_are_those_of_the_scores(analysis: StudyAnalysis):
     for (label, task), row in analysis.rows.items():
         scores = scores_of(analysis, label, task)
         assert row.mean.estimate == pytest.approx(scores.mean(), rel=1e-12)
@@ -72,7 +78,7 @@ def test_means_and_interquartile_means_are_those_of_the_scores(analysis: Analysi
         assert row.mean.low < row.mean.estimate < row.mean.high
 
 
-def test_normalised_scores_are_zero_for_random_actions_and_one_for_the_baseline(analysis: Analysis):
+def test_normalised_scores_are_zero_for_random_actions_and_one_for_the_baseline(analysis: StudyAnalysis):
     assert analysis.normalised and analysis.baseline == "mlp_ppo"
     for task in analysis.tasks:
         low, high = analysis.random[task], scores_of(analysis, "mlp_ppo", task).mean()
@@ -85,7 +91,7 @@ def test_normalised_scores_are_zero_for_random_actions_and_one_for_the_baseline(
 def test_the_agent_that_is_far_worse_is_called_worse_and_no_verdict_goes_beyond_its_evidence(
     tmp_path: Path,
 ):
-    analysis = analyse(write_study(tmp_path / "study", AGENTS, seeds=range(10)))
+    analysis = analyze_study(write_study(tmp_path / "study", AGENTS, seeds=range(10)))
     verdicts = {c.agent: c.verdict for c in analysis.comparisons[ALL]}
     assert verdicts["lif_rstdp"] == "worse" and verdicts["gru_ppo"] == "better"
     assert set(analysis.comparisons) == {ALL, CARTPOLE, MASKED}
@@ -102,34 +108,34 @@ def test_agents_with_the_same_scores_in_another_order_are_not_told_apart(tmp_pat
         for seed, score in enumerate(np.roll(scores, 3 * shift)):
             cell = f"{CARTPOLE}.{label}.seed{seed}"
             change(study, cell, "evaluation.conditions.nominal.mean_return", float(score))
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert {c.verdict for found in analysis.comparisons.values() for c in found} == {"undecided"}
     assert {c.verdict for found in analysis.pairs.values() for c in found} == {"undecided"}
     assert [c.pairs for c in analysis.pairs[CARTPOLE]] == [9, 9, 9]
 
 
-def curved(result: Result, returns: Sequence[float | None], solved: float | None = 3.0) -> Result:
+def curved(result: CellResult, returns: Sequence[float | None], solved: float | None = 3.0) -> CellResult:
     n = len(returns)
     steps, zeros = tuple(range(100, 100 * n + 1, 100)), (0.0,) * n
     values = {"env_steps": steps, "return": tuple(returns), "seconds": (1.0,) * n}
-    curve = Curve.check("curve", {**values, "operations": zeros, "firing_rate": zeros})
+    curve = CurveRecord.check("curve", {**values, "operations": zeros, "firing_rate": zeros})
     return result.model_copy(update={"curve": curve, "solved": solved})
 
 
-def test_the_threshold_is_reached_where_the_mean_over_the_window_reaches_it(analysis: Analysis):
+def test_the_threshold_is_reached_where_the_mean_over_the_window_reaches_it(analysis: StudyAnalysis):
     result = analysis.results[1]
     rise = [0.0] * WINDOW + [3.0] * WINDOW
-    assert steps_to_threshold(curved(result, rise)) == 100 * 2 * WINDOW
+    assert find_steps_to_threshold(curved(result, rise)) == 100 * 2 * WINDOW
     assert (
-        steps_to_threshold(curved(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0])) is None
+        find_steps_to_threshold(curved(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0])) is None
     ), "one lucky iteration"
-    assert steps_to_threshold(curved(result, [None] * 3 + [3.0] * WINDOW)) == 100 * (3 + WINDOW)
-    assert steps_to_threshold(curved(result, [3.0, 3.0])) == 200, "fewer iterations than the window has"
-    assert steps_to_threshold(curved(result, [None, None])) is None
-    assert steps_to_threshold(curved(result, rise, solved=None)) is None
+    assert find_steps_to_threshold(curved(result, [None] * 3 + [3.0] * WINDOW)) == 100 * (3 + WINDOW)
+    assert find_steps_to_threshold(curved(result, [3.0, 3.0])) == 200, "fewer iterations than the window has"
+    assert find_steps_to_threshold(curved(result, [None, None])) is None
+    assert find_steps_to_threshold(curved(result, rise, solved=None)) is None
 
 
-def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(analysis: Analysis):
+def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(analysis: StudyAnalysis):
     never = analysis.rows["lif_rstdp", CARTPOLE].threshold
     assert never is not None and (never.reached, never.runs, never.median) == (0, len(SEEDS), None)
     some = analysis.rows["gru_ppo", MASKED].threshold
@@ -140,11 +146,11 @@ def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(ana
     assert soon.median == sorted(soon.steps)[2] < soon.budget
 
 
-def test_an_episode_takes_as_much_as_its_control_steps(analysis: Analysis):
+def test_an_episode_takes_as_much_as_its_control_steps(analysis: StudyAnalysis):
     found = [r for r in analysis.results if (r.label, r.task) == ("lif_ppo", CARTPOLE)]
     costs = [(r.cost.energy_nj, r.nominal.mean_length) for r in found if r.cost is not None]
     row = analysis.rows["lif_ppo", CARTPOLE]
-    assert set(row.energy) == set(PRICES)
+    assert set(row.energy) == set(ENERGY_MODELS)
     for name, energy in row.energy.items():
         assert energy.step.estimate == pytest.approx(np.mean([e[name] for e, _ in costs]), rel=1e-12)
         assert energy.episode.estimate == pytest.approx(np.mean([e[name] * n for e, n in costs]), rel=1e-12)
@@ -152,9 +158,9 @@ def test_an_episode_takes_as_much_as_its_control_steps(analysis: Analysis):
     assert row.counts["encoder_operations"].estimate == 16.0
 
 
-def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: Analysis):
-    for task, price in itertools.product((CARTPOLE, MASKED), (PRICE, *MAIN)):
-        front = analysis.front(task, price)
+def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: StudyAnalysis):
+    for task, price in itertools.product((CARTPOLE, MASKED), (ARITHMETIC_MODEL, *MAIN)):
+        front = analysis.get_pareto_front(task, price)
         points = {
             label: (
                 analysis.rows[label, task].mean.estimate,
@@ -165,10 +171,10 @@ def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: Analysi
         for label, (score, energy) in points.items():
             beaten = any(s > score and e < energy for s, e in points.values())
             assert (label in front) != beaten
-    assert analysis.front(MASKED, "fp32") == ("mlp_ppo", "gru_ppo")
+    assert analysis.get_pareto_front(MASKED, "fp32") == ("mlp_ppo", "gru_ppo")
 
 
-def test_shares_that_are_kept_are_those_of_the_truth(analysis: Analysis):
+def test_shares_that_are_kept_are_those_of_the_truth(analysis: StudyAnalysis):
     for condition in ("push", "sensor_loss", "mass"):
         share = analysis.remaining["mlp_ppo", CARTPOLE, condition].share
         assert share is not None
@@ -180,11 +186,11 @@ def test_shares_that_are_kept_are_those_of_the_truth(analysis: Analysis):
 def test_an_agent_that_learned_nothing_has_nothing_to_keep(tmp_path: Path):
     truths = {"mlp_ppo": TRUTHS["mlp_ppo"], "lif_ppo": replace(TRUTHS["lif_ppo"], score=0.2)}
     study = write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), truths=truths)
-    kept = analyse(study).remaining["lif_ppo", CARTPOLE, "push"]
+    kept = analyze_study(study).remaining["lif_ppo", CARTPOLE, "push"]
     assert kept.share is None and math.isfinite(kept.score.estimate)
 
 
-def test_a_masked_task_beside_its_whole_one_tells_what_memory_is_needed_for(analysis: Analysis):
+def test_a_masked_task_beside_its_whole_one_tells_what_memory_is_needed_for(analysis: StudyAnalysis):
     assert [m.label for m in analysis.memory] == list(AGENTS)
     drop = {m.label: m.drop for m in analysis.memory}
     assert {(m.task, m.masked) for m in analysis.memory} == {(CARTPOLE, MASKED)}
@@ -193,7 +199,7 @@ def test_a_masked_task_beside_its_whole_one_tells_what_memory_is_needed_for(anal
     assert drop["gru_ppo"].high < drop["mlp_ppo"].low
 
 
-def test_agents_without_a_spike_are_the_anns(analysis: Analysis):
+def test_agents_without_a_spike_are_the_anns(analysis: StudyAnalysis):
     assert analysis.anns == ("mlp_ppo", "gru_ppo")
 
 
@@ -206,7 +212,7 @@ def test_without_baseline_or_random_actions_scores_stay_raw(tmp_path: Path, miss
         baseline="mlp_ppo" if missing == "the baseline" else "gru_ppo",
         random=missing != "random actions",
     )
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert not analysis.normalised and not analysis.overall and not analysis.profiles
     assert all(row.normalised is None for row in analysis.rows.values())
     assert set(analysis.comparisons) == (set() if missing == "the baseline" else {CARTPOLE, MASKED})
@@ -215,7 +221,7 @@ def test_without_baseline_or_random_actions_scores_stay_raw(tmp_path: Path, miss
 
 def test_a_baseline_no_better_than_random_actions_normalises_nothing(tmp_path: Path):
     truths = {"mlp_ppo": replace(TRUTHS["mlp_ppo"], score=0.2), "lif_ppo": TRUTHS["lif_ppo"]}
-    analysis = analyse(write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), truths=truths))
+    analysis = analyze_study(write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), truths=truths))
     assert not analysis.normalised
     assert analysis.overall["lif_ppo"].estimate == analysis.rows["lif_ppo", CARTPOLE].iqm.estimate
 
@@ -224,14 +230,14 @@ def test_variants_are_agents_of_their_own_and_the_baselines_first_one_is_the_ref
     study = write_study(
         tmp_path / "study", AGENTS[:2], (CARTPOLE,), range(3), vary={"agent.network.steps": [2, 4]}
     )
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert analysis.labels == tuple(f"{a} network.steps={n}" for a in AGENTS[:2] for n in (2, 4))
     assert analysis.baseline == "mlp_ppo network.steps=2"
     assert [c.agent for c in analysis.comparisons[CARTPOLE]] == list(analysis.labels[1:])
 
 
 def test_one_seed_gives_scores_without_bounds(tmp_path: Path):
-    analysis = analyse(write_study(tmp_path / "study", AGENTS, seeds=[3]))
+    analysis = analyze_study(write_study(tmp_path / "study", AGENTS, seeds=[3]))
     assert all(math.isinf(row.mean.low) and math.isinf(row.mean.high) for row in analysis.rows.values())
     assert {c.verdict for found in analysis.comparisons.values() for c in found} == {"undecided"}
 
@@ -240,11 +246,11 @@ def test_an_agent_without_one_of_the_tasks_is_compared_on_the_other_alone(small:
     study = write_study(tmp_path / "study", AGENTS, seeds=range(2))
     for seed in range(2):
         fail(study, f"{MASKED}.lif_ppo.seed{seed}")
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert [c.agent for c in analysis.comparisons[ALL]] == ["gru_ppo", "lif_rstdp"]
     assert "lif_ppo" in {c.agent for c in analysis.comparisons[CARTPOLE]}
     assert "lif_ppo" not in analysis.overall
-    assert analyse(small).comparisons.keys() == {CARTPOLE}, "of one task there is no other family"
+    assert analyze_study(small).comparisons.keys() == {CARTPOLE}, "of one task there is no other family"
 
 
 BROKEN = {
@@ -288,7 +294,7 @@ def test_half_a_file_and_bytes_that_are_no_text_are_named(small: Path):
     other = f"{CARTPOLE}.gru_ppo.seed1"
     (small / "cells" / other / "result.json").write_bytes(b"\xff\xfe\x00")
     reasons = {cell.cell: cell.reason for cell in read_results(small)[1]}
-    assert set(reasons) == {LIF0, other} and all("no JSON" in reason for reason in reasons.values())
+    assert set(reasons) == {LIF0, other} and all("not valid JSON" in reason for reason in reasons.values())
 
 
 def test_failed_and_missing_cells_say_why(small: Path):
@@ -317,9 +323,9 @@ def test_results_of_another_plan_are_stale(small: Path):
 
 
 def test_processor_seconds_are_there_only_where_every_run_counted_them(small: Path):
-    assert analyse(small).rows["lif_ppo", CARTPOLE].processor is not None
+    assert analyze_study(small).rows["lif_ppo", CARTPOLE].processor is not None
     change(small, LIF0, "training.seconds_cpu", None)
-    analysis = analyse(small)
+    analysis = analyze_study(small)
     assert analysis.rows["lif_ppo", CARTPOLE].processor is None
     assert analysis.rows["gru_ppo", CARTPOLE].processor is not None
 
@@ -329,14 +335,14 @@ def test_a_task_on_which_only_random_actions_were_measured_is_no_task_yet(tmp_pa
     for cell in read_plan(study):
         if cell.task == MASKED and cell.agent != "random":
             remove(study, cell.name)
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert analysis.tasks == (CARTPOLE,) and analysis.normalised
     assert set(analysis.comparisons) == {CARTPOLE}
 
 
 def test_agents_that_share_one_seed_are_not_compared(small: Path):
     remove(small, f"{CARTPOLE}.lif_ppo.seed1")
-    analysis = analyse(small)
+    analysis = analyze_study(small)
     assert analysis.comparisons == {CARTPOLE: ()} and analysis.pairs == {CARTPOLE: ()}
 
 
@@ -344,14 +350,14 @@ def test_without_a_readable_plan_what_is_there_is_analysed(small: Path):
     (small / "plan.json").write_text("{", encoding="utf-8")
     stray = json.loads((small / "cells" / LIF0 / "result.json").read_text(encoding="utf-8"))
     dump(small / "cells" / "twin" / "result.json", {**stray, "cell": "twin"})
-    analysis = analyse(small)
-    assert "plan.json: no JSON" in analysis.plan_problem and len(analysis.results) == 5
+    analysis = analyze_study(small)
+    assert "plan.json: not valid JSON" in analysis.plan_problem and len(analysis.results) == 5
     assert [cell.reason for cell in analysis.skipped] == [f"the same label, task and seed as {LIF0}"]
 
 
 def test_scores_of_another_physics_are_left_out(small: Path):
     change(small, LIF0, "physics", "mujoco")
-    analysis = analyse(small)
+    analysis = analyze_study(small)
     assert LIF0 not in {result.cell for result in analysis.results}
     assert {cell.cell: cell.reason for cell in analysis.skipped}[
         LIF0
@@ -360,17 +366,17 @@ def test_scores_of_another_physics_are_left_out(small: Path):
 
 def test_a_folder_without_a_study_is_refused_by_name(tmp_path: Path, small: Path):
     with pytest.raises(ResultsError, match=r"cannot read '.*/study\.json': No such file"):
-        analyse(tmp_path / "nowhere")
+        analyze_study(tmp_path / "nowhere")
     change_study = json.loads((small / "study.json").read_text(encoding="utf-8"))
     del change_study["question"]
     dump(small / "study.json", change_study)
     with pytest.raises(ResultsError, match="study.json: missing question"):
-        analyse(small)
+        analyze_study(small)
 
 
 def test_a_study_without_any_result_has_nothing_but_its_gaps(small: Path):
     for cell in read_plan(small):
         remove(small, cell.name)
-    analysis = analyse(small)
+    analysis = analyze_study(small)
     assert analysis.rows == {} and len(analysis.skipped) == 5
     assert not analysis.comparisons and not analysis.normalised

@@ -1,9 +1,9 @@
-"""What a report's first table claims is what its tests say."""
+"""The claims of a report's first table agree with its tests."""
 
 import re
 from pathlib import Path
 
-from spiky_rl.experiments.analysis.outcome import ALL, analyse
+from spiky_rl.experiments.analysis.outcome import ALL, analyze_study
 from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import CARTPOLE, MASKED, TRUTHS, change, write_study
 from tests.experiments.test_report import AGENTS, DATE, page_of, section, written
@@ -22,7 +22,7 @@ def verdicts(study: Path) -> dict[str, str]:
 def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path: Path):
     study = write_study(tmp_path / "study", AGENTS, seeds=range(10), conditions=("nominal",))
     write_report(study, DATE)
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert verdicts(study) == {
         c.agent: c.verdict for c in analysis.comparisons[ALL] if c.verdict != "undecided"
     }
@@ -47,5 +47,5 @@ def test_with_overlapping_evidence_nothing_is_called_better(tmp_path: Path):
 def test_few_seeds_and_many_agents_say_that_no_test_can_decide(tmp_path: Path):
     study = written(tmp_path, agents=AGENTS, seeds=range(4), conditions=("nominal",))
     assert verdicts(study)["lif_rstdp"] == "worse", "over all tasks there are eight pairs"
-    told = f"Tests that cannot decide {CARTPOLE}: p ≥ 0.38; {MASKED}: p ≥ 0.38 Undecided says nothing there."
+    told = f"Tests that cannot decide {CARTPOLE}: p ≥ 0.38; {MASKED}: p ≥ 0.38 An undecided"
     assert told in section(study, "threats")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
-from spiky_rl.experiments.design.grid import cells as plan_cells
+from spiky_rl.experiments.design.grid import build_cells as plan_cells
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import tell_reuse
+from spiky_rl.experiments.report.threats import build_reuse_notes
+from spiky_rl.experiments.run.arms import refuse_other_arms
 from tests.experiments.plans import plan
 from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
 from tests.experiments.test_provenance import told
@@ -35,7 +35,7 @@ def resolve(task, agent, variant):
 
 
 def planned(**more):
-    asked = study.build("ours", {**GIVEN, **more})
+    asked = study.build_study("ours", {**GIVEN, **more})
     return asked, plan_cells(asked, resolve, threads=1)
 
 
@@ -75,13 +75,13 @@ def folder(tmp_path):
 
 def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folder):
     refuse_other_arms(folder, *planned(), ROBOTS)
-    found = analyse(folder)
+    found = analyze_study(folder)
     assert found.labels == ("mlp_ppo", "lif_ppo", "gru_ppo") and found.arms == {"gru_ppo": "studies/theirs"}
     assert dict(found.rows["gru_ppo", "Isaac-Cartpole"].by_seed).keys() == {1, 2}, "seeds of the study alone"
     (compared,) = found.comparisons.values()
     assert {c.agent: c.pairs for c in compared} == {"lif_ppo": 3, "gru_ppo": 2}
     assert told(folder)["Arms from other studies"] == "gru_ppo: studies/theirs"
-    assert any("gru_ppo of studies/theirs" in block.text for block in tell_reuse(found))
+    assert any("gru_ppo of studies/theirs" in block.text for block in build_reuse_notes(found))
 
 
 CELL = "Isaac-Cartpole.gru_ppo.seed1"
@@ -105,7 +105,7 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
         refuse_other_arms(folder, *planned(), ROBOTS)
     if case != "physics":  # of one study, the second physics is left out already
         assert str(refused.value).startswith(f"arms: {CELL} of studies/theirs: {said}")
-    found = analyse(folder)
+    found = analyze_study(folder)
     if case != "physics":
         (left,) = (s for s in found.skipped if s.label == "gru_ppo")
         assert said in left.reason and left.cell == f"studies/theirs: {CELL}"
@@ -121,7 +121,7 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
             {"arms": [{**ARM, "agents": ["alif_ppo"]}]},
             "arms: alif_ppo of studies/theirs: no finished cell on Isaac-Cartpole",
         ),
-        ({"arms": [{**ARM, "study": "studies/none"}]}, "arms: 'studies/none' is no study"),
+        ({"arms": [{**ARM, "study": "studies/none"}]}, "arms: 'studies/none' given"),
     ],
 )
 def test_an_arm_that_cannot_be_is_refused_by_key(folder, more, said):
@@ -135,7 +135,7 @@ def test_other_threads_conditions_besides_and_physics_named_differently_do_not_m
     refuse_other_arms(
         folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]), ROBOTS
     )
-    assert "gru_ppo" in analyse(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
+    assert "gru_ppo" in analyze_study(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_other_threads_conditions_besides_and_physics_named_differently_do_not_m
     [
         ([{**ARM, "study": "/studies/theirs"}], "study: '/studies/theirs' given"),
         ([{**ARM, "study": "../theirs"}], "study: '../theirs' given"),
-        ([{**ARM, "agents": ["lif_ppo"]}], "'lif_ppo' is an agent of this study"),
-        ([ARM, {**ARM, "study": "studies/more"}], "'gru_ppo' is an agent of this study, or of two"),
+        ([{**ARM, "agents": ["lif_ppo"]}], "'lif_ppo' given twice"),
+        ([ARM, {**ARM, "study": "studies/more"}], "'gru_ppo' given twice"),
         ([{"study": "studies/theirs"}], "agents"),
     ],
 )
@@ -155,10 +155,10 @@ def test_arms_that_are_none_are_refused_by_key(arms, said):
 
 
 def test_the_baseline_may_be_an_arm_and_a_study_without_arms_is_written_as_before():
-    asked = study.with_baseline(planned(baseline="gru_ppo")[0])
-    assert asked.baseline == "gru_ppo" and asked.data()["arms"] == [
+    asked = study.choose_baseline(planned(baseline="gru_ppo")[0])
+    assert asked.baseline == "gru_ppo" and asked.to_dict()["arms"] == [
         {"study": "studies/theirs", "agents": ["gru_ppo"]}
     ]
-    assert study.StudyFile.check("", asked.data()).arms == asked.arms
-    plain = study.build("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).data()
+    assert study.StudyFile.check("", asked.to_dict()).arms == asked.arms
+    plain = study.build_study("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).to_dict()
     assert not {"arms", "reused_seeds"} & set(plain)

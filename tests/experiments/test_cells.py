@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record
-from spiky_rl.experiments.analysis.results import read_design, result_from
+from spiky_rl.config.options import FileRecord
 from spiky_rl.experiments.design import study
-from spiky_rl.experiments.design.grid import PlanFile
+from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run.results import parse_result, read_design
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
@@ -24,7 +24,7 @@ ROBOTS = "robots of version 3"
 @pytest.fixture
 def folder(tmp_path):
     """With a study and its plan."""
-    cells.write_plan(tmp_path, study.build("mine", GIVEN), planned(), ROBOTS)
+    cells.write_plan(tmp_path, study.build_study("mine", GIVEN), planned(), ROBOTS)
     return tmp_path
 
 
@@ -36,26 +36,31 @@ def test_the_plan_names_every_cell_with_its_commands_and_hashes(folder):
 
 
 def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(folder):
-    same = study.build("mine", GIVEN)
-    assert cells.prepare(folder, same).data() == same.data()
-    assert cells.prepare(folder, study.build("mine", {**GIVEN, "seeds": "5"})).seeds == (0, 1, 2, 5)
+    same = study.build_study("mine", GIVEN)
+    assert cells.load_or_extend_study(folder, same).to_dict() == same.to_dict()
+    assert cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, "seeds": "5"})).seeds == (
+        0,
+        1,
+        2,
+        5,
+    )
     with pytest.raises(StudyError, match="budget"):
-        cells.prepare(folder, study.build("mine", {**GIVEN, "budget": "wall=3"}))
+        cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, "budget": "wall=3"}))
     with pytest.raises(StudyError, match="name"):
-        cells.prepare(folder, study.build("other", GIVEN))
+        cells.load_or_extend_study(folder, study.build_study("other", GIVEN))
 
 
 def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):
     (folder / "study.json").write_text("{}")
-    with pytest.raises(StudyError, match="study.json: missing version, name, .*no study of this version"):
-        cells.prepare(folder, study.build("mine", GIVEN))
+    with pytest.raises(StudyError, match="study.json: missing version, name, .*not a study of this version"):
+        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
     (folder / "study.json").unlink()
     os.mkfifo(folder / "study.json")
-    with pytest.raises(PermissionError, match="it is no file"):
-        cells.prepare(folder, study.build("mine", GIVEN))
+    with pytest.raises(PermissionError, match="it is not a regular file"):
+        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
     (folder / "study.json").unlink()
-    with pytest.raises(StudyError, match="no study.json"):
-        cells.prepare(folder, study.build("mine", GIVEN))
+    with pytest.raises(StudyError, match="without study.json"):
+        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
 
 
 def test_a_result_of_another_specification_is_not_written_over(folder):
@@ -63,19 +68,19 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
     held = json.loads((folder / "cells" / cell.name / "cell.json").read_text())
     files.write_json(folder / "cells" / cell.name / "result.json", {**held, "hash": "0" * 16})
     before = (folder / "plan.json").read_text()
-    with pytest.raises(StudyError, match=f"{cell.name}.*another specification"):
-        cells.write_plan(folder, study.build("mine", GIVEN), planned(), ROBOTS)
+    with pytest.raises(StudyError, match=f"{cell.name}.*hash: .*--out"):
+        cells.write_plan(folder, study.build_study("mine", GIVEN), planned(), ROBOTS)
     assert (folder / "plan.json").read_text() == before
 
 
 def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
-    asked, (cell, *_) = study.build("mine", GIVEN), planned()
+    asked, (cell, *_) = study.build_study("mine", GIVEN), planned()
     changed = [cell.model_copy(update={"hash": "0" * 16})]
     cells.write_plan(folder, asked, changed, ROBOTS)  # it has not begun: it will as what it is now
     cells.write_plan(folder, asked, planned(), ROBOTS)
     (folder / "cells" / cell.name / "run").mkdir()
     cells.write_plan(folder, asked, planned(), ROBOTS)
-    with pytest.raises(StudyError, match=f"{cell.name}/cell.json: is of another specification"):
+    with pytest.raises(StudyError, match=f"{cell.name}/cell.json: hash: "):
         cells.write_plan(folder, asked, changed, ROBOTS)
 
 
@@ -86,43 +91,43 @@ def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_asid
     for name in ("result.corrupt.json", "result.corrupt1.json"):
         (tmp_path / "result.json").write_text('{"hash": "a"')
         assert not cells.is_finished(tmp_path, "a")
-        assert cells.set_aside(tmp_path) == tmp_path / name
+        assert cells.move_damaged_result(tmp_path) == tmp_path / name
         assert (tmp_path / name).read_text() == '{"hash": "a"'
-    assert cells.set_aside(tmp_path) is None
+    assert cells.move_damaged_result(tmp_path) is None
 
 
 def test_a_cell_is_held_by_one_process_and_by_all_that_inherit_it(tmp_path):
-    with cells.locked(tmp_path) as lock:
-        with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+    with cells.lock_cell(tmp_path) as lock:
+        with pytest.raises(BlockingIOError), cells.lock_cell(tmp_path, wait=False):
             pass
         heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     try:
-        with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+        with pytest.raises(BlockingIOError), cells.lock_cell(tmp_path, wait=False):
             pass
     finally:
         heir.communicate(b"\n")
-    with cells.locked(tmp_path, wait=False):
+    with cells.lock_cell(tmp_path, wait=False):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_a_damaged_study_file_is_written_anew(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
-    asked = study.build("mine", GIVEN)
-    assert cells.prepare(tmp_path, asked) == asked
+    asked = study.build_study("mine", GIVEN)
+    assert cells.load_or_extend_study(tmp_path, asked) == asked
     cells.write_plan(tmp_path, asked, planned(), ROBOTS)
-    assert json.loads((tmp_path / "study.json").read_text()) == asked.data()
+    assert json.loads((tmp_path / "study.json").read_text()) == asked.to_dict()
 
 
 def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
     done, *others = planned()
     held = {"hash": done.hash, "assets": ROBOTS}  # of a version that did not say what stepped its worlds
     files.write_json(folder / "cells" / done.name / "result.json", held)
-    asked = study.build("mine", GIVEN)
+    asked = study.build_study("mine", GIVEN)
     cells.write_plan(folder, asked, planned(), ROBOTS)
     native = [cell.model_copy(update={"physics": "mujoco"}) for cell in planned()]
     with pytest.raises(
-        StudyError, match=f"{done.name}: ran with the physics 'newton_mjwarp'.*'mujoco'; choose another --out"
+        StudyError, match=f"{done.name}: physics: 'newton_mjwarp'.*'mujoco'; choose another --out"
     ):
         cells.write_plan(folder, asked, native, ROBOTS)
     assert (
@@ -135,11 +140,11 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     begun, done, *others = planned()
     files.write_json(folder / "cells" / done.name / "result.json", {"hash": done.hash, "assets": ROBOTS})
     (folder / "cells" / begun.name / "run").mkdir()
-    asked = study.build("mine", GIVEN)
+    asked = study.build_study("mine", GIVEN)
     cells.write_plan(folder, asked, planned(), ROBOTS)
     before = (folder / "cells" / begun.name / "cell.json").read_text()
     for cell in (done, begun):
-        with pytest.raises(StudyError, match=f"{cell.name}: ran with the robots '{ROBOTS}'.* --out") as error:
+        with pytest.raises(StudyError, match=f"{cell.name}: robots: '{ROBOTS}'.* --out") as error:
             cells.write_plan(folder, asked, [cell, *others], "robots of version 4")
         assert "'robots of version 4'" in str(error.value)
     assert (folder / "cells" / begun.name / "cell.json").read_text() == before
@@ -152,9 +157,9 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     ("key", "value", "said"),
     [
         ("seeds", None, "missing seeds"),
-        ("seeds", ["0", "x"], "seeds: 'x' is no seed and no range"),
-        ("agents", [1], "agents: expected a list of names, got [1]"),
-        ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is no budget"),
+        ("seeds", ["0", "x"], "seeds: 'x' given"),
+        ("agents", [1], "agents: [1] given; allowed: a list of names"),
+        ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is not a kind of budget"),
         ("version", 2, "version: 2 is not allowed; choose from 1"),
     ],
 )
@@ -165,7 +170,7 @@ def test_a_study_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key,
     files.write_json(path, held | ({} if value is None else {key: value}))
     before = path.read_text()
     with pytest.raises(StudyError) as refused:
-        cells.prepare(folder, study.build("mine", GIVEN))
+        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
     assert str(refused.value).startswith(f"{path}: {said}") and "--out" in str(refused.value)
     assert path.read_text() == before
 
@@ -174,17 +179,17 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 
 
 def test_the_studies_plans_and_results_on_the_disk_are_read_and_written_to_the_same_bytes():
-    def again(found: Record) -> str:
+    def again(found: FileRecord) -> str:
         return json.dumps(found.model_dump(by_alias=True, exclude_unset=True), indent=2) + "\n"
 
     designs = sorted(STUDIES.glob("*/study.json"))
     assert len(designs) > 5
     for path in designs:
-        assert json.dumps(read_design(path.parent).data(), indent=2) + "\n" == path.read_text()
+        assert json.dumps(read_design(path.parent).to_dict(), indent=2) + "\n" == path.read_text()
     for path in (STUDIES / "ant" / "plan.json", STUDIES / "memory_pilot" / "plan.json"):
-        assert again(PlanFile.check("", json.loads(path.read_text()))) == path.read_text()
+        assert again(StudyPlanFile.check("", json.loads(path.read_text()))) == path.read_text()
     for path in [*STUDIES.glob("ant*/cells/*/result.json"), *STUDIES.glob("memory_*/cells/*/result.json")]:
-        assert again(result_from(json.loads(path.read_text()))) == path.read_text()
+        assert again(parse_result(json.loads(path.read_text()))) == path.read_text()
 
 
 def test_a_cells_file_gives_the_cell_again(folder):
@@ -205,7 +210,7 @@ def test_a_cells_file_gives_the_cell_again(folder):
             "trainde",
             "kind: 'trainde' is not allowed; choose from trained, random; did you mean 'trained'?",
         ),
-        ("budget", "env_step=1", "budget: 'env_step' is no budget; choose from env_steps"),
+        ("budget", "env_step=1", "budget: 'env_step' is not a kind of budget; choose from env_steps"),
     ],
 )
 def test_a_cells_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key, value, said):
@@ -217,4 +222,4 @@ def test_a_cells_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key,
     with pytest.raises(StudyError) as refused:
         cells.read_cell(path.parent)
     assert str(refused.value).startswith(f"{path}: {said}")
-    assert str(refused.value).endswith("run the study's command again, which writes it anew")
+    assert str(refused.value).endswith("run the study's command again to rewrite it")

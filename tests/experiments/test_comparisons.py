@@ -1,4 +1,4 @@
-"""Better and worse are said only where the pairs say so: exact tests, corrected, on data whose truth is known."""
+"""Better and worse are claimed only if the pairs support it: exact tests, corrected, on data with known truths."""
 
 import dataclasses
 import itertools
@@ -6,26 +6,26 @@ import math
 
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from spiky_rl.experiments.analysis.comparisons import (
-    attainable_p_value,
-    compare,
+    cohens_dz,
+    compare_agents,
+    compute_seeds_needed,
     holm,
     probability_of_improvement,
-    seeds_needed,
     sign_flip_test,
-    standardised_difference,
 )
 from spiky_rl.experiments.analysis.statistics import Interval, StatisticsError
+from spiky_rl.experiments.design.planned import compute_min_p_value
 
 ALPHA = 0.05
 FAMILIES = 2000
 """Of comparisons, simulated: the standard error of a rate of 5 % is 0.5 %."""
 FAST = 200
-"""Resamples, where the interval is not what is tested."""
+"""Resamples, for tests that do not check the interval."""
 
 
 def seeded(scores):
@@ -107,7 +107,7 @@ def test_verdicts_among_equal_agents_are_undecided():
     generator = np.random.default_rng(4)
     decided = 0
     for _ in range(100):
-        family = compare(study(dict.fromkeys("abc", 1.0), 1, 8, generator), "a", resamples=FAST)
+        family = compare_agents(study(dict.fromkeys("abc", 1.0), 1, 8, generator), "a", resamples=FAST)
         decided += any(comparison.verdict != "undecided" for comparison in family)
     # 10 % are 2.3 standard errors above 5 %
     assert decided <= 10
@@ -117,7 +117,7 @@ def test_a_real_difference_is_found_in_its_direction():
     generator = np.random.default_rng(5)
     verdicts = []
     for _ in range(100):
-        family = compare(
+        family = compare_agents(
             study({"base": 0.0, "up": 2.0, "down": -2.0, "same": 0.0}, 1, 10, generator),
             "base",
             resamples=FAST,
@@ -131,7 +131,7 @@ def test_a_real_difference_is_found_in_its_direction():
 
 
 def test_a_verdict_needs_the_corrected_test_and_the_interval():
-    first = compare(study({"base": 0.0, "up": 3.0}, 1, 10, np.random.default_rng(6)), "base")[0]
+    first = compare_agents(study({"base": 0.0, "up": 3.0}, 1, 10, np.random.default_rng(6)), "base")[0]
     assert first.verdict == "better" and first.corrected < ALPHA and first.difference.low > 0
     assert dataclasses.replace(first, corrected=ALPHA).verdict == "undecided"
     touching = Interval(3.0, 0.0, 6.0)
@@ -140,48 +140,48 @@ def test_a_verdict_needs_the_corrected_test_and_the_interval():
 
 
 def test_five_seeds_and_many_comparisons_can_prove_nothing():
-    assert attainable_p_value(5) == 0.0625
-    assert attainable_p_value(5, 15) == pytest.approx(0.9375)
-    assert attainable_p_value(10, 3) == pytest.approx(3 * 2 / 1024)
-    assert attainable_p_value(1) == attainable_p_value(0) == 1.0
-    assert attainable_p_value(40, 2, permutations=9999) == pytest.approx(4 / 10_000)
+    assert compute_min_p_value(5) == 0.0625
+    assert compute_min_p_value(5, 15) == pytest.approx(0.9375)
+    assert compute_min_p_value(10, 3) == pytest.approx(3 * 2 / 1024)
+    assert compute_min_p_value(1) == compute_min_p_value(0) == 1.0
+    assert compute_min_p_value(40, 2, permutations=9999) == pytest.approx(4 / 10_000)
     far_apart = study({str(i): 100.0 * i for i in range(6)}, 1, 5, np.random.default_rng(7))
-    family = compare(far_apart, resamples=FAST)
+    family = compare_agents(far_apart, resamples=FAST)
     assert len(family) == 15
-    assert {round(c.corrected, 6) for c in family} == {round(c.attainable, 6) for c in family} == {0.9375}
+    assert {round(c.corrected, 6) for c in family} == {round(c.min_p_value, 6) for c in family} == {0.9375}
     assert {c.verdict for c in family} == {"undecided"}
 
 
 def test_the_lowest_p_of_random_signs_is_the_attainable_one():
     differences = {"a": np.arange(1.0, 41.0)}
-    assert sign_flip_test(differences, permutations=999) == pytest.approx(attainable_p_value(40, 1, 999))
+    assert sign_flip_test(differences, permutations=999) == pytest.approx(compute_min_p_value(40, 1, 999))
 
 
 def test_tasks_weigh_the_same_in_the_difference():
     base = {"a": dict.fromkeys(range(8), 0.0), "b": dict.fromkeys(range(2), 0.0)}
     other = {"a": dict.fromkeys(range(8), 1.0), "b": dict.fromkeys(range(2), 3.0)}
-    assert compare({"base": base, "other": other}, "base")[0].difference.estimate == 2.0
+    assert compare_agents({"base": base, "other": other}, "base")[0].difference.estimate == 2.0
 
 
 def test_scores_without_a_partner_are_left_out_and_counted():
     base = {"a": {0: 1.0, 1: 2.0, 2: 3.0}, "b": {0: 5.0}}
     other = {"a": {1: 2.5, 2: 3.5, 3: 99.0}, "c": {0: 7.0}}
-    found = compare({"base": base, "other": other}, "base")[0]
+    found = compare_agents({"base": base, "other": other}, "base")[0]
     assert (found.pairs, found.left_out) == (2, 4)
     assert found.difference.estimate == 0.5
 
 
 def test_agents_without_a_common_score_stay_undecided():
-    found = compare({"base": {"a": {0: 1.0}}, "other": {"a": {1: 1.0}}}, "base")[0]
+    found = compare_agents({"base": {"a": {0: 1.0}}, "other": {"a": {1: 1.0}}}, "base")[0]
     assert (found.pairs, found.left_out, found.p_value, found.corrected) == (0, 2, 1.0, 1.0)
     assert found.verdict == "undecided" and found.seeds_needed is None
 
 
 def test_one_pair_and_identical_scores_stay_undecided():
-    one = compare({"base": {"a": {0: 1.0}}, "other": {"a": {0: 9.0}}}, "base")[0]
+    one = compare_agents({"base": {"a": {0: 1.0}}, "other": {"a": {0: 9.0}}}, "base")[0]
     assert one.verdict == "undecided" and one.difference.low == -math.inf and math.isnan(one.effect)
     same = {"a": dict.fromkeys(range(10), 5.0)}
-    none = compare({"base": same, "other": same}, "base")[0]
+    none = compare_agents({"base": same, "other": same}, "base")[0]
     assert none.verdict == "undecided" and none.p_value == 1.0 and none.effect == 0.0
     assert none.improvement.estimate == 0.5 and none.seeds_needed is None
 
@@ -192,14 +192,14 @@ def test_neither_the_order_of_seeds_nor_that_of_tasks_matters():
         agent: {task: dict(reversed(seeds.items())) for task, seeds in reversed(tasks.items())}
         for agent, tasks in scores.items()
     }
-    assert compare(turned, "base") == compare(scores, "base")
+    assert compare_agents(turned, "base") == compare_agents(scores, "base")
 
 
 def test_all_pairs_are_made_without_a_baseline_and_turn_with_their_sides():
     scores = study({"a": 0.0, "b": 1.0, "c": 2.0}, 1, 8, np.random.default_rng(9))
-    family = compare(scores)
+    family = compare_agents(scores)
     assert [(c.agent, c.baseline) for c in family] == [("b", "a"), ("c", "a"), ("c", "b")]
-    turned = compare(dict(reversed(scores.items())))
+    turned = compare_agents(dict(reversed(scores.items())))
     for one, other in zip(family, reversed(turned), strict=True):
         assert (one.agent, one.baseline) == (other.baseline, other.agent)
         assert one.p_value == other.p_value and one.corrected == other.corrected
@@ -208,31 +208,27 @@ def test_all_pairs_are_made_without_a_baseline_and_turn_with_their_sides():
 
 
 def test_what_is_no_score_is_named_by_agent_and_task():
-    with pytest.raises(StatisticsError, match="lif_ppo, ant: nan is no score"):
-        compare({"mlp_ppo": {"ant": {0: 1.0}}, "lif_ppo": {"ant": {0: math.nan}}}, "mlp_ppo")
-    with pytest.raises(
-        StatisticsError, match="'mlp' has no scores; choose from mlp_ppo; did you mean 'mlp_ppo'"
-    ):
-        compare({"mlp_ppo": {"ant": {0: 1.0}}}, "mlp")
+    with pytest.raises(StatisticsError, match="lif_ppo, ant: nan given"):
+        compare_agents({"mlp_ppo": {"ant": {0: 1.0}}, "lif_ppo": {"ant": {0: math.nan}}}, "mlp_ppo")
+    with pytest.raises(StatisticsError, match="'mlp' given; allowed: mlp_ppo; did you mean 'mlp_ppo'"):
+        compare_agents({"mlp_ppo": {"ant": {0: 1.0}}}, "mlp")
 
 
 def test_the_standardised_difference_is_as_by_hand():
     # mean 2, deviation 1, two degrees of freedom: Hedges' correction is 1 / sqrt(pi)
-    assert standardised_difference({"a": [1.0, 2.0, 3.0]}) == pytest.approx(2 / math.sqrt(math.pi))
+    assert cohens_dz({"a": [1.0, 2.0, 3.0]}) == pytest.approx(2 / math.sqrt(math.pi))
     # the tasks' own means are no noise; 1 - 3 / (4 * 18 - 1) is its usual approximation
     values = np.random.default_rng(10).normal(size=(2, 10))
     values = (values - values.mean(axis=1, keepdims=True)) / values.std(axis=1, ddof=1, keepdims=True)
-    assert standardised_difference({"a": values[0] + 1, "b": values[1] + 3}) == pytest.approx(
-        2 * (1 - 3 / 71), abs=1e-3
-    )
-    assert standardised_difference({"a": [0.3] * 4}) == math.inf
-    assert standardised_difference({"a": [-0.1] * 4}) == -math.inf
-    assert math.isnan(standardised_difference({"a": [0.3, 0.5]}))
+    assert cohens_dz({"a": values[0] + 1, "b": values[1] + 3}) == pytest.approx(2 * (1 - 3 / 71), abs=1e-3)
+    assert cohens_dz({"a": [0.3] * 4}) == math.inf
+    assert cohens_dz({"a": [-0.1] * 4}) == -math.inf
+    assert math.isnan(cohens_dz({"a": [0.3, 0.5]}))
 
 
 def test_the_standardised_difference_is_unbiased_where_cohens_is_not():
     draws = np.random.default_rng(11).normal(1.0, 1.0, (4000, 5))
-    corrected = np.mean([standardised_difference({"a": row}) for row in draws])
+    corrected = np.mean([cohens_dz({"a": row}) for row in draws])
     # one standard error is 0.01; uncorrected it is 1.25
     assert corrected == pytest.approx(1.0, abs=0.04)
 
@@ -276,23 +272,23 @@ def test_different_tasks_are_not_compared():
 @pytest.mark.parametrize("effect", [0.3, 0.5, 0.8, -0.8])
 def test_seeds_needed_are_statsmodels(effect):
     expected = math.ceil(TTestPower().solve_power(abs(effect), alpha=ALPHA, power=0.8))
-    assert seeds_needed(effect) == expected
+    assert compute_seeds_needed(effect) == expected
 
 
 def test_seeds_needed_are_never_fewer_than_a_test_can_use():
     for effect in (3.0, 5.0, 50.0, math.inf):
-        assert seeds_needed(effect) == 6 and attainable_p_value(6) < ALPHA <= attainable_p_value(5)
-        assert seeds_needed(effect, tasks=2) == 3
-        assert seeds_needed(effect, comparisons=15) == 10
+        assert compute_seeds_needed(effect) == 6 and compute_min_p_value(6) < ALPHA <= compute_min_p_value(5)
+        assert compute_seeds_needed(effect, tasks=2) == 3
+        assert compute_seeds_needed(effect, comparisons=15) == 10
 
 
 def test_no_number_of_seeds_finds_nothing():
     for effect in (0.0, math.nan, 1e-6):
-        assert seeds_needed(effect) is None
+        assert compute_seeds_needed(effect) is None
 
 
 def test_so_many_seeds_find_the_difference_as_often_as_planned():
-    seeds, generator = seeds_needed(1.0), np.random.default_rng(14)
+    seeds, generator = compute_seeds_needed(1.0), np.random.default_rng(14)
     assert seeds == 10
     found = np.mean([sign_flip_test({"a": row}) < ALPHA for row in generator.normal(1.0, 1.0, (500, seeds))])
     # two standard errors of 500 below the 80 % planned, and the test's own steps

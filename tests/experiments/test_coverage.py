@@ -1,13 +1,21 @@
-"""The coverage of intervals that reports state is what the simulation gives, and what a study may see of poor seeds."""
+"""The coverage of intervals in reports is that of the simulation, and a study may see poor seeds or not."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from spiky_rl.experiments.analysis.coverage import (
-    COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, simulate_all, true_value,
+    COVERAGE,
+    FALL,
+    POOR,
+    SIZES,
+    STATISTICS,
+    compute_true_value,
+    find_coverage,
+    simulate,
+    simulate_all,
 )  # fmt: skip
-from spiky_rl.experiments.report.terms import describe_coverage
+from spiky_rl.experiments.report.design import describe_coverage
 
 
 @pytest.mark.parametrize(("statistic", "words", "seeds"), [("mean", "one seed in five is poor", 5)])
@@ -38,12 +46,13 @@ def test_the_table_is_whole_and_a_study_of_many_seeds_has_the_last_figure():
 def test_the_true_values_are_those_of_a_large_sample(share):
     generator = np.random.default_rng(0)
     scores = generator.standard_normal(400_000) - FALL * (generator.random(400_000) < share)
-    assert true_value("mean", share) == pytest.approx(scores.mean(), abs=0.03)
-    assert true_value("interquartile mean", share) == pytest.approx(stats.trim_mean(scores, 0.25), abs=0.01)
+    assert compute_true_value("mean", share) == pytest.approx(scores.mean(), abs=0.03)
+    assert compute_true_value("interquartile mean", share) == pytest.approx(
+        stats.trim_mean(scores, 0.25), abs=0.01
+    )
 
 
 def test_a_report_tells_the_coverage_at_the_study_s_number_of_seeds():
-    assert "with 5 seeds" in describe_coverage(
-        5
-    ) and "71 % where one seed in five is poor" in describe_coverage(5)
-    assert "with 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""
+    assert "over 5 seeds" in describe_coverage(5)
+    assert "71 % if one seed in five is poor" in describe_coverage(5)
+    assert "over 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""

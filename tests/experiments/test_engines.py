@@ -13,11 +13,19 @@ import pytest
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines import base
-from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING, EngineError, Order
+from spiky_rl.experiments.run.engines.base import (
+    BROKEN,
+    DONE,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    EngineError,
+    WorkOrder,
+)
 from tests.experiments.test_grid import cells as planned
 
 
-def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=2) -> Order:
+def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=2) -> WorkOrder:
     """Of three cells that are finished when their turn comes, and one that fails on a bad argument."""
     cells = planned()[2:6]
     for cell in cells:
@@ -25,7 +33,7 @@ def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=
         files.write_json(out / "cells" / cell.name / "cell.json", own)
         if cell is not cells[1]:
             files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})
-    return Order(cells, out, parallel, changed, asked)
+    return WorkOrder(cells, out, parallel, changed, asked)
 
 
 def test_a_failed_cell_never_stops_the_others(tmp_path):
@@ -44,20 +52,22 @@ def test_cells_run_one_at_a_time_where_that_is_asked(tmp_path):
     assert max(found.count(RUNNING) for found in seen) == 1
 
 
-def later(given: Order, batches: list) -> Order:
+def later(given: WorkOrder, batches: list) -> WorkOrder:
     """The same cells, one batch when all before it have ended."""
 
     def more(states):
         return batches.pop(0) if batches and not {WAITING, RUNNING} & set(states.values()) else ()
 
-    return replace(given, cells=(), more=more)
+    return replace(given, cells=(), more_cells=more)
 
 
 def test_an_engine_takes_cells_that_come_to_be_while_it_works(tmp_path):
     given = order(tmp_path)
     states = engines.create("local").run(later(given, [given.cells[:1], given.cells[2:]]))
     assert states == {cell.name: DONE for cell in (given.cells[0], *given.cells[2:])}
-    assert engines.create("local").run(replace(later(given, [given.cells]), asked=lambda: True)) == {}
+    assert (
+        engines.create("local").run(replace(later(given, [given.cells]), stop_requested=lambda: True)) == {}
+    )
 
 
 def test_nothing_is_begun_after_a_stop(tmp_path):
@@ -67,10 +77,10 @@ def test_nothing_is_begun_after_a_stop(tmp_path):
 
 def test_a_cell_gets_its_part_of_the_cores_unless_the_user_said_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert base.environment(2, 8)["OMP_NUM_THREADS"] == "4"
-    assert base.environment(16, 8)["OMP_NUM_THREADS"] == "1"
+    assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "4"
+    assert base.make_environment(16, 8)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert base.environment(2, 8)["OMP_NUM_THREADS"] == "3"
+    assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "3"
 
 
 TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]
@@ -81,7 +91,7 @@ TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]
     [(0, "", ()), (2, "", ("0", "1")), (2, "3, 5", ("3", "5")), (1, "MIG-a,9", ("MIG-a",))],
 )
 def test_gpus_are_named_as_the_user_shows_them(count, shown, expected):
-    assert base.visible(count, shown) == expected
+    assert base.list_visible_gpus(count, shown) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,7 @@ def test_gpus_are_named_as_the_user_shows_them(count, shown, expected):
     [([], 1, []), (TWO, 1, TWO), (FOUR, 2, ["0,1", "2,3"]), (["0", "1", "2"], 2, ["0,1"]), (["7", "MIG-a"], 1, ["7", "MIG-a"])],
 )  # fmt: skip
 def test_gpus_are_shared_out_by_the_processes_of_a_cell(gpus, processes, expected):
-    assert base.shares(gpus, processes) == expected
+    assert base.split_gpus(gpus, processes) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_gpus_are_shared_out_by_the_processes_of_a_cell(gpus, processes, expecte
     [([], [], None), (TWO, [], "0"), (TWO, ["0"], "1"), (TWO, ["0", "1", "1"], "0"), (["0,1", "2,3"], ["1"], "2,3"), (TWO, [None], "0")],
 )  # fmt: skip
 def test_a_cell_gets_the_gpus_that_the_fewest_others_use(found, taken, expected):
-    assert base.least_busy(found, taken) == expected
+    assert base.choose_gpus(found, taken) == expected
 
 
 def test_cells_at_once_see_different_gpus(tmp_path):
@@ -110,7 +120,7 @@ def test_cells_at_once_see_different_gpus(tmp_path):
                 given = (process / "environ").read_text().split("\0")
             except OSError:  # it has ended since
                 continue
-            if "spiky_rl.experiments.run.work" in line and str(tmp_path) in line:
+            if "spiky_rl.experiments.run.cell_worker" in line and str(tmp_path) in line:
                 seen.update((line[3], text) for text in given if text.startswith("CUDA_VISIBLE_DEVICES="))
 
     given = replace(order(tmp_path, look), gpus=("5", "7"))
@@ -174,7 +184,7 @@ import json, os, sys
 from pathlib import Path
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Order
+from spiky_rl.experiments.run.engines.base import WorkOrder
 from tests.experiments.test_grid import cells
 
 out, (cell, *_) = Path(sys.argv[1]), cells()
@@ -189,7 +199,7 @@ def changed(states, told=[]):
         print(json.dumps({"address": address, "token": os.environ["RAY_AUTH_TOKEN"]}), flush=True)
         input()
 
-print(engines.create("ray").run(Order([cell], out, 1, changed, lambda: False)))
+print(engines.create("ray").run(WorkOrder([cell], out, 1, changed, lambda: False)))
 """
 CLIENT = """
 import logging, sys, ray
@@ -199,7 +209,7 @@ print("ran as", ray.get(ray.remote(lambda: "a task")._remote(num_cpus=0)))
 
 
 def client(address: str, **environment: str) -> tuple[str, str]:
-    """What another process of this machine hears that sends a task to a cluster: its answer, and the reason without one."""
+    """The answer that another process of this machine gets if it sends a task to a cluster, and the reason without one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT, address], env={**kept, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **environment},

@@ -1,111 +1,85 @@
-"""How long cells will take, from what is known of agents and tasks."""
+"""How long cells will take: as finished ones did, before that as the task's file says."""
 
 import json
 
 import pytest
 
+from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.spec import load_task
-from spiky_rl.config.budget import parse
-from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run.estimate import EARLIER_PHYSICS, OVERHEAD, Speeds, estimated
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
+from spiky_rl.experiments.run import progress
+from spiky_rl.experiments.run.comparison import estimate_cells
+from spiky_rl.experiments.run.engines.base import DONE, RUNNING
 from tests.experiments.test_grid import cells as planned
 
-STEPS = 1000
+STEPS = 1_000_000
+ANT = load_task("ant")
 
 
-def cell(agent, task, env_steps: int | None = STEPS):
-    told = {"name": f"{task}.{agent}", "agent": agent, "task": task, "env_steps": env_steps, "device": "cpu"}
+def cell(seed, task="A", env_steps: int | None = STEPS, **more):
+    told = {"name": f"{task}.{seed}", "task": task, "env_steps": env_steps, "device": "cpu", **more}
     return planned()[-1].model_copy(update=told)
 
 
-def record(folder, agent, task, seconds, **more):
-    place = folder / "cells" / ".".join([task, agent, *map(str, more.values())])[:99]
+def finish(folder, one, seconds, **more):
+    place = folder / "cells" / one.name
     place.mkdir(parents=True)
-    training = {"seconds_total": seconds, "env_steps": STEPS, **more.pop("training", {})}
-    held = {"agent": agent, "task": task, "device": "cpu", "training": training, **more}
+    held = {"hash": one.hash, "training": {"seconds_total": seconds}, **more}
     (place / "result.json").write_text(json.dumps(held))
 
 
-def told(cells, folder, budget="env_steps=1000", specs=None, **more):
-    study = Study(name="s", agents=("lif_ppo",), tasks=("A",), budget=parse(budget, "budget"), **more)
-    found, sources = estimated(cells, study, Speeds().read([folder]), specs or {})
-    return [cell.seconds and cell.seconds - OVERHEAD for cell in found], sources
+def seconds_of(folder, cells, tasks=None):
+    return [cell.seconds for cell in estimate_cells(folder, cells, tasks or {})]
 
 
-def test_an_agent_takes_what_it_took_on_the_task(tmp_path):
-    record(tmp_path, "lif_ppo", "A", 30.0)
-    assert told([cell("lif_ppo", "A")], tmp_path) == (
-        [pytest.approx(30.0)],
-        {"results of the same agent and task"},
-    )
+def test_a_cell_takes_the_mean_of_finished_ones_on_the_task(tmp_path):
+    cells = [cell(0), cell(1), cell(2), cell(0, "B")]
+    finish(tmp_path, cells[0], 30.0)
+    finish(tmp_path, cells[1], 50.0)
+    assert seconds_of(tmp_path, cells) == [40.0, 40.0, 40.0, None]
 
 
-def test_a_speed_is_that_of_the_same_specification_and_physics_where_both_are_known(tmp_path):
-    own = cell("lif_ppo", "A")
-    assert own.physics == EARLIER_PHYSICS and own.spec_hash
-    record(tmp_path, "lif_ppo", "A", 90.0, physics="mujoco", spec_hash=own.spec_hash)
-    in_another = {"results of the same agent and task in another physics"}
-    assert told([own], tmp_path) == ([pytest.approx(90.0)], in_another)
-    record(tmp_path, "lif_ppo", "A", 60.0, spec_hash="f" * 16)
-    assert told([own], tmp_path) == ([pytest.approx(60.0)], {"results of the same agent and task"})
-    record(tmp_path, "lif_ppo", "A", 30.0, spec_hash=own.spec_hash)
-    assert told([own], tmp_path) == ([pytest.approx(30.0)], {"results of the same specification"})
+def test_before_a_cell_is_finished_it_takes_what_the_tasks_file_says(tmp_path):
+    assert ANT is not None
+    cells = [cell(0, ANT.label), cell(1, ANT.label, processes=2), cell(2, ANT.label, None)]
+    expected = STEPS / ANT.steps_per_second["cpu"]
+    assert seconds_of(tmp_path, cells, {ANT.label: ANT}) == [expected, expected / 2, None]
+    budget = parse_budget("wall=90", "budget")
+    assert seconds_of(tmp_path, [cell(0, budget=budget)]) == [90.0]
 
 
-def test_an_evaluation_takes_its_conditions_times_its_episodes(tmp_path):
-    """Ten seconds of a training's thirty simulate and act in 1000 steps; the longest episode has 50."""
-    lengths = {"conditions": {"nominal": {"lengths": [50, 20]}, "push": {"lengths": [30]}}}
-    spent = {"seconds_simulation": 8.0, "seconds_inference": 2.0}
-    record(tmp_path, "mlp_ppo", "A", 30.0, training=spent, evaluation=lengths)
-    random = cell("random", "A", 0).model_copy(update={"kind": "random"})
-    one, many = (
-        told([cell("mlp_ppo", "A"), random], tmp_path, episodes=4, conditions=conditions)[0]
-        for conditions in (("nominal",), ("stress",))
-    )
-    assert one == pytest.approx([30.0 + 4 * 0.5, 4 * 0.5])
-    conditions = len(CONDITIONS) - len(ROBUSTNESS) + 1
-    assert many == pytest.approx([30.0 + conditions * 4 * 0.5, conditions * 4 * 0.5])
-    record(
-        tmp_path,
-        "lif_ppo",
-        "A",
-        30.0,
-        training=spent,
-        evaluation={**lengths, "adapting": lengths["conditions"]},
-    )
-    plastic = told([cell("lif_ppo", "A")], tmp_path, episodes=4, conditions=("nominal",))[0]
-    assert plastic == pytest.approx([30.0 + 4 * 1.0]), "a plastic policy is measured twice"
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"training": {}}', '{"training": []}'])
+def test_foreign_results_results_of_other_plans_and_random_actions_tell_nothing(tmp_path, text):
+    cells = [cell(0), cell(1), cell(2, kind="random")]
+    finish(tmp_path, cells[0], 30.0)
+    (tmp_path / "cells" / cells[0].name / "result.json").write_text(text)
+    finish(tmp_path, cells[1], 30.0, hash="f" * 16)
+    finish(tmp_path, cells[2], 30.0, training=None)
+    assert seconds_of(tmp_path, cells) == [None, None, None]
 
 
-def test_an_agent_that_is_new_to_a_task_takes_its_multiple_of_the_reference(tmp_path):
-    for agent, task, seconds in (("mlp_ppo", "A", 10.0), ("lif_ppo", "A", 30.0), ("mlp_ppo", "B", 5.0)):
-        record(tmp_path, agent, task, seconds)
-    seconds, sources = told([cell("lif_ppo", "B"), cell("gru_ppo", "B")], tmp_path)
-    assert seconds == pytest.approx([15.0, 5.0])
-    assert sources == {
-        "results of mlp_ppo, times what the agent takes elsewhere",
-        "results of mlp_ppo, as if the agent were mlp_ppo",
-    }
+class Plan:
+    """The parts of a `StudyRun` that its progress needs."""
+
+    def __init__(self, *cells, parallel=1):
+        self.cells, self.finished, self.place = cells, {cells[0].name}, self
+        self.parallel = parallel
 
 
-def test_a_task_without_results_takes_what_its_file_says(tmp_path):
-    task = load_task("ant")
-    assert task is not None
-    seconds, sources = told([cell("mlp_ppo", task.label)], tmp_path, specs={task.label: task})
-    assert seconds == pytest.approx([STEPS / task.steps_per_second["cpu"]])
-    assert sources == {"the task's file"}
+def test_the_remaining_time_is_the_plans_until_a_cell_ends_and_then_the_mean_of_those_that_ended(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    plan = Plan(*(cell(i, seconds=100.0) for i in range(5)), parallel=2)
+    course = progress.StudyProgress(plan)
+    assert course.remaining_time == "0:03:20"
+    assert list(course.update({"A.1": RUNNING, "A.2": RUNNING})) == ["A.1", "A.2"]
+    now[0] = 20.0
+    assert course.remaining_time == "0:03:00"
+    assert list(course.update({"A.1": DONE})) == ["A.1"]
+    assert course.remaining_time == "0:00:20", "two more of 20 s each, the other one should have ended"
+    assert course.ended == 2
 
 
-def test_nothing_is_guessed_of_a_task_that_nobody_knows(tmp_path):
-    assert told([cell("lif_ppo", "A")], tmp_path) == ([None], set())
-
-
-def test_a_budget_of_seconds_is_its_own_estimate(tmp_path):
-    assert told([cell("lif_ppo", "A", None)], tmp_path, "wall=90")[0] == [90.0]
-
-
-def test_a_damaged_result_tells_nothing(tmp_path):
-    record(tmp_path, "lif_ppo", "A", 30.0)
-    (tmp_path / "cells" / "A.lif_ppo" / "result.json").write_text("{")
-    assert told([cell("lif_ppo", "A")], tmp_path)[0] == [None]
+@pytest.mark.parametrize(("seconds", "text"), [(None, "unknown"), (60.0, "0:01:00")])
+def test_without_an_estimate_the_remaining_time_is_unknown(seconds, text):
+    random = cell(2, kind="random", seconds=None)
+    assert progress.StudyProgress(Plan(cell(0), cell(1, seconds=seconds), random)).remaining_time == text

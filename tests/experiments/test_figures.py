@@ -9,41 +9,45 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from spiky_rl.experiments.analysis.measures import Energy
-from spiky_rl.experiments.analysis.outcome import Analysis, analyse
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
-from spiky_rl.experiments.report.drawing import FONTS, beside, fitted, overlap, short, spread, svg, text_width
+from spiky_rl.experiments.report.drawing import FONTS, STYLE, fit_label, format_tick, svg
 from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
 
 AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")
 SVG = "{http://www.w3.org/2000/svg}"
 DRAWN = {
-    "curves": lambda analysis: figures.learning_curves(analysis, CARTPOLE),
-    "scores": figures.aggregate,
-    "profiles": figures.profiles,
-    "improvement": figures.improvement,
-    "thresholds": figures.thresholds,
-    "robustness": figures.robustness,
-    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE, "fp32"),
+    "curves": lambda analysis: figures.draw_learning_curves(analysis, CARTPOLE),
+    "scores": figures.draw_scores,
+    "profiles": figures.draw_profiles,
+    "improvement": figures.draw_improvement,
+    "thresholds": figures.draw_thresholds,
+    "robustness": figures.draw_robustness,
+    "pareto": lambda analysis: figures.draw_pareto(analysis, CARTPOLE, "fp32"),
 }
 
 
 @pytest.fixture(name="analysis", scope="module")
-def an_analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    return analyse(write_study(tmp_path_factory.mktemp("figures") / "study", AGENTS, seeds=range(3)))
+def an_analysis(tmp_path_factory: pytest.TempPathFactory) -> StudyAnalysis:
+    return analyze_study(write_study(tmp_path_factory.mktemp("figures") / "study", AGENTS, seeds=range(3)))
 
 
 @pytest.fixture(name="many", scope="module")
-def many_agents(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+def many_agents(tmp_path_factory: pytest.TempPathFactory) -> StudyAnalysis:
     """All sixteen, on one task."""
-    return analyse(write_study(tmp_path_factory.mktemp("many") / "study", tasks=(CARTPOLE,), seeds=range(2)))
+    return analyze_study(
+        write_study(tmp_path_factory.mktemp("many") / "study", tasks=(CARTPOLE,), seeds=range(2))
+    )
 
 
-def drawn(analysis: Analysis, name: str) -> str:
+def drawn(analysis: StudyAnalysis, name: str) -> str:
     text = svg(name, f"Title of {name}", lambda: DRAWN[name](analysis))
     assert text is not None
     return text
@@ -54,7 +58,7 @@ def texts(picture: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: Analysis, name: str):
+def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: StudyAnalysis, name: str):
     picture = drawn(analysis, name)
     assert picture == drawn(analysis, name)
     named = set(AGENTS) - ({"mlp_ppo"} if name == "improvement" else set())
@@ -62,20 +66,20 @@ def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: Analys
 
 
 def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_path: Path):
-    analysis = analyse(
+    analysis = analyze_study(
         write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2))
     )
     near = {
         key: replace(row, energy={"fp32": Energy(*[Interval(energy, energy, energy)] * 2)})
         for (key, row), energy in zip(analysis.rows.items(), (1200.0, 1500.0), strict=True)
     }
-    sheet = figures.pareto(replace(analysis, rows=near), CARTPOLE, "fp32")
+    sheet = figures.draw_pareto(replace(analysis, rows=near), CARTPOLE, "fp32")
     shown = texts(svg("near", "Near", lambda: sheet) or "")
     assert "1,000" in shown and "2,000" in shown and not any("$" in text for text in shown)
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: Analysis, name: str):
+def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: StudyAnalysis, name: str):
     picture = drawn(analysis, name)
     assert "<metadata" not in picture and "<image" not in picture and "DejaVu" not in picture
     assert FONTS.partition(",")[0] in picture
@@ -87,7 +91,7 @@ def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: An
     }
 
 
-def test_figures_on_one_page_share_no_identifier(analysis: Analysis):
+def test_figures_on_one_page_share_no_identifier(analysis: StudyAnalysis):
     found = [set(re.findall(r'\bid="([^"]*)"', drawn(analysis, name))) for name in DRAWN]
     assert all(a.isdisjoint(b) for a, b in itertools.combinations(found, 2))
     for name, ids in zip(DRAWN, found, strict=True):
@@ -95,15 +99,15 @@ def test_figures_on_one_page_share_no_identifier(analysis: Analysis):
         assert {a or b for a, b in used} <= ids
 
 
-def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: Analysis):
-    picture = svg("scores", 'A "title" & more', lambda: figures.aggregate(analysis))
+def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: StudyAnalysis):
+    picture = svg("scores", 'A "title" & more', lambda: figures.draw_scores(analysis))
     assert picture is not None
     root = ElementTree.fromstring(picture)
     assert (root.get("role"), root.get("aria-label")) == ("img", 'A "title" & more')
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_sixteen_agents_fit(many: Analysis, name: str):
+def test_sixteen_agents_fit(many: StudyAnalysis, name: str):
     named = set(TRUTHS) - ({"mlp_ppo"} if name == "improvement" else set())
     assert named <= set(texts(drawn(many, name)))
 
@@ -111,14 +115,14 @@ def test_sixteen_agents_fit(many: Analysis, name: str):
 def test_long_names_of_variants_are_shortened_and_wrapped(tmp_path: Path):
     vary = {"agent.network.neuron.tau": [2.0, 4.0], "agent.algorithm.critic_learning_rate": [0.001, 0.002]}
     study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), range(2), vary=vary)
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     assert len(analysis.labels) == 8 and all(len(label) > 50 for label in analysis.labels)
     for name in DRAWN:
         shown = [text for text in texts(drawn(analysis, name)) if "_ppo" in text]
         assert shown and all(len(text) <= 38 for text in shown)
         assert len(set(shown)) >= 7 or name in {"curves", "profiles"}, "shortened names still differ"
-    assert fitted("lif_ppo network.steps=2 network.neuron.tau=2.5") == "lif_ppo steps=2 tau=2.5"
-    assert fitted("abcdefgh", 5) == "ab…gh" and fitted("abcde", 5) == "abcde"
+    assert fit_label("lif_ppo network.steps=2 network.neuron.tau=2.5") == "lif_ppo steps=2 tau=2.5"
+    assert fit_label("abcdefgh", 5) == "ab…gh" and fit_label("abcde", 5) == "abcde"
 
 
 def luminance(colour: str) -> float:
@@ -127,55 +131,57 @@ def luminance(colour: str) -> float:
     return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
 
-def test_agents_have_colours_of_their_own_that_are_readable_on_white(many: Analysis):
-    found = figures.colours(many)
+def test_agents_have_colours_of_their_own_that_are_readable_on_white(many: StudyAnalysis):
+    found = figures.get_colors(many)
     assert list(found) == list(TRUTHS) and len(set(found.values())) == len(TRUTHS)
     assert found["mlp_ppo"] == "#000000"
     assert len({found["gru_ppo"][i : i + 2] for i in (1, 3, 5)}) == 1, "an ANN is grey"
     for colour in {*found.values(), *figures.PALETTE, *figures.GREYS}:
         assert 1.05 / (luminance(colour) + 0.05) >= 4.5, f"{colour}: WCAG 2.2, 1.4.3"
     dark = luminance("#1c2126") + 0.05
-    assert (luminance(figures.shade(0.0)) + 0.05) / dark >= 4.5, "and so is text on the darkest cell of a map"
+    darkest = luminance(to_hex(figures.SHADES(0.0))) + 0.05
+    assert darkest / dark >= 4.5, "and so is text on the darkest cell of a map"
 
 
-def test_labels_beside_points_cover_neither_each_other_nor_points():
-    rng = np.random.default_rng(7)
-    width, height = 9.0, 3.9
-    for _ in range(5):
-        points = {
-            name: (float(x), float(y))
-            for name, x, y in zip(TRUTHS, rng.uniform(0, width, 16), rng.normal(3.3, 0.15, 16), strict=True)
-        }
-        offsets = beside(points, [(0.0, 3.3, width, 3.3)], width, height)
-        boxes = []
-        for name, (dx, dy) in offsets.items():
-            x, y = points[name][0] + dx, points[name][1] + dy
-            boxes.append((x, y - 0.07, x + text_width(name, 8.0), y + 0.07))
-            assert x >= 0 and boxes[-1][2] <= width and boxes[-1][1] >= 0 and boxes[-1][3] <= height
-        assert all(overlap(a, b) == 0 for a, b in itertools.combinations(boxes, 2))
-        for x, y in points.values():
-            assert all(overlap(box, (x - 0.05, y - 0.05, x + 0.05, y + 0.05)) == 0 for box in boxes)
+def named(picture: str) -> list[str]:
+    return [text for text in texts(picture) if text in TRUTHS]
 
 
-def test_labels_at_the_end_of_lines_keep_their_order_and_a_gap():
-    wanted = {"a": 4.9, "b": 4.88, "c": 4.91, "d": 1.0}
-    places = spread(wanted, 0.2, 5.0)
-    assert sorted(places, key=places.__getitem__) == ["d", "b", "a", "c"]
-    ordered = sorted(places.values())
-    assert all(b - a >= 0.2 - 1e-12 for a, b in itertools.pairwise(ordered)) and ordered[-1] <= 5.0
-    assert places["d"] == 1.0
+def test_legends_name_agents_in_the_order_in_which_they_are_drawn(many: StudyAnalysis):
+    energies = many.get_energy_and_score(CARTPOLE, "fp32")
+    picture = drawn(many, "pareto")
+    assert named(picture) == sorted(TRUTHS, key=lambda label: energies[label][0]), "from left to right"
+    bold = re.findall(r'<text style="font-weight: 700[^"]*"[^>]*>(\w+)<', picture)
+    assert set(bold) == set(many.get_pareto_front(CARTPOLE, "fp32"))
+
+
+def test_a_legend_names_lines_from_the_highest_end(analysis: StudyAnalysis):
+    ends = {label: band.estimate[-1] for (label, task), band in analysis.curves.items() if task == CARTPOLE}
+    assert named(drawn(analysis, "curves")) == sorted(ends, key=lambda label: -ends[label])
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_all_that_is_drawn_lies_inside_of_its_figure(many: StudyAnalysis, name: str):
+    with matplotlib.rc_context(STYLE):
+        figure = DRAWN[name](many)
+        assert figure is not None
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= 0.0 and box.y0 >= 0.0 and box.x1 <= width and box.y1 <= height
 
 
 def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
-    analysis = analyse(write_study(tmp_path / "study", AGENTS[:1], (CARTPOLE,), [0]))
+    analysis = analyze_study(write_study(tmp_path / "study", AGENTS[:1], (CARTPOLE,), [0]))
     for name in ("curves", "scores", "robustness"):
         assert "nan" not in drawn(analysis, name) and "inf" not in drawn(analysis, name)
     assert "fill-opacity" not in drawn(analysis, "curves")
-    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE, "fp32") is None
+    assert (
+        figures.draw_improvement(analysis) is None and figures.draw_pareto(analysis, CARTPOLE, "fp32") is None
+    )
 
 
 def test_names_of_conditions_stand_upright_where_their_columns_are_narrower_than_their_words(
-    analysis: Analysis,
+    analysis: StudyAnalysis,
 ):
     (key, rest), *_ = analysis.remaining.items()
     names = [f"observation_delay_{i}" for i in range(18)]
@@ -194,9 +200,9 @@ def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
     study = write_study(
         tmp_path / "study", ("mlp_ppo",), (CARTPOLE,), [0], truths=truths, conditions=("nominal",)
     )
-    analysis = analyse(study)
-    assert svg("robustness", "", lambda: figures.robustness(analysis)) is None
-    assert svg("curves", "", lambda: figures.learning_curves(analysis, "another")) is None
+    analysis = analyze_study(study)
+    assert svg("robustness", "", lambda: figures.draw_robustness(analysis)) is None
+    assert svg("curves", "", lambda: figures.draw_learning_curves(analysis, "another")) is None
 
 
 @pytest.mark.parametrize(
@@ -204,4 +210,4 @@ def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
     [(0, "0"), (950, "950"), (8192, "8.19 k"), (1_638_400, "1.64 M"), (2e9, "2 G"), (0.25, "0.25")],
 )
 def test_counts_on_axes_are_short(value: float, text: str):
-    assert short(value) == text and math.isfinite(value)
+    assert format_tick(value) == text and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The cells of a study: complete, balanced, named for what they are, and hashed by all that decides their results."""
+"""The cells of a study: complete, balanced, with telling names, and hashed by everything that decides their results."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.design.grid import Specification
+from spiky_rl.experiments.design.grid import CellSpecification
 from spiky_rl.experiments.design.study import RANDOM
 from tests.experiments.plans import plan
 
@@ -25,7 +25,7 @@ def resolve(task, agent, variant):
 
 
 def cells(assets="local", device=None, **more):
-    return grid.cells(study.build("mine", {**GIVEN, **more}), resolve, device, assets)
+    return grid.build_cells(study.build_study("mine", {**GIVEN, **more}), resolve, device, assets)
 
 
 def test_every_combination_is_a_cell_once_and_random_actions_are_measured_once_per_task():
@@ -117,11 +117,11 @@ def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
     def native(*arguments):
         return dataclasses.replace(resolve(*arguments), physics="mujoco")
 
-    for cell in grid.cells(study.build("mine", GIVEN), native):
+    for cell in grid.build_cells(study.build_study("mine", GIVEN), native):
         assert cell.specification.overrides == ("physics=mujoco",)
         assert all(command.endswith(" physics=mujoco") for command in cell.commands)
     given = {**GIVEN, "overrides": ["physics=mujoco"]}
-    for cell in grid.cells(study.build("mine", given), native):
+    for cell in grid.build_cells(study.build_study("mine", given), native):
         assert cell.specification.overrides == ("physics=mujoco",)
     assert not [cell for cell in cells() if cell.specification.overrides]
 
@@ -129,7 +129,7 @@ def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
 def test_a_specification_is_plain_data_that_gives_itself_again():
     for cell in cells(overrides=["env.x=[1, 2]"], vary={"agent.network.steps": [2]}):
         held = json.loads(json.dumps(cell.specification.model_dump()))
-        again = Specification.check("", held)
+        again = CellSpecification.check("", held)
         assert again == cell.specification
         assert again.evaluation_seed == 100_000 + cell.seed
         assert held["overrides"][0] == "env.x=[1, 2]"

@@ -1,4 +1,4 @@
-"""Names, numbers and folders that nobody means well: text stays text, and what cannot be is refused in one line."""
+"""Hostile names, numbers and folders: text stays text, and impossible input is refused in one line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
-from spiky_rl.experiments.analysis.outcome import analyse
-from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
-from spiky_rl.experiments.report import markdown
+from spiky_rl.experiments.analysis.outcome import analyze_study
+from spiky_rl.experiments.report import pages
+from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.report.terms import terms
-from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run.estimate import Speeds
+from spiky_rl.experiments.report.threats import build_threats_section
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"
@@ -36,7 +35,7 @@ def small(folder: Path) -> Path:
 
 
 def run(command, argv, capsys) -> tuple[object, list[str]]:
-    """The exit code, and what stands on stderr."""
+    """The exit code, and the lines of stderr."""
     try:
         code = common.run(command, [str(argument) for argument in argv])
     except SystemExit as end:
@@ -73,28 +72,28 @@ def test_names_of_html_tex_and_markdown_are_shown_as_they_are(tmp_path: Path):
      ("[a](b)", "[a]\\(b)"), ("`a`*b*", "\\`a\\`\\*b\\*"), ("a\n# b", "a # b"), ("", "")],
 )  # fmt: skip
 def test_text_in_markdown_is_nothing_else(text, shown):
-    assert markdown.plain(text) == shown
+    assert pages.escape_text(text) == shown
 
 
 def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
-    assert markdown.cell("a|b\n<c>") == "a\\|b<br>&lt;c>"
-    assert markdown.fence("a") == "```" and markdown.fence("a\n````\nb") == "`````"
+    assert pages.escape_cell("a|b\n<c>") == "a\\|b<br>&lt;c>"
+    assert pages.make_fence("a") == "```" and pages.make_fence("a\n````\nb") == "`````"
 
 
-def rows_of(folder: Path) -> dict[str, list[str]]:
+def list_rows(folder: Path) -> dict[str, list[str]]:
     """The table of threats, by what they are."""
-    return {what: told for what, *told in next(iter(threats(analyse(folder)))).rows}
+    return {what: told for what, *told in next(iter(build_threats_section(analyze_study(folder)))).rows}
 
 
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     folder = small(tmp_path)
-    assert not {"Robots", "Machines"} & rows_of(folder).keys()
+    assert not {"Robots", "Machines"} & list_rows(folder).keys()
     change(folder, CELL, "assets", "look-alikes, version 9")
     change(folder, CELL, "machine", "a processor, 4 cores, 1 cells at once, 1 x NVIDIA B")
-    said = rows_of(folder)
+    said = list_rows(folder)
     assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
     assert "NVIDIA B" in said["Machines"][0]
-    assert "look-alikes, version 9" in dict(terms(analyse(folder)))["Robots"]
+    assert "look-alikes, version 9" in dict(list_terms(analyze_study(folder)))["Robots"]
 
 
 DAMAGED = {
@@ -136,12 +135,11 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_a_foreign_result_is_named_and_tells_no_speed(tmp_path: Path, text):
+def test_a_foreign_result_is_named(tmp_path: Path, text):
     folder = small(tmp_path)
     (folder / "cells" / CELL / "result.json").write_text(text)
     (skipped,) = read_results(folder)[1]
     assert (skipped.cell, skipped.status) == (CELL, "corrupt")
-    assert len(Speeds().read([folder]).known["mlp_ppo", CARTPOLE, "cpu"]) == 1
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b", "..", ""])
@@ -190,9 +188,9 @@ def test_a_report_of_no_folder_is_refused(tmp_path: Path, capsys, case):
 
 
 OUTS = {
-    "a file": (lambda place: place / "file", ["--out", "is no folder"]),
-    "below a file": (lambda place: place / "file" / "deep" / "out", ["--out", "is no folder"]),
-    "a link to nothing": (lambda place: place / "link", ["--out", "is no folder"]),
+    "a file": (lambda place: place / "file", ["--out", "is not a folder"]),
+    "below a file": (lambda place: place / "file" / "deep" / "out", ["--out", "is not a folder"]),
+    "a link to nothing": (lambda place: place / "link", ["--out", "is not a folder"]),
     "no place for files": (lambda place: Path("/proc/out"), ["--out", "cannot write to '/proc/out'"]),
     "a name that is too long": (lambda place: place / ("x" * 300), ["--out"]),
 }

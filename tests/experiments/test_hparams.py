@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from spiky_rl.experiments.analysis.measures import energy_of, steps_to_threshold
-from spiky_rl.experiments.analysis.outcome import Analysis, analyse
-from spiky_rl.experiments.analysis.results import ResultsError
+from spiky_rl.experiments.analysis.measures import compute_step_energy, find_steps_to_threshold
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
+from spiky_rl.experiments.run.results import ResultsError
 from tests.experiments.results import CARTPOLE, ITERATIONS, MASKED, change, fail, remove, write_study
 
 for module in ("tensorboard", "werkzeug"):
@@ -34,12 +34,12 @@ def a_study_of_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(name="analysis", scope="module")
-def its_analysis(study: Path) -> Analysis:
-    return analyse(study)
+def its_analysis(study: Path) -> StudyAnalysis:
+    return analyze_study(study)
 
 
 def ask(folder: Path, route: str, request: dict[str, Any]) -> Any:
-    """What the plugin answers to a request of its page."""
+    """The plugin's answer to a request of its page."""
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.plugins.base_plugin import TBContext
@@ -75,7 +75,7 @@ def sessions(folder: Path) -> dict[str, dict[str, Any]]:
 STATUSES = ("STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN")
 
 
-def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis: Analysis):
+def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis: StudyAnalysis):
     found = sessions(study)
     for result in analysis.results:
         session = found[result.cell]
@@ -95,12 +95,12 @@ def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis
             continue
         assert result.cost is not None and result.training is not None
         assert metrics["operations"] == pytest.approx(result.cost.effective_operations, rel=1e-6)
-        assert metrics["energy_nj"] == pytest.approx(energy_of(result, "fp32"), rel=1e-6)
+        assert metrics["energy_nj"] == pytest.approx(compute_step_energy(result, "fp32"), rel=1e-6)
         assert metrics["wall_seconds"] == pytest.approx(result.training.seconds_total, rel=1e-6)
-        assert metrics.get("steps_to_threshold") == steps_to_threshold(result)
+        assert metrics.get("steps_to_threshold") == find_steps_to_threshold(result)
 
 
-def test_a_failed_cell_is_a_failed_session_and_a_missing_one_is_none(study: Path, analysis: Analysis):
+def test_a_failed_cell_is_a_failed_session_and_a_missing_one_is_none(study: Path, analysis: StudyAnalysis):
     found = sessions(study)
     assert set(found) == {result.cell for result in analysis.results} | {FAILED}
     assert found[FAILED] == {
@@ -123,7 +123,7 @@ def test_the_experiment_names_the_question_the_hyper_parameters_and_what_the_met
     assert {info["displayName"]: info["description"] for info in found["metricInfos"]} == METRICS
 
 
-def test_a_session_has_its_learning_curve(study: Path, analysis: Analysis):
+def test_a_session_has_its_learning_curve(study: Path, analysis: StudyAnalysis):
     request = {"sessionName": f"{CARTPOLE}.mlp_ppo.network.steps=2.seed0", "metricName": {"tag": CURVE}}
     values = ask(study, "/metric_evals", request)
     curve = next(r.curve for r in analysis.results if r.cell == request["sessionName"])

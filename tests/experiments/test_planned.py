@@ -1,4 +1,4 @@
-"""A study's plan: what it may say, when it may be made, and the verdicts that its report gives on it."""
+"""A study's plan: its allowed content, its time, and the verdicts of its report."""
 
 import json
 import logging
@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from spiky_rl.config.options import RegistryError
-from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.analysis.verdicts import count_seeds_to_equate, equivalence_p_value
+from spiky_rl.experiments.analysis.verdicts import compute_equivalence_p_value, count_seeds_to_equate
 from spiky_rl.experiments.design import study as study_design
-from spiky_rl.experiments.design.controls import find_uncontrolled
-from spiky_rl.experiments.design.planned import StudyPlan, check_agents, count_deciding_seeds
+from spiky_rl.experiments.design.planned import (
+    StudyPlan,
+    check_agents,
+    count_deciding_seeds,
+    find_uncontrolled,
+)
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.run import cells as folders
@@ -81,7 +85,7 @@ def spell_out(interval: Interval | None) -> float:
 
 
 def texts(study: Path) -> dict[tuple[str, str], str]:
-    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyse(study).verdicts}
+    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyze_study(study).verdicts}
 
 
 def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_path: Path):
@@ -89,12 +93,12 @@ def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_pa
     found = texts(study)
     assert len(found) == 6
     assert found["lif_rstdp", "return"] == "worse" and found["lif_ppo", "return"] == "equivalent"
-    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyse(study).verdicts}
+    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
     energy = verdicts["lif_rstdp", "energy per metre, fp32_sram"]
     assert energy.comparison.difference.estimate > 0 and energy.text == "worse"
     assert all(v.is_planned and v.comparison.comparisons == 6 for v in verdicts.values())
     kept = verdicts["lif_ppo", "pushed"]
-    shares = analyse(study).remaining
+    shares = analyze_study(study).remaining
     expected = np.mean([spell_out(shares["lif_ppo", CARTPOLE, c].share) for c in ("push", "mass")])
     assert kept.reference + kept.comparison.difference.estimate == pytest.approx(expected)
 
@@ -110,32 +114,34 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
         assert re.search(sentence, text)
     assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
     assert "hardest" not in text and 'id="figure-ladder_isaac_cartpole"' in page
+    ladder = (study / "figures" / "ladder_isaac_cartpole.svg").read_text()
+    assert ">10<" in ladder and "$" not in ladder, "numbers of a logarithmic axis are plain"
     threats = section(study, "threats")
-    assert "Looked at later" not in threats
+    assert "Unplanned comparisons" not in threats
 
 
 def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
     write_report(study, DATE)
     assert "No comparison was planned" in section(study, "answer")
-    assert "Looked at later no comparison was planned" in section(study, "threats")
+    assert "Unplanned comparisons no comparison was planned" in section(study, "threats")
 
 
 def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):
     study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1]})
     write_report(study, DATE)
-    assert "planned after results were there (2999-01-01)" in section(study, "answer")
+    assert "planned after results were known (2999-01-01)" in section(study, "answer")
     told = section(study, "threats")
     assert (
-        "the plan is of 2999-01-01, after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
+        "the plan of 2999-01-01 came after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
         in told
     )
 
 
 def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
     alone = planned(tmp_path, PLAN | {"family": "endpoint"})
-    assert {v.comparison.comparisons for v in analyse(alone).verdicts} == {2}
-    assert [v.endpoint.label for v in analyse(alone).verdicts[:3]] == [
+    assert {v.comparison.comparisons for v in analyze_study(alone).verdicts} == {2}
+    assert [v.endpoint.label for v in analyze_study(alone).verdicts[:3]] == [
         "return", "pushed", "energy per metre, fp32_sram",
     ]  # fmt: skip
 
@@ -143,22 +149,22 @@ def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
 def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
     study = planned(tmp_path)
     change(study, f"{CARTPOLE}.lif_ppo.seed3", "evaluation.conditions.nominal.mean_return", 0.01)
-    pushed = next(v for v in analyse(study).verdicts if v.endpoint.label == "pushed")
+    pushed = next(v for v in analyze_study(study).verdicts if v.endpoint.label == "pushed")
     assert (pushed.comparison.pairs, pushed.comparison.left_out) == (9, 1)
 
 
 def test_equivalence_is_found_within_the_margin_and_seldom_at_it():
     rng = np.random.default_rng(0)
     theirs = rng.normal(70.0, 5.0, 10)
-    assert equivalence_p_value(theirs + rng.normal(0, 0.5, 10), theirs, 0.05) == pytest.approx(2**-10)
-    assert equivalence_p_value(theirs - 7.0, theirs, 0.05) > 0.9
-    assert equivalence_p_value(-theirs, -theirs * 1.001, 0.05) == pytest.approx(
+    assert compute_equivalence_p_value(theirs + rng.normal(0, 0.5, 10), theirs, 0.05) == pytest.approx(2**-10)
+    assert compute_equivalence_p_value(theirs - 7.0, theirs, 0.05) > 0.9
+    assert compute_equivalence_p_value(-theirs, -theirs * 1.001, 0.05) == pytest.approx(
         2**-10
     ), "a return may be negative"
     found = 0
     for _ in range(200):  # the truth lies on the margin, where one study in twenty may find it within
         second = rng.normal(70.0, 5.0, 8)
-        found += equivalence_p_value(second * 1.05 + rng.normal(0, 2.0, 8), second, 0.05) < 0.05
+        found += compute_equivalence_p_value(second * 1.05 + rng.normal(0, 2.0, 8), second, 0.05) < 0.05
     assert found <= 20
 
 
@@ -169,7 +175,7 @@ def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
     rng, found = np.random.default_rng(2), 0
     for _ in range(200):
         second = np.full(seeds, 70.0)
-        found += equivalence_p_value(second + rng.normal(0, 2.0, seeds), second, 0.03) < 0.05
+        found += compute_equivalence_p_value(second + rng.normal(0, 2.0, seeds), second, 0.03) < 0.05
     assert 0.7 < found / 200 < 0.9
     several = count_seeds_to_equate(differences, 2.1, tests=8)
     assert several is not None and several > seeds
@@ -179,19 +185,19 @@ def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
 def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path):
     data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"], "seeds": "0-9"}
     bare = {key: PLAN[key] for key in ("comparisons", "endpoints")} | {"comparisons": PAIRS[:1]}
-    asked = study_design.build("study", {**data, "plan": bare})
+    asked = study_design.build_study("study", {**data, "plan": bare})
     merged = merge_study(asked, tmp_path)
     assert merged.plan is not None and merged.plan.date and merged.plan.seeds == tuple(range(10))
-    dump(tmp_path / "study.json", merged.data())
-    assert study_design.StudyFile.check("", merged.data()).plan == merged.plan
+    dump(tmp_path / "study.json", merged.to_dict())
+    assert study_design.StudyFile.check("", merged.to_dict()).plan == merged.plan
     assert merge_study(asked, tmp_path).plan == merged.plan, "a second command keeps when it was made"
-    other = study_design.build("study", {**data, "plan": bare | {"margin": 0.2}})
+    other = study_design.build_study("study", {**data, "plan": bare | {"margin": 0.2}})
     changed = merge_study(other, tmp_path).plan
     assert changed is not None and changed.margin == 0.2, "no cell has begun"
     (tmp_path / "cells/Isaac-Cartpole.lif_ppo.seed0/run").mkdir(parents=True)
     with pytest.raises(StudyError, match=r"plan: .*Isaac-Cartpole\.lif_ppo\.seed0 has begun"):
-        folders.prepare(tmp_path, other)
-    more = study_design.build("study", {**data, "seeds": "0-11"})
+        folders.load_or_extend_study(tmp_path, other)
+    more = study_design.build_study("study", {**data, "seeds": "0-11"})
     assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
 
 
@@ -199,10 +205,10 @@ def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCap
     data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"]}
     plan = {"comparisons": PAIRS[:1], "endpoints": ["return", "metres"]}
     with caplog.at_level(logging.WARNING):
-        warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-4", "plan": plan}))
+        warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-4", "plan": plan}))
     assert "5 seeds and 2 tests" in caplog.text and "7 seeds can decide" in caplog.text
     caplog.clear()
-    warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-6", "plan": plan}))
+    warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-6", "plan": plan}))
     assert not caplog.text and count_deciding_seeds(2, 0.05) == 7
 
 

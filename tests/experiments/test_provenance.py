@@ -1,4 +1,4 @@
-"""Cells say what decides their bits; where that differs, cells are not mixed, and a report of mixed ones says so."""
+"""Cells name what decides their bits; cells that differ in it are not mixed, and a report of mixed cells says so."""
 
 import dataclasses
 import json
@@ -8,23 +8,23 @@ import pytest
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.experiments.analysis.outcome import analyse
-from spiky_rl.experiments.analysis.results import read_results
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import threats
-from spiky_rl.experiments.run import cells, steps, tuning, work
-from spiky_rl.experiments.run.planning import Place
-from spiky_rl.hosts.common import provenance
+from spiky_rl.experiments.report.threats import build_threats_section
+from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
+from spiky_rl.experiments.run.planning import ExecutionOptions
+from spiky_rl.experiments.run.results import read_results
+from spiky_rl.run import provenance
 from tests.experiments.results import change, write_study
+from tests.experiments.test_cell_worker import EVALUATED, TRAINED, a_run
 from tests.experiments.test_grid import GIVEN, resolve
-from tests.experiments.test_work import EVALUATED, TRAINED, a_run
 
-ASKED = study.build("mine", GIVEN)
+ASKED = study.build_study("mine", GIVEN)
 
 
 def planned(threads=2):
-    return grid.cells(ASKED, resolve, threads=threads)
+    return grid.build_cells(ASKED, resolve, threads=threads)
 
 
 def finish(folder: Path, cell: grid.Cell, **changed) -> Path:
@@ -45,12 +45,12 @@ def test_kernels_versions_and_on_a_cpu_threads_decide_a_cells_hash(monkeypatch):
 
     before = hashes()
     assert hashes() == before and not hashes(threads=1) & before
-    ones, others = (grid.cells(ASKED, on_gpu, threads=n) for n in (1, 2))
+    ones, others = (grid.build_cells(ASKED, on_gpu, threads=n) for n in (1, 2))
     assert [cell.hash for cell in ones] == [cell.hash for cell in others]
     with monkeypatch.context() as patch:
         patch.setattr(grid, "compute_kernels_digest", lambda *_: "0" * 16)
         assert not hashes() & before
-    monkeypatch.setattr(grid, "get_deciding_versions", lambda _: {"torch": "1.0"})
+    monkeypatch.setattr(grid, "get_deciding_versions", lambda *_: {"torch": "1.0"})
     assert not hashes() & before
 
 
@@ -93,14 +93,14 @@ def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_pat
 
 
 def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
-    threads = provenance.read_provenance("cpu", "").threads
+    threads = provenance.read_provenance("cpu", "Isaac-Ant", "").threads
     assert threads is not None
     cell, *_ = planned(threads=threads)
     cells.write_cell(tmp_path, cell, "robots")
     assert steps.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
     cell, *_ = planned(threads=threads + 1)
     cells.write_cell(tmp_path, cell, "robots")
-    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, and {threads + 1} where"):
+    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
         steps.read_checked_cell(tmp_path / "cells" / cell.name)
 
 
@@ -111,7 +111,7 @@ def test_a_place_knows_the_threads_of_its_cells(monkeypatch, given, parallel, ex
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    place = Place(parallel=parallel)
+    place = ExecutionOptions(parallel=parallel)
     if isinstance(expected, int):
         assert place.threads == expected
     else:
@@ -124,16 +124,16 @@ def test_a_result_has_the_provenance_of_its_training_and_all_commits(tmp_path):
         run = a_run(tmp_path, name, True)
         files.write_json(run / "run.json", {})
         files.write_json(run / provenance.PROVENANCE, {**TRAINED["provenance"], "commit": commit})
-    made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    made = cell_worker.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.provenance is not None and made.provenance.threads == TRAINED["provenance"]["threads"]
     assert made.provenance.commit == ", ".join(letter * 40 for letter in "bcd")
-    random = work.result(planned()[0], tmp_path / "none", None, EVALUATED)
+    random = cell_worker.build_result(planned()[0], tmp_path / "none", None, EVALUATED)
     assert random.provenance is not None and random.provenance.commit == "d" * 40
 
 
 def told(folder: Path) -> dict[str, str]:
     """Evidence by threat."""
-    block, *_ = threats(analyse(folder))
+    block, *_ = build_threats_section(analyze_study(folder))
     return {row[0]: row[1] for row in block.rows}
 
 
@@ -171,10 +171,10 @@ def test_a_tuning_is_not_gone_on_with_where_kernels_differ_or_are_not_known(tmp_
     from tests.experiments import tunings
 
     made = tunings.asked()
-    tuning.write(tmp_path / "new", made, {"kernels on ant": "a"})
-    tuning.write(tmp_path / "new", made, {"kernels on ant": "a"})
-    with pytest.raises(StudyError, match="begun with kernels on ant 'a', which is 'b' now"):
-        tuning.write(tmp_path / "new", made, {"kernels on ant": "b"})
-    tuning.write(tmp_path / "old", made, {"robots": "local"})
+    tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "a"})
+    tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "a"})
+    with pytest.raises(StudyError, match="kernels on ant: 'a' when the tuning began, now 'b'"):
+        tuning.write_tuning(tmp_path / "new", made, {"kernels on ant": "b"})
+    tuning.write_tuning(tmp_path / "old", made, {"robots": "local"})
     with pytest.raises(StudyError, match="facts: no kernels"):
-        tuning.write(tmp_path / "old", made, {"robots": "local", "kernels on ant": "a"})
+        tuning.write_tuning(tmp_path / "old", made, {"robots": "local", "kernels on ant": "a"})

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spiky_rl.experiments.analysis.outcome import analyse
-from spiky_rl.experiments.analysis.results import ResultsError, read_plan
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.run.results import ResultsError, read_plan
 from spiky_rl.metrics.energy import MAIN
 from tests.experiments.results import (
     CARTPOLE,
@@ -114,7 +114,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
 
 
 def test_the_answer_has_energies_in_fp32_and_in_int8(study: Path):
-    analysis = analyse(study)
+    analysis = analyze_study(study)
     for price, kind in MAIN.items():
         spiking = [label for label in analysis.labels if label not in analysis.anns]
         least = min(analysis.rows[label, CARTPOLE].energy[price].step.estimate for label in spiking)
@@ -164,7 +164,7 @@ def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables
 def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study: Path):
     text = section(study, "missing")
     assert f"{FAILED}: failed Traceback" in text and "FloatingPointError: the loss is <nan>" in text
-    assert f"{CORRUPT}: corrupt result.json: no JSON" in text
+    assert f"{CORRUPT}: corrupt result.json: not valid JSON" in text
     assert f"1 cell missing {MISSING}: not begun" in text
     assert "3 cells of 34 gave no numbers" in section(study, "answer")
     threats = section(study, "threats")
@@ -172,7 +172,7 @@ def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study:
         FAILED,
         CORRUPT,
         MISSING,
-        "went on from a checkpoint",
+        "resumed from a checkpoint",
         "another machine",
         "torch: 2.8.0 / 2.9.0",
     ):
@@ -181,7 +181,7 @@ def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study:
 
 def test_every_cell_stands_with_hash_and_commands(study: Path):
     hashes, commands = section(study, "versions"), section(study, "commands")
-    for result in analyse(study).results:
+    for result in analyze_study(study).results:
         assert result.hash in hashes and all(command in commands for command in result.commands)
     assert "A isaaclab 3.0.0, spiky_rl 0.1.0, torch 2.9.0; AMD EPYC" in hashes and "B isaaclab" in hashes
 
@@ -260,24 +260,24 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     scores = section(study, "scores")
     assert all(f"{agent} network.steps={n}" in scores for agent in AGENTS[1:3] for n in (2, 4))
     assert "agent.network.steps: 2, 4" in section(study, "design")
-    assert "has tuned it on the test" in section(study, "threats")
+    assert "tunes it on the test" in section(study, "threats")
 
 
 def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
     study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
     design, threats = section(study, "design"), section(study, "threats")
     for told in (
-        "values of logs/tune/mine, of which tuned.yaml is a copy, from 12 trials of every agent with other seeds (90000)",
+        "values of logs/tune/mine (copy: tuned.yaml), from 12 trials of every agent with other seeds (90000)",
         "budget of a trial: 9 steps",
         f"on {CARTPOLE} tuned: gru_ppo and lif_ppo (trial 7); unchanged there",
-        "no sampled trial was better than the agent's own file: mlp_ppo",
+        "no sampled trial was better than the agent's file: mlp_ppo",
     ):
         assert told in design, told
     differs = f"specification {NOW}, tuned with {THEN}, physics newton_mjwarp, tuned with mujoco"
-    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent's own" in threats
+    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent or the physics" in threats
     (study / "tuned.yaml").unlink()
     write_report(study, DATE)
-    assert "their copy, tuned.yaml, is not there" in section(study, "design")
+    assert "the copy tuned.yaml, which has the details, is missing" in section(study, "design")
     assert "Tuned as something else" not in section(study, "threats")
 
 
@@ -308,7 +308,7 @@ def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
     study = written(
         tmp_path, lambda s: (s / "plan.json").unlink(), agents=AGENTS[:2], tasks=(CARTPOLE,), seeds=[0, 1]
     )
-    told = "cannot read 'plan.json': No such file or directory Cells that never began are not known."
+    told = "cannot read 'plan.json': No such file or directory Cells that never began are unknown."
     assert told in section(study, "threats")
 
 
@@ -326,7 +326,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(name="browser", scope="module")
 def a_browser() -> str:
-    """SPIKY_RL_BROWSER, or what there is on the path."""
+    """SPIKY_RL_BROWSER, or a browser on the path."""
     named = os.environ.get("SPIKY_RL_BROWSER")
     found = [path for name in ([named] if named else BROWSERS) if (path := shutil.which(name))]
     if not found:
@@ -335,7 +335,7 @@ def a_browser() -> str:
 
 
 def browse(browser: str, page: Path, folder: Path, *options: str) -> tuple[str, list[str], set[str]]:
-    """What a headless browser that reaches no other host prints, its console's messages, and what the page asks hosts for."""
+    """The output of a headless browser that reaches no other host, its console's messages, and the page's requests to hosts."""
     flags = [
         "--headless",
         "--no-sandbox",

@@ -1,4 +1,4 @@
-"""A report leaves alone what it did not write: a user's figures, and folders that links lead to."""
+"""A report leaves other files alone: a user's figures, and folders behind links."""
 
 from pathlib import Path
 

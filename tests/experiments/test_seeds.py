@@ -1,4 +1,4 @@
-"""Seeds are used once: what was tuned or chosen with is not tested on, unless the study says why and its report repeats it."""
+"""Seeds are used once: seeds of tuning or choosing are not tested on, unless the study gives a reason and its report repeats it."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.experiments.analysis.outcome import analyse
-from spiky_rl.experiments.analysis.results import read_design
+from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import seeds, study
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.threats import tell_reuse
+from spiky_rl.experiments.report.threats import build_reuse_notes
 from spiky_rl.experiments.run import tuning
+from spiky_rl.experiments.run.results import read_design
 from tests.experiments.results import dump, write_study
 from tests.experiments.test_provenance import told
 
@@ -34,7 +34,9 @@ def root(tmp_path):
 
 
 def asked(given="0-2", **more):
-    return study.build("new", {"agents": "lif_ppo", "tasks": "Isaac-Cartpole-v0", "seeds": given, **more})
+    return study.build_study(
+        "new", {"agents": "lif_ppo", "tasks": "Isaac-Cartpole-v0", "seeds": given, **more}
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_a_study_that_tests_on_seeds_chosen_with_before_is_refused_by_seed_task_
 
 
 def test_other_tasks_and_folders_without_the_file_around_them_are_free(root, tmp_path_factory):
-    masked = study.build("new", {"agents": "lif_ppo", "tasks": "cartpole_masked", "seeds": "3"})
+    masked = study.build_study("new", {"agents": "lif_ppo", "tasks": "cartpole_masked", "seeds": "3"})
     seeds.refuse_reused_seeds(root / "new", masked)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "new"
     seeds.refuse_reused_seeds(elsewhere, asked("3"))
@@ -83,8 +85,8 @@ def test_the_line_that_the_file_lacks_is_told_and_is_what_it_takes(root):
 
 WRONG = {
     "an unknown use": ({"use": "looking"}, "use: 'looking'"),
-    "no seed": ({"seeds": "x"}, "seeds: 'x' is no seed"),
-    "a choice of nothing": ({"use": "choosing"}, "choosing without why"),
+    "no seed": ({"seeds": "x"}, "seeds: 'x' given"),
+    "a choice of nothing": ({"use": "choosing"}, "why: missing"),
     "another key": ({"sed": 1}, "sed"),
 }
 
@@ -109,12 +111,12 @@ def test_a_report_says_which_seeds_were_used_before_and_why(root):
         {**yaml.safe_load((folder / "study.json").read_text()), "reused_seeds": "so it is"},
     )
     found = told(folder)
-    assert found["Seeds chosen with"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
+    assert found["Seeds used for choosing"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
     assert found["Seeds tested before"] == "1 of Isaac-Cartpole: early"
-    (block,) = tell_reuse(analyse(folder))
+    (block,) = build_reuse_notes(analyze_study(folder))
     assert "3 of Isaac-Cartpole: choosing in chosen" in block.text and "so it is" in block.text
     (root / "seeds.yaml").unlink()
-    assert told(folder)["Seeds chosen with"] == "so it is" and "Seeds tested before" not in told(folder)
+    assert told(folder)["Seeds used for choosing"] == "so it is" and "Seeds tested before" not in told(folder)
 
 
 def designs():
@@ -127,14 +129,14 @@ def designs():
 
 @pytest.mark.parametrize(("folder", "use"), [*designs()])
 def test_every_study_and_tuning_is_in_the_file_on_seeds(folder, use):
-    held = tuning.read(folder)
+    held = tuning.read_tuning(folder)
     design = read_design(folder) if held is None else held.study
     assert seeds.list_missing_lines(folder, design, use) == []
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/study.yaml")), ids=lambda path: path.parent.name)
 def test_every_study_that_tests_on_seeds_chosen_with_says_why_and_no_other_does(path):
-    asked_for = study.read(path, {"tuning": ""})  # which may not have ended
+    asked_for = study.read_study(path, {"tuning": ""})  # which may not have ended
     history = seeds.find_history(path.parent, asked_for)
     assert bool(history.biased) is bool(asked_for.reused_seeds)
 

@@ -1,12 +1,12 @@
-"""A study says what is compared; what is no comparison is refused before anything runs, by key and value."""
+"""A study names its comparison; an invalid one is refused before anything runs, by key and value."""
 
 from pathlib import Path
 
 import pytest
 
+from spiky_rl.config.budget import Budget
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design import study
-from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.study import StudyError
 
 AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")
@@ -14,7 +14,7 @@ GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"
 
 
 def build(**more):
-    return study.build("mine", {**GIVEN, **more})
+    return study.build_study("mine", {**GIVEN, **more})
 
 
 def test_seeds_are_ranges_lists_or_both():
@@ -46,24 +46,24 @@ def test_what_varies_without_values_is_refused(text):
 
 def test_combinations_of_what_varies_are_complete_and_leave_an_agent_without_a_network_alone():
     made = build(vary={"agent.network.steps": [2, 4], "agent.algorithm.gamma": [0.9, 0.99]})
-    assert len(made.variants("lif_ppo")) == 4
-    assert {"agent.network.steps": 2, "agent.algorithm.gamma": 0.99} in made.variants("lif_ppo")
-    assert made.variants("mlp_ppo") == [{"agent.algorithm.gamma": 0.9}, {"agent.algorithm.gamma": 0.99}]
-    assert build().variants("mlp_ppo") == [{}]
+    assert len(made.list_variants("lif_ppo")) == 4
+    assert {"agent.network.steps": 2, "agent.algorithm.gamma": 0.99} in made.list_variants("lif_ppo")
+    assert made.list_variants("mlp_ppo") == [{"agent.algorithm.gamma": 0.9}, {"agent.algorithm.gamma": 0.99}]
+    assert build().list_variants("mlp_ppo") == [{}]
 
 
 REFUSED = {
     "unknown agent": ({"agents": ["lif_ppo", "lif_poo"]}, ["'lif_poo'", "mean 'lif_ppo'"]),
-    "no agents": ({"agents": []}, ["agents", "no cell"]),
-    "no tasks": ({"tasks": []}, ["tasks", "no cell"]),
-    "no seeds": ({"seeds": []}, ["seeds", "no cell"]),
+    "no agents": ({"agents": []}, ["agents", "at least one"]),
+    "no tasks": ({"tasks": []}, ["tasks", "at least one"]),
+    "no seeds": ({"seeds": []}, ["seeds", "at least one"]),
     "an agent twice": ({"agents": ["lif_ppo", "lif_ppo"]}, ["agents", "'lif_ppo'", "twice"]),
     "a task under two names": (
         {"tasks": ["cartpole", "Isaac-Cartpole-v0"]},
         ["tasks", "'Isaac-Cartpole'", "twice"],
     ),
     "a seed twice": ({"seeds": "0-3,2"}, ["seeds", "2", "twice"]),
-    "the random agent": ({"agents": ["random", "lif_ppo"]}, ["random", "need not be named"]),
+    "the random agent": ({"agents": ["random", "lif_ppo"]}, ["random", "anyway"]),
     "unknown key": ({"agent": ["lif_ppo"]}, ["agent", "mean 'agents'"]),
     "a budget that is none": ({"budget": {"stpes": 3}}, ["budget", "'stpes'"]),
     "episodes": ({"episodes": 0}, ["episodes", "0", "between 1 and"]),
@@ -75,9 +75,9 @@ REFUSED = {
     ),
     "a value twice in other words": (
         {"vary": {"agent.algorithm.gamma": [{"a": [1]}, {"a": [1.0]}]}},
-        ["agent.algorithm.gamma", "twice"],
+        ["agent.algorithm.gamma", "once"],
     ),
-    "a value twice": ({"vary": {"agent.algorithm.gamma": [0.9, 0.9]}}, ["agent.algorithm.gamma", "twice"]),
+    "a value twice": ({"vary": {"agent.algorithm.gamma": [0.9, 0.9]}}, ["agent.algorithm.gamma", "once"]),
     "an unknown library": ({"library": "rslrl"}, ["'rslrl'", "mean 'rsl_rl'"]),
     "agents that are a number": ({"agents": 3}, ["agents", "3"]),
     "a key that is no text": ({7: ["lif_ppo"]}, ["7", "no such key", "agents"]),
@@ -129,7 +129,7 @@ REFUSED = {
 def test_a_study_that_is_no_comparison_is_refused(case):
     given, words = REFUSED[case]
     with pytest.raises(UserError) as error:
-        study.build("mine", {**GIVEN, **given})
+        study.build_study("mine", {**GIVEN, **given})
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
@@ -141,14 +141,12 @@ def test_a_study_that_is_no_comparison_is_refused(case):
      ({"agents": ["mlp_ppo", AGENT], "baseline": AGENT}, AGENT)],
 )  # fmt: skip
 def test_the_baseline_is_one_of_the_agents(given, chosen):
-    assert study.with_baseline(build(**given)).baseline == chosen
+    assert study.choose_baseline(build(**given)).baseline == chosen
 
 
 def test_a_baseline_that_is_no_agent_is_refused_by_name():
-    with pytest.raises(
-        StudyError, match="baseline: 'gru_ppo' is no agent of the study; choose from lif_ppo, mlp_ppo"
-    ):
-        study.with_baseline(build(baseline="gru_ppo"))
+    with pytest.raises(StudyError, match="baseline: 'gru_ppo' given; allowed: lif_ppo, mlp_ppo"):
+        study.choose_baseline(build(baseline="gru_ppo"))
 
 
 @pytest.mark.parametrize(
@@ -167,35 +165,35 @@ def test_a_file_that_is_no_study_is_named(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="mine.yaml") as error:
-        study.read(path)
+        study.read_study(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(UserError, match=path.name):
-            study.read(path)
+            study.read_study(path)
 
 
 def test_a_file_is_read_and_its_errors_name_it(tmp_path):
     path = tmp_path / "memory" / "study.yaml"
     path.parent.mkdir()
     path.write_text("question: Who remembers?\nagents: [lif_ppo]\ntasks: cartpole\nbudget: env_steps=1e5\n")
-    read = study.read(path)
+    read = study.read_study(path)
     assert (read.name, read.question, read.seeds) == ("memory", "Who remembers?", (0, 1, 2, 3, 4))
     assert read.budget == Budget("env_steps", 1e5)
     path.write_text("agents: [lif_ppo]\ntaks: cartpole\n")
     with pytest.raises(StudyError, match="study.yaml: taks: no such key; did you mean 'tasks'"):
-        study.read(path)
+        study.read_study(path)
 
 
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
-    held = study.with_baseline(build(question="Who wins?"))
-    grown = study.extended(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
+    held = study.choose_baseline(build(question="Who wins?"))
+    grown = study.merge_studies(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
     assert grown.agents == ("lif_ppo", "mlp_ppo", "gru_ppo")
     assert grown.seeds == (0, 1, 2, 3, 4)
     assert grown.question == "Who wins?"
-    assert study.with_baseline(study.extended(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
+    assert study.choose_baseline(study.merge_studies(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
 
 
 @pytest.mark.parametrize(
@@ -204,20 +202,20 @@ def test_a_folders_study_grows_by_agents_tasks_and_seeds():
 )  # fmt: skip
 def test_a_folder_of_another_study_is_refused(other):
     held = build(question="Who wins?")
-    with pytest.raises(StudyError, match="the folder holds a study") as error:
-        study.extended(held, build(**other))
+    with pytest.raises(StudyError, match="the study in the folder") as error:
+        study.merge_studies(held, build(**other))
     assert "--out" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"budget": "foo=1"}, "budget: 'foo' is no budget; choose from env_steps, wall, synops"),
-        ({"seeds": "a"}, "seeds: 'a' is no seed and no range; "),
-        ({"vary": {"x": [1]}}, "vary: x: expected agent.key: "),
+        ({"budget": "foo=1"}, "budget: 'foo' is not a kind of budget; choose from env_steps, wall, synops"),
+        ({"seeds": "a"}, "seeds: 'a' given; allowed: 0-9"),
+        ({"vary": {"x": [1]}}, "vary: x: (1,) given; allowed: agent.key: "),
     ],
 )
 def test_an_error_names_its_key_once(given, said):
     with pytest.raises(StudyError) as error:
-        study.build("s", {"agents": ["lif_ppo"], "tasks": ["ant"], **given})
+        study.build_study("s", {"agents": ["lif_ppo"], "tasks": ["ant"], **given})
     assert str(error.value).startswith(said)

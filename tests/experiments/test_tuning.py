@@ -1,4 +1,4 @@
-"""A tuning gives every agent as many trials, survives being killed anywhere, and refuses what is none before it begins."""
+"""A tuning gives every agent as many trials, survives being killed anywhere, and refuses invalid input before it begins."""
 
 import json
 import multiprocessing
@@ -13,11 +13,11 @@ import yaml
 pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments.analysis.tuning_outcome import outcomes, write_tuned
+from spiky_rl.config.tuned_values import read_tuned
+from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.tuning_page import Names, three, write_tuning_page
+from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
@@ -51,7 +51,7 @@ def test_every_agent_has_the_same_number_of_trials_and_the_first_is_the_agent_as
 def test_a_trial_spends_a_third_of_the_budget_rung_by_rung_and_bad_ones_less(whole):
     search, out = whole
     budget = tunings.WHOLE.amount
-    (pair, *_), (cell, *_) = search.studies, search.tuning.cells(
+    (pair, *_), (cell, *_) = search.studies, search.tuning.make_cells(
         search.site, next(iter(search.studies)), [], 2, "x"
     )
     assert cell.env_steps == pytest.approx(budget / 3, abs=512) and pair.budget.amount == budget / 3
@@ -64,10 +64,10 @@ def test_tuned_values_are_those_of_the_best_trial_and_agents_are_better_with_the
     search, out = whole
     assert write_tuned(search)
     tuned = read_tuned(out)
-    for outcome in outcomes(search):
-        best, default = outcome.best, outcome.default
+    for outcome in collect_outcomes(search):
+        best, default = outcome.best_trial, outcome.default_trial
         assert best.values[0] == max(trial.values[0] for trial in outcome.complete) > default.values[0]
-        _, layer = tuned.layer("Isaac-Cartpole", outcome.pair.stem)
+        _, layer = tuned.get_layer("Isaac-Cartpole", outcome.pair.stem)
         assert layer["algorithm"]["schedule"] == "fixed"
         assert layer["algorithm"]["learning_rate"] == best.params["agent.algorithm.learning_rate"]
 
@@ -79,7 +79,7 @@ def test_tuned_values_say_what_they_were_tuned_as_where_that_is_known(tmp_path):
     assert (written.trial, written.specification, written.physics) == (0, None, None)
     (pair,) = made.studies
     known = {"specification": "c" * 16, "physics": "mujoco"}
-    tuning.write(tmp_path, made.tuning, {pair.facts[key]: value for key, value in known.items()})
+    tuning.write_tuning(tmp_path, made.tuning, {pair.facts[key]: value for key, value in known.items()})
     assert write_tuned(made)
     written = read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]
     assert (written.specification, written.physics) == ("c" * 16, "mujoco")
@@ -89,21 +89,23 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
     search, _ = whole
     _, text = write_tuning_page(search, {})
     said = text.read_text()
-    words = "every sampled trial after 25% of its budget; the agent as it is, trial 0, is not one of them"
+    words = "every sampled trial after 25% of its budget, without the default configuration, trial 0"
     assert said.count(words) == 2, "in the table's note and in the figure's caption"
-    assert "the ring is the agent as it is at the same point" in said
-    for outcome in outcomes(search):
-        assert outcome.start == outcome.default.intermediate_values[0] < outcome.default.values[0]
-        assert 0 not in outcome.firsts
+    assert "the ring is the default configuration at the same point" in said
+    for outcome in collect_outcomes(search):
+        assert (
+            outcome.default_return
+            == outcome.default_trial.intermediate_values[0]
+            < outcome.default_trial.values[0]
+        )
+        assert 0 not in outcome.first_rung_returns
         row = next(
             line for line in said.splitlines() if line.startswith(f"| {outcome.pair.stem} |") and "[" in line
         )
-        assert f" {outcome.start:.2f} |" in row
-        sheet = three(Names([outcome.pair.stem], []), [outcome])
-        rings = [
-            line for axes in sheet.figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"
-        ]
-        assert [list(line.get_xdata()) for line in rings] == [[outcome.start]]
+        assert f" {outcome.default_return:.2f} |" in row
+        figure = draw_returns({outcome.pair.stem: "#000000"}, [outcome])
+        rings = [line for axes in figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"]
+        assert [list(line.get_xdata()) for line in rings] == [[outcome.default_return]]
 
 
 def test_the_page_names_what_matters(whole):
@@ -224,10 +226,10 @@ def test_seeds_of_a_trial_are_cells_and_its_return_is_their_mean(tmp_path):
 def test_with_an_activity_the_tuned_trial_is_the_quietest_that_keeps_the_return(tmp_path):
     made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=16, activity="operations"))
     assert len(ends(tmp_path)) == 16, "no trial is ended early, and none has rungs"
-    (outcome,) = outcomes(made)
+    (outcome,) = collect_outcomes(made)
     top = max(trial.values[0] for trial in outcome.complete)
     near = [trial for trial in outcome.complete if trial.values[0] >= 0.95 * top]
-    assert outcome.best.values[1] == min(trial.values[1] for trial in near)
+    assert outcome.best_trial.values[1] == min(trial.values[1] for trial in near)
     assert write_tuned(made) and read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"].operations > 0
     assert "Return and activity" in write_tuning_page(made, {})[1].read_text()
 
@@ -254,7 +256,7 @@ def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
     tunings.search(tmp_path, tunings.asked())
     before = (tmp_path / "tuning.json").read_text()
     with pytest.raises(StudyError) as error:
-        tuning.prepare(tmp_path, tunings.asked(**change))
+        tuning.load_or_extend_tuning(tmp_path, tunings.asked(**change))
     assert all(word in str(error.value) for word in [*words, "--out"]), str(error.value)
     assert (tmp_path / "tuning.json").read_text() == before
 
@@ -262,16 +264,16 @@ def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
 def test_an_agent_that_has_changed_since_is_refused(tmp_path):
     held = tunings.search(tmp_path, tunings.asked()).tuning
     with pytest.raises(StudyError, match="lif_ppo on Isaac-Cartpole.*'a+'.*'b'"):
-        tuning.write(tmp_path, held, {"lif_ppo on Isaac-Cartpole": "b"})
+        tuning.write_tuning(tmp_path, held, {"lif_ppo on Isaac-Cartpole": "b"})
 
 
 def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):
     (tmp_path / "cells").mkdir()
-    with pytest.raises(StudyError, match="no tuning.json"):
-        tuning.prepare(tmp_path, tunings.asked())
+    with pytest.raises(StudyError, match="without tuning.json"):
+        tuning.load_or_extend_tuning(tmp_path, tunings.asked())
     (tmp_path / "tuning.json").write_text("{")
-    with pytest.raises(StudyError, match="tuning.json: no JSON: .*no tuning of this version"):
-        tuning.prepare(tmp_path, tunings.asked())
+    with pytest.raises(StudyError, match="tuning.json: not valid JSON: .*not a tuning of this version"):
+        tuning.load_or_extend_tuning(tmp_path, tunings.asked())
 
 
 DAMAGED = {
@@ -279,7 +281,7 @@ DAMAGED = {
     "another version's": (lambda held: {**held, "version": 2}, "version: 2 is not allowed; choose from 1"),
     "a list": (lambda held: [held], "expected a mapping, got ["),
     "an empty study": (lambda held: {**held, "study": {"version": 1}}, "study: missing name, question, agents"),
-    "no seed": (lambda held: {**held, "study": {**held["study"], "seeds": ["x"]}}, "study.seeds: 'x' is no seed"),
+    "no seed": (lambda held: {**held, "study": {**held["study"], "seeds": ["x"]}}, "study.seeds: 'x' given"),
     "half a space": (lambda held: {**held, "space": {"set": {}, "shared": {}}}, "space: missing own"),
     "text for a number": (lambda held: {**held, "trials": "6"}, "trials: expected a whole number, got '6'"),
     "no activity": (lambda held: {**held, "activity": "speed"}, "activity: 'speed' is not allowed; choose from ''"),
@@ -293,7 +295,10 @@ def test_a_damaged_tuning_is_refused_by_file_and_key_and_left_as_it_is(tmp_path,
     path, (damage, said) = tmp_path / "tuning.json", DAMAGED[case]
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     before = path.read_text()
-    for read in (lambda: tuning.prepare(tmp_path, held), lambda: tuning.write(tmp_path, held, {})):
+    for read in (
+        lambda: tuning.load_or_extend_tuning(tmp_path, held),
+        lambda: tuning.write_tuning(tmp_path, held, {}),
+    ):
         with pytest.raises(StudyError) as refused:
             read()
         assert str(refused.value).startswith(f"{path}: {said}") and "--out" in str(refused.value)
@@ -303,8 +308,8 @@ def test_a_damaged_tuning_is_refused_by_file_and_key_and_left_as_it_is(tmp_path,
 def test_a_tuning_on_the_disk_is_read_and_written_to_the_same_bytes(tmp_path):
     tunings.search(tmp_path, tunings.asked())
     before = (tmp_path / "tuning.json").read_text()
-    held = tuning.prepare(tmp_path, tunings.asked())
-    tuning.write(tmp_path, held, {})
+    held = tuning.load_or_extend_tuning(tmp_path, tunings.asked())
+    tuning.write_tuning(tmp_path, held, {})
     assert (tmp_path / "tuning.json").read_text() == before
     keys = ["version", "id", "study", "space", "trials", "activity", "storage", "facts"]
     assert list(json.loads(before)) == keys
@@ -315,12 +320,12 @@ def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_aga
     assert write_tuned(tunings.run(out, tunings.asked("lif_ppo", trials=2)))
     (out / "tuning.db").rename(tmp_path / "away.db")
     before = (out / "tuned.yaml").read_text()
-    said = "out/tuning.db: is not there.*bring it back, or choose another --out"
+    said = "out/tuning.db: missing.*bring it back, or choose another --out"
     with pytest.raises(StudyError, match=said):
-        tuning.prepare(out, tunings.asked("lif_ppo", trials=2))
+        tuning.load_or_extend_tuning(out, tunings.asked("lif_ppo", trials=2))
     assert (out / "tuned.yaml").read_text() == before and not (out / "tuning.db").exists()
     (tmp_path / "away.db").rename(out / "tuning.db")
-    assert tuning.prepare(out, tunings.asked("lif_ppo", trials=2)).trials == 2
+    assert tuning.load_or_extend_tuning(out, tunings.asked("lif_ppo", trials=2)).trials == 2
 
 
 @pytest.mark.parametrize(
@@ -328,10 +333,14 @@ def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_aga
 )
 def test_a_storage_of_no_known_kind_is_refused_with_the_plan_and_without_its_password(url):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
-    with pytest.raises(UserError, match="^--storage: expected a database's URL, such as sqlite:") as error:
-        tuning_plan.read(given, tuning_plan.Trials(storage=url))
+    with pytest.raises(
+        UserError, match="^--storage: .* given; allowed: a database's URL, such as sqlite:"
+    ) as error:
+        tuning_plan.make_tuning_design(given, tuning_plan.TuneOptions(storage=url))
     assert "secret" not in str(error.value)
-    plain = tuning_plan.read(given, tuning_plan.Trials(storage="postgresql+psycopg://me:secret@host/db"))
+    plain = tuning_plan.make_tuning_design(
+        given, tuning_plan.TuneOptions(storage="postgresql+psycopg://me:secret@host/db")
+    )
     assert plain.storage == "postgresql+psycopg://me@host/db"
 
 
@@ -353,16 +362,16 @@ REFUSED = {
         {"shared": {"agent.algorithm.gamma": {"low": 0.5, "high": 1.5}}},
         ["gamma", "1.5", "between"],
     ),
-    "no range": ({"shared": {RATE: {"low": 0.1}}}, [RATE, "or choices; got"]),
+    "no range": ({"shared": {RATE: {"low": 0.1}}}, [RATE, "or choices"]),
     "both": (
         {"shared": {RATE: {"low": 0.1, "high": 1, "choices": [1, 2]}}},
-        [RATE, "or choices; got"],
+        [RATE, "or choices"],
     ),
     "a choice that is no list": ({"shared": {RATE: {"choices": 3}}}, [RATE, "a list"]),
     "empty range": ({"shared": {RATE: {"low": 1, "high": 0.1}}}, [RATE, "low < high"]),
     "log of nothing": ({"shared": {RATE: {"low": 0.0, "high": 0.1, "log": True}}}, [RATE, "above 0"]),
     "no choice": ({"shared": {RATE: {"choices": []}}}, [RATE, "at least two"]),
-    "log of choices": ({"shared": {RATE: {"choices": [1, 2], "log": True}}}, [RATE, "or choices; got"]),
+    "log of choices": ({"shared": {RATE: {"choices": [1, 2], "log": True}}}, [RATE, "or choices"]),
     "text": ({"shared": {RATE: {"low": "a", "high": 0.1}}}, [f"{RATE}.low", "a number"]),
     "one choice": ({"shared": {RATE: {"choices": [0.1]}}}, [RATE, "at least two"]),
     "unknown part": ({"shared": {RATE: {"low": 0.1, "hihg": 1}}}, [RATE, "hihg", "mean 'high'"]),
@@ -370,7 +379,7 @@ REFUSED = {
         {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
         [RATE, "twice"],
     ),
-    "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "no override"]),
+    "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "not an override"]),
 }
 
 
@@ -379,7 +388,7 @@ def test_a_space_that_is_none_is_refused_by_name(case, tmp_path):
     data, words = REFUSED[case]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(UserError) as error:
-        tuning_space.read(str(tmp_path / "mine.yaml"))
+        tuning_space.read_space(str(tmp_path / "mine.yaml"))
     assert all(word in str(error.value) for word in ["mine.yaml", *words]), str(error.value)
 
 
@@ -388,10 +397,10 @@ def test_agents_with_unequal_numbers_of_dimensions_and_those_without_any_are_ref
         **tunings.SPACE["own"],
         "lif_ppo": {**tunings.SPACE["own"]["lif_ppo"], "agent.network.neuron.tau": {"low": 1, "high": 9}},
     }
-    space = tuning_space.build("mine", {**tunings.SPACE, "own": more})
+    space = tuning_space.build_space("mine", {**tunings.SPACE, "own": more})
     with pytest.raises(StudyError, match="unequal.*lif_ppo 2.*mlp_ppo 1"):
         space.require_equal(["lif_ppo", "mlp_ppo"])
     with pytest.raises(StudyError, match="no dimensions for mlp_poo.*mean 'mlp_ppo'"):
         space.require_equal(["lif_ppo", "mlp_poo"])
     with pytest.raises(StudyError, match="'pilto'.*mean 'pilot'"):
-        tuning_space.read("pilto")
+        tuning_space.read_space("pilto")

@@ -82,7 +82,7 @@ def open_database(port: int):
 
 def test_four_commands_of_which_two_are_killed_lose_no_trial_and_run_none_twice(url, tmp_path):
     out, fork = tmp_path / "out", multiprocessing.get_context("fork")
-    wanted = replace(tunings.asked(trials=TRIALS), storage=tuning_plan.shown_storage(url))
+    wanted = replace(tunings.asked(trials=TRIALS), storage=tuning_plan.redact_storage_url(url))
     barrier = fork.Barrier(COMMANDS)
 
     def tune():

@@ -1,4 +1,4 @@
-"""A tuning whose files are lost or damaged says so in one line that names the file; it runs nothing again, and shows no password."""
+"""A tuning with lost or damaged files says so in one line that names the file; it runs nothing again, and shows no password."""
 
 import shutil
 import sqlite3
@@ -30,7 +30,7 @@ def out(finished, tmp_path) -> Path:
 
 
 def refusal(out: Path) -> str:
-    """What is said of the tuning in ``out``; it leaves the folder as it is."""
+    """The error of the tuning in ``out``; it leaves the folder as it is."""
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     with pytest.raises(StudyError) as refused:
         tunings.run(out, tunings.asked(trials=5))
@@ -76,9 +76,12 @@ LAST_PARAMETER = ROW.format("param_id", "trial_params")
 LAST_VALUE = ROW.format("trial_value_id", "trial_values")
 LAST_STEP = ROW.format("trial_intermediate_value_id", "trial_intermediate_values")
 DAMAGE = {
-    "all trials": ("delete from trials", "0 there; 4 were begun"),
-    "a study": ("delete from studies where study_id = 1", "0 there; 4 were begun"),
-    "another name": ("update studies set study_name = 'x' where study_id = 2", "0 there; 4 were begun"),
+    "all trials": ("delete from trials", "0 found; expected: at least 4"),
+    "a study": ("delete from studies where study_id = 1", "0 found; expected: at least 4"),
+    "another name": (
+        "update studies set study_name = 'x' where study_id = 2",
+        "0 found; expected: at least 4",
+    ),
     "a trial": ("delete from trials where trial_id = 3", "missing"),
     "a number": ("update trials set number = 99 where trial_id = 3", "missing"),
     "a state": ("update trials set state = 'x' where trial_id = 3", "cannot be read"),
@@ -95,11 +98,11 @@ DAMAGE = {
     ),
     "a parameter out of range": (
         "update trial_params set param_value = 1e9 where param_name like '%.learning_rate'",
-        "agent.algorithm.learning_rate: 1000000000.0 is not of",
+        "agent.algorithm.learning_rate: 1000000000.0 lies outside of",
     ),
     "text for a parameter": (
         "update trial_params set param_value = 'x' where param_name like '%.learning_rate'",
-        "agent.algorithm.learning_rate: 'x' is not of",
+        "agent.algorithm.learning_rate: 'x' lies outside of",
     ),
     "no parameters": ("delete from trial_params", "parameters"),
     "no values": ("delete from trial_values", "values"),
@@ -158,7 +161,7 @@ URLS = {
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_storage_is_shown_and_kept_without_passwords_and_without_values_of_its_query(url, tmp_path):
-    assert tuning.without_password(url) == URLS[url]
+    assert tuning.redact_url(url) == URLS[url]
     assert "secret" not in URLS[url]
     with pytest.raises(StudyError) as error:
         connect(url.replace("sqlite:////shared", "sqlite:////no/such/folder"))
@@ -168,7 +171,9 @@ def test_a_storage_is_shown_and_kept_without_passwords_and_without_values_of_its
 def test_an_at_sign_in_a_password_is_refused_with_its_remedy():
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
     with pytest.raises(UserError, match="write it as %40") as error:
-        tuning_plan.read(given, tuning_plan.Trials(storage="postgresql://me:p@secret@host/db"))
+        tuning_plan.make_tuning_design(
+            given, tuning_plan.TuneOptions(storage="postgresql://me:p@secret@host/db")
+        )
     assert "secret" not in str(error.value)
 
 
@@ -180,5 +185,5 @@ def test_a_password_that_an_earlier_version_kept_is_not_shown(tmp_path):
         path.read_text().replace('"storage": ""', '"storage": "postgresql://me@host/db?password=secret"')
     )
     with pytest.raises(StudyError) as error:
-        tuning.prepare(tmp_path, wanted)
+        tuning.load_or_extend_tuning(tmp_path, wanted)
     assert "storage" in str(error.value) and "secret" not in str(error.value)

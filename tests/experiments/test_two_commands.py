@@ -12,8 +12,8 @@ pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experi
 
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import cells
-from spiky_rl.experiments.run.comparison import Comparison, merge_study, write_plan
-from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.experiments.run.comparison import StudyRun, merge_study, write_plan
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
 from tests.experiments.test_grid import GIVEN, resolve
@@ -39,18 +39,18 @@ def run_at_once(work: Callable, each: Sequence[object]) -> list[int]:
     return [process.exitcode for process in started]
 
 
-def planned(asked: study.Study, out: Path, place: Place) -> Comparison:
+def planned(asked: study.Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """As compare.py plans, of cells that only their settings tell apart."""
-    found = grid.cells(asked, resolve, "cpu", "local")
-    return Comparison(asked, out, place, "robots", Resolver(asked, place), found, set(), set())
+    found = grid.build_cells(asked, resolve, "cpu", "local")
+    return StudyRun(asked, out, place, "robots", AgentResolver(asked, place), found, set())
 
 
 def test_two_comparisons_on_one_folder_are_one_study(tmp_path):
-    place, fork = Place(device="cpu"), multiprocessing.get_context("fork")
+    place, fork = ExecutionOptions(device="cpu"), multiprocessing.get_context("fork")
     read = fork.Barrier(len(AGENTS))
 
     def compare(agent):
-        asked = study.build("mine", {**GIVEN, "agents": [agent]})
+        asked = study.build_study("mine", {**GIVEN, "agents": [agent]})
         plan = planned(merge_study(asked, tmp_path), tmp_path, place)
         read.wait(PATIENCE)  # nobody writes before all have read
         written = write_plan(asked, plan, planned)
@@ -65,10 +65,10 @@ def test_two_comparisons_on_one_folder_are_one_study(tmp_path):
 
 
 def test_a_command_that_plans_alone_waits_for_nobody_and_keeps_its_plan(tmp_path):
-    asked = study.build("mine", GIVEN)
-    plan = planned(merge_study(asked, tmp_path), tmp_path, Place(device="cpu"))
+    asked = study.build_study("mine", GIVEN)
+    plan = planned(merge_study(asked, tmp_path), tmp_path, ExecutionOptions(device="cpu"))
     assert write_plan(asked, plan) is plan, "Isaac Lab is not asked again"
-    with cells.locked(tmp_path, wait=False):
+    with cells.lock_cell(tmp_path, wait=False):
         pass
 
 

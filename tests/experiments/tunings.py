@@ -1,4 +1,4 @@
-"""Tunings whose cells take no time: an engine that computes what a training would come to."""
+"""Tunings with cells that take no time: an engine computes the result of a training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spiky_rl.config import files
-from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.config.budget import Budget
-from spiky_rl.config.plan import Plan
+from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
-from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, Order
-from spiky_rl.experiments.run.tuning import SHARE, Pair, Site, Tuning
-from spiky_rl.experiments.run.tuning_plan import Checked
-from spiky_rl.experiments.run.tuning_search import Search, begun
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, WorkOrder
+from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningDesign, TuningEnvironment
+from spiky_rl.experiments.run.tuning_plan import CheckedTuning
+from spiky_rl.experiments.run.tuning_search import TuningSearch, start_search
+from spiky_rl.run.run_plan import RunPlan
 from tests.experiments.plans import plan
 from tests.experiments.results import TRUTHS, cell_of
 
@@ -31,36 +31,40 @@ SPACE = {
 WHOLE = Budget("env_steps", 120_000)
 
 
-def asked(agents="lif_ppo,mlp_ppo", trials=6, activity="", space=None, **more) -> Tuning:
-    given = study.build("tuning", {"agents": agents, "tasks": ["cartpole"], "seeds": "90000", **more})
-    return Tuning(given, tuning_space.build("test", space or SPACE), trials, activity)
+def asked(agents="lif_ppo,mlp_ppo", trials=6, activity="", space=None, **more) -> TuningDesign:
+    given = study.build_study("tuning", {"agents": agents, "tasks": ["cartpole"], "seeds": "90000", **more})
+    return TuningDesign(given, tuning_space.build_space("test", space or SPACE), trials, activity)
 
 
 def resolver(given: study.Study):
     """As Isaac Lab's configurations would tell it, in short."""
 
-    def resolve(task: str, agent: str, variant: Mapping) -> Plan:
+    def resolve(task: str, agent: str, variant: Mapping) -> RunPlan:
         return plan(task, {"agent": agent, "overrides": list(given.overrides)})
 
     return resolve
 
 
-def checked(wanted: Tuning) -> Checked:
+def checked(wanted: TuningDesign) -> CheckedTuning:
     """As tune.py checks a tuning."""
     budget = Budget("env_steps", WHOLE.amount * SHARE)
     agents = wanted.study.agents
-    pairs = [Pair("cartpole", a, "Isaac-Cartpole", a, wanted.space.of(a), budget) for a in agents]
-    return Checked(pairs, {"lif_ppo on Isaac-Cartpole": "a" * 16})
+    pairs = [
+        AgentTask("cartpole", a, "Isaac-Cartpole", a, wanted.space.get_dimensions(a), budget) for a in agents
+    ]
+    return CheckedTuning(pairs, {"lif_ppo on Isaac-Cartpole": "a" * 16})
 
 
-def search(out: Path, wanted: Tuning, parallel: int = 1, storage: str | None = None) -> Search:
+def search(out: Path, wanted: TuningDesign, parallel: int = 1, storage: str | None = None) -> TuningSearch:
     """As tune.py makes it."""
-    asked_for = tuning.prepare(out, wanted)
-    return begun(asked_for, checked(asked_for), checked, Site(out, resolver, "cpu"), parallel, storage)
+    asked_for = tuning.load_or_extend_tuning(out, wanted)
+    return start_search(
+        asked_for, checked(asked_for), checked, TuningEnvironment(out, resolver, "cpu"), parallel, storage
+    )
 
 
 def value(cell: Cell, name: str, default: str) -> str:
-    """What a cell sets an option to."""
+    """The value of an option in a cell."""
     return dict(text.split("=", 1) for text in cell.specification.overrides).get(name, default)
 
 
@@ -83,7 +87,7 @@ class Computed(Engine):
     def __init__(self, seconds: float = 0.0, breaks=lambda cell: None) -> None:
         self.seconds, self.breaks = seconds, breaks
 
-    def run(self, order: Order) -> dict[str, str]:
+    def run(self, order: WorkOrder) -> dict[str, str]:
         states: dict[str, str] = {}
         waiting, running = list(order.cells), dict[str, tuple[Cell, float]]()
         with open(order.out / "cells.log", "a", encoding="utf-8", buffering=1) as log:
@@ -111,21 +115,29 @@ class Computed(Engine):
 
     def fail(self, folder: Path, error: str) -> None:
         """As a training that ended with an error."""
-        files.write(folder / "error.txt", lambda beside: beside.write_text(f"the training ended\n{error}\n"))
+        files.write_atomically(
+            folder / "error.txt", lambda beside: beside.write_text(f"the training ended\n{error}\n")
+        )
         files.write_json(folder / "run" / "rsl_rl" / "cartpole" / "first" / "result.json", {"outcome": error})
 
 
 def run(
-    out: Path, wanted: Tuning, parallel: int = 1, engine: Engine | None = None, storage: str | None = None
-) -> Search:
+    out: Path,
+    wanted: TuningDesign,
+    parallel: int = 1,
+    engine: Engine | None = None,
+    storage: str | None = None,
+) -> TuningSearch:
     """A tuning to its end."""
     made = search(out, wanted, parallel, storage)
-    (engine or Computed()).run(Order((), out, parallel, lambda states: None, lambda: False, more=made.more))
+    (engine or Computed()).run(
+        WorkOrder((), out, parallel, lambda states: None, lambda: False, more_cells=made.next_cells)
+    )
     return made
 
 
-def trials(made: Search) -> dict[str, list[tuple]]:
-    """What all trials are and came to, by agent."""
+def trials(made: TuningSearch) -> dict[str, list[tuple]]:
+    """Number, state, parameters and values of all trials, by agent."""
     return {
         pair.stem: [
             (t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in held.get_trials()

@@ -9,16 +9,16 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import robot_of
+from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
     NonFiniteError,
     TimedVecEnv,
     load_configs,
+    open_simulation,
     resolve_task,
-    simulation,
 )
-from spiky_rl.hosts.isaaclab.mujoco import choice
 
 ENVS, SEED, STEPS, BREAKS = 16, 1, 25, {5: ([3], math.nan), 9: ([3, 7], 1e30), 15: ([0], math.inf)}
 """In which control step the joints of which worlds get which velocity."""
@@ -27,7 +27,7 @@ STILL = 1
 
 
 def set_velocity(env, worlds, value):
-    robot = robot_of(env.unwrapped)[1]
+    robot = find_robot(env.unwrapped)[1]
     speed = robot.data.joint_vel.torch.clone()
     speed[worlds] = value
     robot.write_joint_velocity_to_sim_index(velocity=speed)
@@ -59,9 +59,9 @@ def course(env, breaks):
 def main(task, wanted):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
-    found = {"physics": choice.apply(cfg, wanted, "cpu")}
+    found = {"physics": selection.apply_physics(cfg, wanted, "cpu")}
     with (
-        simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
         env = TimedVecEnv(gym_env)

@@ -9,9 +9,9 @@ import sys
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, robot_of
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
+from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 4, 5, 30
 SETTLE, SLIDE, SPEED = 60, 30, 4.0
@@ -28,18 +28,18 @@ def model():
 
 def velocities(env):
     """Joints' where the base is fixed, else the base's: [B, ...]."""
-    _, robot = robot_of(env)
+    _, robot = find_robot(env)
     data = robot.data.joint_vel if robot.is_fixed_base else robot.data.root_vel_w
     return data.torch.clone()
 
 
-def slide(evaluation, env):
+def slide(groups, env):
     """How far every robot goes, [B], that stands and is set going at SPEED."""
     still = torch.zeros(env.num_envs, env.num_actions)
-    evaluation.restart()
+    groups.restart()
     for _ in range(SETTLE):
         env.step(still)
-    _, robot = robot_of(env.unwrapped)
+    _, robot = find_robot(env.unwrapped)
     start = robot.data.root_link_pos_w.torch.clone()
     robot.write_root_velocity_to_sim_index(
         root_velocity=torch.tensor([SPEED, 0, 0, 0, 0, 0.0]).repeat(env.num_envs, 1)
@@ -54,22 +54,22 @@ def slide(evaluation, env):
 def main(task):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
-    stand_together(cfg)
+    share_env_origin(cfg)
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES
-    with simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
         env = TimedVecEnv(gym_env)
         with torch.inference_mode():
-            evaluation = Evaluation(env, names, EPISODES, ["policy"], SEED)
-            start = evaluation.restart()["policy"].clone()
+            groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)
+            start = groups.restart()["policy"].clone()
             still = torch.zeros(count, env.num_actions)
             before, stream = model(), torch.get_rng_state()
-            for condition in evaluation.conditions:
+            for condition in groups.conditions:
                 condition.begin()
-            push = evaluation.conditions[names.index("push")]
+            push = groups.conditions[names.index("push")]
             push.left.zero_()
             velocity = velocities(env.unwrapped)
-            for condition in evaluation.conditions:
+            for condition in groups.conditions:
                 condition.step()
             pushed = velocities(env.unwrapped) - velocity
             untouched = torch.equal(stream, torch.get_rng_state())
@@ -88,8 +88,8 @@ def main(task):
                 "after": {key: value.flatten(1).tolist() for key, value in after.items()},
                 "untouched": untouched,
             }
-            if not robot_of(env.unwrapped)[1].is_fixed_base:
-                found["slide"] = slide(evaluation, env).view(len(names), EPISODES).tolist()
+            if not find_robot(env.unwrapped)[1].is_fixed_base:
+                found["slide"] = slide(groups, env).view(len(names), EPISODES).tolist()
     print("RESULT" + json.dumps(found))
 
 

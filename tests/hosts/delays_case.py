@@ -9,11 +9,10 @@ import sys
 import torch
 
 from spiky_rl.cli.evaluate import parser
-from spiky_rl.cli.flags import picked
-from spiky_rl.config.plan import Request
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.cli.flags import parse_settings
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 ENVS, STEPS, LENGTH = 4, 45, 0.5
 
@@ -21,8 +20,12 @@ ENVS, STEPS, LENGTH = 4, 45, 0.5
 def main(task, agent):
     """Random actions over more than one episode of 30 control steps."""
     line = ["--task", task, "--agent", agent, "--device", "cpu", "--assets", "local"]
-    plan = prepare(picked(Request, parser().parse_args([*line, f"env.episode_length_s={LENGTH}"])))
-    with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=ENVS, seed=0) as gym_env:
+    plan = make_plan(
+        parse_settings(RunRequest, parser().parse_args([*line, f"env.episode_length_s={LENGTH}"]))
+    )
+    with open_simulation(
+        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=ENVS, seed=0
+    ) as gym_env:
         env = TimedVecEnv(gym_env)
         manager = env.unwrapped.observation_manager
         terms = [getattr(manager.cfg.policy, name) for name in manager.active_terms["policy"]]
@@ -34,18 +37,18 @@ def main(task, agent):
             return torch.cat(scaled, 1).tolist()
 
         with torch.inference_mode():
-            evaluation = Evaluation(env, ["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0)
-            policy, obs = evaluation.random_policy(), evaluation.restart()
+            groups = env.make_condition_groups(["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0)
+            policy, obs = groups.make_random_policy(), groups.restart()
             seen, true, ends = [], [], []
-            evaluation.frames.reset()
+            groups.frames.reset()
             held = []
             for _ in range(STEPS):
                 seen.append(obs["policy"].tolist())
-                held.append(evaluation.perturbed(obs)["policy"].tolist())
+                held.append(groups.perturb_observations(obs)["policy"].tolist())
                 true.append(now())
                 obs, _, dones, _ = env.step(0.3 * policy(obs))
-                evaluation.frames.reset(dones)
-                for condition in evaluation.conditions:
+                groups.frames.reset(dones)
+                for condition in groups.conditions:
                     condition.reset(dones[condition.group.ids])
                 ends.append(dones.bool().tolist())
             found = {"seen": seen, "true": true, "held": held, "ends": ends, "step": env.unwrapped.step_dt}

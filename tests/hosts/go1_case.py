@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.evaluation import stand_together
-from spiky_rl.hosts.isaaclab.measures import Measures
-from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 from tests.hosts.robots_case import ENVS, SEED, Body, Simulation, beside, mirror, mirrored
 
 SETTLE, REST = 150, 60
@@ -43,15 +43,15 @@ def main():
 
     task = resolve_task("Spiky-Velocity-Flat-Go1")
     cfg, _ = load_configs(task)
-    stand_together(cfg)
+    share_env_origin(cfg)
     undisturbed(cfg)
     with (
-        simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
         env = TimedVecEnv(gym_env)
         sim = Simulation(env)
-        theirs = Body(on_the_ground(unpacked(MJLAB) / ROBOT))
+        theirs = Body(on_the_ground(get_wheel_folder(MJLAB) / ROBOT))
         found["beside"] = beside(sim.body, theirs)
         partners, found["symmetry"] = mirror(sim.body)
         weight = 9.81 * float(theirs.model.body_mass.sum())
@@ -62,7 +62,7 @@ def main():
         lowest, lifted = [], []
         for step in range(SETTLE + REST):
             if step == SETTLE:
-                measures = Measures(env)
+                measures = EpisodeMeasures(env)
                 commands = measures.command.command[:, :2].norm(dim=-1)
             _, _, dones, _ = env.step(still)
             if step >= SETTLE:

@@ -59,12 +59,12 @@ def config(network: dict | None = None, steps: int = 24, critic: dict | None = N
     value = dict(mlp)
     if network is not None:
         actor |= {
-            "class_name": "spiky_rl.hosts.rsl_rl:SpikingModel",
+            "class_name": "spiky_rl.learners.rsl_rl:SpikingModel",
             "network": {"name": "feedforward", **network},
         }
     if critic is not None:
         value |= {
-            "class_name": "spiky_rl.hosts.rsl_rl:SpikingModel",
+            "class_name": "spiky_rl.learners.rsl_rl:SpikingModel",
             "network": {"name": "feedforward", **critic},
         }
     return {
@@ -74,7 +74,7 @@ def config(network: dict | None = None, steps: int = 24, critic: dict | None = N
         "actor": actor,
         "critic": value,
         "algorithm": {
-            "class_name": "spiky_rl.hosts.rsl_rl:SpikingPPO",
+            "class_name": "spiky_rl.learners.rsl_rl:SpikingPPO",
             "num_learning_epochs": 2, "num_mini_batches": 2, "schedule": "fixed", "learning_rate": 1e-3, **algorithm,
         },
     }  # fmt: skip

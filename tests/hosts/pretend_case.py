@@ -5,12 +5,12 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
 from spiky_rl.config import registry, spec
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.learners.common.local_learning import get_local_rule
 from tests.hosts.pretend_cuda import DEVICE
 
 ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4
 IMAGE = (2, 34, 34)
-AGENTS = registry.names("agents")
+AGENTS = registry.list_names("agents")
 
 
 def network_of(agent: str):
@@ -18,7 +18,7 @@ def network_of(agent: str):
     settings = spec.read_agent(agent)[1].get("network")
     if settings is None:
         return None
-    return registry.configure("networks", spec.with_layers(settings, [6, 5]), agent)
+    return registry.configure("networks", spec.add_default_layers(settings, [6, 5]), agent)
 
 
 def takes_images(agent: str) -> bool:
@@ -33,7 +33,7 @@ def refused_by_skrl(agent: str) -> bool:
         return True
     network = network_of(agent)
     return network is not None and (
-        network.parts.get("plasticity") is not None or local_rule(network) is not None
+        network.parts.get("plasticity") is not None or get_local_rule(network) is not None
     )
 
 

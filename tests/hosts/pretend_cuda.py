@@ -313,7 +313,7 @@ def pretended():
     with fake_cupy.installed(executes=False) as cupy, pytest.MonkeyPatch.context() as patch:
         whole, build, configure = (
             Pretended(mode, pretence, cupy),
-            registry.Configured.build,
+            registry.ComponentSpec.build,
             registry.configure,
         )
 
@@ -361,7 +361,7 @@ def pretended():
             torch.nn.Module, "_apply", lambda module, change, recurse=True: converted(module, change)
         )
 
-        patch.setattr(registry.Configured, "build", built)
+        patch.setattr(registry.ComponentSpec, "build", built)
         patch.setattr(torch.cuda, "synchronize", lambda *_: pretence.ask("the device is waited for"))
         event = {"record": lambda *_: None, "elapsed_time": lambda *_: 1.0}
         event["synchronize"] = lambda _: pretence.ask("an event is waited for")

@@ -20,7 +20,7 @@ agree within `NEAR`. Under Isaac Lab's settings, TF32, `JUMPED_TF32` may be off 
 
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF
 
 ENVIRONMENTS = 512
@@ -43,7 +43,7 @@ NETWORKS = {
 }
 
 
-def replayed_differences(run: Runner) -> torch.Tensor:
+def replayed_differences(run: RslRlRunner) -> torch.Tensor:
     """Of all samples: the difference between stored and replayed log-probability, in one pass of minibatches."""
     alg, found = run.alg, []
     recurrent = alg.actor.is_recurrent or alg.critic.is_recurrent

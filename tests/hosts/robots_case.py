@@ -11,13 +11,13 @@ import mujoco
 import numpy as np
 import torch
 
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
-from spiky_rl.hosts.isaaclab.conditions import robot_of
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.evaluation import stand_together
-from spiky_rl.hosts.isaaclab.lookalikes import mjcf_model
-from spiky_rl.hosts.isaaclab.measures import Measures
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
+from spiky_rl.hosts.isaaclab.conditions import find_robot
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 
 ENVS, SEED = 4, 1
 STARTS = 64
@@ -219,7 +219,7 @@ class Simulation:
         solver = env.unwrapped.sim.physics_manager._solver  # pylint: disable=protected-access
         self.body, self.worlds = Body(solver.mj_model), solver.mjw_data
         self.model, self.data = solver.mj_model, mujoco.MjData(solver.mj_model)
-        self.robot, self.env = robot_of(env.unwrapped)[1], env.unwrapped
+        self.robot, self.env = find_robot(env.unwrapped)[1], env.unwrapped
 
     def lifted(self):
         """The sum of the contact forces upwards, in newtons, per world."""
@@ -328,8 +328,8 @@ def main(task, wanted):
     assets = configure_assets("local")
     task = resolve_task(task)
     cfg, agent = load_configs(task)
-    stand_together(cfg)
-    physics = choice.apply(cfg, wanted, "cpu")
+    share_env_origin(cfg)
+    physics = selection.apply_physics(cfg, wanted, "cpu")
     found = {"task": task, "physics": physics, "assets": assets, "fallen": endless(cfg)}
     found["hidden"] = agent["actor"]["hidden_dims"]
     walker = next((name for name in ("ant", "humanoid") if name in task.lower()), None)
@@ -339,11 +339,11 @@ def main(task, wanted):
         cfg.scene.robot.spawn.activate_contact_sensors = True
         cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")
     with (
-        simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
         env = TimedVecEnv(gym_env)
-        found |= {"actions": env.num_actions, "measures": Measures(env).names}
+        found |= {"actions": env.num_actions, "measures": EpisodeMeasures(env).names}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)
         weight = 9.81 * float(sim.model.body_mass.sum())

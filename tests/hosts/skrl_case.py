@@ -6,8 +6,8 @@ import json
 import torch
 
 from spiky_rl.config.spec import AgentSpec, resolve_agent
-from spiky_rl.hosts.skrl.config import host_tree, runner_config
-from spiky_rl.hosts.skrl.runner import Runner
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts.point_env import LIF, PointEnv
 
 NETWORK = [{"name": "net", "input": "OBSERVATIONS", "layers": [16], "activations": "elu"}]
@@ -40,21 +40,21 @@ def specification(*overrides: str, network=None, critic=None, agent="mlp_ppo", *
     lines = [*overrides]
     lines += [f"agent.network={json.dumps(network)}"] if network else []
     lines += [f"agent.critic_network={json.dumps(critic)}"] if critic else []
-    return resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), lines)
+    return resolve_agent(agent, "Isaac-Point", to_agent_layout(raw, "Isaac-Point"), lines)
 
 
 PLAIN = {"state_preprocessor": None, "value_preprocessor": None, "rewards_shaper_scale": 1.0}
 """Nothing between the environment and the models, so that both hosts compute the same."""
 
 
-def runner(*overrides, env=None, folder=None, seed=0, identity=None, num_envs=8, **settings) -> Runner:
+def runner(*overrides, env=None, folder=None, seed=0, identity=None, num_envs=8, **settings) -> SkrlRunner:
     torch.manual_seed(seed)
-    config = runner_config(specification(*overrides, **{**PLAIN, **settings}))
+    config = make_runner_cfg(specification(*overrides, **{**PLAIN, **settings}))
     where = None if folder is None else str(folder)
-    return Runner(env or PointEnv(num_envs), config, where, identity=identity, picture_interval=2)
+    return SkrlRunner(env or PointEnv(num_envs), config, where, identity=identity, picture_interval=2)
 
 
-def rollout(run: Runner, observations=None, update=False):
+def rollout(run: SkrlRunner, observations=None, update=False):
     """One rollout as the runner makes it, without its update unless asked for; the observations that follow."""
     agent, environment = run.alg, run.environment
     agent.enable_training_mode(True)

@@ -9,11 +9,11 @@ import sys
 import torch
 
 from spiky_rl.config.spec import load_task
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import Subject, chosen, robot_of
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.hosts.isaaclab.condition_groups import configure_env
+from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th
@@ -32,30 +32,30 @@ def main(task, wanted):
     configure_assets("local")
     spec = load_task(task)
     cfg, _ = load_configs(resolve_task(spec.id), overrides=[SHORT])
-    physics = choice.apply(cfg, wanted, "cpu")
-    names = chosen("stress", Subject(task, cfg, spec.leg))
+    physics = selection.apply_physics(cfg, wanted, "cpu")
+    names = parse_conditions("stress", ConditionSubject(task, cfg, spec.leg))
     names = [name for name in names if "spikes" not in name and name != "dead_neurons" and "bits" not in name]
-    make_ready(cfg, names)
+    configure_env(cfg, names)
     count = len(names) * EPISODES
-    with simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
         env = TimedVecEnv(gym_env)
         with torch.inference_mode():
-            evaluation = Evaluation(env, names, EPISODES, ["policy"], SEED, spec.leg)
-            robot = robot_of(env.unwrapped)[1]
-            policy, obs = evaluation.random_policy(), evaluation.restart()
-            for condition in evaluation.conditions:
+            groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED, spec.leg)
+            robot = find_robot(env.unwrapped)[1]
+            policy, obs = groups.make_random_policy(), groups.restart()
+            for condition in groups.conditions:
                 condition.begin()
             rows = {key: [] for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
             models = []
             for step in range(STEPS - 1):
-                rows["true"].append(evaluation.values(obs))
-                seen = evaluation.perturbed(obs)
-                rows["seen"].append(evaluation.values(seen))
+                rows["true"].append(groups._flatten(obs))
+                seen = groups.perturb_observations(obs)
+                rows["seen"].append(groups._flatten(seen))
                 actions = SIZE * policy(seen)
                 rows["wanted"].append(actions)
-                actions = torch.cat([c.send(actions[c.group.ids]) for c in evaluation.conditions])
+                actions = torch.cat([c.perturb_actions(actions[c.group.ids]) for c in groups.conditions])
                 rows["sent"].append(actions)
-                for condition in evaluation.conditions:
+                for condition in groups.conditions:
                     condition.step()
                 obs, _, dones, _ = env.step(actions)
                 assert not dones.any(), f"step {step}: an episode ended"
@@ -68,7 +68,7 @@ def main(task, wanted):
     }
     found |= {
         "names": names,
-        "middle": evaluation.middle,
+        "middle": groups.conditions[0].group.damage_step,
         "physics": physics,
         "joint_names": robot.joint_names,
     }

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.common import runner as common_runner
-from spiky_rl.hosts.common.episodes import KEPT, EndedEpisodes
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.metrics.meter import Meter
+from spiky_rl.learners.common import runner as common_runner
+from spiky_rl.learners.common.episodes import WINDOW, EpisodeStatistics
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.metrics.meter import CostMeter
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.pretend_case import World
 from tests.hosts.pretend_cuda import DEVICE, pretended
@@ -21,8 +21,8 @@ STEPS, ENVS = 40, 9
 
 def test_episodes_are_those_of_a_loop_that_asks_in_every_step():
     generator = torch.Generator().manual_seed(0)
-    episodes = EndedEpisodes(ENVS, "cpu")
-    returns, lengths = deque(maxlen=KEPT), deque(maxlen=KEPT)
+    episodes = EpisodeStatistics(ENVS, "cpu")
+    returns, lengths = deque(maxlen=WINDOW), deque(maxlen=WINDOW)
     summed, counted = torch.zeros(ENVS), torch.zeros(ENVS)
     for step in range(STEPS):
         rewards = torch.randn(ENVS, generator=generator)
@@ -33,12 +33,12 @@ def test_episodes_are_those_of_a_loop_that_asks_in_every_step():
         lengths.extend(counted[ended].tolist())
         summed, counted = summed * ~ended, counted * ~ended
         if step % 7 == 0:
-            episodes.read()
+            episodes.fetch()
             assert (episodes.returns, episodes.lengths) == (returns, lengths)
-    episodes.read()
-    episodes.read()
+    episodes.fetch()
+    episodes.fetch()
     assert (episodes.returns, episodes.lengths) == (returns, lengths)
-    assert len(returns) == KEPT
+    assert len(returns) == WINDOW
 
 
 class Checked(PointEnv):
@@ -61,8 +61,8 @@ def spoilt(env):
 
 def test_rsl_rl_looks_for_nan_where_the_environment_does_not():
     with pytest.raises(ValueError, match="rewards returned by the environment contain NaN"):
-        Runner(spoilt(PointEnv()), config(NETWORK, steps=3)).learn(1)
-    run = Runner(spoilt(Checked()), config(NETWORK, steps=3))
+        RslRlRunner(spoilt(PointEnv()), config(NETWORK, steps=3)).learn(1)
+    run = RslRlRunner(spoilt(Checked()), config(NETWORK, steps=3))
     with pytest.raises(FloatingPointError):  # by the weights, after the update: nobody looked before
         run.learn(1)
 
@@ -106,10 +106,10 @@ def test_the_meter_is_made_once_in_a_training(monkeypatch):
 
     def meter_of(network):
         made.append(network)
-        return Meter(network)
+        return CostMeter(network)
 
-    monkeypatch.setattr(common_runner, "meter_of", meter_of)
-    run = Runner(PointEnv(), config(NETWORK, steps=3))
+    monkeypatch.setattr(common_runner, "make_meter", meter_of)
+    run = RslRlRunner(PointEnv(), config(NETWORK, steps=3))
     run.learn(3)
     assert made == [run.alg.actor.network]
     run.learn(1)
@@ -130,11 +130,9 @@ def flags():
     [("cuda:0", "rsl_rl", True), ("cuda:0", "skrl", False), ("cpu", "rsl_rl", False)],
 )
 def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, library, changed, monkeypatch):
-    environment = pytest.importorskip(
-        "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
-    )
-    from spiky_rl.config.plan import Request, Training
-    from spiky_rl.hosts.run.training import Run
+    from spiky_rl.learners import get_learner
+    from spiky_rl.run.run_plan import RunRequest, TrainOptions
+    from spiky_rl.run.train import TrainingRun
 
     class Begun(Exception):
         """The simulator would start."""
@@ -144,19 +142,18 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
         raise Begun
 
     seen, before = [], flags()
-    monkeypatch.setattr(environment, "simulation", simulation)
     plan = SimpleNamespace(
-        request=Request(task="cartpole", library=library),
+        request=RunRequest(task="cartpole", library=library),
         library=library,
-        setting=lambda _: 1,
-        env_cfg=None,
-        gym_id="",
+        get_setting=lambda _: 1,
+        learner=get_learner(library),
+        host_task=SimpleNamespace(open=simulation),
         device=device,
         num_envs=1,
         seed=0,
         rank=0,
     )
     with pytest.raises(Begun):
-        Run(plan, Training()).train(None, None)
+        TrainingRun(plan, TrainOptions()).train(None, None)
     assert seen == [(True, True, False, True) if changed else before]
     assert flags() == before

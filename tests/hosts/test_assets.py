@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 Usd = pytest.importorskip("pxr.Usd")
 
-from spiky_rl.hosts.isaaclab import lookalikes
-from spiky_rl.hosts.isaaclab.assets import missing_asset, newton_folder, server
+from spiky_rl.hosts.isaaclab import local_assets
+from spiky_rl.hosts.isaaclab.assets import explain_missing_asset, get_asset_server, newton_folder
 
 FRANKA = "Isaac/IsaacLab/Robots/FrankaEmika/franka_panda.usda"
 DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"
@@ -17,9 +17,9 @@ DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     root = tmp_path_factory.mktemp("derived")
-    lookalikes.derive(newton_folder(), root)
+    local_assets.build_assets(newton_folder(), root)
     names = ("GROUND", "CARTPOLE", "ANT", "HUMANOID")
-    return {name: Usd.Stage.Open(str(root / getattr(lookalikes, name))) for name in names}
+    return {name: Usd.Stage.Open(str(root / getattr(local_assets, name))) for name in names}
 
 
 def test_lookalikes_have_no_collision_group_that_keeps_them_off_the_ground(stages):
@@ -30,7 +30,7 @@ def test_lookalikes_have_no_collision_group_that_keeps_them_off_the_ground(stage
 
 @pytest.mark.parametrize(("name", "file"), [("ANT", "nv_ant.xml"), ("HUMANOID", "nv_humanoid.xml")])
 def test_every_body_of_a_lookalike_has_the_density_of_nvidias_model(stages, name, file):
-    spec, _ = lookalikes.mjcf_model(newton_folder() / file)
+    spec, _ = local_assets.mjcf_model(newton_folder() / file)
     densities = {geom.name: geom.density for geom in spec.geoms}
     bodies = [
         prim for prim in stages[name].Traverse() if prim.GetAttribute("physics:density").HasAuthoredValue()
@@ -54,13 +54,13 @@ def test_ground_has_the_shader_that_isaac_lab_tints(stages):
         ("/my/pack", f"/my/pack/{FRANKA}", ("ISAACSIM_ASSET_ROOT=/my/pack", "correct it")),
         (DERIVED, "https://raw.githubusercontent.com/newton-physics/newton-assets/main/a/b.usda", ("a/b.usda lies in", "NEWTON_ASSET_DIR")),
         (DERIVED, "https://elsewhere.org/a.usd", ("https://elsewhere.org/a.usd is needed", "no --assets holds")),
-        ("", f"{server()}/{FRANKA}", ("is the asset server reachable?", "--assets local")),
+        ("", f"{get_asset_server()}/{FRANKA}", ("is the asset server reachable?", "--assets local")),
     ],
 )  # fmt: skip
 def test_missing_file_is_answered_with_where_it_lies(monkeypatch, root, place, says):
     monkeypatch.setenv("ISAACSIM_ASSET_ROOT", root)
     monkeypatch.delitem(sys.modules, "isaaclab.utils.assets", raising=False)
-    answer = missing_asset(FileNotFoundError(f"Unable to find the file: {place}"))
+    answer = explain_missing_asset(FileNotFoundError(f"Unable to find the file: {place}"))
     assert answer is not None and "\n" not in answer
     for part in says:
         assert part in answer
@@ -68,5 +68,5 @@ def test_missing_file_is_answered_with_where_it_lies(monkeypatch, root, place, s
 
 
 def test_other_errors_are_not_taken_for_missing_assets():
-    assert missing_asset(ValueError("/a/b.usd")) is None
-    assert missing_asset(FileNotFoundError("there is no such file")) is None
+    assert explain_missing_asset(ValueError("/a/b.usd")) is None
+    assert explain_missing_asset(FileNotFoundError("there is no such file")) is None

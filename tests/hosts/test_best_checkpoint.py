@@ -5,22 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.common.runner import HostRunner
-from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.hosts.isaaclab.environment import NonFiniteError
-from spiky_rl.hosts.run import training
-from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
+from spiky_rl.learners.common.runner import BaseRunner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run import best_checkpoint, train
+from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from tests.hosts.point_env import LIF, PointEnv, config
 
 NETWORK = {**LIF, "layers": [16]}
 STEPS = 8
-PLAN = SimpleNamespace(device="cpu", seed=0, setting={"num_steps_per_env": STEPS}.__getitem__)
+PLAN = SimpleNamespace(device="cpu", seed=0, get_setting={"num_steps_per_env": STEPS}.__getitem__)
 
 
 class ResettableEnv(PointEnv):
     """Points that can be reset as Isaac Lab's direct workflow is, all at once."""
 
-    unwrapped = property(lambda self: self)
+    def restart(self, parts, seed):
+        self.reset()
+        return self.get_observations()
 
     def reset(self) -> None:
         self.state = torch.randn(1, 4).expand(self.num_envs, 4).clone()
@@ -28,11 +30,11 @@ class ResettableEnv(PointEnv):
         self.episode_length_buf[:] = 0
 
 
-def make_runner(env, folder, network=NETWORK) -> HostRunner:
+def make_runner(env, folder, network=NETWORK) -> BaseRunner:
     torch.manual_seed(0)
     cfg = config(network, steps=STEPS)
     cfg["actor"]["obs_normalization"] = True
-    return Runner(env, cfg, None if folder is None else str(folder))
+    return RslRlRunner(env, cfg, None if folder is None else str(folder))
 
 
 def push(run, force: float) -> None:
@@ -105,10 +107,12 @@ def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monk
     def choose_in_vain(*_):
         raise error
 
-    monkeypatch.setattr(training, "choose_best_checkpoint", choose_in_vain)
-    run = training.Run(PLAN, None, runner=object())
+    monkeypatch.setattr(best_checkpoint, "choose_best_checkpoint", choose_in_vain)
+    run = train.TrainingRun(PLAN, None, runner=object())
     assert run._choose_best(None, None, lambda: False) is None
-    assert caplog.messages == [f"best.pt stays that of the highest mean return: {str(error) or 'stopped'}"]
+    assert caplog.messages == [
+        f"best.pt stays the checkpoint of the highest mean return: {str(error) or 'stopped'}"
+    ]
 
 
 def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_goes_on(tmp_path):
@@ -119,7 +123,7 @@ def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_g
     for run in (make_runner(PointEnv(), None), skrl_case.runner(network=skrl_case.SPIKING)):
         run.learn(1)
         obs = run.env.get_observations()
-        copy = run.played.copy()
+        copy = run.inference_policy.copy()
         with torch.inference_mode():
             before = copy(obs)
         for model in run.models:

@@ -7,12 +7,22 @@ import pytest
 import torch
 
 from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS, ROBUSTNESS, ConditionError, Group, chosen, drawing, sensors_of,
+    CONDITIONS,
+    ROBUSTNESS,
+    ConditionError,
+    EnvGroup,
+    map_values_to_sensors,
+    parse_conditions,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.body import (
-    BASE_PUSH, JOINT_FRICTION, JOINT_PUSH, MASS, SURFACE_FRICTION,
+    BASE_PUSH_SPEED,
+    JOINT_FRICTION,
+    JOINT_PUSH,
+    MASS,
+    SURFACE_FRICTION,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from tests import processes
 
 SEED, EPISODES, SENSORS = 3, 400, 5
@@ -20,9 +30,9 @@ SEED, EPISODES, SENSORS = 3, 400, 5
 
 def condition(name: str, shapes=((SENSORS,),), episodes: int = EPISODES, seed: int = SEED):
     """A condition on what is observed, which needs no simulation."""
-    sensors = sensors_of(shapes)
+    sensors = map_values_to_sensors(shapes)
     deviation = torch.arange(len(sensors), dtype=torch.float)
-    return CONDITIONS[name](Group(None, torch.arange(episodes), seed, sensors, deviation))
+    return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, deviation))
 
 
 def test_every_condition_says_in_one_line_what_it_does():
@@ -32,7 +42,7 @@ def test_every_condition_says_in_one_line_what_it_does():
     for value, name in (
         (NOISE, "observation_noise"),
         (DROPOUT, "sensor_dropout"),
-        (BASE_PUSH, "push"),
+        (BASE_PUSH_SPEED, "push"),
         (MASS[1], "mass"),
     ):
         assert f"{value:g}" in CONDITIONS[name].text
@@ -40,15 +50,17 @@ def test_every_condition_says_in_one_line_what_it_does():
 
 
 def test_a_column_of_a_vector_is_a_sensor_and_so_is_a_column_of_pixels():
-    assert sensors_of([(3,), (2,)]).tolist() == [0, 1, 2, 3, 4]
-    image = sensors_of([(2, 3, 4)]).view(2, 3, 4)
+    assert map_values_to_sensors([(3,), (2,)]).tolist() == [0, 1, 2, 3, 4]
+    image = map_values_to_sensors([(2, 3, 4)]).view(2, 3, 4)
     assert (image == torch.arange(4)).all()
-    assert sensors_of([(1, 2, 2), (1,)]).tolist() == [0, 1, 0, 1, 2]
+    assert map_values_to_sensors([(1, 2, 2), (1,)]).tolist() == [0, 1, 0, 1, 2]
 
 
 def test_noise_has_a_tenth_of_each_value_s_own_deviation():
     noisy, samples = condition("observation_noise"), 100
-    noise = torch.stack([noisy.observe(torch.ones(EPISODES, SENSORS)) for _ in range(samples)]) - 1.0
+    noise = (
+        torch.stack([noisy.perturb_observations(torch.ones(EPISODES, SENSORS)) for _ in range(samples)]) - 1.0
+    )
     count = EPISODES * samples
     assert not noise[..., 0].any(), "what never changes has no noise"
     for i in range(1, SENSORS):
@@ -60,7 +72,9 @@ def test_noise_has_a_tenth_of_each_value_s_own_deviation():
 
 def test_a_sensor_drops_out_with_the_probability_that_the_text_names():
     dropping, steps = condition("sensor_dropout"), 50
-    lost = torch.stack([dropping.observe(torch.ones(EPISODES, SENSORS)) for _ in range(steps)]) == 0
+    lost = (
+        torch.stack([dropping.perturb_observations(torch.ones(EPISODES, SENSORS)) for _ in range(steps)]) == 0
+    )
     count = EPISODES * SENSORS * steps
     assert abs(lost.float().mean() - DROPOUT) < 5 * math.sqrt(DROPOUT * (1 - DROPOUT) / count)
     assert lost.any(0).all() and not lost.all(0).any(), "each sensor drops out at times, none for good"
@@ -69,9 +83,9 @@ def test_a_sensor_drops_out_with_the_probability_that_the_text_names():
 @pytest.mark.parametrize(("sensors", "episodes"), [(5, 400), (4, 64), (87, 64), (60, 1)])
 def test_one_sensor_is_lost_for_the_whole_episode_and_all_as_often(sensors, episodes):
     losing = condition("sensor_loss", ((sensors,),), episodes)
-    lost = losing.observe(torch.ones(episodes, sensors)) == 0
+    lost = losing.perturb_observations(torch.ones(episodes, sensors)) == 0
     assert (lost.sum(1) == 1).all()
-    assert torch.equal(lost, losing.observe(torch.ones(episodes, sensors)) == 0)
+    assert torch.equal(lost, losing.perturb_observations(torch.ones(episodes, sensors)) == 0)
     times = lost.sum(0)
     assert times.max() - times.min() <= 1
     if episodes < sensors:
@@ -82,7 +96,11 @@ def test_one_sensor_is_lost_for_the_whole_episode_and_all_as_often(sensors, epis
 def test_an_image_loses_whole_columns_of_pixels():
     shape = (3, 4, 6)
     for name in ("sensor_dropout", "sensor_loss"):
-        seen = condition(name, (shape,), 50).observe(torch.ones(50, math.prod(shape))).view(50, *shape)
+        seen = (
+            condition(name, (shape,), 50)
+            .perturb_observations(torch.ones(50, math.prod(shape)))
+            .view(50, *shape)
+        )
         assert (seen == seen[:, :1, :1, :]).all(), "all channels and rows of a column go together"
         assert (seen == 0).any()
 
@@ -91,30 +109,32 @@ def test_conditions_repeat_for_a_seed_and_leave_torch_s_own_numbers_alone():
     values = torch.ones(EPISODES, SENSORS)
     before = torch.get_rng_state()
     for name in ("observation_noise", "sensor_dropout"):
-        first, again, other = (condition(name, seed=seed).observe(values) for seed in (SEED, SEED, SEED + 1))
+        first, again, other = (
+            condition(name, seed=seed).perturb_observations(values) for seed in (SEED, SEED, SEED + 1)
+        )
         assert torch.equal(first, again) and not torch.equal(first, other)
-    with drawing(SEED, "cpu"):
+    with seed_torch(SEED, "cpu"):
         first = torch.rand(3)
-    with drawing(SEED, "cpu"):
+    with seed_torch(SEED, "cpu"):
         assert torch.equal(first, torch.rand(3))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_nominal_is_always_measured_and_first():
-    assert chosen("all") == list(ROBUSTNESS)
-    assert chosen("push, mass") == ["nominal", "push", "mass"]
-    assert chosen("push,nominal") == ["nominal", "push"]
+    assert parse_conditions("all") == list(ROBUSTNESS)
+    assert parse_conditions("push, mass") == ["nominal", "push", "mass"]
+    assert parse_conditions("push,nominal") == ["nominal", "push"]
 
 
 def test_sets_and_names_of_conditions_combine_and_each_is_measured_once():
-    assert chosen("stress, push") == [*chosen("stress"), "push"]
-    assert chosen("mass,payload,all") == [
+    assert parse_conditions("stress, push") == [*parse_conditions("stress"), "push"]
+    assert parse_conditions("mass,payload,all") == [
         "nominal",
         "mass",
         "payload",
         *(n for n in ROBUSTNESS if n not in ("nominal", "mass")),
     ]
-    assert chosen("all,stress") == list(CONDITIONS)
+    assert parse_conditions("all,stress") == list(CONDITIONS)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +150,7 @@ def test_sets_and_names_of_conditions_combine_and_each_is_measured_once():
 )
 def test_conditions_that_there_are_not_are_refused(names, words):
     with pytest.raises(ConditionError, match="--conditions") as refusal:
-        chosen(names)
+        parse_conditions(names)
     assert words in str(refusal.value)
 
 
@@ -170,7 +190,7 @@ def test_what_acts_on_sensors_leaves_the_robot_alone_and_what_acts_on_the_robot_
     """With equal actions the robot's motion is nominal's to the last bit, or it is not."""
     for name in real["names"]:
         apart = (of(real, name, real["end"]) - of(real, "nominal", real["end"])).abs().amax(-1)
-        if "robot" in CONDITIONS[name].needs:
+        if "robot" in CONDITIONS[name].requirements:
             assert (apart > 1e-3).all(), name
         else:
             assert not apart.any(), name
@@ -227,7 +247,7 @@ def test_a_push_changes_velocities_of_the_group_alone_and_the_physics_goes_on_fr
     if real["free"]:
         assert not change[:, 2:].any(), "along x and y"
         change, moved = change[:, :2], moved[:, :2]
-    assert change.abs().max() <= (BASE_PUSH if real["free"] else JOINT_PUSH) + 1e-6
+    assert change.abs().max() <= (BASE_PUSH_SPEED if real["free"] else JOINT_PUSH) + 1e-6
     assert len(change.unique()) == change.numel()
     strong = change.abs() > 0.5 * change.abs().max()
     assert (moved.sign() == change.sign())[strong].all(), "a control step later it is still there"

@@ -8,8 +8,13 @@ import zipfile
 import pytest
 import torch
 
-from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, random_state, read_checkpoint
-from spiky_rl.hosts.rsl_rl.observe import last_activity
+from spiky_rl.learners.common.checkpoints import (
+    CLASSIFY_KEYS,
+    CheckpointError,
+    get_random_state,
+    read_checkpoint,
+)
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from tests.hosts.test_runner import runner
 
 FLIPS = 400
@@ -61,7 +66,7 @@ def test_torch_alone_does_not_notice_a_flipped_bit_in_a_weight(good, tmp_path):
     path.write_bytes(damaged)
     held = torch.load(path, weights_only=True)
     assert dict(leaves(held)) != dict(leaves(content))
-    with pytest.raises(CheckpointError, match="no checkpoint, or a damaged one .* is not what was written"):
+    with pytest.raises(CheckpointError, match="not a checkpoint, or damaged .*the checksum of"):
         read_checkpoint(str(path))
 
 
@@ -153,7 +158,7 @@ DAMAGES = {
     ),
     "a return is infinite": (
         put(f"{OURS}/progress/returns/1", math.inf),
-        "progress.returns: inf is out of range; it must be finite, or NaN",
+        "progress.returns: inf is out of range; it must be finite or NaN",
     ),
     "a count is a list": (
         put(f"{OURS}/progress/iterations", [4]),
@@ -161,20 +166,26 @@ DAMAGES = {
     ),
     "courses of two lengths": (
         put(f"{OURS}/progress/steps/0", REMOVED),
-        "spiky_rl.progress: courses of different lengths",
+        "spiky_rl.progress: lists per iteration have different lengths",
     ),
-    "no random states": (put(STATE, REMOVED), "random.torch is no state"),
+    "no random states": (put(STATE, REMOVED), "random.torch is not a valid state"),
     "random states are text": (put(STATE, "x"), "spiky_rl.random: expected a mapping, got 'x'"),
-    "no state of torch": (put(f"{STATE}/torch", REMOVED), "random.torch is no state"),
+    "no state of torch": (put(f"{STATE}/torch", REMOVED), "random.torch is not a valid state"),
     "short state of torch": (put(f"{STATE}/torch", torch.zeros(5, dtype=torch.uint8)), "random.torch is no"),
-    "torch's state is floats": (put(f"{STATE}/torch", torch.zeros(5056)), "random.torch is no state"),
-    "short state of NumPy": (put(f"{STATE}/numpy/1", torch.zeros(7)), "random.numpy is no state"),
-    "NumPy's position": (put(f"{STATE}/numpy/2", 10**6), "random.numpy is no state .*position 1000000"),
-    "NumPy's kind": (put(f"{STATE}/numpy/0", "PCG"), "random.numpy is no state"),
-    "Python's words": (put(f"{STATE}/python/1", [1, 2]), "random.python is no state"),
-    "Python's version": (put(f"{STATE}/python/0", 99), "random.python is no state"),
-    "Python's gauss": (put(f"{STATE}/python/2", "x"), "random.python is no state .*gauss 'x'"),
-    "Python's state is a number": (put(f"{STATE}/python", 3), "random.python is no state"),
+    "torch's state is floats": (
+        put(f"{STATE}/torch", torch.zeros(5056)),
+        "random.torch is not a valid state",
+    ),
+    "short state of NumPy": (put(f"{STATE}/numpy/1", torch.zeros(7)), "random.numpy is not a valid state"),
+    "NumPy's position": (
+        put(f"{STATE}/numpy/2", 10**6),
+        "random.numpy is not a valid state .*position 1000000",
+    ),
+    "NumPy's kind": (put(f"{STATE}/numpy/0", "PCG"), "random.numpy is not a valid state"),
+    "Python's words": (put(f"{STATE}/python/1", [1, 2]), "random.python is not a valid state"),
+    "Python's version": (put(f"{STATE}/python/0", 99), "random.python is not a valid state"),
+    "Python's gauss": (put(f"{STATE}/python/2", "x"), "random.python is not a valid state .*gauss 'x'"),
+    "Python's state is a number": (put(f"{STATE}/python", 3), "random.python is not a valid state"),
 }
 
 
@@ -182,14 +193,14 @@ ACTOR = "actor_state_dict/network.layers.0.connection.weight"
 GROUP, MOMENTS = "optimizer_state_dict/param_groups/0", "optimizer_state_dict/state/0"
 NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
 DAMAGES |= {
-    "a sparse tensor": (put(ACTOR, torch.eye(4, 16).to_sparse()), "connection.weight: is a sparse tensor"),
-    "rows of a sparse one": (put(ACTOR, torch.eye(4, 16).to_sparse_csr()), "weight: is a sparse tensor"),
-    "a nested tensor": (put(ACTOR, NESTED), "connection.weight: is a nested tensor"),
-    "a tensor without values": (put(ACTOR, torch.ones(4, 16, device="meta")), "is a tensor without values"),
+    "a sparse tensor": (put(ACTOR, torch.eye(4, 16).to_sparse()), "connection.weight: sparse tensor"),
+    "rows of a sparse one": (put(ACTOR, torch.eye(4, 16).to_sparse_csr()), "weight: sparse tensor"),
+    "a nested tensor": (put(ACTOR, NESTED), "connection.weight: nested tensor"),
+    "a tensor without values": (put(ACTOR, torch.ones(4, 16, device="meta")), "tensor without values"),
     "complex values": (put(ACTOR, torch.ones(4, 16, dtype=torch.complex64)), "tensor of torch.complex64"),
     "quantised values": (
         put(ACTOR, torch.quantize_per_tensor(torch.ones(4, 16), 0.1, 0, torch.qint8)),
-        "is a tensor of torch.qint8",
+        "tensor of torch.qint8",
     ),
     "one value for all": (put(ACTOR, torch.ones(1).expand(4, 16)), "its 64 values share memory"),
     "more values than memory": (put(ACTOR, torch.ones(1).expand(2**40)), "values share memory"),
@@ -198,7 +209,10 @@ DAMAGES |= {
         put(f"{STATE}/torch", torch.zeros(1, dtype=torch.uint8).expand(5056)),
         "random.torch: its 5,056 values share memory",
     ),
-    "a GPU's random state": (put(f"{STATE}/cuda", torch.ones(16)), "random.cuda is no state .*float32"),
+    "a GPU's random state": (
+        put(f"{STATE}/cuda", torch.ones(16)),
+        "random.cuda is not a valid state .*float32",
+    ),
     "containers in containers": (put("infos/other", nest(100)), "infos.other: nested more than 64 deep"),
     "a negative variance": (put("actor_state_dict/obs_normalizer._var", -torch.ones(1, 4)), "_var: -1 is"),
     "a negative spread": (put("actor_state_dict/obs_normalizer._std", -torch.ones(1, 4)), "_std: -1 is"),
@@ -234,13 +248,13 @@ def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
         ({"infos": None}, "infos: missing spiky_rl"),
         ({"infos": {"spiky_rl": {}}}, "infos.spiky_rl: missing identity"),
         ({"infos": {"spiky_rl": {"identity": {"dataset": 3}}}}, "identity.dataset: expected text, got 3"),
-        ({"random": {}}, "random.torch is no state"),
+        ({"random": {}}, "random.torch is not a valid state"),
     ],
 )
 def test_a_classification_s_damaged_metadata_is_refused_too(change, message, tmp_path):
     path, identity = tmp_path / "model.pt", {"dataset": "digits", "agent": "lif_ppo", "seed": 0}
-    content = {key: {} for key in KEYS["classify"]} | {"infos": {"spiky_rl": {"identity": identity}}}
-    whole = content | {"random": random_state("cpu")}
+    content = {key: {} for key in CLASSIFY_KEYS} | {"infos": {"spiky_rl": {"identity": identity}}}
+    whole = content | {"random": get_random_state("cpu")}
     torch.save(whole, path)
     assert read_checkpoint(str(path), library="classify")["infos"] == whole["infos"]
     torch.save(whole | change, path)
@@ -257,7 +271,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(part, value, good, tmp_
     states[name].view(-1)[-1] = value
     path = tmp_path / "model.pt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=f"{part}.*{name} has values that are no numbers"):
+    with pytest.raises(CheckpointError, match=f"{part}.*{name} has non-finite values"):
         read_checkpoint(str(path))
 
 
@@ -267,7 +281,7 @@ def test_a_checkpoint_that_is_packed_is_refused_before_it_is_unpacked(good, tmp_
     with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(path, "w") as packed:
         for name in whole.namelist():
             packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="no checkpoint, or a damaged one .its parts are compressed"):
+    with pytest.raises(CheckpointError, match="not a checkpoint, or damaged .its parts are compressed"):
         read_checkpoint(str(path))
 
 
@@ -281,7 +295,7 @@ def test_checkpoints_without_our_metadata_are_read_as_before(good, tmp_path):
 def test_a_clock_that_is_set_back_within_an_iteration_damages_no_checkpoint(tmp_path):
     run = runner()
     run.learn(1)
-    run.book(1, 1, 8, (-3600.0, 1.0), {}, ([], []), last_activity(run.alg))
+    run.record_iteration(1, 1, 8, (-3600.0, 1.0), {}, ([], []), compute_last_activity(run.alg))
     run.save(str(tmp_path / "model_1.pt"))
     assert read_checkpoint(str(tmp_path / "model_1.pt"))["iter"] == 1
 

@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import load_task
-from spiky_rl.hosts.isaaclab.history import lengthen
+from spiky_rl.hosts.isaaclab.history import set_history_length
 from tests import processes
 
 DELAY, HISTORY, OVER = 4, 8, 30
@@ -61,11 +61,11 @@ def test_an_agent_with_a_history_sees_its_last_8_observations_and_stress_is_that
 
 def test_a_history_that_a_task_cannot_have_is_refused():
     with pytest.raises(UserError, match="agent.history: 8 .*no observation manager.*agent.history=1"):
-        lengthen(SimpleNamespace(), 8, {})
+        set_history_length(SimpleNamespace(), 8, {})
     apart = SimpleNamespace(observations=SimpleNamespace(policy=SimpleNamespace(concatenate_terms=False)))
     with pytest.raises(UserError, match="agent.history: 8 .*'policy'.*not one vector"):
-        lengthen(apart, 8, {})
-    lengthen(SimpleNamespace(), 1, {})
+        set_history_length(apart, 8, {})
+    set_history_length(SimpleNamespace(), 1, {})
 
 
 def test_delayed_tasks_are_tasks_of_their_own():

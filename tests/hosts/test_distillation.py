@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from spiky_rl.cli.train import train
-from spiky_rl.config.plan import Training
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
-from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
-from spiky_rl.hosts.run import teacher as teachers
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.rsl_rl.teacher import build_teacher
+from spiky_rl.run import teacher as teachers
+from spiky_rl.run.run_plan import TrainOptions
 from tests.cli.refusals import refused
 from tests.hosts.point_env import PointEnv, config
 
@@ -30,6 +32,8 @@ STUDENTS = {
     ),
 }
 
+RSL_RL = get_learner("rsl_rl")
+
 
 def merged(agent, *overrides):
     host = config()
@@ -41,9 +45,9 @@ def merged(agent, *overrides):
 def runner_of(agent, *overrides, folder=None, seed=0):
     torch.manual_seed(seed)
     spec = merged(agent, *overrides)
-    identity = {"task": TASK, "agent": agent, "spec": spec.tree()}
-    settings = runner_config(spec) | {"save_interval": 100}
-    return Runner(PointEnv(ENVS), settings, None if folder is None else str(folder), "cpu", identity)
+    identity = {"task": TASK, "agent": agent, "spec": spec.to_dict()}
+    settings = make_runner_cfg(spec) | {"save_interval": 100}
+    return RslRlRunner(PointEnv(ENVS), settings, None if folder is None else str(folder), "cpu", identity)
 
 
 def a_teacher(agent="mlp_ppo", *overrides):
@@ -51,12 +55,12 @@ def a_teacher(agent="mlp_ppo", *overrides):
     run = runner_of(agent, *overrides, seed=5)
     with torch.no_grad():
         run.alg.actor.distribution.std_param.fill_(0.4)
-    return Teacher("teacher.pt", agent, merged(agent, *overrides).tree(), run.alg.actor.state_dict())
+    return Teacher("teacher.pt", agent, merged(agent, *overrides).to_dict(), run.alg.actor.state_dict())
 
 
 def student_of(teacher, *overrides, folder=None):
     run = runner_of("lif_distilled", "agent.network.layers=[32]", SHORT, *overrides, folder=folder)
-    run.take_teacher(teacher)
+    run.set_teacher(teacher)
     return run
 
 
@@ -91,7 +95,7 @@ def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
         [getattr(run.alg.storage, name).clone() for name in ("observations", "dones", "privileged_actions")]
     )
     run.learn(2)
-    again = held.build(run.env.get_observations(), 2, "cpu")
+    again = build_teacher(held, run.env.get_observations(), 2, "cpu")
     with torch.inference_mode():
         for observations, dones, actions in kept:
             for x, done, action in zip(observations, dones, actions, strict=True):
@@ -129,7 +133,7 @@ def test_a_run_goes_on_in_the_part_that_it_was_in_without_its_teachers(done, tmp
     again = runner_of(
         "lif_distilled", "agent.network.layers=[32]", SHORT, "agent.network.stateful=true", seed=3
     )
-    again.take_teacher(kept_teacher(read_checkpoint(str(path)), path))
+    again.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
     again.load(str(path))
     assert again.alg.updates == done and again.current_learning_iteration == done
     assert not changed(weights_of(run.alg.actor), again.alg.actor)
@@ -151,38 +155,38 @@ def test_a_checkpoint_is_an_agents_as_any_other(tmp_path):
 
 
 def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
-    with pytest.raises(CheckpointError, match="does not fit what is observed and done here"):
+    with pytest.raises(CheckpointError, match="the teacher does not fit"):
         student_of(
             Teacher(
                 "teacher.pt",
                 "mlp_ppo",
-                merged("mlp_ppo", "agent.actor.hidden_dims=[7]").tree(),
+                merged("mlp_ppo", "agent.actor.hidden_dims=[7]").to_dict(),
                 a_teacher().weights,
             )
         )
-    with pytest.raises(CheckpointError, match="observes walls, which the task does not give"):
-        tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").tree()
+    with pytest.raises(CheckpointError, match="observation groups walls, which the task does not have"):
+        tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").to_dict()
         student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
     run = runner_of("mlp_ppo", folder=tmp_path)
     run.learn(1)
-    assert read_teacher(tmp_path / "model_0.pt", TASK).agent == "mlp_ppo"
-    with pytest.raises(CheckpointError, match="a teacher of task 'Isaac-Point', not 'Isaac-Ant'"):
-        read_teacher(tmp_path / "model_0.pt", "Isaac-Ant")
+    assert read_teacher(tmp_path / "model_0.pt", TASK, RSL_RL).agent == "mlp_ppo"
+    with pytest.raises(CheckpointError, match="teacher of task 'Isaac-Point', not 'Isaac-Ant'"):
+        read_teacher(tmp_path / "model_0.pt", "Isaac-Ant", RSL_RL)
     with pytest.raises(CheckpointError, match="holds no teacher"):
-        kept_teacher(read_checkpoint(str(tmp_path / "model_0.pt")), tmp_path / "model_0.pt")
+        load_teacher_from_student(read_checkpoint(str(tmp_path / "model_0.pt")), tmp_path / "model_0.pt")
     run.identity = {}
     run.save(str(tmp_path / "foreign.pt"))
-    with pytest.raises(CheckpointError, match="was not written by train.py"):
-        read_teacher(tmp_path / "foreign.pt", TASK)
+    with pytest.raises(CheckpointError, match="not written by train.py"):
+        read_teacher(tmp_path / "foreign.pt", TASK, RSL_RL)
     torch.save({"policy": {}, "value": {}, "iter": 1}, tmp_path / "skrl.pt")
-    with pytest.raises(CheckpointError, match="is no checkpoint of an rsl_rl run"):
-        read_teacher(tmp_path / "skrl.pt", TASK)
+    with pytest.raises(CheckpointError, match="not a checkpoint of rsl_rl"):
+        read_teacher(tmp_path / "skrl.pt", TASK, RSL_RL)
 
 
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["agent.network={name: reservoir}"], "agent.network: reservoir learns nothing but its readout"),
+        (["agent.network={name: reservoir}"], "agent.network: reservoir trains only its readout"),
         (
             [
                 "agent.algorithm.rnd_cfg={num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [4], weight: 1.0}"
@@ -191,13 +195,13 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
         ),
         (
             ["agent.algorithm.class_name=rsl_rl.algorithms:PPO"],
-            "derived from spiky_rl.hosts.rsl_rl:DistillingPPO",
+            "derived from spiky_rl.learners.rsl_rl:DistillingPPO",
         ),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(overrides, said):
     with pytest.raises(SpecError, match=said):
-        runner_config(merged("lif_distilled", *overrides))
+        make_runner_cfg(merged("lif_distilled", *overrides))
 
 
 @pytest.mark.parametrize("is_resumed", [False, True], ids=["--teacher", "a student that goes on"])
@@ -207,7 +211,7 @@ def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_name
     own = tmp_path / "own.py"
     own.write_text("from pathlib import Path\nPath(__file__).with_suffix('.executed').touch()\n")
     network = {"name": "feedforward", "layers": [8], "neuron": f"{own}:Own"}
-    spec = {**merged("lif_ppo").tree(), "network": network}
+    spec = {**merged("lif_ppo").to_dict(), "network": network}
     run = student_of(a_teacher(), folder=tmp_path / "run")
     run.identity["spec"] = spec
     run.alg.teacher = Teacher("somewhere.pt", "lif_ppo", spec, a_teacher().weights)
@@ -215,11 +219,12 @@ def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_name
     checkpoint, student = tmp_path / "run" / "model_0.pt", merged("lif_distilled", SHORT)
     plan = SimpleNamespace(task=TASK, agent="lif_distilled", spec=student, experiment="point")
     plan.request = SimpleNamespace(log_root=tmp_path)
+    plan.library, plan.learner = RSL_RL.name, RSL_RL
 
     def find(*code):
         named = None if is_resumed else str(checkpoint)
-        return teachers.find(
-            plan, Training(teacher=named, teacher_code=code), checkpoint if is_resumed else None
+        return teachers.find_teacher(
+            plan, TrainOptions(teacher=named, teacher_code=code), checkpoint if is_resumed else None
         )
 
     with pytest.raises(UserError) as said:
@@ -227,10 +232,10 @@ def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_name
     assert str(said.value).startswith(f"{checkpoint}: ") and f"{own}:Own" in str(said.value)
     assert "--teacher_code" in str(said.value)
     found = find(f"{own}:Own")
-    assert found.tree["network"]["neuron"] == f"{own}:Own"
+    assert found.spec["network"]["neuron"] == f"{own}:Own"
     assert not own.with_suffix(".executed").exists(), "it is found without being executed"
-    plan.spec = SimpleNamespace(runner=student.runner, tree=lambda: {"network": network})
-    assert find().tree == found.tree, "the student's command line names it"
+    plan.spec = SimpleNamespace(runner=student.runner, to_dict=lambda: {"network": network})
+    assert find().spec == found.spec, "the student's command line names it"
 
 
 CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()
@@ -241,15 +246,15 @@ CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()
     [
         (
             "--agent lif_distilled",
-            "--agent lif_distilled: learns from a teacher first; name its run with --teacher RUN",
+            "--agent lif_distilled: needs a teacher; pass its run folder with --teacher RUN",
         ),
         (
             "--agent lif_ppo --teacher somewhere",
-            "--agent lif_ppo learns from no teacher; take one of lif_distilled",
+            "--agent lif_ppo learns from no teacher; allowed: lif_distilled",
         ),
         (
             "--agent lif_distilled --teacher nowhere",
-            "--teacher nowhere: there is no such file, and no run folder with checkpoints",
+            "--teacher nowhere: not found; allowed: a checkpoint file, or a run folder with checkpoints",
         ),
         ("--agent lif_distilled --rl_library skrl", "distillation_cfg"),
     ],
@@ -269,7 +274,7 @@ def test_the_command_refuses_a_teacher_of_another_task_or_another_history(tmp_pa
         run.identity = {**run.identity, "task": task}
         run.learn(1)
     line = [*CARTPOLE, tmp_path / "logs", "--agent", "lif_distilled", "--teacher"]
-    assert "a teacher of task 'Isaac-Point', not 'Isaac-Cartpole'" in refused(
+    assert "teacher of task 'Isaac-Point', not 'Isaac-Cartpole'" in refused(
         train, [*line, tmp_path / "other"], capsys
     )
     said = refused(train, [*line, tmp_path / "longer"], capsys)

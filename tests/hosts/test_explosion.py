@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from spiky_rl.hosts.common import explosion
-from spiky_rl.hosts.common.runs import write_result
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.common import return_check
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run.run_folders import write_result
 from tests.hosts.point_env import PointEnv, config
 
 
@@ -28,9 +28,9 @@ def _lines():
     handler = logging.Handler()
     handler.lines = []
     handler.emit = lambda record: handler.lines.append(record.getMessage())
-    explosion.log.addHandler(handler)
+    return_check.log.addHandler(handler)
     yield handler.lines
-    explosion.log.removeHandler(handler)
+    return_check.log.removeHandler(handler)
 
 
 @pytest.mark.parametrize(("unit", "warnings"), [(1.0, 0), (1e7, 0), (1e14, 1)])
@@ -38,7 +38,7 @@ def test_finite_returns_that_nothing_can_earn_are_warned_of_once(unit, warnings,
     torch.manual_seed(0)
     env = Scaled()
     env.unit = unit
-    Runner(env, config(), str(tmp_path)).learn(3)
+    RslRlRunner(env, config(), str(tmp_path)).learn(3)
     assert len(lines) == warnings
     for line in lines:
         assert line.startswith("iteration 0: the mean return is -") and "e+1" in line
@@ -50,10 +50,10 @@ class BlownUp(Scaled):
 
     unit = math.nan
 
-    def tell_trained(self, is_trained):
+    def set_trained(self, is_trained):
         self.is_trained = is_trained
 
-    def blow_up(self):
+    def describe_blow_up(self):
         return "the simulation has blown up, with env.sim.dt=0.5"
 
 
@@ -62,16 +62,16 @@ def test_a_simulation_that_has_blown_up_is_blamed_and_not_the_learning_rate(line
     env = BlownUp()
     env.checks_finite = True  # rsl_rl looks for NaN itself otherwise
     with pytest.raises(FloatingPointError, match="env.sim.dt=0.5") as caught:
-        Runner(env, config(), str(tmp_path)).learn(1)
+        RslRlRunner(env, config(), str(tmp_path)).learn(1)
     assert "learning_rate" not in str(caught.value) and not env.is_trained
     env.unit = 1e14
-    Runner(env, config(), str(tmp_path)).learn(1)
+    RslRlRunner(env, config(), str(tmp_path)).learn(1)
     assert "env.sim.dt=0.5" in lines[0] and "learning_rate" not in lines[0] and env.is_trained
 
 
 def test_worlds_that_broke_are_counted_over_a_resumed_training_and_written_into_its_result(tmp_path):
     env = Scaled()
-    runs = [Runner(env, config(), str(tmp_path / name)) for name in ("first", "second")]
+    runs = [RslRlRunner(env, config(), str(tmp_path / name)) for name in ("first", "second")]
     env.worlds_reset = 2  # while the simulator started
     runs[0].on_iteration = lambda iteration: setattr(env, "worlds_reset", env.worlds_reset + 3)
     env.worlds_reset = 5

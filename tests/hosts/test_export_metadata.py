@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 
@@ -27,10 +27,10 @@ def runner(network, actor):
     torch.manual_seed(0)
     settings = config(network)
     settings["actor"] |= actor
-    run = Runner(PointEnv(1), settings)
+    run = RslRlRunner(PointEnv(1), settings)
     perturb_learned_values(run.alg.actor.eval())
     if network is not None:
-        run.alg.actor.network.run_on("torch")  # the exports run the reference
+        run.alg.actor.network.set_backend("torch")  # the exports run the reference
     return run
 
 

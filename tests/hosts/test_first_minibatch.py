@@ -8,22 +8,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spiky_rl.config import registry
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
 from tests.hosts.test_rsl_rl_model import rollout
 
 ENVS = 8
-AGENTS = [name for name in registry.names("agents") if "classifier" not in name]
+AGENTS = [name for name in registry.list_names("agents") if "classifier" not in name]
 SPIKING = [
     name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
 ]
 SCHEDULED = {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]}
 
 
-def agent_runner(agent: str, *overrides: str) -> Runner:
+def agent_runner(agent: str, *overrides: str) -> RslRlRunner:
     """An agent's own configuration on the point mass, seen by a camera where its network is convolutional."""
     torch.manual_seed(0)
     images = "conv" in agent
@@ -35,10 +35,12 @@ def agent_runner(agent: str, *overrides: str) -> Runner:
         "reservoir" in agent
     )  # the search for a rate takes ten seconds
     merged = resolve_agent(agent, "Isaac-Point", host, [*small, *overrides])
-    return Runner((ImageEnv if images else PointEnv)(ENVS), runner_config(merged) | {"save_interval": 100})
+    return RslRlRunner(
+        (ImageEnv if images else PointEnv)(ENVS), make_runner_cfg(merged) | {"save_interval": 100}
+    )
 
 
-def first_ratios(run: Runner) -> torch.Tensor:
+def first_ratios(run: RslRlRunner) -> torch.Tensor:
     """The ratios of the update's first minibatch, as `PPO.update` computes them."""
     alg, ratios = run.alg, []
     model, generators = alg.get_policy(), ("mini_batch_generator", "recurrent_mini_batch_generator")
@@ -92,7 +94,7 @@ def test_autocast_does_reach_an_anns_ratios():
 @pytest.mark.parametrize("backend", ["torch", "auto"])
 def test_values_of_a_spiking_critic_are_the_rollouts_in_autocast(backend):
     torch.manual_seed(0)
-    run = Runner(PointEnv(ENVS), config(None, critic={**LIF, "layers": [16], "backend": backend}))
+    run = RslRlRunner(PointEnv(ENVS), config(None, critic={**LIF, "layers": [16], "backend": backend}))
     rollout(run)
     with torch.autocast("cpu", torch.bfloat16):
         values = run.alg.critic(run.alg.storage.observations.flatten(0, 1))
@@ -105,7 +107,7 @@ def test_values_of_a_spiking_critic_are_the_rollouts_in_autocast(backend):
 def test_ratios_are_one_under_torch_compile(stateful):
     torch.manual_seed(0)
     network = {**LIF, "layers": [16], "stateful": stateful, "surrogate": SCHEDULED}
-    run = Runner(PointEnv(ENVS), config(network) | {"torch_compile_mode": "default"})
+    run = RslRlRunner(PointEnv(ENVS), config(network) | {"torch_compile_mode": "default"})
     assert type(run.alg.actor) is not type(run.alg.get_policy())
     rollout(run)
     ratios = first_ratios(run)
@@ -124,7 +126,7 @@ class Waits(TorchDispatchMode):
 
 NETWORKS = [
     {"name": "feedforward", **LIF, "layers": [16, 12], "stateful": stateful, "surrogate": SCHEDULED, "encoder": encoder}
-    for stateful, encoder in itertools.product([False, True], ["direct", "rate", "population", "beside"])
+    for stateful, encoder in itertools.product([False, True], ["direct", "rate", "population", "concat"])
 ] + [RESERVOIR, PLASTIC]  # fmt: skip
 
 
@@ -133,13 +135,13 @@ NETWORKS = [
 )
 def test_no_forward_pass_waits_for_the_device(network):
     torch.manual_seed(0)
-    run = Runner(PointEnv(ENVS), config(network))
+    run = RslRlRunner(PointEnv(ENVS), config(network))
     actor, obs = run.alg.actor, run.env.get_observations()
-    actor.network.run_on("torch")
+    actor.network.set_backend("torch")
     with Waits() as waits:
-        actor(actor.with_features(obs))
-        actor.network.advance()
-        actor(actor.with_features(obs))
+        actor(actor.add_features(obs))
+        actor.network.count_update()
+        actor(actor.add_features(obs))
         assert waits.count == 0
         int(torch.ones(()))
     assert waits.count == 1, "the count sees one that is there"

@@ -10,8 +10,8 @@ from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
+from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -24,7 +24,7 @@ DIFFERENT = {"armature", "geom gap", "contact pairs"}
 @pytest.fixture(scope="module")
 def wheel():
     try:
-        return unpacked(MJLAB)
+        return get_wheel_folder(MJLAB)
     except AssetError as error:
         pytest.skip(str(error))
 

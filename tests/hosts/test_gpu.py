@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.ratio_case import (
@@ -31,9 +31,9 @@ def many(device: str) -> int:
     return FEW if device == "cpu" else ENVIRONMENTS
 
 
-def rolled_out(network, device, environments=FEW) -> Runner:
+def rolled_out(network, device, environments=FEW) -> RslRlRunner:
     torch.manual_seed(0)
-    run = Runner(PointEnv(environments, device=device), config(network), device=device)
+    run = RslRlRunner(PointEnv(environments, device=device), config(network), device=device)
     rollout(run)
     return run
 
@@ -70,5 +70,5 @@ def test_update_and_observation_run_on_the_device(network, device):
     assert places == {torch.device(device)}
     losses = run.alg.update()
     assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
-    assert 0 < last_activity(run.alg).rate < 1
-    assert raster(run.alg).axes
+    assert 0 < compute_last_activity(run.alg).rate < 1
+    assert draw_raster(run.alg).axes

@@ -6,22 +6,21 @@ import re
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
-
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
 from tests.hosts.pretend_case import (
     AGENTS,
     STEPS,
     World,
     Writer,
-    refused_by_skrl,
     network_of,
+    refused_by_skrl,
     takes_images,
 )
 from tests.hosts.test_pretend_cuda_launches import DOCS, SPIKING, minibatch, network
 from tests.hosts.test_pretend_cuda_rsl_rl import settings
-from tests.kernels.test_fake_cupy import built
 from tests.kernels.cases import CUPY
+from tests.kernels.test_fake_cupy import built
 
 BATCH, ALIKE, NEAR = 64, 0.9, 1e-4
 """Samples that are compared; share of them that must be the CPU's, and how near that is, relative to the largest: where sums are in
@@ -46,7 +45,7 @@ def test_every_agents_network_is_that_of_the_cpu(agent, device):
     features = []
     for backend, place in (("cupy", device), ("torch", "cpu")):
         here = copy.deepcopy(made).to(place)
-        here.run_on(backend)
+        here.set_backend(backend)
         given = x.to(place)
         carried = (here.zero_state(BATCH, given), keep.to(place)) if here.stateful else (None, None)
         with torch.no_grad():
@@ -84,7 +83,7 @@ def trains(run, writer) -> None:
 def test_every_agent_trains_under_rsl_rl(agent, device):
     images, writer = takes_images(agent), Writer()
     with made_by_the_cpu():
-        run = Runner(World(images, device), settings(agent), "nowhere", device)
+        run = RslRlRunner(World(images, device), settings(agent), "nowhere", device)
     run.logger.writer, run.save = writer, lambda path: run.alg.save()
     count = launched(lambda: trains(run, writer))
     assert count >= ITERATIONS * STEPS * (network_of(agent) is not None)
@@ -95,7 +94,7 @@ def test_every_agent_trains_under_rsl_rl(agent, device):
 )
 def test_every_agent_that_skrl_takes_trains_under_it(agent, device):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")
-    from spiky_rl.hosts.skrl.runner import Runner as SkrlRunner
+    from spiky_rl.learners.skrl.runner import SkrlRunner as SkrlRunner
     from tests.hosts.test_pretend_cuda_skrl import settings as skrl_settings
 
     with made_by_the_cpu():

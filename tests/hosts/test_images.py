@@ -6,8 +6,8 @@ from rsl_rl.models import CNNModel
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.synops import dense_operations
 from tests.hosts.image_env import CONVOLUTIONAL, SIZE, ImageEnv
 from tests.hosts.point_env import config
@@ -17,12 +17,12 @@ CNN = {"output_channels": [4, 5], "kernel_size": [3, 3], "stride": [1, 2], "acti
 GROUPS = {"actor": ["policy"], "critic": ["critic"]}
 
 
-def runner(network=None, num_envs=8, groups=None, **actor) -> Runner:
+def runner(network=None, num_envs=8, groups=None, **actor) -> RslRlRunner:
     torch.manual_seed(0)
     settings = config({**CONVOLUTIONAL, **(network or {})})
     settings["obs_groups"] = groups or GROUPS
     settings["actor"] |= actor
-    return Runner(ImageEnv(num_envs), settings)
+    return RslRlRunner(ImageEnv(num_envs), settings)
 
 
 @pytest.mark.parametrize("stateful", [False, True])
@@ -55,7 +55,7 @@ def test_exports_take_images_and_equal_the_live_policy(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({"stateful": stateful}, num_envs=1)
     actor = run.alg.actor.eval()
-    actor.network.run_on("torch")
+    actor.network.set_backend("torch")
     run.export_policy_to_jit(str(tmp_path))
     run.export_policy_to_onnx(str(tmp_path))
     scripted = torch.jit.load(tmp_path / "policy.pt")
@@ -81,7 +81,9 @@ def test_images_beside_vectors_and_their_normalisation_are_refused():
         RegistryError, match=r"obs_groups.actor: .*one group of images; got policy: \[2, 9, 10\]"
     ):
         runner(groups={"actor": ["policy", "critic"], "critic": ["critic"]})
-    with pytest.raises(RegistryError, match="agent.actor.obs_normalization: true is for vectors"):
+    with pytest.raises(
+        RegistryError, match="agent.actor.obs_normalization: true is not available with images"
+    ):
         runner(obs_normalization=True)
     with pytest.raises(RegistryError, match=r"a vector of .*encoder that keeps maps \(direct\)"):
         runner({"encoder": "population"})
@@ -104,8 +106,8 @@ def camera_agent(name="lif_conv_ppo", *overrides):
 
 
 def test_an_agent_takes_the_place_of_the_cnn_and_keeps_the_critic():
-    actor = runner_config(camera_agent())["actor"]
-    assert (actor["class_name"], actor["cnn_cfg"]) == ("spiky_rl.hosts.rsl_rl:SpikingModel", CNN)
-    assert runner_config(camera_agent("mlp_ppo"))["actor"]["class_name"] == "CNNModel"
+    actor = make_runner_cfg(camera_agent())["actor"]
+    assert (actor["class_name"], actor["cnn_cfg"]) == ("spiky_rl.learners.rsl_rl:SpikingModel", CNN)
+    assert make_runner_cfg(camera_agent("mlp_ppo"))["actor"]["class_name"] == "CNNModel"
     with pytest.raises(SpecError, match="share_cnn_encoders: true needs two CNNs"):
-        runner_config(camera_agent("lif_conv_ppo", "agent.algorithm.share_cnn_encoders=true"))
+        make_runner_cfg(camera_agent("lif_conv_ppo", "agent.algorithm.share_cnn_encoders=true"))

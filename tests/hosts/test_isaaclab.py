@@ -15,13 +15,13 @@ import json, sys
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 assets = configure_assets("local")
 import torch
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, open_simulation
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 task = resolve_task(sys.argv[1])
 cfg, agent = load_configs(task)
-with simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_env:
+with open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_env:
     env = TimedVecEnv(gym_env)
-    measures = Measures(env)
+    measures = EpisodeMeasures(env)
     torch.manual_seed(0)
     total = torch.zeros(ENVS)
     for _ in range(STEPS):

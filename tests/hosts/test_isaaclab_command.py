@@ -38,7 +38,7 @@ def environment(monkeypatch):
 )
 def test_a_machine_without_a_gpu_is_told_its_device_and_assets_in_one_line_each(program, agent, caplog):
     arguments = [program, "play", "--rl_library", "skrl", *agent]
-    command.prepare(arguments, AGENTS)
+    command.prepare_isaaclab_command(arguments, AGENTS)
     assert arguments[-2:] == ["--device", "cpu"]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["spiky_rl"] * 2
 
@@ -57,18 +57,18 @@ def test_a_machine_without_a_gpu_is_told_its_device_and_assets_in_one_line_each(
 )
 def test_runs_that_are_not_ours_are_left_alone(arguments, caplog):
     before = list(arguments)
-    command.prepare(arguments, AGENTS)
+    command.prepare_isaaclab_command(arguments, AGENTS)
     assert arguments == before and not caplog.records
 
 
 def test_what_the_user_says_of_the_device_stands():
     arguments = ["isaaclab", "train", "--device", "cuda:0", "--agent", "lif_ppo"]
-    command.prepare(arguments, AGENTS)
+    command.prepare_isaaclab_command(arguments, AGENTS)
     assert arguments.count("--device") == 1
 
 
 def ask():
-    return command.asking()
+    return command.get_calling_command()
 
 
 def through():
@@ -89,9 +89,9 @@ def test_what_the_backends_share_is_none_of_them():
 
 def test_leapp_export_is_told_as_train_and_play_are():
     arguments = ["isaaclab", "leapp", "export", "--agent", "lif_ppo"]
-    command.prepare(arguments, AGENTS)
+    command.prepare_isaaclab_command(arguments, AGENTS)
     assert arguments[-2:] == ["--device", "cpu"]
-    assert not command.is_ours(["isaaclab", "leapp", "deploy", "--agent", "lif_ppo"], AGENTS)
+    assert not command.names_our_agent(["isaaclab", "leapp", "deploy", "--agent", "lif_ppo"], AGENTS)
 
 
 def network_of(agent):
@@ -104,9 +104,9 @@ def network_of(agent):
         (
             "lif_reservoir_ppo",
             "rsl_rl",
-            "a reservoir carries a state that isaaclab leapp export would leave out",
+            "isaaclab leapp export would lose the hidden state of a reservoir",
         ),
-        ("lif_stateful_ppo", "skrl", "would leave out the state that --agent lif_stateful_ppo carries"),
+        ("lif_stateful_ppo", "skrl", "would lose the hidden state of --agent lif_stateful_ppo"),
     ],
 )
 def test_a_state_that_leapp_export_would_leave_out_is_refused_by_name(agent, library, said):
@@ -147,9 +147,9 @@ def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(age
         (
             "leapp export",
             "lif_reservoir_ppo",
-            "a reservoir carries a state that isaaclab leapp export would leave out",
+            "isaaclab leapp export would lose the hidden state of a reservoir",
         ),
-        ("train", "lif_distilled", "learns from a teacher first, for which isaaclab train has no option"),
+        ("train", "lif_distilled", "needs a teacher, for which isaaclab train has no option"),
     ],
 )
 def test_isaac_labs_own_command_ends_in_our_line_before_it_starts_anything(
@@ -235,7 +235,7 @@ def test_code_in_a_checkpoint_is_not_executed_by_isaac_labs_command(library, tmp
         loads(library, path)
     assert marker.exists(), "without us it is"
     marker.unlink()
-    command.read_without_code()
+    command.enable_safe_load()
     with pytest.raises(Exception, match="Weights only load failed"):
         loads(library, path)
     assert not marker.exists()
@@ -301,5 +301,5 @@ types.FunctionType(train.__code__, {"__name__": "isaaclab_rl.entrypoints.backend
     assert done.returncode == 2, done.stderr[-2000:]
     line = done.stderr.strip().splitlines()[-1]
     assert line == (
-        "error: --rl_library sb3: is not available with --agent lif_ppo on Isaac-Cartpole; it allows rsl_rl and skrl"
+        "error: --rl_library sb3: not available with --agent lif_ppo on Isaac-Cartpole; allowed: rsl_rl, skrl"
     )

@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 from spiky_rl.config.options import UserError
+from spiky_rl.hosts.isaaclab.cfg_checks import check_symmetry
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
-from spiky_rl.hosts.isaaclab.limits import check_symmetry
 from tests.test_bad_input import configured
 
 SOLVER = "env.sim.physics.solver_cfg"
@@ -68,7 +68,7 @@ def test_a_mirror_is_a_function_of_the_tasks_own_package_or_of_the_users():
 
 
 AGENT = {
-    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network takes its place"],
+    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network replaces the model"],
     "network.neuron.tau=1e38": ["network.neuron.tau: 1e+38", "between 0.001 and 1000000.0"],
     "network.neuron.threshold=1e7": ["network.neuron.threshold: 10000000.0", "and 1000000.0"],
 }

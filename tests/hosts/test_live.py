@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.config.plan import Training
-from spiky_rl.hosts.common.live import SpikePicture
 from spiky_rl.hosts.isaaclab.live import names
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run.run_plan import TrainOptions
+from spiky_rl.run.spike_raster import SpikeRaster
 from tests.hosts.point_env import LIF, PointEnv, config
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -18,8 +18,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from isaaclab.visualizers.base_visualizer import BaseVisualizer
 from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg
 
-from spiky_rl.hosts.run.watched import Watched
-from spiky_rl.hosts.isaaclab.live import base, choice
+from spiky_rl.hosts.isaaclab.live import base, setup
+from spiky_rl.run.visualized_env import VisualizedEnv
 
 STEPS, DT = 60, 0.02
 
@@ -50,7 +50,7 @@ class Screen(BaseVisualizer):
         return True
 
 
-class View(base.Live, Screen):
+class View(base.LiveVisualizer, Screen):
     """A live view on it."""
 
     watched = True
@@ -96,7 +96,7 @@ def run(view: View, count: int, seconds: float) -> None:
 
 
 def test_frames_go_by_the_clock_and_no_simulated_time_is_lost(view):
-    run(view, 100, base.PERIOD / 10)
+    run(view, 100, base.FRAME_INTERVAL_S / 10)
     assert len(view.frames) == 10
     assert view.simulated + view.waited == pytest.approx(100 * DT)
 
@@ -113,34 +113,34 @@ def test_a_paused_simulation_waits_for_the_next_frame_instead_of_asking_on(view)
     begun = view.clock.now
     for _ in range(20):  # as Isaac Lab's simulation does while a view says that it is paused
         view.step(0.0)
-    assert view.clock.now - begun == pytest.approx(10 * base.PERIOD)
+    assert view.clock.now - begun == pytest.approx(10 * base.FRAME_INTERVAL_S)
 
 
 def test_the_picture_is_drawn_seldom_and_only_for_somebody(view):
     view.picture = lambda: "picture"
     view.watched = False
-    run(view, 100, base.PERIOD)
+    run(view, 100, base.FRAME_INTERVAL_S)
     assert len(view.frames) == 100 and not view.shown
     view.watched = True
-    run(view, 100, base.PERIOD)
-    assert len(view.shown) == pytest.approx(100 * base.PERIOD / base.PICTURE_PERIOD, abs=1)
+    run(view, 100, base.FRAME_INTERVAL_S)
+    assert len(view.shown) == pytest.approx(100 * base.FRAME_INTERVAL_S / base.PICTURE_PERIOD, abs=1)
 
 
-def runner(env, **network) -> Runner:
+def runner(env, **network) -> RslRlRunner:
     torch.manual_seed(0)
-    return Runner(env, config({**LIF, **network} if network else None))
+    return RslRlRunner(env, config({**LIF, **network} if network else None))
 
 
 @pytest.mark.parametrize("stateful", [False, True])
 def test_the_picture_has_the_spikes_that_the_policy_fired(stateful):
     env = PointEnv()
     policy = runner(env, stateful=stateful).get_inference_policy()
-    picture, fired, ends = SpikePicture(policy), [], 0
+    picture, fired, ends = SpikeRaster(policy), [], 0
     with torch.inference_mode():
         obs, begins = env.get_observations(), torch.ones(1)
         for step in range(STEPS):
             picture.add(obs, begins)
-            fired.append(policy.spikes(obs))  # in the state that the policy itself is in
+            fired.append(policy.compute_spikes(obs))  # in the state that the policy itself is in
             if step in (0, 7, 8, 31, STEPS - 1):
                 picture()
             obs, _, dones, _ = env.step(policy(obs))
@@ -159,18 +159,18 @@ def test_skrls_policy_is_shown_as_it_is_while_it_trains():
     case = pytest.importorskip("tests.hosts.skrl_case", reason="the skrl extra is not installed")
     run_ = case.runner(network=case.SPIKING)
     run_.policy.train()
-    obs, policy = run_.env.get_observations(), run_.played
-    picture = SpikePicture(policy)
+    obs, policy = run_.env.get_observations(), run_.inference_policy
+    picture = SpikeRaster(policy)
     picture.add(obs, torch.ones(1))
     picture()
     assert run_.policy.training
-    for dots, spikes in zip(picture.panel.past[0], policy.spikes(obs), strict=True):
+    for dots, spikes in zip(picture.panel.past[0], policy.compute_spikes(obs), strict=True):
         assert (torch.from_numpy(dots) == (spikes != 0)).all()
 
 
 def test_what_nobody_looked_at_does_not_pile_up():
     env = PointEnv()
-    picture = SpikePicture(runner(env, stateful=True).get_inference_policy())
+    picture = SpikeRaster(runner(env, stateful=True).get_inference_policy())
     longest = picture.panel.past.maxlen
     for _ in range(3 * longest):
         picture.add(env.get_observations(), torch.zeros(1))
@@ -193,6 +193,12 @@ class SeenEnv(PointEnv):
     def unwrapped(self):
         return self
 
+    def get_live_views(self):
+        return setup.get_visualizers(self)
+
+    def set_default_camera(self):
+        setup.set_default_camera(self)
+
     def step(self, actions):
         self.view.clock.now += base.PICTURE_PERIOD
         self.view.step(DT)
@@ -202,10 +208,10 @@ class SeenEnv(PointEnv):
 @pytest.mark.parametrize("stateful", [False, True])
 def test_a_training_that_is_watched_learns_the_same_bit_for_bit(view, stateful):
     weights = []
-    for env in (PointEnv(), Watched(SeenEnv(view))):
+    for env in (PointEnv(), VisualizedEnv(SeenEnv(view))):
         run_ = runner(env, stateful=stateful)
-        if isinstance(env, Watched):
-            env.show(run_.played)
+        if isinstance(env, VisualizedEnv):
+            env.set_policy(run_.inference_policy)
         run_.learn(3)
         weights.append(run_.alg.get_policy().state_dict())
     assert len(view.shown) > STEPS, "pictures were drawn"
@@ -214,15 +220,15 @@ def test_a_training_that_is_watched_learns_the_same_bit_for_bit(view, stateful):
 
 
 def test_an_ann_has_no_spikes_to_show(view):
-    env = Watched(SeenEnv(view))
-    env.show(runner(env).played)
+    env = VisualizedEnv(SeenEnv(view))
+    env.set_policy(runner(env).inference_policy)
     env.step(torch.zeros(env.num_envs, 2))
     assert view.picture is None and view.frames and not view.shown
 
 
 def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
-    monkeypatch.setattr("spiky_rl.hosts.run.watched.time", view.clock)
-    env = Watched(SeenEnv(view), real_time=True)
+    monkeypatch.setattr("spiky_rl.run.visualized_env.time", view.clock)
+    env = VisualizedEnv(SeenEnv(view), real_time=True)
     env.period, begun = 1.0, view.clock.now
     for _ in range(10):
         env.step(torch.zeros(env.num_envs, 2))
@@ -231,11 +237,11 @@ def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeyp
 
 def watched_with(text):
     """The visualizers that a command line asks for."""
-    return Training(visualizer=text).visualizer
+    return TrainOptions(visualizer=text).visualizer
 
 
 def test_the_names_are_isaac_labs():
-    assert set(names.NEEDS) == set(_VISUALIZER_TYPES)
+    assert set(names.REQUIREMENTS) == set(_VISUALIZER_TYPES)
     assert watched_with("viser,rerun,viser") == ("viser", "rerun")
     assert watched_with("none") == ()
 
@@ -246,18 +252,18 @@ def test_the_names_are_isaac_labs():
 )
 def test_other_names_are_refused(text, words):
     with pytest.raises(names.GraphicsError, match=words) as refused:
-        names.require(watched_with(text), films=False)
-    assert ", ".join(names.NEEDS) in str(refused.value)
+        names.check_visualizers(watched_with(text), records_video=False)
+    assert ", ".join(names.REQUIREMENTS) in str(refused.value)
 
 
-@pytest.mark.parametrize("name", names.NEEDS)
+@pytest.mark.parametrize("name", names.REQUIREMENTS)
 def test_what_is_not_installed_is_named_with_pips_line(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    modules, package = names.NEEDS[name]
+    modules, package = names.REQUIREMENTS[name]
     with pytest.raises(
         names.GraphicsError, match=f"--visualizer {name}: {', '.join(modules)} .*pip install"
     ) as refused:
-        names.require([name], films=False)
+        names.check_visualizers([name], records_video=False)
     assert f"'{package}'" in str(refused.value)
 
 
@@ -270,13 +276,13 @@ def test_a_window_without_a_screen_is_refused(display, monkeypatch):
     with pytest.raises(
         names.GraphicsError, match="--visualizer newton_gl: no window .*set DISPLAY, or use viser"
     ):
-        names.require(["newton_gl"], films=False)
+        names.check_visualizers(["newton_gl"], records_video=False)
 
 
 def test_a_window_and_a_film_in_one_process_are_refused():
     pytest.importorskip("pyglet", reason="the video extra is not installed")
-    with pytest.raises(names.GraphicsError, match="newton_gl and --video"):
-        names.require(["newton_gl"], films=True)
+    with pytest.raises(names.GraphicsError, match="newton_gl: not available with --video"):
+        names.check_visualizers(["newton_gl"], records_video=True)
 
 
 def test_a_tasks_own_settings_of_a_visualizer_stay():
@@ -285,7 +291,7 @@ def test_a_tasks_own_settings_of_a_visualizer_stay():
 
     own, other = ViserVisualizerCfg(port=4711), NewtonGLVisualizerCfg()
     env_cfg = SimpleNamespace(sim=SimpleNamespace(visualizer_cfgs=[own, other]))
-    choice.configure(env_cfg, ["viser", "rerun", "kit"])
+    setup.add_visualizers(env_cfg, ["viser", "rerun", "kit"])
     viser, window, rerun = env_cfg.sim.visualizer_cfgs
     assert (viser, window) == (own, other)
     assert (viser.port, viser.bind_address, rerun.bind_address) == (4711, "127.0.0.1", "127.0.0.1")
@@ -298,4 +304,4 @@ def test_a_port_that_is_taken_is_passed_over():
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert choice.free_port(port) > port
+        assert setup.find_free_port(port) > port

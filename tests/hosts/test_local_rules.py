@@ -7,10 +7,10 @@ import torch
 
 from spiky_rl.config.registry import RegistryError, configure
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.hosts.skrl.config import runner_config as skrl_config
-from spiky_rl.learning.base import Rule
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg as skrl_config
+from spiky_rl.learning.base import LearningRule
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import rollout
 
@@ -19,12 +19,12 @@ CONNECTION = {"name": "linear", "gain": 2.0, "offset": 0.25, "spread": 0.5}
 NETWORK = {"layers": [12, 10], "steps": 4, "neuron": NEURON, "connection": CONNECTION}
 
 
-class Witness(Rule):
+class Witness(LearningRule):
     """A local rule that changes nothing and remembers what it was called with."""
 
     local = True
 
-    def change(self, layers, signals, credit, keep):
+    def apply_weight_change(self, layers, signals, credit, keep):
         self.seen = (list(layers), [s.clone() for s in signals], credit.clone(), keep)
 
 
@@ -36,16 +36,16 @@ def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
     path.write_text(
         f"from spiky_rl.learning.base import Rule\n\nclass Mine(Rule):\n    {body}\n", encoding="utf-8"
     )
-    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: a local rule defines change"):
+    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: local must be True"):
         configure("learning", f"{path}:Mine", "learning")
 
 
-def runner(rule, stateful, critic=None, encoder="direct", **changes) -> Runner:
+def runner(rule, stateful, critic=None, encoder="direct", **changes) -> RslRlRunner:
     torch.manual_seed(0)
     network = {**NETWORK, "stateful": stateful, "learning": rule, "encoder": encoder}
     settings = config(network, critic=critic)
     settings["actor"]["obs_normalization"] = True
-    return Runner(PointEnv(8), settings | changes)
+    return RslRlRunner(PointEnv(8), settings | changes)
 
 
 POISSON = {"name": "population", "mode": "poisson", "fields": 4}
@@ -56,7 +56,7 @@ POISSON = {"name": "population", "mode": "poisson", "fields": 4}
 def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, encoder):
     run = runner(f"{__file__}:Witness", stateful, encoder=encoder)
     network = run.alg.actor.network
-    network.run_on("torch")
+    network.set_backend("torch")
     network._plain = False  # layer by layer, so that the hooks are called
     for _ in range(
         2
@@ -95,16 +95,16 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, enco
         assert keep is None
 
 
-class Doubling(Rule):
+class Doubling(LearningRule):
     """A local rule that doubles its weights, and notes what they were."""
 
     local = True
 
-    def attach(self, layers, decoder, outputs):
+    def setup(self, layers, decoder, outputs):
         for layer in layers:
             layer.connection.requires_grad_(False)
 
-    def change(self, layers, signals, credit, keep):
+    def apply_weight_change(self, layers, signals, credit, keep):
         for layer in layers:
             layer.connection.weight.mul_(2.0)
 
@@ -130,8 +130,8 @@ def test_what_a_rule_learns_comes_after_ppo_whose_ratios_are_of_the_weights_that
 class Interrupted(Doubling):
     """One that Ctrl-C meets at work."""
 
-    def change(self, layers, signals, credit, keep):
-        super().change(layers, signals, credit, keep)
+    def apply_weight_change(self, layers, signals, credit, keep):
+        super().apply_weight_change(layers, signals, credit, keep)
         raise KeyboardInterrupt
 
 
@@ -168,9 +168,9 @@ def test_ppo_moves_the_readout_and_the_rule_the_layers_it_names(rule, stateful):
         True,
     ]
     rollout(run)
-    rule_alone = run.alg.actor.network.learn
+    rule_alone = run.alg.actor.network.apply_local_rules
     calls = []
-    run.alg.actor.network.learn = lambda *a: calls.append(a)
+    run.alg.actor.network.apply_local_rules = lambda *a: calls.append(a)
     run.alg.update()
     parameters = dict(run.alg.actor.network.named_parameters())
     moved = [k for k in names if not torch.equal(parameters[k], before[k])]
@@ -193,12 +193,12 @@ def test_a_critic_does_not_learn_by_what_actions_were_worth():
         "networks", {"name": "feedforward", "layers": [8], "learning": "rstdp"}, "critic_network"
     )
     with pytest.raises(SpecError, match=r"agent\.critic_network\.learning: 'rstdp' is for actors"):
-        runner_config(Agent(critic_network=network))
+        make_runner_cfg(Agent(critic_network=network))
 
 
 def test_skrl_refuses_local_rules_by_name():
     network = configure("networks", {"name": "feedforward", "layers": [8], "learning": "stdp"}, "network")
     with pytest.raises(
-        SpecError, match=r"agent\.network\.learning: 'stdp' is not available with --rl_library skrl"
+        SpecError, match=r"agent\.network\.learning: 'stdp': not available with --rl_library skrl"
     ):
         skrl_config(Agent(network=network))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def runner(folder, env=None, **algorithm):
     torch.manual_seed(0)
-    return Runner(env or PointEnv(), config({**LIF, "layers": [8]}, steps=8, **algorithm), str(folder))
+    return RslRlRunner(env or PointEnv(), config({**LIF, "layers": [8]}, steps=8, **algorithm), str(folder))
 
 
 def skrl_runner(folder):
@@ -64,7 +64,7 @@ def test_half_an_update_is_never_saved_as_a_finished_iteration(host, steps, tmp_
     assert run.progress.iterations == 2
     assert saved(tmp_path) == ["model_0.pt"]
     assert (
-        f"ended within an update, so nothing new is saved; the last good checkpoint is {tmp_path}"
+        f"the training ended within an update, so no new checkpoint is saved; the last good checkpoint is {tmp_path}"
         in caplog.text
     )
 
@@ -144,7 +144,7 @@ def test_a_nan_from_the_last_minibatch_is_not_saved_and_the_weight_is_named(tmp_
         run.learn(60)
     first = next(run.named_weights())[0]
     assert str(caught.value) == (
-        f"iteration 2: {first} has values that are no numbers, at a learning rate of 0.001; lower"
+        f"iteration 2: {first} has non-finite values, at a learning rate of 0.001; lower"
         f" agent.algorithm.learning_rate; the last good checkpoint is {tmp_path / 'model_0.pt'}"
     )
     assert saved(tmp_path) == ["model_0.pt"]
@@ -155,17 +155,17 @@ def test_the_largest_weight_and_the_learning_rate_tell_a_learner_that_explodes_f
     name = next(name for name, _ in run.named_weights() if name.startswith("critic"))
     with torch.no_grad():
         dict(run.named_weights())[name].view(-1)[0] = -3e7
-    assert run.facts() == (
+    assert run.describe_weights() == (
         f"the largest weight is 3e+07 in {name}, the learning rate 0.25; there is no checkpoint yet"
     )
 
 
 FULL = """
 import resource, signal, sys, torch
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 torch.manual_seed(0)
-run = Runner(PointEnv(), config(steps=8) | {"save_interval": 1}, sys.argv[1])
+run = RslRlRunner(PointEnv(), config(steps=8) | {"save_interval": 1}, sys.argv[1])
 
 def limit(iteration):
     if iteration.index == 2:
@@ -190,5 +190,5 @@ def test_a_disk_that_is_full_in_the_middle_of_a_write_keeps_the_last_good_checkp
     assert saved(tmp_path) == ["model_0.pt", "model_1.pt"]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
     assert f"the last good checkpoint is {tmp_path / 'model_1.pt'}" in done.stderr
-    fresh = Runner(PointEnv(), config(steps=8), str(tmp_path / "fresh"))
+    fresh = RslRlRunner(PointEnv(), config(steps=8), str(tmp_path / "fresh"))
     fresh.load(str(tmp_path / "model_1.pt"))

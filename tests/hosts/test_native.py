@@ -1,60 +1,38 @@
-"""Isaac Lab's tasks on native physics: each step is MuJoCo-Warp's, whatever Isaac Lab's events change; `auto` says what it takes."""
+"""Our commands take native physics on a CPU unless another is named, and so does Isaac Lab's own command for our agents."""
 
-import json
+import importlib.util
 import logging
-from types import SimpleNamespace
+import os
 
 import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
+import gymnasium
+import isaaclab_mujoco.selection
+from isaaclab_mujoco.errors import UnsupportedModel
+from isaaclab_tasks.utils import resolve_task_config
+
+from isaaclab_mujoco import compiler, worlds
+from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab import command
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
-from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
-from spiky_rl.kernels import compiler
-from tests import processes
 
+MANAGERS = isaaclab_mujoco.selection.MANAGERS
+LOG = logging.getLogger("isaaclab_mujoco")
 GIVEN = "env.sim.physics.solver_cfg.use_mujoco_contacts=False"
-TASKS = [("Isaac-Ant",), ("Isaac-Cartpole",)]
-SLOW = [("Isaac-Humanoid",), ("Isaac-Ant", GIVEN), ("Isaac-Humanoid", GIVEN)]
-SLOW += [("tests/hosts/objects_task.py:Ant-Among-Things",)]
-SLOW += [(f"Isaac-{name}-Direct",) for name in ("Ant", "Cartpole", "Humanoid")]
-MEDIAN, MOST = 1e-6, 2e-5
-"""Of a position after one step, in metres and radians: of half and of 99 % of all worlds and steps."""
-RELATIVE = 1e-3
-"""Of forces and accelerations, half of them, in their own size."""
-LARGEST = 1e-4
-"""Of every position where the same contacts push in both, in metres and radians."""
-LARGEST_RELATIVE = {"qvel": 1e-3, "force": 1e-2}
-"""Of every speed and every sum of contact forces there, in their size."""
-FLIPPED = 2e-3
-"""Share of worlds and steps in which a contact that begins at exactly this distance pushes in one physics and not yet in the other."""
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "case", [*TASKS, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=" ".join
-)
-def test_a_step_of_a_task_is_mujoco_warps_whatever_is_randomised(case):
-    done = processes.run("-m", "tests.hosts.native_case", *case)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
-    assert len(found) == 12
-    for change, quantities in found.items():
-        assert quantities["qpos"]["median"] <= MEDIAN and quantities["qpos"]["most"] <= MOST, change
-        for name in {"qvel", "qacc", "cfrc_int", "force"} & quantities.keys():
-            assert quantities[name]["median"] <= RELATIVE * quantities[name]["size"], (change, name)
-        assert quantities["flipped"] <= FLIPPED, change
-        assert quantities["qpos"]["largest"] <= LARGEST, change
-        for name, bound in LARGEST_RELATIVE.items():
-            assert quantities[name]["largest"] <= bound * quantities[name]["size"], (change, name)
-    if "Cartpole" not in case[0]:
-        assert all(quantities["contacts"]["size"] >= 1.0 for quantities in found.values())
+def test_the_names_of_physics_are_the_packages():
+    for name in ("NATIVE", "AUTO", "WARP"):
+        assert getattr(selection, name) == getattr(isaaclab_mujoco.selection, name)
 
 
 def configured(*overrides, device="cpu", task="Isaac-Ant"):
-    wanted, overrides = choice.split(overrides)
+    wanted, overrides = selection.split_physics_override(overrides)
     cfg, _ = load_configs(resolve_task(task), None, overrides)
-    return choice.apply(cfg, wanted, device), cfg
+    return selection.apply_physics(cfg, wanted, device), cfg
 
 
 @pytest.mark.parametrize(
@@ -71,11 +49,11 @@ def configured(*overrides, device="cpu", task="Isaac-Ant"):
     ],
 )
 def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
+    monkeypatch.setattr(LOG, "propagate", True)
     found, cfg = configured(*overrides, device=device)
     assert found == name
-    kind = choice.NATIVE if "physics=mujoco" in overrides else choice.AUTO
-    assert (str(cfg.sim.physics.class_type) == choice.MANAGERS[kind]) is (name == "mujoco")
+    kind = selection.NATIVE if "physics=mujoco" in overrides else selection.AUTO
+    assert (str(cfg.sim.physics.class_type) == MANAGERS[kind]) is (name == "mujoco")
     assert not caplog.records
 
 
@@ -88,47 +66,71 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
     ],
 )
 def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, reason):
-    with pytest.raises(choice.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
+    with pytest.raises(UserError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
         configured(*overrides, device=device)
 
 
-def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their_default():
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+@pytest.fixture(name="cartpole")
+def _cartpole():
+    """Isaac-Cartpole in gymnasium's registry, put back after the test."""
+    task = gymnasium.spec(resolve_task("Isaac-Cartpole"))
+    before = dict(task.kwargs)
+    yield task
+    task.kwargs.clear()
+    task.kwargs.update(before)
 
-    known, offered = (load_cfg_from_registry("Isaac-Cartpole", "env_cfg_entry_point").sim for _ in range(2))
-    choice.offer(SimpleNamespace(sim=offered))
-    alternatives = type(offered.physics)  # which is what Isaac Lab reads
-    assert str(alternatives.default.class_type) == choice.MANAGERS[choice.AUTO]
-    assert str(alternatives.mujoco.class_type) == choice.MANAGERS[choice.NATIVE]
-    assert offered.physics.newton_mjwarp == known.physics.newton_mjwarp
-    assert not hasattr(type(known.physics), "mujoco"), "Isaac Lab's own class is shared by all tasks"
+
+def test_isaac_labs_own_command_has_native_physics_as_its_default_for_our_agents_on_a_cpu(cartpole, caplog):
+    line = ["isaaclab", "train", "--task", cartpole.id, "--device", "cpu", "--agent"]
+    before = dict(cartpole.kwargs)
+    command.add_physics_option([*line, "rsl_rl_cfg_entry_point"], ["lif_ppo"], gymnasium.registry)
+    assert cartpole.kwargs == before and not caplog.records
+    command.add_physics_option([*line, "lif_ppo"], ["lif_ppo"], gymnasium.registry)
+    for overrides, manager in (([], MANAGERS["auto"]), (["physics=mujoco"], MANAGERS["mujoco"])):
+        cfg, _ = resolve_task_config(cartpole.id, None, overrides=overrides)
+        assert str(cfg.sim.physics.class_type) == manager
+    cfg, _ = resolve_task_config(cartpole.id, None, overrides=["physics=newton_mjwarp"])
+    assert str(cfg.sim.physics.class_type) not in MANAGERS.values()
+    (record,) = caplog.records
+    assert record.getMessage() == "spiky_rl: physics: mujoco where the task has newton_mjwarp"
 
 
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
-    monkeypatch.setattr(compiler, "command", lambda: None)
-    monkeypatch.setattr(compiler, "library", compiler.library.__wrapped__)
-    worlds.library.cache_clear()
+    monkeypatch.setattr(LOG, "propagate", True)
+    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compile_library", compiler.compile_library.__wrapped__)
+    worlds.load_library.cache_clear()
     name, _ = configured()
-    worlds.library.cache_clear()
+    worlds.load_library.cache_clear()
     assert name == "newton_mjwarp"
     (record,) = caplog.records
     assert "newton_mjwarp" in record.getMessage() and "there is no C++ compiler" in record.getMessage()
 
 
-def test_a_model_whose_solver_differs_between_worlds_is_refused():
-    import numpy as np
+def test_what_a_simulation_finds_unsupported_later_is_an_error_of_the_user():
+    def fail():
+        raise UnsupportedModel("sleeping bodies")
 
-    from spiky_rl.hosts.isaaclab.mujoco import parameters
+    with pytest.raises(UserError, match="^physics=mujoco: sleeping bodies; use physics=newton_mjwarp$"):
+        with selection.translate_errors():
+            fail()
 
-    values = {
-        name: np.zeros((2, 1), np.float32)
-        for name in (*parameters.SCALARS, *parameters.VECTORS, parameters.RATIO)
-    }
-    values["tolerance"][1] = 1.0
-    option = SimpleNamespace(
-        **{name: SimpleNamespace(numpy=lambda v=value: v) for name, value in values.items()}
-    )
-    source = SimpleNamespace(opt=option, __dataclass_fields__={})
-    with pytest.raises(parameters.UnsupportedModel, match="tolerance .* differ between worlds"):
-        parameters.synchronise(SimpleNamespace(count=2), source, None)  # type: ignore[arg-type]
+
+def test_the_cache_of_this_package_is_that_of_native_physics_unless_that_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("ISAACLAB_MUJOCO_CACHE", raising=False)
+    monkeypatch.delenv("SPIKY_RL_CACHE", raising=False)
+    found = []
+    for variable, value in ((None, ""), ("SPIKY_RL_CACHE", tmp_path), ("ISAACLAB_MUJOCO_CACHE", "own")):
+        if variable:
+            monkeypatch.setenv(variable, str(value))
+        with selection.translate_errors():
+            found.append(os.environ.get("ISAACLAB_MUJOCO_CACHE"))
+    assert found == [None, str(tmp_path / "isaaclab_mujoco"), "own"]
+
+
+def test_without_the_package_names_are_known_and_what_needs_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert selection.split_physics_override(["physics=mujoco"]) == ("mujoco", ["physics=newton_mjwarp"])
+    for use in (selection.list_sources, lambda: selection.apply_physics(None, "auto", "cpu")):
+        with pytest.raises(UserError, match="isaaclab_mujoco is not installed; .*spiky-rl.isaaclab."):
+            use()

@@ -1,95 +1,13 @@
-"""A model that MuJoCo's C library cannot step: ``physics=mujoco`` names the reason and ends, ``auto`` takes MuJoCo-Warp and says so."""
+"""Commands on a model that MuJoCo's C library cannot step: ``physics=mujoco`` ends, ``auto`` takes MuJoCo-Warp and says so."""
 
 import json
-import logging
 
-import numpy as np
 import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-import newton
-from newton.solvers import SolverMuJoCo
-
-from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
-from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel
-from spiky_rl.hosts.isaaclab.mujoco.solver import NativeSolver
+from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from tests import processes
-
-WORLDS, STEPS = 2, 5
-OPTIONS = {"nconmax": 8, "njmax": 32, "iterations": 20}
-
-
-def model_of(tolerances=None):
-    """Pendulums, one in each world."""
-    pendulum = newton.ModelBuilder()
-    SolverMuJoCo.register_custom_attributes(pendulum)
-    link = pendulum.add_link()
-    pendulum.add_shape_capsule(link, radius=0.05, half_height=0.2)
-    pendulum.add_articulation(
-        [
-            pendulum.add_joint_revolute(
-                -1, link, axis=(0.0, 1.0, 0.0), child_xform=((0.0, 0.0, 0.3), (0.0, 0.0, 0.0, 1.0))
-            )
-        ]
-    )
-    builder = newton.ModelBuilder()
-    builder.replicate(pendulum, WORLDS)
-    model = builder.finalize(device="cpu")
-    if tolerances:
-        model.mujoco.tolerance.assign(np.array(tolerances, np.float32))
-    return model
-
-
-def compensated(solver):
-    """Gravity compensation where there was none."""
-    solver.model.mujoco.gravcomp.fill_(0.5)
-    solver.notify_model_changed(newton.ModelFlags.BODY_INERTIAL_PROPERTIES)
-
-
-CASES = {
-    "sleeping bodies": (None, {"enable_sleeping": True}, None),
-    "tolerance of the solver differ between worlds": ([1e-3, 1e-5], {}, None),
-    "gravity compensation of a robot that was made without": (None, {}, compensated),
-}
-
-
-def fallen(solver, change, steps=STEPS):
-    """Where the pendulums are after some steps."""
-    if change:
-        change(solver)
-    state, control = solver.model.state(), solver.model.control()
-    state.joint_q.fill_(0.3)
-    for _ in range(steps):
-        solver.step(state, state, control, None, 0.01)
-    return state.joint_q.numpy()
-
-
-@pytest.mark.parametrize("reason", CASES)
-def test_a_model_for_mujoco_warp_alone_is_refused_by_name_or_stepped_by_mujoco_warp(
-    reason, monkeypatch, caplog
-):
-    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
-    tolerances, options, change = CASES[reason]
-    with pytest.raises(UnsupportedModel, match=f"^physics=mujoco: {reason}; use physics=newton_mjwarp$"):
-        fallen(NativeSolver(model_of(tolerances), **OPTIONS, **options), change)
-    assert not caplog.records
-    solver = NativeSolver(model_of(tolerances), may_be_warp=True, **OPTIONS, **options)
-    ours = fallen(solver, change)
-    theirs = fallen(SolverMuJoCo(model_of(tolerances), **OPTIONS, **options), change)
-    assert ours.tobytes() == theirs.tobytes() and np.abs(ours - 0.3).max() > 1e-3
-    assert not solver.is_native
-    (record,) = caplog.records
-    assert record.getMessage() == f"physics: newton_mjwarp, several times slower than mujoco: {reason}"
-
-
-def test_a_run_never_has_two_physics():
-    solver = NativeSolver(model_of(), may_be_warp=True, **OPTIONS)
-    fallen(solver, None)
-    assert solver.is_native
-    with pytest.raises(UnsupportedModel, match="gravity compensation"):
-        fallen(solver, compensated)
-
 
 TASK = '''
 """Isaac-Cartpole whose bodies are held up a little from the start on, which its robot was not made for."""
@@ -153,7 +71,7 @@ def test_what_a_run_says_of_its_physics_is_what_it_really_had(folder):
     (result,) = folder.rglob("result.json")
     assert json.loads(result.read_text())["physics"] == "newton_mjwarp"
     (checkpoint,) = result.parent.glob("model_*.pt")
-    assert identity_of(read_checkpoint(str(checkpoint)))["physics"] == "newton_mjwarp"
+    assert get_identity(read_checkpoint(str(checkpoint)))["physics"] == "newton_mjwarp"
 
 
 @pytest.mark.slow

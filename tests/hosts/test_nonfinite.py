@@ -29,14 +29,14 @@ def explained(
         unwrapped=SimpleNamespace(common_step_counter=STEP, reward_manager=rewards, cfg=CFG)
     )
     environment.num_envs = ENVS
-    environment.tell_trained(is_trained)
+    environment.set_trained(is_trained)
     actions, total, seen = torch.full((ENVS, 2), 0.5), torch.ones(ENVS), torch.zeros(ENVS, 3)
     actions[2, 1], total[2], seen[2, 0] = action, reward, observation
     last = torch.zeros(ENVS, 3)
     last[2, 1] = before
     environment.seen = TensorDict({"policy": last}, batch_size=[ENVS])
     with pytest.raises(NonFiniteError) as caught:
-        environment.explain(actions, total, {"policy": seen})
+        environment.raise_non_finite(actions, total, {"policy": seen})
     blames_policy = "the policy has exploded" in str(caught.value)
     assert caught.value.blames_policy == blames_policy
     assert blames_policy != (SETTINGS in str(caught.value)), "one of both is to blame"

@@ -5,11 +5,11 @@ import torch
 
 from spiky_rl.codecs.encoders.direct import Direct
 from spiky_rl.config import registry
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks._layer import Layer
 from tests.hosts.point_env import LIF, config
 from tests.hosts.pretend_case import STEPS, World, Writer
 from tests.hosts.pretend_cuda import DEVICE, HostSync, pretended
@@ -23,7 +23,7 @@ def train(network=None):
     """One iteration on a pretended device."""
     with pretended() as cuda:
         with cuda.pretence.setting_up():
-            run = Runner(
+            run = RslRlRunner(
                 World(), config(network or STATELESS, steps=STEPS), "nowhere", DEVICE, picture_interval=5
             )
         run.logger.writer = Writer()
@@ -97,7 +97,7 @@ def test_without_a_fault_all_is_right():
 
 
 PLACES = {
-    "a layer": (Layer, "forward", lambda found, *_: found[0].sum().item()),
+    "a layer": (SpikingLayer, "forward", lambda found, *_: found[0].sum().item()),
     "a network": (FeedForward, "forward", lambda found, *_: bool(found[0].isfinite().all())),
     "an encoder": (Direct, "forward", lambda found, *_: found.max().tolist()),
     "a model's resets": (
@@ -168,7 +168,7 @@ def test_a_state_of_the_host_reaches_no_kernel(grad):
 
 @pytest.mark.parametrize("wrong", ["missing", "a float", "a Python int as a size"])
 def test_a_launch_with_another_argument_than_the_kernels_is_caught(wrong, monkeypatch):
-    arguments = cupy_backend.arguments
+    arguments = cupy_backend.build_arguments
 
     def faulty(*args):
         values = list(arguments(*args))
@@ -181,6 +181,6 @@ def test_a_launch_with_another_argument_than_the_kernels_is_caught(wrong, monkey
             values[size] = int(values[size])
         return tuple(values)
 
-    monkeypatch.setattr(cupy_backend, "arguments", faulty)
+    monkeypatch.setattr(cupy_backend, "build_arguments", faulty)
     with pytest.raises(AssertionError, match="spiky_forward"):
         train()

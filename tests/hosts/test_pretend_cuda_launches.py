@@ -29,7 +29,7 @@ def network(agent: str, device: str = DEVICE):
 def minibatch(made, x, state, keep) -> None:
     """Forward and backward, or a reservoir's control step: what `network` gives."""
     if made.features is not None:
-        made.extract(x[:1], state, keep[:1], adapt=True)
+        made.compute_features(x[:1], state, keep[:1], adapt=True)
     else:
         made(x, state, keep)[0].sum().backward()
 

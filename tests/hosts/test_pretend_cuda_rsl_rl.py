@@ -5,15 +5,15 @@ from functools import cache
 import pytest
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts import syncs
 from tests.hosts.point_env import config
 from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, network_of, takes_images
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 ITERATIONS = 2
-ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.classification.")
+ELSEWHERE = ("skrl.", "spiky_rl.learners.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.classification.")
 """Modules of what is listed that other tests meet."""
 
 
@@ -21,7 +21,7 @@ def settings(agent: str) -> dict:
     host = config(steps=STEPS, class_name="PPO", schedule="adaptive", desired_kl=0.01, num_learning_epochs=1)
     if takes_images(agent):
         host["obs_groups"] = {"actor": ["policy"], "critic": ["critic"]}
-    return runner_config(resolve_agent(agent, "Isaac-Point", host, []))
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, []))
 
 
 @cache
@@ -30,7 +30,7 @@ def trained(agent: str):
     chosen, images = settings(agent), takes_images(agent)
     with pretended() as cuda:
         with cuda.pretence.setting_up():
-            run = Runner(World(images), chosen, "nowhere", DEVICE)
+            run = RslRlRunner(World(images), chosen, "nowhere", DEVICE)
         writer = run.logger.writer = Writer()
         run.save = lambda path: run.alg.save()  # as far as there are values to be written
         run.learn(ITERATIONS)
@@ -44,7 +44,7 @@ def test_every_agent_trains(agent):
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
     network = network_of(agent)
     assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
-    learns = network is not None and not network.cls.cached(network.options)
+    learns = network is not None and not network.cls.caches_features(network.options)
     assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
 
 

@@ -7,16 +7,16 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.hosts.skrl.config import host_tree, runner_config
-from spiky_rl.hosts.skrl.runner import Runner
+from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
     AGENTS,
     STEPS,
     World,
     Writer,
-    refused_by_skrl,
     network_of,
+    refused_by_skrl,
     takes_images,
 )
 from tests.hosts.pretend_cuda import DEVICE, pretended
@@ -24,12 +24,12 @@ from tests.hosts.skrl_case import RAW
 
 TAKEN = [name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)]
 ITERATIONS = 2
-HERE = ("skrl.", "spiky_rl.hosts.skrl.")
+HERE = ("skrl.", "spiky_rl.learners.skrl.")
 
 
 def settings(agent: str) -> dict:
     raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
-    return runner_config(resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), []))
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", to_agent_layout(raw, "Isaac-Point"), []))
 
 
 @cache
@@ -38,7 +38,7 @@ def trained(agent: str):
     chosen = settings(agent)
     with pretended() as cuda:
         with cuda.pretence.setting_up():
-            run = Runner(World(), chosen, None, DEVICE)
+            run = SkrlRunner(World(), chosen, None, DEVICE)
         run._writer = writer = Writer()
         run.learn(ITERATIONS)
         assert all(weight.is_cuda for model in run.models for weight in model.parameters())
@@ -51,7 +51,7 @@ def test_every_agent_trains(agent):
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
     network = network_of(agent)
     assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
-    learns = network is not None and not network.cls.cached(network.options)
+    learns = network is not None and not network.cls.caches_features(network.options)
     assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
 
 

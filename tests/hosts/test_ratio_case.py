@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import (
     ENVIRONMENTS,
@@ -42,7 +42,7 @@ def differences(network, product, monkeypatch, **actor) -> torch.Tensor:
     torch.manual_seed(0)
     settings = config({**network, "backend": "torch"})
     settings["actor"] |= actor
-    run = Runner(PointEnv(ENVIRONMENTS), settings)
+    run = RslRlRunner(PointEnv(ENVIRONMENTS), settings)
     rollout(run)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", product)

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.config.plan import Request
 from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 ISAACLAB = f"of Isaac Lab {importlib.metadata.version('isaaclab')}"
 
@@ -41,8 +41,8 @@ def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
 ):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     with caplog.at_level(logging.INFO, "spiky_rl"):
-        plan = prepare(Request(task=name, agent="lif_ppo", device="cpu", num_envs=4))
+        plan = make_plan(RunRequest(task=name, agent="lif_ppo", device="cpu", num_envs=4))
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task: ")]
     assert len(said) == lines
-    assert all(f"{name} is Isaac-Ant {ISAACLAB}" in line for line in said)
-    assert plan.description["registered"] == f"{plan.gym_id} {ISAACLAB}"
+    assert all(f"{name} now means Isaac-Ant {ISAACLAB}" in line for line in said)
+    assert plan.description["registered"] == f"{plan.host_task.id} {ISAACLAB}"

@@ -5,9 +5,9 @@ import torch
 from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
 
@@ -23,9 +23,9 @@ CASES = {
 }
 
 
-def runner(actor, critic=None, num_envs=8, **kwargs) -> Runner:
+def runner(actor, critic=None, num_envs=8, **kwargs) -> RslRlRunner:
     torch.manual_seed(0)
-    return Runner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
+    return RslRlRunner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -44,7 +44,7 @@ def test_a_ppo_that_keeps_no_features_is_answered_by_the_one_that_does():
     settings["algorithm"]["class_name"] = "rsl_rl.algorithms:PPO"
     env = PointEnv(8)
     run = OnPolicyRunner(env, settings, None, "cpu")
-    with pytest.raises(UserError, match=r"class_name: .*reservoir.* spiky_rl\.hosts\.rsl_rl:SpikingPPO"):
+    with pytest.raises(UserError, match=r"class_name: .*reservoir.* spiky_rl\.learners\.rsl_rl:SpikingPPO"):
         run.learn(1)
 
 
@@ -57,7 +57,7 @@ def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     rollout(run)
     kept = run.alg.storage.observations["actor_features"].clone()
     calls = []
-    actor.network.extract = lambda *args, **kwargs: calls.append(args)  # would break, were it called
+    actor.network.compute_features = lambda *args, **kwargs: calls.append(args)  # would break, were it called
     run.alg.update()
     assert calls == []
     assert kept.abs().sum() > 0
@@ -77,7 +77,7 @@ def test_stored_features_are_those_of_a_pass_over_the_whole_rollout():
     x = run.alg.actor.get_latent(storage.observations)
     begins = torch.roll(storage.dones[..., 0], 1, 0).float()
     begins[0] = 0.0
-    found, _ = network.extract(x, network.zero_state(x.shape[1], x), 1.0 - begins)
+    found, _ = network.compute_features(x, network.zero_state(x.shape[1], x), 1.0 - begins)
     assert torch.allclose(found, storage.observations["actor_features"], atol=1e-6)
 
 
@@ -100,8 +100,8 @@ def test_to_look_at_a_plastic_reservoir_does_not_change_it():
     run = runner(PLASTIC)
     rollout(run)
     weight = run.alg.actor.network.weight.clone()
-    assert last_activity(run.alg).rate > 0
-    raster(run.alg)
+    assert compute_last_activity(run.alg).rate > 0
+    draw_raster(run.alg)
     assert torch.equal(run.alg.actor.network.weight, weight)
 
 
@@ -170,7 +170,7 @@ def test_a_resumed_run_goes_on_from_the_same_reservoir(tmp_path):
     run.logger.init_logging_writer()
     run.save(path)
     torch.manual_seed(9)
-    other = Runner(PointEnv(8), config(unseeded))
+    other = RslRlRunner(PointEnv(8), config(unseeded))
     assert not torch.equal(other.alg.actor.network.weight, run.alg.actor.network.weight)
     other.load(path)
     for (name, a), b in zip(
@@ -186,4 +186,4 @@ def test_burn_in_is_refused_where_nothing_is_replayed():
     settings = config(RESERVOIR)
     settings["actor"]["burn_in"] = 4
     with pytest.raises(ValueError, match="burn-in need"):
-        Runner(PointEnv(8), settings)
+        RslRlRunner(PointEnv(8), settings)

@@ -10,8 +10,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.train import checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Request, Training
-from spiky_rl.hosts.run import resume
+from spiky_rl.run import resume
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 DONE = 40
 """Iterations before the checkpoint."""
@@ -21,13 +21,13 @@ WITH = ("agent.algorithm.gamma=0.98", "env.decimation=4", "agent.max_iterations=
 @pytest.fixture(autouse=True)
 def _checkpoint(monkeypatch):
     """Checkpoints are found by their path, and hold nothing but the number of their last iteration."""
-    monkeypatch.setattr(resume.runs, "find_checkpoint", lambda name, *_: Path(name))
+    monkeypatch.setattr(resume.run_folders, "find_checkpoint", lambda name, *_: Path(name))
     monkeypatch.setattr(resume.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
 
 
 def planned(folder: Path, **given: object) -> SimpleNamespace:
     """The plan of a training on cartpole that goes on from the checkpoint in ``folder``."""
-    asked = Request.check("", {"task": "cartpole", "checkpoint": str(folder / "model_39.pt"), **given})
+    asked = RunRequest.check("", {"task": "cartpole", "checkpoint": str(folder / "model_39.pt"), **given})
     known = {
         "experiment": "cartpole",
         "task": "Isaac-Cartpole",
@@ -41,15 +41,15 @@ def planned(folder: Path, **given: object) -> SimpleNamespace:
 @pytest.fixture(name="folder")
 def run_folder(tmp_path):
     """The folder of a run of 100 iterations that recorded its settings."""
-    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), Training(), 100)
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), TrainOptions(), 100)
     return tmp_path
 
 
 def test_what_is_not_given_is_as_the_run_had_it(folder, caplog):
-    asked, options = resume.take_up(planned(folder), Training())
+    asked, options = resume.restore_settings(planned(folder), TrainOptions())
     assert (asked.num_envs, asked.seed, asked.device, asked.max_iterations) == (16, 7, "cpu", 60)
     assert asked.overrides == WITH[:2] and options.budget is None and options.processes is None
-    assert "the command line wins" not in caplog.text
+    assert "the command line overrides" not in caplog.text
 
 
 GIVEN = {
@@ -75,45 +75,45 @@ GIVEN = {
 def test_what_is_given_wins_and_is_said_in_one_line_where_it_contradicts(case, folder, caplog):
     given, expected, line = GIVEN[case]
     with caplog.at_level(logging.INFO):
-        asked, _ = resume.take_up(planned(folder, **given), Training())
+        asked, _ = resume.restore_settings(planned(folder, **given), TrainOptions())
     assert {key: getattr(asked, key) for key in expected} == expected
     said = [record.message for record in caplog.records]
-    assert said == ([f"the command line wins over the run's settings: {line}"] if line else [])
+    assert said == ([f"the command line overrides the run's settings: {line}"] if line else [])
 
 
 def test_a_budget_goes_on_as_one_and_processes_are_as_many(tmp_path):
-    options = Training.check("", {"budget": "wall=60"})
+    options = TrainOptions.check("", {"budget": "wall=60"})
     resume.write_settings(tmp_path, planned(tmp_path), options, None)
-    asked, how = resume.take_up(planned(tmp_path), Training())
+    asked, how = resume.restore_settings(planned(tmp_path), TrainOptions())
     assert asked.max_iterations is None and how.budget == options.budget
-    asked, how = resume.take_up(planned(tmp_path, max_iterations=2), Training())
+    asked, how = resume.restore_settings(planned(tmp_path, max_iterations=2), TrainOptions())
     assert asked.max_iterations == 2 and how.budget is None
 
 
 def test_processes_are_started_again_but_not_by_one_of_them(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    resume.write_settings(tmp_path, planned(tmp_path, distributed=True), Training(), 100)
-    assert resume.take_up(planned(tmp_path), Training())[1].processes == 4
-    assert resume.take_up(planned(tmp_path, distributed=True), Training())[1].processes is None
+    resume.write_settings(tmp_path, planned(tmp_path, distributed=True), TrainOptions(), 100)
+    assert resume.restore_settings(planned(tmp_path), TrainOptions())[1].processes == 4
+    assert resume.restore_settings(planned(tmp_path, distributed=True), TrainOptions())[1].processes is None
 
 
 def test_a_run_that_has_had_its_iterations_is_refused_unless_more_are_asked_for(tmp_path):
     checkpoint = tmp_path / "model_39.pt"
-    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), Training(), DONE)
-    asked, options = resume.take_up(planned(tmp_path), Training())
-    with pytest.raises(UserError, match="has had its 40 iterations; give --max_iterations"):
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), TrainOptions(), DONE)
+    asked, options = resume.restore_settings(planned(tmp_path), TrainOptions())
+    with pytest.raises(UserError, match="completed its 40 iterations; .*--max_iterations"):
         resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
-    asked, options = resume.take_up(planned(tmp_path, max_iterations=3), Training())
+    asked, options = resume.restore_settings(planned(tmp_path, max_iterations=3), TrainOptions())
     resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
 
 
 def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        asked, _ = resume.take_up(planned(tmp_path, num_envs=8), Training())
+        asked, _ = resume.restore_settings(planned(tmp_path, num_envs=8), TrainOptions())
     assert (asked.num_envs, asked.seed) == (8, None) and "has no settings.json" in caplog.text
     (tmp_path / resume.RECORD).write_text('{"num_envs": 8, "device": "cpu"}')
     with pytest.raises(UserError, match=r"settings\.json: missing seed"):
-        resume.take_up(planned(tmp_path), Training())
+        resume.restore_settings(planned(tmp_path), TrainOptions())
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
 ):
     monkeypatch.setattr("sys.argv", [called, "--task", "cartpole"])
     assert common.program("play") == command
-    asked = Request(task="cartpole", log_root=Path("my logs"), overrides=WITH)
+    asked = RunRequest(task="cartpole", log_root=Path("my logs"), overrides=WITH)
     assert checkpoint_arguments(asked, Path("my logs/run")) == (
         "--task cartpole --agent lif_ppo --checkpoint 'my logs/run' --log_root 'my logs'"
     )
@@ -158,14 +158,14 @@ def test_code_that_a_record_names_is_refused_unless_the_user_names_it_too(record
     given = dict(RECORDED[recorded])
     if "tuning" in given:
         given["tuning"] = tmp_path / "tuned.yaml"
-    resume.write_settings(tmp_path, planned(tmp_path, **given), Training(), 100)
+    resume.write_settings(tmp_path, planned(tmp_path, **given), TrainOptions(), 100)
     with pytest.raises(UserError, match=r"run/evil\.py: ?Neuron"):
-        resume.take_up(planned(tmp_path), Training())
-    asked, _ = resume.take_up(planned(tmp_path, **given), Training())
+        resume.restore_settings(planned(tmp_path), TrainOptions())
+    asked, _ = resume.restore_settings(planned(tmp_path, **given), TrainOptions())
     assert asked.overrides == given.get("overrides", ()) and asked.tuning == given.get("tuning")
 
 
 def test_classes_of_the_hosts_and_addresses_are_no_code_of_strangers(tmp_path):
-    resume.write_settings(tmp_path, planned(tmp_path, overrides=KNOWN), Training(), 100)
-    assert resume.take_up(planned(tmp_path), Training())[0].overrides == KNOWN
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=KNOWN), TrainOptions(), 100)
+    assert resume.restore_settings(planned(tmp_path), TrainOptions())[0].overrides == KNOWN
     assert resume.find_named_code([*KNOWN, CODE]) == [CODE]

@@ -10,8 +10,8 @@ newton = pytest.importorskip("newton", reason="the isaaclab extra is not install
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from pxr import Usd, UsdGeom, UsdPhysics
 
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.robot_files import compiled, export, robot_spawn, usd_stage
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
+from spiky_rl.hosts.isaaclab.robot_files import export_stage, load_mujoco_model, make_usd_stage, robot_spawn
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """
@@ -47,13 +47,13 @@ SEED, POSES, EXACT = 3, 5, 2e-6
 def robot(tmp_path, text=ROBOT):
     path = tmp_path / "robot.xml"
     path.write_text(text)
-    return compiled(path)
+    return load_mujoco_model(path)
 
 
 def simulated(model, tmp_path):
     """The robot as Newton reads it from the file."""
     path = tmp_path / "robot.usdc"
-    export(usd_stage(model), path)
+    export_stage(make_usd_stage(model), path)
     builder = newton.ModelBuilder()
     # as Isaac Lab has it read
     resolvers = [newton.usd.SchemaResolverNewton(), newton.usd.SchemaResolverMjc()]
@@ -73,7 +73,7 @@ def turn(xyzw):
 
 @pytest.mark.parametrize("name", ["mjcf", "urdf"])
 def test_robot_stands_as_mujoco_says_whatever_its_joints_do(tmp_path, name):
-    model = robot(tmp_path) if name == "mjcf" else compiled(ARM)
+    model = robot(tmp_path) if name == "mjcf" else load_mujoco_model(ARM)
     ours, data, random = simulated(model, tmp_path), mujoco.MjData(model), np.random.default_rng(SEED)
     joints, bodies = short(ours.joint_label), short(ours.body_label)
     names = [model.body(i).name.replace(" ", "_") for i in range(1, model.nbody)]
@@ -103,7 +103,7 @@ def test_robot_stands_as_mujoco_says_whatever_its_joints_do(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mjcf", "urdf"])
 def test_every_body_weighs_and_turns_as_mujoco_says(tmp_path, name):
-    model = robot(tmp_path) if name == "mjcf" else compiled(ARM)
+    model = robot(tmp_path) if name == "mjcf" else load_mujoco_model(ARM)
     ours = simulated(model, tmp_path)
     bodies = short(ours.body_label)
     for i in range(1, model.nbody):
@@ -129,7 +129,7 @@ def test_limits_count_from_the_pose_of_the_file(tmp_path):
 
 
 def test_shapes_keep_their_contact_parameters_and_what_is_only_seen_touches_nothing(tmp_path):
-    stage = usd_stage(robot(tmp_path))
+    stage = make_usd_stage(robot(tmp_path))
     rod = stage.GetPrimAtPath("/robot/upper_leg/rod")
     found = {name: rod.GetAttribute(f"mjc:{name}").Get() for name in ("condim", "priority")}
     assert found == {"condim": 4, "priority": 2}
@@ -161,7 +161,7 @@ def test_root_is_free_where_the_file_says_so_and_fixed_elsewhere(tmp_path, monke
 
 def test_robot_whose_first_joint_holds_it_to_the_world_hangs_on_a_body_for_that(tmp_path):
     slider = ROBOT.replace("<freejoint/>", '<joint name="rail" type="slide" axis="1 0 0"/>')
-    stage = usd_stage(robot(tmp_path, slider))
+    stage = make_usd_stage(robot(tmp_path, slider))
     rail = UsdPhysics.PrismaticJoint(stage.GetPrimAtPath("/robot/joints/rail"))
     assert [str(path) for path in rail.GetBody0Rel().GetTargets()] == ["/robot/world"]
     assert stage.GetPrimAtPath("/robot/world").HasAPI(UsdPhysics.ArticulationRootAPI)
@@ -185,7 +185,7 @@ REFUSED = {
 def test_robot_that_is_not_supported_is_refused_in_one_line(tmp_path, case):
     text, words = REFUSED[case]
     with pytest.raises(AssetError) as refused:
-        usd_stage(robot(tmp_path, text))
+        make_usd_stage(robot(tmp_path, text))
     said = str(refused.value)
     assert said.startswith("robot: ") and "\n" not in said
     for word in words:

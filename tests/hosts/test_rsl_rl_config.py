@@ -5,11 +5,11 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.rsl_rl import SpikingPPO
-from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 from tests.hosts.point_env import config
 
-OURS = "spiky_rl.hosts.rsl_rl:SpikingPPO"
+OURS = "spiky_rl.learners.rsl_rl:SpikingPPO"
 CLASS = "agent.algorithm.class_name"
 
 
@@ -17,7 +17,7 @@ class Plain(PPO):
     """A PPO of a user's own that knows nothing of ours."""
 
 
-class Derived(SpikingPPO):
+class Derived(RslRlSpikingPPO):
     """One that does."""
 
 
@@ -25,7 +25,7 @@ def algorithm(agent: str, *overrides: str) -> dict:
     host = config() | {"algorithm": {"class_name": "PPO", "schedule": "fixed"}}
     host["algorithm"] |= {"learning_rate": 1e-3}
     layers = [] if agent == "mlp_ppo" or "reservoir" in agent else ["agent.network.layers=[8,8]"]
-    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["algorithm"]
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["algorithm"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ NEEDS = {
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("case", NEEDS)
 def test_what_only_our_ppo_does_is_refused_with_another_instead_of_being_left_undone(name, case):
-    message = rf"class_name: '{name}' cannot train {NEEDS[case]}; allowed are PPO and module:Class of one derived from"
+    message = rf"class_name: '{name}' cannot train {NEEDS[case]}; allowed: PPO, or module:Class of a class derived from"
     with pytest.raises(SpecError, match=message):
         algorithm(
             *case, f"{CLASS}={name}", *["agent.algorithm.critic_learning_rate=null"] * ("mlp" not in case[0])
@@ -95,7 +95,7 @@ def actor(agent: str, *overrides: str) -> dict:
     host["algorithm"] = {"class_name": "PPO"}
     host["actor"] |= {"class_name": f"{__name__}:Tempered", "temperature": 2.0}
     layers = ["agent.network.layers=[8]"] if agent == "lif_ppo" else []
-    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["actor"]
+    return make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["actor"]
 
 
 @pytest.mark.parametrize(("agent", "given"), [("mlp_ppo", 2.0), ("lif_ppo", None), ("gru_ppo", None)])
@@ -104,5 +104,5 @@ def test_options_of_a_tasks_own_model_are_left_out_where_another_takes_its_place
 
 
 def test_an_option_that_a_spiking_model_lacks_is_refused_where_somebody_asks_for_it():
-    with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; it has "):
+    with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; allowed: "):
         actor("lif_ppo", "agent.actor.rnn_type=gru")

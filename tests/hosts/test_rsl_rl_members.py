@@ -9,7 +9,7 @@ from rsl_rl.models import MLPModel, RNNModel
 from rsl_rl.modules import EmpiricalNormalization
 from tensordict import TensorDict
 
-from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl import SpikingModel
 from tests.hosts.point_env import LIF
 from tests.hosts.test_reservoir import RESERVOIR
 
@@ -112,7 +112,7 @@ def test_dones_put_their_environments_at_rest_and_no_other(name, dtype):
 
     def act():
         with torch.no_grad():
-            return actor(actor.with_features(obs))
+            return actor(actor.add_features(obs))
 
     fresh = act()
     for _ in range(3):
@@ -186,11 +186,11 @@ def test_a_model_that_is_not_replayed_unpads_trajectories_itself(name):
 )
 def test_exports_give_the_deterministic_action_and_leave_the_model_alone(name, distribution):
     actor = model(name, distribution, obs_normalization=True).eval()
-    actor.network.run_on("torch")
+    actor.network.set_backend("torch")
     obs = observations(1)
     x = torch.cat([obs[group] for group in WIDTHS], dim=-1)
     with torch.no_grad():
-        expected = [actor(actor.with_features(obs)) for _ in range(2)]
+        expected = [actor(actor.add_features(obs)) for _ in range(2)]
         before = actor.state
         scripted = torch.jit.script(actor.as_jit())
         assert [torch.equal(scripted(x), action) for action in expected] == [True, True]
@@ -209,14 +209,14 @@ def test_exports_give_the_deterministic_action_and_leave_the_model_alone(name, d
 def test_a_model_can_be_copied_moved_and_loaded_as_any_module(name):
     actor, obs = model(name).eval(), observations(BATCH)
     with torch.no_grad():
-        first = actor(actor.with_features(obs))
+        first = actor(actor.add_features(obs))
         actor.reset()
         twin = copy.deepcopy(actor).to("cpu")
-        assert torch.equal(twin(twin.with_features(obs)), first)
+        assert torch.equal(twin(twin.add_features(obs)), first)
         other = model(name).eval()
         for parameter in other.parameters():
             parameter.add_(0.5)
-        assert not torch.equal(other(other.with_features(obs)), first)
+        assert not torch.equal(other(other.add_features(obs)), first)
         other.reset()
         other.load_state_dict(actor.state_dict())
-        assert torch.equal(other(other.with_features(obs)), first)
+        assert torch.equal(other(other.add_features(obs)), first)

@@ -7,9 +7,9 @@ import torch
 from rsl_rl.utils import unpad_trajectories
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.hosts.rsl_rl import SpikingModel
-from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import dispatch
+from spiky_rl.learners.rsl_rl import SpikingModel
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
@@ -19,12 +19,12 @@ CASES = list(
 )
 
 
-def runner(network=None, seed=0, num_envs=8, **kwargs) -> Runner:
+def runner(network=None, seed=0, num_envs=8, **kwargs) -> RslRlRunner:
     torch.manual_seed(seed)
-    return Runner(PointEnv(num_envs), config(network, **kwargs))
+    return RslRlRunner(PointEnv(num_envs), config(network, **kwargs))
 
 
-def rollout(run: Runner, bootstrap: bool = True) -> None:
+def rollout(run: RslRlRunner, bootstrap: bool = True) -> None:
     """One rollout as OnPolicyRunner.learn makes it, with or without the returns at its end."""
     obs = run.env.get_observations()
     with torch.inference_mode():
@@ -36,7 +36,7 @@ def rollout(run: Runner, bootstrap: bool = True) -> None:
             run.alg.compute_returns(obs)
 
 
-def replayed_difference(run: Runner) -> float:
+def replayed_difference(run: RslRlRunner) -> float:
     """Largest difference between stored and replayed log-probabilities over one pass of minibatches."""
     return replayed_differences(run).max().item()
 
@@ -92,7 +92,7 @@ def test_the_difference_shows_a_state_that_is_written_in_place():
     broken = config({**LIF, "stateful": True, "layers": [16]})
     broken["actor"]["class_name"] = InPlace
     torch.manual_seed(0)
-    run = Runner(PointEnv(), broken)
+    run = RslRlRunner(PointEnv(), broken)
     rollout(run)
     assert replayed_difference(run) > 1e-3
 
@@ -100,7 +100,7 @@ def test_the_difference_shows_a_state_that_is_written_in_place():
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("stateful", [False, True])
 def test_first_minibatch_of_the_real_update_has_ratio_one(stateful, backend):
-    if reason := dispatch.built(backend).available():
+    if reason := dispatch.get_backend(backend).get_unavailable_reason():
         pytest.skip(reason)
     run = runner({**LIF, "stateful": stateful, "layers": [16], "backend": backend})
     rollout(run)
@@ -155,7 +155,7 @@ def test_state_of_another_number_of_environments_is_refused():
     run = runner({**LIF, "stateful": True, "layers": [16]})
     obs = run.env.get_observations()
     run.alg.actor(obs)
-    with pytest.raises(ValueError, match="8 environments, the observation of 4"):
+    with pytest.raises(ValueError, match="8 environments, the observation 4"):
         run.alg.actor(obs[:4])
 
 
@@ -171,7 +171,7 @@ def test_every_distribution_of_the_host_trains(distribution):
     cfg = config({**LIF, "layers": [16]})
     cfg["actor"]["distribution_cfg"] = {"class_name": distribution, "init_std": 0.5}
     torch.manual_seed(0)
-    run = Runner(PointEnv(), cfg)
+    run = RslRlRunner(PointEnv(), cfg)
     rollout(run)
     assert run.alg.actor.output_std.mean().item() == pytest.approx(0.5, abs=1e-3)
     assert all(torch.isfinite(torch.tensor(v)) for v in run.alg.update().values())
@@ -186,9 +186,9 @@ class TestBurnIn:
         network = {**LIF, "stateful": True, "layers": [16]}
         cfg = config(network, burn_in=self.N)
         cfg["actor"]["burn_in"] = self.N
-        cfg["critic"] |= {"class_name": "spiky_rl.hosts.rsl_rl:BurnInMLPModel", "burn_in": self.N}
+        cfg["critic"] |= {"class_name": "spiky_rl.learners.rsl_rl:BurnInMLPModel", "burn_in": self.N}
         torch.manual_seed(0)
-        return Runner(PointEnv(), cfg)
+        return RslRlRunner(PointEnv(), cfg)
 
     def test_the_rest_of_the_rollout_is_replayed_exactly(self):
         run = self.make()
@@ -217,7 +217,7 @@ class TestBurnIn:
         cfg = config({**LIF, "layers": [16]})
         cfg["actor"]["burn_in"] = 3
         with pytest.raises(RegistryError, match="stateful"):
-            Runner(PointEnv(), cfg)
+            RslRlRunner(PointEnv(), cfg)
 
 
 def test_learning_rate_floor_holds_under_the_adaptive_schedule():
@@ -238,7 +238,7 @@ def test_exports_equal_the_live_policy_over_whole_episodes(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({**LIF, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
     perturb_learned_values(run.alg.actor.eval())
-    run.alg.actor.network.run_on("torch")  # the exports run the reference: bit for bit
+    run.alg.actor.network.set_backend("torch")  # the exports run the reference: bit for bit
     run.export_policy_to_jit(str(tmp_path))
     run.export_policy_to_onnx(str(tmp_path))
     scripted = torch.jit.load(tmp_path / "policy.pt")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
-from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import Progress, Stop
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.run import run_folders
 from tests.hosts.point_env import LIF, PointEnv, config
 
 IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
@@ -32,7 +32,7 @@ def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, **
     cfg = config(network, steps=8, **algorithm)
     cfg["actor"]["obs_normalization"] = True
     log_dir = None if folder is None else str(folder)
-    return Runner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
+    return RslRlRunner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
 
 
 def parameters(run):
@@ -107,7 +107,7 @@ def test_models_alone_can_be_loaded(tmp_path):
     other.load(path, {"actor": True, "critic": True})
     assert equal(parameters(other), parameters(run))
     assert other.current_learning_iteration == 0
-    assert other.progress == Progress()
+    assert other.progress == TrainingProgress()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -163,21 +163,21 @@ def test_an_absent_file_is_refused(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_refused(part, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0][: int(part * len(good[0]))])
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda data, path: path.write_bytes(pickle.dumps(data, 2))])
 def test_code_in_a_checkpoint_is_refused_and_not_executed(write, good, tmp_path):
     path, marker = tmp_path / "model.pt", tmp_path / "executed"
     write({**good[1], "infos": Attack(marker)}, path)
-    refused(path, "no checkpoint, or a damaged one")
+    refused(path, "not a checkpoint, or damaged")
     assert not marker.exists()
     torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
     assert marker.exists(), "the attack works on who reads it carelessly"
@@ -187,7 +187,7 @@ def test_a_foreign_file_is_refused(good, tmp_path):
     path = tmp_path / "model.pt"
     for content in ({"model": {"weight": torch.zeros(2)}, "epoch": 3}, torch.zeros(3), [1, 2]):
         torch.save(content, path)
-        refused(path, "no rsl_rl checkpoint: actor_state_dict, critic_state_dict, iter missing")
+        refused(path, "not a checkpoint of rsl_rl: actor_state_dict, critic_state_dict, iter missing")
     torch.save({**good[1], "actor_state_dict": 5}, path)
     refused(path, "do not fit")
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_task_or_agent_is_refused(key, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0])
     theirs = IDENTITY[key]
-    message = f"a checkpoint of {key} '{theirs}', not 'other'; pass --{key} {theirs}"
+    message = f"checkpoint of {key} '{theirs}', not 'other'; pass --{key} {theirs}"
     refused(path, message, identity={**IDENTITY, key: "other"})
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_task_or_agent_is_refused(key, good, tmp_path):
 def test_a_checkpoint_of_other_layers_is_refused(layers, good, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(good[0])
-    refused(path, "its networks do not fit this agent's", network={**NETWORK, "layers": layers})
+    refused(path, "the networks do not fit this agent", network={**NETWORK, "layers": layers})
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path):
@@ -226,7 +226,7 @@ def at(index, action):
 
 
 def stop():
-    raise Stop
+    raise StopTraining
 
 
 def saved(folder):
@@ -240,7 +240,7 @@ NAN_LOSS = {
     ),
     "seen by the next minibatch": (
         {},
-        r"iteration 2: (actor|critic)\..* no numbers, at a learning rate of 0.001; lower",
+        r"iteration 2: (actor|critic)\..* non-finite values, at a learning rate of 0.001; lower",
     ),
 }
 
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
 def test_a_stop_saves_the_iteration_at_hand(tmp_path):
     run = runner(folder=tmp_path)
     run.on_iteration = at(2, stop)
-    with pytest.raises(Stop):
+    with pytest.raises(StopTraining):
         run.learn(10)
     assert saved(tmp_path) == ["model_0.pt", "model_2.pt"]
     other = runner(seed=3)
@@ -331,7 +331,7 @@ RESULT_KEYS = (
 
 def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
     given = {**IDENTITY, "device": "cpu", "spec_hash": "0123456789abcdef"}
-    returned = runs.write_result(tmp_path / "result.json", trained.progress, **given)
+    returned = run_folders.write_result(tmp_path / "result.json", trained.progress, **given)
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result == returned
     assert set(RESULT_KEYS.split()) <= set(result)
@@ -347,6 +347,6 @@ def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
 
 
 def test_a_result_without_a_finished_episode_has_no_return(tmp_path):
-    progress = Progress(iterations=1, returns=[math.nan], lengths=[math.nan])
-    result = runs.write_result(tmp_path / "result.json", progress)
+    progress = TrainingProgress(iterations=1, returns=[math.nan], lengths=[math.nan])
+    result = run_folders.write_result(tmp_path / "result.json", progress)
     assert result["mean_return_final"] is result["mean_return_best"] is result["mean_length_final"] is None

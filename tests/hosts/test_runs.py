@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.run import run_folders
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def said(caplog, monkeypatch):
 
 
 def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.pt", "best.pt"), seed=0):
-    folder = runs.new_run(root, "point", "", "Isaac-Point", agent, seed=seed)
+    folder = run_folders.create_run_folder(root, "point", "", "Isaac-Point", agent, seed=seed)
     for name in checkpoints:
         torch.save({"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}, folder / name)
     return folder
 
 
 def find(name, root, agent="lif", seed=None, only=True):
-    return runs.find_checkpoint(name, root, "point", "Isaac-Point", agent, seed=seed, only=only)
+    return run_folders.find_checkpoint(name, root, "point", "Isaac-Point", agent, seed=seed, only=only)
 
 
 def test_latest_and_best_are_those_of_the_newest_run_of_this_agent(tmp_path):
@@ -51,7 +51,7 @@ def test_a_path_and_a_run_folder_are_checkpoints_too(tmp_path):
 def test_a_checkpoint_that_is_not_there_is_named_with_what_to_do(tmp_path):
     empty = a_run(tmp_path, checkpoints=())
     for name in (str(tmp_path / "model_3.pt"), str(empty), "lates"):
-        with pytest.raises(CheckpointError, match="--checkpoint .*there is no such file"):
+        with pytest.raises(CheckpointError, match="--checkpoint .*not found"):
             find(name, tmp_path)
     for name in ("latest", "best"):
         with pytest.raises(CheckpointError, match=f"--checkpoint {name}: no run of lif on Isaac-Point"):
@@ -69,7 +69,7 @@ def test_a_seed_that_was_given_is_that_of_the_run_that_goes_on(tmp_path):
     assert find("latest", tmp_path) == second / "model_10.pt"
     assert find("latest", tmp_path, seed=0) == first / "model_10.pt"
     assert find("best", tmp_path, seed=0) == first / "best.pt"
-    with pytest.raises(CheckpointError, match="with --seed 7 lies in .*, only with 0, 1; leave --seed out"):
+    with pytest.raises(CheckpointError, match="with --seed 7 in .*; seeds of its runs: 0, 1; remove --seed"):
         find("latest", tmp_path, seed=7)
 
 
@@ -86,7 +86,7 @@ def test_a_run_without_a_seed_in_its_manifest_has_that_of_its_checkpoint(tmp_pat
     folder = a_run(tmp_path, checkpoints=(), seed=None)
     runner(identity={**IDENTITY, "seed": 3}).save(str(folder / "model_0.pt"))
     assert find("latest", tmp_path, seed=3) == folder / "model_0.pt"
-    with pytest.raises(CheckpointError, match="only with 3"):
+    with pytest.raises(CheckpointError, match="seeds of its runs: 3"):
         find("latest", tmp_path, seed=4)
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_newest_checkpoint_makes_way_for_the_newest_whole_one(name, co
         (run / damaged).write_bytes(content)
     asked = str(run) if name == "folder" else name
     assert find(asked, tmp_path) == run / "model_9.pt"
-    assert f"{run / 'model_10.pt'}: no checkpoint, or a damaged one" in said.text
+    assert f"{run / 'model_10.pt'}: not a checkpoint, or damaged" in said.text
 
 
 def test_an_older_run_is_taken_where_all_of_the_newest_are_damaged(tmp_path):
@@ -137,7 +137,7 @@ def test_the_newest_run_is_the_one_that_was_made_last_whatever_the_clock_says(
     set_back, tmp_path, monkeypatch
 ):
     folders = []
-    monkeypatch.setattr(runs.datetime, "datetime", Clock)
+    monkeypatch.setattr(run_folders.datetime, "datetime", Clock)
     for back in range(3):
         monkeypatch.setattr(Clock, "said", Clock.said - back * set_back)
         folders.append(a_run(tmp_path))
@@ -189,10 +189,12 @@ NAMES = ["../x", "a/b", "/absolute", ".", "..", ".hidden", "-flag", "a b", "new\
 def test_a_run_lies_in_a_plain_folder_below_the_log_root(flag, name, tmp_path):
     names = {"--run_name": "", "--experiment_name": "point", flag: name}
     with pytest.raises(UserError, match=f"{flag} .*must be a plain folder name: letters, digits and"):
-        runs.new_run(tmp_path, names["--experiment_name"], names["--run_name"], "Isaac-Point", "lif")
+        run_folders.create_run_folder(
+            tmp_path, names["--experiment_name"], names["--run_name"], "Isaac-Point", "lif"
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["v1.2", "lr=1e-3", "größer", "_a", "2025-01-01_x+y"])
 def test_plain_names_are_taken(name, tmp_path):
-    assert runs.new_run(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")
+    assert run_folders.create_run_folder(tmp_path, name, name, "Isaac-Point", "lif").name.endswith(f"_{name}")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.common import silence
-from spiky_rl.hosts.common.silence import PATIENCE, remedy
-from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.learners.common import silent_layers
+from spiky_rl.learners.common.silent_layers import WARN_AFTER_ITERATIONS, suggest_remedy
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts import skrl_case
 from tests.hosts.point_env import LIF, PointEnv, config
 
@@ -19,7 +19,7 @@ EVENTS = {"steps": 1, "stateful": True, "connection": {"bias": False}}
 
 def rsl_rl(network, folder):
     torch.manual_seed(0)
-    return Runner(PointEnv(), config(network, steps=4), str(folder))
+    return RslRlRunner(PointEnv(), config(network, steps=4), str(folder))
 
 
 def skrl(network, folder):
@@ -37,21 +37,23 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def warned(network, folder, host=rsl_rl, iterations=PATIENCE + 2):
+def warned(network, folder, host=rsl_rl, iterations=WARN_AFTER_ITERATIONS + 2):
     """The lines of a short training."""
     handler = Lines()
-    silence.log.addHandler(handler)
+    silent_layers.log.addHandler(handler)
     try:
         host({**LAYERS, **network}, folder).learn(iterations)
     finally:
-        silence.log.removeHandler(handler)
+        silent_layers.log.removeHandler(handler)
     return handler.lines
 
 
 @pytest.mark.parametrize("host", [rsl_rl, skrl])
 def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, tmp_path):
     (line,) = warned({"neuron": [LIF["neuron"], DEAF]}, tmp_path, host)
-    assert line.startswith(f"layer 2 of the actor is silent: for {PATIENCE} iterations it has fired at 0.0 %")
+    assert line.startswith(
+        f"layer 2 of the actor is silent: for {WARN_AFTER_ITERATIONS} iterations its firing rate has been 0.0 %"
+    )
     keys = "agent.network.connection.gain or agent.network.connection.offset"
     assert line.endswith(f"; raise {keys}, or lower agent.network.neuron.threshold")
 
@@ -64,7 +66,7 @@ def test_a_saturated_layer_is_warned_of(tmp_path):
 
 
 def test_nothing_is_said_before_it_has_lasted(tmp_path):
-    assert not warned({"neuron": DEAF}, tmp_path, iterations=PATIENCE - 1)
+    assert not warned({"neuron": DEAF}, tmp_path, iterations=WARN_AFTER_ITERATIONS - 1)
 
 
 QUIET = {
@@ -89,9 +91,11 @@ def built(**settings):
 
 def test_the_remedy_names_only_what_there_is():
     ode = built(name="feedforward", layers=[3], neuron={"tau": 20.0, "input_gain": "ode"})
-    assert "set agent.network.neuron.input_gain=unit" in remedy(ode, 0, "silent")
-    assert "input_gain" not in remedy(ode, 0, "saturated")
-    izhikevich = remedy(built(name="feedforward", layers=[3], neuron="izhikevich"), 0, "silent")
+    assert "set agent.network.neuron.input_gain=unit" in suggest_remedy(ode, 0, "silent")
+    assert "input_gain" not in suggest_remedy(ode, 0, "saturated")
+    izhikevich = suggest_remedy(built(name="feedforward", layers=[3], neuron="izhikevich"), 0, "silent")
     assert "agent.network.neuron.gain" in izhikevich and "threshold" not in izhikevich
     reservoir = built(name="reservoir", size=30)
-    assert remedy(reservoir, 0, "silent") == "; raise agent.network.bias or agent.network.input_scaling"
+    assert (
+        suggest_remedy(reservoir, 0, "silent") == "; raise agent.network.bias or agent.network.input_scaling"
+    )

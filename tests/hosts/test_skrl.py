@@ -9,10 +9,10 @@ import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.rsl_rl.runner import Runner as RslRunner
-from spiky_rl.hosts.skrl.config import runner_config
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
-from spiky_rl.hosts.skrl.runner import Runner
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
+from spiky_rl.learners.skrl.config import make_runner_cfg
+from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
+from spiky_rl.learners.skrl.runner import SkrlRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import PLAIN, SPIKING, rollout, runner, specification
 
@@ -87,7 +87,11 @@ def replayed_difference(run) -> float:
     for batch in agent.memory.sample_all(names=[*names, *states], mini_batches=2, sequence_length=length):
         x, actions, log_prob, terminated, truncated, *stored = batch
         rnn = {"rnn": [s.transpose(0, 1) for s in stored], "terminated": terminated, "truncated": truncated}
-        inputs = {"observations": agent.normalised(x), "taken_actions": actions, **(rnn if stored else {})}
+        inputs = {
+            "observations": agent.normalize_observations(x),
+            "taken_actions": actions,
+            **(rnn if stored else {}),
+        }
         with torch.no_grad():
             _, outputs = agent.policy.act(inputs, role="policy")
         worst = max(worst, (outputs["log_prob"] - log_prob).abs().max().item())
@@ -101,7 +105,7 @@ ALL = {"stateless": {"network": SPIKING}, "mlp": {}, **RECURRENT, "critic alone"
 @pytest.mark.parametrize("case", ALL)
 def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
     run = runner(**ALL[case])
-    assert type(run.alg) is (SpikingPPO if case in ("stateless", "mlp") else SpikingRecurrentPPO)
+    assert type(run.alg) is (SkrlSpikingPPO if case in ("stateless", "mlp") else SpikingRecurrentPPO)
     observations = None
     for _ in range(2):  # the second rollout starts in the middle of episodes, from a state that is not rest
         observations = rollout(run, observations)
@@ -110,7 +114,7 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
 
 
 REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp")
-VECTORS = [name for name in registry.names("agents") if not any(part in name for part in REFUSED)]
+VECTORS = [name for name in registry.list_names("agents") if not any(part in name for part in REFUSED)]
 """Images, teachers, plasticity and local rules are refused."""
 
 
@@ -186,7 +190,7 @@ def test_playback_is_the_rollout_without_noise_and_starts_episodes_at_rest(case)
     for _ in range(12):
         actions = played(obs)
         for i, seen in enumerate(history):
-            x, state = torch.stack(seen), run.policy.rest(1, seen[0])
+            x, state = torch.stack(seen), run.policy.zero_state(1, seen[0])
             with torch.no_grad():
                 assert torch.allclose(run.policy.body(x, state)[0][-1, 0], actions[i], atol=1e-5)
         obs, _, dones, _ = env.step(actions)
@@ -204,13 +208,13 @@ def test_playback_measures_spikes_and_leaves_the_state_alone():
     played, obs = run.get_inference_policy(), run.env.get_observations()
     played(obs)
     before = [s.clone() for s in played.state]
-    activity, spikes = played.activity(obs), played.spikes(obs)
+    activity, spikes = played.compute_activity(obs), played.compute_spikes(obs)
     assert 0 < activity.rate < 1 and len(activity.layers) == 2
     assert activity.ann_operations == 4 * 16 + 16 * 2
     assert [tuple(s.shape) for s in spikes] == [(4, 16), (4, 12)]
     assert all(torch.equal(a, b) for a, b in zip(before, played.state, strict=True))
     ann = runner().get_inference_policy()
-    assert ann.spikes(obs) is None and ann.activity(obs).rate == 0.0
+    assert ann.compute_spikes(obs) is None and ann.compute_activity(obs).rate == 0.0
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -224,7 +228,7 @@ def test_models_tolerate_single_samples_without_states_and_never_write_a_state(c
         if model.network is not None:
             assert model.get_specification()["rnn"]["sizes"] == shapes
         assert model.get_specification()["rnn"]["sequence_length"] == 16
-        state = [s + 0.5 for s in model.rest(8, torch.zeros(1))]
+        state = [s + 0.5 for s in model.zero_state(8, torch.zeros(1))]
         before = copy.deepcopy(state)
         model.compute({"observations": torch.ones(8, 4), "rnn": state})
         assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
@@ -294,10 +298,10 @@ def test_a_critic_of_its_own_observations_gets_them():
             return obs
 
     torch.manual_seed(0)
-    settings = runner_config(specification(**PLAIN, network=SPIKING))
+    settings = make_runner_cfg(specification(**PLAIN, network=SPIKING))
     settings["obs_groups"]["critic"], settings["states"] = ["critic"], True
     settings["models"]["value"]["source"] = "states"
-    run = Runner(Privileged(), settings)
+    run = SkrlRunner(Privileged(), settings)
     assert run.value.body.mlp[0].in_features == 5
     run.learn(2)
     assert torch.allclose(

@@ -11,8 +11,8 @@ from skrl.memories.torch import RandomMemory
 from skrl.resources.preprocessors.torch import RunningStandardScaler
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
 
-from spiky_rl.hosts.skrl import SpikingPolicy, SpikingValue
-from spiky_rl.hosts.skrl.environment import Environment
+from spiky_rl.learners.skrl import SpikingPolicy, SpikingValue
+from spiky_rl.learners.skrl.environment import SkrlEnv
 from tests.hosts.point_env import LIF, PointEnv
 
 ENVS, STEPS, UPDATES = 8, 16, 3
@@ -30,7 +30,7 @@ CASES = {
 }
 
 
-def agent_of(case: str, environment: Environment, seed: int = 0):
+def agent_of(case: str, environment: SkrlEnv, seed: int = 0):
     cls, settings, network = CASES[case]
     torch.manual_seed(seed)
     spaces = {
@@ -66,7 +66,7 @@ def parameters(agent) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_skrls_own_agents_train_save_and_load_our_models(case, tmp_path):
-    environment = Environment(PointEnv(ENVS), GROUPS, False)
+    environment = SkrlEnv(PointEnv(ENVS), GROUPS, False)
     agent = agent_of(case, environment)
     before = parameters(agent)
     trainer = SequentialTrainerCfg(

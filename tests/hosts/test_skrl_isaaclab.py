@@ -11,10 +11,10 @@ from skrl.agents.torch.ppo import PPO
 from skrl.utils.runner import torch as runners
 
 from spiky_rl.config.spec import SpecError
-from spiky_rl.hosts.skrl.components import ComponentRunner, offer_to_isaaclab
-from spiky_rl.hosts.skrl.config import isaaclab_config
-from spiky_rl.hosts.skrl.environment import Environment
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+from spiky_rl.learners.skrl.components import ComponentRunner, register_components
+from spiky_rl.learners.skrl.config import make_registered_cfg
+from spiky_rl.learners.skrl.environment import SkrlEnv
+from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from tests.hosts.point_env import PointEnv
 from tests.hosts.skrl_case import RAW, SPIKING, specification
 
@@ -29,12 +29,12 @@ def raw() -> dict:
     return settings
 
 
-def environment() -> Environment:
-    return Environment(PointEnv(8), GROUPS, False)
+def environment() -> SkrlEnv:
+    return SkrlEnv(PointEnv(8), GROUPS, False)
 
 
 def test_the_configuration_has_what_the_command_reads_and_changes():
-    config = isaaclab_config(specification("agent.max_iterations=3", network=SPIKING), raw())
+    config = make_registered_cfg(specification("agent.max_iterations=3", network=SPIKING), raw())
     assert (config["seed"], config["agent"]["class"], config["agent"]["rollouts"]) == (42, "PPO", 16)
     assert config["trainer"]["timesteps"] == 3 * 16
     assert config["agent"]["experiment"] == {"experiment_name": "", **QUIET}
@@ -43,8 +43,8 @@ def test_the_configuration_has_what_the_command_reads_and_changes():
 @pytest.mark.parametrize("stateful", [False, True])
 def test_the_runner_that_the_command_makes_trains_our_models_and_writes_checkpoints(stateful, tmp_path):
     spec = specification("agent.max_iterations=2", network={**SPIKING, "stateful": stateful})
-    run = ComponentRunner(environment(), isaaclab_config(spec, raw()))
-    assert type(run.agent) is (SpikingRecurrentPPO if stateful else SpikingPPO)
+    run = ComponentRunner(environment(), make_registered_cfg(spec, raw()))
+    assert type(run.agent) is (SpikingRecurrentPPO if stateful else SkrlSpikingPPO)
     before = {name: value.clone() for name, value in run.agent.policy.named_parameters()}
     run.run()
     assert all(not torch.equal(value, before[name]) for name, value in run.agent.policy.named_parameters())
@@ -61,7 +61,7 @@ def test_skrls_own_configurations_get_skrls_own_agent_and_models():
 
 def test_the_runner_takes_the_place_of_skrls_where_isaac_lab_imports_it(monkeypatch):
     monkeypatch.setattr(runners, "Runner", runners.Runner)  # given back after the test
-    offer_to_isaaclab()
+    register_components()
     from skrl.utils.runner.torch import Runner
 
     assert Runner is ComponentRunner
@@ -76,7 +76,5 @@ def test_the_runner_takes_the_place_of_skrls_where_isaac_lab_imports_it(monkeypa
     ],
 )
 def test_what_the_command_does_not_show_a_network_is_refused_by_name(override, key, allowed):
-    with pytest.raises(
-        SpecError, match=rf"agent\.obs_groups\.{key}: .* which allows {re.escape(str(allowed))} here"
-    ):
-        isaaclab_config(specification(override), raw())
+    with pytest.raises(SpecError, match=rf"agent\.obs_groups\.{key}: .* allowed: {re.escape(str(allowed))}"):
+        make_registered_cfg(specification(override), raw())

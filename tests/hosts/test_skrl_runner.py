@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import Progress, Stop
-from spiky_rl.hosts.rsl_rl.runner import Runner as RslRunner
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import SPIKING, runner
 
@@ -73,7 +73,7 @@ def test_models_alone_can_be_loaded_with_their_normalisation(tmp_path):
     assert equal(parameters(other), parameters(run))
     obs = run.env.get_observations()
     assert torch.equal(other.get_inference_policy()(obs), run.get_inference_policy()(obs))
-    assert other.current_learning_iteration == 0 and other.progress == Progress()
+    assert other.current_learning_iteration == 0 and other.progress == TrainingProgress()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -92,19 +92,19 @@ def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_pa
     torch.manual_seed(0)
     theirs = RslRunner(PointEnv(), config(SPIKING))
     theirs.save(path)
-    with pytest.raises(CheckpointError, match="no skrl checkpoint: policy, value missing; it is rsl_rl's"):
+    with pytest.raises(
+        CheckpointError, match="not a checkpoint of skrl: policy, value missing; it is rsl_rl's"
+    ):
         runner(network=SPIKING).load(path)
     run = runner(network=SPIKING, identity=IDENTITY)
     run.save(path)
     with pytest.raises(CheckpointError, match="it is skrl's: pass --rl_library skrl"):
         theirs.load(path)
-    with pytest.raises(CheckpointError, match="a checkpoint of agent 'lif', not 'mlp'; pass --agent lif"):
+    with pytest.raises(CheckpointError, match="checkpoint of agent 'lif', not 'mlp'; pass --agent lif"):
         runner(network=SPIKING, identity={**IDENTITY, "agent": "mlp"}).load(path)
-    with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
+    with pytest.raises(CheckpointError, match="the networks do not fit this agent"):
         runner(network={**SPIKING, "layers": [5]}).load(path)
-    with pytest.raises(
-        CheckpointError, match="this agent has a observation_preprocessor and the other has none"
-    ):
+    with pytest.raises(CheckpointError, match="only this agent has a observation_preprocessor"):
         runner(network=SPIKING, **NORMALISED).load(path)
 
 
@@ -117,10 +117,10 @@ def test_a_stop_saves_the_iteration_at_hand(tmp_path):
 
     def stop(iteration):
         if iteration.index == 2:
-            raise Stop
+            raise StopTraining
 
     run.on_iteration = stop
-    with pytest.raises(Stop):
+    with pytest.raises(StopTraining):
         run.learn(10)
     assert saved(tmp_path) == ["model_0.pt", "model_2.pt"]
     other = runner(network=SPIKING, seed=3)
@@ -163,7 +163,7 @@ def test_tensorboard_gets_the_same_tags_from_both_hosts(stateful, tmp_path):
     folders = {name: tmp_path / name for name in ("rsl_rl", "skrl")}
     RslRunner(PointEnv(), config(network), str(folders["rsl_rl"]), picture_interval=2, notes=notes).learn(3)
     run = runner(network=network, folder=folders["skrl"])
-    run.notes = notes
+    run.text_summaries = notes
     run.learn(3)
     (_, theirs), (events, ours) = tags(folders["rsl_rl"]), tags(folders["skrl"])
     assert set(ours["scalars"]) == set(theirs["scalars"])

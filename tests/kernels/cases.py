@@ -7,12 +7,12 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks._layer import Parameters
+from spiky_rl.networks._layer import NeuronParameters
 
-NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
+NEURONS, SURROGATES = registry.list_names("neurons"), registry.list_names("surrogates")
 TIME, STEPS = 3, 2
-CPU: Any = dispatch.built("cpu")
-CUPY: Any = dispatch.built("cupy")
+CPU: Any = dispatch.get_backend("cpu")
+CUPY: Any = dispatch.get_backend("cupy")
 
 
 def configured(name, learned, **options):
@@ -27,7 +27,7 @@ def vocabulary(surrogate="arctangent"):
 
 def distinct(neuron, width, seed=3):
     """The neuron's parameters, of which the learned ones have another value for every neuron."""
-    parameters = Parameters(neuron, width)
+    parameters = NeuronParameters(neuron, width)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in parameters.parameters():

@@ -174,7 +174,12 @@ def put_in_place(patch: pytest.MonkeyPatch, cupy: types.ModuleType) -> None:
 
 def forget() -> None:
     """What is remembered of a CuPy that was there, or was not."""
-    for cached in (cupy_backend.kernels, cupy_backend.bit_kernels, dispatch.backend, dispatch.automatic):
+    for cached in (
+        cupy_backend.compile_kernels,
+        cupy_backend.load_bit_kernels,
+        dispatch.require_backend,
+        dispatch.resolve_auto,
+    ):
         cached.cache_clear()
 
 
@@ -184,7 +189,7 @@ def installed(executes: bool = True):
     cupy = Cupy(executes)
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch, cupy.module)
-        patch.setattr(CUPY, "available", lambda: None)
+        patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(
             torch.cuda,
@@ -202,6 +207,6 @@ def installed(executes: bool = True):
 def on_the_host():
     """The CuPy backend computes on tensors of the CPU; gives the record of what it asked CuPy for."""
     with installed() as cupy, pytest.MonkeyPatch.context() as patch:
-        patch.setitem(dispatch.compiled(), "cpu", "cupy")
+        patch.setitem(dispatch.list_compiled_backends(), "cpu", "cupy")
         patch.setattr(CUPY, "device", "cpu")
         yield cupy

@@ -205,7 +205,7 @@ DYNAMIC = re.compile(r"extern\s+__shared__\s+((?:\w+\s+)*\w+)\s+(\w+)\s*\[\s*\]\
 
 
 def before():
-    return BEFORE % programs.header("lanes")
+    return BEFORE % programs.read_header("lanes")
 
 
 def on_host(code):
@@ -221,7 +221,7 @@ def on_host(code):
 @cache
 def compiled(code, of):
     """The kernels of a CUDA text."""
-    return compiler.library(on_host(code), f"{of} on a device of the host")
+    return compiler.compile_library(on_host(code), f"{of} on a device of the host")
 
 
 @contextlib.contextmanager
@@ -263,5 +263,5 @@ def launch(key, which, values, current, grid, block=cupy_backend.BLOCK, shared=0
     """In the place of `Cupy._launch`."""
     name = key.removesuffix(" recurrent")
     kernel = "spiky" if name == key else "spiky_recurrent"
-    library = compiled(cupy_backend.source(name, name != key), key)
+    library = compiled(cupy_backend.build_source(name, name != key), key)
     run(library, f"{kernel}_{('forward', 'backward')[which]}", (grid,), (block,), values, shared)

@@ -55,7 +55,7 @@ NETWORKS = {
 }
 
 
-ABILITIES = {"unroll", "recurrent", "stack", "linear", "convolution", "pack"}
+ABILITIES = {"run_neuron", "run_recurrent", "stack", "linear", "convolution", "pack"}
 
 
 def abilities(backend: Backend) -> set[str]:
@@ -65,11 +65,11 @@ def abilities(backend: Backend) -> set[str]:
 
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
 def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
-    built, runs = dispatch.built(toy), []
-    assert abilities(built) == {"unroll"}
-    unroll = type(built).unroll
+    built, runs = dispatch.get_backend(toy), []
+    assert abilities(built) == {"run_neuron"}
+    unroll = type(built).run_neuron
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(built), "unroll", lambda self, run: runs.append(run) or unroll(self, run))
+        patch.setattr(type(built), "run_neuron", lambda self, run: runs.append(run) or unroll(self, run))
         found = results(toy, **settings)
     assert runs, "it ran"
     for a, b in zip(found, results("torch", **settings), strict=True):
@@ -77,7 +77,7 @@ def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
 
 
 def test_backends_say_what_they_can_do_and_the_reference_can_do_everything():
-    able = {name: abilities(dispatch.built(name)) for name in dispatch.names()}
+    able = {name: abilities(dispatch.get_backend(name)) for name in dispatch.list_backends()}
     assert able["torch"] == able["cpu"] == ABILITIES
     assert able["cupy"] == ABILITIES - {"stack", "convolution"}
 
@@ -89,14 +89,14 @@ def test_an_agent_names_a_backend_in_a_file_beside_it(toy, tmp_path, monkeypatch
     network = read_agent(str(tmp_path / "agent.yaml"))[1]["network"]
     assert network["backend"] == toy
     assert registry.configure("networks", network, "network").options.backend == toy
-    assert dispatch.backend(toy) is dispatch.backend(toy)
+    assert dispatch.require_backend(toy) is dispatch.require_backend(toy)
 
 
 WRONG = {
     "no file": ("nowhere.py:Mine", "'nowhere.py:Mine': there is no file 'nowhere.py'"),
     "no class": ("spiky_rl.kernels.backends.base:Mine", "has no 'Mine'"),
-    "another class": ("spiky_rl.neurons.lif:Lif", "is no entry of backends: it does not derive from"),
-    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is not whole: it does not define unroll"),
+    "another class": ("spiky_rl.neurons.lif:Lif", "is not of kind backends: it does not derive from"),
+    "no unroll": ("spiky_rl.kernels.backends.base:Backend", "is incomplete: it does not define run_neuron"),
 }
 
 
@@ -116,7 +116,7 @@ def test_a_backend_of_ones_own_that_cannot_run_says_why(tmp_path):
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 def test_an_observation_becomes_its_gradient_within_twelve_files(backend):
-    if reason := dispatch.built(backend).available():
+    if reason := dispatch.get_backend(backend).get_unavailable_reason():
         pytest.skip(reason)
     settings = {**read_agent("lif_ppo")[1]["network"], "layers": [8, 8], "backend": backend}
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)

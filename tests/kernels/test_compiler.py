@@ -18,7 +18,7 @@ import logging, sys
 from spiky_rl.kernels import compiler
 logging.basicConfig(format="log %(levelname)s %(message)s")
 try:
-    print(compiler.library(sys.argv[1], "a test").answer())
+    print(compiler.compile_library(sys.argv[1], "a test").answer())
 except compiler.CompileError as error:
     print("refused:", error)
 """
@@ -36,7 +36,7 @@ def run(backend):
         network = registry.configure("networks", settings, "agent.network").build(inputs=2, outputs=1)
         for _ in range(2):
             network(torch.ones(1, 4, 2), None)[0].sum().backward()
-        print(backend, "ran", sum(dispatch.built("cpu").launches.values()))
+        print(backend, "ran", sum(dispatch.get_backend("cpu").launches.values()))
     except registry.UserError as error:
         print(backend, "refused:", error)
 run("auto")
@@ -57,13 +57,13 @@ FAKES = {
     "fails without reading": ("exit 4", "did not accept a kernel: exit code 4; set CXX to another"),
     "writes garbage": (
         'while [ $# -gt 1 ]; do [ "$1" = -o ] && echo garbage > "$2"; shift; done',
-        "wrote does not load",
+        "does not load",
     ),
-    "writes nothing": ("cat >/dev/null", "wrote does not load"),
+    "writes nothing": ("cat >/dev/null", "does not load"),
     "hangs": ("sleep 987", "did not finish within 1 s; set CXX to another"),
 }
 
-pytestmark = pytest.mark.skipif(compiler.command() is None, reason=compiler.missing())
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason=compiler.get_missing_message())
 
 
 def environment(cache, **changed):
@@ -96,7 +96,7 @@ def script(path, text):
 
 def counting(path):
     """The compiler, writing a line per compilation beside itself."""
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     return script(path, f'{SHELL}echo "$*" >> {path}.calls\nexec {real} "$@"\n')
 
 
@@ -181,7 +181,7 @@ def test_auto_runs_on_torch_with_one_line_of_log_and_a_named_cpu_backend_is_refu
 
 
 def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     body = 'text=$(cat)\ncase "$text" in *spiky_forward*) echo "no memory" >&2; exit 1;; esac\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}printf "%s\\n" "$text" | {real} "$@" -O0\n')
     printed, _ = python(tmp_path / "cache", NETWORK, CXX=fake)
@@ -195,7 +195,7 @@ def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
 
 
 def test_a_compiler_without_openmp_is_used_without_it(tmp_path):
-    real = " ".join(compiler.command() or ())
+    real = " ".join(compiler.find_compiler() or ())
     body = 'for word; do [ "$word" = -fopenmp ] && { echo "no OpenMP" >&2; exit 1; }; done\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@"\n')
     assert python(tmp_path / "cache", LIBRARY, TEXT, CXX=fake) == ("42", [])
@@ -266,12 +266,12 @@ def test_where_the_cache_cannot_be_written_a_temporary_folder_serves_with_one_wa
     (tmp_path / "file").write_text("", encoding="utf-8")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    twice = LIBRARY + "print(compiler.library(sys.argv[1] + ' ', 'a test').answer())\n"
+    twice = LIBRARY + "print(compiler.compile_library(sys.argv[1] + ' ', 'a test').answer())\n"
     printed, log = python(tmp_path / cache, twice, TEXT, TMPDIR=temporary)
     assert printed == "42\n42"
     (line,) = log
     assert line.startswith("log WARNING kernels are compiled anew in every process") and cache in line
-    assert "set SPIKY_RL_CACHE to a folder that can" in line
+    assert "set SPIKY_RL_CACHE to a" in line
     assert list(temporary.iterdir()) == [], "it goes with the process"
 
 
@@ -301,7 +301,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from spiky_rl.kernels import compiler
 with ThreadPoolExecutor(4) as pool:
-    print([library.answer() for library in pool.map(compiler.library, [sys.argv[1]] * 4, ['a test'] * 4)])
+    print([library.answer() for library in pool.map(compiler.compile_library, [sys.argv[1]] * 4, ['a test'] * 4)])
 """
 
 

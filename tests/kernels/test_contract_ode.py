@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import contract, dispatch
+from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.neurons.base import Ode
 from tests.kernels.cases import CPU, NEURONS, vocabulary
 from tests.neurons.drive import build, numbers
@@ -80,7 +80,7 @@ def test_a_function_that_does_not_take_its_values_by_name_is_refused_with_both_f
     given = re.escape(taken.replace("*, ", ""))
     message = (
         rf"^agent\.network\.neuron: neuron 'Mine': its {function} takes \({given}\), and must take"
-        rf" \({DECLARED[function]}\): its states and parameters come by name, {names}.* \(mend mine\.py, line {line}\)$"
+        rf" \({DECLARED[function]}\): its states and parameters come by name, {names}.* \(see mine\.py:{line}\)$"
     )
     with pytest.raises(RegistryError, match=message):
         check(tmp_path / "mine.py", GOOD.replace(before, f"def {function}(self, {taken})"))
@@ -97,14 +97,14 @@ def reordered(text):
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("learning", ["bptt", "slayer", "eventprop"])
 def test_the_order_of_a_declaration_changes_no_output_and_no_gradient(backend, learning, tmp_path):
-    if backend == "cpu" and (reason := CPU.available()):
+    if backend == "cpu" and (reason := CPU.get_unavailable_reason()):
         pytest.skip(reason)
     current = 6.0 * torch.rand(20, 1, 4, 3, generator=torch.Generator().manual_seed(0))
     rule, found = registry.configure("rules", learning, "r").build(), []
     for name, text in {"one": GOOD, "other": reordered(GOOD)}.items():
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
-        neuron = rule.neuron(build(f"{tmp_path / name}.py:Mine", learn=["tau", "tau_a", "threshold"]))
-        values = {n: torch.full((3,), neuron.number(n), requires_grad=True) for n in neuron.params}
+        neuron = rule.wrap_neuron(build(f"{tmp_path / name}.py:Mine", learn=["tau", "tau_a", "threshold"]))
+        values = {n: torch.full((3,), neuron.get_step_value(n), requires_grad=True) for n in neuron.params}
         x = current.clone().requires_grad_()
         y, _ = dispatch.unroll(backend, neuron, vocabulary(), x, 2, None, tuple(values.values()))
         wanted = [x, *(values[n] for n in sorted(values))]
@@ -128,7 +128,7 @@ def test_what_a_function_does_not_use_may_be_left_to_a_star_or_an_underscore(tmp
 
 def test_what_fails_in_the_base_is_to_be_mended_in_the_authors_file(tmp_path):
     text = GOOD.replace("return s.v - p.threshold", "return s.v > p.threshold")
-    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(mend mine\.py\)$"):
+    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(see mine\.py\)$"):
         check(tmp_path / "mine.py", text)
 
 
@@ -157,7 +157,7 @@ def test_an_integration_that_does_not_follow_its_flow_is_refused(case, tmp_path)
     state = "a" if "a / p.tau" in after or "0.9" in after or not after else "v"
     message = (
         rf"neuron 'Mine': its integrate does not follow its flow: with v = .*, a = .* and a current of .* the state '{state}'"
-        r" changes by .* per ms, and flow says .*; mend one, or leave flow out \(mend mine\.py, line \d+\)$"
+        r" changes by .* per ms, but flow gives .*;.* \(see mine\.py:\d+\)$"
     )
     with pytest.raises(RegistryError, match=message):
         check(tmp_path / "mine.py", GOOD.replace(before, after))
@@ -214,7 +214,7 @@ class Mine(Lif):
 
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend, tmp_path):
-    if backend == "cpu" and (reason := CPU.available()):
+    if backend == "cpu" and (reason := CPU.get_unavailable_reason()):
         pytest.skip(reason)
     current = 3.0 * torch.randn(20, 1, 4, 3, generator=torch.Generator().manual_seed(0))
     (tmp_path / "mine.py").write_text(SCALED, encoding="utf-8")
@@ -231,5 +231,5 @@ def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend,
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_neuron_of_the_registry_follows_its_flow(name):
-    contract.check(build(name), vocabulary().surrogate)
+    neuron_checks.check_neuron(build(name), vocabulary().surrogate)
     assert name == "sigma_delta" or type(build(name)).flow is not Ode.flow

@@ -12,7 +12,7 @@ import torch
 from benchmarks.verify_packages import REQUIRED
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Launch
+from spiky_rl.kernels.launch import KernelLaunch
 from tests.kernels import host_device, test_gpu
 from tests.kernels.cases import (
     CPU,
@@ -27,7 +27,9 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 SHAPES = [(1, 1), (3, 5), (7, 37), (9, 61)]
 """B x N: less than a block, more than one, never whole ones, so that some threads have no lane."""
@@ -46,7 +48,7 @@ def same(found, expected):
 
 
 def test_some_threads_have_no_lane_and_blocks_differ_in_number():
-    launched = [cupy_backend.blocks(shape[0] * shape[1]) for shape in SHAPES]
+    launched = [cupy_backend.count_blocks(shape[0] * shape[1]) for shape in SHAPES]
     assert launched == [1, 1, 3, 5]
     assert all(blocks * cupy_backend.BLOCK > b * n for blocks, (b, n) in zip(launched, SHAPES, strict=True))
 
@@ -55,7 +57,7 @@ def test_some_threads_have_no_lane_and_blocks_differ_in_number():
 @pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
 def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, surrogate, learned, shape):
     built = configured(neuron, learned)
-    call = programs.call(built, vocabulary(surrogate), distinct(built, shape[1])(), shape[1])
+    call = programs.prepare_call(built, vocabulary(surrogate), distinct(built, shape[1])(), shape[1])
     params = None if call.params is None else call.params.detach()
     spikes, gradients = 0.0, 0.0
     for constant, kept, stateful in itertools.product(EITHER, repeat=3):
@@ -63,14 +65,14 @@ def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, surrogate, learned,
         job = (call.key, current, torch.stack(state) if stateful else None, params, keep if kept else None)
         job += (call.uniforms, STEPS)
         for last, trace in itertools.product(EITHER, repeat=2):
-            found, expected = (b.forward(Launch(*job), last, trace) for b in (CUPY, CPU))
+            found, expected = (b.forward(KernelLaunch(*job), last, trace) for b in (CUPY, CPU))
             assert same(found, expected), ("forward", constant, kept, stateful, last, trace)
             spikes += float(expected[0].abs().sum())
         g = torch.Generator().manual_seed(5)
         grads = [torch.randn(x.shape, generator=g) for x in (expected[0], torch.stack(state))]
         for used in itertools.product(EITHER, repeat=2):
             given = [x if use else None for x, use in zip(grads, used, strict=True)]
-            found, expected = (b.backward(Launch(*job), *given) for b in (CUPY, CPU))
+            found, expected = (b.backward(KernelLaunch(*job), *given) for b in (CUPY, CPU))
             assert same(found, expected), ("backward", constant, kept, stateful, used)
             gradients += sum(float(x.abs().sum()) for x in expected)
     if shape == SHAPES[-1]:
@@ -79,13 +81,13 @@ def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, surrogate, learned,
 
 def test_tensors_that_are_strided_or_of_another_type_reach_the_kernel_whole():
     built = configured("lif", True)
-    call = programs.call(built, vocabulary(), distinct(built, 5)(), 5)
+    call = programs.prepare_call(built, vocabulary(), distinct(built, 5)(), 5)
     current, state, keep = inputs(built, 3, 5)
     strided = current.transpose(2, 3).contiguous().transpose(2, 3)
     assert not strided.is_contiguous()
     rest = (torch.stack(state), call.params.detach())
-    given = Launch(call.key, strided, *rest, keep.bool(), call.uniforms, STEPS)
-    plain = Launch(call.key, current, *rest, keep, call.uniforms, STEPS)
+    given = KernelLaunch(call.key, strided, *rest, keep.bool(), call.uniforms, STEPS)
+    plain = KernelLaunch(call.key, current, *rest, keep, call.uniforms, STEPS)
     found = CUPY.forward(given, True)
     expected = CUPY.forward(plain, True)
     assert same(found, expected)
@@ -105,9 +107,11 @@ def test_every_thread_keeps_its_states_in_its_own_places(monkeypatch):
             torch.from_numpy(np.ctypeslib.as_array((ctypes.c_float * size).from_address(values[9])).copy())
         )
 
-    call = programs.call(built, vocabulary(), distinct(built, 37)(), 37)
+    call = programs.prepare_call(built, vocabulary(), distinct(built, 37)(), 37)
     current, state, _ = inputs(built, 7, 37)
-    job = Launch(call.key, current, torch.stack(state), call.params.detach(), None, call.uniforms, STEPS)
+    job = KernelLaunch(
+        call.key, current, torch.stack(state), call.params.detach(), None, call.uniforms, STEPS
+    )
     _, _, potentials = CPU.forward(job, False, True)
     monkeypatch.setattr(CUPY, "_launch", launch)
     CUPY.backward(job, torch.ones_like(potentials), None)
@@ -119,9 +123,9 @@ def test_every_thread_keeps_its_states_in_its_own_places(monkeypatch):
 @pytest.mark.parametrize("wrong", [np.float64, np.int64, float])
 def test_an_argument_of_another_type_than_the_kernels_would_be_seen(wrong):
     built = configured("lif", False)
-    call = programs.call(built, vocabulary(), distinct(built, 5)(), 5)
+    call = programs.prepare_call(built, vocabulary(), distinct(built, 5)(), 5)
     current, *_ = inputs(built, 3, 5)
-    values = cupy_backend.arguments(
+    values = cupy_backend.build_arguments(
         [current, None, None, None, current, None, None], current, STEPS, call.uniforms
     )
     with pytest.raises(AssertionError, match=f"argument {len(values)} "):
@@ -151,8 +155,8 @@ extern "C" void sweep_max(const float *x, float *device, float *cpu, long n) {
 
 def sweep(name, x, size):
     """Both lanes' results for float32 numbers."""
-    text = "\n".join([host_device.before(), programs.header("lanes"), COMPARED])
-    library = compiler.library(text, "both lanes")
+    text = "\n".join([host_device.before(), programs.read_header("lanes"), COMPARED])
+    library = compiler.compile_library(text, "both lanes")
     x = np.ascontiguousarray(x, dtype=np.float32)
     found = [np.empty(size, dtype=np.float32) for _ in range(2)]
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (x, *found)]

@@ -20,13 +20,19 @@ from tests.kernels.cases import CPU, CUPY
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
 CACHED = (
-    *(dispatch.backend, dispatch.automatic, dispatch._fall),  # pylint: disable=protected-access
-    *(cpu_backend.missing, cupy_backend.missing, precision.fast),
+    *(
+        dispatch.require_backend,
+        dispatch.resolve_auto,
+        dispatch._log_fallback,
+    ),  # pylint: disable=protected-access
+    *(cpu_backend.get_missing_reason, cupy_backend.get_missing_reason, precision.has_fast_bfloat16),
 )
 
-TORCH = dispatch.built("torch")
+TORCH = dispatch.get_backend("torch")
 
-compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+compiled = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,7 @@ def current(dtype=torch.float32, device="cpu"):
 def unroll(backend, x, smooth=False):
     """One neuron over time, forward and backward: its output."""
     built = neuron()
-    numbers = tuple(built.number(name) for name in built.params)
+    numbers = tuple(built.get_step_value(name) for name in built.params)
     y, _ = dispatch.unroll(backend, built, ops(smooth), x, STEPS, None, numbers)
     y.sum().backward()
     return y.detach()
@@ -105,14 +111,14 @@ def fail(error):
 
 
 def test_every_backend_has_a_name():
-    assert dispatch.names() == ["cpu", "cupy", "torch"]
+    assert dispatch.list_backends() == ["cpu", "cupy", "torch"]
 
 
-@pytest.mark.parametrize("name", dispatch.names())
+@pytest.mark.parametrize("name", dispatch.list_backends())
 def test_a_named_backend_runs_or_says_why_not(name):
-    reason = dispatch.built(name).available()
+    reason = dispatch.get_backend(name).get_unavailable_reason()
     if reason is None:
-        assert dispatch.backend(name) is dispatch.built(name)
+        assert dispatch.require_backend(name) is dispatch.get_backend(name)
         dispatch.check(name)
     else:
         with pytest.raises(RegistryError, match=f"^backend '{name}' is not available: "):
@@ -188,11 +194,11 @@ def test_a_network_on_a_named_backend_refuses_what_its_kernels_would_misread(gra
             built(x, None)
         built.float().soft_spike = True
         assert built(x, None)[0].dtype == torch.float32, "smooth spikes run on torch"
-        built.run_on("cpu")
+        built.set_backend("cpu")
         with pytest.raises(RegistryError, match="backend 'cpu' has no smooth spikes"):
             built(x, None)
         with pytest.raises(RegistryError, match="unknown backend 'gpu'"):
-            built.run_on("gpu")
+            built.set_backend("gpu")
 
 
 # Chosen
@@ -221,7 +227,7 @@ def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth):
 
 def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog):
     for _ in range(2):
-        assert dispatch.choose("auto", current(device="meta"), ops()) is TORCH
+        assert dispatch.choose_backend("auto", current(device="meta"), ops()) is TORCH
     reason = "no backend compiles for meta"
     assert chosen(caplog) == [
         ("WARNING", f"neurons on meta run on the torch backend, which is slow: {reason}")
@@ -230,8 +236,8 @@ def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog)
 
 def test_two_backends_for_one_kind_of_device_are_refused(monkeypatch):
     monkeypatch.setattr(CUPY, "device", "cpu")
-    with pytest.raises(RegistryError, match="backends 'cpu' and 'cupy' both compute on cpu"):
-        dispatch.compiled.__wrapped__()
+    with pytest.raises(RegistryError, match="backends 'cpu' and 'cupy' .* 'cpu'"):
+        dispatch.list_compiled_backends.__wrapped__()
 
 
 # CuPy
@@ -302,7 +308,7 @@ def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version
     machine(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.version, "cuda", version)
     extra, package = EXTRAS[version]
-    assert CUPY.available().endswith(f"pip install 'spiky-rl[{extra}]'")
+    assert CUPY.get_unavailable_reason().endswith(f"pip install 'spiky-rl[{extra}]'")
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
     assert named.startswith(package)
@@ -318,7 +324,7 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
         RegistryError, match=f"^agent.network.backend: backend 'cupy' is not available: {reason}"
     ):
         network(backend="cupy")
-    assert [dispatch.automatic("cuda") for _ in range(2)] == ["torch"] * 2
+    assert [dispatch.resolve_auto("cuda") for _ in range(2)] == ["torch"] * 2
     ((level, line),) = chosen(caplog)
     assert level == "WARNING"
     assert line.startswith("neurons on cuda run on the torch backend, which is slow: ")
@@ -328,7 +334,7 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
 def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     install(monkeypatch)
-    assert dispatch.automatic("cuda") == "cupy"
+    assert dispatch.resolve_auto("cuda") == "cupy"
     assert chosen(caplog) == [("DEBUG", "neurons on cuda run on the cupy backend")]
     with pytest.raises(
         RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu; backend: torch"
@@ -377,7 +383,7 @@ def test_a_wrong_backend_is_named_with_its_place_before_anything_is_built():
 
 
 def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
-    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "avx2"}))
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"GenuineIntel", "avx2"}))
     message = "^agent.network.gradient_precision: bfloat16 needs a CPU with one of amx_bf16, avx512_bf16, bf16; use auto"
     with pytest.raises(RegistryError, match=message):
         network(gradient_precision="bfloat16")
@@ -386,6 +392,6 @@ def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
 
 
 def test_bfloat16_is_taken_where_the_cpu_has_it_unless_float32_is_named(monkeypatch):
-    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
     wanted = {"bfloat16": True, "auto": True, "float32": False}
     assert {p: network(gradient_precision=p).bfloat16_gradient for p in wanted} == wanted

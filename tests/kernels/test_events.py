@@ -6,7 +6,9 @@ import torch
 from spiky_rl.kernels import dispatch, operators, programs
 from tests.kernels.cases import CPU
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 130, 17), (37, 400, 200), (10, 63, 8), (130, 20, 450)]
 RATES = [0.0, 0.05, 0.5, 1.0]
@@ -41,7 +43,7 @@ def test_product_and_its_gradients_are_the_dense_ones(shape, rate, binary):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_row_is_the_same_bits_alone_in_a_batch_dense_by_events_and_from_bits(shape):
     x, weight, bias, _ = case(*shape, 0.3)
-    bits = torch.zeros(shape[0], programs.words_of(shape[1]), dtype=torch.int64)
+    bits = torch.zeros(shape[0], programs.count_words(shape[1]), dtype=torch.int64)
     y = CPU.linear_forward(x, bits, weight, bias, True)
     assert torch.equal(y, CPU.linear_forward(x, None, weight, bias, False)), "dense"
     assert torch.equal(y, CPU.linear_forward(None, bits, weight, bias, True)), "from bits"
@@ -65,7 +67,7 @@ def test_a_row_does_not_depend_on_how_many_come_with_it(shape, binary):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_events_survive_packing_into_bits(shape, dtype):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.4).to(dtype)
-    backend = dispatch.choose("auto", x)
+    backend = dispatch.choose_backend("auto", x)
     bits = backend.pack(x.view(-1, shape[-1]))
     assert bits.dtype == torch.int64 and bits.numel() == x.numel() // shape[-1] * -(-shape[-1] // 64)
     assert torch.equal(backend.unpack(bits, shape[-1]).view(shape).to(dtype), x)

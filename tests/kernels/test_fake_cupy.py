@@ -14,11 +14,13 @@ from spiky_rl.config import registry, spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback, Launch, Loop
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 BATCH, TIME, OUTPUTS = 5, 3, 2
 OBSERVATIONS, IMAGE = 4, (2, 34, 34)
@@ -28,12 +30,12 @@ GRADIENT = 1e-6
 
 def agents() -> list[str]:
     """Those whose network spikes."""
-    return [name for name in registry.names("agents") if "network" in spec.read_agent(name)[1]]
+    return [name for name in registry.list_names("agents") if "network" in spec.read_agent(name)[1]]
 
 
 def built(agent: str):
     """An agent's network, observations [T, B, O] for it, and whether anything but its readout learns by gradients."""
-    settings = spec.with_layers(spec.read_agent(agent)[1]["network"], [6, 5])
+    settings = spec.add_default_layers(spec.read_agent(agent)[1]["network"], [6, 5])
     chosen = registry.configure("networks", settings, agent)
     connection = chosen.parts.get("connection")
     images = isinstance(connection, tuple) and connection[0].name == "convolutional"
@@ -41,13 +43,13 @@ def built(agent: str):
     made = chosen.build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS)
     width = math.prod(IMAGE) if images else OBSERVATIONS
     x = torch.randn(TIME if made.stateful else 1, BATCH, width)
-    return made, x, not chosen.cls.cached(chosen.options)
+    return made, x, not chosen.cls.caches_features(chosen.options)
 
 
 def results(made, backend: str, x: torch.Tensor):
     """Features and states without gradients and with them, weights that learned by themselves, and all gradients."""
     made = copy.deepcopy(made)
-    made.run_on(backend)
+    made.set_backend(backend)
     state, keep = None, None
     if made.stateful:
         state = made.zero_state(BATCH, x)
@@ -60,10 +62,10 @@ def results(made, backend: str, x: torch.Tensor):
     grads = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
     found = [seen[0], *seen[1], y.detach(), *(s.detach() for s in last)]
     if made.features is not None:
-        adapted, after = made.extract(x, state, keep, adapt=True)
+        adapted, after = made.compute_features(x, state, keep, adapt=True)
         found += [adapted, *after]
     if made.local:
-        made.learn(x, state, keep, torch.randn(x.shape[:2], generator=g))
+        made.apply_local_rules(x, state, keep, torch.randn(x.shape[:2], generator=g))
     return [*found, *(w.detach() for w in (*made.parameters(), *made.buffers()))], grads
 
 
@@ -121,16 +123,16 @@ def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
 @pytest.mark.parametrize("most", [1, 128, 1 << 26])
 def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     job = call(width=61)  # more lanes than a block
-    feedback = Feedback(2, binary=True, decay=0.5)
+    feedback = RecurrentFeedback(2, binary=True, decay=0.5)
     synapses = torch.randn(122, 61, generator=torch.Generator().manual_seed(3))
     state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
-    job, loop = Launch(*job), Loop(*job[:2], state, *job[3:], feedback, synapses)
+    job, loop = KernelLaunch(*job), RecurrentLaunch(*job[:2], state, *job[3:], feedback, synapses)
     with fake_cupy.on_the_host() as cupy:
         found, *_ = CUPY.forward(job, True)
         whole = CUPY.backward(job, torch.ones_like(found), None)
         whole += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
         before = cupy.launches.copy()
-        monkeypatch.setattr(cupy_backend, "SCRATCH", most)
+        monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", most)
         parts = CUPY.backward(job, torch.ones_like(found), None)
         parts += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
     launched = cupy.launches - before
@@ -142,7 +144,7 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
 def call(learned=True, width=5):
     """A neuron's arguments, up to the uniforms and steps."""
     neuron = configured("alif", learned)
-    made = programs.call(neuron, vocabulary(), distinct(neuron, width)(), width)
+    made = programs.prepare_call(neuron, vocabulary(), distinct(neuron, width)(), width)
     current, state, keep = inputs(neuron, 3, width)
     params = None if made.params is None else made.params.detach()
     return made.key, current, torch.stack(state), params, keep, made.uniforms, STEPS
@@ -151,10 +153,10 @@ def call(learned=True, width=5):
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (9, 61)], ids=str)
 def test_grid_and_block_have_a_thread_for_every_lane(shape):
     neuron = configured("lif", False)
-    made = programs.call(neuron, vocabulary(), distinct(neuron, shape[1])(), shape[1])
+    made = programs.prepare_call(neuron, vocabulary(), distinct(neuron, shape[1])(), shape[1])
     current, *_ = inputs(neuron, *shape)
     with fake_cupy.on_the_host() as cupy:
-        CUPY.forward(Launch(made.key, current, None, None, None, made.uniforms, STEPS), False)
+        CUPY.forward(KernelLaunch(made.key, current, None, None, None, made.uniforms, STEPS), False)
     ((name, grid, block),) = cupy.shapes
     assert name == "spiky_forward"
     assert (grid[0] - 1) * block[0] < math.prod(shape) <= grid[0] * block[0]
@@ -162,15 +164,17 @@ def test_grid_and_block_have_a_thread_for_every_lane(shape):
 
 def test_no_samples_are_no_launch():
     neuron = configured("lif", False)
-    made = programs.call(neuron, vocabulary(), distinct(neuron, 5)(), 5)
+    made = programs.prepare_call(neuron, vocabulary(), distinct(neuron, 5)(), 5)
     current, *_ = inputs(neuron, 0, 5)
     with fake_cupy.on_the_host() as cupy:
-        found, *_ = CUPY.forward(Launch(made.key, current, None, None, None, made.uniforms, STEPS), False)
+        found, *_ = CUPY.forward(
+            KernelLaunch(made.key, current, None, None, None, made.uniforms, STEPS), False
+        )
     assert found.shape[2:] == (0, 5) and not cupy.launches
 
 
 def test_each_launch_is_on_the_stream_that_is_then_torchs():
-    job = Launch(*call())
+    job = KernelLaunch(*call())
     with fake_cupy.on_the_host() as cupy:
         found, *_ = CUPY.forward(job, True)
         cupy.current_stream = 7
@@ -179,7 +183,7 @@ def test_each_launch_is_on_the_stream_that_is_then_torchs():
 
 
 def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
-    job = Launch(*call())
+    job = KernelLaunch(*call())
     with fake_cupy.on_the_host() as cupy:
         monkeypatch.setattr(cupy_backend._Stream, "__cuda_stream__", lambda _: (0, fake_cupy.STREAM))
         CUPY.forward(job, True)
@@ -190,12 +194,12 @@ def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
 
 def test_a_loop_that_shares_more_than_a_device_has_is_refused_by_its_key():
     key, current, _, *others = call(learned=False)
-    job, feedback = (key, current, None, *others), Feedback(12_000, binary=False)
+    job, feedback = (key, current, None, *others), RecurrentFeedback(12_000, binary=False)
     with fake_cupy.on_the_host() as cupy:
         with pytest.raises(
             UserError, match=r"^network\.recurrent: 5 neurons .* 240020 bytes .*network\.backend: torch$"
         ):
-            CUPY.recurrent_forward(Loop(*job, feedback, torch.zeros(60_000, 5)), False)
+            CUPY.recurrent_forward(RecurrentLaunch(*job, feedback, torch.zeros(60_000, 5)), False)
     assert not cupy.launches
 
 
@@ -222,17 +226,17 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("wrong", ARGUMENTS)
 def test_an_argument_that_is_not_the_kernels_is_caught(wrong, monkeypatch):
-    job, arguments = Launch(*call()), cupy_backend.arguments
+    job, arguments = KernelLaunch(*call()), cupy_backend.build_arguments
     with fake_cupy.on_the_host() as cupy:
         CUPY.forward(job, True)
-        monkeypatch.setattr(cupy_backend, "arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
+        monkeypatch.setattr(cupy_backend, "build_arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
         with pytest.raises(AssertionError, match="spiky_forward"):
             CUPY.forward(job, True)
     assert cupy.launches.total() == 1
 
 
 def test_a_kernels_text_says_what_it_takes():
-    text = programs.source(programs.KNOWN[call()[0]])
+    text = programs.build_source(programs.PROGRAMS[call()[0]])
     uniforms = [np.float32] * len(call()[5])
     assert fake_cupy.signature(text, "spiky_forward") == [int] * 7 + [np.int64] * 4 + [np.int32] + uniforms
     assert fake_cupy.signature(text, "spiky_backward") == [int] * 10 + [np.int64] * 4 + [

@@ -28,7 +28,7 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-REASON = CUPY.available()
+REASON = CUPY.get_unavailable_reason()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend cupy: {REASON}")]
 
 TOLERANCE = 1e-5

@@ -7,12 +7,14 @@ import torch
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.kernels.cases import CPU, CUPY, compare, configured, distinct, inputs, run, vocabulary
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS, K, case, equal, keep, relative
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 GRADIENT = 1e-5
 """Relative to the largest: cuBLAS and the CPU add the weights' gradients in orders of their own."""
@@ -39,7 +41,7 @@ def results(backend, device, neuron, feedback, width, resets=True, state=True, *
 def on_the_cpu(*arguments, **settings):
     """By the CPU's own kernels, also where the host stands in for a device and its tensors go to others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(dispatch.compiled(), "cpu", "cpu")
+        patch.setitem(dispatch.list_compiled_backends(), "cpu", "cpu")
         before = CUPY.launches.total()
         found = results("cpu", "cpu", *arguments, **settings)
     assert CUPY.launches.total() == before, "the device's kernels computed what they are compared with"
@@ -84,7 +86,7 @@ def test_an_adjoint_in_chunks_of_rows_is_the_whole_ones(feedback, rows, device, 
     whole = results("cupy", device, "alif", feedback, 37)
     built, *_, (current, *_) = case("alif", feedback, 37)
     time, _, batch, width = current.shape
-    monkeypatch.setattr(cupy_backend, "SCRATCH", rows * time * K * width * (len(built.states) + 4))
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", rows * time * K * width * (len(built.states) + 4))
     before = CUPY.launches.total()
     parts = results("cupy", device, "alif", feedback, 37)
     assert CUPY.launches.total() == before + 1 + -(-batch // rows)
@@ -95,17 +97,17 @@ def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
     neuron = configured("alif", True, tau=2.0)
     parameters, tensors = distinct(neuron, 200), inputs(neuron, 7, 200)
     whole = run("cupy", neuron, parameters, tensors, device=device)
-    monkeypatch.setattr(cupy_backend, "SCRATCH", 1)
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", 1)
     before = CUPY.launches.total()
     parts = run("cupy", neuron, parameters, tensors, device=device)
-    assert CUPY.launches.total() == before + 1 + cupy_backend.blocks(7 * 200)
+    assert CUPY.launches.total() == before + 1 + cupy_backend.count_blocks(7 * 200)
     compare(parts, whole, GRADIENT)
 
 
 def test_threads_may_share_more_than_a_block_has_without_asking(device):
     built = configured("sigma_delta", False)
-    loop, width = Feedback(12, binary=not built.graded), 1000
-    assert cupy_backend.shared(width, loop) > cupy_backend.SHARED
+    loop, width = RecurrentFeedback(12, binary=not built.graded), 1000
+    assert cupy_backend.count_shared_bytes(width, loop) > cupy_backend.SHARED_BYTES
     g = torch.Generator().manual_seed(1)
     current, synapses = torch.randn(2, 2, 2, width, generator=g), torch.zeros(12 * width, width)
     synapses[torch.arange(12 * width), torch.arange(12 * width) % width] = 0.25

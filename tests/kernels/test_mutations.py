@@ -9,8 +9,8 @@ import torch
 
 from spiky_rl.kernels import compiler, operators, programs, trace
 from spiky_rl.kernels.backends import cpu as cpu_backend
-from spiky_rl.kernels.runs import Launch
-from spiky_rl.neurons.base import Neuron, param
+from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.neurons.base import Neuron, parameter
 from tests.kernels import host_device, test_recurrent
 from tests.kernels.cases import (
     CPU,
@@ -25,7 +25,9 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""
@@ -39,8 +41,8 @@ class Every(Neuron):
     states = ("v", "w")
 
     class Options(Neuron.Options):
-        gain: float = param(0.7, "of the current", unit="1")
-        floor: float = param(0.3, "threshold", unit="1")
+        gain: float = parameter(0.7, "of the current", unit="1")
+        floor: float = parameter(0.3, "threshold", unit="1")
 
     def step(self, ops, current, s, p):
         v, w, floor = s.v, s.w, p.floor
@@ -55,7 +57,9 @@ class Every(Neuron):
 
 def check_neuron(name, time=3, steps=2, **options):
     """A neuron's kernels are the reference."""
-    neuron = configured(name, True, **options) if name != "every" else Every.of(learn=list(Every.params))
+    neuron = (
+        configured(name, True, **options) if name != "every" else Every.from_options(learn=list(Every.params))
+    )
     for constant in (False, True):
         parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH, time, steps, constant)
         if name == "every":  # a third of its two states are equal
@@ -94,9 +98,9 @@ def one_step_of_hodgkin_huxley():
 def device():
     """The CUDA text, on the host, is the CPU kernels."""
     neuron = configured("alif", True)
-    call = programs.call(neuron, vocabulary(), distinct(neuron, WIDTH)(), WIDTH)
+    call = programs.prepare_call(neuron, vocabulary(), distinct(neuron, WIDTH)(), WIDTH)
     current, state, keep = inputs(neuron, BATCH, WIDTH)
-    job = Launch(call.key, current, torch.stack(state), call.params.detach(), keep, call.uniforms, 2)
+    job = KernelLaunch(call.key, current, torch.stack(state), call.params.detach(), keep, call.uniforms, 2)
     forward = [b.forward(job, True, True) for b in (CUPY, CPU)]
     grads = torch.ones_like(forward[1][0]), torch.stack(state)
     backward = [b.backward(job, *grads) for b in (CUPY, CPU)]
@@ -279,9 +283,9 @@ def quickly(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(compiler, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in compiler.FLAGS))
-        forget(compiler.folder, compiler.library)
+        forget(compiler.get_cache_folder, compiler.compile_library)
         yield
-    forget(compiler.folder, compiler.library)
+    forget(compiler.get_cache_folder, compiler.compile_library)
 
 
 @pytest.fixture(autouse=True)
@@ -289,9 +293,9 @@ def anew(monkeypatch):
     """Kernels are looked for anew before and after, and CuPy's are launched on the host."""
     monkeypatch.setattr(CUPY, "_launch", host_device.launch)
     monkeypatch.setattr(programs, "_KEYS", {})
-    forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
+    forget(cpu_backend.load_core_kernels, cpu_backend.load_kernels, host_device.compiled)
     yield
-    forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
+    forget(cpu_backend.load_core_kernels, cpu_backend.load_kernels, host_device.compiled)
 
 
 def first(faults):
@@ -306,13 +310,13 @@ def forget(*functions):
 
 def caught(monkeypatch, check, right, wrong):
     """Whether the check fails once ``right`` is ``wrong`` in what is compiled. It really is in there."""
-    seen, library = [], compiler.library
+    seen, library = [], compiler.compile_library
 
     def faulty(text, of):
         seen.append(right in text)
         return library(text.replace(right, wrong), of)
 
-    monkeypatch.setattr(compiler, "library", faulty)
+    monkeypatch.setattr(compiler, "compile_library", faulty)
     with pytest.raises(AssertionError) as failure:
         check()
     assert any(seen), f"{right!r} stands in no text that was compiled"
@@ -350,14 +354,14 @@ def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
 def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     right, wrong = TRACE[fault]
     text = inspect.getsource(trace)
-    functions = text[text.index("def gradients(") :]
+    functions = text[text.index("def differentiate(") :]
     assert right in functions
     path = tmp_path / "faulty.py"
     path.write_text(text.replace(functions, functions.replace(right, wrong)), encoding="utf-8")
     specification = importlib.util.spec_from_file_location("faulty", path)
     faulty = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(faulty)
-    for name in ("gradients", "_share"):  # its functions, with the real module's classes
+    for name in ("differentiate", "_share"):  # its functions, with the real module's classes
         code = getattr(faulty, name).__code__
         monkeypatch.setattr(trace, name, types.FunctionType(code, vars(trace)))
     with pytest.raises(AssertionError, match="gradient"):

@@ -57,8 +57,8 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "NVRTC is there
 def text(neuron, surrogate="arctangent", learned=False):
     """A neuron's source as it is given to CuPy."""
     built = configured(neuron, learned)
-    key = programs.call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
-    return cupy_backend.source(key, recurrent=True)
+    key = programs.prepare_call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
+    return cupy_backend.build_source(key, recurrent=True)
 
 
 def ptx(source, *options):
@@ -124,7 +124,7 @@ def test_kernels_compile_and_keep_to_their_registers_on_the_other_architectures(
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_spikes_become_bits_and_back_within_a_few_registers(architecture):
-    found = measured(programs.header("bits_gpu"), architecture)
+    found = measured(programs.read_header("bits_gpu"), architecture)
     assert found.keys() == {"spiky_pack", "spiky_unpack"}
     assert all(registers <= 32 and not stack and not spilled for registers, stack, spilled in found.values())
 

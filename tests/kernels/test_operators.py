@@ -15,7 +15,7 @@ from torch.library import opcheck
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS, TIME, WIDTH = 11, 3, [14, 9], 6, 3, 2, 7
@@ -25,7 +25,10 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 CODECS = list(itertools.product(["direct", "population"], ["membrane", "rate"]))
 
 pytestmark = [
-    pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}"),
+    pytest.mark.skipif(
+        CPU.get_unavailable_reason() is not None,
+        reason=f"no compiled kernels: {CPU.get_unavailable_reason()}",
+    ),
     pytest.mark.filterwarnings("ignore:The given buffer is not writable"),  # torch.export.load
 ]
 
@@ -86,9 +89,9 @@ def same(found, expected):
 def called(name, varying):
     neuron = registry.configure("neurons", name, "neuron").build()
     ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
-    numbers = [neuron.number(name) for name in neuron.params]
+    numbers = [neuron.get_step_value(name) for name in neuron.params]
     values = tuple(torch.full((WIDTH,), n) if varying else n for n in numbers)
-    return neuron, ops, programs.call(neuron, ops, values, WIDTH)
+    return neuron, ops, programs.prepare_call(neuron, ops, values, WIDTH)
 
 
 def unroll_arguments(state, params, keep, constant):
@@ -103,13 +106,13 @@ def unroll_arguments(state, params, keep, constant):
 
 
 @pytest.mark.parametrize("varying", [False, True])
-@pytest.mark.parametrize("name", registry.names("neurons"))
+@pytest.mark.parametrize("name", registry.list_names("neurons"))
 def test_a_neuron_in_words_is_its_program(name, varying):
     neuron, ops, call = called(name, varying)
-    words = programs.in_words(neuron, ops, (varying,) * len(neuron.params))
-    assert words not in programs.KNOWN
-    assert programs.resolved(words, call.numbers) == programs.resolved(call.key, call.numbers)
-    assert programs.states(words) == len(neuron.states)
+    words = programs.serialize_key(neuron, ops, (varying,) * len(neuron.params))
+    assert words not in programs.PROGRAMS
+    assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
+    assert programs.count_states(words) == len(neuron.states)
 
 
 @pytest.mark.parametrize("switches", ["", "state constant", "params keep constant", "state params keep"])
@@ -240,7 +243,7 @@ def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
         _, wanted = gradients(network, network, x, None)
         assert near(gradients(network, run, x, None)[1], wanted)
         seen.append(wanted)
-        network.advance()
+        network.count_update()
     assert not near(seen[0], seen[1]) and not near(seen[1], seen[2])
 
 
@@ -313,7 +316,7 @@ def test_transforms_of_functions_are_refused():
         torch.vmap(run)(x)
 
 
-@pytest.mark.parametrize("record", [None, Record], ids=["stack", "layers"])
+@pytest.mark.parametrize("record", [None, ForwardRecord], ids=["stack", "layers"])
 @pytest.mark.parametrize("decoder", ["membrane", "rate"])
 def test_autocast_changes_nothing(record, decoder):
     network, x = build(decoder=decoder), observations()
@@ -349,7 +352,7 @@ def test_strided_inputs_are_those_in_one_piece():
     assert same(found[0], expected[0]) and same(found[1], expected[1])
 
 
-@pytest.mark.parametrize("record", [None, Record], ids=["stack", "layers"])
+@pytest.mark.parametrize("record", [None, ForwardRecord], ids=["stack", "layers"])
 def test_no_environments_give_no_output_and_no_gradient(record):
     network = build(stateful=True, neuron=LEARNED)
     given = carried(network, batch=0)
@@ -366,17 +369,17 @@ def test_what_does_not_fit_is_refused_before_a_kernel_reads_it():
     for gradients_on in (True, False):
         with (
             torch.set_grad_enabled(gradients_on),
-            pytest.raises(ValueError, match="10 channels .*: 11 are wanted"),
+            pytest.raises(ValueError, match="channels: 10 given; expected: 11"),
         ):
             network(x[..., 1:], None)
-    with pytest.raises(ValueError, match="2 states do not fit: 3 are wanted"):
+    with pytest.raises(ValueError, match="states: 2 given; expected: 3"):
         network(x, state[:2], keep)
-    for record in (None, Record()):
-        with pytest.raises(ValueError, match="keep of shape .* does not fit"):
+    for record in (None, ForwardRecord()):
+        with pytest.raises(ValueError, match="keep: shape .*; expected"):
             network(x, state, keep[:, :3], record)
-        with pytest.raises(ValueError, match="states of shape .* do not fit"):
+        with pytest.raises(ValueError, match="states: shape .*; expected"):
             network(x, network.zero_state(3, x), keep, record)
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="do not match"):
         dispatch.linear("cpu", x, torch.ones(4, INPUTS + 1), None)
 
 

@@ -9,7 +9,7 @@ import pytest
 from spiky_rl.kernels import compiler
 from tests.kernels.test_compiler import LIBRARY, NETWORK, TEXT, entries, python
 
-pytestmark = pytest.mark.skipif(compiler.command() is None, reason=compiler.missing())
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason=compiler.get_missing_message())
 
 WORDY = LIBRARY.replace("basicConfig(", 'basicConfig(level="INFO", ')
 
@@ -41,7 +41,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import compiler
 logging.basicConfig(format="log %(levelname)s %(message)s")
 try:
-    print(compiler.library(sys.argv[1], "a test").answer())
+    print(compiler.compile_library(sys.argv[1], "a test").answer())
 except registry.UserError as error:
     print("refused:", error)
 """

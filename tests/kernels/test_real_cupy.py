@@ -19,7 +19,7 @@ import torch
 
 from spiky_rl.kernels import compiler, dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from tests.kernels import fake_cupy, host_device, real_cupy
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 
@@ -196,11 +196,11 @@ def test_a_fake_of_another_shape_is_found(change):
 
 @compiles
 def test_the_backend_takes_the_real_cupy_where_there_is_a_device(monkeypatch):
-    assert cupy_backend.missing.__wrapped__() is not None, "nothing has been told yet"
+    assert cupy_backend.get_missing_reason.__wrapped__() is not None, "nothing has been told yet"
     real_cupy.tell_of_a_device(monkeypatch)
-    assert cupy_backend.missing.__wrapped__() is None
-    monkeypatch.setattr(cupy_backend, "missing", cupy_backend.missing.__wrapped__)
-    assert dispatch.automatic.__wrapped__("cuda") == "cupy"
+    assert cupy_backend.get_missing_reason.__wrapped__() is None
+    monkeypatch.setattr(cupy_backend, "get_missing_reason", cupy_backend.get_missing_reason.__wrapped__)
+    assert dispatch.resolve_auto.__wrapped__("cuda") == "cupy"
 
 
 # What it is given
@@ -214,8 +214,8 @@ def test_the_real_cupy_passes_on_what_a_kernel_reads():
     from cupy._core._scalar import CScalar
 
     state, current = torch.zeros(1, 3, 5), torch.zeros(2, 1, 3, 5)
-    others = (np.int64(7), *cupy_backend._told(Feedback(3, binary=True, decay=0.5)))
-    values = cupy_backend.arguments([current, state, None], current, 4, (0.25, 3e38, 1e-40), others)
+    others = (np.int64(7), *cupy_backend._format_feedback(RecurrentFeedback(3, binary=True, decay=0.5)))
+    values = cupy_backend.build_arguments([current, state, None], current, 4, (0.25, 3e38, 1e-40), others)
     assert {type(value) for value in values} == {int, np.int64, np.int32, np.float32}
     for value, wanted in zip(values, host_device.pack(values), strict=True):
         scalar = CScalar(value)  # what CuPy makes of an argument that is no array
@@ -237,7 +237,7 @@ def test_the_real_cupy_takes_torchs_stream(monkeypatch):
 
 def key(neuron: str, surrogate: str, learned: bool) -> str:
     built = configured(neuron, learned)
-    return programs.call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
+    return programs.prepare_call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
 
 
 @pytest.fixture(scope="module")
@@ -271,14 +271,14 @@ FAST = [
 def test_cupy_compiles_a_neurons_kernels_for_an_h100(neuron, surrogate, learned, recurrent, cubins):
     count, prefix = len(cubins), "spiky_recurrent" if recurrent else "spiky"
     names = (f"{prefix}_forward", f"{prefix}_backward")
-    assert cupy_backend.kernels.__wrapped__(key(neuron, surrogate, learned), 0, recurrent) == names
+    assert cupy_backend.compile_kernels.__wrapped__(key(neuron, surrogate, learned), 0, recurrent) == names
     assert len(cubins) > count
     check_cubin(cubins[-1], names)
 
 
 @compiles
 def test_cupy_compiles_the_kernels_of_bits_for_an_h100(cubins):
-    assert cupy_backend.bit_kernels.__wrapped__(0).keys() == {"spiky_pack", "spiky_unpack"}
+    assert cupy_backend.load_bit_kernels.__wrapped__(0).keys() == {"spiky_pack", "spiky_unpack"}
     check_cubin(cubins[-1], ("spiky_pack", "spiky_unpack"))
 
 
@@ -286,13 +286,15 @@ def test_cupy_compiles_the_kernels_of_bits_for_an_h100(cubins):
 def test_what_cupy_does_not_compile_is_an_error_of_one_line_with_a_remedy(cubins, monkeypatch):
     from cupy.cuda import compiler as cupy_compiler
 
-    monkeypatch.setattr(cupy_backend, "source", lambda *_: 'extern "C" __global__ void f() { absolute(1); }')
+    monkeypatch.setattr(
+        cupy_backend, "build_source", lambda *_: 'extern "C" __global__ void f() { absolute(1); }'
+    )
     with pytest.raises(
         compiler.CompileError,
         match=r"cuda:0 \(CompileException: .*error: .*absolute.*network\.backend: torch",
     ) as failure:
-        cupy_backend.kernels.__wrapped__("lif", 0)
+        cupy_backend.compile_kernels.__wrapped__("lif", 0)
     assert "\n" not in str(failure.value)
     monkeypatch.setattr(cupy_compiler, "_get_arch", lambda: "10")  # as an architecture that NVRTC has dropped
     with pytest.raises(compiler.CompileError, match="gpu-architecture"):
-        cupy_backend.bit_kernels.__wrapped__(0)
+        cupy_backend.load_bit_kernels.__wrapped__(0)

@@ -9,15 +9,17 @@ from torch.library import opcheck
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks._layer import Parameters
+from spiky_rl.networks._layer import NeuronParameters
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU
 
 T, K, B = 3, 4, 21
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 NEURONS = {
     "lif": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
@@ -39,14 +41,14 @@ def case(neuron, feedback, width, constant=False, cut=False):
     built = registry.configure("neurons", NEURONS[neuron], "neuron").build()
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
     delays, decay = FEEDBACKS[feedback]
-    loop = Feedback(delays, binary=not built.graded, decay=decay, cut=cut)
+    loop = RecurrentFeedback(delays, binary=not built.graded, decay=decay, cut=cut)
     current = exact(T, 1 if constant else K, B, width, seed=1)
     synapses = exact(delays * width, width, seed=2, scale=width**-0.5)
     states = [exact(B, width, seed=3 + i, scale=0.3) for i in range(len(built.states) + loop.states)]
     past = slice(len(built.states), len(built.states) + delays)
     states[past] = [(s > 0).float() for s in states[past]]
     tensors = [x.requires_grad_() for x in (current, synapses, *states)]
-    return built, TorchOps(surrogate, 2.0), Parameters(built, width), loop, tensors
+    return built, TorchOps(surrogate, 2.0), NeuronParameters(built, width), loop, tensors
 
 
 def keep():
@@ -58,7 +60,7 @@ def keep():
 def both(neuron, feedback, width, resets=True, state=True, **settings):
     """(outputs, states, gradients) of the kernels and of the reference."""
     found = []
-    for backend in (dispatch.compiled()["cpu"], "torch"):
+    for backend in (dispatch.list_compiled_backends()["cpu"], "torch"):
         built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, width, **settings)
         own, mask = tuple(states) if state else None, keep() if resets else None
         arguments = (built, ops, current, K, own, parameters(), mask, None, loop, synapses)
@@ -113,7 +115,7 @@ def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_references_too(f
 @pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
 def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, feedback, settings, threads, monkeypatch):
     (expected, states, gradients), _ = both(neuron, feedback, 37, **settings)
-    monkeypatch.setattr(cupy_backend, "MOST_THREADS", threads)  # fewer than neurons, and more
+    monkeypatch.setattr(cupy_backend, "MAX_THREADS", threads)  # fewer than neurons, and more
     with fake_cupy.on_the_host() as cupy:
         (found, last, others), _ = both(neuron, feedback, 37, **settings)
     assert cupy.launches == {"spiky_recurrent_forward": 1, "spiky_recurrent_backward": 1}
@@ -161,7 +163,7 @@ def test_a_trace_has_the_potentials_of_every_step():
 @pytest.mark.parametrize("feedback", FEEDBACKS)
 def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
     built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, 7)
-    call = programs.call(built, ops, parameters(), 7)
+    call = programs.prepare_call(built, ops, parameters(), 7)
     params = None if call.params is None else call.params.detach().requires_grad_()
     tensors = (current, torch.stack(states).detach().requires_grad_(), params, keep(), synapses)
     others = (call.numbers, K, call.key, loop.delays, loop.decay, loop.binary, loop.cut)
@@ -195,7 +197,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read():
         numbers, within = parameters(), {"feedback": loop, "synapses": synapses}
         dispatch.unroll("cpu", built, ops, current, K, tuple(states), numbers, **within)
 
-    with pytest.raises(ValueError, match="synapses of shape"):
+    with pytest.raises(ValueError, match="synapses: shape"):
         run(states, synapses[:-1])
-    with pytest.raises(ValueError, match="states of shape"):
+    with pytest.raises(ValueError, match="states: shape"):
         run(states[:-1], synapses)

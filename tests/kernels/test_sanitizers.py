@@ -99,10 +99,10 @@ def built(folder, sanitizer, changed=lambda text: text, neurons=tuple(NEURONS)):
     objects, table, declared = [], [], []
     for number, name in enumerate(neurons):
         neuron = configured(name, learned=True)
-        call = programs.call(neuron, vocabulary(), distinct(neuron, 1)(), 1)
+        call = programs.prepare_call(neuron, vocabulary(), distinct(neuron, 1)(), 1)
         ends = f"forward_{number}", f"backward_{number}"
         renamed = f"#define spiky_forward {ends[0]}\n#define spiky_backward {ends[1]}\n"
-        text = changed(programs.source(programs.KNOWN[call.key]))
+        text = changed(programs.build_source(programs.PROGRAMS[call.key]))
         objects.append(compiled(folder, f"neuron_{number}", renamed + text, flags))
         declared += [
             f'extern "C" void {ends[0]}(const Job *);\nextern "C" int {ends[1]}(const Job *);',
@@ -111,7 +111,7 @@ def built(folder, sanitizer, changed=lambda text: text, neurons=tuple(NEURONS)):
         ]
         counts = f"{len(neuron.states)}, {len(neuron.params)}, {int(neuron.graded)}"
         table.append(f'{{"{name}", {", ".join(ends)}, {counts}, params_{number}, uniforms_{number}}}')
-    core = "\n".join(changed(programs.header(part)) for part in HEADERS)
+    core = "\n".join(changed(programs.read_header(part)) for part in HEADERS)
     rows = f"static const Neuron NEURONS[] = {{{', '.join(table)}}};"
     driver = "\n".join([core, NEURON, *declared, rows, (HERE / "harness.cpp").read_text(encoding="utf-8")])
     objects += [
@@ -170,7 +170,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_is_put_into_the_kernels_is_seen(fault, tmp_path):
     sanitizer, before, after, message = FAULTS[fault]
-    assert any(before in programs.header(part) for part in HEADERS)
+    assert any(before in programs.read_header(part) for part in HEADERS)
     program = built(tmp_path, sanitizer, lambda text: text.replace(before, after), ("lif",))
     found = run(program, *(["refuse"] if sanitizer == "none" else []))
     said = found.stdout + found.stderr

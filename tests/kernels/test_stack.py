@@ -8,14 +8,16 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import precision
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS = 19, 3, [70, 33], 37, 4
 
 PAID, SPARSE = {"name": "synops", "weight": 3.0}, {"name": "linear", "density": 0.3}
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 def build(seed=0, inputs=INPUTS, layers=LAYERS, **settings):
@@ -39,7 +41,7 @@ def observations(time=1, batch=BATCH, inputs=INPUTS, seed=1):
 
 def layer_by_layer(network, *arguments):
     """The same network on the same kernels, one layer after the other."""
-    return network(*arguments, record=Record())
+    return network(*arguments, record=ForwardRecord())
 
 
 def relative(found, expected):
@@ -153,7 +155,7 @@ def test_gradients_of_everything_are_the_torch_references(settings, stateful):
 
 
 def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearly():
-    if precision.FLAGS.isdisjoint(precision.words()):
+    if precision.FLAGS.isdisjoint(precision.read_cpu_flags()):
         pytest.skip("this CPU does not multiply bfloat16 matrices")
     exact, rough, x = build(), build(gradient_precision="bfloat16"), observations(batch=256)
     y, z = exact(x, None)[0], rough(x, None)[0]
@@ -179,8 +181,8 @@ def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearl
     ],
 )
 def test_bfloat16_is_taken_where_it_is_faster_than_float32(monkeypatch, words, expected):
-    monkeypatch.setattr(precision, "words", lambda: frozenset(words))
-    assert precision.fast.__wrapped__() == expected
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset(words))
+    assert precision.has_fast_bfloat16.__wrapped__() == expected
 
 
 def test_recompute_keeps_bits_instead_of_currents():

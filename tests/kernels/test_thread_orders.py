@@ -12,7 +12,9 @@ from tests.kernels.cases import CPU, CUPY
 from tests.kernels.test_fake_cupy import plain_products  # noqa: F401  # a fixture
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS
 
-pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 ORDERS = {"reversed": host_device.REVERSED, "permuted": host_device.PERMUTED}
 
@@ -27,7 +29,7 @@ def compare_recurrent(neuron, feedback, order, settings, threads=32, width=37):
     """Check that a recurrent loop, forward and backward, has the CPU's results where it is run in an ``order``."""
     (expected, states, gradients), _ = test_recurrent.both(neuron, feedback, width, **settings)
     with pytest.MonkeyPatch.context() as patch, host_device.ordered(order):
-        patch.setattr(cupy_backend, "MOST_THREADS", threads)
+        patch.setattr(cupy_backend, "MAX_THREADS", threads)
         with fake_cupy.on_the_host() as cupy:
             (found, last, others), _ = test_recurrent.both(neuron, feedback, width, **settings)
     assert cupy.launches == {"spiky_recurrent_forward": 1, "spiky_recurrent_backward": 1}
@@ -92,11 +94,13 @@ BARRIERS = {
     "place", [pytest.param(p, marks=[pytest.mark.slow] * (i > 0)) for i, p in enumerate(BARRIERS)]
 )
 def test_a_barrier_that_is_left_out_is_caught(place, monkeypatch):
-    right, header = BARRIERS[place], programs.header
+    right, header = BARRIERS[place], programs.read_header
     assert header("recurrent_gpu").count(right) == 1
     assert header("recurrent_gpu").count("__syncthreads();") == len(BARRIERS)
     without = header("recurrent_gpu").replace(right, right.replace("__syncthreads();", ""))
-    monkeypatch.setattr(programs, "header", lambda name: without if name == "recurrent_gpu" else header(name))
+    monkeypatch.setattr(
+        programs, "read_header", lambda name: without if name == "recurrent_gpu" else header(name)
+    )
     for order in ORDERS.values():
         with pytest.raises(AssertionError):
             compare_recurrent("alif", "both", order, {})

@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.trace import TraceError
-from spiky_rl.neurons.base import Neuron, param
+from spiky_rl.neurons.base import Neuron, parameter
 from spiky_rl.surrogates.base import Surrogate
 from tests.kernels.cases import CPU
 
@@ -23,7 +23,9 @@ SPECIAL += (math.inf, -math.inf, math.nan)
 FINITE = (1.0, -1.0, 0.1, -0.3, 2.0, K, 7.5, -60.0, 50.0, -1e-6)
 RANDOM = 3000
 
-compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+compiled = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 
 
 class Probe(Neuron):
@@ -32,13 +34,13 @@ class Probe(Neuron):
     states = ("v",)
 
     class Options(Neuron.Options):
-        k: float = param(K, "a number", unit="1")
+        k: float = parameter(K, "a number", unit="1")
 
 
 def probe(step, states=("v",)):
     """A neuron with this step."""
     cls = type("Probe", (Probe,), {"step": staticmethod(step), "states": states, "__module__": __name__})
-    return cls.of(k=K)
+    return cls.from_options(k=K)
 
 
 def of_value(f):
@@ -51,7 +53,7 @@ def surrogate():
 
 
 def traced(neuron, varying=False):
-    return emit.program(neuron, surrogate(), (varying,))
+    return emit.build_program(neuron, surrogate(), (varying,))
 
 
 def forward(program):
@@ -122,7 +124,7 @@ def test_literals_round_trip_through_a_float(exponent):
     generator = torch.Generator().manual_seed(exponent + 100)
     for mantissa in (*torch.rand(20, generator=generator, dtype=torch.float64).tolist(), 1.0):
         for x in (mantissa * 10.0**exponent, -mantissa * 10.0**exponent, int(mantissa * 1000)):
-            text = emit.literal(x)
+            text = emit.format_literal(x)
             assert text[-1] == "f" and ("." in text or "e" in text), "C takes it for a float"
             assert struct.pack("f", float(text[:-1])) == struct.pack("f", x)
 
@@ -340,7 +342,7 @@ def test_what_is_outside_of_the_vocabulary_is_refused_with_neuron_and_name_and_l
     f, message = OUTSIDE[case]
     with pytest.raises(TraceError, match=f"^neuron 'Probe': .*{message}") as caught:
         traced(of_value(f), varying)
-    assert f"(mend test_trace.py, line {f.__code__.co_firstlineno}: " in str(caught.value)
+    assert f"(see test_trace.py:{f.__code__.co_firstlineno}: " in str(caught.value)
 
 
 RETURNED = {
@@ -362,8 +364,8 @@ RETURNED = {
         "its state 'v' is a comparison",
     ),
     "tuple as state": (lambda ops, i, s, p: (s.v, s.replace(v=(s.v,))), "its state 'v' is a number"),
-    "state that is none": (lambda ops, i, s, p: (s.v, s.replace(w=s.v)), "there is no 'w', but v"),
-    "state that is not there": (lambda ops, i, s, p: (s.vv, s), "there is no 'vv', but v; did you mean 'v'"),
+    "state that is none": (lambda ops, i, s, p: (s.v, s.replace(w=s.v)), "no 'w'; known: v"),
+    "state that is not there": (lambda ops, i, s, p: (s.vv, s), "no 'vv'; known: v; did you mean 'v'"),
     "parameter that is not there": (lambda ops, i, s, p: (p.kk * s.v, s), "no 'kk', but k; did you mean 'k'"),
 }
 
@@ -384,7 +386,5 @@ class Sine(Surrogate):
 
 def test_a_surrogate_outside_of_the_vocabulary_is_named_instead_of_the_neuron():
     neuron = registry.configure("neurons", "lif", "neuron").build()
-    with pytest.raises(
-        TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(mend test_trace\.py, line \d+: return"
-    ):
-        emit.program(neuron, Sine.of(), (False, False))
+    with pytest.raises(TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(see test_trace\.py:\d+: return"):
+        emit.build_program(neuron, Sine.from_options(), (False, False))

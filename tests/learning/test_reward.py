@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.learning._traces import correlated, modulation_by_credit, trace
+from spiky_rl.learning._traces import compute_modulation, compute_trace, correlate_events
 
 TAU = 12.0
 
@@ -17,7 +17,7 @@ def test_credit_stays_within_its_episode():
     keep, credit = torch.ones(6, 1).double(), torch.zeros(6, 1).double()
     keep[3], credit[4] = 0.0, 2.0
     decay = math.exp(-1.0 / TAU)
-    assert modulation_by_credit(credit, keep, TAU, 1.0).flatten().tolist() == pytest.approx(
+    assert compute_modulation(credit, keep, TAU, 1.0).flatten().tolist() == pytest.approx(
         [0, 0, 0, 2 * decay, 2, 0]
     )
 
@@ -93,7 +93,7 @@ def by_rule(seed, trials=1000, **settings):
     def learn(*seen):
         x, z, *_, surprise = seen
         signals = [x[None, :, None], z[None, :, None]]
-        net.learning.change(net.layers, signals, torch.tensor([[surprise]]), None)
+        net.learning.apply_weight_change(net.layers, signals, torch.tensor([[surprise]]), None)
 
     found = bandit(seed, learn, weight, trials, inhibition=4.0, per_context=True, averaging=0.01)
     assert weight.min() >= 0.0 and weight.max() <= 1.0
@@ -122,7 +122,9 @@ def test_the_policy_gradient_of_escape_noise_learns_it_too(seed):
         x = x.unsqueeze(1)
         steep = (1.0 - torch.sigmoid((u - 2.5) / 0.4)) / 0.4  # p' / p
         score = (z - p) / (1.0 - p) * steep
-        weight.add_(0.003 * surprise * correlated(trace(x, None, 10.0, 1.0) + x, score.unsqueeze(1)))
+        weight.add_(
+            0.003 * surprise * correlate_events(compute_trace(x, None, 10.0, 1.0) + x, score.unsqueeze(1))
+        )
 
     assert bandit(seed, learn, weight, 600, inhibition=0.0, per_context=False, averaging=0.05) > 0.95
 

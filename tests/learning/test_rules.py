@@ -7,14 +7,14 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning._filters import Smooth, smoothed
-from spiky_rl.learning._wrapped import Unreset
-from spiky_rl.neurons.base import DETACH_RESET, Ode, param
+from spiky_rl.learning._filters import DoubleExponential, smooth_gradient
+from spiky_rl.learning._neuron_wrapper import GradientThroughReset
+from spiky_rl.neurons.base import DETACH_RESET, Ode, parameter
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2
 NEURON = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
 DECAY = math.exp(-0.5)
-RULES = registry.names("rules")
+RULES = registry.list_names("rules")
 SAME_FORWARD = [name for name in RULES if name not in ("eventprop", "spikeprop")]
 """Rules that leave the forward pass as it is; the modules of the two others say that they have one of their own."""
 
@@ -69,7 +69,7 @@ def test_the_forward_pass_is_the_same_under_every_rule(rule, recurrent):
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 def test_every_rule_runs_on_compiled_kernels_as_on_torch(rule, backend):
     net, twin = network(learning=rule), network(learning=rule)
-    net.run_on(backend), twin.run_on("torch")
+    net.set_backend(backend), twin.set_backend("torch")
     x, keep = (t.float() for t in case())
     for one in (net, twin):
         features, _ = one(x, one.zero_state(BATCH, x), keep)
@@ -176,7 +176,7 @@ class LavaCuba(Ode):
     states = ("v", "u")
 
     class Options(Ode.Options):
-        threshold: float = param(1.0, "potential at which it spikes", unit="1")
+        threshold: float = parameter(1.0, "potential at which it spikes", unit="1")
         detach_reset: bool = DETACH_RESET
 
     def integrate(self, ops, current, s, p):
@@ -212,7 +212,7 @@ def test_slayer_is_lava_dls():
     # tau_grad and scale_grad are multiplied by 100 and 0.1 within lava-dl
     density = registry.configure("surrogates", {"name": "exponential", "slope": 1.0 / 0.3}, "s").build()
     rule = registry.configure("rules", "slayer", "learning").build()
-    wrapped, ops = rule.neuron(neuron), TorchOps(density)
+    wrapped, ops = rule.wrap_neuron(neuron), TorchOps(density)
     s, p = wrapped.named_states(*[torch.zeros(1, 2)] * 2), wrapped.named_params(1.0)
     spikes = []
     for k in range(20):
@@ -257,12 +257,12 @@ def test_superspike_is_its_three_factor_rule_run_forward(feedback):
 
 
 def test_a_smoothed_gradient_stays_within_its_episode():
-    smooth = Smooth.of(tau_rise=2.0, tau_fall=4.0)
+    smooth = DoubleExponential.from_options(tau_rise=2.0, tau_fall=4.0)
     z = torch.zeros(4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
     keep = torch.tensor([[1.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
     error = torch.zeros_like(z)
     error[3, 1] = 1.0
-    smoothed(z, smooth, keep, "torch").backward(error)
+    smooth_gradient(z, smooth, keep, "torch").backward(error)
     assert (z.grad[:2] == 0).all() and (z.grad[2:] > 0).all()
     response, e1, e2 = [], 0.0, 0.0
     for t in range(4):
@@ -333,7 +333,7 @@ def test_with_random_feedback_eprop_never_reads_the_readouts_weights():
     ("settings", "message"),
     [
         ({"learning": "slayr"}, r"net\.learning\.name: unknown rule 'slayr'; .* did you mean 'slayer'\?"),
-        ({"learning": "slayer", "neuron": "sigma_delta"}, r"net\.neuron: name: 'sigmadelta' has no threshold and reset"),
+        ({"learning": "slayer", "neuron": "sigma_delta"}, r"net\.neuron: name: 'sigmadelta' is not available with 'slayer'"),
         ({"learning": "eprop", "neuron": {"name": "lif", "detach_reset": False}}, r"net\.neuron: detach_reset: false"),
         ({"learning": {"name": "bptt", "truncate": -1}}, r"net\.learning\.truncate: -1 is out of range"),
         ({"learning": {"name": "superspike", "feedback": "rando"}}, r"feedback: 'rando' is not allowed; .* mean 'random'\?"),
@@ -345,16 +345,16 @@ def test_what_a_rule_cannot_do_is_refused_by_name(settings, message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
 
 
-@pytest.mark.parametrize("neuron", [n for n in registry.names("neurons") if n != "sigma_delta"])
+@pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n != "sigma_delta"])
 def test_an_unreset_neuron_computes_what_the_neuron_does(neuron):
     built = registry.configure("neurons", neuron, "n").build()
-    wrapped = Unreset.wrap(built, "slayer")
+    wrapped = GradientThroughReset.wrap(built, "slayer")
     current = (
         3.0
         * torch.rand(40, 1, 5, generator=torch.Generator().manual_seed(2)).double()
         * (20.0 if built.dt < 1.0 else 1.0)
     )
-    params = built.named_params(*(built.number(name) for name in built.params))
+    params = built.named_params(*(built.get_step_value(name) for name in built.params))
     a = b = built.named_states(*(torch.zeros(1, 5).double() for _ in built.states))
     for i in current:
         z, a = built.step(_OPS, i, a, params)
@@ -368,5 +368,5 @@ _OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
 def _substeps(neuron, current, states, params):
     peak = torch.full_like(current, -1e30)
     for _ in range(neuron.substeps):
-        peak, states = neuron.advance(_OPS, current, peak, states, params)
-    return neuron.emit(_OPS, peak, states, params)
+        peak, states = neuron.substep(_OPS, current, peak, states, params)
+    return neuron.finish_step(_OPS, peak, states, params)

@@ -25,7 +25,7 @@ def test_superspike_hands_errors_down_through_the_maxima_of_a_pooled_convolution
     net = registry.configure("networks", {**settings, "learning": "superspike"}, "net").build(
         inputs=64, outputs=2
     )
-    net.run_on(backend)
+    net.set_backend(backend)
     signal = (
         (torch.rand(1, 1, BATCH, 4 * 64, generator=torch.Generator().manual_seed(3)) > 0.6)
         .float()

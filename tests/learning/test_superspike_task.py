@@ -12,8 +12,8 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS, TorchOps
-from spiky_rl.learning._filters import Smooth
-from spiky_rl.neurons.base import DETACH_RESET, Ode, param
+from spiky_rl.learning._filters import DoubleExponential
+from spiky_rl.neurons.base import DETACH_RESET, Ode, parameter
 
 INPUTS, TIME, DT_MS, RATE_HZ, EPOCHS = 100, 500.0, 0.5, 10.0, 600
 STEPS = round(TIME / DT_MS)
@@ -33,10 +33,10 @@ class Synaptic(Ode):
     states = ("v", "i", "rest")
 
     class Options(Ode.Options):
-        tau: float = param(10.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
-        tau_synapse: float = param(5.0, "synaptic time constant", low=1e-3, unit="ms", transform="decay")
-        threshold: float = param(10.0, "potential at which it spikes", unit="mV")
-        refractory: float = param(5.0, "time without spikes after one", low=0.0, unit="ms")
+        tau: float = parameter(10.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        tau_synapse: float = parameter(5.0, "synaptic time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = parameter(10.0, "potential at which it spikes", unit="mV")
+        refractory: float = parameter(5.0, "time without spikes after one", low=0.0, unit="ms")
         detach_reset: bool = DETACH_RESET
 
     def integrate(self, ops, current, s, p):
@@ -72,9 +72,9 @@ def network(seed, gain=2.0):
 
 def filtered(z):
     """alpha * z, of unit area; z [1, S, 1, 1]."""
-    smooth = Smooth.of(tau_rise=5.0, tau_fall=10.0, dt=DT_MS)
+    smooth = DoubleExponential.from_options(tau_rise=5.0, tau_fall=10.0, dt=DT_MS)
     return dispatch.unroll(
-        "auto", smooth, SPIKELESS, z, STEPS, None, tuple(map(smooth.number, smooth.params))
+        "auto", smooth, SPIKELESS, z, STEPS, None, tuple(map(smooth.get_step_value, smooth.params))
     )[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning._timed import Once, Timed
+from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
 from spiky_rl.networks.feedforward import CPU_ROWS
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
@@ -28,8 +28,8 @@ INPUT_TIMES = ((0.3, 9.2), (2.1, 12.4), (1.7,))
 def timed(name, **options):
     """The neuron with spike times, and its parameters."""
     built = registry.configure("neurons", {"name": name, **options}, "n").build()
-    found = Timed.wrap(built, "eventprop", tau_synapse=5.0, slope=1e-9)
-    return found, tuple(found.number(p) for p in found.params)
+    found = ExactSpikeNeuron.wrap(built, "eventprop", tau_synapse=5.0, slope=1e-9)
+    return found, tuple(found.get_step_value(p) for p in found.params)
 
 
 def events(times, steps, dt=1.0):
@@ -44,7 +44,7 @@ def events(times, steps, dt=1.0):
 
 
 def test_every_ode_neuron_of_the_registry_is_tried():
-    odes = {n for n in registry.names("neurons") if hasattr(registry.resolve("neurons", n), "integrate")}
+    odes = {n for n in registry.list_names("neurons") if hasattr(registry.resolve("neurons", n), "integrate")}
     assert odes == set(ODES)
 
 
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("cupy", marks=pytest.mark.gpu)])
 def test_kernels_are_the_reference(name, backend):
     try:
-        device = dispatch.backend(backend).device
+        device = dispatch.require_backend(backend).device
     except registry.RegistryError as error:
         pytest.skip(str(error))
     scale, options = ODES[name]
@@ -173,8 +173,8 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     built = registry.configure(
         "neurons", {"name": "lif", "tau": 7.0, "input_gain": "ode", "reset": "zero", "dt": 0.02}, "n"
     ).build()
-    neuron = Once.wrap(built, "spikeprop", tau_synapse=7.0, slope=1e-9)
-    params, steps = tuple(neuron.number(p) for p in neuron.params), 1500
+    neuron = SingleSpikeNeuron.wrap(built, "spikeprop", tau_synapse=7.0, slope=1e-9)
+    params, steps = tuple(neuron.get_step_value(p) for p in neuron.params), 1500
     weights = torch.tensor([[0.6], [0.5], [0.4]], dtype=torch.float64, requires_grad=True)
     current = math.e * (events(((0.0,), (2.0,), (4.0,)), steps, 0.02) @ weights)
     sent, _last = dispatch.unroll("torch", neuron, OPS, current, steps, None, params)
@@ -184,7 +184,7 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     assert time.item() == pytest.approx(4.642210282230, abs=1e-4)
     # the slope is that of the step in which the spike lies: of first order in dt, 2.9e-3 here
     assert weights.grad.flatten().tolist() == pytest.approx([-3.68534158, -2.79128675, -0.90281438], rel=4e-3)
-    timed_neuron = Timed.wrap(built, "eventprop", tau_synapse=7.0, slope=1e-9)
+    timed_neuron = ExactSpikeNeuron.wrap(built, "eventprop", tau_synapse=7.0, slope=1e-9)
     again, _ = dispatch.unroll("torch", timed_neuron, OPS, 3.0 * current, steps, None, params)
     assert again.sum() > 1.5, "the neuron itself would spike again"
     once, _ = dispatch.unroll("torch", neuron, OPS, 3.0 * current, steps, None, params)
@@ -201,9 +201,7 @@ def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decode
 
 
 def test_a_neuron_without_a_threshold_is_refused_by_name():
-    message = (
-        r"net\.neuron: name: 'sigmadelta' has no threshold and reset of its own, which 'eventprop' needs"
-    )
+    message = r"net\.neuron: name: 'sigmadelta' is not available with 'eventprop'"
     settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "neuron": "sigma_delta"}
     with pytest.raises(registry.RegistryError, match=message):
         registry.configure("networks", settings, "net")

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from spiky_rl.metrics.energy import Cost
-from spiky_rl.metrics.meter import Meter
-from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.metrics.energy import InferenceCost
+from spiky_rl.metrics.meter import CostMeter
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 
-def of_network(network: SpikingNetwork, x: Tensor, state: State | None = None) -> Cost:
+def of_network(network: SpikingNetwork, x: Tensor, state: State | None = None) -> InferenceCost:
     """The cost of one of the samples [T, B, O]: all T control steps, as a mean over B."""
-    record = Record()
+    record = ForwardRecord()
     with torch.no_grad():
         network(x, state, None, record)
-    return Meter(network)(record).times(x.shape[0])
+    return CostMeter(network)(record).scale(x.shape[0])

@@ -8,10 +8,10 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import updates
-from spiky_rl.metrics.energy import CAVEATS, PRICES, mean, prices, report
-from spiky_rl.metrics.meter import Meter, of_ann
-from spiky_rl.metrics.updates import Arithmetic
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.energy import CAVEATS, ENERGY_MODELS, average, format_cost, get_energy_model
+from spiky_rl.metrics.meter import CostMeter, measure_ann
+from spiky_rl.metrics.updates import ArithmeticCounts
+from spiky_rl.networks.base import ForwardRecord
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 5, 2
 
@@ -21,21 +21,21 @@ def neuron(name, **options):
 
 
 def of(name, **options):
-    return updates.of_neuron(neuron(name, **options))
+    return updates.count_neuron(neuron(name, **options))
 
 
 def test_lif_is_counted_as_by_hand():
     # decay v + gain i; v - threshold; v - spike threshold, where the product selects
-    assert of("lif", input_gain="ode") == Arithmetic(additions=3, multiplications=2)
-    assert of("lif", input_gain="unit") == Arithmetic(additions=3, multiplications=1)
+    assert of("lif", input_gain="ode") == ArithmeticCounts(additions=3, multiplications=2)
+    assert of("lif", input_gain="unit") == ArithmeticCounts(additions=3, multiplications=1)
     # a reset to zero selects
-    assert of("lif", input_gain="ode", reset="zero") == Arithmetic(additions=2, multiplications=2)
+    assert of("lif", input_gain="ode", reset="zero") == ArithmeticCounts(additions=2, multiplications=2)
 
 
 def test_sigma_delta_is_counted_without_what_only_its_gradient_needs():
     # s + i, y - sent, |d| - threshold, sent + event; the rectifier compares
-    assert of("sigma_delta", activation="identity") == Arithmetic(additions=4)
-    assert of("sigma_delta") == Arithmetic(additions=5)
+    assert of("sigma_delta", activation="identity") == ArithmeticCounts(additions=4)
+    assert of("sigma_delta") == ArithmeticCounts(additions=5)
 
 
 SHEET = {
@@ -51,7 +51,7 @@ SHEET = {
 
 
 def test_every_neuron_is_in_the_sheet():
-    assert set(SHEET) == set(registry.names("neurons"))
+    assert set(SHEET) == set(registry.list_names("neurons"))
 
 
 @pytest.mark.parametrize("name", SHEET)
@@ -74,7 +74,7 @@ def test_learned_parameters_are_constant_when_a_network_runs():
 
 def test_a_gru_and_an_lstm_cost_their_gates():
     # three gates' sums, two sigmoids, two tanh-like products and the mix of old and new
-    gru, lstm = (updates.of_recurrent_cell(kind(1, 1)) for kind in (nn.GRU, nn.LSTM))
+    gru, lstm = (updates.count_recurrent_cell(kind(1, 1)) for kind in (nn.GRU, nn.LSTM))
     assert (gru.transcendental, lstm.transcendental) == (3, 5)
     assert lstm.total > gru.total
 
@@ -86,15 +86,15 @@ def built(**settings):
 
 
 def measured(network):
-    x, record = torch.randn(1, BATCH, INPUTS, generator=torch.Generator().manual_seed(1)), Record()
+    x, record = torch.randn(1, BATCH, INPUTS, generator=torch.Generator().manual_seed(1)), ForwardRecord()
     with torch.no_grad():
         network(x, network.zero_state(BATCH, x), record=record)
-    return Meter(network)(record)
+    return CostMeter(network)(record)
 
 
 def test_updates_of_a_policy_are_those_of_all_neurons_and_readout_potentials_in_all_inner_steps():
     cost, each = measured(built()), of("lif")
-    potential = Arithmetic(additions=1, multiplications=2)
+    potential = ArithmeticCounts(additions=1, multiplications=2)
     assert cost.neuron_updates == STEPS * (16 + 12 + OUTPUTS)
     assert cost.additions == STEPS * (28 * each.additions + OUTPUTS * potential.additions)
     assert cost.multiplications == STEPS * (28 * each.multiplications + OUTPUTS * potential.multiplications)
@@ -105,8 +105,8 @@ def test_a_reservoir_counts_its_synapses_traces_and_hidden_readout():
     torch.manual_seed(0)
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
     cost, each = measured(network), of("lif", input_gain="ode")
-    around, elu = updates.of_synapse_and_traces(2), updates.of_activation(nn.ELU())
-    assert around == Arithmetic(additions=5, multiplications=3)
+    around, elu = updates.count_synapse_and_traces(2), updates.count_activation(nn.ELU())
+    assert around == ArithmeticCounts(additions=5, multiplications=3)
     assert cost.neuron_updates == 5 * 20 + 6
     assert cost.multiplications == 100 * (each.multiplications + 3)
     assert cost.transcendental == 6 * elu.transcendental == 6
@@ -130,7 +130,7 @@ def mlp_cost():
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(INPUTS, 16), nn.ELU(), nn.Linear(16, 12), nn.ELU(), nn.Linear(12, OUTPUTS))
     x = torch.randn(BATCH, INPUTS, generator=torch.Generator().manual_seed(1))
-    return of_ann(mlp, lambda: mlp(x), BATCH)
+    return measure_ann(mlp, lambda: mlp(x), BATCH)
 
 
 def test_an_mlp_stands_on_the_scale_of_the_spiking_policy():
@@ -138,9 +138,9 @@ def test_an_mlp_stands_on_the_scale_of_the_spiking_policy():
     products = INPUTS * 16 + 16 * 12 + 12 * OUTPUTS
     assert ann.effective_macs == ann.dense_operations == products
     assert (ann.effective_acs, ann.neuron_updates, ann.activation_sparsity) == (0, 28, 0)
-    elu = updates.of_activation(nn.ELU())
+    elu = updates.count_activation(nn.ELU())
     expected = 4.6 * products + 28 * (0.9 * elu.additions + 7.1 * 3.7 * elu.transcendental)
-    assert ann.energy(PRICES["fp32"]) == pytest.approx(expected)
+    assert ann.energy(ENERGY_MODELS["fp32"]) == pytest.approx(expected)
     # the readout's potential is there in addition; biases are in both
     assert spiking.parameters == ann.parameters
     assert spiking.dense_operations == INPUTS * 16 + STEPS * (16 * 12 + 12 * OUTPUTS)
@@ -151,28 +151,30 @@ def test_energy_is_counts_times_prices():
         mlp_cost(), effective_macs=10.0, effective_acs=100.0, encoder_operations=3.0, neuron_updates=7.0,
         additions=20.0, multiplications=5.0, transcendental=0.0,
     )  # fmt: skip
-    assert cost.energy(prices("fp32")) == pytest.approx(10 * 4.6 + 100 * 0.9 + 20 * 0.9 + 8 * 3.7)
-    assert cost.energy(prices("int8")) == pytest.approx(10 * 0.23 + 100 * 0.03 + 20 * 0.03 + 8 * 0.2)
-    assert cost.energy(prices("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
+    assert cost.energy(get_energy_model("fp32")) == pytest.approx(10 * 4.6 + 100 * 0.9 + 20 * 0.9 + 8 * 3.7)
+    assert cost.energy(get_energy_model("int8")) == pytest.approx(
+        10 * 0.23 + 100 * 0.03 + 20 * 0.03 + 8 * 0.2
+    )
+    assert cost.energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
     assert cost.throughput(50.0) == 110 * 50
-    assert cost.as_dict()["energy_nj"]["fp32"] == pytest.approx(cost.energy(prices("fp32")) / 1000)
+    assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(cost.energy(get_energy_model("fp32")) / 1000)
 
 
 def test_the_mean_of_costs_is_taken_count_by_count():
     one = mlp_cost()
-    found = mean([one, one.times(3)])
+    found = average([one, one.scale(3)])
     assert found.effective_macs == 2 * one.effective_macs
     assert (found.parameters, found.activation_sparsity) == (one.parameters, one.activation_sparsity)
-    with pytest.raises(ValueError, match="no costs"):
-        mean([])
+    with pytest.raises(ValueError, match="empty"):
+        average([])
 
 
 def test_unknown_prices_are_refused_with_the_nearest():
     with pytest.raises(registry.RegistryError, match="'fp23'.*fp32, int8, .*loihi; did you mean 'fp32'"):
-        prices("fp23")
+        get_energy_model("fp23")
 
 
 def test_a_report_names_its_assumption_and_every_caveat():
-    text = report(measured(built()), "fp32", ann_operations=296)
+    text = format_cost(measured(built()), "fp32", ann_operations=296)
     assert all(caveat in text for caveat in CAVEATS)
     assert "the ANN's products 1.4 nJ (fp32 arithmetic at 45 nm, no memory)" in text

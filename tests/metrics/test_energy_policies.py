@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from spiky_rl.hosts.run.playing import episodes
-from spiky_rl.hosts.common import observe
-from spiky_rl.hosts.rsl_rl.observe import last_activity
-from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.metrics.energy import PRICES
+from spiky_rl.learners.common.activity import write_activity
+from spiky_rl.learners.rsl_rl.activity import compute_last_activity
+from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.metrics.energy import ENERGY_MODELS
+from spiky_rl.run.play import play_episodes
 from tests.hosts import skrl_case
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
@@ -29,11 +29,14 @@ class Point(PointEnv):
         self.state = self._draw(self.num_envs)
         self.episode_length_buf.zero_()
 
+    def make_measures(self):
+        return Nothing()
+
 
 class Nothing:
     """Measures of an environment that has no robot."""
 
-    def restart(self):
+    def reset(self):
         """Nothing begins."""
 
     def step(self, dones):
@@ -44,7 +47,7 @@ def rsl_rl(network=None, environment=Point, actor=None):
     torch.manual_seed(0)
     settings = config(network)
     settings["actor"] |= actor or {}
-    return Runner(environment(ENVIRONMENTS), settings)
+    return RslRlRunner(environment(ENVIRONMENTS), settings)
 
 
 def skrl(network=None, environment=Point):
@@ -53,7 +56,7 @@ def skrl(network=None, environment=Point):
 
 
 def played(run):
-    return episodes(run.env, run.get_inference_policy(), EPISODES, Nothing())
+    return play_episodes(run.env, run.get_inference_policy(), EPISODES)
 
 
 def per_action(rows):
@@ -98,7 +101,7 @@ def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(hos
     assert cost["effective_operations"] == pytest.approx(per_action(playback.rows), rel=1e-5)
     assert cost["neuron_updates"] == 4 * (16 + 12 + ACTIONS)
     assert 0 < cost["activation_sparsity"] < 1
-    assert set(cost["energy_nj"]) == set(PRICES)
+    assert set(cost["energy_nj"]) == set(ENERGY_MODELS)
     assert cost["ann_dense_operations"] == MLP
     assert cost["effective_operations_per_second"] == pytest.approx(
         cost["effective_operations"] * cost["actions_per_second"]
@@ -132,8 +135,8 @@ def test_a_gru_is_measured_without_moving_its_state(run):
     with torch.inference_mode():
         policy(obs)
         alone(obs)
-        cost = policy.activity(obs).cost
-        assert policy.activity(obs).cost == cost, "looking twice sees the same"
+        cost = policy.compute_activity(obs).cost
+        assert policy.compute_activity(obs).cost == cost, "looking twice sees the same"
         assert torch.equal(policy(obs), alone(obs))
     assert cost.effective_macs == cost.dense_operations == 3 * (8 * 4 + 8 * 8) + 8 * 16 + 16 * 2
     assert cost.neuron_updates == 8 + 16
@@ -145,13 +148,13 @@ def test_a_cnn_pays_for_the_pixels_that_are_not_dark():
     settings = config()
     settings["obs_groups"] = {"actor": ["policy"], "critic": ["critic"]}
     settings["actor"] |= {"class_name": "CNNModel", "cnn_cfg": CNN}
-    run = Runner(ImageEnv(ENVIRONMENTS), settings)
+    run = RslRlRunner(ImageEnv(ENVIRONMENTS), settings)
     policy, obs = run.get_inference_policy(), run.env.get_observations()
     with torch.inference_mode():
-        seen = policy.activity(obs)
+        seen = policy.compute_activity(obs)
         dark = obs.clone()
         dark["policy"] = torch.zeros_like(obs["policy"])
-        unseen = policy.activity(dark)
+        unseen = policy.compute_activity(dark)
     assert seen.cost.dense_operations == unseen.cost.dense_operations == seen.operations
     assert unseen.cost.effective_macs < seen.cost.effective_macs <= seen.cost.dense_operations
 
@@ -168,9 +171,9 @@ def test_tensorboard_gets_the_cost_beside_its_old_tags(network):
     run = rsl_rl(network)
     policy = run.get_inference_policy()
     with torch.inference_mode():
-        activity = policy.activity(run.env.get_observations())
+        activity = policy.compute_activity(run.env.get_observations())
     written = Written()
-    observe.write_activity(written, 0, activity, {"learning": 1.0})
+    write_activity(written, 0, activity, {"learning": 1.0})
     old = {"Perf/seconds_learning", "Cost/operations_per_step", "Cost/ann_operations_per_step"}
     kinds = ("effective_macs", "effective_acs", "dense_operations", "neuron_updates")
     new = {f"Cost/{kind}_per_step" for kind in kinds} | {
@@ -179,7 +182,9 @@ def test_tensorboard_gets_the_cost_beside_its_old_tags(network):
     }
     assert old | new <= set(written)
     assert written["Cost/operations_per_step"] == activity.operations
-    assert written["Cost/energy_nj_per_step"] == pytest.approx(activity.cost.energy(PRICES["fp32"]) / 1000)
+    assert written["Cost/energy_nj_per_step"] == pytest.approx(
+        activity.cost.energy(ENERGY_MODELS["fp32"]) / 1000
+    )
 
 
 @pytest.mark.parametrize("actor", [None, GRU])
@@ -187,7 +192,7 @@ def test_training_measures_an_ann_and_goes_on_from_the_state_that_it_was_in(acto
     run = rsl_rl(actor=actor)
     run.learn(2)
     before = run.alg.actor.get_hidden_state()
-    cost = last_activity(run.alg).cost
+    cost = compute_last_activity(run.alg).cost
     after = run.alg.actor.get_hidden_state()
     assert cost.effective_macs == cost.dense_operations > 0
     assert before is after

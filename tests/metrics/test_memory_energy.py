@@ -6,12 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl.hosts.run.evaluating import energy_per_metre
-from spiky_rl.hosts.run.playing import Playback
 from spiky_rl.config import registry
-from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
-from spiky_rl.metrics.lists import Stored
-from spiky_rl.metrics.meter import of_ann
+from spiky_rl.metrics.energy import (
+    ANN_ENERGY_MODELS,
+    DRAM,
+    ENERGY_MODELS,
+    average,
+    compute_access_energy,
+    compute_energy_per_metre,
+    format_ann_energy,
+    format_cost,
+    get_energy_model,
+)
+from spiky_rl.metrics.meter import measure_ann
+from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.run.evaluate import energy_per_metre
+from spiky_rl.run.play import PlayResult
 from tests.metrics.costs import of_network
 
 X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
@@ -25,12 +35,16 @@ def built(inputs=2, **settings):
 
 def test_an_access_costs_what_is_published_of_memories_of_that_size():
     # Horowitz (2014): 64 bits from 8 KB, 32 KB and 1 MB of SRAM, and from DRAM
-    assert [access(size) for size in (1, 8192, 32768, 2**20)] == pytest.approx([10.0, 10.0, 20.0, 100.0])
-    assert access(16 * 1024) == pytest.approx(10.0 * 2**0.5), "twice the size, as long by the square root"
-    assert access(2**40) == DRAM == (1300.0 + 2600.0) / 2
+    assert [compute_access_energy(size) for size in (1, 8192, 32768, 2**20)] == pytest.approx(
+        [10.0, 10.0, 20.0, 100.0]
+    )
+    assert compute_access_energy(16 * 1024) == pytest.approx(
+        10.0 * 2**0.5
+    ), "twice the size, as long by the square root"
+    assert compute_access_energy(2**40) == DRAM == (1300.0 + 2600.0) / 2
 
 
-ON_CHIP = [name for name, price in PRICES.items() if price.word and not price.outside]
+ON_CHIP = [name for name, price in ENERGY_MODELS.items() if price.word and not price.outside]
 
 
 @pytest.mark.parametrize("name", ON_CHIP)
@@ -45,7 +59,7 @@ def test_energy_is_continuous_in_the_number_of_weights_and_never_falls_with_it(n
 
     def energy(weights: int) -> float:
         sizes = {"parameters": weights, "footprint_bytes": 4 * weights, "stored_values": weights}
-        return dataclasses.replace(base, **sizes, index_bytes=weights).energy(PRICES[name])
+        return dataclasses.replace(base, **sizes, index_bytes=weights).energy(ENERGY_MODELS[name])
 
     energies = [energy(weights) for weights in counts]
     assert energies == sorted(energies) and energies[0] < energies[-1]
@@ -61,8 +75,8 @@ def test_a_network_that_just_fits_into_a_memory_is_hardly_cheaper_than_one_that_
         mlp = nn.Sequential(
             nn.Linear(60, width), nn.ELU(), nn.Linear(width, width), nn.ELU(), nn.Linear(width, 8)
         )
-        cost = of_ann(mlp, lambda mlp=mlp: mlp(torch.ones(1, 60)), 1)
-        energies.append(cost.energy(PRICES["fp32_sram"]) / cost.effective_operations)
+        cost = measure_ann(mlp, lambda mlp=mlp: mlp(torch.ones(1, 60)), 1)
+        energies.append(cost.energy(ENERGY_MODELS["fp32_sram"]) / cost.effective_operations)
     assert energies[1] == pytest.approx(energies[0], rel=0.02)
 
 
@@ -72,18 +86,24 @@ def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_tw
     assert cost.state_accesses == 2 * (3 * 2 * 1 + 1 * 2 * 1)
     words = cost.effective_operations + 16
     # everything lies in 8 KB, where 8 bytes cost 10 pJ: 5 pJ for 4 of them, 1.25 for one
-    assert cost.energy(PRICES["fp32_sram"]) == pytest.approx(cost.energy(PRICES["fp32"]) + 5.0 * words)
-    assert cost.energy(PRICES["int8_sram"]) == pytest.approx(cost.energy(PRICES["int8"]) + 1.25 * words)
+    assert cost.energy(ENERGY_MODELS["fp32_sram"]) == pytest.approx(
+        cost.energy(ENERGY_MODELS["fp32"]) + 5.0 * words
+    )
+    assert cost.energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(
+        cost.energy(ENERGY_MODELS["int8"]) + 1.25 * words
+    )
     outside = 1950.0 / 2 * cost.effective_operations + 5.0 * 16
-    assert cost.energy(PRICES["fp32_dram"]) == pytest.approx(cost.energy(PRICES["fp32"]) + outside)
-    assert cost.traffic(PRICES["fp32"]) == cost.traffic(PRICES["loihi"]) == 0.0
+    assert cost.energy(ENERGY_MODELS["fp32_dram"]) == pytest.approx(
+        cost.energy(ENERGY_MODELS["fp32"]) + outside
+    )
+    assert cost.traffic(ENERGY_MODELS["fp32"]) == cost.traffic(ENERGY_MODELS["loihi"]) == 0.0
 
 
 def test_weights_of_a_larger_network_come_from_a_larger_memory():
     cost = dataclasses.replace(of_network(built(), X), footprint_bytes=20_480)
     words = 5.0 * 2.5**0.5 * cost.effective_operations + 5.0 * cost.state_accesses
-    assert cost.traffic(PRICES["fp32_sram"]) == pytest.approx(words)
-    assert cost.traffic(PRICES["int8_sram"]) == pytest.approx(
+    assert cost.traffic(ENERGY_MODELS["fp32_sram"]) == pytest.approx(words)
+    assert cost.traffic(ENERGY_MODELS["int8_sram"]) == pytest.approx(
         1.25 * cost.effective_operations + 1.25 * 16
     ), "5 KB"
 
@@ -97,9 +117,11 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
     # the encoder is constant: each list is read once, and where it begins and ends
     assert cost.index_reads == 40 * 1 + 6 * 8
     read = 4 * (cost.effective_operations + cost.state_accesses) + cost.index_reads
-    assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(1.25 * read)
-    assert cost.traffic(PRICES["int8_lists"]) == pytest.approx(1.25 * (read / 4 + 0.75 * cost.index_reads))
-    rival = cost.rival
+    assert cost.traffic(ENERGY_MODELS["fp32_lists"]) == pytest.approx(1.25 * read)
+    assert cost.traffic(ENERGY_MODELS["int8_lists"]) == pytest.approx(
+        1.25 * (read / 4 + 0.75 * cost.index_reads)
+    )
+    rival = cost.equal_ann
     assert rival is not None and rival.stored_values == cost.stored_values
     assert (rival.index_bytes, rival.index_reads) == (cost.index_bytes, cost.index_reads)
 
@@ -107,10 +129,10 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
 def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
     cost = dataclasses.replace(of_network(built(), X), stored_values=8_000, index_bytes=768, index_reads=7.0)
     states = 5.0 * cost.state_accesses
-    assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(
+    assert cost.traffic(ENERGY_MODELS["fp32_lists"]) == pytest.approx(
         20 / 8 * (4 * cost.effective_operations + 7) + states
     )
-    assert cost.times(3).index_reads == 21 and mean([cost, cost.times(3)]).index_reads == 14
+    assert cost.scale(3).index_reads == 21 and average([cost, cost.scale(3)]).index_reads == 14
 
 
 @pytest.mark.parametrize(
@@ -123,14 +145,14 @@ def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
     ],
 )
 def test_a_matrix_is_lists_where_those_are_less_with_weights_of_a_byte(inputs, neurons, synapses, expected):
-    stored = Stored(inputs, neurons, inputs * neurons - synapses)
+    stored = WeightStorage(inputs, neurons, inputs * neurons - synapses)
     assert (stored.values, stored.index, stored.index_bytes) == expected
-    assert stored.reads(5.0, 2.0) == (5 * expected[1] + 16 if expected[1] else 0)
+    assert stored.count_read_bytes(5.0, 2.0) == (5 * expected[1] + 16 if expected[1] else 0)
 
 
 def test_a_spike_reads_a_list_for_every_delay():
-    stored = Stored(10, 256, 2_000, delays=3)
-    assert stored.index_bytes == 560 + 31 * 4 and stored.reads(5.0, 2.0) == 5 + 2 * 3 * 8
+    stored = WeightStorage(10, 256, 2_000, delays=3)
+    assert stored.index_bytes == 560 + 31 * 4 and stored.count_read_bytes(5.0, 2.0) == 5 + 2 * 3 * 8
     settings = {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.1}, "layers": [60]}
     cost = of_network(built(**settings, stateful=True), X)
     assert cost.index_bytes == 60 * 6 + (3 * 60 + 1) * 4
@@ -140,7 +162,7 @@ def test_a_pruned_ann_s_layers_are_lists_too():
     layer = nn.Linear(6, 40)
     with torch.no_grad():
         layer.weight.zero_()[:, 0] = 1.0
-    cost = of_ann(layer, lambda: layer(torch.ones(2, 6)), 2)
+    cost = measure_ann(layer, lambda: layer(torch.ones(2, 6)), 2)
     assert (cost.stored_values, cost.index_bytes, cost.index_reads) == (40 + 40, 40 + 28, 40 + 48)
 
 
@@ -174,26 +196,26 @@ def test_without_lists_an_ann_is_in_memory_as_it_is():
         nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
         nn.MultiheadAttention(4, 1),
     ):
-        cost = of_ann(body, lambda: None, 1)
+        cost = measure_ann(body, lambda: None, 1)
         assert 4 * cost.stored_values == cost.footprint_bytes and cost.index_bytes == 0
 
 
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
-    rival = of_network(built(), X).rival
+    rival = of_network(built(), X).equal_ann
     assert rival is not None
     assert (rival.effective_macs, rival.effective_acs, rival.neuron_updates) == (2 * 3 + 0.5 * 3 * 1, 0.0, 3)
     assert rival.parameters == 2 * 3 + 3 + 3 * 1 + 1 and rival.state_accesses == 2 * 3
     arithmetic = 7.5 * 0.23 + 3 * 0.03
-    assert rival.energy(PRICES["int8"]) == pytest.approx(arithmetic)
-    assert rival.energy(PRICES["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
+    assert rival.energy(ENERGY_MODELS["int8"]) == pytest.approx(arithmetic)
+    assert rival.energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
 
 
 def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synapses():
-    wide = of_network(built(encoder={"name": "population", "fields": 10}), X).rival
-    plain = of_network(built(), X).rival
+    wide = of_network(built(encoder={"name": "population", "fields": 10}), X).equal_ann
+    plain = of_network(built(), X).equal_ann
     assert wide is not None and plain is not None
     assert wide.effective_macs == pytest.approx(plain.effective_macs) and wide.parameters == plain.parameters
-    recurrent = of_network(built(recurrent={"name": "recurrent"}, stateful=True), X).rival
+    recurrent = of_network(built(recurrent={"name": "recurrent"}, stateful=True), X).equal_ann
     assert recurrent is not None
     own = int(
         (built(recurrent={"name": "recurrent"}, stateful=True).layers[0].recurrent.synapses() != 0).sum()
@@ -211,44 +233,50 @@ def test_a_reservoir_s_synapses_and_traces_are_states_too():
 
 def test_an_ann_writes_and_reads_its_activations_and_reads_once_more_what_it_remembers():
     mlp, gru = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), nn.GRU(2, 3)
-    cost = of_ann(mlp, lambda: mlp(X[0]), 2)
-    assert cost.state_accesses == 2 * 3 and cost.rival is None
-    assert cost.traffic(prices("int8_sram")) == pytest.approx(1.25 * (cost.effective_operations + 6))
-    assert of_ann(gru, lambda: gru(X), 2).state_accesses == 2 * 3 + 3
+    cost = measure_ann(mlp, lambda: mlp(X[0]), 2)
+    assert cost.state_accesses == 2 * 3 and cost.equal_ann is None
+    assert cost.traffic(get_energy_model("int8_sram")) == pytest.approx(
+        1.25 * (cost.effective_operations + 6)
+    )
+    assert measure_ann(gru, lambda: gru(X), 2).state_accesses == 2 * 3 + 3
 
 
 def test_a_metre_costs_an_episode_s_energy_by_its_way():
-    assert per_metre({"fp32": 200.0, "int8": 10.0}, 900, 30.0) == {
+    assert compute_energy_per_metre({"fp32": 200.0, "int8": 10.0}, 900, 30.0) == {
         "fp32": pytest.approx(6.0),
         "int8": pytest.approx(0.3),
     }
-    assert per_metre({"fp32": 200.0}, 900, 0.0) is None
+    assert compute_energy_per_metre({"fp32": 200.0}, 900, 0.0) is None
 
 
 def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_somewhere():
     cost = of_network(built(), X)
     rows = [{"length": 100, "distance": 1.0}, {"length": 300, "distance": 3.0}]
-    played = Playback(rows, cost, 0.0, 1.0).energy_per_metre()
-    assert played is not None and set(played) == set(PRICES)
-    assert played["fp32_sram"] == pytest.approx(cost.energy(PRICES["fp32_sram"]) * 400 / 4.0 / 1e6)
+    played = PlayResult(rows, cost, 0.0, 1.0).energy_per_metre()
+    assert played is not None and set(played) == set(ENERGY_MODELS)
+    assert played["fp32_sram"] == pytest.approx(cost.energy(ENERGY_MODELS["fp32_sram"]) * 400 / 4.0 / 1e6)
     nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
-    assert energy_per_metre(cost.as_dict(), nominal) == pytest.approx(played)
-    assert Playback([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
-    assert energy_per_metre(cost.as_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
+    assert energy_per_metre(cost.to_dict(), nominal) == pytest.approx(played)
+    assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
+    assert energy_per_metre(cost.to_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
     assert energy_per_metre(None, nominal) is None
 
 
 def test_results_and_texts_have_the_ann_beside():
     cost = of_network(built(), X)
-    data = cost.as_dict()
-    assert set(data["energy_nj"]) == set(PRICES) and set(data["ann_skipping_zeros_energy_nj"]) == set(RIVALS)
-    assert "rival" not in data and data["state_accesses"] == 16
-    assert cost.rival is not None and data["ann_skipping_zeros"] == cost.rival.counts()
-    assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "rival"}
-    for text, kind in zip(rival_texts(cost), ("fp32", "int8"), strict=True):
+    data = cost.to_dict()
+    assert set(data["energy_nj"]) == set(ENERGY_MODELS) and set(data["ann_skipping_zeros_energy_nj"]) == set(
+        ANN_ENERGY_MODELS
+    )
+    assert "equal_ann" not in data and data["state_accesses"] == 16
+    assert cost.equal_ann is not None and data["ann_skipping_zeros"] == cost.equal_ann.counts()
+    assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "equal_ann"}
+    for text, kind in zip(format_ann_energy(cost), ("fp32", "int8"), strict=True):
         assert kind in text
-    assert all(text in report(cost) for text in rival_texts(cost))
-    twice = cost.times(2).rival
+    assert all(text in format_cost(cost) for text in format_ann_energy(cost))
+    twice = cost.scale(2).equal_ann
     assert (
-        mean([cost, cost.times(3)]).state_accesses == 32 and twice is not None and twice.neuron_updates == 6
+        average([cost, cost.scale(3)]).state_accesses == 32
+        and twice is not None
+        and twice.neuron_updates == 6
     )

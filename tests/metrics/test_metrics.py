@@ -5,18 +5,29 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.metrics.film import BACKGROUND, INK, MARGIN, PIXEL, RasterPanel, beside, spikes_of, write_film
-from spiky_rl.metrics.spikes import firing, mean_rate, picture, timelines
+from spiky_rl.metrics.spikes import compute_layer_activity, draw_raster, get_timelines, mean_rate
 from spiky_rl.metrics.synops import dense_operations, effective_operations
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.video import (
+    BACKGROUND,
+    INK,
+    MARGIN,
+    PIXEL,
+    RasterPanel,
+    concat_frames,
+    get_spikes,
+    write_video,
+)
+from spiky_rl.networks.base import ForwardRecord
 
 STEPS = 4
 
 
-def record_of(*layers: torch.Tensor) -> Record:
+def record_of(*layers: torch.Tensor) -> ForwardRecord:
     """A record of spikes [T, K, B, N] per layer, behind an observation of one channel."""
     time, _, batch, _ = layers[0].shape
-    return Record(signal=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers])
+    return ForwardRecord(
+        signal=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers]
+    )
 
 
 def test_firing_counts_rate_and_silent_and_saturated_neurons():
@@ -24,7 +35,7 @@ def test_firing_counts_rate_and_silent_and_saturated_neurons():
     spikes[..., 1] = 1.0  # in every step
     spikes[0, 2, 1, 2] = 1.0  # once
     spikes[:, :, :2, 3] = 1.0  # in two of three environments
-    (layer,) = firing(record_of(spikes))
+    (layer,) = compute_layer_activity(record_of(spikes))
     assert layer.rate == pytest.approx((24 + 1 + 16) / (4 * 24))
     assert layer.silent == 0.25
     assert layer.saturated == 0.25
@@ -33,7 +44,7 @@ def test_firing_counts_rate_and_silent_and_saturated_neurons():
 def test_mean_rate_weighs_layers_by_their_neurons():
     wide, narrow = torch.zeros(1, STEPS, 2, 6), torch.ones(1, STEPS, 2, 2)
     record = record_of(wide, narrow)
-    layers = firing(record)
+    layers = compute_layer_activity(record)
     assert [layer.rate for layer in layers] == [0.0, 1.0]
     assert mean_rate(layers, record) == pytest.approx(2 / 8)
 
@@ -62,7 +73,7 @@ def tiny():
 
 
 def test_effective_operations_equal_the_count_by_hand():
-    network, record = tiny(), Record()
+    network, record = tiny(), ForwardRecord()
     # environment 0: neurons 1 and 3 spike in every step, then one of two; environment 1: nothing comes in
     x = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     network(x, network.zero_state(2, x), record=record)
@@ -78,7 +89,7 @@ def test_effective_operations_equal_the_count_by_hand():
 
 def test_effective_operations_never_exceed_a_dense_pass_in_every_step():
     torch.manual_seed(0)
-    network, record = tiny(), Record()
+    network, record = tiny(), ForwardRecord()
     x = torch.randn(1, 50, 2)
     network(x, network.zero_state(50, x), record=record)
     assert dense_operations(network) == 2 * 3 + 3 * 2 + 2 * 1
@@ -97,18 +108,18 @@ def test_timelines_run_control_step_by_control_step():
     time, neurons = 3, 2
     order = torch.arange(time * STEPS * neurons, dtype=torch.float32).view(time, STEPS, 1, neurons)
     expected = order.flatten(0, 2)
-    (stateful,), (potentials,) = timelines(record_of(order), stateful=True)
+    (stateful,), (potentials,) = get_timelines(record_of(order), stateful=True)
     assert torch.equal(stateful, expected)
     assert torch.equal(potentials, 0.1 * expected)
     # a stateless pass holds the control steps in its batch
-    (stateless,), _ = timelines(record_of(order.transpose(0, 2)), stateful=False)
+    (stateless,), _ = get_timelines(record_of(order.transpose(0, 2)), stateful=False)
     assert torch.equal(stateless, expected)
 
 
 def test_the_picture_has_a_raster_and_membranes_per_layer_with_every_spike():
     spikes = [torch.zeros(12, 5), torch.zeros(12, 60)]
     spikes[0][3, 2] = spikes[0][7, 4] = 1.0
-    figure = picture(spikes, [0.1 * s for s in spikes], STEPS)
+    figure = draw_raster(spikes, [0.1 * s for s in spikes], STEPS)
     assert len(figure.axes) == 4
     raster, trace = figure.axes[:2]
     assert raster.collections[0].get_offsets().tolist() == [[3, 2], [7, 4]]
@@ -179,7 +190,7 @@ def test_the_panel_forgets_what_has_left_it():
 def test_spikes_of_one_environment_are_picked_from_the_record():
     spikes = torch.zeros(1, STEPS, 3, 5)
     spikes[0, 2, 1, 4] = 1.0
-    (layer,) = spikes_of(record_of(spikes).signal, environment=1)
+    (layer,) = get_spikes(record_of(spikes).signal, environment=1)
     assert layer.shape == (STEPS, 5)
     assert layer.nonzero().tolist() == [[2, 4]]
 
@@ -191,13 +202,13 @@ def test_a_film_is_a_readable_mp4_and_a_gif_of_half_the_size(tmp_path):
     av = pytest.importorskip("av", reason="writes and reads films: the extra 'video'")
     image = pytest.importorskip("PIL.Image", reason="writes and reads GIFs: the extra 'video'")
     frames = [
-        beside(
+        concat_frames(
             np.full((HEIGHT, WIDTH, 3), 8 * i, np.uint8), np.full((HEIGHT, WIDTH, 3), 255 - 8 * i, np.uint8)
         )
         for i in range(FRAMES)
     ]
     assert frames[0].shape == (HEIGHT, 2 * WIDTH, 3)
-    mp4, gif = write_film(tmp_path / "film.mp4", frames, FPS)
+    mp4, gif = write_video(tmp_path / "film.mp4", frames, FPS)
     with av.open(str(mp4)) as container:
         stream = container.streams.video[0]
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]

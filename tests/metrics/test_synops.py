@@ -6,8 +6,8 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.meter import Meter
-from spiky_rl.networks.base import Record
+from spiky_rl.metrics.meter import CostMeter
+from spiky_rl.networks.base import ForwardRecord
 from tests.metrics.costs import of_network
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 5, 2
@@ -24,14 +24,14 @@ def built(**settings):
 
 def passed(network, x):
     """Record of control steps x [T, B, O], from rest."""
-    record = Record()
+    record = ForwardRecord()
     with torch.no_grad():
         network(x, network.zero_state(x.shape[1], x), record=record)
     return record
 
 
 def counted(network, x):
-    return synops.counted(synops.synapses(network), passed(network, x))
+    return synops.count_operations(synops.list_connections(network), passed(network, x))
 
 
 def noise(*shape, seed=1):
@@ -42,15 +42,15 @@ def test_the_example_of_nine_dense_and_four_effective_operations():
     connection = registry.configure("connections", "linear", "connection").build(inputs=3, outputs=3)
     with torch.no_grad():
         connection.weight.copy_(EXAMPLE.t())
-    link = synops.of_connection(connection)
+    link = synops.make_connection_cost(connection)
     assert link.count(torch.tensor([0.0, 1.3, -1.0])).tolist() == 4
     assert (link.dense, link.weights, link.zeros) == (9, 9, 3)
     layer = nn.Linear(3, 3)
     layer.weight.data = EXAMPLE.clone()
-    with ann.watched(layer) as tally:
+    with ann.count_operations(layer) as tally:
         layer(torch.tensor([[0.0, 1.3, -1.0]]))
     assert (tally.macs, tally.acs, tally.dense) == (4, 0, 9)
-    with ann.watched(layer) as tally:
+    with ann.count_operations(layer) as tally:
         layer(torch.tensor([[0.0, 1.0, -1.0]]))
     assert (tally.macs, tally.acs) == (0, 4)
 
@@ -74,7 +74,7 @@ NETWORKS = {
     },
     "reservoir": {"name": "reservoir", "size": 30, "hidden": [4], "seed": 0},
     # an even number of neurons for each output: of an odd one, a population vector gives the middle neuron a weight of 0
-    **{f"decoder {name}": {"layers": [7, 8], "decoder": name} for name in registry.names("decoders")},
+    **{f"decoder {name}": {"layers": [7, 8], "decoder": name} for name in registry.list_names("decoders")},
 }
 
 
@@ -83,7 +83,7 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     network = built(**NETWORKS[name])
     width = 98 if name == "convolutional" else INPUTS
     record = passed(network, noise(1, BATCH, width))
-    found = synops.counted(synops.synapses(network), record)
+    found = synops.count_operations(synops.list_connections(network), record)
     expected = synops.effective_operations(record) - float(record.operations[0].float().mean())
     assert found.effective_macs + found.effective_acs == pytest.approx(expected, rel=1e-6)
     assert 0 < expected <= found.dense
@@ -92,7 +92,7 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
 def test_spikes_accumulate_and_a_graded_observation_multiplies():
     network = built(layers=[7, 6])
     record = passed(network, noise(1, BATCH, INPUTS))
-    found = synops.counted(synops.synapses(network), record)
+    found = synops.count_operations(synops.list_connections(network), record)
     spikes = [float(s.sum()) / BATCH for s in record.signal[1:]]
     assert found.effective_macs == INPUTS * 7, "the observation, once per control step"
     assert found.effective_acs == pytest.approx(spikes[0] * 6 + spikes[1] * OUTPUTS)
@@ -114,7 +114,7 @@ def test_graded_events_of_sigma_delta_multiply():
 def test_recurrent_spikes_reach_their_synapses_once_whatever_the_delays():
     network = built(**NETWORKS["recurrent"])
     (layer,) = network.layers
-    link = synops.of_connection(layer.recurrent, 1)
+    link = synops.make_connection_cost(layer.recurrent, 1)
     alive = int((layer.recurrent.synapses() != 0).sum())
     assert (link.dense, link.zeros) == (49, 49 - alive)
     assert float(link.count(torch.ones(7))) == alive
@@ -133,7 +133,7 @@ def test_a_pruned_convolution_counts_its_remaining_weights_place_by_place():
         y, x = 2 * r + i - 1, 2 * c + j - 1
         if 0 <= y < 7 and 0 <= x < 7:
             expected += int(events[m, y, x] != 0 and connection.weight[n, m, i, j] != 0)
-    link = synops.of_connection(connection)
+    link = synops.make_connection_cost(connection)
     assert float(link.count(events.flatten())) == expected > 0
     assert link.zeros == int((connection.weight == 0).sum()) > 0
 
@@ -142,7 +142,7 @@ class TestAnn:
     def test_relu_leaves_out_what_it_silenced(self):
         torch.manual_seed(0)
         mlp, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), noise(BATCH, 3)
-        with ann.watched(mlp) as tally:
+        with ann.count_operations(mlp) as tally:
             mlp(x)
         alive = int((mlp[:2](x) != 0).sum())
         assert tally.macs == BATCH * 15 + 2 * alive < tally.dense == BATCH * 25
@@ -152,7 +152,7 @@ class TestAnn:
         cnn = nn.Conv2d(1, 2, 3, padding=1)
         image = torch.zeros(1, 1, 5, 5)
         image[0, 0, 2, 2], image[0, 0, 0, 0] = 0.5, 0.7
-        with ann.watched(cnn) as tally:
+        with ann.count_operations(cnn) as tally:
             cnn(image)
         assert tally.macs == 2 * (9 + 4), "a corner is seen by four places"
         assert tally.dense == 2 * (9 * 9 + 12 * 6 + 4 * 4)
@@ -161,15 +161,15 @@ class TestAnn:
     def test_a_recurrent_step_multiplies_by_all_weights_of_all_gates(self, kind, gates):
         torch.manual_seed(0)
         rnn = kind(3, 4, num_layers=2)
-        with ann.watched(rnn) as tally:
+        with ann.count_operations(rnn) as tally:
             rnn(noise(1, BATCH, 3))
         assert tally.macs == tally.dense == BATCH * gates * (4 * (3 + 4) + 4 * (4 + 4))
         assert tally.updates == BATCH * 8
-        assert ann.state_values(rnn) == 8 * (1 if kind is nn.GRU else 2)
+        assert ann.count_state_values(rnn) == 8 * (1 if kind is nn.GRU else 2)
 
     def test_nothing_is_left_behind_in_the_module(self):
         mlp = nn.Sequential(nn.Linear(3, 5), nn.ELU())
-        with ann.watched(mlp):
+        with ann.count_operations(mlp):
             pass
         assert not any(module._forward_hooks for module in mlp.modules())
 
@@ -179,13 +179,13 @@ def test_a_network_from_elsewhere_is_refused_by_name():
         pass
 
     with pytest.raises(registry.RegistryError, match="'Elsewhere'.*FeedForward, Reservoir"):
-        Meter(Elsewhere())  # type: ignore[arg-type]
+        CostMeter(Elsewhere())  # type: ignore[arg-type]
 
 
 def test_a_sample_of_many_frames_costs_their_sum():
     network, x = built(layers=[7], stateful=True), noise(6, BATCH, INPUTS)
     whole = of_network(network, x, network.zero_state(BATCH, x))
-    step = Meter(network)(passed(network, x))
+    step = CostMeter(network)(passed(network, x))
     assert whole.effective_acs == pytest.approx(6 * step.effective_acs)
     assert whole.neuron_updates == 6 * step.neuron_updates
     assert whole.activation_sparsity == step.activation_sparsity

@@ -45,7 +45,7 @@ SIZES = [(HIDDEN[0], INPUTS), (HIDDEN[1], HIDDEN[0]), (CLASSES, HIDDEN[1])]
 SAMPLES = {"events": events, "graded": graded}
 
 
-def ours(x: torch.Tensor) -> energy.Cost:
+def ours(x: torch.Tensor) -> energy.InferenceCost:
     settings = {
         "name": "feedforward",
         "layers": list(HIDDEN),
@@ -64,7 +64,7 @@ def ours(x: torch.Tensor) -> energy.Cost:
     return of_network(network, x, network.zero_state(BATCH, x))
 
 
-def figures(cost: energy.Cost) -> dict[str, float]:
+def figures(cost: energy.InferenceCost) -> dict[str, float]:
     return {
         "macs": cost.effective_macs,
         "acs": cost.effective_acs,

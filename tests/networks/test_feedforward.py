@@ -8,9 +8,9 @@ import torch
 from spiky_rl.config import registry, spec
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.metrics.spikes import firing
-from spiky_rl.networks.base import Record
-from spiky_rl.neurons.base import param
+from spiky_rl.metrics.spikes import compute_layer_activity
+from spiky_rl.networks.base import ForwardRecord
+from spiky_rl.neurons.base import parameter
 from spiky_rl.neurons.lif import Lif
 
 INPUTS, OUTPUTS, LAYERS, TIME, BATCH = 3, 2, [8, 6], 5, 4
@@ -85,7 +85,7 @@ def test_a_stateful_network_carries_gradients_through_time():
 
 
 def test_a_record_holds_signal_potentials_and_operations_of_every_layer():
-    network, x, record = build(steps=4), observations(), Record()
+    network, x, record = build(steps=4), observations(), ForwardRecord()
     y, _ = network(x, network.zero_state(BATCH, x), record=record)
     plain, _ = network(x, network.zero_state(BATCH, x))
     assert torch.equal(y, plain), "to be watched changes nothing"
@@ -175,8 +175,8 @@ def test_learned_time_constants_start_log_uniformly_spread_about_their_value():
 @pytest.mark.parametrize(
     ("neuron", "words"),
     [
-        ({"spread": 8.0}, r"spread: 8 is of learned time constants: name them in learn \(tau\)"),
-        ({"spread": 8.0, "learn": ["threshold"]}, r"name them in learn \(tau\)"),
+        ({"spread": 8.0}, "spread: 8 needs a learned time constant; add to learn: tau"),
+        ({"spread": 8.0, "learn": ["threshold"]}, "add to learn: tau"),
         (
             {"spread": 8e3, "learn": ["tau"]},
             r"spread: 8000: tau would start between 0.00025 and 16000; it must be between 0.001 and 1000000.0",
@@ -192,16 +192,16 @@ def test_a_spread_of_nothing_or_beyond_the_range_is_refused(neuron, words):
 def test_a_spread_beyond_an_upper_bound_is_refused():
     class Brief(Lif):
         class Options(Lif.Options):
-            tau: float = param(
+            tau: float = parameter(
                 2.0, "membrane time constant", low=0.1, high=10.0, unit="ms", transform="decay"
             )
 
-    Brief.of(learn=["tau"], spread=5.0)
+    Brief.from_options(learn=["tau"], spread=5.0)
     with pytest.raises(
         RegistryError,
         match="spread: 6: tau would start between 0.33.* and 12; it must be between 0.1 and 10.0",
     ):
-        Brief.of(learn=["tau"], spread=6.0)
+        Brief.from_options(learn=["tau"], spread=6.0)
 
 
 @pytest.mark.parametrize("rate", [1e6, -1e6])
@@ -243,7 +243,7 @@ def test_the_slope_follows_its_schedule_over_updates():
         slope = start + (final - start) * min(1.0, updates / duration)
         constant = build(surrogate={"name": "arctangent", "slope": slope})
         assert torch.allclose(gradient(scheduled), gradient(constant), atol=1e-12), updates
-        scheduled.advance()
+        scheduled.count_update()
     assert (
         scheduled.updates == duration + 2 and type(scheduled.updates) is int
     ), "no forward pass asks a device"
@@ -271,7 +271,7 @@ def test_advance_draws_the_noise_of_a_random_encoder_anew():
     network, x = build(encoder={"name": "population", "mode": "poisson"}), observations(time=1)
     noise = network.encoder.noise.clone()
     first, _ = network(x, network.zero_state(BATCH, x))
-    network.advance()
+    network.count_update()
     second, _ = network(x, network.zero_state(BATCH, x))
     assert not torch.equal(noise, network.encoder.noise)
     assert not torch.equal(first, second)
@@ -282,7 +282,7 @@ SIZES = {4: [32, 32], 36: [400, 200, 100], 75: [400, 200, 100]}
 SAMPLES = 1000
 NETWORKS = {
     n: spec.read_agent(n)[1]["network"]
-    for n in registry.names("agents")
+    for n in registry.list_names("agents")
     if "network" in spec.read_agent(n)[1]
 }
 SPIKING = [
@@ -299,10 +299,10 @@ def test_no_layer_of_a_shipped_agent_is_silent_or_saturated_at_the_start(agent, 
     for seed in range(2):
         torch.manual_seed(seed)
         network = registry.configure("networks", settings, "network").build(inputs=inputs, outputs=8)
-        x, record = torch.randn(1, SAMPLES, inputs), Record()
+        x, record = torch.randn(1, SAMPLES, inputs), ForwardRecord()
         with torch.no_grad():
             y, _ = network(x, network.zero_state(SAMPLES, x), record=record)
-        for layer in firing(record):
+        for layer in compute_layer_activity(record):
             assert 0.1 < layer.rate < 0.45
             assert layer.silent <= 0.1
             assert layer.saturated <= 0.02
@@ -314,9 +314,9 @@ def test_the_check_above_sees_a_layer_that_is_silent_or_saturated():
     rates = []
     for offset in (-5.0, 5.0):
         network = build(connection={"name": "linear", "gain": 0.1, "offset": offset})
-        x, record = observations(time=1, batch=100), Record()
+        x, record = observations(time=1, batch=100), ForwardRecord()
         network(x, network.zero_state(100, x), record=record)
-        rates.append(firing(record)[0])
+        rates.append(compute_layer_activity(record)[0])
     assert (rates[0].silent, rates[0].rate) == (1.0, 0.0)
     assert (rates[1].saturated, rates[1].rate) == (1.0, 1.0)
 
@@ -326,7 +326,7 @@ def test_from_rest_no_state_comes_out_of_a_disturbed_recurrent_layer_either(back
     network, x = build(recurrent="recurrent", backend=backend).float(), observations(time=1).float()
     with torch.no_grad():
         expected, _ = network(x, None)
-        network.disturb([lambda fired: fired] * len(network.widths))
+        network.set_spike_channels([lambda fired: fired] * len(network.layer_sizes))
         found, state = network(x, None)
         rest, carried = network(x, network.zero_state(BATCH, x))
     assert state == () and len(carried) == len(network.state_sizes)

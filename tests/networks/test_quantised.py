@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from spiky_rl.hosts.run.checkpoint import check_network
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.connections._quantised import MOST, units
+from spiky_rl.connections._quantised import MOST, compute_scales
+from spiky_rl.run.checkpoint import check_network
 from tests.hosts.point_env import config
 
 INPUTS, OUTPUTS, LAYERS, BATCH = 5, 2, [12, 9], 7
@@ -40,14 +40,14 @@ def links(network):
     """Everything that holds weights, with what they are behind their rounding and in front of it, [inputs, N] each."""
     for layer in network.layers:
         parts = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
-        yield [(part.exact(), part.synapses()) for part in parts]
-    yield [(network.decoder.exact(), network.decoder.synapses().t())]
+        yield [(part.unrounded_weights(), part.synapses()) for part in parts]
+    yield [(network.decoder.unrounded_weights(), network.decoder.synapses().t())]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_in_force_are_whole_multiples_of_a_unit_of_their_neuron(case):
     for group in links(build(**CASES[case])):
-        unit = units(*(exact for exact, _ in group))
+        unit = compute_scales(*(exact for exact, _ in group))
         largest = torch.zeros_like(unit)
         for exact, rounded in group:
             number = rounded / unit
@@ -92,7 +92,7 @@ def test_a_gradient_is_that_of_a_network_which_has_the_rounded_weights():
 def test_small_steps_add_up_behind_the_rounding():
     network = build()
     connection = next(iter(network.layers)).connection
-    before, unit = connection.synapses().detach(), units(connection.exact())
+    before, unit = connection.synapses().detach(), compute_scales(connection.unrounded_weights())
     for _ in range(30):
         with torch.no_grad():
             connection.weight[0, 0] += 0.1 * unit[0]
@@ -126,9 +126,9 @@ def test_a_training_goes_on_with_rounding_and_nothing_else_takes_a_checkpoint_fo
         resolve_agent("lif_ppo", "Isaac-Point", host, [f"agent.network.quantize={value}"])
         for value in ("none", "int8")
     )
-    loaded = {"infos": {"spiky_rl": {"identity": {"spec": before.tree()}}}}
-    check_network(loaded, after, tmp_path, goes_on=True)
-    with pytest.raises(UserError, match="was trained with network.quantize=none, not int8"):
+    loaded = {"infos": {"spiky_rl": {"identity": {"spec": before.to_dict()}}}}
+    check_network(loaded, after, tmp_path, resume=True)
+    with pytest.raises(UserError, match="trained with network.quantize=none, not int8"):
         check_network(loaded, after, tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_copy_rounds_its_own_weights():
 def test_a_connection_whose_weights_are_not_known_is_refused():
     settings = {"name": "feedforward", "quantize": "int8", "connection": "convolutional"}
     with pytest.raises(
-        RegistryError, match="network.quantize: int8 does not know the weights of 'convolutional'"
+        RegistryError, match="network.quantize: int8 is not available for the connection 'convolutional'"
     ):
         registry.configure("networks", settings, "network")
     with pytest.raises(

@@ -7,8 +7,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import programs
-from spiky_rl.networks.base import Record
-from spiky_rl.networks._layer import Layer
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
 LAYERS, BATCH = [7, 5], 4
@@ -24,19 +24,21 @@ def network(**options):
     return registry.configure("networks", {**settings, **options}, "network").build(inputs=6, outputs=2)
 
 
-@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+@pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_record_runs_every_layer_once(grad):
-    made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), Record()
+    made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), ForwardRecord()
     before = Counter(CPU.launches)
     with torch.set_grad_enabled(grad):
         y, _ = made(x, None, record=record)
-    ran = sum(count for key, count in (Counter(CPU.launches) - before).items() if key in programs.KNOWN)
+    ran = sum(count for key, count in (Counter(CPU.launches) - before).items() if key in programs.PROGRAMS)
     # with gradients an operator runs it, which gives no potentials
     assert ran == len(LAYERS) * (2 if grad else 1)
     assert torch.equal(y, made(x, None)[0])
-    reference = Record()
-    made.run_on("torch")
+    reference = ForwardRecord()
+    made.set_backend("torch")
     with torch.no_grad():
         made(x, None, record=reference)
     for a, b in zip(record.potentials, reference.potentials, strict=True):
@@ -45,7 +47,7 @@ def test_a_record_runs_every_layer_once(grad):
 
 def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatch):
     made, traces, records = network(learning="stdp"), [], []
-    forward, change = Layer.forward, made.learning.change
+    forward, change = SpikingLayer.forward, made.learning.apply_weight_change
 
     def watched(layer, *args):
         traces.append(args[-1])
@@ -55,14 +57,14 @@ def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatc
         records.append(signals)
         return change(layers, signals, credit, keep)
 
-    monkeypatch.setattr(Layer, "forward", watched)
-    monkeypatch.setattr(made.learning, "change", changed)
+    monkeypatch.setattr(SpikingLayer, "forward", watched)
+    monkeypatch.setattr(made.learning, "apply_weight_change", changed)
     before = made.layers[0].connection.weight.clone()
-    made.learn(torch.rand(1, BATCH, 6), None, None, torch.ones(1, BATCH))
+    made.apply_local_rules(torch.rand(1, BATCH, 6), None, None, torch.ones(1, BATCH))
     assert traces == [None] * len(LAYERS), "no potentials are kept"
     assert len(records[0]) == len(LAYERS) + 1
     assert not torch.equal(made.layers[0].connection.weight, before)
-    record = Record(only_signal=True)
+    record = ForwardRecord(only_signal=True)
     with torch.no_grad():
         made(torch.rand(1, BATCH, 6), None, record=record)
     assert len(record.signal) == len(LAYERS) + 1 and record.potentials == record.operations == []

@@ -9,13 +9,13 @@ import torch
 
 from spiky_rl.config import registry, spec
 from spiky_rl.kernels import dispatch
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from tests.kernels.cases import CUPY
 
 BATCH, INPUTS, OUTPUTS, SIZE, T = 4, 3, 2, 60, 6
-SPIKING = [n for n in registry.names("neurons") if not registry.resolve("neurons", n).graded]
+SPIKING = [n for n in registry.list_names("neurons") if not registry.resolve("neurons", n).graded]
 FAST = {"name": "reservoir", "size": SIZE, "seed": 3, "control": "gain"}
 """Without a search for the rate, for tests that need none."""
 RATE = {"control": "rate", "size": 150}
@@ -27,7 +27,7 @@ def reservoir(inputs=INPUTS, **settings):
 
 
 def observations(steps=T, seed=1, batch=BATCH):
-    return calibration.observations(batch, steps, INPUTS, torch.Generator().manual_seed(seed))
+    return calibration.make_observations(batch, steps, INPUTS, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("neuron", [n for n in SPIKING if n != "hodgkin_huxley"])
@@ -35,22 +35,22 @@ def test_every_spiking_neuron_is_brought_to_the_target_rate(neuron):
     # measured on other observations than those of the calibration
     slow = {"tau": 20.0, "input_gain": "ode"} if neuron in ("lif", "alif") else {}
     built = reservoir(**RATE, neuron={"name": neuron, **slow}, target_rate=20.0)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
 
 
 @pytest.mark.slow
 def test_hodgkin_huxley_neurons_are_brought_to_the_target_rate():
     built = reservoir(**RATE, neuron="hodgkin_huxley")
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
 
 
 @pytest.mark.parametrize("target", [10.0, 30.0])
 def test_the_target_decides_the_rate(target):
     built = reservoir(**RATE, target_rate=target)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
 
 
-AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.names("agents")}
+AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.list_names("agents")}
 
 
 @pytest.mark.parametrize("inputs", [4, 36])
@@ -58,8 +58,8 @@ AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.names(
 def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_silent(agent, inputs):
     torch.manual_seed(0)
     net = registry.configure("networks", AGENTS[agent], "net").build(inputs=inputs, outputs=OUTPUTS)
-    x = calibration.observations(16, 150, inputs, torch.Generator().manual_seed(8))
-    record = Record()
+    x = calibration.make_observations(16, 150, inputs, torch.Generator().manual_seed(8))
+    record = ForwardRecord()
     with torch.no_grad():
         net(x, net.zero_state(16, x), record=record)
     spikes = record.signal[1][20:]
@@ -70,7 +70,7 @@ def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_
 
 def test_the_bias_gives_way_where_no_synapse_could():
     built = reservoir(**RATE, bias=1.5, target_rate=5.0)
-    assert built._rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(5.0, rel=0.35)
+    assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(5.0, rel=0.35)
     assert float(built.bias.mean()) < 1.5 * built.unit
 
 
@@ -129,7 +129,7 @@ def test_the_traces_are_their_definition(neuron):
     net = reservoir(neuron=neuron, traces=[20.0, 100.0]).double()
     x, keep = observations().double(), torch.ones(T, BATCH, dtype=torch.float64)
     keep[2, 1] = keep[4, 3] = 0.0
-    found, _ = net.extract(x, net.zero_state(BATCH, x), keep)
+    found, _ = net.compute_features(x, net.zero_state(BATCH, x), keep)
     assert torch.allclose(found, by_hand(net, x, keep))
     assert found.shape == (T, BATCH, 2 * SIZE)
     assert (found > 0).any()
@@ -174,15 +174,15 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
     assert learned == {name for name, _ in net.named_parameters() if name.startswith("decoder")}
     whole = [p.grad.clone() for p in net.parameters() if p.requires_grad]
     net.zero_grad()
-    cached, _ = net.extract(x, net.zero_state(BATCH, x))
+    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
     assert not cached.requires_grad and cached.shape[-1] == net.features
-    net.read(cached).square().sum().backward()
+    net.apply_readout(cached).square().sum().backward()
     assert all(torch.allclose(a, p.grad) for a, p in zip(whole, net.decoder.parameters(), strict=True))
 
 
 def test_trained_input_weights_get_a_gradient_through_time():
     net, x = reservoir(train_input=True), observations()
-    assert net.features is None and type(net).replayed(type(net).Options(train_input=True))
+    assert net.features is None and type(net).is_recurrent(type(net).Options(train_input=True))
     features, _ = net(x, net.zero_state(BATCH, x))
     features[-1].square().sum().backward()
     assert net.input_weight.grad.abs().sum() > 0
@@ -192,18 +192,18 @@ def test_trained_input_weights_get_a_gradient_through_time():
 def test_features_are_standardised_on_what_the_reservoir_was_calibrated_with():
     net = reservoir(**RATE)
     x = observations(steps=60, seed=12, batch=16)
-    cached, _ = net.extract(x, net.zero_state(16, x))
+    cached, _ = net.compute_features(x, net.zero_state(16, x))
     z = ((cached[20:] - net.mean) / net.deviation).flatten(0, 1)
     assert z.mean().abs() < 0.2
     assert z.std(0).max() < 4.0
 
 
 def test_operations_are_those_of_the_spikes_and_the_readout():
-    net, x, record = reservoir(hidden=[16]), observations(), Record()
+    net, x, record = reservoir(hidden=[16]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
     spikes = record.signal[1]
     assert spikes.shape == (T, net.steps, BATCH, SIZE) == record.potentials[0].shape
-    cached, _ = net.extract(x, net.zero_state(BATCH, x))
+    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
     there = (net.weight != 0).float()
     counted = [
         (x != 0).sum(-1) * SIZE,
@@ -225,7 +225,7 @@ def test_a_checkpoint_holds_the_whole_reservoir():
 def test_a_copy_runs_as_the_original():
     net, x = reservoir(), observations()
     twin = copy.deepcopy(net)
-    twin.run_on("torch")
+    twin.set_backend("torch")
     assert torch.allclose(
         net(x, net.zero_state(BATCH, x))[0], twin(x, net.zero_state(BATCH, x))[0], atol=1e-5
     )
@@ -234,12 +234,12 @@ def test_a_copy_runs_as_the_original():
 def test_drive_takes_series_and_gives_traces():
     net = reservoir(inputs=1)
     u = np.random.default_rng(0).uniform(0.0, 0.5, (2, 30, 1))
-    states = net.drive(u)
+    states = net.compute_traces(u)
     assert states.shape == (2, 30, SIZE) and states.dtype == np.float32
-    assert np.array_equal(net.drive(u[1:])[0], states[1]), "series do not see each other"
+    assert np.array_equal(net.compute_traces(u[1:])[0], states[1]), "series do not see each other"
 
 
-@pytest.mark.parametrize("encoder", registry.names("encoders"))
+@pytest.mark.parametrize("encoder", registry.list_names("encoders"))
 def test_every_encoder_feeds_a_reservoir(encoder):
     net, x = reservoir(encoder=encoder), observations()
     features, _ = net(x, net.zero_state(BATCH, x))
@@ -250,18 +250,18 @@ def test_every_encoder_feeds_a_reservoir(encoder):
     ("settings", "message"),
     [
         ({"neuron": "sigma_delta"}, r"net\.neuron: name: 'sigma_delta' sends graded events and has no rate"),
-        ({"neuron": {"name": "lif", "learn": ["tau"]}}, r"net\.neuron: learn: tau: a reservoir's neurons are not"),
-        ({"traces": []}, r"net\.traces: name at least one time constant"),
+        ({"neuron": {"name": "lif", "learn": ["tau"]}}, r"net\.neuron: learn: tau: "),
+        ({"traces": []}, r"net\.traces: .*at least one time constant"),
         ({"traces": [0.0]}, r"net\.traces: 0\.0 is out of range"),
         ({"control": "radius"}, r"net\.control: 'radius' is not allowed; .* did you mean"),
         ({"plasticity": "sdtp"}, r"net\.plasticity\.name: unknown plasticity 'sdtp'; .* did you mean 'stdp'\?"),
-        ({"plasticity": "stdp", "train_input": True}, r"net\.plasticity: does not go with net\.train_input=true"),
+        ({"plasticity": "stdp", "train_input": True}, r"net\.plasticity: not available with net\.train_input=true"),
         ({"backend": "gpu"}, r"net\.backend: unknown backend 'gpu'"),
         ({"size": 1}, r"net\.size: 1 is out of range"),
         ({"graph": "grown"}, r"net\.graph: file: name a grown graph"),
         ({"graph": {"name": "grown", "file": "grown_reservoir.json"}}, r"net\.graph: file: .* has 151 neurons, not 60"),
         ({"seed": 1.5}, r"net\.seed: expected a whole number, got 1\.5"),
-        ({"surrogate": {"name": "arctangent", "schedule": [5.0, 10]}}, r"net\.surrogate\.schedule: a reservoir's"),
+        ({"surrogate": {"name": "arctangent", "schedule": [5.0, 10]}}, r"net\.surrogate\.schedule: "),
     ],
 )  # fmt: skip
 def test_what_a_reservoir_cannot_be_is_refused_by_name(settings, message):
@@ -277,16 +277,16 @@ def test_a_reservoir_in_which_nobody_fires_is_refused():
 def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
     net = reservoir(encoder={"name": "population", "mode": "poisson"})
     noise = net.encoder.noise.clone()
-    net.advance()
+    net.count_update()
     assert not torch.equal(noise, net.encoder.noise)
     assert net.updates == 1
 
 
 def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):
-    monkeypatch.setattr(CUPY, "available", lambda: None)
-    dispatch.backend.cache_clear()
+    monkeypatch.setattr(CUPY, "get_unavailable_reason", lambda: None)
+    dispatch.require_backend.cache_clear()
     net = reservoir(backend="cupy")
-    dispatch.backend.cache_clear()
+    dispatch.require_backend.cache_clear()
     assert net.backend == "cupy", "calibrated on the CPU all the same"
 
 

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from spiky_rl.neurons.base import decays
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import is_time_constant
 
 
 def build(name, **options):
@@ -19,7 +19,7 @@ def numbers(neuron, **instead):
     """Its parameters as its step takes them; ``instead`` gives tensors [N] for some."""
     values = {name: instead.get(name, neuron.chosen[name]) for name in neuron.params}
     return tuple(
-        math.exp(-neuron.dt / values[name]) if decays(param) else values[name]
+        math.exp(-neuron.dt / values[name]) if is_time_constant(param) else values[name]
         for name, param in neuron.params.items()
     )
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-
 from tests.kernels.cases import CPU, compare, configured, distinct, inputs, near, run
 from tests.neurons.drive import build, constant, intervals, named, vocabulary
 from tests.neurons.drive import run as drive
@@ -30,7 +29,7 @@ def test_it_keeps_the_contract_where_an_agent_names_it():
 
 @pytest.mark.parametrize("learned", [False, True], ids=["numbers", "learned"])
 def test_its_kernels_spikes_and_gradients_are_the_references(learned):
-    if reason := CPU.available():
+    if reason := CPU.get_unavailable_reason():
         pytest.skip(reason)
     neuron = configured(ADEX, learned)
     parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH)
@@ -43,7 +42,7 @@ def test_its_kernels_spikes_and_gradients_are_the_references(learned):
 
 
 def test_no_spike_flips_in_160_steps():
-    if reason := CPU.available():
+    if reason := CPU.get_unavailable_reason():
         pytest.skip(reason)
     neuron = configured(ADEX, learned=False)
     parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH, **LONG)

@@ -1,5 +1,6 @@
 """ALIF against the closed form of its steady interval and against LSNN's recursion."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 
 from spiky_rl.kernels import dispatch
 from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
-import itertools
 
 SLOW = {"tau": 20.0, "input_gain": "ode"}
 DECAY, DECAY_OF_TRACE = math.exp(-1 / 20), math.exp(-1 / 200)

@@ -14,7 +14,7 @@ def test_rest_is_where_the_currents_cancel():
     neuron = build("hodgkin_huxley")
     assert neuron.rest == pytest.approx(-64.996379, abs=1e-6)
     assert neuron.gates == pytest.approx([0.052955, 0.595994, 0.317732], abs=1e-6)
-    conductance, pull = neuron._membrane(neuron.gates, (120.0, 36.0, 0.3), neuron.rest)
+    conductance, pull = neuron._compute_membrane(neuron.gates, (120.0, 36.0, 0.3), neuron.rest)
     assert conductance == pytest.approx(0.67752, abs=1e-5)
     assert abs(pull) < 1e-12
 

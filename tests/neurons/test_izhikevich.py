@@ -92,7 +92,7 @@ def test_pattern_is_a_name_for_four_numbers_and_excludes_them():
     neuron = build("izhikevich", pattern="chattering", learn=["c"])
     assert [neuron.chosen[key] for key in "abcd"] == [0.02, 0.2, -50.0, 2.0]
     assert build("izhikevich", c=-50.0).chosen["c"] == -50.0
-    with pytest.raises(RegistryError, match="neuron.c: -50.0 is not allowed with the pattern 'fast_spiking'"):
+    with pytest.raises(RegistryError, match="neuron.c: -50.0 is not allowed with pattern: fast_spiking"):
         build("izhikevich", pattern="fast_spiking", c=-50.0)
     with pytest.raises(RegistryError, match="did you mean 'chattering'"):
         build("izhikevich", pattern="chatter")

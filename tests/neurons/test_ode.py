@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.neurons.base import Ode
 from tests.neurons.drive import build, named, vocabulary
 
-ODES = [name for name in registry.names("neurons") if issubclass(registry.resolve("neurons", name), Ode)]
+ODES = [name for name in registry.list_names("neurons") if issubclass(registry.resolve("neurons", name), Ode)]
 SAMPLES = 40
 
 

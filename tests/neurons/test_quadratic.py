@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import RegistryError
-
 from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 CRITICAL = 1.0
@@ -119,4 +118,4 @@ def test_potentials_that_contradict_each_other_are_refused():
         build("quadratic", critical=5.0)
     with pytest.raises(RegistryError, match="neuron.reset: 3.0 is out of range"):
         build("quadratic", reset=3.0)
-    assert build("quadratic", learn=["critical"]).limits("critical") == (1e-3, 3.0)
+    assert build("quadratic", learn=["critical"]).get_parameter_range("critical") == (1e-3, 3.0)

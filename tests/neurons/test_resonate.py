@@ -88,5 +88,5 @@ def test_frequency_that_the_step_cannot_resolve_is_refused_and_not_learned():
         build("resonate", omega=100.0)
     neuron = build("resonate", dt=5.0, omega=150.0, learn=["omega"])
     assert isinstance(neuron, Resonate)
-    assert neuron.limits("omega")[1] == pytest.approx(198.0)
-    assert neuron.limits("damping") == (0.0, 1e6)
+    assert neuron.get_parameter_range("omega")[1] == pytest.approx(198.0)
+    assert neuron.get_parameter_range("damping") == (0.0, 1e6)

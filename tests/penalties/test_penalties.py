@@ -5,7 +5,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
-from spiky_rl.penalties.base import charged
+from spiky_rl.penalties.base import add_penalty_gradient
 
 K, BATCH = 4, 6
 PENALTIES = {
@@ -34,14 +34,14 @@ def observations(batch=BATCH, time=1):
 
 
 def test_every_penalty_of_the_registry_is_tried():
-    assert set(registry.names("penalties")) == set(PENALTIES)
+    assert set(registry.list_names("penalties")) == set(PENALTIES)
 
 
 def test_rates_outside_the_band_cost_their_square():
     spikes = torch.zeros(1, 10, 1, 3)
     spikes[0, :4, 0, 0] = 1.0  # 0.3 beyond
     spikes[0, 0, 0, 1] = 1.0  # at the bound
-    found = penalty("rate").cost([spikes.mean((0, 1, 2))] * 2, [7.0, 2.0])
+    found = penalty("rate").compute([spikes.mean((0, 1, 2))] * 2, [7.0, 2.0])
     assert found.item() == pytest.approx(3.0 * 2.0 * (0.3**2 + 0.05**2) / 3.0)
 
 
@@ -50,16 +50,16 @@ def test_operations_count_by_the_synapses_that_events_reach():
     first[0, :, 0, 0] = 1.0
     second[0, :5, 0, 0] = 1.0
     share = (1.0 * 8.0 + 0.5 * 3.0) / (4 * 8.0 + 2 * 3.0)
-    assert penalty("synops").cost(
+    assert penalty("synops").compute(
         [first.mean((0, 1, 2)), second.mean((0, 1, 2))], [8.0, 3.0]
     ).item() == pytest.approx(0.7 * (share - 0.02))
     silent = [torch.zeros(4), torch.zeros(2)]
-    assert penalty("synops").cost(silent, [8.0, 3.0]).item() == 0.0
+    assert penalty("synops").compute(silent, [8.0, 3.0]).item() == 0.0
 
 
 def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
     x, y = torch.randn(3, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-    found = charged(x, y**2)
+    found = add_penalty_gradient(x, y**2)
     assert torch.equal(found, x)
     (5.0 * found.sum()).backward()
     assert y.grad.item() == 4.0, "whatever the loss makes of the features"
@@ -72,7 +72,7 @@ def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
 def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule, batch):
     sparsity = {"name": name, **PENALTIES[name]}
     net, plain = network(sparsity, learning=rule).double(), network(learning=rule).double()
-    net.run_on("torch"), plain.run_on("torch")
+    net.set_backend("torch"), plain.set_backend("torch")
     x = observations(batch).double()
     net(x, None)[0].square().mean().backward()
     outputs = []
@@ -81,7 +81,7 @@ def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule,
     features, _ = plain(x, None)
     # what has no penalty runs in parts: put a layer's together
     whole = [torch.cat(outputs[i::2], 2).abs().mean((0, 1, 2)) for i in range(2)]
-    cost = penalty(name).cost(whole, [12.0, 2.0])
+    cost = penalty(name).compute(whole, [12.0, 2.0])
     assert cost > 0.0
     (features.square().mean() + cost).backward()
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):
@@ -119,7 +119,7 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
 
 
 def test_a_penalty_is_refused_where_spike_timing_leaves_it_no_gradient():
-    with pytest.raises(registry.RegistryError, match="sparsity: 'rstdp' leaves gradients nothing"):
+    with pytest.raises(registry.RegistryError, match="sparsity: 'rstdp' trains no weights"):
         network({"name": "synops"}, learning="rstdp")
 
 
@@ -150,7 +150,7 @@ def test_what_spike_timing_leaves_to_gradients_pays(settings, paying):
         ({"sparsity": {"name": "rate", "lower": 0.5}}, r"net\.sparsity\.lower: 0\.5 .* at most upper, 0\.1"),
         (
             {"sparsity": "rate", "learning": "eventprop"},
-            r"net\.sparsity: 'eventprop' has no gradient for whether",
+            r"net\.sparsity: 'eventprop' has no gradient of spike counts",
         ),
     ],
 )

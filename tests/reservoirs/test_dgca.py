@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.reservoirs.growth import dgca
-from spiky_rl.reservoirs.growth.dgca import ADJACENT, IDENTITY, NONE, TRANSPOSED, Actions, Cells
+from spiky_rl.reservoirs.growth.dgca import ADJACENT, IDENTITY, NONE, TRANSPOSED, CellGraph, NodeActions
 
 NO, YES = False, True
 
@@ -15,13 +15,13 @@ def cells(size, edges, states=None, **kinds):
     adjacency = np.zeros((size, size), bool)
     for a, b in edges:
         adjacency[a, b] = True
-    return Cells(adjacency, np.array(states or [0] * size), **kinds)
+    return CellGraph(adjacency, np.array(states or [0] * size), **kinds)
 
 
 def actions(size, remove=(), **divide):
     """By node: ``n0=(forward, backward, new)``."""
     wiring = np.array([divide.get(f"n{i}", (NONE,) * 3) for i in range(size)]).T
-    return Actions(
+    return NodeActions(
         np.isin(np.arange(size), remove), np.array([f"n{i}" in divide for i in range(size)]), *wiring
     )
 
@@ -90,7 +90,7 @@ def test_removed_nodes_take_their_edges_and_a_child_without_wiring_is_not_born()
 def test_inputs_and_outputs_are_never_removed_and_only_what_they_reach_stays():
     seed = dgca.seed_cells(2, 1)
     assert np.argwhere(seed.adjacency).tolist() == [[0, 3], [1, 3], [3, 2]]
-    death = dgca.Rule((np.repeat([[1.0] + [0.0] * 14], 9, 0),), (np.zeros((9, 3)),))
+    death = dgca.GrowthRule((np.repeat([[1.0] + [0.0] * 14], 9, 0),), (np.zeros((9, 3)),))
     found = dgca.step(death, seed)
     assert (found.size, found.inputs, found.outputs) == (3, 2, 1)
     # 1 -> 3 hangs on the input, 4 <-> 5 on nothing
@@ -113,7 +113,7 @@ def test_a_rule_that_removes_dies_and_one_that_stays_is_an_attractor():
     for choice, end in ((0, "died"), (1, "attractor")):
         outputs = np.zeros(15)
         outputs[choice] = 1.0
-        rule = dgca.Rule((np.repeat(outputs[None], 9, 0),), (np.zeros((9, 3)),))
+        rule = dgca.GrowthRule((np.repeat(outputs[None], 9, 0),), (np.zeros((9, 3)),))
         found = dgca.grow(rule)
         assert (found.end, found.steps) == (end, 1)
 
@@ -121,7 +121,7 @@ def test_a_rule_that_removes_dies_and_one_that_stays_is_an_attractor():
 def test_doubling_ends_at_the_largest_size_and_its_graph_is_the_one_before():
     outputs = np.zeros(15)
     outputs[[2, 4]] = 1.0  # divide; d -> d'
-    rule = dgca.Rule((np.repeat(outputs[None], 9, 0),), (np.zeros((9, 3)),))
+    rule = dgca.GrowthRule((np.repeat(outputs[None], 9, 0),), (np.zeros((9, 3)),))
     found = dgca.grow(rule, max_size=100)
     assert (found.end, found.cells.size, found.steps) == ("size", 64, 6)
     # every step adds an edge to each node: a binomial tree
@@ -130,24 +130,24 @@ def test_doubling_ends_at_the_largest_size_and_its_graph_is_the_one_before():
 
 
 def test_ties_go_to_the_first_choice():
-    zero = dgca.Rule((np.zeros((9, 15)),), (np.zeros((9, 3)),))
-    assert dgca.choose(zero, RING).remove.all()
+    zero = dgca.GrowthRule((np.zeros((9, 15)),), (np.zeros((9, 3)),))
+    assert dgca.choose_actions(zero, RING).remove.all()
     assert dgca.grow(zero).end == "died"
 
 
 @pytest.mark.parametrize("size", [3, 9, 30])
 def test_a_renumbered_graph_is_isomorphic_and_one_with_an_edge_moved_is_not(size):
     generator = np.random.default_rng(size)
-    one = Cells(generator.random((size, size)) < 2.0 / size, generator.integers(3, size=size))
+    one = CellGraph(generator.random((size, size)) < 2.0 / size, generator.integers(3, size=size))
     order = generator.permutation(size)
-    twin = Cells(one.adjacency[np.ix_(order, order)], one.states[order])
+    twin = CellGraph(one.adjacency[np.ix_(order, order)], one.states[order])
     assert dgca.isomorphic(one, twin)
     assert dgca._fingerprint(one) == dgca._fingerprint(twin)
     moved = twin.adjacency.copy()
     (a, b), (c, d) = np.argwhere(moved)[0], np.argwhere(~moved)[0]
     moved[a, b], moved[c, d] = False, True
-    assert not dgca.isomorphic(one, Cells(moved, twin.states)) or size == 3
-    assert not dgca.isomorphic(one, Cells(twin.adjacency, (twin.states + 1) % 3))
+    assert not dgca.isomorphic(one, CellGraph(moved, twin.states)) or size == 3
+    assert not dgca.isomorphic(one, CellGraph(twin.adjacency, (twin.states + 1) % 3))
 
 
 def test_graphs_that_look_alike_from_every_node_are_told_apart():

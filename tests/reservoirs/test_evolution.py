@@ -1,5 +1,6 @@
 """Evolution of rules: it gets better, is the same for a seed, and can be interrupted."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,10 +8,9 @@ import pytest
 
 from spiky_rl.reservoirs.growth import evolution, scoring
 from spiky_rl.reservoirs.growth.dgca import grow, largest_part
-from spiky_rl.reservoirs.growth.evolution import Limits, evolve
-import itertools
+from spiky_rl.reservoirs.growth.evolution import GraphLimits, evolve
 
-LIMITS = Limits(min_size=5, max_size=60)
+LIMITS = GraphLimits(min_size=5, max_size=60)
 
 
 def density(cells):
@@ -98,7 +98,7 @@ def test_the_winner_gives_half_its_columns_and_the_loser_mutates():
     generator = np.random.default_rng(0)
     loser = evolution._Chromosome((np.zeros((50, 4000)),), 0.5)
     winner = evolution._Chromosome((np.full((50, 4000), 9.0),), 0.1)
-    evolution._infect(loser, winner, generator)
+    evolution._recombine(loser, winner, generator)
     layer = loser.layers[0]
     mutated = (layer != 0.0) & (layer != 9.0)
     assert mutated.mean() == pytest.approx(0.02, rel=0.1)
@@ -109,14 +109,14 @@ def test_the_winner_gives_half_its_columns_and_the_loser_mutates():
 
 
 def test_the_score_is_that_of_a_spiking_reservoir_and_the_same_every_time():
-    score = scoring.Score("narma10", seed=3, train=200, test=200, series=10, washout=20)
+    score = scoring.ReservoirScore("narma10", seed=3, train=200, test=200, series=10, washout=20)
     best, _ = run(0, 10)
     assert best is not None
     found = score(best.cells)
     assert 0.3 < found < 1.2
-    graph = scoring.as_file(best.cells, best.rule, score, found)
+    graph = scoring.make_graph_file(best.cells, best.rule, score, found)
     assert np.array_equal(graph.adjacency, best.cells.adjacency)
-    net = scoring.reservoir(graph.wiring(), graph.measured["network"])
-    assert score.of(net.drive) == found
+    net = scoring.make_reservoir(graph.wiring(), graph.measured["network"])
+    assert score.evaluate(net.drive) == found
     assert score.settings()["unit"] == "NRMSE"
-    assert scoring.Score("memory", 0).settings()["unit"] == "-memory capacity"
+    assert scoring.ReservoirScore("memory", 0).settings()["unit"] == "-memory capacity"

@@ -7,7 +7,7 @@ import pytest
 
 from spiky_rl.reservoirs import memory as reservoir
 from spiky_rl.reservoirs import narma
-from spiky_rl.reservoirs.echo_state import echo_state, random_echo_state, scaled
+from spiky_rl.reservoirs.echo_state import echo_state, random_echo_state, scale_weights
 from spiky_rl.reservoirs.regression import nmse, ridge_regression
 
 SIZE = 12
@@ -80,13 +80,13 @@ def test_ranks_of_an_echo_state_network_are_those_of_the_reference_sheet(radius)
 
 
 def test_rank_is_the_fewest_singular_values_that_make_up_99_percent():
-    assert reservoir.rank(np.eye(7)[:, :5]).value == 5
+    assert reservoir.compute_rank(np.eye(7)[:, :5]).value == 5
     states = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 6.0))
-    assert reservoir.rank(states) == reservoir.Rank(1, 5)
-    assert reservoir.rank(states).fraction == 0.2
-    assert reservoir.rank(np.diag([1.0, 1.0, 0.02])).value == 2
-    assert reservoir.rank(np.diag([1.0, 1.0, 0.03])).value == 3
-    assert reservoir.rank(np.zeros((4, 3))).value == 0
+    assert reservoir.compute_rank(states) == reservoir.StateRank(1, 5)
+    assert reservoir.compute_rank(states).fraction == 0.2
+    assert reservoir.compute_rank(np.diag([1.0, 1.0, 0.02])).value == 2
+    assert reservoir.compute_rank(np.diag([1.0, 1.0, 0.03])).value == 3
+    assert reservoir.compute_rank(np.zeros((4, 3))).value == 0
 
 
 def test_the_kernel_of_a_linear_cycle_is_full_and_what_inputs_share_generalises():
@@ -97,15 +97,15 @@ def test_the_kernel_of_a_linear_cycle_is_full_and_what_inputs_share_generalises(
 
 @pytest.mark.parametrize("radius", [0.5, 0.9, 1.0, 1.3])
 def test_lyapunov_exponent_of_a_linear_cycle_is_the_logarithm_of_its_radius(radius):
-    found = reservoir.lyapunov(ring(SIZE, radius), generator(), washout=10)
+    found = reservoir.compute_lyapunov(ring(SIZE, radius), generator(), washout=10)
     assert found == pytest.approx(math.log(radius), abs=1e-4)
 
 
 @pytest.mark.parametrize("radius", [0.8, 1.1])
 def test_lyapunov_exponent_of_any_linear_reservoir_is_nearly_the_logarithm_of_its_radius(radius):
     weights = generator(1).normal(size=(30, 30))
-    drive = linear(scaled(weights + weights.T, radius), generator(2).normal(size=(1, 30)))
-    found = reservoir.lyapunov(drive, generator(), steps=120, washout=20, perturbation=1.0)
+    drive = linear(scale_weights(weights + weights.T, radius), generator(2).normal(size=(1, 30)))
+    found = reservoir.compute_lyapunov(drive, generator(), steps=120, washout=20, perturbation=1.0)
     assert found == pytest.approx(math.log(radius), abs=0.04)
 
 
@@ -119,32 +119,32 @@ def test_the_logistic_map_has_the_exponent_log_2():
             found.append(x)
         return np.stack(found, 1)[..., None]
 
-    found = reservoir.lyapunov(drive, generator(), series=400, perturbation=1e-8)
+    found = reservoir.compute_lyapunov(drive, generator(), series=400, perturbation=1e-8)
     assert found == pytest.approx(math.log(2.0), abs=0.05)
 
 
 def test_echo_states_fade_below_and_grow_above_the_edge_of_chaos():
     fading, chaotic = (random_echo_state(100, generator(), radius, 0.1) for radius in (0.8, 2.0))
-    assert reservoir.lyapunov(fading, generator()) < -0.1
-    assert reservoir.lyapunov(chaotic, generator()) > 0.1
+    assert reservoir.compute_lyapunov(fading, generator()) < -0.1
+    assert reservoir.compute_lyapunov(chaotic, generator()) > 0.1
 
 
 def test_states_that_never_differ_have_no_finite_exponent_and_no_separation():
     def deaf(u):
         return np.ones((*u.shape[:2], 3))
 
-    assert reservoir.lyapunov(deaf, generator()) == -math.inf
-    assert reservoir.separation(deaf, generator()) == 0.0
+    assert reservoir.compute_lyapunov(deaf, generator()) == -math.inf
+    assert reservoir.compute_separation(deaf, generator()) == 0.0
 
 
 def test_unrelated_states_are_root_two_apart():
-    found = reservoir.separation(delay_line(200), generator(), steps=250)
+    found = reservoir.compute_separation(delay_line(200), generator(), steps=250)
     assert found == pytest.approx(math.sqrt(2.0), rel=0.03)
 
 
 def test_standardised_inputs_have_mean_0_and_variance_1():
     u = generator().uniform(0.0, 0.5, (1, 100_000, 1))
-    seen = reservoir.standardised(lambda x: x, 0.0, 0.5)(u)
+    seen = reservoir.standardize_drive(lambda x: x, 0.0, 0.5)(u)
     assert seen.mean() == pytest.approx(0.0, abs=0.02)
     assert seen.std() == pytest.approx(1.0, abs=0.02)
 
@@ -152,7 +152,7 @@ def test_standardised_inputs_have_mean_0_and_variance_1():
 @pytest.mark.parametrize("order", [10, 30])
 def test_narma_is_its_recurrence(order):
     a, b, c, d = {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}[order]
-    u, shifted = narma.draw(200, generator(), order)
+    u, shifted = narma.draw_series(200, generator(), order)
     y = [0.0, *shifted]
     for t in range(order, 200):
         total = sum(y[t - i] for i in range(order))
@@ -170,17 +170,17 @@ def test_narma_is_reservoirpys_where_the_two_recurrences_are_the_same(monkeypatc
     u = generator().uniform(0.0, 0.5, 300)
     _, theirs = datasets.narma(291, order=9, a1=a, a2=0.0, b=c, c=d, u=u[:, None])
     # both forget their different beginnings by 0.3 a step
-    assert narma.target(u)[60:-1] == pytest.approx(theirs[52:, 0], abs=1e-9)
+    assert narma.compute_target(u)[60:-1] == pytest.approx(theirs[52:, 0], abs=1e-9)
 
 
 def test_diverging_draws_are_thrown_away():
-    with pytest.raises(ValueError, match="order 20: NARMA is defined here for 10, 30"):
-        narma.draw(10, generator(), 20)
-    plain = narma.target(generator(DIVERGING).uniform(0.0, 0.5, 2200))
-    u, y = narma.draw(2200, generator(DIVERGING))
+    with pytest.raises(ValueError, match="order: 20 given; allowed: 10, 30"):
+        narma.draw_series(10, generator(), 20)
+    plain = narma.compute_target(generator(DIVERGING).uniform(0.0, 0.5, 2200))
+    u, y = narma.draw_series(2200, generator(DIVERGING))
     assert not np.isfinite(plain).all(), "there must be one to throw away"
-    assert y.max() < narma.ESCAPED
-    assert np.array_equal(y, narma.target(u))
+    assert y.max() < narma.DIVERGED_ABOVE
+    assert np.array_equal(y, narma.compute_target(u))
 
 
 def window(size):
@@ -190,14 +190,15 @@ def window(size):
 
 @pytest.mark.parametrize(("size", "expected"), [(1, 0.758), (10, 0.367)])
 def test_narma_10_by_the_input_alone_is_as_good_as_the_reference_sheet_says(size, expected):
-    found = [narma.narma(window(size), generator(s)).nmse for s in range(5)]
+    found = [narma.evaluate_narma(window(size), generator(s)).nmse for s in range(5)]
     assert np.mean(found) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(50, 0.184), (100, 0.125), (200, 0.076)])
 def test_narma_10_by_an_echo_state_network_is_as_good_as_the_reference_sheet_says(size, expected):
     found = [
-        narma.narma(random_echo_state(size, generator(s)), generator(100 + s), ridge=1e-8) for s in range(5)
+        narma.evaluate_narma(random_echo_state(size, generator(s)), generator(100 + s), ridge=1e-8)
+        for s in range(5)
     ]
     assert np.mean([f.nmse for f in found]) == pytest.approx(expected, rel=0.2)
     assert found[0].nrmse == math.sqrt(found[0].nmse)
@@ -205,8 +206,8 @@ def test_narma_10_by_an_echo_state_network_is_as_good_as_the_reference_sheet_say
 
 def test_many_short_series_judge_as_one_long_series_does():
     drive = random_echo_state(100, generator())
-    one = np.mean([narma.narma(drive, generator(s)).nrmse for s in range(3)])
-    many = np.mean([narma.narma(drive, generator(s), series=20, washout=50).nrmse for s in range(3)])
+    one = np.mean([narma.evaluate_narma(drive, generator(s)).nrmse for s in range(3)])
+    many = np.mean([narma.evaluate_narma(drive, generator(s), series=20, washout=50).nrmse for s in range(3)])
     assert many == pytest.approx(one, rel=0.15)
 
 
@@ -256,7 +257,7 @@ def test_narma_10_with_reservoirpys_network_and_readout_has_our_error():
     from reservoirpy.nodes import Ridge
     from reservoirpy.observables import nrmse as their_nrmse
 
-    drawn = [narma.draw(2200, seeded) for seeded in [generator(4)] for _ in range(2)]
+    drawn = [narma.draw_series(2200, seeded) for seeded in [generator(4)] for _ in range(2)]
     states = []
     for u, _ in drawn:
         theirs.reset()
@@ -265,7 +266,7 @@ def test_narma_10_with_reservoirpys_network_and_readout_has_our_error():
     found = np.asarray(Ridge(ridge=1e-8).fit(states[0], train[200:, None]).run(states[1]))
     # their "var" divides by the variance; the definition divides by its root
     expected = their_nrmse(test[200:, None], found, norm_value=test[200:].std())
-    assert narma.narma(ours, generator(4), ridge=1e-8).nrmse == pytest.approx(expected, rel=1e-3)
+    assert narma.evaluate_narma(ours, generator(4), ridge=1e-8).nrmse == pytest.approx(expected, rel=1e-3)
 
 
 def test_memory_capacity_is_reservoirpys():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.reservoirs import calibration
 
 TAU, RATE = 20.0, 0.01
@@ -110,12 +110,12 @@ def reservoir(**settings):
 def homeostasis(gain, seconds):
     """Rate and kernel rank before and after so many simulated seconds, on observations of their own."""
     net = reservoir(control="gain", gain=gain)
-    x = calibration.observations(16, 100 * seconds, 4, torch.Generator().manual_seed(5))
-    other = calibration.observations(32, 60, 4, torch.Generator().manual_seed(6))
-    before = net._rate(other), kernel_rank(net)
+    x = calibration.make_observations(16, 100 * seconds, 4, torch.Generator().manual_seed(5))
+    other = calibration.make_observations(32, 60, 4, torch.Generator().manual_seed(6))
+    before = net._measure_rate(other), kernel_rank(net)
     with torch.inference_mode():
-        net.extract(x, net.zero_state(16, x), adapt=True)
-    return before, (net._rate(other), kernel_rank(net))
+        net.compute_features(x, net.zero_state(16, x), adapt=True)
+    return before, (net._measure_rate(other), kernel_rank(net))
 
 
 def test_a_reservoir_that_fires_too_much_comes_back_to_its_target():
@@ -135,35 +135,35 @@ def test_a_reservoir_finds_its_target_rate_and_keeps_its_kernel_rank(gain):
 
 
 def kernel_rank(net):
-    x = calibration.observations(100, 20, 4, torch.Generator().manual_seed(6))
-    features, _ = net.extract(x, net.zero_state(100, x))
+    x = calibration.make_observations(100, 20, 4, torch.Generator().manual_seed(6))
+    features, _ = net.compute_features(x, net.zero_state(100, x))
     values = torch.linalg.svdvals(features[-1].double())
     return int((values.cumsum(0) < 0.99 * values.sum()).sum()) + 1
 
 
 def test_a_reservoir_changes_where_it_is_told_to_and_nowhere_else():
     net = reservoir()
-    x = calibration.observations(8, 20, 4, torch.Generator().manual_seed(5))
+    x = calibration.make_observations(8, 20, 4, torch.Generator().manual_seed(5))
     start = net.weight.clone()
     net.train()
-    net.extract(x, net.zero_state(8, x))
+    net.compute_features(x, net.zero_state(8, x))
     net(x, net.zero_state(8, x))
-    net(x, net.zero_state(8, x), record=Record())
+    net(x, net.zero_state(8, x), record=ForwardRecord())
     assert torch.equal(net.weight, start)
     with torch.inference_mode():
-        net.extract(x, net.zero_state(8, x), adapt=True)
+        net.compute_features(x, net.zero_state(8, x), adapt=True)
     assert not torch.equal(net.weight, start)
     assert not net.weight.is_inference(), "a checkpoint and an export read it"
 
 
 def test_a_sequence_in_one_call_changes_a_reservoir_as_its_steps_do():
-    x, found = calibration.observations(8, 30, 4, torch.Generator().manual_seed(5)), []
+    x, found = calibration.make_observations(8, 30, 4, torch.Generator().manual_seed(5)), []
     for length in (30, 1):
         net = reservoir(plasticity={"name": "stdp", "rate": 0.05, "intrinsic": 0.05})
         state, pieces = net.zero_state(8, x), []
         with torch.inference_mode():
             for t in range(0, 30, length):
-                piece, state = net.extract(x[t : t + length], state, adapt=True)
+                piece, state = net.compute_features(x[t : t + length], state, adapt=True)
                 pieces.append(piece)
         found.append((torch.cat(pieces), net.weight, net.bias))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

@@ -1,4 +1,4 @@
-"""What every decoder is: spikes of the last layer into the numbers that the host's distribution reads."""
+"""Base class of decoders: spikes of the last layer into features for the action distribution or the value."""
 
 from __future__ import annotations
 
@@ -8,91 +8,96 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.connections._quantised import WeightQuantizer
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import Stage
+from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import Neuron
 
 
 class Decoder(Component, torch.nn.Module):
-    """Turns spikes [T, K, B, N] into features [T, B, F]."""
+    """Spikes [T, K, B, N] -> features [T, B, F]."""
+
+    renamed = {
+        "read": "decode_potentials",
+        "connect": "configure",
+        "exact": "unrounded_weights",
+        "parameters_of_potential": "get_potential_parameters",
+    }
 
     state_width: int = 0
-    """Width of the state that is carried between control steps; 0: none."""
+    """Width of the hidden state between control steps; 0 if there is none."""
 
     potential: Neuron | None = None
-    """What runs over the readout's output, if anything does: then `read` turns its output into features."""
+    """Neuron that integrates the readout's output, or None; `decode_potentials` maps its output to features."""
     ops: TorchOps | None = None
-    """The vocabulary that the potential runs on."""
+    """Functions for the step of ``potential``."""
     last_step: bool = False
-    """Whether features are the potential after the last inner step, plus the readout's bias."""
+    """Whether features are the potential after the last inner step plus the readout's bias."""
     backend: str = "auto"
-    """What runs it."""
+    """Kernel backend."""
     spikes_only: bool = False
-    """Whether it can make nothing of graded values."""
+    """Whether the decoder needs binary spikes."""
     binary: bool = False
-    """Whether what it reads is 0 or 1."""
+    """Whether the last layer's output is 0 or 1."""
     bfloat16_gradient: bool = False
-    """Whether the gradient of what it reads may be computed in bfloat16."""
+    """Whether the gradient of the input may be computed in bfloat16."""
 
-    quantiser: Quantiser | None = None
-    """What rounds the readout's weights while they are trained; None: nothing does."""
+    quantiser: WeightQuantizer | None = None
+    """Rounds the readout's weights in training; None for float weights."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
-        """The learned weights N -> F."""
+        """Learned linear map N -> F."""
 
-    def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
-        """Take over what runs it and what it reads.
-
-        Args:
-            backend: What runs it.
-            binary: What it reads is 0 or 1. Raises `RegistryError` where that is not so and would have to be.
-            bfloat16_gradient: The gradient of what it reads may be computed in bfloat16.
-        """
+    def configure(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
+        """Set the attributes of these names. Raises RegistryError if the decoder needs spikes and gets graded values."""
         if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
-            raise RegistryError(f"decoder {name!r} reads spikes; the last layer's neurons send graded values")
+            raise RegistryError(f"decoder {name!r} needs spikes; the last layer's neurons send graded values")
         self.backend, self.binary, self.bfloat16_gradient = backend, binary, bfloat16_gradient
 
     @abstractmethod
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features [T, B, F] and the new state.
+        """Return features [T, B, F] and the new state.
 
         Args:
             spikes: [T, K, B, N].
-            state: Before the first step, [B, F] each; None: from rest, and no state comes out.
+            state: [B, F] each, before the first step; None to start from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
         """
 
     def synapses(self) -> Tensor:
-        """The readout's weights in force, [F, N]."""
-        return (self.exact() if self.quantiser is None else self.quantiser(self.exact())).t()
+        """Return the readout's weights [F, N], rounded if they are quantised."""
+        return (
+            self.unrounded_weights() if self.quantiser is None else self.quantiser(self.unrounded_weights())
+        ).t()
 
-    def exact(self) -> Tensor:
-        """The readout's weights behind their rounding, [N, F]."""
+    def unrounded_weights(self) -> Tensor:
+        """Return the readout's float weights [N, F]."""
         return self.readout.weight.t()
 
-    def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
-        """Parameters of the output potential's step; empty where there is no potential."""
+    def get_potential_parameters(self) -> tuple[Tensor | float, ...]:
+        """Return the parameters of the potential's step; empty if there is no potential."""
         return ()
 
-    def stage(self) -> Stage:
-        """The readout and its potential as a backend takes them that runs all layers in one call."""
+    def stage(self) -> StackStage:
+        """Return readout and potential as a stage for backends that run all layers in one call."""
         assert self.potential is not None
-        return Stage(
-            *(self.readout, self.potential, self.parameters_of_potential, self.ops, self.binary),
+        return StackStage(
+            *(self.readout, self.potential, self.get_potential_parameters, self.ops, self.binary),
             biased=False,
             output_major=True,
         )
 
-    def read(self, potentials: Tensor) -> Tensor:
-        """The ``potentials`` [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
-        raise NotImplementedError(f"{type(self).__name__} defines no read; a decoder with a potential must")
+    def decode_potentials(self, potentials: Tensor) -> Tensor:
+        """Map ``potentials`` [T, K, B, F] to features [T, B, F]; only for decoders with a potential."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no decode_potentials; a decoder with a potential must"
+        )
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """Effective operations for ``spikes`` [T, K, B, N]: non-zero inputs times F, [T, B]."""
+        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: non-zero inputs times F."""
         return (spikes != 0).sum((1, 3)) * self.readout.out_features

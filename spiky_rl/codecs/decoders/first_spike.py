@@ -1,11 +1,10 @@
-"""First spike: a learned linear map of how early each neuron spikes; later spikes say nothing.
+"""First spike: a learned linear map of the earliness of each neuron's first spike; later spikes are ignored.
 
     y = W l + b,   l = (K - t) / K for the first spike in step t of 0 .. K - 1, 0 for none
 
-l is 1 for a spike in the first inner step and 1 / K for one in the last, so it takes K + 1 values. It is computed as one minus
-the mean over the steps of the product of 1 - s up to each of them, which is 1 until the first spike: its gradient reaches
-the first spike and all steps before, where an earlier spike would have changed something, and no step after. For neurons that
-spike only: a product of graded values is no time.
+l is 1 for a spike in the first inner step and 1 / K for one in the last, so it has K + 1 levels. It is computed as one minus
+the mean over the steps of prod(1 - s) up to each step, which is 1 until the first spike. So its gradient reaches the first
+spike and all earlier steps, in which a spike would have changed l, but no later step. Needs binary spikes.
 
 Source: Bohte, Kok & La Poutre (2002); Thorpe, Fize & Marlot (1996) for the code.
 """
@@ -38,5 +37,5 @@ class FirstSpike(Decoder):
         return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """F for each neuron that spikes at all, by ``spikes`` [T, K, B, N]: [T, B]."""
+        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: F for each neuron that spikes at all."""
         return (spikes != 0).any(1).sum(-1) * self.readout.out_features

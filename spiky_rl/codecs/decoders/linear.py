@@ -1,9 +1,9 @@
-"""Linear: a learned linear map of the spikes of the last inner step alone.
+"""Linear: a learned linear map of the spikes in the last inner step.
 
     y = W s_K + b
 
-What came in the steps before reaches y through the neurons' membranes only. A binary neuron says one bit, so features are
-sums of subsets of the weights; with graded neurons, or one inner step, it is the plain readout of an ANN.
+Earlier inner steps affect y only through the neurons' membranes. A spike is one bit, so features are sums of subsets of the
+weights; with graded neurons this is the plain readout of an ANN.
 Source: van den Berghe et al. (2025), with one inner step per control step.
 """
 
@@ -17,7 +17,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class Linear(Decoder):
+class LinearDecoder(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
     @override

@@ -2,8 +2,8 @@
 
     V <- a V + (1 - a) W s_k,   a = exp(-dt/tau);   y = b + V after the last step, its mean, or its maximum over the step
 
-The potential is graded, so an action is not quantised to K + 1 levels, and it is carried between control steps in a
-stateful network. Source: Chen et al. (2024), ILC-SAN.
+The potential is a real number, so an action is not limited to K + 1 levels; a stateful network carries it between control
+steps. Source: Chen et al. (2024), ILC-SAN.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS, TorchOps
-from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, parameter
 
 
 class Membrane(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]; state: the potentials [B, F]."""
 
     class Options(Settings):
-        read: Literal["last", "mean", "max"] = option("last", "what is read of the potential")
-        tau: float = option(2.0, "time constant of the readout", low=1e-3, unit="ms")
+        read: Literal["last", "mean", "max"] = option(
+            "last", "feature from the potential: its last, mean or largest value in the control step"
+        )
+        tau: float = option(2.0, "time constant of the potential", low=1e-3, unit="ms")
         dt: float = DT
 
     potential: Neuron
@@ -35,7 +37,7 @@ class Membrane(Decoder):
         super().__init__(inputs, outputs)
         self.which, self.last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
-        self.potential = Potential.of(dt=options.dt, tau=options.tau)
+        self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS
 
     @override
@@ -48,15 +50,15 @@ class Membrane(Decoder):
         )  # [T, K, B, F]
         v, new = dispatch.unroll(
             *(self.backend, self.potential, self.ops, drive, steps, state),
-            *(self.parameters_of_potential(), keep),
+            *(self.get_potential_parameters(), keep),
         )
-        return self.read(v), new
+        return self.decode_potentials(v), new
 
-    def parameters_of_potential(self) -> tuple[float]:
+    def get_potential_parameters(self) -> tuple[float]:
         return (self.decay,)
 
     @override
-    def read(self, potentials: Tensor) -> Tensor:
+    def decode_potentials(self, potentials: Tensor) -> Tensor:
         v = potentials
         if self.which == "last":
             v = v[:, -1]
@@ -66,12 +68,12 @@ class Membrane(Decoder):
 
 
 class Potential(Neuron):
-    """A leaky membrane that never spikes: its output is its potential."""
+    """Leaky membrane that never spikes; its output is its potential."""
 
     states = ("v",)
 
     class Options(Neuron.Options):
-        tau: float = param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau: float = parameter(2.0, "time constant", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True

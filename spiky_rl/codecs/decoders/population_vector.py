@@ -1,10 +1,10 @@
-"""Population vector: every feature has neurons of its own, each of which votes for its preferred value by its rate.
+"""Population vector: every feature has its own group of neurons, and each neuron votes for its preferred value by its rate.
 
     y_f = sum over the group of f of w_j mean_k(s_j,k) + b_f,   w_j = preferred value / group size
 
-The N neurons are split into F contiguous groups, whose sizes differ by one at most. Preferred values are spread evenly over
-[-span, span] within each group at the start and learned from there: a feature is a mean of votes, within plus or minus the
-span until learning moves it. A spike reaches one feature, so a readout costs N additions at most instead of N F.
+The N neurons are split into F contiguous groups of equal size (plus or minus one). Initially, preferred values are spread evenly
+over [-span, span] within each group; then they are learned. A feature is a mean of votes, initially within plus or minus the
+span. A spike reaches one feature, so a readout needs at most N additions instead of N F.
 
 Source: Georgopoulos, Schwartz & Kettner (1986); Tang et al. (2020), the output populations of PopSAN, without their tanh.
 """
@@ -25,14 +25,12 @@ class PopulationVector(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
     class Options(Settings):
-        span: float = option(
-            3.0, "outermost preferred values at the start, in units of the feature", low=1e-3
-        )
+        span: float = option(3.0, "outermost initial preferred values, in units of the feature", low=1e-3)
 
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         if inputs < outputs:
             raise RegistryError(
-                f"network.decoder: population_vector reads {outputs} features from a neuron each or more, and the last layer"
+                f"network.decoder: population_vector needs at least one neuron for each of {outputs} features; the last layer"
                 f" has {inputs}; set network.layers[-1] to at least {outputs}"
             )
         super().__init__(inputs, outputs)
@@ -42,7 +40,7 @@ class PopulationVector(Decoder):
             self.readout.bias.zero_()
             for feature, group in enumerate(groups):
                 mask[feature, group] = 1.0
-                # backwards: a group of one prefers the span, not its negative
+                # descending, so that a group of one neuron prefers +span
                 self.readout.weight[feature, group] = torch.linspace(
                     options.span, -options.span, len(group)
                 ) / len(group)
@@ -56,10 +54,10 @@ class PopulationVector(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()
 
-    def exact(self) -> Tensor:
-        # masked anew in every call: a host may draw the weights again
+    def unrounded_weights(self) -> Tensor:
+        # masked in every call, because a learner may initialise the weights again
         return (self.readout.weight * self.mask).t()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """One for each of the ``spikes`` [T, K, B, N]: it reaches the feature of its group alone."""
+        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: one per spike, for the feature of its group."""
         return (spikes != 0).sum((1, 3))

@@ -2,7 +2,7 @@
 
     y = W mean_k(s_k) + b
 
-With K inner steps a rate takes K + 1 values. Source: Tang et al. (2020), without their output populations.
+With K inner steps a rate has K + 1 levels. Source: Tang et al. (2020), without their output populations.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class Rate(Decoder):
+class RateDecoder(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
     @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        one = spikes.shape[1] == 1  # whose rates are the spikes
+        one = spikes.shape[1] == 1  # with one inner step, rates are the spikes
         rates = spikes.squeeze(1) if one else spikes.mean(1)
         return (
             dispatch.linear(self.backend, rates, self.synapses(), self.readout.bias, self.binary and one),

@@ -1,10 +1,10 @@
-"""Sigma-delta: sums the changes that the last layer sends, so that a policy pays for nothing but changes.
+"""Sigma-delta: sums the changes that the last layer sends, so that only changes cause operations.
 
     a <- a + W s_k in every inner step;   y = a_K + b
 
-For graded events that are changes of a value, a is W times what has been sent of the value: the sum is the readout's sigma. In a
-stateful network it is carried through the episode. In a stateless one it starts from 0 in every control step, and y - b
-is K times what the rate decoder reads. Of neurons that are not sigma-delta it is an integrator without leak.
+If events are changes of a value, a is W times the receiver's copy of the value. A stateful network carries a through the
+episode. In a stateless network a starts from 0 in every control step, and y - b is K times that of the rate decoder. For other
+neurons than sigma-delta, this decoder is an integrator without leak.
 
 Source: O'Connor & Welling (2016).
 """
@@ -20,7 +20,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 
 
-class SigmaDelta(Decoder):
+class SigmaDeltaDecoder(Decoder):
     """Events [T, K, B, N] -> features [T, B, F]; state: the sums [B, F]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -33,7 +33,7 @@ class SigmaDelta(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight, bias = self.synapses(), self.readout.bias
         if state is None:
-            # the bias last, as below: the first control step of an episode has the same bits with a state as without
+            # add the bias last, as below, so that an episode's first control step has the same bits with and without a state
             return dispatch.linear(self.backend, spikes.sum(1), weight, None) + bias, ()
         changes, total, sums = dispatch.linear(self.backend, spikes.sum(1), weight, None), state[0], []
         for t in range(changes.shape[0]):

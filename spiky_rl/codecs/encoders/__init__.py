@@ -1,1 +1,1 @@
-"""Encoders: observation [T, B, O] into currents or spikes."""
+"""Encoders: observations [T, B, O] into currents or spikes."""

@@ -1,4 +1,4 @@
-"""What every encoder is: observations into the input of the first layer."""
+"""Base class of encoders: observations into the signal for the first layer."""
 
 from __future__ import annotations
 
@@ -11,59 +11,55 @@ from spiky_rl.config.registry import Component
 
 
 class Encoder(Component, torch.nn.Module):
-    """Turns an observation into the signal that the first connection reads."""
+    """Observation [T, B, O] -> signal [T, K, B, C] for the first connection."""
+
+    renamed = {"encode": "encode_stateful", "redraw": "resample_noise", "operations": "count_operations"}
 
     width: int
-    """C, channels of the signal."""
+    """C: number of channels of the signal."""
     binary: bool = False
     """Whether the signal is 0 or 1."""
     topographic: bool = False
-    """Whether the signal is one or more copies of the observation's layout, [copies, O] flat: maps then stay maps."""
+    """Whether the signal is one or more copies of the observation's layout, [copies, O] flattened, so that maps stay maps."""
     state_sizes: tuple[int, ...] = ()
-    """Width of every state that is carried between control steps."""
+    """Width of each state that is carried between control steps."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Observation ``x`` [T, B, O] -> signal [T, K, B, C], or [T, 1, B, C] where it is constant over the control step.
+        """Encode ``x`` [T, B, O] as a signal [T, K, B, C], or [T, 1, B, C] if it is constant over the control step.
 
-        Repeatable: the same observation gives the same signal until the next `redraw`, because PPO compares the
-        probability of an action in the rollout with that in the update. An encoder with a state starts from rest.
+        Must be repeatable: the same observation gives the same signal until the next `resample_noise`, because PPO compares
+        the probability of an action in the rollout with that in the update. States start from zero.
         """
 
-    def encode(  # pylint: disable=unused-argument
+    def encode_stateful(  # pylint: disable=unused-argument
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `forward`, and the new state.
+        """Encode with a state; return the signal of `forward` and the new state.
 
         Args:
             x: Observations [T, B, O].
-            state: Before the first step, [B, size] each; None: from rest in every control step, and no state comes out.
+            state: [B, size] each, before the first step; None to start every control step from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
         """
         return self(x), ()
 
-    def redraw(self, updates: int) -> None:
-        """Draw the noise of a random encoder anew, in place: a captured graph reads the same memory. Once per PPO update.
+    def resample_noise(self, updates: int) -> None:
+        """Draw new noise for a random encoder after every PPO update, seeded by the number of ``updates`` so far.
 
-        ``updates``: how many there have been, which seeds it.
+        In place, so that a captured graph sees it.
         """
 
-    def operations(self, x: Tensor) -> Tensor:
-        """Operations of the encoder itself for ``x`` [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""
+    def count_operations(self, x: Tensor) -> Tensor:
+        """Count the encoder's own arithmetic operations [T, B] for ``x`` [T, B, O]; comparisons do not count."""
         return torch.zeros(x.shape[:2], device=x.device)
 
 
 def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
-    """Noise of a random encoder, uniform in [0, 1): [K, C], one row for all environments.
-
-    Args:
-        seed: Seed of a generator of its own.
-        steps: K.
-        width: C.
-    """
+    """Draw noise [steps, width], uniform in [0, 1), the same for all environments, from a generator of its own."""
     return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))
 
 
-def redraw_noise(noise: Tensor, seed: int) -> None:
-    """Draw the ``noise`` of `uniform_noise` anew, in place, from another ``seed``."""
+def resample_noise(noise: Tensor, seed: int) -> None:
+    """Draw the ``noise`` of `uniform_noise` again, in place, with another ``seed``."""
     noise.copy_(uniform_noise(seed, *noise.shape))

@@ -1,14 +1,14 @@
-"""Delta: send-on-delta; an event wherever an observation has moved by a threshold since the last one.
+"""Delta: send-on-delta; an event each time an observation has moved by a threshold.
 
     ON where x - ref >= threshold, OFF where x - ref <= -threshold;   ref <- ref + threshold (ON - OFF)
 
-in every inner step, two channels per observation, at most one event in each: K threshold is the farthest that the reference
-moves in a control step. It is what the receiver knows of x, and where it keeps up it is never wrong by the threshold or more. It
-starts at 0. In a stateful network it is carried through the episode, and an observation that rests costs nothing; in a
-stateless one it starts anew in every control step, which makes the code unary: K levels per sign, and beyond K threshold no
-difference. With ``start: first`` the reference takes over an episode's first observation without an event, so that only changes
-are sent, from the first on: a velocity, in events. Where a code is unary, and wherever observations differ in scale, agents
-set ``actor.obs_normalization: true``.
+in every inner step, with two channels (ON and OFF) per observation and at most one event in each, so the reference moves by at
+most K threshold in a control step. The reference is the receiver's copy of x; while it keeps up, its error is below the
+threshold. It starts at 0. A stateful network carries it through the episode, and a constant observation sends nothing. In a
+stateless network it starts again in every control step, which makes the code unary: K levels per sign, and no difference beyond
+K threshold. With ``start: first`` the reference starts at an episode's first observation, without an event, so that only changes
+are sent: a velocity, in events. With a unary code, and if observations differ in scale, agents set
+``actor.obs_normalization: true``.
 
 No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et al. (2008), the events of a silicon retina.
 """
@@ -25,7 +25,7 @@ from spiky_rl.config.options import Settings, option
 
 
 class Delta(Encoder):
-    """[T, B, O] -> events [T, K, B, 2 O], all ON channels, then all OFF ones.
+    """[T, B, O] -> events [T, K, B, 2 O]: all ON channels, then all OFF channels.
 
     State: the references [B, O] and, with ``start: first``, whether the episode has begun [B, 1].
     """
@@ -34,9 +34,9 @@ class Delta(Encoder):
     topographic = True
 
     class Options(Settings):
-        threshold: float = option(0.1, "change that makes an event, in units of the observation", low=1e-6)
+        threshold: float = option(0.1, "change that causes an event, in units of the observation", low=1e-6)
         start: Literal["zero", "first"] = option(
-            "zero", "where a carried reference starts: at 0, or at an episode's first observation"
+            "zero", "initial reference of a stateful network: 0, or the episode's first observation"
         )
 
     def __init__(self, options: Options, inputs: int, steps: int) -> None:
@@ -48,10 +48,10 @@ class Delta(Encoder):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return self._events(self._count(x.detach()))
+        return self._make_events(self._count_events(x.detach()))
 
     @override
-    def encode(
+    def encode_stateful(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
@@ -65,19 +65,19 @@ class Delta(Encoder):
             if begun is not None:
                 reference = torch.where(begun > 0, reference, x[t])
                 begun = torch.ones_like(begun)
-            counts.append(self._count(x[t] - reference))
+            counts.append(self._count_events(x[t] - reference))
             reference = reference + self.threshold * counts[-1]
-        return self._events(torch.stack(counts)), (reference,) if begun is None else (reference, begun)
+        return self._make_events(torch.stack(counts)), (reference,) if begun is None else (reference, begun)
 
-    def _count(self, change: Tensor) -> Tensor:
-        """Events that a change causes within a control step, negative for OFF: x is constant over its K inner steps."""
+    def _count_events(self, change: Tensor) -> Tensor:
+        """Return the number of events of a change in a control step, negative for OFF; x is constant over its inner steps."""
         return torch.trunc(change / self.threshold).clamp(-self.steps, self.steps)
 
-    def _events(self, count: Tensor) -> Tensor:
-        """Counts [T, B, O] -> events, one per inner step from the first on."""
+    def _make_events(self, count: Tensor) -> Tensor:
+        """Turn counts [T, B, O] into events, one per inner step from the first on."""
         signed = torch.cat([count, -count], dim=-1)
         return (signed.unsqueeze(1) >= self.step).to(count.dtype)
 
-    def operations(self, x: Tensor) -> Tensor:
-        """Two per observation of ``x`` and inner step: the difference and the reference's move."""
+    def count_operations(self, x: Tensor) -> Tensor:
+        """Count two per observation and inner step: the difference and the move of the reference."""
         return torch.full(x.shape[:2], 2.0 * self.steps * x.shape[-1], device=x.device)

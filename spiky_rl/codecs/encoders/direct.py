@@ -1,6 +1,6 @@
 """Direct: the observation itself; the first connection turns it into a current, once per control step.
 
-The current is constant over the inner steps, so the first layer costs one dense product per control step instead of K.
+The current is constant over the inner steps, so the first layer needs one dense product per control step instead of K.
 Source: Rueckauer et al. (2017), analog input; van den Berghe et al. (2025) reach parity with an ANN on a drone with it.
 """
 

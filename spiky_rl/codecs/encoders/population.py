@@ -3,11 +3,11 @@
     activity a = exp(-(x - mu)^2 / (2 sigma^2)), for P centres mu spread evenly over [-span, span]
 
 Centres and widths are learned. ``deterministic``: each activity charges an integrate-and-fire neuron with soft reset,
-V <- V + a, spike at V >= 1, from rest in every control step. ``poisson``: a spike with probability a in every inner step,
-against noise that is the same for all environments and is drawn anew after every PPO update, from a generator of its own:
-within an iteration the action mean of an observation is repeatable, as PPO's ratio requires.
+V <- V + a, spike at V >= 1, from rest in every control step. ``poisson``: a spike with probability a in every inner step. The
+noise is the same for all environments and is drawn after every PPO update from a generator of its own, so within an iteration
+the mean action of an observation is repeatable, as PPO's ratio requires.
 
-Far beyond plus or minus ``span`` no field answers: agents that use it set ``actor.obs_normalization: true``.
+Far beyond plus or minus ``span`` no field responds: agents with this encoder set ``actor.obs_normalization: true``.
 
 Source: Tang et al. (2020), PopSAN.
 """
@@ -19,7 +19,7 @@ from typing import Literal, override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.surrogates.rectangle import Rectangle
@@ -34,8 +34,10 @@ class Population(Encoder):
         fields: int = option(10, "P: receptive fields per observation", low=2)
         span: float = option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3)
         deviation: float = option(0.387, "initial standard deviation of a field", low=1e-3)
-        mode: Literal["deterministic", "poisson"] = option("deterministic", "how activity becomes spikes")
-        seed: int = option(0, "seed of the poisson mode's noise", low=0)
+        mode: Literal["deterministic", "poisson"] = option(
+            "deterministic", "conversion of activity to spikes: integrate-and-fire, or random"
+        )
+        seed: int = option(0, "with poisson: seed of the noise", low=0)
 
     def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
@@ -45,12 +47,12 @@ class Population(Encoder):
             torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
         )  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
-        self.ops = TorchOps(Rectangle.of())
+        self.ops = TorchOps(Rectangle.from_options())
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
-        """Receptive field activities in (0, 1] for ``x`` [T, B, O]: [T, B, O P]."""
+        """Return receptive field activities [T, B, O P] in (0, 1] for ``x`` [T, B, O]."""
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
@@ -67,9 +69,9 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     @override
-    def redraw(self, updates: int) -> None:
-        redraw_noise(self.noise, self.seed + updates)
+    def resample_noise(self, updates: int) -> None:
+        resample_noise(self.noise, self.seed + updates)
 
-    def operations(self, x: Tensor) -> Tensor:
-        """Three per field and control step of ``x``: difference, scaling, square (the exponential is not counted)."""
+    def count_operations(self, x: Tensor) -> Tensor:
+        """Count three per field and control step: difference, scaling, square; the exponential does not count."""
         return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)

@@ -1,15 +1,14 @@
-"""Rate: a random spike train per observation and sign, whose rate is the observation's size.
+"""Rate: a random spike train for each observation and sign, with a rate proportional to the observation.
 
     p = clip(max_rate min(max(+-x, 0) / span, 1), 0, 1) in every inner step;   x is near span (n_ON - n_OFF) / (K max_rate)
 
-Two channels per observation, the positive part ON and the negative part OFF. ``max_rate`` is a probability per inner step: a
-rate of r Hz is r dt / 1000 with dt in ms, so that 1.0 is 1000 Hz at 1 ms, the highest that one spike per step allows. Beyond
-plus or minus ``span`` an observation counts as the span: agents that use it set ``actor.obs_normalization: true``.
+Two channels per observation: the positive part ON and the negative part OFF. ``max_rate`` is a probability per inner step: r Hz
+are r dt / 1000 with dt in ms, and 1.0 is 1000 Hz at 1 ms, the highest rate with one spike per step. Observations are clipped to
+plus or minus ``span``: agents with this encoder set ``actor.obs_normalization: true``.
 
-The error of what K spikes say is span sqrt(p (1 - p) / K) / max_rate, a standard deviation. The noise is the same for all
-environments and is drawn anew after every PPO update, from a generator of its own: within an iteration the signal of an
-observation is repeatable, as PPO's ratio requires, and its errors are the iteration's. No gradient reaches x: nothing that
-is learned lies before it.
+The estimate of x from K inner steps has the standard deviation span sqrt(p (1 - p) / K) / max_rate. The noise is the same for
+all environments and is drawn after every PPO update from a generator of its own, so within an iteration the signal of an
+observation is repeatable, as PPO's ratio requires. No gradient reaches x, and nothing before x is learned.
 
 Source: Adrian (1926), the rate code; as Bernoulli trials in Diehl & Cook (2015).
 """
@@ -21,21 +20,24 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 
 
-class Rate(Encoder):
-    """[T, B, O] -> spikes [T, K, B, 2 O], all ON channels, then all OFF ones."""
+class RateEncoder(Encoder):
+    """[T, B, O] -> spikes [T, K, B, 2 O]: all ON channels, then all OFF channels."""
 
     binary = True
     topographic = True
 
     class Options(Settings):
         max_rate: float = option(
-            1.0, "probability of a spike per inner step at the span: rate times dt", low=1e-3, high=1.0
+            1.0,
+            "highest probability of a spike per inner step, for an observation at the span",
+            low=1e-3,
+            high=1.0,
         )
-        span: float = option(3.0, "largest (normalised) observation that is told from larger ones", low=1e-3)
+        span: float = option(3.0, "bound to which (normalised) observations are clipped", low=1e-3)
         seed: int = option(0, "seed of the noise", low=0)
 
     def __init__(self, options: Options, inputs: int, steps: int) -> None:
@@ -49,13 +51,13 @@ class Rate(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         scaled = x * (self.max_rate / self.span)
         probability = torch.cat([scaled, -scaled], dim=-1).clamp(max=self.max_rate)
-        # strictly: no spike where the probability is 0
+        # strictly less, so that there is no spike where the probability is 0
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
     @override
-    def redraw(self, updates: int) -> None:
-        redraw_noise(self.noise, self.seed + updates)
+    def resample_noise(self, updates: int) -> None:
+        resample_noise(self.noise, self.seed + updates)
 
-    def operations(self, x: Tensor) -> Tensor:
-        """One per observation of ``x``: its scaling."""
+    def count_operations(self, x: Tensor) -> Tensor:
+        """Count one per observation: the scaling."""
         return torch.full(x.shape[:2], 1.0 * x.shape[-1], device=x.device)

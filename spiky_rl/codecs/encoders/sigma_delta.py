@@ -1,14 +1,13 @@
-"""Sigma-delta: graded changes; an observation is sent as by how much it has changed, once that is worth it.
+"""Sigma-delta: graded events; the change of an observation is sent once it reaches a threshold.
 
     d = x - ref;   event = d where |d| >= threshold, else 0;   ref <- ref + event
 
-in the first inner step of a control step; in the others x has not changed, and nothing is sent. ``ref`` is what the receiver
-knows of x, never wrong by the threshold or more, at any scale of x. It starts at 0, so the first step of an episode sends
-whole values. In a stateful network it is carried through the episode, and the receiver has to sum: sigma-delta neurons
-do. In a stateless one every control step is a first one, which sends the observation itself, short of what is below the threshold.
+in the first inner step of a control step; in the other inner steps x has not changed, and nothing is sent. ``ref`` is the
+receiver's copy of x, with an error below the threshold at any scale of x. It starts at 0, so an episode's first step sends
+whole values. A stateful network carries it through the episode, and the receiver must sum, as sigma-delta neurons do. A
+stateless network starts from 0 in every control step and sends the observation itself, except values below the threshold.
 
-Events are graded: their synaptic operations are multiplications. The gradient is that of what is sent, the threshold a
-constant.
+Events are graded, so synaptic operations are multiplications. The gradient passes through the events; the threshold has none.
 
 Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 """
@@ -24,8 +23,8 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import Settings, option
 
 
-class SigmaDelta(Encoder):
-    """[T, B, O] -> events [T, K, B, O], zero but for the first inner step; state: the references [B, O]."""
+class SigmaDeltaEncoder(Encoder):
+    """[T, B, O] -> events [T, K, B, O], zero after the first inner step; state: the references [B, O]."""
 
     topographic = True
 
@@ -39,10 +38,10 @@ class SigmaDelta(Encoder):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return self._first(self._event(x))
+        return self._put_in_first_step(self._make_event(x))
 
     @override
-    def encode(
+    def encode_stateful(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
@@ -51,17 +50,17 @@ class SigmaDelta(Encoder):
         for t in range(x.shape[0]):
             if keep is not None:
                 reference = reference * keep[t].unsqueeze(-1)
-            events.append(self._event(x[t] - reference))
+            events.append(self._make_event(x[t] - reference))
             reference = reference + events[-1]
-        return self._first(torch.stack(events)), (reference,)
+        return self._put_in_first_step(torch.stack(events)), (reference,)
 
-    def _event(self, change: Tensor) -> Tensor:
+    def _make_event(self, change: Tensor) -> Tensor:
         return torch.where(change.abs() >= self.threshold, change, torch.zeros_like(change))
 
-    def _first(self, events: Tensor) -> Tensor:
-        """Events [T, B, O] in the first of K inner steps."""
+    def _put_in_first_step(self, events: Tensor) -> Tensor:
+        """Return a signal [T, K, B, O] with ``events`` [T, B, O] in the first inner step and zeros after it."""
         return torch.stack([events, *[torch.zeros_like(events)] * (self.steps - 1)], dim=1)
 
-    def operations(self, x: Tensor) -> Tensor:
-        """Two per observation of ``x``: the difference and the reference's move."""
+    def count_operations(self, x: Tensor) -> Tensor:
+        """Count two per observation: the difference and the move of the reference."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)

@@ -1,7 +1,7 @@
-"""Is one agent better than another? Paired differences with an exact test, corrected for how many are made, an interval and effect sizes.
+"""Comparison of two agents: paired differences with an exact test, Holm's correction, an interval and effect sizes.
 
-A pair is a task and a seed that both agents have a score for. Seeds are drawn anew in each task, so pairs are the units of the test; every
-task weighs the same in what is estimated, however many of its pairs are left.
+A pair is a task and a seed for which both agents have a score. Seeds are drawn anew in each task, so pairs are the units of the test.
+Estimates weigh all tasks equally, whatever their numbers of pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, stats
 
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 from spiky_rl.experiments.analysis.statistics import (
     LEVEL,
     RESAMPLES,
@@ -22,56 +22,56 @@ from spiky_rl.experiments.analysis.statistics import (
     Scores,
     StatisticsError,
     aggregate_interval,
-    check,
+    check_scores,
+    combine_intervals,
     mean,
-    recovered,
 )
+from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value
 
 type SeededScores = Mapping[str, Mapping[int, float]]
-"""By task, by seed."""
+"""Scores by task and seed."""
 
-ALPHA, POWER, PERMUTATIONS = 0.05, 0.8, 2**15
-"""All sign patterns of up to 15 pairs are tried, so many random ones of more."""
-MOST_SEEDS = 1_000_000
+POWER = 0.8
+MAX_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """The paired comparison of an agent with its baseline."""
 
     agent: str
     baseline: str
     differences: Mapping[str, tuple[float, ...]]
-    """How far the agent's scores lie above the baseline's, by task, for every pair."""
+    """The agent's score minus the baseline's for every pair, by task."""
     difference: Interval
-    """Their mean over tasks of the mean over pairs."""
+    """Mean over tasks of the mean difference over pairs."""
     p_value: float
-    """Two-sided p-value of the sign-flip test on its own."""
+    """Two-sided, uncorrected p-value of the sign-flip test."""
     corrected: float
-    """The same after Holm, for all comparisons made together."""
-    attainable: float
-    """The lowest that `corrected` could be with so many pairs and comparisons: no result counts where this is not below `alpha`."""
+    """p-value after Holm's correction for all comparisons made together."""
+    min_p_value: float
+    """Lowest possible `corrected`; no result can decide if it is not below `alpha`."""
     comparisons: int
     pairs: int
     left_out: int
-    """Scores whose partner is missing."""
+    """Scores without a partner."""
     effect: float
-    """See `standardised_difference`."""
+    """See `cohens_dz`."""
     improvement: Interval
     """See `probability_of_improvement`."""
     seeds_needed: int | None
-    """Per task, to find the observed effect: see `seeds_needed`."""
+    """Seeds per task that find the observed effect: see `compute_seeds_needed`."""
     alpha: float = ALPHA
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` only if the corrected test and the interval of the difference agree, else ``undecided``."""
+        """``better`` or ``worse`` if the corrected test and the interval of the difference agree, otherwise ``undecided``."""
         if self.corrected >= self.alpha or not self.difference.excludes(0.0):
             return "undecided"
         return "better" if self.difference.estimate > 0 else "worse"
 
 
-def compare(
+def compare_agents(
     scores: Mapping[str, SeededScores],
     baseline: str | None = None,
     *,
@@ -80,30 +80,30 @@ def compare(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> list[Comparison]:
-    """Every agent with the baseline, or without one all pairs of agents, in the order given; Holm's family is all of them.
+) -> list[PairedComparison]:
+    """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order; Holm's family is all of them.
 
-    A score that is missing is left out with its partner; one that is no number is a StatisticsError that names agent and task.
+    A missing score leaves out its partner; a non-finite score raises StatisticsError that names agent and task.
 
     Args:
         scores: By agent.
-        baseline: The agent to compare with; None: all with all.
-        alpha: How probable a false finding may be, over all comparisons together.
+        baseline: The agent to compare with; None compares all pairs.
+        alpha: Probability of a false finding over all comparisons together.
         level: Confidence of intervals.
         resamples: Number of bootstrap resamples.
         permutations: See `sign_flip_test`.
-        seed: Seed of what is drawn.
+        seed: Seed of all random numbers.
     """
     if baseline is not None and baseline not in scores:
         raise StatisticsError(
-            f"baseline: {baseline!r} has no scores; choose from {', '.join(scores)}{nearest(baseline, scores)}"
+            f"baseline: {baseline!r} given; allowed: {', '.join(scores)}{suggest_name(baseline, scores)}"
         )
     if baseline is None:
         made = [(second, first) for first, second in itertools.combinations(scores, 2)]
     else:
         made = [(agent, baseline) for agent in scores if agent != baseline]
     for agent, tasks in scores.items():
-        check({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
+        check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
     how = {"alpha": alpha, "level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
     raw = [compare_pair(scores, agent, other, len(made), **how) for agent, other in made]
     corrected = holm([comparison.p_value for comparison in raw])
@@ -121,10 +121,10 @@ def compare_pair(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> Comparison:
-    """Compare an ``agent`` with one ``baseline``, as one of so many ``comparisons``; `Comparison.corrected` is nan until Holm sees all.
+) -> PairedComparison:
+    """Return the comparison of an ``agent`` with one ``baseline``, one of several ``comparisons``.
 
-    The other arguments are those of `compare`.
+    `PairedComparison.corrected` is nan until Holm's correction of all of them. See `compare_agents` for the other arguments.
     """
     mine, theirs = scores[agent], scores[baseline]
     common = {
@@ -134,10 +134,10 @@ def compare_pair(
     }
     pairs = sum(len(seeds) for seeds in common.values())
     left_out = sum(len(seeds) for tasks in (mine, theirs) for seeds in tasks.values()) - 2 * pairs
-    attainable = attainable_p_value(pairs, comparisons, permutations)
+    attainable = compute_min_p_value(pairs, comparisons, permutations)
     if not pairs:
         nothing = Interval(math.nan, math.nan, math.nan, level)
-        return Comparison(
+        return PairedComparison(
             agent, baseline, {}, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
         )  # fmt: skip
     first, second = (
@@ -145,8 +145,8 @@ def compare_pair(
         for of in (mine, theirs)
     )
     differences = {task: first[task] - second[task] for task in common}
-    effect = standardised_difference(differences)
-    return Comparison(
+    effect = cohens_dz(differences)
+    return PairedComparison(
         agent,
         baseline,
         differences={task: tuple(values.tolist()) for task, values in differences.items()},
@@ -155,30 +155,30 @@ def compare_pair(
         ),
         p_value=sign_flip_test(differences, permutations=permutations, seed=seed),
         corrected=math.nan,
-        attainable=attainable,
+        min_p_value=attainable,
         comparisons=comparisons,
         pairs=pairs,
         left_out=left_out,
         effect=effect,
         improvement=probability_of_improvement(first, second, level=level),
-        seeds_needed=seeds_needed(effect, len(common), comparisons, alpha=alpha),
+        seeds_needed=compute_seeds_needed(effect, len(common), comparisons, alpha=alpha),
         alpha=alpha,
     )
 
 
 def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of the mean over tasks of the mean paired difference [pairs], were every difference's sign a coin's toss.
+    """Return the two-sided p-value of the mean over tasks of the mean paired difference, under random signs of the differences.
 
-    Exact where all sign patterns are no more than `permutations`, else by that many drawn with `seed`. Exact means: right whatever the
-    scores' distribution, if both agents' is the same. Where only their means agree it is approximate, as a t test is: three such agents with
-    a long tail of twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
+    The test is exact for up to ``permutations`` sign patterns, otherwise it draws that many with ``seed``. It is valid for any distribution
+    of scores, if both agents have the same one. If only their means are equal it is approximate, like a t test: three such agents with a
+    long tail, twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
 
     Args:
-        differences: By task, one for each pair.
-        permutations: Sign patterns that are tried at most.
-        seed: Seed of those that are drawn.
+        differences: Differences of pairs, by task.
+        permutations: Maximum number of sign patterns.
+        seed: Seed of drawn sign patterns.
     """
-    checked = check(differences, "differences")
+    checked = check_scores(differences, "differences")
     pooled = np.concatenate(list(checked.values()))
     if len(pooled) == 1:
         return 1.0
@@ -197,40 +197,26 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """The ``p_values``, corrected so that any one of them is below alpha by chance in at most alpha of studies."""
+    """Return the ``p_values`` corrected so that at most a share alpha of studies has one below alpha by chance."""
     order, count = np.argsort(p_values), len(p_values)
     corrected = np.empty(count)
     corrected[order] = np.maximum.accumulate(np.array(p_values)[order] * np.arange(count, 0, -1))
     return [float(p) for p in np.minimum(corrected, 1.0)]
 
 
-def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
-    """The lowest Holm-corrected p that a sign-flip test of so many pairs can give, as one of so many comparisons.
+def cohens_dz(differences: Scores) -> float:
+    """Return Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, with Hedges' correction.
 
-    Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
-
-    Args:
-        pairs: Pairs of task and seed.
-        comparisons: That are made together.
-        permutations: See `sign_flip_test`.
+    It is nan with less than two degrees of freedom, and infinite for equal differences.
     """
-    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
-    return min(1.0, lowest * max(1, comparisons))
-
-
-def standardised_difference(differences: Scores) -> float:
-    """Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, times Hedges' correction.
-
-    nan where no task or all together have too few pairs to tell a deviation (two degrees of freedom); infinite where differences do not vary.
-    """
-    checked = check(differences, "differences")
+    checked = check_scores(differences, "differences")
     freedom = sum(len(values) - 1 for values in checked.values())
     if freedom < 2:
         return math.nan
     middle = float(np.mean([values.mean() for values in checked.values()]))
     squares = sum(((values - values.mean()) ** 2).sum() for values in checked.values())
     deviation = math.sqrt(squares / freedom)
-    # equal differences whose mean is rounded
+    # equal differences, up to rounding of their mean
     if deviation <= 1e-12 * max(np.abs(values).max() for values in checked.values()):
         return math.copysign(math.inf, middle) if middle else 0.0
     # the expectation of 1 / chi over that many degrees of freedom: 1 - 3 / (4 freedom - 1) to the third digit
@@ -241,18 +227,18 @@ def standardised_difference(differences: Scores) -> float:
 def probability_of_improvement(
     first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second"), level: float = LEVEL
 ) -> Interval:
-    """P(a run of the first scores above one of the second), ties counting half, averaged over tasks: rliable's, seeds unpaired.
+    """Return P(a run of the first scores above one of the second), with ties as half, averaged over tasks, as rliable does with unpaired seeds.
 
-    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) of each task, combined as in `recovered`, and not a bootstrap's: that one holds
-    a truth of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
+    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) for each task, combined by `combine_intervals`. A bootstrap's interval contains
+    a true value of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
 
     Args:
         first: Scores of the first agent, by task.
-        second: Scores of the second, of the same tasks.
+        second: Scores of the second agent, on the same tasks.
         agents: Their names, for messages.
         level: Confidence of the interval.
     """
-    mine, theirs = check(first, agents[0]), check(second, agents[1])
+    mine, theirs = check_scores(first, agents[0]), check_scores(second, agents[1])
     if mine.keys() != theirs.keys():
         raise StatisticsError(
             f"{agents[0]} has scores of {', '.join(mine)}, {agents[1]} of {', '.join(theirs)}"
@@ -265,12 +251,12 @@ def probability_of_improvement(
         low = _newcombe(share, len(values), len(others), level)
         estimates.append((share, low, 1 - _newcombe(1 - share, len(values), len(others), level)))
     shares, lows, highs = np.array(estimates).T
-    low, high = recovered(shares, lows, highs)
+    low, high = combine_intervals(shares, lows, highs)
     return Interval(float(shares.mean()), float(low), float(high), level)
 
 
 def _newcombe(share: float, first: int, second: int, level: float) -> float:
-    """The lower bound: the probability below the share from which it is z standard errors away."""
+    """Return the lower bound: the probability from which ``share`` is z standard errors away."""
     if share == 0:
         return 0.0
     z, middle = float(stats.norm.ppf(0.5 + level / 2)), (first + second) / 2 - 1
@@ -283,21 +269,21 @@ def _newcombe(share: float, first: int, second: int, level: float) -> float:
     return float(optimize.root_scalar(excess, bracket=(0.0, share * (1 - 1e-9))).root)
 
 
-def seeds_needed(
+def compute_seeds_needed(
     effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
 ) -> int | None:
-    """Seeds per task that find so large a standardised difference with that power, as a paired t test counts them.
+    """Return the seeds per task that find a standardised difference with that power, by a paired t test.
 
-    With several comparisons alpha is divided among them, as for Holm's first. Never fewer than the sign-flip test can come below alpha
-    with. None where no number is enough: no effect, an unknown one (nan), or one that takes more than a million. An observed effect is
-    itself uncertain, and large where it was selected for being so: plan with a smaller one.
+    Several comparisons share alpha, as for Holm's first. The result is at least the number with which the sign-flip test can come below
+    alpha. It is None without an effect, for an unknown one (nan), or above a million seeds. An observed effect is uncertain, and too large if
+    it was selected for its size: plan with a smaller one.
 
     Args:
-        effect: Standardised difference, as `standardised_difference` has it.
-        tasks: That every seed is trained on.
-        comparisons: That are made together.
-        power: How probable a finding is to be.
-        alpha: How probable a false one may be, over all comparisons together.
+        effect: Standardised difference, as from `cohens_dz`.
+        tasks: Tasks of every seed.
+        comparisons: Comparisons made together.
+        power: Probability of a finding.
+        alpha: Probability of a false finding over all comparisons together.
     """
     from statsmodels.stats.power import TTestPower
 
@@ -306,22 +292,22 @@ def seeds_needed(
     if math.isnan(effect) or effect == 0:
         return None
 
-    def enough(seeds: int) -> bool:
+    def is_enough(seeds: int) -> bool:
         if math.isinf(effect):
             return True
-        # the other tail, of finding the wrong sign, adds nothing but a nan where the effect is large
+        # the other tail, a finding of the wrong sign, adds nothing, and nan for a large effect
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
         return bool(attained >= power)
 
-    return find_fewest(fewest, enough)
+    return find_fewest(fewest, is_enough)
 
 
 def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
-    """Return the least number of seeds from ``fewest`` on that ``is_enough``, as all above it are; None beyond `MOST_SEEDS`."""
+    """Return the least number of seeds from ``fewest`` on for which ``is_enough``, a monotone condition, holds; None above `MAX_SEEDS`."""
     most = fewest
     while not is_enough(most):
         most *= 2
-        if most > MOST_SEEDS:
+        if most > MAX_SEEDS:
             return None
     low = max(fewest, most // 2)
     while low < most:

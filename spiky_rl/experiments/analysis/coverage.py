@@ -1,7 +1,7 @@
-"""How often intervals hold the true value, by simulation: of scores that are normal, and where some seeds are poor.
+"""Coverage of intervals by simulation: how often they contain the true value, for normal scores and with some poor seeds.
 
-A poor seed lies `FALL` standard deviations of the others below them. A study of a few seeds may draw none of them: its interval is
-then narrow and above the truth, and no method finds out from the scores alone. `simulate_all` makes `COVERAGE` again, in about a minute.
+A poor seed lies `FALL` standard deviations of the others below them. A study of a few seeds may draw none: its interval is then narrow
+and above the true value, and no method detects that from the scores. `simulate_all` computes `COVERAGE` again in about a minute.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from types import MappingProxyType
 import numpy as np
 from scipy import stats
 
-from spiky_rl.experiments.analysis.statistics import Statistic, interquartile_mean, intervals, mean
+from spiky_rl.experiments.analysis.statistics import Statistic, compute_intervals, interquartile_mean, mean
 
 STUDIES, RESAMPLES, FALL = 4000, 1000, 10.0
-"""Simulated studies of a figure, whose standard error is 0.3 to 0.8 %; resamples of each; distance of a poor seed."""
+"""Simulated studies of a number, with a standard error of 0.3 to 0.8 %; resamples of each; distance of a poor seed."""
 SIZES = range(3, 21)
 """Numbers of seeds."""
 POOR: Mapping[str, float] = MappingProxyType(
     {"no seed is poor": 0.0, "one seed in ten is poor": 0.1, "one seed in five is poor": 0.2}
 )
-"""Share of poor seeds, by its words."""
+"""Share of poor seeds, by description."""
 STATISTICS: Mapping[str, Statistic] = MappingProxyType(
     {"mean": mean, "interquartile mean": interquartile_mean}
 )
@@ -39,13 +39,13 @@ COVERAGE: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
         },
     }
 )  # fmt: skip
-"""Share of intervals in percent that hold the true value, by statistic, words of `POOR` and the numbers of `SIZES`."""
+"""Percentage of intervals that contain the true value, by statistic, description in `POOR` and number in `SIZES`."""
 
 
 def find_coverage(statistic: str, seeds: int) -> dict[str, float] | None:
-    """Return the coverage of intervals of a ``statistic`` over so many ``seeds``, by the words of `POOR`.
+    """Return the coverage of intervals of a ``statistic`` over ``seeds`` seeds, by description in `POOR`.
 
-    That of the largest simulated study if there are more; None for fewer than the smallest has.
+    Larger numbers take the largest simulated study; None for fewer seeds than the smallest one.
     """
     if seeds < SIZES[0]:
         return None
@@ -54,25 +54,25 @@ def find_coverage(statistic: str, seeds: int) -> dict[str, float] | None:
 
 
 def simulate(statistic: str, share: float, seeds: int, studies: int = STUDIES, seed: int = 0) -> float:
-    """Return the share of ``studies`` whose interval of 95 % holds the true value.
+    """Return the share of ``studies`` with a 95 % interval that contains the true value.
 
     Args:
-        statistic: A name of `STATISTICS`.
+        statistic: A name in `STATISTICS`.
         share: Share of poor seeds.
         seeds: Seeds of a study.
-        studies: How many are simulated.
+        studies: Number of simulated studies.
         seed: Seed of the scores.
     """
     generator = np.random.default_rng((seed, seeds, round(1000 * share)))
     poor = generator.random((studies, seeds)) < share
     scores = generator.standard_normal((studies, seeds)) - FALL * poor
-    _, low, high = intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
-    truth = true_value(statistic, share)
+    _, low, high = compute_intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
+    truth = compute_true_value(statistic, share)
     return float(((low <= truth) & (truth <= high)).mean())
 
 
-def true_value(statistic: str, share: float) -> float:
-    """Return the true value of a ``statistic`` where that ``share`` of seeds is poor."""
+def compute_true_value(statistic: str, share: float) -> float:
+    """Return the true value of a ``statistic`` with that ``share`` of poor seeds."""
     if statistic == "mean":
         return -FALL * share
     at = np.linspace(-FALL - 8.0, 8.0, 200_001)
@@ -82,7 +82,7 @@ def true_value(statistic: str, share: float) -> float:
 
 
 def simulate_all(studies: int = STUDIES) -> dict[str, dict[str, tuple[float, ...]]]:
-    """Return what `COVERAGE` holds, from so many ``studies`` for each figure."""
+    """Return the content of `COVERAGE` from ``studies`` studies for each number."""
     return {
         statistic: {
             words: tuple(round(100 * simulate(statistic, share, seeds, studies), 1) for seeds in SIZES)

@@ -1,4 +1,4 @@
-"""Learning curves: what was measured of each seed over environment steps, as a band over seeds."""
+"""Learning curves: a value over environment steps, as a band over seeds."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from spiky_rl.experiments.analysis.statistics import (
     Band,
     Statistic,
     StatisticsError,
+    compute_intervals,
     interquartile_mean,
-    intervals,
 )
 
 type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]
-"""The learning curve of a seed: env steps, ascending, and what was measured at each, None where nothing was."""
+"""Learning curve of a seed: ascending environment steps, and the value at each, None without one."""
 
 
-def common_steps(
+def make_step_grid(
     runs: Mapping[str, Sequence[Run]], points: int = 100, *, agent: str = "curves"
 ) -> np.ndarray:
-    """Evenly spaced env steps from the first at which some run has a value to the last at which all do.
+    """Return evenly spaced environment steps from the first with a value of some run to the last with a value of all runs.
 
     Args:
         runs: Learning curves of each task's seeds.
-        points: How many steps.
-        agent: Whose, for messages.
+        points: Number of steps.
+        agent: Name for messages.
     """
-    measured = [steps for task in _curves(runs, agent).values() for steps, _ in task if len(steps)]
+    measured = [steps for task in _collect_curves(runs, agent).values() for steps, _ in task if len(steps)]
     if not measured:
         raise StatisticsError(f"{agent}: no learning curve has a value")
     return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
 
 
-def learning_curve(
+def compute_learning_curve(
     runs: Mapping[str, Sequence[Run]],
     env_steps: Sequence[float] | np.ndarray,
     statistic: Statistic = interquartile_mean,
@@ -46,16 +46,16 @@ def learning_curve(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Band:
-    """A statistic of all runs at each of these env steps, with the intervals of `aggregate_interval`.
+    """Return a statistic of all runs at each of ``env_steps``, with the intervals of `aggregate_interval`.
 
-    Each curve is interpolated between its values, not continued beyond them. Where one run has none, because no episode has finished yet
-    or its curve has ended, there is no estimate: the mean of the others would be one of those that fail, or finish, first.
+    Curves are interpolated, not extrapolated. If one run has no value, because no episode has ended yet or its curve has ended, there is no
+    estimate: the mean of the others would be biased.
 
     Args:
         runs: Learning curves of each task's seeds.
-        env_steps: Where to look.
+        env_steps: Steps of the result.
         statistic: Function of all runs' scores.
-        agent: Whose, for messages.
+        agent: Name for messages.
         level: Confidence of the intervals.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
@@ -65,7 +65,7 @@ def learning_curve(
         np.array(
             [np.interp(at, *run, left=np.nan, right=np.nan) if len(run[0]) else at * np.nan for run in curves]
         )
-        for curves in _curves(runs, agent).values()
+        for curves in _collect_curves(runs, agent).values()
     ]
     values = np.concatenate(tasks).T
     there = np.isfinite(values)
@@ -74,14 +74,16 @@ def learning_curve(
     estimate, low, high = np.full((3, len(at)), np.nan)
     if complete.any():
         sizes = [len(task) for task in tasks]
-        estimate[complete], low[complete], high[complete] = intervals(
+        estimate[complete], low[complete], high[complete] = compute_intervals(
             ordered[complete], sizes, statistic, level, resamples, seed
         )
     return Band(at, estimate, low, high, there.sum(axis=1), level)
 
 
-def _curves(runs: Mapping[str, Sequence[Run]], agent: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """What was measured of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
+def _collect_curves(
+    runs: Mapping[str, Sequence[Run]], agent: str
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return steps and values of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for task in sorted(runs):
         if not runs[task]:

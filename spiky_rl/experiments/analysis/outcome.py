@@ -1,7 +1,7 @@
-"""The analysis of a study's result files: everything that its report shows, as plain data.
+"""The analysis of a study's result files: all content of its report as plain data.
 
-Normalised scores are 0 for random actions and 1 for the baseline's mean; without both on every task scores stay raw, and nothing
-is averaged over tasks.
+Normalised scores are 0 for random actions and 1 for the baseline's mean. If a task lacks one of both, scores stay raw and are not averaged
+over tasks.
 """
 
 from __future__ import annotations
@@ -16,34 +16,39 @@ from typing import Literal
 
 import numpy as np
 
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
-from spiky_rl.config.tuned import Tuned
-from spiky_rl.experiments.analysis import results as files
+from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.arms import take_arms
-from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
-from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
+from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
+from spiky_rl.experiments.analysis.curves import compute_learning_curve, make_step_grid
 from spiky_rl.experiments.analysis.measures import (
-    Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
+    AgentTaskRow,
+    RobustnessScore,
+    compute_plasticity_gain,
+    compute_recovery,
+    compute_robustness,
+    compute_row,
+    drop_seed_names,
 )  # fmt: skip
-from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
-from spiky_rl.experiments.design.controls import find_uncontrolled
-from spiky_rl.experiments.design.planned import RETURN, Endpoint
+from spiky_rl.experiments.design.planned import RETURN, Endpoint, find_uncontrolled
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
+from spiky_rl.experiments.run import results as files
+from spiky_rl.experiments.run.arms import take_arms
+from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 POINTS = 100
-"""Points of a learning curve in a figure, at most."""
+"""Maximum number of points of a curve."""
 ALL = "all tasks"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The score that an agent loses where the observation lacks velocities."""
+class MemoryDependence:
+    """Loss of an agent's score on a task's twin with hidden or late observations."""
 
     label: str
     task: str
@@ -54,23 +59,23 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """A study's results."""
+class StudyAnalysis:
+    """A study's results and all statistics on them."""
 
     design: Study
-    results: tuple[Result, ...]
-    skipped: tuple[Skipped, ...]
-    planned: tuple[Planned, ...]
+    results: tuple[CellResult, ...]
+    skipped: tuple[SkippedCell, ...]
+    planned: tuple[PlannedCell, ...]
     plan_problem: str
-    """Why the plan could not be read, or nothing."""
-    tuned: Mapping[str, Tuned]
-    """The tuned values that agents have, by agent; without agents that have none, or whose copy of them is not there."""
+    """Why the plan cannot be read; empty if it can."""
+    tuned: Mapping[str, TunedValuesFile]
+    """Tuned values by agent, for agents with a copy of them."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
-    """Those on which an agent was trained."""
+    """Tasks of trained agents."""
     conditions: Mapping[str, str]
-    """Name to description."""
+    """Descriptions by name."""
     anns: tuple[str, ...]
     """Labels of agents that never spiked."""
     baseline: str | None
@@ -79,49 +84,53 @@ class Analysis:
     reference: Mapping[str, float]
     """The baseline's mean score by task."""
     solved: Mapping[str, float]
+    """Return of the threshold by task."""
     normalised: bool
-    """Whether there is all that normalised scores need, on every task."""
-    rows: Mapping[tuple[str, str], Row]
+    """Whether scores can be normalised on every task."""
+    rows: Mapping[tuple[str, str], AgentTaskRow]
+    """By label and task."""
     scores: Mapping[str, SeededScores]
-    """Scores of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
+    """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
     overall: Mapping[str, Interval]
-    """Interquartile mean of those scores over all tasks."""
+    """Interquartile mean of `scores` over all tasks."""
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
-    comparisons: Mapping[str, tuple[Comparison, ...]]
-    """With the baseline: over all tasks under `ALL`, of normalised scores, then by task, of raw ones; empty where there are
-    agents but no two pairs of seeds."""
-    pairs: Mapping[str, tuple[Comparison, ...]]
-    """All with all: over all tasks, or by task where scores have no common scale."""
-    remaining: Mapping[tuple[str, str, str], Remaining]
+    comparisons: Mapping[str, tuple[PairedComparison, ...]]
+    """With the baseline: under `ALL` over all tasks, of normalised scores, then by task, of raw scores; empty if no two agents share two
+    pairs of seeds.
+    """
+    pairs: Mapping[str, tuple[PairedComparison, ...]]
+    """All pairs of agents: over all tasks, or by task if scores have no common scale."""
+    remaining: Mapping[tuple[str, str, str], RobustnessScore]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
-    """By label, task and condition: see `measures.recovery_of`."""
+    """By label, task and condition: see `measures.compute_recovery`."""
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
-    """By label, task and condition: see `measures.adapting_of`."""
-    memory: tuple[Memory, ...]
+    """By label, task and condition: see `measures.compute_plasticity_gain`."""
+    memory: tuple[MemoryDependence, ...]
     verdicts: tuple[Verdict, ...]
-    """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""
+    """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
     uncontrolled: Mapping[str, Mapping[str, str]]
-    """By task, spiking agents without an ANN of their widths and rates, each with its widths."""
+    """Spiking agents without an ANN of their widths and rates, each with its widths, by task."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
-    """The other study that a label's results are from, of those from one."""
+    """Source study by label, for results of other studies."""
 
-    def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
-        """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
+    def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
+        """Return (energy of a control step in nJ under an energy ``model``, score) of the agents on a ``task`` with both, by label."""
         rows = {label: row for (label, other), row in self.rows.items() if other == task}
         return {
-            label: (row.energy[price].step.estimate, row.mean)
+            label: (row.energy[model].step.estimate, row.mean)
             for label, row in rows.items()
-            if price in row.energy
+            if model in row.energy
         }
 
-    def front(self, task: str, price: str) -> tuple[str, ...]:
-        """Agents on a ``task`` that no other one beats in score and in energy under a ``price``."""
+    def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
+        """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
         points = {
-            label: (energy, score.estimate) for label, (energy, score) in self.priced(task, price).items()
+            label: (energy, score.estimate)
+            for label, (energy, score) in self.get_energy_and_score(task, model).items()
         }
 
         def beaten(label: str) -> bool:
@@ -131,57 +140,59 @@ class Analysis:
         return tuple(label for label in points if not beaten(label))
 
 
-def analyse(folder: Path) -> Analysis:
-    """The analysis of a study's ``folder``. Raises UserError where it holds no study, or tuned values that cannot be read."""
+def analyze_study(folder: Path) -> StudyAnalysis:
+    """Return the analysis of a study's ``folder``. Raises UserError if it has no study or unreadable tuned values."""
     design = files.read_design(folder)
     try:
         planned, problem = files.read_plan(folder), ""
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
-    tuned = read_copies(folder, design.tuning, design.stems)
+    tuned = read_copies(folder, design.tuning, design.agent_names)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     results, skipped = files.read_results(folder)
     taken, left, sources = take_arms(folder, design, results)
-    found = analysis_of(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
+    found = analyze_results(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
     return replace(found, history=find_history(folder, design), arms=sources)
 
 
-def analysis_of(
+def analyze_results(
     design: Study,
-    results: Sequence[Result],
-    skipped: Sequence[Skipped],
-    planned: Sequence[Planned] = (),
+    results: Sequence[CellResult],
+    skipped: Sequence[SkippedCell],
+    planned: Sequence[PlannedCell] = (),
     plan_problem: str = "",
-    tuned: Mapping[str, Tuned] | None = None,
-    specs: Mapping[str, Tree] | None = None,
-) -> Analysis:
-    """The analysis of results in hand.
+    tuned: Mapping[str, TunedValuesFile] | None = None,
+    specs: Mapping[str, PlainMapping] | None = None,
+) -> StudyAnalysis:
+    """Return the analysis of results.
 
     Args:
         design: The study.
         results: Results of its cells.
-        skipped: Cells that give no numbers.
-        planned: Cells that there have to be.
-        plan_problem: Why those are not known, or nothing.
-        tuned: The tuned values that agents have, by agent; None if there are none.
+        skipped: Cells without numbers.
+        planned: Planned cells.
+        plan_problem: Why the plan cannot be read; empty if it can.
+        tuned: Tuned values by agent; None if there are none.
         specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
-    cells: dict[tuple[str, str], list[Result]] = {}
+    cells: dict[tuple[str, str], list[CellResult]] = {}
     for result in sorted(trained, key=lambda result: result.seed):
         cells.setdefault((result.label, result.task), []).append(result)
-    tasks = _ordered([*planned, *results], "task", {result.task for result in trained})
-    labels = _ordered([*planned, *results], "label", {result.label for result in trained})
-    baseline = _baseline(Path(design.baseline).stem, labels)
+    tasks = _list_in_order([*planned, *results], "task", {result.task for result in trained})
+    labels = _list_in_order([*planned, *results], "label", {result.label for result in trained})
+    baseline = _find_baseline(Path(design.baseline).stem, labels)
     noise = [result for result in results if result.kind == "random"]
-    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _ordered(noise, "task")}
+    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _list_in_order(noise, "task")}
     reference = {
         task: plain.fmean(result.score for result in cells[baseline, task])
         for task in tasks
         if baseline is not None and (baseline, task) in cells
     }
     known = [task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]]
-    rows = {key: row_of(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()}
+    rows = {
+        key: compute_row(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()
+    }
     normalised = bool(tasks) and known == list(tasks)
     scores: dict[str, dict[str, dict[int, float]]] = {}
     if normalised or len(tasks) == 1:
@@ -196,11 +207,11 @@ def analysis_of(
         families = {ALL: scores, **families}
     conditions = {name: c.text for result in results for name, c in result.conditions.items()}
     comparisons = {
-        name: _compared(family, baseline)
+        name: _choose_comparisons(family, baseline)
         for name, family in families.items()
         if baseline in family and len(family) > 1
     }
-    return Analysis(
+    return StudyAnalysis(
         design=design,
         results=tuple(results),
         skipped=tuple(skipped),
@@ -210,7 +221,7 @@ def analysis_of(
         labels=labels,
         tasks=tasks,
         conditions=conditions,
-        anns=tuple(label for label in labels if not any(_spikes(r) for r in trained if r.label == label)),
+        anns=tuple(label for label in labels if not any(_has_spikes(r) for r in trained if r.label == label)),
         baseline=baseline,
         random=random,
         reference=reference,
@@ -218,37 +229,45 @@ def analysis_of(
         normalised=normalised,
         rows=rows,
         scores=scores,
-        overall={label: statistics.aggregate_interval(bare(seeds)) for label, seeds in scores.items()},
-        curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
-        profiles=_profiles(scores),
+        overall={
+            label: statistics.aggregate_interval(drop_seed_names(seeds)) for label, seeds in scores.items()
+        },
+        curves={key: band for key, runs in cells.items() if (band := _compute_curve(runs)) is not None},
+        profiles=_compute_profiles(scores),
         comparisons=comparisons,
-        pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
+        pairs={
+            name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)
+        },
         remaining={
             (*key, name): rest
             for key, runs in cells.items()
             for name in conditions
-            if name != "nominal" and (rest := remaining_of(runs, name, reference.get(key[1]))) is not None
+            if name != "nominal"
+            and (rest := compute_robustness(runs, name, reference.get(key[1]))) is not None
         },
         recovery={
             (*key, name): share
             for key, runs in cells.items()
             for name in conditions
-            if (share := recovery_of(runs, name)) is not None
+            if (share := compute_recovery(runs, name)) is not None
         },
         adapting={
             (*key, name): pair
             for key, runs in cells.items()
             for name in conditions
-            if (pair := adapting_of(runs, name)) is not None
+            if (pair := compute_plasticity_gain(runs, name)) is not None
         },
-        memory=tuple(_memory(rows, labels, tasks)),
-        verdicts=_verdicts(design, cells, reference, comparisons, tasks),
+        memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
+        verdicts=_judge(design, cells, reference, comparisons, tasks),
         uncontrolled={task: _list_uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
 
 def _list_uncontrolled(
-    planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Mapping[str, Tuned]
+    planned: Sequence[PlannedCell],
+    task: str,
+    specs: Mapping[str, PlainMapping],
+    tuned: Mapping[str, TunedValuesFile],
 ) -> Mapping[str, str]:
     own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
     known = {label: specs[str(cell.spec_hash)] for label, cell in own.items() if cell.spec_hash in specs}
@@ -256,11 +275,11 @@ def _list_uncontrolled(
     return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in changed])
 
 
-def _verdicts(
+def _judge(
     design: Study,
-    cells: Mapping[tuple[str, str], Sequence[Result]],
+    cells: Mapping[tuple[str, str], Sequence[CellResult]],
     reference: Mapping[str, float],
-    comparisons: Mapping[str, tuple[Comparison, ...]],
+    comparisons: Mapping[str, tuple[PairedComparison, ...]],
     tasks: Sequence[str],
 ) -> tuple[Verdict, ...]:
     if design.plan is not None:
@@ -277,69 +296,72 @@ def _verdicts(
     )  # fmt: skip
 
 
-def _ordered(
-    items: Iterable[Planned | Result], name: Literal["task", "label"], among: set[str] | None = None
+def _list_in_order(
+    items: Iterable[PlannedCell | CellResult], name: Literal["task", "label"], among: set[str] | None = None
 ) -> tuple[str, ...]:
-    """Values of an attribute in the order in which they first occur."""
+    """Return the values of an attribute in the order of their first occurrence."""
     values = dict.fromkeys(item.task if name == "task" else item.label for item in items)
     return tuple(value for value in values if among is None or value in among)
 
 
-def _baseline(agent: str, labels: Sequence[str]) -> str | None:
-    """The baseline's label; of its variants the first."""
+def _find_baseline(agent: str, labels: Sequence[str]) -> str | None:
+    """Return the baseline's label; its first variant if it has several."""
     return next(
         (label for label in labels if label == agent),
         next((label for label in labels if label.split(" ")[0] == agent), None),
     )
 
 
-def _spikes(result: Result) -> bool:
+def _has_spikes(result: CellResult) -> bool:
     rates = [result.conditions["nominal"].firing_rate, *(result.curve.firing_rate if result.curve else ())]
     return any(rates)
 
 
-def _compared(family: Mapping[str, SeededScores], baseline: str | None = None) -> tuple[Comparison, ...]:
-    """With the baseline, or all with all; agents that share a single pair with another, too few for a test, stand back."""
+def _choose_comparisons(
+    family: Mapping[str, SeededScores], baseline: str | None = None
+) -> tuple[PairedComparison, ...]:
+    """Return the comparisons with the baseline, or of all pairs; agents that share a single run, too few for a test, are left out."""
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
         others = testable if baseline is None else testable[:1]
-        if not any(_common(family[label], family[other]) == 1 for other in others):
+        if not any(_count_shared_runs(family[label], family[other]) == 1 for other in others):
             testable.append(label)
     scores = {label: family[label] for label in family if label in testable}
-    return tuple(compare(scores, baseline)) if len(scores) > 1 else ()
+    return tuple(compare_agents(scores, baseline)) if len(scores) > 1 else ()
 
 
-def _common(first: SeededScores, second: SeededScores) -> int:
-    """Pairs of task and seed that both have."""
+def _count_shared_runs(first: SeededScores, second: SeededScores) -> int:
+    """Return the number of tasks and seeds that both have."""
     return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
 
 
-def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
+def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
     values = [v for tasks in scores.values() for seeds in tasks.values() for v in seeds.values()]
     if not values:
         return {}
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
     return {
-        label: statistics.performance_profile(bare(tasks), at, agent=label) for label, tasks in scores.items()
+        label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
+        for label, tasks in scores.items()
     }
 
 
-def _curve(results: Sequence[Result]) -> Band | None:
-    """None where a run has no return at all."""
+def _compute_curve(results: Sequence[CellResult]) -> Band | None:
+    """Return the learning curve over seeds; None if a run has no return."""
     curves = [result.curve for result in results if result.curve is not None]
     if not all(any(value is not None for value in curve.returns) for curve in curves):
         return None
     runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
     points = min(POINTS, max(len(curve.returns) for curve in curves))
-    steps = common_steps(runs, points, agent=results[0].label)
-    return learning_curve(runs, steps, agent=results[0].label)
+    steps = make_step_grid(runs, points, agent=results[0].label)
+    return compute_learning_curve(runs, steps, agent=results[0].label)
 
 
-def _memory(
-    rows: Mapping[tuple[str, str], Row], labels: Sequence[str], tasks: Sequence[str]
-) -> Iterable[Memory]:
-    """What hidden or late observations cost each task with such a twin: `X` with `X_masked` or `X_delayed`, as Isaac-Cartpole with cartpole_masked."""
+def _compute_memory_dependence(
+    rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
+) -> Iterable[MemoryDependence]:
+    """Yield the loss of each agent on a task's twin: `X` and `X_masked` or `X_delayed`, as Isaac-Cartpole and cartpole_masked."""
 
     def stem(task: str) -> str:
         return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))
@@ -352,4 +374,4 @@ def _memory(
             if whole and part and seeds:
                 drops = [whole.by_seed[seed] - part.by_seed[seed] for seed in seeds]
                 drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
-                yield Memory(label, task, masked, len(seeds), drop)
+                yield MemoryDependence(label, task, masked, len(seeds), drop)

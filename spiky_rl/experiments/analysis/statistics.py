@@ -1,10 +1,10 @@
-"""Scores of a few seeds on a few tasks as estimates with intervals that hold what they promise.
+"""Estimates and intervals for the scores of a few seeds on a few tasks.
 
-Scores of one agent are a mapping from task to its seeds' scores. Tasks are strata: the same in a repetition of the study, where seeds would
-be others, and each weighs the same, however many of its seeds failed. Intervals speak of these tasks only, not of tasks in general.
+The scores of an agent are a mapping from task to its seeds' scores. Tasks are strata: a repetition of the study would have the same tasks
+and other seeds. All tasks weigh the same, however many of their seeds failed. Intervals hold for these tasks, not for tasks in general.
 
-Source: Agarwal et al. (2021), arXiv 2108.13264, and their library rliable, for what is estimated. Its percentile intervals hold the true mean
-in 82 to 87 % of studies with 5 seeds instead of 95 %: those below are corrected for that.
+Source: Agarwal et al. (2021), arXiv 2108.13264, and their library rliable, for the estimates. Its percentile intervals contain the true
+mean in 82 to 87 % of studies with 5 seeds instead of 95 %; the intervals below are corrected for that.
 """
 
 from __future__ import annotations
@@ -16,64 +16,68 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, suggest_name
 
 type Scores = Mapping[str, ArrayLike]
-"""By task, the scores of its seeds: anything that becomes an array [seeds]."""
+"""Scores of the seeds by task: anything that becomes an array [seeds]."""
 type Statistic = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-"""Values [..., runs] and the runs' weights, None for equal ones, to [...]."""
+"""Maps values [..., runs] and the runs' weights, None for equal ones, to [...]."""
 
 LEVEL, RESAMPLES, TRIMMED = 0.95, 5000, 0.25
 CHUNK = 4_000_000
-"""Numbers held at once while resampling."""
+"""Maximum number of values in memory while resampling."""
 
 
 class StatisticsError(UserError):
-    """Scores that no statistic can be made of."""
+    """Scores that allow no statistic."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the bounds between which the true value lies at that level of confidence."""
+    """An estimate and the bounds of its confidence interval."""
 
     estimate: float
     low: float
     high: float
-    """The bounds are infinite where a task has one seed, which says nothing of others; nan without any."""
+    """The bounds are infinite if a task has one seed, which says nothing of others; nan without seeds."""
     level: float = LEVEL
 
     def excludes(self, value: float) -> bool:
-        """Whether the ``value`` lies outside; a bound itself is inside, and no interval excludes nothing."""
+        """Return whether ``value`` lies outside; a bound lies inside, and nan bounds exclude nothing."""
         return value < self.low or value > self.high
 
 
 @dataclass(frozen=True)
 class Band:
-    """Estimates along an axis. Bounds hold point by point, not for the line as a whole."""
+    """Estimates along an axis. Bounds hold point by point, not for the whole line."""
 
     at: np.ndarray
-    """Thresholds, or env steps."""
+    """Thresholds or environment steps."""
     estimate: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    """nan, as the other two, wherever a run has no value."""
+    """nan, like the other two, if a run has no value."""
     runs: np.ndarray
     """Number of runs with a value at that point."""
     level: float = LEVEL
 
 
-def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
-    """The ``scores`` as sorted arrays in the order of the tasks' names. Raises StatisticsError that names ``agent`` and task."""
+def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
+    """Return the ``scores`` as sorted arrays in the order of task names. Raises StatisticsError that names ``agent`` and task."""
     if not scores:
         raise StatisticsError(f"{agent}: there are no scores of any task")
     arrays = {}
     for task in sorted(scores):
         values = np.asarray(scores[task], dtype=float)
         if values.ndim != 1 or not values.size:
-            raise StatisticsError(f"{agent}, {task}: expected the scores of its seeds, got {scores[task]!r}")
+            raise StatisticsError(
+                f"{agent}, {task}: {scores[task]!r} given; allowed: the scores of its seeds"
+            )
         if not np.isfinite(values).all():
             wrong = values[~np.isfinite(values)][0]
-            raise StatisticsError(f"{agent}, {task}: {wrong} is no score; leave out seeds that have none")
+            raise StatisticsError(
+                f"{agent}, {task}: {wrong} given; allowed: finite scores; leave out seeds without one"
+            )
         arrays[task] = np.sort(values)
     return arrays
 
@@ -81,24 +85,24 @@ def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
 def normalise[Seed](
     scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
 ) -> dict[str, dict[Seed, float]]:
-    """(x - random) / (reference - random) of each task: 0 is a random policy's score, 1 the reference's.
+    """Return (x - random) / (reference - random) for each task: 0 is a random policy's score, 1 the reference's.
 
-    Both anchors count as known: intervals of normalised scores do not tell how uncertain they are.
+    Both anchors count as exact: intervals of normalised scores ignore their uncertainty.
 
     Args:
         scores: By task and seed.
         random: Score of random actions by task.
-        reference: Score by task that counts as 1.
+        reference: Score by task that becomes 1.
 
-    Raises StatisticsError that names the task for an anchor that is missing or not finite, and for a reference that is not above
-    random.
+    Raises:
+        StatisticsError: An anchor is missing or not finite, or the reference is not above random; it names the task.
     """
     normalised = {}
     for task, seeds in scores.items():
         for what, anchors in (("random", random), ("reference", reference)):
             if task not in anchors or not np.isfinite(anchors[task]):
-                known = f"has no {what} score to normalise by; there are {', '.join(anchors) or 'none'}"
-                raise StatisticsError(f"{task}: {known}{nearest(task, anchors)}")
+                known = f"no {what} score to normalise by; known: {', '.join(anchors) or 'none'}"
+                raise StatisticsError(f"{task}: {known}{suggest_name(task, anchors)}")
         low, high = random[task], reference[task]
         if high <= low:
             raise StatisticsError(
@@ -109,18 +113,18 @@ def normalise[Seed](
 
 
 def mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of ``values`` [..., runs]; with ``weights`` [runs] that are equal by task, rliable's mean of the tasks' means."""
+    """Return the mean of ``values`` [..., runs]; ``weights`` [runs] that are equal within a task give rliable's mean of task means."""
     return np.average(np.asarray(values, dtype=float), axis=-1, weights=weights)
 
 
 def interquartile_mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of the middle half of all runs' scores, as rliable: a quarter of the runs, rounded down, is cut at either end.
+    """Return the mean of the middle half of all runs, as rliable does: it cuts a quarter of the runs, rounded down, at either end.
 
-    With weights the runs cut are those that make up at most a quarter of the weight, which is the same where all are equal.
+    With weights it cuts the runs with at most a quarter of the weight, which is the same for equal weights.
 
     Args:
         values: Scores [..., runs].
-        weights: Weights of the runs, [runs]; None: equal ones.
+        weights: Weights of the runs [runs]; None for equal ones.
     """
     values = np.asarray(values, dtype=float)
     if weights is None:
@@ -131,7 +135,7 @@ def interquartile_mean(values: ArrayLike, weights: np.ndarray | None = None) -> 
     values, share = np.take_along_axis(values, order, axis=-1), (weights / np.sum(weights))[order]
     below = np.cumsum(share, axis=-1)
     above = 1 - below + share
-    # the tolerance is for sums of shares that make up a quarter but for rounding
+    # the tolerance is for sums of shares that are a quarter up to rounding
     inner = np.where((below > TRIMMED + 1e-9) & (above > TRIMMED + 1e-9), share, 0.0)
     return (values * inner).sum(axis=-1) / inner.sum(axis=-1)
 
@@ -145,26 +149,26 @@ def aggregate_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of all runs, and a stratified bootstrap interval over seeds within each task: see `intervals`.
+    """Return a statistic of all runs with a stratified bootstrap interval over the seeds of each task: see `compute_intervals`.
 
-    Identical scores give an interval of no width: what a sample does not show, no bootstrap finds.
+    Equal scores give an interval of width zero: a bootstrap finds nothing that the sample does not show.
 
     Args:
         scores: Scores of one agent, by task.
         statistic: Function of all runs' scores.
-        agent: Whose, for messages.
+        agent: Name for messages.
         level: Confidence of the interval.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
-    checked = check(scores, agent)
+    checked = check_scores(scores, agent)
     sizes = [len(values) for values in checked.values()]
     pooled = np.concatenate(list(checked.values()))
-    estimate, low, high = intervals(pooled, sizes, statistic, level, resamples, seed)
+    estimate, low, high = compute_intervals(pooled, sizes, statistic, level, resamples, seed)
     return Interval(float(estimate), float(low), float(high), level)
 
 
-def intervals(
+def compute_intervals(
     values: np.ndarray,
     sizes: Sequence[int],
     statistic: Statistic = interquartile_mean,
@@ -172,18 +176,18 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimate, low and high [...] of many samples [..., runs] at once, whose runs stand task by task, `sizes` of them for each.
+    """Return estimate, low and high [...] of many samples [..., runs]; the runs are ordered by task, ``sizes`` of them for each.
 
-    The interval is Efron's (1987) BCa, which corrects for bias and skew, with its deviations from the estimate stretched by
-    sqrt(n / (n - 1)) t / z: Hesterberg's (2015, 10.1080/00031305.2015.1089789) correction of the bootstrap's narrowness at n seeds, applied to
-    deviations instead of quantiles, because no quantile of 5 seeds' resamples lies outside of their range. t has the degrees of freedom of
-    Welch and Satterthwaite; each run's influence is its count's covariance with the resampled statistic (Efron 2014).
+    The interval is Efron's (1987) BCa, which corrects for bias and skew, with its deviations from the estimate widened by
+    sqrt(n / (n - 1)) t / z. That is Hesterberg's (2015, 10.1080/00031305.2015.1089789) correction of the bootstrap's narrowness at n seeds,
+    applied to deviations instead of quantiles, because no quantile of 5 seeds' resamples lies outside their range. t has the degrees of
+    freedom of Welch and Satterthwaite; each run's influence is its count's covariance with the resampled statistic (Efron 2014).
 
-    Simulated with 5, 10 and 20 seeds on 1 to 3 tasks, intervals of 95 % hold the truth in 94 to 97 % of studies where scores are normal and
-    in 93 to 97 % where most are near a ceiling (skewness -0.9). They promise too much for the mean of few seeds with a long tail: 92 % with
-    5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % where one run in ten fails by five standard deviations, since many
-    studies see no such run (the interquartile mean's: 96 to 97 %; `coverage.COVERAGE` has more); and for the interquartile mean of 5 seeds on
-    tasks whose levels lie many standard deviations apart, 90 to 94 %, because whole runs are cut, one fifth where it should be a quarter.
+    Simulated with 5, 10 and 20 seeds on 1 to 3 tasks, 95 % intervals contain the true value in 94 to 97 % of studies with normal scores, and
+    in 93 to 97 % if most scores are near a ceiling (skewness -0.9). They are too narrow for the mean of few seeds with a long tail: 92 % with
+    5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % if one run in ten fails by five standard deviations, because many
+    studies see no such run (interquartile mean: 96 to 97 %; more in `coverage.COVERAGE`). The interquartile mean of 5 seeds on tasks with
+    levels many standard deviations apart reaches 90 to 94 %, because whole runs are cut: a fifth instead of a quarter.
 
     Args:
         values: Scores [..., runs].
@@ -194,12 +198,12 @@ def intervals(
         seed: Seed of the resamples.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)
-    weights = _weights(sizes)
+    weights = _make_weights(sizes)
     estimate = np.asarray(statistic(values, weights))
     if min(sizes) == 1:
         return estimate, np.full_like(estimate, -np.inf), np.full_like(estimate, np.inf)
     rows, flat = values.reshape(-1, values.shape[-1]), estimate.reshape(-1)
-    index = _resampled(sizes, resamples, seed)
+    index = _draw_resamples(sizes, resamples, seed)
     places = index + np.arange(resamples)[:, None] * index.shape[1]
     counts = np.bincount(places.ravel(), minlength=places.size).reshape(index.shape) - 1.0
     bounds = np.empty((2, len(rows)))
@@ -208,17 +212,17 @@ def intervals(
         part = slice(start, start + step)
         repeated = np.asarray(statistic(rows[part][:, index], weights))
         influence = (repeated - repeated.mean(axis=1, keepdims=True)) @ counts / resamples
-        bounds[:, part] = _stretched_bca(flat[part], repeated, influence, sizes, level)
+        bounds[:, part] = _widened_bca(flat[part], repeated, influence, sizes, level)
     return estimate, bounds[0].reshape(estimate.shape), bounds[1].reshape(estimate.shape)
 
 
-def _weights(sizes: Sequence[int]) -> np.ndarray | None:
-    """Weights of runs of tasks of these sizes, so that every task weighs the same; None where all runs do."""
+def _make_weights(sizes: Sequence[int]) -> np.ndarray | None:
+    """Return weights of runs that give every task of these ``sizes`` the same weight; None if all runs weigh the same."""
     return None if len(set(sizes)) == 1 else np.repeat(1 / np.array(sizes), sizes)
 
 
-def _resampled(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
-    """Which runs a resample takes [resamples, runs]: of each task as many as it has."""
+def _draw_resamples(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
+    """Return the runs of each resample [resamples, runs]: as many of each task as it has."""
     generator = np.random.default_rng(seed)
     starts = np.cumsum([0, *sizes[:-1]])
     drawn = [
@@ -227,13 +231,13 @@ def _resampled(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(drawn, axis=1)
 
 
-def _stretched_bca(
+def _widened_bca(
     estimate: np.ndarray, repeated: np.ndarray, influence: np.ndarray, sizes: Sequence[int], level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds [samples] from the estimates [samples], resampled ones [samples, resamples] and influences [samples, runs]."""
+    """Return bounds [samples] from estimates [samples], resampled ones [samples, resamples] and influences [samples, runs]."""
     resamples = repeated.shape[1]
     ordered = np.sort(repeated, axis=1)
-    # resamples that hit the estimate but for rounding count half on either side
+    # resamples equal to the estimate up to rounding count half on either side
     near = 1e-12 * np.maximum(1e-300, np.abs(estimate))[:, None]
     less, more = repeated < estimate[:, None] - near, repeated > estimate[:, None] + near
     below = 0.5 + (less.mean(axis=1) - more.mean(axis=1)) / 2
@@ -266,21 +270,21 @@ def _stretched_bca(
 def performance_profile(
     scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores", level: float = LEVEL
 ) -> Band:
-    """Share of runs with a score above each threshold, averaged over tasks.
+    """Return the share of runs with a score above each threshold, averaged over tasks.
 
-    Bounds are Wilson's of each task's share, combined as in `recovered`, and not a bootstrap's: that one holds the truth in 66 % of cases with
-    one task and 5 seeds, since runs that are all above a threshold stay so when resampled; these in 96 %, and 90 % at the worst.
+    Bounds are Wilson's for each task's share, combined by `combine_intervals`. A bootstrap's interval contains the true value in 66 % of
+    cases with one task and 5 seeds, because resampled runs that are all above a threshold stay above it; these in 96 %, 90 % at the worst.
 
     Args:
         scores: Scores of one agent, by task.
         thresholds: [points].
-        agent: Whose, for messages.
+        agent: Name for messages.
         level: Confidence of the bounds.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     at = np.asarray(thresholds, dtype=float)
-    checked = check(scores, agent)
+    checked = check_scores(scores, agent)
     above = [(values > at[:, None]).sum(axis=1) for values in checked.values()]
     sizes = [len(values) for values in checked.values()]
     shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
@@ -290,18 +294,20 @@ def performance_profile(
             for count, n in zip(above, sizes, strict=True)
         ]
     )
-    low, high = recovered(shares, bounds[:, 0], bounds[:, 1])
+    low, high = combine_intervals(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
     return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)), level)
 
 
-def recovered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER).
+def combine_intervals(
+    estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) variance recovery (MOVER).
 
     Args:
-        estimates: Estimates of each task, [tasks, ...].
+        estimates: Estimates of each task [tasks, ...].
         lows: Their lower bounds.
-        highs: Their upper ones.
+        highs: Their upper bounds.
     """
     middle, tasks = estimates.mean(axis=0), len(estimates)
     below = np.sqrt(((estimates - lows) ** 2).sum(axis=0)) / tasks

@@ -13,43 +13,43 @@ from optuna.trial import FrozenTrial, TrialState
 
 from spiky_rl.config import files
 from spiky_rl.config.spec import parse_overrides
-from spiky_rl.config.tuned import FILE
+from spiky_rl.config.tuned_values import FILE_NAME
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.tuning import STARTUP, Pair, read
-from spiky_rl.experiments.run.tuning_search import Search
+from spiky_rl.experiments.run.tuning import STARTUP, AgentTask, read_tuning
+from spiky_rl.experiments.run.tuning_search import TuningSearch
 
-KEEP = 0.05
-"""Share of the best return that the tuned trial may lack where an activity is to be low."""
-LEAST, QUANTILE = 10, 0.25
-"""Trials in the space from which on importances are estimated, and the share of them that counts as the best."""
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+NEAR_BEST_SHARE = 0.05
+"""Share of the best return that the tuned trial may lack if an activity is minimised."""
+MIN_TRIALS, QUANTILE = 10, 0.25
+"""Sampled trials from which on importances are estimated; share of them that counts as the best."""
+FINAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TuningOutcome:
     """The trials of an agent on a task."""
 
-    pair: Pair
+    pair: AgentTask
     trials: Sequence[FrozenTrial]
 
     @property
     def ended(self) -> list[FrozenTrial]:
-        """Trials of which nothing is left to do."""
-        return [trial for trial in self.trials if trial.state in ENDED]
+        """Ended trials."""
+        return [trial for trial in self.trials if trial.state in FINAL_STATES]
 
     @property
     def complete(self) -> list[FrozenTrial]:
-        """Trials that had their whole budget."""
+        """Trials with their whole budget."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def diverged(self) -> list[FrozenTrial]:
-        """Trials whose numbers were none any more."""
+        """Trials that ended with non-finite values."""
         return [trial for trial in self.ended if "diverged" in trial.user_attrs]
 
     @property
     def random_count(self) -> int:
-        """Number of trials that drew their values at random, because too few trials were over when they began."""
+        """Number of trials with random values, because too few trials had ended when they began."""
         over = [
             t.datetime_complete for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
         ]
@@ -57,43 +57,43 @@ class Outcome:
         return sum(sum(1 for end in over if end and end <= start) < STARTUP for start in begun)
 
     @property
-    def default(self) -> FrozenTrial | None:
-        """The agent as it is."""
+    def default_trial(self) -> FrozenTrial | None:
+        """The complete trial of the default configuration."""
         return next((trial for trial in self.complete if trial.number == 0), None)
 
     @property
-    def best(self) -> FrozenTrial | None:
-        """The highest return; with an activity, the least of it among returns that are nearly the highest."""
+    def best_trial(self) -> FrozenTrial | None:
+        """The trial with the highest return; with an activity, the lowest activity among nearly best returns."""
         if not self.complete:
             return None
         top = max(trial.values[0] for trial in self.complete)
-        near = [trial for trial in self.complete if trial.values[0] >= top - KEEP * abs(top)]
+        near = [trial for trial in self.complete if trial.values[0] >= top - NEAR_BEST_SHARE * abs(top)]
         return min(near, key=lambda t: (t.values[1] if len(t.values) > 1 else -t.values[0], t.number))
 
     @property
-    def firsts(self) -> dict[int, float]:
-        """Return at the first rung by number, of the trials in the space, which the agent as it is is not."""
+    def first_rung_returns(self) -> dict[int, float]:
+        """First-rung return by trial number, excluding the default configuration."""
         sampled = [trial for trial in self.trials if trial.number > 0]
-        return {trial.number: value for trial in sampled if (value := first(trial)) is not None}
+        return {trial.number: value for trial in sampled if (value := get_first_return(trial)) is not None}
 
     @property
-    def start(self) -> float | None:
-        """Return of the agent as it is at the first rung."""
-        return None if self.default is None else first(self.default)
+    def default_return(self) -> float | None:
+        """First-rung return of the default configuration."""
+        return None if self.default_trial is None else get_first_return(self.default_trial)
 
     @property
     def sensitivity(self) -> Interval | None:
-        """Median and quartiles of returns at the first rung; None of fewer than two."""
-        returns = list(self.firsts.values())
+        """Median and quartiles of first-rung returns; None for fewer than two."""
+        returns = list(self.first_rung_returns.values())
         if len(returns) < 2:
             return None
         low, median, high = statistics.quantiles(returns, n=4, method="inclusive")
         return Interval(median, low, high)
 
     def importances(self) -> Mapping[str, float]:
-        """Share of every parameter in what makes a trial one of the best at the first rung (PED-ANOVA); empty of few trials."""
-        firsts = self.firsts
-        if len(firsts) < LEAST:
+        """Return each parameter's share in making a trial one of the best at the first rung (PED-ANOVA); empty for few trials."""
+        firsts = self.first_rung_returns
+        if len(firsts) < MIN_TRIALS:
             return {}
         study = optuna.create_study(direction="maximize")
         for trial in (trial for trial in self.trials if trial.number in firsts):
@@ -105,32 +105,32 @@ class Outcome:
             return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def first(trial: FrozenTrial) -> float | None:
-    """Return of a ``trial`` at its first rung; None where it did not get there."""
+def get_first_return(trial: FrozenTrial) -> float | None:
+    """Return the first-rung return of a ``trial``; None if it ended before."""
     return trial.intermediate_values.get(0, trial.values[0] if trial.values else None)
 
 
-def outcomes(search: Search) -> list[Outcome]:
-    """All trials of a ``search`` that there are."""
-    return [Outcome(pair, study.get_trials(deepcopy=False)) for pair, study in search.studies.items()]
+def collect_outcomes(search: TuningSearch) -> list[TuningOutcome]:
+    """Return the outcomes of all pairs of a ``search``."""
+    return [TuningOutcome(pair, study.get_trials(deepcopy=False)) for pair, study in search.studies.items()]
 
 
-def overrides(search: Search, pair: Pair, trial: FrozenTrial) -> list[str]:
-    """Overrides of the agent that a ``trial`` of a ``pair`` tries, in the space of a ``search``."""
+def get_overrides(search: TuningSearch, pair: AgentTask, trial: FrozenTrial) -> list[str]:
+    """Return the overrides of the agent in a ``trial`` of a ``pair``."""
     known = [d for d in pair.dimensions if d.key in trial.params]
-    chosen = [text for d in known for text in d.assignments(trial.params[d.key])]
+    chosen = [text for d in known for text in d.make_overrides(trial.params[d.key])]
     return [*search.tuning.space.fixed, *chosen] if trial.number else []
 
 
-def write_tuned(search: Search) -> bool:
-    """Write the values that a ``search`` tuned, if every agent has had all of its trials on every task; whether it has."""
-    tuning, pairs = search.tuning, outcomes(search)
-    facts = held.facts if (held := read(search.out)) else {}
+def write_tuned(search: TuningSearch) -> bool:
+    """Write the tuned values of a ``search`` if every agent has had all trials on every task; return whether it did."""
+    tuning, pairs = search.tuning, collect_outcomes(search)
+    facts = held.facts if (held := read_tuning(search.out)) else {}
     tasks: dict[str, dict[str, object]] = {}
     for outcome in pairs:
-        if (best := outcome.best) is None or len(outcome.ended) < tuning.trials:
+        if (best := outcome.best_trial) is None or len(outcome.ended) < tuning.trials:
             return False
-        layer = parse_overrides(overrides(search, outcome.pair, best))
+        layer = parse_overrides(get_overrides(search, outcome.pair, best))
         values = dict(zip(["return", tuning.activity], best.values, strict=False))
         tasks.setdefault(outcome.pair.label, {})[outcome.pair.stem] = {
             "trial": best.number,
@@ -146,5 +146,5 @@ def write_tuned(search: Search) -> bool:
     }
     budget = "; ".join(dict.fromkeys(f"{o.pair.label}: {o.pair.budget.text}" for o in pairs))
     text = yaml.safe_dump({**head, "budget": budget, "tasks": tasks}, sort_keys=False)
-    files.write_text(search.out / FILE, text)
+    files.write_text(search.out / FILE_NAME, text)
     return True

@@ -1,8 +1,8 @@
 """The verdict of every planned comparison: better, worse, equivalent within the margin, or undecided.
 
-Two sign-flip tests of paired seeds stand behind a verdict: one of a difference, and one of equivalence, which is two one-sided tests (TOST)
-of whether an agent's mean lies between (1 - margin) and (1 + margin) times its baseline's. Holm corrects each kind for all tests of the
-plan's family, so that each kind finds something false in at most alpha of studies.
+A verdict rests on two sign-flip tests of paired seeds: one of a difference, and one of equivalence, which is two one-sided tests (TOST)
+of whether an agent's mean lies between (1 - margin) and (1 + margin) times its baseline's. Holm corrects each kind over all tests of the
+plan's family, so that each kind makes a false finding in at most a share alpha of studies.
 
 Source: Schuirmann (1987), 10.1007/BF01068419, for the two one-sided tests.
 """
@@ -17,21 +17,19 @@ import numpy as np
 from scipy import stats
 
 from spiky_rl.experiments.analysis.comparisons import (
-    ALPHA,
-    PERMUTATIONS,
     POWER,
-    Comparison,
+    PairedComparison,
     SeededScores,
     compare_pair,
     find_fewest,
     holm,
 )
-from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
-from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, compute_energy_per_metre
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
+from spiky_rl.experiments.design.planned import ALPHA, METRES, PERMUTATIONS, Endpoint, StudyPlan
+from spiky_rl.experiments.run.results import CellResult
 
-type Cells = Mapping[tuple[str, str], Sequence[Result]]
+type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
 """Results of an agent's seeds, by label and task."""
 
 
@@ -41,16 +39,16 @@ class Verdict:
 
     endpoint: Endpoint
     task: str
-    comparison: Comparison
+    comparison: PairedComparison
     """The comparison of the endpoint's numbers; Holm's family is the plan's."""
     reference: float
     """The baseline's mean of the endpoint over the pairs; nan without pairs."""
     margin: float
-    """Share of the reference that counts as no difference; 0: nobody planned one, and nothing is called equivalent."""
+    """Share of the reference that counts as equivalent; 0 without a plan, and nothing is then equivalent."""
     equivalence: float
-    """Two one-sided tests' p, after Holm; 1 without a margin."""
+    """p-value of the two one-sided tests after Holm; 1 without a margin."""
     seeds_to_equate: int | None
-    """Seeds that would show equivalence, if there is no difference at all; None: no number, or no margin."""
+    """Seeds that would show equivalence if there is no difference; None if no number does or there is no margin."""
     is_planned: bool
 
     @property
@@ -64,28 +62,28 @@ class Verdict:
 
     @property
     def relative(self) -> Interval:
-        """The difference as a share of the reference, which counts as known; nan where that is zero or nothing."""
+        """The difference as a share of the reference, taken as exact; nan if the reference is zero or nan."""
         difference, size = self.comparison.difference, abs(self.reference) or math.nan
         return Interval(
             difference.estimate / size, difference.low / size, difference.high / size, difference.level
         )
 
 
-def measure(result: Result, endpoint: Endpoint, reference: float | None = None) -> float | None:
-    """Return the number of an ``endpoint`` that a ``result`` has; None where it was not measured or means nothing.
+def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:
+    """Return the number of an ``endpoint`` in a ``result``; None if it was not measured or is meaningless.
 
     Args:
         result: Result of one seed.
-        endpoint: What is measured.
-        reference: Mean return of the study's baseline; a seed that returns hardly a share of it has nothing to keep.
+        endpoint: The endpoint.
+        reference: Mean return of the study's baseline; seeds that return hardly a share of it have nothing to keep.
     """
     if endpoint.kept:
         missing = [name for name in endpoint.kept if name not in result.conditions]
-        if missing or result.score <= LEAST * max(reference or 0.0, 0.0):
+        if missing or result.score <= MIN_SCORE_SHARE * max(reference or 0.0, 0.0):
             return None
         return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
     if endpoint.energy_per_metre:
-        return energy_per_metre(result, endpoint.energy_per_metre)
+        return compute_energy_per_metre(result, endpoint.energy_per_metre)
     return result.nominal.measures.get("distance") if endpoint.measure == METRES else result.score
 
 
@@ -97,7 +95,7 @@ def judge(
     Args:
         plan: Pairs, endpoints, margin and family.
         cells: Results by label and task.
-        tasks: Tasks with a result.
+        tasks: Tasks with results.
         reference: Mean return of the study's baseline by task.
         is_planned: Whether the plan was made before the first cell began.
     """
@@ -107,7 +105,9 @@ def judge(
         for task in tasks:
             for endpoint in plan.endpoints:
                 scores = {
-                    label: {task: _by_seed(cells.get((label, task), ()), endpoint, reference.get(task))}
+                    label: {
+                        task: _measure_by_seed(cells.get((label, task), ()), endpoint, reference.get(task))
+                    }
                     for label in (agent, baseline)
                 }
                 made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
@@ -118,7 +118,9 @@ def judge(
     return tuple(verdict for row in zip(*families, strict=True) for verdict in row)
 
 
-def _by_seed(results: Sequence[Result], endpoint: Endpoint, reference: float | None) -> dict[int, float]:
+def _measure_by_seed(
+    results: Sequence[CellResult], endpoint: Endpoint, reference: float | None
+) -> dict[int, float]:
     measured = {result.seed: measure(result, endpoint, reference) for result in results}
     return {seed: value for seed, value in measured.items() if value is not None}
 
@@ -140,7 +142,7 @@ def _judge_one(
     reference = float(second.mean()) if seeds else math.nan
     return Verdict(
         endpoint, task, compared, reference, plan.margin,
-        equivalence=equivalence_p_value(first, second, plan.margin),
+        equivalence=compute_equivalence_p_value(first, second, plan.margin),
         seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
         is_planned=is_planned,
     )  # fmt: skip
@@ -155,19 +157,19 @@ def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
     ]
 
 
-def equivalence_p_value(
+def compute_equivalence_p_value(
     first: np.ndarray, second: np.ndarray, margin: float, *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> float:
-    """Return p of the two one-sided sign-flip tests that the ``first`` mean is not within a ``margin`` of the ``second``.
+    """Return the p-value of two one-sided sign-flip tests against a difference of the means beyond the ``margin``.
 
-    The lowest there can be is 1 / 2**pairs.
+    The lowest possible value is 1 / 2**pairs.
 
     Args:
         first: Numbers of an agent [pairs].
-        second: Those of its baseline [pairs].
+        second: Numbers of its baseline [pairs].
         margin: Share of the baseline's mean, in (0, 1).
-        permutations: Sign patterns that are tried at most.
-        seed: Seed of those that are drawn.
+        permutations: Maximum number of sign patterns.
+        seed: Seed of drawn sign patterns.
     """
     if len(first) < 2:
         return 1.0
@@ -186,16 +188,16 @@ def equivalence_p_value(
 def count_seeds_to_equate(
     differences: np.ndarray, margin: float, tests: int = 1, *, power: float = POWER, alpha: float = ALPHA
 ) -> int | None:
-    """Return the seeds with which two one-sided t tests show equivalence with that power, if there is no difference.
+    """Return the seeds with which two one-sided t tests show equivalence with that power if there is no difference.
 
-    None where the spread of the differences is not known, or no number of seeds is enough.
+    None if the spread of the differences is unknown, or no number of seeds is enough.
 
     Args:
-        differences: Paired differences [pairs], of whose spread this makes use.
-        margin: Difference that counts as none, in their unit.
-        tests: Tests that are made together; alpha is divided among them.
-        power: How probable a finding is to be.
-        alpha: How probable a false one may be, over all tests together.
+        differences: Paired differences [pairs], for their spread.
+        margin: Difference that counts as equivalent, in their unit.
+        tests: Number of tests that share alpha.
+        power: Probability of a finding.
+        alpha: Probability of a false finding over all tests together.
     """
     if len(differences) < 3 or not margin > 0:
         return None

@@ -1,4 +1,4 @@
-"""The cells of a study: what each one runs, under which name, and a hash of all that defines it."""
+"""The cells of a study: specification, name and hash of each."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from spiky_rl.config.options import Record, RegistryError, Settings
-from spiky_rl.config.plain import Tree, assignment
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.options import FileRecord, RegistryError, Settings
+from spiky_rl.config.plain_data import PlainMapping, format_override
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.design.study import RANDOM, Spending, Study
+from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
-from spiky_rl.hosts.common.provenance import Provenance, compute_kernels_digest, get_deciding_versions
-from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
+from spiky_rl.run.run_plan import RunPlan
 
 OUT = "$OUT"
-"""What stands for the study's folder in recorded commands."""
+"""Placeholder of the study's folder in recorded commands."""
 EVALUATION = "evaluation.json"
-"""In a cell's folder."""
+"""File name in a cell's folder."""
 EVALUATION_SEED = 100_000
-"""Added to a cell's seed for its evaluation, so that it starts from states that training did not."""
+"""Added to a cell's seed for its evaluation, so that its initial states differ from training."""
 
 EARLIER_PHYSICS = "newton_mjwarp"
-"""Physics of cells that do not say what stepped their worlds."""
+"""Physics backend of cells of earlier versions, which do not name it."""
 
 
-type Resolve = Callable[[str, str, Tree], Plan]
-"""Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
+type Resolve = Callable[[str, str, PlainMapping], RunPlan]
+"""Returns the run plan of a task, an agent and a variant; raises UserError if they do not go together."""
 
 
-def folder_name(name: str) -> str:
-    """The ``name``, if it is that of a file or folder and leads nowhere else. Raises RegistryError."""
+def check_folder_name(name: str) -> str:
+    """Return ``name`` if it is a plain name of a file or folder, without a path. Raises RegistryError."""
     if Path(name).name != name or name in ("", "..") or "\0" in name:
         raise RegistryError(f"expected a folder's name, got {name!r}")
     return name
@@ -47,45 +47,45 @@ def folder_name(name: str) -> str:
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class Specification(Settings):
+class CellSpecification(Settings):
     """The complete specification of a cell's training and evaluation."""
 
     task: str
-    """As it was asked for, and so is the agent."""
+    """As the study names it; likewise the agent."""
     agent: str
     library: str
     assets: str
     device: str | None
-    """None: the one that is chosen where the cell is worked on."""
+    """None lets the machine that runs the cell choose."""
     seed: int
     num_envs: int
     budget: str | None
-    """None: the merged specification's own number of iterations."""
+    """None takes the number of iterations of the merged specification."""
     overrides: Texts
-    """Overrides of agent and environment; those of the agent are in ``spec`` already."""
+    """Overrides of agent and environment; the agent's are in ``spec`` already."""
     tuned: str
-    """Path in the study's folder of the tuned values that ``spec`` has; empty if it has none."""
+    """Path in the study's folder of the tuned values in ``spec``; empty if there are none."""
     episodes: int
     conditions: Texts
     spec: dict[str, Any]
-    """The agent: all layers merged, complete."""
+    """The complete agent, all layers merged."""
     origins: dict[str, str]
 
     @property
     def evaluation_seed(self) -> int:
-        """Seed of the states that the evaluation starts from, which training did not see."""
+        """Seed of the evaluation's initial states, which training has not seen."""
         return EVALUATION_SEED + self.seed
 
 
-class Planned(Record):
-    """A cell's line of the plan: one training and its evaluation."""
+class PlannedCell(FileRecord):
+    """A cell's entry in the plan: one training and its evaluation."""
 
-    name: Annotated[str, AfterValidator(folder_name)] = Field(alias="cell")
-    """Name of its folder."""
+    name: Annotated[str, AfterValidator(check_folder_name)] = Field(alias="cell")
+    """Name of the cell's folder."""
     agent: str
     """File stem."""
     label: str
-    """Agent and variation in words, for tables and plots."""
+    """Agent and variant for tables and figures."""
     task: str
     """The task's label."""
     variant: dict[str, Any]
@@ -94,110 +94,110 @@ class Planned(Record):
     hash: str
     spec_hash: str | None
     base_hash: str | None = None
-    """Digest of the agent's specification without the study's tuned values and variation; None where there are no tuned values."""
+    """Digest of the agent's specification without tuned values and variant; None without tuned values."""
     env_steps: int | None
-    """That it trains for; None where another budget ends it, 0 for random actions."""
+    """Environment steps of the training; None if another budget ends it, 0 for random actions."""
     num_envs: int
     device: str
     physics: str = EARLIER_PHYSICS
-    """What steps the worlds."""
+    """Physics backend."""
     processes: int
-    """Processes of a data-parallel training, by torchrun."""
+    """Processes of a data-parallel training (torchrun)."""
     commands: Texts
-    """What reproduces it by hand, for people: no program reads it."""
+    """Command lines that reproduce the cell, for people; no program reads them."""
     seconds: Annotated[float | None, PlainSerializer(lambda s: s if s is None else round(s))] = Field(
         default=None, alias="seconds_estimated"
     )
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is no cell of random actions."""
+        """Whether the cell trains an agent, other than a cell of random actions."""
         return self.kind != RANDOM
 
 
-class PlanFile(Record):
-    """plan.json."""
+class StudyPlanFile(FileRecord):
+    """Content of plan.json."""
 
     version: Literal[1]
-    cells: Annotated[tuple[Planned, ...], Field(strict=False)]
+    cells: Annotated[tuple[PlannedCell, ...], Field(strict=False)]
 
 
-class Cell(Planned):
-    """A cell as its own file has it: its line of the plan, and all that who works it needs to know."""
+class Cell(PlannedCell):
+    """A cell's own file: its entry in the plan and everything that its worker needs."""
 
-    specification: Specification
-    budget: Spending
+    specification: CellSpecification
+    budget: OptionalBudget
     library: str
     assets: str = ""
-    """Which robots it runs with, in words; empty before its file is written."""
+    """Source of its robots, for people; empty until its file is written."""
     provenance: Provenance | None = None
     """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
     versions: dict[str, str] = {}
-    """Versions that may change its bits."""
+    """Versions of packages that may change its bits."""
     earlier_hash: str = ""
-    """Its hash without provenance and versions, which results of earlier versions have."""
+    """Hash without provenance and versions, as in results of earlier versions."""
     goes_on: str = ""
-    """The cell of this study whose last checkpoint its training begins with."""
+    """The cell of this study from which its training takes the last checkpoint."""
 
 
-def cells(
+def build_cells(
     study: Study,
-    resolve: Resolve,
+    resolve_agent: Resolve,
     device: str | None = None,
     assets: str = "auto",
     processes: int = 1,
     title: str = "",
     threads: int | None = None,
 ) -> list[Cell]:
-    """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
+    """Return all cells, one seed of all agents before the next seed, so that an interrupted study is balanced.
 
     Args:
-        study: What is compared.
-        resolve: Tells what its combinations are.
-        device: That cells ask for; None lets each choose.
-        assets: Robots that cells ask for.
-        processes: How many train a cell.
-        title: Goes in the place of labels; empty: agents and variations are named.
-        threads: Threads of a cell on the CPU.
+        study: The study.
+        resolve_agent: Returns the run plan of each combination.
+        device: Device of all cells; None lets each cell choose.
+        assets: Source of robots of all cells.
+        processes: Processes of a training.
+        title: Replaces the labels in folder names; empty keeps them.
+        threads: CPU threads of a cell.
     """
-    given = _Given(study, device, assets, processes, title, threads)
+    given = _SharedCellInputs(study, device, assets, processes, title, threads)
     combinations = [
-        (task, agent, variant, resolve(task, agent, variant))
+        (task, agent, variant, resolve_agent(task, agent, variant))
         for task in study.tasks
         for agent in study.agents
-        for variant in study.variants(agent)
+        for variant in study.list_variants(agent)
     ]
-    planned = [_random(given, task, resolve(task, RANDOM, {})) for task in study.tasks]
+    planned = [_build_random_cell(given, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
     for seed in study.seeds:
-        planned += [_trained(given, *combination, seed) for combination in combinations]
+        planned += [_build_trained_cell(given, *combination, seed) for combination in combinations]
     return planned
 
 
-def label_of(agent: str, variant: Tree) -> str:
-    """``lif_ppo network.steps=2``: the file stem of an ``agent``, and the values of its ``variant``."""
-    parts = [assignment(key.removeprefix("agent."), value) for key, value in variant.items()]
+def format_label(agent: str, variant: PlainMapping) -> str:
+    """Return the file stem of ``agent`` and the values of its ``variant``: ``lif_ppo network.steps=2``."""
+    parts = [format_override(key.removeprefix("agent."), value) for key, value in variant.items()]
     return " ".join((Path(agent).stem, *parts))
 
 
-def quoted(arguments: Iterable[str]) -> str:
-    """The ``arguments`` as a shell takes them; `OUT` stays a variable."""
+def quote_arguments(arguments: Iterable[str]) -> str:
+    """Return ``arguments`` quoted for a shell; `OUT` stays a variable."""
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
 
-def commands(given: Specification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
-    """Command lines that reproduce a cell by hand.
+def format_commands(given: CellSpecification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
+    """Return the command lines that reproduce a cell.
 
     Args:
-        given: What it is made from.
-        name: Its folder's.
-        kind: ``trained``, or ``random``.
-        processes: How many train it.
+        given: Its specification.
+        name: Name of its folder.
+        kind: ``trained`` or ``random``.
+        processes: Processes of its training.
     """
     folder, is_trained = f"{OUT}/cells/{name}", kind != RANDOM
     common = ["--task", given.task, "--agent", given.agent]
     common += ["--device", given.device] if given.device else []
     common += ["--assets", given.assets] if given.assets != "auto" else []
-    common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
+    common += ["--rl_library", given.library] if given.library != DEFAULT_LEARNER else []
     common += ["--tuning", f"{OUT}/{given.tuned}"] if given.tuned else []
     root = ["--log_root", f"{folder}/run"] if is_trained else []
     run = "python scripts/train.py"
@@ -209,14 +209,14 @@ def commands(given: Specification, name: str, kind: str, processes: int = 1) -> 
     measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
     measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
     measured += ["--checkpoint", "latest" if is_trained else RANDOM]
-    evaluate = quoted([*common, *measured, *root, *given.overrides])
-    trained = (f"{run} {quoted([*train, *root, *given.overrides])}",) if is_trained else ()
+    evaluate = quote_arguments([*common, *measured, *root, *given.overrides])
+    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}",) if is_trained else ()
     return (*trained, f"python scripts/evaluate.py {evaluate}")
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What all cells share."""
+class _SharedCellInputs:
+    """Inputs of all cells of a study."""
 
     study: Study
     device: str | None
@@ -225,87 +225,93 @@ class _Given:
     title: str = ""
     threads: int | None = None
 
-    def specification(
-        self, task: str, agent: str, plan: Plan, seed: int, overrides: Sequence[str]
-    ) -> Specification:
-        """That of a cell, which names the physics that was chosen, so that no other is chosen where it is worked on."""
+    def make_specification(
+        self, task: str, agent: str, plan: RunPlan, seed: int, overrides: Sequence[str]
+    ) -> CellSpecification:
+        """Return a cell's specification; it names the physics of ``plan``, so that the cell's machine chooses no other."""
         study = self.study
         named = any(text.startswith("physics=") for text in overrides)
         physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
-        return Specification(
+        return CellSpecification(
             task=task, agent=agent, library=study.library, assets=self.assets, device=self.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
             overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
-            conditions=study.conditions, spec=plan.spec.tree(), origins=plan.spec.origins,
+            conditions=study.conditions, spec=plan.spec.to_dict(), origins=plan.spec.origins,
         )  # fmt: skip
 
 
-def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, seed: int) -> Cell:
+def _build_trained_cell(
+    given: _SharedCellInputs, task: str, agent: str, variant: PlainMapping, plan: RunPlan, seed: int
+) -> Cell:
     study, processes = given.study, given.processes
-    label = given.title or label_of(agent, variant)
-    varied = [assignment(key, value) for key, value in variant.items()]
-    per_iteration = plan.num_envs * plan.setting("num_steps_per_env") * processes
+    label = given.title or format_label(agent, variant)
+    varied = [format_override(key, value) for key, value in variant.items()]
+    per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
     counted = (
-        plan.setting("max_iterations") if study.budget is None else study.budget.iterations(per_iteration)
+        plan.get_setting("max_iterations")
+        if study.budget is None
+        else study.budget.to_iterations(per_iteration)
     )
     defining = {
-        "spec": plan.spec.tree(neutral=False),
+        "spec": plan.spec.to_dict(neutral=False),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,
         "processes": processes,
         "budget": None if study.budget is None else str(study.budget),
-        **_measurement(given, plan),
+        **_describe_measurement(given, plan),
     }
-    name = _folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
-    specification = given.specification(task, agent, plan, seed, [*study.overrides, *varied])
+    name = _make_folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
+    specification = given.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     return Cell(
         cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
-        **_origin(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
+        **_make_hashes(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
-        commands=commands(specification, name, "trained", processes), specification=specification,
+        commands=format_commands(specification, name, "trained", processes), specification=specification,
         budget=study.budget, library=study.library,
     )  # fmt: skip
 
 
-def _random(given: _Given, task: str, plan: Plan) -> Cell:
+def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
     study = given.study
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
-    defining = {"environment": overrides, **_measurement(given, plan)}
-    # any agent of the task's will do: what it would have done is not looked at
-    specification = given.specification(task, study.agents[0], plan, 0, overrides)
-    name = _folder_name(f"{plan.task}.{RANDOM}")
+    defining = {"environment": overrides, **_describe_measurement(given, plan)}
+    # the agent does not act, so any one of the study will do
+    specification = given.make_specification(task, study.agents[0], plan, 0, overrides)
+    name = _make_folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
-        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_origin(defining, plan, given.threads),
+        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, given.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
-        commands=commands(specification, name, RANDOM), specification=specification, budget=study.budget,
+        commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
         library=study.library,
     )  # fmt: skip
 
 
-def plan_provenance(plan: Plan, threads: int | None) -> Provenance:
-    """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; they decide bits as versions do."""
+def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
+    """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; both decide bits."""
     on_gpu = plan.device.startswith("cuda")
-    kernels = compute_kernels_digest(on_gpu, plan.physics == choice.NATIVE)
+    kernels = compute_kernels_digest(on_gpu, plan.request.task, plan.physics)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
-def _origin(defining: Tree, plan: Plan, threads: int | None) -> dict[str, Any]:
-    """Return a cell's hashes, and what counts in them besides what is ``defining``: kernels, ``threads`` and versions."""
-    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(plan.library)
+def _make_hashes(defining: PlainMapping, plan: RunPlan, threads: int | None) -> dict[str, Any]:
+    """Return a cell's hashes with the kernels, ``threads`` and versions that count in them beside the ``defining`` data."""
+    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(
+        plan.request.task, plan.library
+    )
     bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
     return {
-        "hash": digest({**defining, **bits}),
-        "earlier_hash": digest(defining),
+        "hash": hash_data({**defining, **bits}),
+        "earlier_hash": hash_data(defining),
         "provenance": provenance,
         "versions": versions,
     }
 
 
-def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
+def _describe_measurement(given: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
     return {
         "task": plan.task,
-        "task_file": _task_data(plan.task_spec),
+        "task_file": _get_task_data(plan.task_spec),
         "assets": given.assets,
         "library": given.study.library,
         "episodes": given.study.episodes,
@@ -313,19 +319,19 @@ def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _task_data(task: TaskSpec | None) -> dict[str, Any]:
-    """What of a task's file decides a result."""
+def _get_task_data(task: TaskSpec | None) -> dict[str, Any]:
+    """Return the parts of a task's file that decide results."""
     return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
 
 
-def digest(data: object) -> str:
-    """16 hexadecimal digits that stand for plain ``data``."""
+def hash_data(data: object) -> str:
+    """Return 16 hexadecimal digits that identify plain ``data``."""
     text = json.dumps(data, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _folder_name(text: str) -> str:
-    """Letters, digits and ``._=-``; what was something else or too long is told apart by a hash."""
+def _make_folder_name(text: str) -> str:
+    """Return ``text`` with letters, digits and ``._=-`` only; a hash makes changed or long names unique."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text)
     if plain == text and len(text) <= 150:
         return text

@@ -1,4 +1,4 @@
-"""The JSON Schemas of agent, task and study files: what editors complete and check them by."""
+"""The JSON Schemas of agent, task and study files, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import json
 
 from pydantic.json_schema import JsonSchemaValue
 
-
 from spiky_rl.config import json_schema
-from spiky_rl.config.json_schema import DIALECT, of
-from spiky_rl.config.options import UserError, nearest
+from spiky_rl.config.json_schema import DIALECT, build_schema
+from spiky_rl.config.options import UserError, suggest_name
 from spiky_rl.experiments.design.study import Study
 
 
-def study() -> JsonSchemaValue:
-    """The schema of a file in ``studies/``."""
-    schema = of(Study)
-    del schema["properties"]["name"]  # the file's
+def build_study_schema() -> JsonSchemaValue:
+    """Return the schema of a file in ``studies/``."""
+    schema = build_schema(Study)
+    del schema["properties"]["name"]  # it follows from the file's name
     return {"$schema": DIALECT, "title": "A study of spiky_rl", **schema}
 
 
-SCHEMAS = {"agent": json_schema.agent, "task": json_schema.task, "study": study}
+SCHEMAS = {
+    "agent": json_schema.build_agent_schema,
+    "task": json_schema.build_task_schema,
+    "study": build_study_schema,
+}
 
 
-def schema_text(kind: str | None) -> str:
-    """The schema of a kind of file as JSON. Raises UserError for another kind than agent, task and study."""
+def format_schema(kind: str | None) -> str:
+    """Return the schema of a ``kind`` of file as JSON. Raises UserError unless the kind is agent, task or study."""
     if kind not in SCHEMAS:
-        raise UserError(
-            f"schema: {kind!r} has none; choose from {', '.join(SCHEMAS)}{nearest(kind, SCHEMAS)}"
-        )
+        raise UserError(f"schema: {kind!r} given; allowed: {', '.join(SCHEMAS)}{suggest_name(kind, SCHEMAS)}")
     return json.dumps(SCHEMAS[kind](), indent=1, ensure_ascii=False)

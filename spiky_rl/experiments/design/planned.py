@@ -1,4 +1,4 @@
-"""The planned comparisons of a study: which agents are compared in which endpoints, written down before its first cell begins.
+"""The planned comparisons of a study: pairs of agents, endpoints and controls, fixed before the first cell begins.
 
 plan:
   comparisons: [[lif_ppo, mlp_matched_ppo], [lif_128_ppo, mlp_matched_128_ppo]]   # each with its baseline
@@ -13,81 +13,88 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, nearest, option, short
-from spiky_rl.metrics.energy import PRICES
+from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, get_section
+from spiky_rl.metrics.energy import ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"
 MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
-"""Keys that say what an endpoint measures; the first two stand alone."""
+"""Keys of an endpoint's measure; the first two may stand alone."""
+ALPHA, PERMUTATIONS = 0.05, 2**15
+"""Probability of a false finding over all tests together; maximum number of sign patterns in a sign-flip test."""
+CONTROLLED_KEYS = ("schedule", "learning_rate", "critic_learning_rate")
+"""Algorithm keys in which a control agrees with its agent, unless both agents were tuned."""
 
 
 class Endpoint(Settings):
-    """One number of a trained policy, by which agents are compared."""
+    """One number of a trained policy in which agents are compared."""
 
-    name: str = option("", "how the report calls it; empty: after what it measures")
+    name: str = option("", "name in the report; empty: its measure")
     kept: tuple[str, ...] = option(
-        (), "conditions; the share of the undisturbed return that is kept under them, in the mean"
+        (), "conditions; measures the mean share of the undisturbed return that is kept under them"
     )
-    energy_per_metre: str = option("", "an energy model; energy of a metre gone under it")
+    energy_per_metre: str = option("", "energy model; measures the energy per metre under it")
     measure: Literal["", "return", "metres"] = option(
-        "", "mean return, or mean distance, of undisturbed episodes"
+        "", "mean return or mean distance (metres) of undisturbed episodes"
     )
 
     @model_validator(mode="after")
-    def _measures_one_thing(self) -> Self:
+    def _check_one_measure(self) -> Self:
         given = [key for key in ("kept", "energy_per_metre", "measure") if getattr(self, key)]
         if len(given) != 1:
-            raise RegistryError(f"expected one of {', '.join(MEASURES)}, got {' and '.join(given) or 'none'}")
-        if (price := self.energy_per_metre) and price not in PRICES:
             raise RegistryError(
-                f"energy_per_metre: {short(price)} given; allowed: {', '.join(PRICES)}{nearest(price, PRICES)}"
+                f"{' and '.join(given) or 'nothing'} given; allowed: one of {', '.join(MEASURES)}"
+            )
+        if (price := self.energy_per_metre) and price not in ENERGY_MODELS:
+            raise RegistryError(
+                f"energy_per_metre: {shorten(price)} given; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(price, ENERGY_MODELS)}"
             )
         return self
 
     @property
     def label(self) -> str:
-        """Its name, or what it measures."""
+        """Its name; without one, its measure."""
         if self.kept:
             return self.name or f"kept under {', '.join(self.kept)}"
         return self.name or self.measure or f"energy per metre, {self.energy_per_metre}"
 
     @property
     def unit(self) -> str:
-        """Unit of its numbers, as a report writes them; empty of a return."""
+        """Unit in reports; empty for a return."""
         return (
             "µJ/m" if self.energy_per_metre else "%" if self.kept else "m" if self.measure == METRES else ""
         )
 
     @property
     def scale(self) -> float:
-        """Factor from its numbers to those that a report writes."""
+        """Factor from its numbers to the ones in reports."""
         return 100.0 if self.kept else 1.0
 
     @property
     def is_lower_better(self) -> bool:
-        """Whether the lower of two numbers is the better one."""
+        """Whether a lower number is better."""
         return bool(self.energy_per_metre)
 
 
 def read_endpoint(value: object) -> object:
-    """Return what declares an `Endpoint`: ``return`` and ``metres`` stand for themselves."""
+    """Return the declaration of an `Endpoint`; ``return`` and ``metres`` are short forms."""
     if isinstance(value, str):
         if value not in (RETURN, METRES):
             known = (*MEASURES[:2], "a mapping with kept or energy_per_metre")
             raise RegistryError(
-                f"{short(value)} given; allowed: {', '.join(known)}{nearest(value, MEASURES)}"
+                f"{shorten(value)} given; allowed: {', '.join(known)}{suggest_name(value, MEASURES)}"
             )
         return {"measure": value}
     return value
 
 
 def read_date(value: object) -> object:
-    """Return a date as text: YAML reads 2026-11-28 as a date."""
+    """Return a date as text; YAML parses 2026-11-28 as a date."""
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
@@ -110,23 +117,28 @@ class StudyPlan(Settings):
     comparisons: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)] = option(
         ..., "pairs [agent, baseline]"
     )
-    endpoints: Endpoints = option((Endpoint(measure=RETURN),), "what they are compared in")
+    endpoints: Endpoints = option((Endpoint(measure=RETURN),), "measures in which they are compared")
     margin: float = option(
-        0.05, "difference that counts as none, as a share of the baseline's mean", above=0.0, below=1.0
+        0.05,
+        "largest difference that counts as equivalent, as a share of the baseline's mean",
+        above=0.0,
+        below=1.0,
     )
     family: Literal["all", "endpoint"] = option(
-        "all", "what Holm corrects together: all tests, or those of each endpoint"
+        "all", "tests that Holm corrects together: all, or those of each endpoint"
     )
     date: Annotated[str, BeforeValidator(read_date)] = option(
-        "", "when it was made; empty: when compare.py first wrote it"
+        "", "date of the plan; empty: the day on which compare.py first writes it"
     )
-    commit: str = option("", "the project's commit then; empty: that of compare.py")
+    commit: str = option(
+        "", "commit of the project on that date; empty: the commit that compare.py runs from"
+    )
     seeds: tuple[int, ...] = option(
-        (), "that the study had then; empty: those that it has when compare.py writes it"
+        (), "seeds of the study on that date; empty: its seeds when compare.py writes the plan"
     )
 
     @model_validator(mode="after")
-    def _says_each_once(self) -> Self:
+    def _check_repetitions(self) -> Self:
         for first, second in self.comparisons:
             if first == second:
                 raise RegistryError(f"comparisons: {first!r} is compared with itself")
@@ -136,12 +148,12 @@ class StudyPlan(Settings):
         ):
             for name in listed:
                 if listed.count(name) > 1:
-                    raise RegistryError(f"{key}: {name!r} stands twice")
+                    raise RegistryError(f"{key}: {name!r} given twice")
         return self
 
     @property
     def agents(self) -> list[str]:
-        """The agents that are compared, each once."""
+        """The agents in its comparisons, each once."""
         return list(dict.fromkeys(agent for pair in self.comparisons for agent in pair))
 
     @property
@@ -150,24 +162,66 @@ class StudyPlan(Settings):
         return list(dict.fromkeys(name for endpoint in self.endpoints for name in endpoint.kept))
 
     def asks_the_same(self, other: StudyPlan | None) -> bool:
-        """Return whether the ``other`` plan makes the same tests, whenever it was made."""
+        """Return whether the ``other`` plan has the same tests, whatever its date."""
         stamp: dict[str, Any] = {"date": "", "commit": "", "seeds": ()}
         return other is not None and self.with_changes(**stamp) == other.with_changes(**stamp)
 
     def count_tests(self, tasks: int) -> int:
-        """Return the number of tests that Holm corrects together in a study of so many ``tasks``."""
+        """Return the number of tests that Holm corrects together, for a number of ``tasks``."""
         return len(self.comparisons) * tasks * (len(self.endpoints) if self.family == "all" else 1)
 
 
 def count_deciding_seeds(tests: int, alpha: float) -> int:
-    """Return the fewest seeds with which a sign-flip test, as one of so many ``tests``, can come below ``alpha``."""
+    """Return the fewest seeds with which one of ``tests`` sign-flip tests can reach a p-value below ``alpha``."""
     return math.floor(math.log2(2 * tests / alpha)) + 1
 
 
+def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
+    """Return the lowest Holm-corrected p-value of a sign-flip test.
+
+    Holm multiplies the smallest p-value by the number of comparisons. 5 seeds of one task reach 0.06 in a single comparison.
+
+    Args:
+        pairs: Pairs of task and seed.
+        comparisons: Comparisons corrected together.
+        permutations: See `sign_flip_test`.
+    """
+    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
+    return min(1.0, lowest * max(1, comparisons))
+
+
 def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
-    """Raise RegistryError for an agent of the ``plan`` that is none of the study's ``labels``."""
+    """Raise RegistryError if the ``plan`` names an agent that is not among the study's ``labels``."""
     for agent in plan.agents:
         if agent not in labels:
             raise RegistryError(
-                f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{nearest(agent, labels)}"
+                f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{suggest_name(agent, labels)}"
             )
+
+
+def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
+    """Return the spiking agents without a control among the others, with the widths that a control would have.
+
+    Any ANN controls a network without layers of its own, such as a reservoir.
+
+    Args:
+        specs: Merged specifications of the agents on one task, by label.
+        tuned: Labels of agents with tuned values; their rates may differ.
+    """
+    anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
+
+    def controls(ann: str, label: str) -> bool:
+        layers = get_section(specs[label], "network").get("layers")
+        widths_agree = layers is None or get_section(anns[ann], "actor").get("hidden_dims") == layers
+        first, second = (get_section(specs[name], "algorithm") for name in (ann, label))
+        rates_agree = {ann, label} <= {*tuned} or all(
+            first.get(key) == second.get(key) for key in CONTROLLED_KEYS
+        )
+        return widths_agree and rates_agree and "rnn_type" not in get_section(anns[ann], "actor")
+
+    def name_widths(label: str) -> str:
+        layers = get_section(specs[label], "network").get("layers")
+        return "-".join(map(str, layers)) if isinstance(layers, Sequence) else "any"
+
+    spiking = [label for label in specs if label not in anns]
+    return {label: name_widths(label) for label in spiking if not any(controls(ann, label) for ann in anns)}

@@ -1,4 +1,4 @@
-"""Uses of seeds: which seeds of which task were used for tuning, for choosing and for testing, in the order in which they were."""
+"""Uses of seeds: for each task, the seeds of tuning, choosing and testing, in the order of their use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spiky_rl.config.spec import read_yaml
 from spiky_rl.experiments.design.study import Line, Seeds, Study, StudyError, label_tasks
 
 FILE = "seeds.yaml"
-"""Beside the folders of the studies that it is of."""
+"""File name, in the folder that holds the studies."""
 TESTING = "testing"
 
 
@@ -24,30 +24,32 @@ class SeedUse(Settings):
     study: str
     """Folder of the study or tuning, relative to the file."""
     use: Literal["tuning", "choosing", "testing"]
-    """``choosing``: a value that ships, or that a later study has, was chosen by what these seeds returned."""
+    """``choosing``: the returns on these seeds chose a value that ships or that a later study uses."""
     seeds: Seeds
     why: Line = ""
-    """The value that was chosen."""
+    """The chosen value."""
 
 
 class SeedsFile(Settings):
-    """seeds.yaml."""
+    """Content of seeds.yaml."""
 
     tasks: dict[str, Annotated[tuple[SeedUse, ...], Field(strict=False)]]
-    """Uses by the task's label, the first one first."""
+    """Uses by task label, in their order."""
 
     @field_validator("tasks")
     @classmethod
-    def _names_what_was_chosen(cls, tasks: dict[str, Any], _: ValidationInfo) -> dict[str, Any]:
+    def _require_why(cls, tasks: dict[str, Any], _: ValidationInfo) -> dict[str, Any]:
         for task, uses in tasks.items():
             if bare := [use.study for use in uses if use.use == "choosing" and not use.why]:
-                raise RegistryError(f"{task}: {bare[0]}: choosing without why; say what was chosen")
+                raise RegistryError(
+                    f"{task}: {bare[0]}: why: missing, though use is choosing; name the chosen value"
+                )
         return tasks
 
 
 @dataclass(frozen=True)
 class Reuse:
-    """Seeds of a task that were used before."""
+    """Seeds of a task with an earlier use."""
 
     task: str
     seeds: tuple[int, ...]
@@ -55,22 +57,22 @@ class Reuse:
 
     @property
     def text(self) -> str:
-        """The reuse in words."""
+        """The reuse as text."""
         why = f" ({self.before.why})" if self.before.why else ""
-        return f"{spell_seeds(self.seeds)} of {self.task}: {self.before.use} in {self.before.study}{why}"
+        return f"{format_seeds(self.seeds)} of {self.task}: {self.before.use} in {self.before.study}{why}"
 
 
 @dataclass(frozen=True)
 class SeedHistory:
-    """Earlier uses of the seeds that a study tests on."""
+    """Earlier uses of the seeds of a study."""
 
     biased: tuple[Reuse, ...] = ()
     """Uses for tuning or choosing."""
     tested: tuple[Reuse, ...] = ()
-    """Uses for testing, in other studies."""
+    """Uses for testing in other studies."""
 
 
-def spell_seeds(seeds: Sequence[int]) -> str:
+def format_seeds(seeds: Sequence[int]) -> str:
     """Return ``seeds`` as a study file writes them: ``0-2,5``."""
     parts: list[list[int]] = []
     for seed in sorted(set(seeds)):
@@ -82,12 +84,12 @@ def spell_seeds(seeds: Sequence[int]) -> str:
 
 
 def find_file(folder: Path) -> Path | None:
-    """Return the file on seeds that governs a study's ``folder``; None if none lies in a folder around it."""
+    """Return the seeds.yaml of a study's ``folder``, from the nearest folder around it; None if there is none."""
     return next((path for around in folder.absolute().parents if (path := around / FILE).is_file()), None)
 
 
 def read_uses(path: Path) -> Mapping[str, tuple[SeedUse, ...]]:
-    """Return the uses of seeds in the file ``path``, by task. Raises StudyError that names file and key."""
+    """Return the uses of seeds in ``path`` by task. Raises StudyError that names file and key."""
     try:
         return SeedsFile.check("", read_yaml(path)).tasks
     except UserError as error:
@@ -95,9 +97,9 @@ def read_uses(path: Path) -> Mapping[str, tuple[SeedUse, ...]]:
 
 
 def find_history(folder: Path, study: Study) -> SeedHistory:
-    """Return the earlier uses of the seeds of a ``study`` in a ``folder``; none if no file governs it, or if it is named as one that chooses.
+    """Return the earlier uses of the seeds of a ``study`` in a ``folder``.
 
-    What stands behind the study's own testing in the file came later and does not count.
+    It is empty without a seeds.yaml, or if that file lists the study as one that chooses. Uses after the study's own testing do not count.
     """
     if (path := find_file(folder)) is None:
         return SeedHistory()
@@ -121,20 +123,18 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
 
 
 def refuse_reused_seeds(folder: Path, study: Study) -> None:
-    """Raise StudyError where a ``study`` in a ``folder`` tests on seeds that were tuned or chosen with, unless it says why."""
+    """Raise StudyError if a ``study`` tests on seeds that were tuned or chosen with and gives no reason."""
     for reuse in find_history(folder, study).biased if not study.reused_seeds else ():
-        raise StudyError(
-            f"seeds: {reuse.text}; take seeds that were not, or say why they are taken again under reused_seeds"
-        )
+        raise StudyError(f"seeds: {reuse.text}; choose other seeds, or give the reason under reused_seeds")
 
 
 def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[str]:
-    """Return the lines that the file on seeds lacks of a ``study`` in a ``folder``, each behind its task's name.
+    """Return the entries that seeds.yaml lacks for a ``study`` in a ``folder``, each with its task.
 
     Args:
-        folder: The study's, or a tuning's.
-        study: What is trained there.
-        use: What for.
+        folder: Folder of the study or tuning.
+        study: Gives tasks and seeds.
+        use: ``testing`` or ``tuning``.
     """
     if (path := find_file(folder)) is None:
         return []
@@ -143,11 +143,11 @@ def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[s
     for task in label_tasks(study):
         known = {seed for own in uses.get(task, ()) if own.study == name for seed in own.seeds}
         if set(study.seeds) - known:
-            lines.append(f"{task}: - {{study: {name}, use: {use}, seeds: {_written(study.seeds)}}}")
+            lines.append(f"{task}: - {{study: {name}, use: {use}, seeds: {_format_as_yaml(study.seeds)}}}")
     return lines
 
 
-def _written(seeds: Iterable[int]) -> str:
-    """Return ``seeds`` as YAML reads them: a text unless it is a single one."""
-    text = spell_seeds(tuple(seeds))
+def _format_as_yaml(seeds: Iterable[int]) -> str:
+    """Return ``seeds`` as YAML: quoted unless there is a single one."""
+    text = format_seeds(tuple(seeds))
     return f'"{text}"' if "," in text else text

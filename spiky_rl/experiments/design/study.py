@@ -1,4 +1,4 @@
-"""A study: the question, and the agents x tasks x variations x seeds that are to answer it."""
+"""A study: its question, agents, tasks, variants and seeds."""
 
 from __future__ import annotations
 
@@ -12,172 +12,177 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from spiky_rl.config.budget import Spending
+from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.options import (
     RegistryError,
     Settings,
     UserError,
-    declared,
     find_repeated,
-    nearest,
+    get_options,
     option,
-    short,
+    shorten,
+    suggest_name,
 )
-from spiky_rl.config.plain import Plain, Tree, assignment, hashable
-from spiky_rl.config.plan import RANDOM, Library
-from spiky_rl.config.reading import ReadingError, parse_yaml
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, hashable
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
 from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
+from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.run.run_plan import RANDOM, Library
 
 BASELINE = "mlp_ppo"
-"""The agent to compare with where none is named, if it is one of the study's; else the study's first."""
-MOST_CELLS = 100_000
-MOST_COMBINATIONS = 2000
-"""Agents x tasks x values of ``vary``: each is merged and checked before anything runs, in some 0.05 s."""
-MOST = {"num_envs": 10**7, "episodes": 10**5}
-"""What no machine of today has room for is a slip of the keyboard."""
+"""Default baseline if it is an agent of the study; otherwise the study's first agent."""
+MAX_CELLS = 100_000
+MAX_COMBINATIONS = 2000
+"""Maximum of agents x tasks x values of ``vary``; merging and checking each takes some 0.05 s."""
+LIMITS = {"num_envs": 10**7, "episodes": 10**5}
+"""Upper limits that only a typing error exceeds."""
 
 
 class StudyError(UserError):
-    """A study that does not describe a comparison."""
+    """An invalid study, or a folder that does not fit it."""
 
 
-def names(value: object) -> tuple[str, ...]:
-    """The names that ``value`` lists; a command line writes them with commas. Raises RegistryError."""
+def parse_names(value: object) -> tuple[str, ...]:
+    """Return the names in ``value``, a list or a comma-separated text. Raises RegistryError."""
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(n, str) and n.strip() for n in listed):
-        raise RegistryError(f"expected a list of names, got {short(value)}")
+        raise RegistryError(f"{shorten(value)} given; allowed: a list of names")
     return tuple(name.strip() for name in listed)
 
 
-def some[T](listed: tuple[T, ...]) -> tuple[T, ...]:
-    """The tuple ``listed`` unchanged. Raises RegistryError if it is empty."""
+def require_not_empty[T](listed: tuple[T, ...]) -> tuple[T, ...]:
+    """Return ``listed`` unchanged. Raises RegistryError if it is empty."""
     if not listed:
-        raise RegistryError("name at least one; there would be no cell")
+        raise RegistryError("nothing given; allowed: at least one")
     return listed
 
 
 def parse_seeds(value: object) -> tuple[int, ...]:
-    """The seeds that ``value`` names: ``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
+    """Return the seeds in ``value``: ``0-9``, ``0,3,7``, ``0-4,10`` or a list of integers. Raises StudyError."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     seeds: list[int] = []
     for part in parts:
         match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
         if match is None:
-            raise StudyError(
-                f"{short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
-            )
+            raise StudyError(f"{shorten(part)} given; allowed: 0-9 or 0,1,2, from 0 to below 2^31")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
-            raise StudyError(f"{str(part)!r} is an empty range; write the lower seed first, below 2^31")
+            raise StudyError(f"{str(part)!r} given; allowed: ranges with the lower seed first, below 2^31")
         if last - first >= 10_000:
-            raise StudyError(f"{str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
+            raise StudyError(
+                f"{str(part)!r} given, which are {last - first + 1:,} seeds; allowed: at most 10,000"
+            )
         seeds += range(first, last + 1)
     if not seeds:
-        raise StudyError("name at least one; there would be no cell")
+        raise StudyError("nothing given; allowed: at least one")
     return tuple(seeds)
 
 
-def _plain_text(value: object) -> object:
+def _check_one_line(value: object) -> object:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
 NamesOrText = Annotated[
     tuple[str, ...],
-    BeforeValidator(names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
-    AfterValidator(some),
+    BeforeValidator(parse_names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
+    AfterValidator(require_not_empty),
 ]
 Seeds = Annotated[
     tuple[int, ...],
     BeforeValidator(parse_seeds, json_schema_input_type=int | str | list[int]),
 ]
-Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
+Line = Annotated[str, BeforeValidator(_check_one_line, json_schema_input_type=str)]
 """Text on one line."""
 
 
 class Arm(Settings):
-    """Agents of another study, whose finished cells stand in this one."""
+    """Agents of another study with finished cells that are compared in this one."""
 
     study: str
-    """Its folder, relative to one around this study's, such as ``studies/ant_pilot``."""
+    """Folder of the other study, relative to a folder around this study, such as ``studies/ant_pilot``."""
     agents: NamesOrText
     """File stems."""
 
 
 class Study(Settings):
-    """The design of a study: agents, tasks, variants, seeds and conditions that are compared."""
+    """The design of a study: agents, tasks, variants, seeds and conditions."""
 
-    name: str = option("", "that of its file or folder", flags=[])
-    question: Line = option("", "what the study is to answer; the report's title")
+    name: str = option("", "name of its file or folder", flags=[])
+    question: Line = option("", "question of the study; title of the report")
     agents: NamesOrText = option(..., "file stems of agents/, or paths to YAML files")
     tasks: NamesOrText = option(..., "file stems of tasks/, gym ids, or paths")
-    seeds: Seeds = option((0, 1, 2, 3, 4), "0-9, or a list", metavar="0-9")
+    seeds: Seeds = option((0, 1, 2, 3, 4), "seeds: 0-9, or a list", metavar="0-9")
     vary: dict[str, Annotated[tuple[Any, ...], Field(strict=False)]] = option(
         {},
-        "values of an agent's key; with several keys, all combinations",
+        "values of agent keys; several keys give all combinations",
         propertyNames={"pattern": r"^agent\."},
         flags=[],
     )
-    budget: Spending = option(
+    budget: OptionalBudget = option(
         None,
         "budget of every training: env_steps=N, wall=SECONDS or synops=N (effective synaptic operations); null: the task's"
-        " own number of iterations",
+        " number of iterations",
         metavar="KIND=AMOUNT",
     )
     num_envs: int | None = option(
-        None, "parallel environments; null: what the task says for the device", low=1, high=MOST["num_envs"]
+        None, "parallel environments; null: the task's number for the device", low=1, high=LIMITS["num_envs"]
     )
     overrides: tuple[str, ...] = option(
-        (), "agent.key=value and env.key=value of every cell", flags=["overrides"], metavar="key=value"
+        (), "agent.key=value and env.key=value, in every cell", flags=["overrides"], metavar="key=value"
     )
-    episodes: int = option(64, "episodes of every evaluation, per condition", low=1, high=MOST["episodes"])
-    conditions: NamesOrText = option(("all",), "nominal, names of conditions, all or stress")
+    episodes: int = option(
+        64, "episodes of every evaluation, for each condition", low=1, high=LIMITS["episodes"]
+    )
+    conditions: NamesOrText = option(("all",), "conditions of the evaluation: nominal, names, all or stress")
     baseline: Line = option(
         "",
-        "the agent that all others are compared with, and scores are normalised by; empty: mlp_ppo if it is there, else the first",
+        "agent that all others are compared with and that normalises scores; empty: mlp_ppo if the study has it, else the first",
     )
-    library: Library = option("rsl_rl", "host library, which trains", flags=["--rl_library"])
+    library: Library = option(DEFAULT_LEARNER, "library that trains", flags=["--rl_library"])
     tuning: Tunings = option(
         "",
-        "what tune.py wrote, or its folder, whose values every agent takes, or a mapping of agents to that, in which agents that"
-        " stay as their files say are left out; empty: agents as their files say",
+        "tuned values of the agents: a file of tune.py, its folder, or a mapping of agents to these, without agents that are not"
+        " tuned; empty: no tuned values",
     )
     plan: StudyPlan | None = option(
-        None, "comparisons that are planned before the first cell begins; null: none is planned", flags=[]
+        None, "comparisons planned before the first cell begins; null: none", flags=[]
     )
     arms: Annotated[tuple[Arm, ...], Field(strict=False)] = option(
         (),
-        "agents of other studies whose finished cells are compared with too: [{study: studies/ant_pilot, agents: [mlp_ppo]}]",
+        "agents of other studies with finished cells to compare: [{study: studies/ant_pilot, agents: [mlp_ppo]}]",
         flags=[],
     )
     reused_seeds: Line = option(
-        "", "reason for testing on seeds that were tuned or chosen with, see studies/seeds.yaml", flags=[]
+        "",
+        "reason for testing on seeds that were used for tuning or choosing; see studies/seeds.yaml",
+        flags=[],
     )
 
     @field_validator("vary")
     @classmethod
-    def _values_of_agents(cls, vary: dict[str, tuple[Plain, ...]]) -> dict[str, tuple[Plain, ...]]:
+    def _check_vary(cls, vary: dict[str, tuple[PlainValue, ...]]) -> dict[str, tuple[PlainValue, ...]]:
         for key, values in vary.items():
             if not key.startswith("agent.") or not values:
-                raise RegistryError(f"{key}: expected agent.key: [value, value], got {short(values)}")
+                raise RegistryError(f"{key}: {shorten(values)} given; allowed: agent.key: [value, value]")
             if find_repeated(map(hashable, values)) is not None:
-                raise RegistryError(f"{key}: a value stands twice in {short(values)}")
+                raise RegistryError(f"{key}: {shorten(values)} given; allowed: each value once")
         return vary
 
-    def data(self) -> dict[str, Any]:
-        """As plain data: what `study.json` holds."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of study.json as plain data."""
         data = {"version": 1, **self.model_dump(mode="json")}
-        return {key: value for key, value in data.items() if value or key not in LATER}
+        return {key: value for key, value in data.items() if value or key not in OPTIONAL_KEYS}
 
     @property
-    def stems(self) -> list[str]:
-        """The agents' names, which their files give them."""
+    def agent_names(self) -> list[str]:
+        """File stems of the agents."""
         return [Path(agent).stem for agent in self.agents]
 
-    def variants(self, agent: str) -> list[dict[str, Any]]:
-        """All combinations of what varies of an ``agent``; what varies in a network leaves one without any as it is."""
+    def list_variants(self, agent: str) -> list[dict[str, Any]]:
+        """Return all combinations of varied values for an ``agent``; keys of a network are skipped for an agent without one."""
         data = read_agent(agent)[1]
         roots = {"network", "critic_network"}
         keys = [key for key in self.vary if key.split(".")[1] not in roots or data.get(key.split(".")[1])]
@@ -187,176 +192,186 @@ class Study(Settings):
         ]
 
 
-KEYS = tuple(key for key in declared(Study) if key != "name")
-LATER = ("tuning", "plan", "arms", "reused_seeds")
-"""Keys that a file has only where they say something: studies of earlier versions have none of them."""
+KEYS = tuple(key for key in get_options(Study) if key != "name")
+OPTIONAL_KEYS = ("tuning", "plan", "arms", "reused_seeds")
+"""Keys that a file omits if they are empty; studies of earlier versions have none of them."""
 
 
 class StudyFile(Study):
-    """study.json: `Study.data`, whole; keys that came later than this program are left alone."""
+    """Content of study.json: a complete study; unknown keys of later versions are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     version: Literal[1]
 
     @model_validator(mode="before")
     @classmethod
-    def _is_whole(cls, data: object) -> object:
-        wanted = [key for key in ("version", "name", *KEYS) if key not in LATER]
+    def _require_keys(cls, data: object) -> object:
+        wanted = [key for key in ("version", "name", *KEYS) if key not in OPTIONAL_KEYS]
         if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
             raise RegistryError(f"missing {', '.join(missing)}")
         return data
 
 
-def read(path: Path, flags: Tree | None = None, overrides: Sequence[str] = ()) -> Study:
-    """The study in the YAML file ``path``, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
+def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequence[str] = ()) -> Study:
+    """Return the study in the YAML file ``path``; ``flags`` replace its keys, ``overrides`` follow its own.
 
-    Raises UserError that names the key, and the file where it is the file's.
+    Raises UserError that names the key, with the file if the file holds the key.
     """
     data, flags = read_yaml(path), flags or {}
     try:
         own = data.get("overrides") or []
         merged = [*own, *overrides] if isinstance(own, list) else own
         name = path.parent.name if path.stem == "study" else path.stem
-        return build(name, {**data, **flags, "overrides": merged})
+        return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         if str(error).partition(":")[0] in flags:
             raise
         raise StudyError(f"{path}: {error}") from None
 
 
-def build(name: str, data: Tree) -> Study:
-    """The study called ``name`` from plain ``data``, checked as far as that is possible without Isaac Lab. Raises UserError."""
+def build_study(name: str, data: PlainMapping) -> Study:
+    """Return the study ``name`` from plain ``data``, with all checks that need no simulator. Raises UserError."""
     if "name" in data:
-        raise StudyError(f"name: no such key; known: {', '.join(KEYS)}")
+        raise StudyError(f"name: unknown key; allowed: {', '.join(KEYS)}")
     try:
         given = {key: value for key, value in data.items() if value is not None}
         study = Study.check("", {"name": name, **given})
     except RegistryError as error:
         raise StudyError(str(error)) from None
-    check(study)
+    check_study(study)
     return study
 
 
-def check(study: Study) -> None:
-    """Refuse a ``study`` that names what is not there, or twice the same. Raises UserError."""
+def check_study(study: Study) -> None:
+    """Raise UserError if a ``study`` names something unknown, or anything twice."""
     for agent in study.agents:
         if agent == RANDOM:
-            raise StudyError("agents: 'random' is measured in every study; it need not be named")
+            raise StudyError("agents: 'random' given; every study measures random actions anyway")
         read_agent(agent)
-    stems = study.stems
+    stems = study.agent_names
     labels = label_tasks(study)
     for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, times in Counter(listed).items():
             if times > 1:
-                raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+                raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
     _check_arms(study)
     _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
-    if count > MOST_CELLS:
+    if count > MAX_CELLS:
         raise StudyError(
-            f"agents x tasks x seeds x values of vary are {count:.3g} cells; at most {MOST_CELLS:,} make a study"
+            f"agents x tasks x seeds x values of vary: {count:.3g} cells; allowed: at most {MAX_CELLS:,}"
         )
-    if (plans := count // len(study.seeds)) > MOST_COMBINATIONS:
+    if (plans := count // len(study.seeds)) > MAX_COMBINATIONS:
         raise StudyError(
-            f"agents x tasks x values of vary are {plans:,} combinations; at most {MOST_COMBINATIONS} make a study"
+            f"agents x tasks x values of vary: {plans:,} combinations; allowed: at most {MAX_COMBINATIONS}"
         )
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([assignment(key, value)])
+            parse_overrides([format_override(key, value)])
 
 
 def _check_arms(study: Study) -> None:
-    """Refuse arms that are named twice, or whose paths lead elsewhere in a copy of the study. Raises StudyError."""
+    """Raise StudyError for arms named twice, or with paths that a copy of the study would not find."""
     for arm in study.arms:
         if Path(arm.study).is_absolute() or ".." in Path(arm.study).parts:
             raise StudyError(
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
             )
     for name, times in Counter(
-        [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+        [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
     ).items():
-        if times > 1 and name not in (stem for stem, count in Counter(study.stems).items() if count > 1):
-            raise StudyError(f"arms: {name!r} is an agent of this study, or of two arms")
+        if times > 1 and name not in (
+            stem for stem, count in Counter(study.agent_names).items() if count > 1
+        ):
+            raise StudyError(
+                f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
+            )
 
 
 def label_tasks(study: Study) -> list[str]:
-    """Return the labels of the tasks of a ``study``, as its cells have them."""
+    """Return the labels of the tasks of a ``study``, as in its cells."""
     return [task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks]
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
-    """Refuse tuned values that are not there, or that were found with the study's own seeds. Raises UserError."""
-    require_agents(study.tuning, study.stems)
-    sources = {agent: source for agent in study.stems if (source := find_tuning(study.tuning, agent))}
+    """Raise UserError if tuned values are missing, or were found with the seeds of this study."""
+    require_agents(study.tuning, study.agent_names)
+    sources = {agent: source for agent in study.agent_names if (source := find_tuning(study.tuning, agent))}
     try:
         tunings = {source: read_tuned(Path(source)) for source in dict.fromkeys(sources.values())}
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
     for task, (agent, source) in itertools.product(labels, sources.items()):
-        tunings[source].layer(task, agent)
+        tunings[source].get_layer(task, agent)
     for tuned in tunings.values():
         if both := sorted({*tuned.seeds} & {*study.seeds}):
             raise StudyError(
-                f"seeds: {both[0]} was trained with while tuning ({tuned.path}); tests need other seeds"
+                f"seeds: {both[0]} given, which is a seed of the tuning {tuned.path}; choose other seeds"
             )
 
 
-def with_baseline(study: Study) -> Study:
-    """The ``study`` with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
+def choose_baseline(study: Study) -> Study:
+    """Return the ``study`` with its baseline set. Raises StudyError if the named baseline is not an agent of the study."""
     if not study.baseline:
-        return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
-    known = [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+        return study.with_changes(
+            baseline=BASELINE if BASELINE in study.agent_names else study.agent_names[0]
+        )
+    known = [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
     if Path(study.baseline).stem not in known:
         raise StudyError(
-            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(known)}"
-            f"{nearest(study.baseline, known)}"
+            f"baseline: {study.baseline!r} given; allowed: {', '.join(known)}"
+            f"{suggest_name(study.baseline, known)}"
         )
     return study
 
 
-def parse_vary(texts: Iterable[str]) -> dict[str, list[Plain]]:
-    """The variations that ``texts`` describe, ``agent.key=v1,v2`` each; lists and mappings may stand among the values. Raises StudyError."""
-    values_by_key: dict[str, list[Plain]] = {}
+def parse_vary(texts: Iterable[str]) -> dict[str, list[PlainValue]]:
+    """Return the variants in ``texts``, each ``agent.key=v1,v2``; a value may be a list or a mapping. Raises StudyError."""
+    values_by_key: dict[str, list[PlainValue]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         try:
             listed = parse_yaml(f"[{values}]") if equals else None
         except ReadingError as error:
-            raise StudyError(f"vary: {short(text)}: {error}") from None
+            raise StudyError(f"vary: {shorten(text)}: {error}") from None
         if not listed or key in values_by_key:
-            raise StudyError(f"vary: {text!r}: write every key once, as agent.key=value,value")
+            raise StudyError(f"vary: {text!r} given; allowed: every key once, as agent.key=value,value")
         values_by_key[key] = listed
     return values_by_key
 
 
-def extended(old: Study, study: Study) -> Study:
-    """The study that a folder holds, grown by what the new one adds: agents, tasks, seeds, values.
+def merge_studies(old: Study, study: Study) -> Study:
+    """Return the folder's study extended by the agents, tasks, seeds and values of a new one.
 
     Args:
-        old: The folder's.
-        study: The new one.
+        old: The study in the folder.
+        study: The new study.
 
-    Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
+    Raises:
+        StudyError: The two differ in a key that makes their cells incomparable.
     """
     if not study.baseline:
         study = study.with_changes(baseline=old.baseline)
-    held, new = old.data(), study.data()
+    held, new = old.to_dict(), study.to_dict()
     same = ["name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"]
-    tuning = merge_tunings(old.tuning, study.tuning, [stem for stem in study.stems if stem in old.stems])
+    tuning = merge_tunings(
+        old.tuning, study.tuning, [stem for stem in study.agent_names if stem in old.agent_names]
+    )
     for key in [*same, *(["tuning"] if tuning is None else [])]:
         if held.get(key) != new.get(key):
             raise StudyError(
-                f"the folder holds a study with {key}: {held.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
-                " --out"
+                f"{key}: {new.get(key)!r} given; the study in the folder has {held.get(key)!r}; choose another --out"
             )
     if set(old.vary) != set(study.vary):
         raise StudyError(
-            f"the folder holds a study that varies {sorted(old.vary) or 'nothing'},"
-            f" not {sorted(study.vary) or 'nothing'}; choose another --out"
+            f"vary: {sorted(study.vary) or 'nothing'} given; the study in the folder varies {sorted(old.vary) or 'nothing'};"
+            " choose another --out"
         )
     if old.question and study.question and old.question != study.question:
-        raise StudyError(f"the folder holds a study that asks {old.question!r}; choose another --out")
+        raise StudyError(
+            f"question: another one given; the study in the folder asks {old.question!r}; choose another --out"
+        )
 
     def union[T](first: Sequence[T], second: Sequence[T]) -> tuple[T, ...]:
         return (*first, *(item for item in second if item not in first))

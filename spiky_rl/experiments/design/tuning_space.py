@@ -1,10 +1,10 @@
-"""The space in which agents are tuned: dimensions that all share, and as many of each agent's own.
+"""The search space of a tuning: dimensions shared by all agents, and equally many own dimensions of each agent.
 
-    set: {agent.algorithm.schedule: fixed}                    # of every trial but the first
+    set: {agent.algorithm.schedule: fixed}                    # in every trial but the first
     shared: {agent.algorithm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
     own: {lif_ppo: {agent.network.steps: {choices: [2, 4, 8]}}, mlp_ppo: {agent.actor.activation: {choices: [elu, relu]}}}
 
-A dimension's key is one of an agent's overrides; ``also`` lists keys that take its value too.
+The key of a dimension is an override of the agent; ``also`` lists further keys that take its value.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from types import UnionType
 from typing import TYPE_CHECKING
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, nearest, short
-from spiky_rl.config.plain import Plain, Tree, assignment, section, written
+from spiky_rl.config.options import UserError, shorten, suggest_name
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value, get_section
 from spiky_rl.config.spec import parse_overrides, read_yaml
 from spiky_rl.experiments.design.study import StudyError
 
@@ -33,34 +33,34 @@ KINDS: dict[str, tuple[type | UnionType, str]] = {
     "choices": LIST,
     "also": LIST,
 }
-"""Keys of a dimension, with the type of each one's value, and that in words."""
+"""Keys of a dimension, each with the type of its value and a description."""
 FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
-"""Which of them go together, beside ``also``."""
+"""Valid combinations of these keys; ``also`` may join each."""
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """One parameter: a range of numbers, whole ones where both ends are, or a list of choices."""
+class SearchDimension:
+    """One parameter: a range of numbers, integers if both ends are, or a list of choices."""
 
     key: str
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[str, ...] = ()
-    """As overrides write them."""
+    """Choices as overrides write them."""
     also: tuple[str, ...] = ()
 
     @property
-    def ends(self) -> tuple[Plain, ...]:
-        """Values that all have to be right for the dimension to be: the ends of its range, or all choices."""
+    def extremes(self) -> tuple[PlainValue, ...]:
+        """Values that decide whether the dimension is valid: the ends of its range, or all choices."""
         return self.choices or (self.low, self.high)
 
-    def assignments(self, value: Plain) -> list[str]:
-        """Overrides that give an agent this ``value``."""
-        return [assignment(key, value) for key in (self.key, *self.also)]
+    def make_overrides(self, value: PlainValue) -> list[str]:
+        """Return the overrides that give an agent this ``value``."""
+        return [format_override(key, value) for key in (self.key, *self.also)]
 
-    def suggest(self, trial: Trial) -> Plain:
-        """The value of a ``trial``: what the storage holds of it, else what the sampler draws."""
+    def suggest(self, trial: Trial) -> PlainValue:
+        """Return the value in a ``trial``: the stored one, otherwise the sampler's."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         assert self.low is not None and self.high is not None
@@ -70,107 +70,117 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class Space:
-    """A file of ``spaces/``."""
+class SearchSpace:
+    """Content of a file in ``spaces/``."""
 
     name: str
-    data: Tree
+    data: PlainMapping
     """The file's content."""
     fixed: tuple[str, ...]
     """Overrides of every trial but the first."""
-    shared: tuple[Dimension, ...]
-    own: Mapping[str, tuple[Dimension, ...]]
+    shared: tuple[SearchDimension, ...]
+    own: Mapping[str, tuple[SearchDimension, ...]]
 
-    def of(self, agent: str) -> tuple[Dimension, ...]:
-        """The dimensions of an ``agent``. Raises StudyError where the space has none of its own for it."""
+    def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
+        """Return the dimensions of an ``agent``. Raises StudyError if it has no own dimensions."""
         stem = Path(agent).stem
         if stem not in self.own:
             raise StudyError(
-                f"--space {self.name}: own: has no dimensions for {stem}; it has some for"
-                f" {', '.join(self.own) or 'no agent'}{nearest(stem, self.own)}"
+                f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own) or 'no agent'}"
+                f"{suggest_name(stem, self.own)}"
             )
         return (*self.shared, *self.own[stem])
 
     def require_equal(self, agents: Sequence[str]) -> None:
-        """Raise StudyError where one of the ``agents`` has more dimensions than another: their tuning would be unequal."""
-        counts = {Path(agent).stem: len(self.of(agent)) for agent in agents}
+        """Raise StudyError if the ``agents`` have different numbers of dimensions, which would make their tuning unequal."""
+        counts = {Path(agent).stem: len(self.get_dimensions(agent)) for agent in agents}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
             raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
 
-    def part(self, agents: Sequence[str]) -> dict[str, Tree]:
-        """The part of the search space in which these ``agents`` are tuned, as plain data."""
-        own = {Path(agent).stem: section(self.data, "own")[Path(agent).stem] for agent in agents}
-        return {"set": section(self.data, "set"), "shared": section(self.data, "shared"), "own": own}
+    def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
+        """Return the part of the search space for these ``agents`` as plain data."""
+        own = {Path(agent).stem: get_section(self.data, "own")[Path(agent).stem] for agent in agents}
+        return {"set": get_section(self.data, "set"), "shared": get_section(self.data, "shared"), "own": own}
 
 
-def read(name: str) -> Space:
-    """The space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names the file and the key."""
-    if not name.endswith(".yaml") and name not in (known := registry.names("spaces")):
-        raise StudyError(f"--space {name!r}: unknown; choose from {', '.join(known)}{nearest(name, known)}")
+def read_space(name: str) -> SearchSpace:
+    """Return the space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names file and key."""
+    if not name.endswith(".yaml") and name not in (known := registry.list_names("spaces")):
+        raise StudyError(f"--space {name!r} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
     path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
     data = read_yaml(path)
     try:
-        return build(path.stem, data)
+        return build_space(path.stem, data)
     except UserError as error:
         raise StudyError(f"{path.name}: {error}") from None
 
 
-def build(name: str, data: Tree) -> Space:
-    """The space ``name`` from plain ``data``, checked as far as that is possible without knowing the agents. Raises UserError."""
+def build_space(name: str, data: PlainMapping) -> SearchSpace:
+    """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
     for key, value in data.items():
         if key not in KEYS:
             raise StudyError(
-                f"{key}: no such key of a space{nearest(key, KEYS) or '; known: ' + ', '.join(KEYS)}"
+                f"{key}: unknown key{suggest_name(key, KEYS) or '; allowed: ' + ', '.join(KEYS)}"
             )
         if key != "summary":
-            _mapping(key, value)
-    fixed = tuple(assignment(key, value) for key, value in section(data, "set").items())
+            _require_mapping(key, value)
+    fixed = tuple(format_override(key, value) for key, value in get_section(data, "set").items())
     parse_overrides(fixed)
-    shared = _dimensions("shared", section(data, "shared"))
-    own = {agent: _dimensions(f"own.{agent}", value) for agent, value in section(data, "own").items()}
-    space = Space(name, data, fixed, shared, own)
+    shared = _parse_dimensions("shared", get_section(data, "shared"))
+    own = {
+        agent: _parse_dimensions(f"own.{agent}", value) for agent, value in get_section(data, "own").items()
+    }
+    space = SearchSpace(name, data, fixed, shared, own)
     for agent in own:
-        keys = [key for d in space.of(agent) for key in (d.key, *d.also)] + list(section(data, "set"))
+        keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)] + list(
+            get_section(data, "set")
+        )
         if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-            raise StudyError(f"own.{agent}: {twice[0]!r} is set twice, there or in set or shared")
+            raise StudyError(f"own.{agent}: {twice[0]!r} given twice, in own, set or shared")
     return space
 
 
-def _dimensions(path: str, data: Plain) -> tuple[Dimension, ...]:
-    return tuple(_dimension(f"{path}.{key}", key, value) for key, value in _mapping(path, data).items())
+def _parse_dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...]:
+    return tuple(
+        _parse_dimension(f"{path}.{key}", key, value) for key, value in _require_mapping(path, data).items()
+    )
 
 
-def _dimension(path: str, key: str, data: Plain) -> Dimension:
-    given = dict(_mapping(path, data))
+def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
+    given = dict(_require_mapping(path, data))
     for name, value in given.items():
         if name not in KINDS:
-            raise StudyError(f"{path}: {name}: no such key{nearest(name, KINDS)}")
+            raise StudyError(
+                f"{path}: {name}: unknown key; allowed: {', '.join(KINDS)}{suggest_name(name, KINDS)}"
+            )
         kind, words = KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
-            raise StudyError(f"{path}.{name}: expected {words}, got {short(value)}")
+            raise StudyError(f"{path}.{name}: {shorten(value)} given; allowed: {words}")
     listed = given.pop("also", [])
     if set(given) not in FORMS:
-        raise StudyError(f"{path}: expected low and high (and log), or choices; got {short(data)}")
+        raise StudyError(f"{path}: {shorten(data)} given; allowed: low and high (and log), or choices")
     low, high, choices = given.get("low"), given.get("high"), given.get("choices")
     assert isinstance(listed, list)
     also = tuple(map(str, listed))
     if isinstance(choices, list):
-        dimension = Dimension(key, choices=tuple(map(written, choices)), also=also)
+        dimension = SearchDimension(key, choices=tuple(map(format_value, choices)), also=also)
         if len(set(dimension.choices)) < max(2, len(dimension.choices)):
-            raise StudyError(f"{path}.choices: expected at least two, all different, got {short(choices)}")
+            raise StudyError(
+                f"{path}.choices: {shorten(choices)} given; allowed: at least two different ones, each once"
+            )
     else:
         assert isinstance(low, int | float) and isinstance(high, int | float)
-        dimension = Dimension(key, low, high, bool(given.get("log")), also=also)
+        dimension = SearchDimension(key, low, high, bool(given.get("log")), also=also)
         if not low < high or (dimension.log and low <= 0):
             above = " and low above 0" if dimension.log else ""
-            raise StudyError(f"{path}: low {low} and high {high}: expected low < high{above}")
-    for value in dimension.ends:
-        parse_overrides(dimension.assignments(value))
+            raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
+    for value in dimension.extremes:
+        parse_overrides(dimension.make_overrides(value))
     return dimension
 
 
-def _mapping(path: str, value: Plain) -> Tree:
+def _require_mapping(path: str, value: PlainValue) -> PlainMapping:
     if not isinstance(value, Mapping):
-        raise StudyError(f"{path}: expected a mapping, got {short(value)}")
+        raise StudyError(f"{path}: {shorten(value)} given; allowed: a mapping")
     return value

@@ -1,7 +1,7 @@
-"""The tunings of a study: the folder whose values each agent takes, and the study's own copies of these values.
+"""The tunings of a study: the source of each agent's tuned values, and the study's copies of them.
 
-One text is the tuning of all agents, with the copy ``tuned.yaml``. A mapping has the tuning of each agent that it names, with the
-copies ``tuned/AGENT/tuned.yaml``; agents that it does not name are as their files say.
+A text names one tuning for all agents, with the copy ``tuned.yaml``. A mapping names a tuning for each agent, with the copies
+``tuned/AGENT/tuned.yaml``; agents that are absent from it are not tuned.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.options import RegistryError, nearest, short
-from spiky_rl.config.tuned import FILE, Tuned, read_tuned
+from spiky_rl.config.options import RegistryError, shorten, suggest_name
+from spiky_rl.config.tuned_values import FILE_NAME, TunedValuesFile, read_tuned
 
 COPIES = "tuned"
-"""Folder of the copies in a study's folder, where agents have tunings of their own."""
+"""Folder of the copies in a study's folder if agents have tunings of their own."""
 
 
 def parse_tunings(value: object) -> str | dict[str, str]:
@@ -29,7 +29,7 @@ def parse_tunings(value: object) -> str | dict[str, str]:
         else {}
     )
     if not isinstance(value, dict) or len(folders) < len(value) or not all(folders.values()):
-        raise RegistryError(f"{short(value)} given; allowed: a folder, or a mapping of agents to folders")
+        raise RegistryError(f"{shorten(value)} given; allowed: a folder, or a mapping of agents to folders")
     return folders
 
 
@@ -40,35 +40,32 @@ Tunings = Annotated[
 
 
 def find_tuning(tunings: Tunings, agent: str) -> str:
-    """Return the tuning whose values the ``agent`` takes; empty if the agent is as its file says."""
+    """Return the tuning of the ``agent``; empty if it is not tuned."""
     return tunings if isinstance(tunings, str) else tunings.get(Path(agent).stem, "")
 
 
 def find_copy(tunings: Tunings, agent: str) -> str:
-    """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if the agent has none."""
+    """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if it is not tuned."""
     if not find_tuning(tunings, agent):
         return ""
-    return FILE if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE}"
+    return FILE_NAME if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE_NAME}"
 
 
 def require_agents(tunings: Tunings, agents: Collection[str]) -> None:
-    """Raise RegistryError if the ``tunings`` name something else than ``agents``, which are stems."""
+    """Raise RegistryError if the ``tunings`` name an agent that is not among ``agents``, given as file stems."""
     for agent in () if isinstance(tunings, str) else tunings:
         if agent not in agents:
-            close = nearest(agent, agents) or f"; allowed: {', '.join(agents)}"
-            raise RegistryError(f"tuning.{agent}: no agent of the study{close}")
+            close = suggest_name(agent, agents) or f"; allowed: {', '.join(agents)}"
+            raise RegistryError(f"tuning.{agent}: unknown agent{close}")
 
 
 def merge_tunings(old: Tunings, new: Tunings, both: Iterable[str]) -> Tunings | None:
-    """Return the tunings of a study that grows.
+    """Return the tunings of an extended study; None if an agent of both would change its tuning.
 
     Args:
-        old: The tunings of the study so far.
-        new: The tunings of the study that is added.
+        old: Tunings of the study in the folder.
+        new: Tunings of the new study.
         both: Agents of both studies.
-
-    Returns:
-        None if one of these agents would have other values than before.
     """
     if isinstance(old, str) or isinstance(new, str):
         return new if old == new else None
@@ -76,8 +73,8 @@ def merge_tunings(old: Tunings, new: Tunings, both: Iterable[str]) -> Tunings | 
     return {**old, **new} if is_same else None
 
 
-def read_copies(folder: Path, tunings: Tunings, agents: Iterable[str]) -> dict[str, Tuned]:
-    """Return the tuned values of ``agents`` that a study's ``folder`` has copies of, by agent. Raises SpecError."""
+def read_copies(folder: Path, tunings: Tunings, agents: Iterable[str]) -> dict[str, TunedValuesFile]:
+    """Return the tuned values in a study's ``folder``, by agent, for the ``agents`` with a copy. Raises SpecError."""
     copies = {agent: folder / copy for agent in agents if (copy := find_copy(tunings, agent))}
     read = {path: read_tuned(path) for path in {*copies.values()} if path.exists()}
     return {agent: read[path] for agent, path in copies.items() if path in read}

@@ -1,138 +1,143 @@
-"""The answer in short: the first screen, with the verdicts of all tests, and below it measures that no test backs."""
+"""The answer in short: the first screen with the verdicts of all tests, and below it measures without a test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.experiments.analysis.measures import Row, choose_prices
-from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report.blocks import (
     NONE,
     Block,
     Column,
-    count,
-    folded,
-    listed,
-    paragraph,
-    spell,
-    spelled,
-    table,
+    format_count,
+    format_interval,
+    format_intervals,
+    join_names,
+    make_collapsible,
+    make_paragraph,
+    make_table,
 )
-from spiky_rl.experiments.report.drawing import short
-from spiky_rl.experiments.report.threats import tell_reuse
-from spiky_rl.experiments.report.verdicts import first_screen
-from spiky_rl.metrics.energy import MAIN, PRICES
+from spiky_rl.experiments.report.drawing import format_tick
+from spiky_rl.experiments.report.threats import build_reuse_notes
+from spiky_rl.experiments.report.verdicts import build_first_screen
+from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 
-SHOWN = 8
-"""Names in a cell, at most."""
+MAX_LISTED = 8
+"""Maximum number of names in a cell."""
 
 
-def answer(analysis: Analysis) -> Iterable[Block]:
-    """The answer of an ``analysis`` in short."""
+def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
+    """Yield the answer in short."""
     if not analysis.rows:
-        yield paragraph("No cell has a result yet, so there is no answer.")
+        yield make_paragraph("No cell has a result yet, so there is no answer.")
         return
-    yield from tell_reuse(analysis)
+    yield from build_reuse_notes(analysis)
     if analysis.skipped:
         cells = len(analysis.results) + len(analysis.skipped)
-        yield paragraph(
-            f"{count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
+        yield make_paragraph(
+            f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
-    yield from first_screen(analysis)
+    yield from build_first_screen(analysis)
     rows = {
-        title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
+        title: [format_row(analysis, task) for task in analysis.tasks] for title, format_row in ROWS.items()
     }
     rows = {title: cells for title, cells in rows.items() if any(cell != NONE for cell in cells)}
     columns = (
-        (Column(task, is_text=True), [cells[i] for cells in rows.values()])
+        Column(task, [cells[i] for cells in rows.values()], is_text=True)
         for i, task in enumerate(analysis.tasks)
     )
-    note = f"Energy is that of a control step, and of a metre where robots go somewhere. {describe_prices(analysis.rows.values())}"
-    yield folded(
-        "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
+    note = f"Energy per control step, and per metre if robots move. {describe_energy_models(analysis.rows.values())}"
+    yield make_collapsible(
+        "Further measures, without a test",
+        make_table("Measures", list(rows), *columns, first="measure", note=note),
     )
 
 
-def reached(analysis: Analysis, task: str) -> str:
-    """How many runs of an ``analysis`` came to the threshold of a ``task``."""
+def format_reached(analysis: StudyAnalysis, task: str) -> str:
+    """Return the number of runs that reached the threshold of a ``task``."""
     ends = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
     runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
     return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
 
 
-def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
-    """The lowest median of environment steps to a ``task``'s threshold among agents of these ``labels`` in an ``analysis``."""
+def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
+    """Return the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
     known = {
         row.label: row.threshold.median
-        for row in rows_of(analysis, task, labels)
+        for row in list_rows(analysis, task, labels)
         if row.threshold and row.threshold.median
     }
     first = min(known, key=known.__getitem__, default=None)
-    return NONE if first is None else f"{short(known[first])} ({first})"
+    return NONE if first is None else f"{format_tick(known[first])} ({first})"
 
 
-def lost_without_memory(analysis: Analysis, task: str) -> str:
-    """The score that the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
+def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
+    """Return the score that the baseline loses on the twins of a ``task`` with hidden or late observations."""
     own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
-    return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
+    return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def describe_prices(rows: Iterable[Row]) -> str:
-    """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
-    texts = [PRICES[name].text for name in choose_prices(rows)]
-    return f"Prices: {'; '.join(texts)}." if texts else ""
+def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
+    """Return the descriptions of the main energy models of ``rows``; empty without energies."""
+    texts = [ENERGY_MODELS[name].text for name in choose_energy_models(rows)]
+    return f"Energy models: {'; '.join(texts)}." if texts else ""
 
 
-def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], kind: str) -> str:
-    """The least energy of a control step, in arithmetic of a ``kind``, on a ``task`` among agents of these ``labels`` in an ``analysis``."""
-    if (price := price_of(analysis, kind)) is None:
+def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str], kind: str) -> str:
+    """Return the lowest energy of a control step, in arithmetic of a ``kind``, among agents of these ``labels``."""
+    if (model := get_energy_model_name(analysis, kind)) is None:
         return NONE
-    priced_rows = [row for row in rows_of(analysis, task, labels) if price in row.energy]
-    first = min(priced_rows, key=lambda row: row.energy[price].step.estimate, default=None)
+    rows = [row for row in list_rows(analysis, task, labels) if model in row.energy]
+    first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
     if first is None:
         return NONE
-    metre = f", {spelled([first.metre[price]], each=True)[0]} µJ per metre" if price in first.metre else ""
-    return f"{spelled([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"
+    text = f"{format_intervals([first.energy[model].step], each=True)[0]} nJ"
+    if model in first.energy_per_metre:
+        text += f", {format_intervals([first.energy_per_metre[model]], each=True)[0]} µJ per metre"
+    return f"{text} ({first.label})"
 
 
-def front(analysis: Analysis, task: str, kind: str) -> str:
-    """The front of score and energy of an ``analysis`` on a ``task``, in arithmetic of a ``kind``."""
-    price = price_of(analysis, kind)
-    return NONE if price is None else listed(analysis.front(task, price), SHOWN) or NONE
+def format_front(analysis: StudyAnalysis, task: str, kind: str) -> str:
+    """Return the front of score and energy on a ``task``, in arithmetic of a ``kind``."""
+    model = get_energy_model_name(analysis, kind)
+    return NONE if model is None else join_names(analysis.get_pareto_front(task, model), MAX_LISTED) or NONE
 
 
-def price_of(analysis: Analysis, kind: str) -> str | None:
-    """Return the name of the prices that an ``analysis`` shows first for arithmetic of a ``kind``; None if it has none."""
-    found = {shown: name for name, shown in choose_prices(analysis.rows.values()).items()}
+def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
+    """Return the name of the main energy model for arithmetic of a ``kind``; None if there is none."""
+    found = {shown: name for name, shown in choose_energy_models(analysis.rows.values()).items()}
     return found.get(kind)
 
 
-def spiking(analysis: Analysis) -> list[str]:
-    """Labels of the agents of an ``analysis`` that spike."""
+def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
+    """Return the labels of the spiking agents."""
     return [label for label in analysis.labels if label not in analysis.anns]
 
 
-def rows_of(analysis: Analysis, task: str, labels: Iterable[str]) -> list[Row]:
-    """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
+def list_rows(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
+    """Return the rows on a ``task`` of the ``labels`` that have one."""
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
-def energies(kind: str) -> Mapping[str, Callable[[Analysis, str], str]]:
-    """Rows of the table about energy in arithmetic of a ``kind``."""
+def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:
+    """Return the rows about energy in arithmetic of a ``kind``: title to the function of a cell."""
     return {
-        f"energy of the baseline, {kind}": lambda a, task: thriftiest(a, task, [str(a.baseline)], kind),
-        f"least energy of an agent that spikes, {kind}": lambda a, task: thriftiest(
-            a, task, spiking(a), kind
+        f"energy of the baseline, {kind}": lambda a, task: find_lowest_energy(
+            a, task, [str(a.baseline)], kind
         ),
-        f"front of score and energy, {kind}": lambda a, task: front(a, task, kind),
+        f"least energy of an agent that spikes, {kind}": lambda a, task: find_lowest_energy(
+            a, task, list_spiking_agents(a), kind
+        ),
+        f"front of score and energy, {kind}": lambda a, task: format_front(a, task, kind),
     }
 
 
-MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
-    "runs that reached the threshold": reached,
-    "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
-    "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
-    "return that the baseline loses": lost_without_memory,
-    **{title: tell for kind in MAIN.values() for title, tell in energies(kind).items()},
+ROWS: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
+    "runs that reached the threshold": format_reached,
+    "steps to it, median of the baseline": lambda a, task: find_fastest(a, task, [str(a.baseline)]),
+    "steps to it, lowest median": lambda a, task: find_fastest(a, task, a.labels),
+    "return that the baseline loses": compute_memory_loss,
+    **{title: format_row for kind in MAIN.values() for title, format_row in build_energy_rows(kind).items()},
 }
-"""Row of the second table -> what of it stands under a task."""
+"""Rows of the table of further measures: title to the function of a task's cell."""

@@ -1,7 +1,7 @@
-"""Drawing tools for a report's figures: panels placed in inches, SVG text, and labels that do not overlap.
+"""Drawing tools for a report's figures: one style, SVG text, intervals, rows of agents.
 
-Text stays text. Labels are placed by the width of DejaVu Sans, which matplotlib carries with it and which is wider than what a
-page shows them in: so nothing depends on a machine's fonts, and what fits here fits everywhere.
+Matplotlib's constrained layout measures text in DejaVu Sans, which comes with matplotlib and is wider than the fonts of a page. So a
+figure is the same on every machine, and text that fits here fits everywhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, PALE = "#1c2126", "#5d6770", "#e3e6ea", "#f6f7f9"
 FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 WIDTH, SIZE = 10.0, 9.0
-"""Inches of a figure, which a page's column scales; points of its text."""
+"""Width of a figure in inches, which the page scales to its column; size of its text in points."""
+LINE = 0.235
+"""Height of a row of a list in inches."""
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name with dollars is no formula
     "svg.fonttype": "none",
@@ -53,56 +55,67 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "path.simplify": False,
     "axes.formatter.useoffset": False,
+    "figure.constrained_layout.use": True,
+    "figure.labelsize": SIZE,
+    "legend.frameon": False,
+    "legend.fontsize": SIZE,
 }
-type Box = tuple[float, float, float, float]
-"""Left, low, right, high, in inches."""
 DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 
-class Sheet:
-    """A figure whose panels are placed in inches, so that their places depend on no font."""
-
-    def __init__(self, height: float, width: float = WIDTH) -> None:
-        self.height, self.width = height, width
-        self.figure = Figure(figsize=(width, height))
-
-    def panel(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes of that ``width`` and ``height`` whose upper left corner lies at (``left``, ``top``) from the sheet's, in inches."""
-        bottom = (self.height - top - height) / self.height
-        return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
-
-
-def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
-    """The figure that ``draw`` makes, as SVG that scales with its column; None where it makes none.
+def svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str | None:
+    """Return the figure that ``draw`` makes as SVG that scales with its column; None if it makes none.
 
     Args:
-        name: Keeps its identifiers apart from those of other figures on the page.
-        title: What is read aloud for it.
-        draw: Makes it.
+        name: Prefix of its identifiers, unique on the page.
+        title: Text for screen readers.
+        draw: Called in the style of a report.
     """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        if (sheet := draw()) is None:
+        if (figure := draw()) is None:
             return None
-        sheet.figure.savefig(
-            file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = re.sub(r"\A.*?(?=<svg)|<metadata>.*?</metadata>\s*", "", file.getvalue(), flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text).replace("'DejaVu Sans'", FONTS)
     text = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
-    narrow = 'class="narrow" ' if sheet.width < WIDTH else ""
+    narrow = 'class="narrow" ' if figure.get_figwidth() < WIDTH else ""
     return text.replace("<svg ", f'<svg {narrow}role="img" aria-label="{escape(title)}" ', 1).rstrip()
 
 
-def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
-    """Draw a dot at the estimate and a line over its interval, where it has bounds.
+def make_rows(
+    labels: Sequence[str], panels: Sequence[tuple[str, str]], colours: Mapping[str, str]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row for each label and its panels, side by side.
 
     Args:
-        axes: To draw in.
-        y: How high.
-        interval: Along x.
-        colour: Colour of both.
+        labels: Names of the rows, from the top.
+        panels: Title and unit of each.
+        colours: By label.
     """
+    figure = Figure(figsize=(WIDTH, LINE * len(labels) + 0.95))
+    drawn = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+    for axes, (title, unit) in zip(drawn, panels, strict=True):
+        axes.set(title=title, xlabel=unit)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        for y in range(0, len(labels), 2):
+            axes.axhspan(y - 0.5, y + 0.5, color=PALE, linewidth=0, zorder=0)
+    drawn[0].set_ylim(len(labels) - 0.4, -0.6)
+    name_rows(drawn[0], labels, colours)
+    return figure, drawn
+
+
+def name_rows(axes: Axes, labels: Sequence[str], colours: Mapping[str, str], middle: float = 0.0) -> None:
+    """Write the ``labels`` of rows of height 1 in their ``colours``, each ``middle`` below the beginning of its row."""
+    axes.set_yticks([y + middle for y in range(len(labels))], [fit_label(label) for label in labels])
+    for text, label in zip(axes.get_yticklabels(), labels, strict=True):
+        text.set_color(colours[label])
+
+
+def draw_interval(axes: Axes, y: float, interval: Interval, colour: str) -> None:
+    """Draw a dot at the estimate of an ``interval`` along x and, if it has bounds, a line between them, at height ``y``."""
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot(
@@ -116,65 +129,34 @@ def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
     )
 
 
-def short(value: float, _place: object = None) -> str:
-    """The count ``value`` for an axis: 800 k, 1.6 M. matplotlib gives its ``_place`` too."""
+def add_legend(figure: Figure, bold: Sequence[str] = ()) -> None:
+    """Name the labelled artists of a ``figure`` right of its panels, in their colours; the ``bold`` labels in bold."""
+    legend = figure.legend(loc="outside right upper", labelcolor="linecolor", handlelength=1.2)
+    for text in legend.get_texts():
+        text.set_fontweight("bold" if text.get_text() in bold else "normal")
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Make x of finished ``axes`` logarithmic, with plain numbers; some between powers of ten if fewer than two of these are in sight."""
+    axes.set_xscale("log")
+    low, high = (math.log10(end) for end in axes.get_xlim())
+    is_narrow = math.floor(high) - math.ceil(low) < 1
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:,.12g}" if is_narrow and f"{value:.1e}"[0] in "235" else ""
+    )
+
+
+def format_tick(value: float, _place: object = None) -> str:
+    """Return the count ``value`` for an axis: 800 k, 1.6 M. Matplotlib passes a ``_place``, which is not used."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
-def text_width(text: str, size: float = SIZE) -> float:
-    """Inches that a line of ``text`` takes at most, ``size`` in points."""
-    return 0.62 * size * len(text) / 72.0
-
-
-def fitted(label: str, most: int = 38) -> str:
-    """The label; one of more than ``most`` characters with the last part of each varied key, then without its middle."""
+def fit_label(label: str, most: int = 38) -> str:
+    """Return the ``label``; a label of more than ``most`` characters with the last part of each varied key, then without its middle."""
     if len(label) > most:
         label = re.sub(r"\S+\.(\w+)=", r"\1=", label)
     return label if len(label) <= most else f"{label[: most // 2]}…{label[most // 2 + 1 - most :]}"
-
-
-def spread(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str, float]:
-    """Places near the wanted ones with ``gap`` between them, none above ``highest``."""
-    places: dict[str, float] = {}
-    last = highest + gap / 2
-    for label, place in sorted(wanted.items(), key=lambda item: -item[1]):
-        places[label] = last = min(place, last - gap)
-    return places
-
-
-def beside(
-    points: Mapping[str, tuple[float, float]], drawn: Sequence[Box], width: float, height: float
-) -> dict[str, tuple[float, float]]:
-    """Where each label's left middle goes, in inches from its point: on no point, no other label, and nothing drawn.
-
-    Args:
-        points: By label, in inches from the lower left corner.
-        drawn: Boxes to keep clear of.
-        width: Inches of the panel.
-        height: Likewise.
-    """
-    boxes = [(x - 0.06, y - 0.06, x + 0.06, y + 0.06) for x, y in points.values()]
-    boxes += [(a - 0.015, b - 0.015, c + 0.015, d + 0.015) for a, b, c, d in drawn]
-    offsets: dict[str, tuple[float, float]] = {}
-    for label, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
-        wide, candidates = text_width(fitted(label), 8.0), []
-        for step in range(1, 21):
-            for angle in range(0, 360, 30):
-                dx, dy = (0.12 * step * f(math.radians(angle)) for f in (math.cos, math.sin))
-                dx -= wide if dx < -0.01 else wide / 2 if dx < 0.01 else 0.0
-                box = (x + dx, y + dy - 0.075, x + dx + wide, y + dy + 0.075)
-                outside = max(-box[0], 0) + max(box[2] - width, 0) + max(-box[1], 0) + max(box[3] - height, 0)
-                covered = outside + sum(overlap(box, other) for other in boxes)
-                candidates.append((covered, step, angle, box))
-        *_, box = min(candidates)
-        boxes.append(box)
-        offsets[label] = (box[0] - x, (box[1] + box[3]) / 2 - y)
-    return offsets
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Area that the boxes ``a`` and ``b`` share."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

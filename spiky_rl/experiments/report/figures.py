@@ -1,28 +1,30 @@
-"""The figures of a study's report; each function draws one, or None where there is nothing to draw."""
+"""The figures of a study's report; each function returns one, or None without data."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.patches import Rectangle
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
     DOTTED,
-    PALE,
+    LINE,
+    MUTED,
     WIDTH,
-    Sheet,
-    beside,
-    fitted,
-    short,
-    spread,
-    text_width,
-    whiskers,
+    add_legend,
+    draw_interval,
+    fit_label,
+    format_tick,
+    make_logarithmic,
+    make_rows,
+    name_rows,
 )
 from spiky_rl.metrics.energy import MAIN
 
@@ -36,198 +38,194 @@ PALETTE = (
 """Colours of agents that spike, in the study's order; all dark enough for text on white."""
 GREYS = ("#000000", "#5a5a5a", "#767676")
 """Colours of ANNs, the baseline first."""
-LINE, MANY = 0.235, 6
-"""Inches of a row of a list; lines in one panel, more get a panel each, beside the baseline's line."""
-SPANS = 8.0
-"""How many times the least the largest of some estimates may be before their axis is logarithmic."""
+SHADES = LinearSegmentedColormap.from_list("kept", ("#f08a4b", "#f6f7f9")).with_extremes(bad="#e6e9ec")
+"""Colours of shares from 0 (orange) to 1 (nearly white); grey without a share."""
+MAX_LINES = 6
+"""Lines in one panel; more lines get a panel each, beside the baseline's line."""
+MAX_RATIO = 8.0
+"""Ratio of the largest to the least estimate from which on their axis is logarithmic."""
 
 
-class Named(Protocol):
-    """Parts of an analysis that figures which name agents need."""
-
-    @property
-    def labels(self) -> Sequence[str]: ...  # pylint: disable=missing-function-docstring
-
-    @property
-    def anns(self) -> Sequence[str]: ...  # pylint: disable=missing-function-docstring
-
-    @property
-    def baseline(self) -> str | None: ...  # pylint: disable=missing-function-docstring
+def assign_colors(
+    labels: Iterable[str], anns: Collection[str], baseline: str | None = None
+) -> dict[str, str]:
+    """Return a colour for each of the ``labels``, the same in all figures: greys for ``anns``, the ``baseline`` first."""
+    grey = sorted(anns, key=lambda label: label != baseline)
+    found = {label: GREYS[min(i, len(GREYS) - 1)] for i, label in enumerate(grey)}
+    spiking = [label for label in labels if label not in found]
+    return found | {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(spiking)}
 
 
-def colours(analysis: Named) -> dict[str, str]:
-    """One colour per label of an ``analysis``, the same in all figures."""
-    anns = sorted(analysis.anns, key=lambda label: label != analysis.baseline)
-    spiking = [label for label in analysis.labels if label not in anns]
-    grey = {label: GREYS[min(i, len(GREYS) - 1)] for i, label in enumerate(anns)}
-    return grey | {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(spiking)}
+def get_colors(analysis: StudyAnalysis) -> dict[str, str]:
+    """Return the colours of the agents of an ``analysis`` by label."""
+    return assign_colors(analysis.labels, analysis.anns, analysis.baseline)
 
 
-def learning_curves(analysis: Analysis, task: str) -> Sheet | None:
-    """Return while training on a ``task``, over environment steps, with its interval over seeds, as ``analysis`` has it."""
+def draw_learning_curves(analysis: StudyAnalysis, task: str) -> Figure | None:
+    """Draw the return while training on a ``task`` over environment steps, with its interval over seeds."""
     bands = {label: band for (label, other), band in analysis.curves.items() if other == task}
     bands = {label: bands[label] for label in analysis.labels if label in bands}
-    return lines(
-        analysis, bands, "environment steps", "return while training", 0.0, analysis.solved.get(task)
-    )
+    unit = "return while training"
+    return draw_lines(analysis, bands, "environment steps", unit, 0.0, analysis.solved.get(task))
 
 
-def profiles(analysis: Analysis) -> Sheet | None:
-    """Share of runs of an ``analysis`` that score above, over the score."""
+def draw_profiles(analysis: StudyAnalysis) -> Figure | None:
+    """Draw the share of runs that score above a value, over that value."""
     unit = "normalised score" if analysis.normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
-    return lines(analysis, analysis.profiles, unit, "share of runs above", left, most=0)
+    return draw_lines(analysis, analysis.profiles, unit, "share of runs above", left, max_lines=0)
 
 
-def lines(
-    analysis: Analysis,
+def draw_lines(
+    analysis: StudyAnalysis,
     bands: Mapping[str, Band],
-    across: str,
-    up: str,
+    x_unit: str,
+    y_unit: str,
     left: float,
     mark: float | None = None,
-    most: int = MANY,
-) -> Sheet | None:
-    """One panel with labels beside its lines, or a panel for each line where there are many.
+    max_lines: int = MAX_LINES,
+) -> Figure | None:
+    """Draw all lines in one panel, or each in its own if there are more than ``max_lines``.
 
     Args:
-        analysis: Whose agents have the lines.
+        analysis: Gives colours, and the baseline, which every panel shows.
         bands: Lines by label.
-        across: What x is.
-        up: What y is.
-        left: Where x begins.
-        mark: A value of y that is to be reached; None: none.
-        most: Lines of a single panel.
+        x_unit: Label of x.
+        y_unit: Label of y.
+        left: Beginning of x.
+        mark: Value of y at a dotted line; None draws none.
+        max_lines: Maximum number of lines in one panel.
     """
-    values = [
-        v for b in bands.values() for ends in (b.low, b.estimate, b.high) for v in ends if math.isfinite(v)
-    ]
-    if not values:
+    if not any(np.isfinite(band.estimate).any() for band in bands.values()):
         return None
-    values += [] if mark is None else [mark]
-    spare = 0.05 * (max(values) - min(values) or 1.0)
-    low, high, colour = min(values) - spare, max(values) + spare, colours(analysis)
-    right = max(float(band.at[-1]) for band in bands.values())
-
-    def draw(axes: Axes, drawn: Mapping[str, bool]) -> None:
-        axes.set(xlim=(left, right), ylim=(low, high))
-        axes.xaxis.set_major_formatter(short)
+    colours, right = get_colors(analysis), max(float(band.at[-1]) for band in bands.values())
+    if len(bands) <= max_lines:
+        figure, panels = _draw_in_one_panel(bands, colours)
+    else:
+        figure, panels = _draw_in_own_panels(bands, colours, str(analysis.baseline))
+    for axes in panels:
+        axes.set_xlim(left, right)
+        axes.xaxis.set_major_formatter(format_tick)
         if mark is not None:
             axes.axhline(mark, **DOTTED)
-        for label, strong in drawn.items():
-            band = bands[label]
-            if strong and all(math.isfinite(v) for v in (*band.low[-1:], *band.high[-1:])):
-                axes.fill_between(band.at, band.low, band.high, color=colour[label], alpha=0.18, linewidth=0)
-            dashes: dict[str, Any] = {} if strong else {"linestyle": (0, (3, 2)), "linewidth": 1.0}
-            axes.plot(band.at, band.estimate, color=colour[label], **dashes)
-
-    if len(bands) <= most:
-        height, margin = 3.2, max(text_width(fitted(label)) for label in bands) + 0.25
-        sheet = Sheet(height + 0.65)
-        axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, height)
-        draw(axes, dict.fromkeys(bands, True))
-        axes.set(xlabel=across, ylabel=up)
-        inch, places = (high - low) / height, {
-            label: float(band.estimate[-1]) for label, band in bands.items()
-        }
-        for label, place in spread(places, 0.17 * inch, high).items():
-            axes.annotate(
-                fitted(label), (right, places[label]), (8, (place - places[label]) / inch * 72), color=colour[label],
-                textcoords="offset points", va="center", fontweight="bold", annotation_clip=False,
-            )  # fmt: skip
-        return sheet
-    columns, height, gap = min(4, len(bands)), 1.3, 0.42
-    sheet = Sheet(math.ceil(len(bands) / columns) * (height + gap) + 0.35)
-    width = (WIDTH - 0.72 - (columns - 1) * 0.22) / columns
-    for i, label in enumerate(bands):
-        row, column = divmod(i, columns)
-        axes = sheet.panel(0.62 + column * (width + 0.22), 0.3 + row * (height + gap), width, height)
-        draw(axes, {**({str(analysis.baseline): False} if analysis.baseline in bands else {}), label: True})
-        axes.set_title("\n".join(wrap(fitted(label, 48), 26)), color=colour[label], pad=4)
-        lowest = i + columns >= len(bands)
-        axes.tick_params(labelbottom=lowest, labelleft=column == 0)
-        axes.set(xlabel=across if lowest else "", ylabel=up if column == 0 else "")
-    return sheet
+    figure.supxlabel(x_unit, color=MUTED)
+    figure.supylabel(y_unit, color=MUTED)
+    return figure
 
 
-def aggregate(analysis: Analysis) -> Sheet:
-    """Interquartile means of an ``analysis`` over all tasks and per task, best first."""
+def _draw_in_one_panel(bands: Mapping[str, Band], colours: Mapping[str, str]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, 3.85))
+    axes = figure.add_subplot()
+    for label in sorted(bands, key=lambda label: -np.nan_to_num(bands[label].estimate[-1])):
+        _draw_band(axes, label, bands[label], colours[label])
+    add_legend(figure)
+    return figure, [axes]
+
+
+def _draw_in_own_panels(
+    bands: Mapping[str, Band], colours: Mapping[str, str], baseline: str
+) -> tuple[Figure, list[Axes]]:
+    columns = min(4, len(bands))
+    rows = math.ceil(len(bands) / columns)
+    figure = Figure(figsize=(WIDTH, 1.72 * rows + 0.35))
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in panels[len(bands) :]:
+        axes.remove()
+    for i, (axes, label) in enumerate(zip(panels, bands, strict=False)):
+        if baseline in bands and label != baseline:
+            dashed = {"linestyle": (0, (3, 2)), "linewidth": 1.0}
+            axes.plot(bands[baseline].at, bands[baseline].estimate, color=colours[baseline], **dashed)
+        _draw_band(axes, label, bands[label], colours[label])
+        axes.set_title("\n".join(wrap(fit_label(label, 48), 26)), color=colours[label])
+        axes.tick_params(labelbottom=i + columns >= len(bands))
+    return figure, panels[: len(bands)]
+
+
+def _draw_band(axes: Axes, label: str, band: Band, colour: str) -> None:
+    """Draw a line and, if its end has bounds, the area between them."""
+    if math.isfinite(band.low[-1]) and math.isfinite(band.high[-1]):
+        axes.fill_between(band.at, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(band.at, band.estimate, color=colour, label=fit_label(label))
+
+
+def draw_scores(analysis: StudyAnalysis) -> Figure:
+    """Draw interquartile means over all tasks and per task, best first."""
     panels = {}
     if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
         panels[ALL, "normalised score"] = analysis.overall
     for task in analysis.tasks:
-        panels[task, "score (return)"] = {
-            label: row.iqm for (label, t), row in analysis.rows.items() if t == task
-        }
-    return dots(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
+        rows = {label: row.iqm for (label, other), row in analysis.rows.items() if other == task}
+        panels[task, "score (return)"] = rows
+    return draw_intervals(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
 
 
-def improvement(analysis: Analysis) -> Sheet | None:
-    """Probability that a run of an agent scores above one of the baseline of an ``analysis``, best first."""
+def draw_improvement(analysis: StudyAnalysis) -> Figure | None:
+    """Draw the probability that a run of an agent scores above one of the baseline, best first."""
     panels = {
         (name, "P(above the baseline)"): {c.agent: c.improvement for c in family}
         for name, family in analysis.comparisons.items()
         if family
     }
-    return dots(analysis, panels, 0.5, (-0.02, 1.02)) if panels else None
+    return draw_intervals(analysis, panels, 0.5, (-0.02, 1.02)) if panels else None
 
 
-def dots(
-    analysis: Analysis,
+def draw_intervals(
+    analysis: StudyAnalysis,
     panels: Mapping[tuple[str, str], Mapping[str, Interval]],
     mark: float | None,
     limits: tuple[float, float] | None = None,
-) -> Sheet:
-    """Estimates with whiskers in panels beside each other, in the first panel's order.
+) -> Figure:
+    """Draw estimates with intervals in panels side by side, in the order of the first panel.
 
     Args:
-        analysis: Whose agents they are of.
-        panels: By title and unit, estimates by label.
-        mark: A value of x to draw a line at, in the first panel, or in all where there are ``limits``.
-        limits: Ends of x; None: as the estimates ask for.
+        analysis: Gives labels and colours.
+        panels: Estimates by label, by title and unit.
+        mark: Value of x at a dotted line, in the first panel, or in all panels if there are ``limits``.
+        limits: Ends of x; None fits them to the estimates.
     """
-    first = next(iter(panels.values()))
-    named = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
-    named.sort(key=lambda label: -first[label].estimate if label in first else math.inf)
-    sheet, axes = listing(analysis, named, list(panels))
-    for i, (panel, intervals) in enumerate(zip(axes, panels.values(), strict=True)):
+    first, colours = next(iter(panels.values())), get_colors(analysis)
+    labels = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
+    labels.sort(key=lambda label: -first[label].estimate if label in first else math.inf)
+    figure, drawn = make_rows(labels, list(panels), colours)
+    for i, (axes, intervals) in enumerate(zip(drawn, panels.values(), strict=True)):
         if mark is not None and (i == 0 or limits):
-            panel.axvline(mark, **DOTTED)
+            axes.axvline(mark, **DOTTED)
         if limits:
-            panel.set_xlim(*limits)
+            axes.set_xlim(*limits)
         for label, interval in intervals.items():
-            whiskers(panel, named.index(label), interval, colours(analysis)[label])
-    return sheet
+            draw_interval(axes, labels.index(label), interval, colours[label])
+    return figure
 
 
-def ladder(analysis: Analysis, task: str) -> Sheet | None:
-    """Draw return, energy of a metre and processor seconds of the agents on a ``task``, in the study's order; None without agents."""
+def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
+    """Draw return, energy per metre and processor seconds of the agents on a ``task``, in the study's order."""
     rows = {label: row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None}
-    price = next(iter(MAIN))
+    model, colours = next(iter(MAIN)), get_colors(analysis)
     found = {
         ("return", "mean over seeds"): {label: row.mean for label, row in rows.items()},
-        ("energy of a metre", f"µJ, {price}"): {label: row.metre.get(price) for label, row in rows.items()},
+        ("energy of a metre", f"µJ, {model}"): {
+            label: row.energy_per_metre.get(model) for label, row in rows.items()
+        },
         ("compute of a training", "processor seconds"): {label: row.processor for label, row in rows.items()},
     }
     panels = {title: own for title, own in found.items() if any(own.values())}
     if not rows:
         return None
-    sheet, axes = listing(analysis, list(rows), list(panels))
-    for panel, intervals in zip(axes, panels.values(), strict=True):
+    figure, drawn = make_rows(list(rows), list(panels), colours)
+    for axes, intervals in zip(drawn, panels.values(), strict=True):
         estimates = [interval.estimate for interval in intervals.values() if interval is not None]
-        if 0.0 < SPANS * min(estimates) < max(estimates):
-            panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
         if (own := intervals.get(str(analysis.baseline))) is not None:
-            panel.axvline(own.estimate, **DOTTED)
+            axes.axvline(own.estimate, **DOTTED)
         for y, (label, interval) in enumerate(intervals.items()):
             if interval is not None:
-                whiskers(panel, y, interval, colours(analysis)[label])
-    return sheet
+                draw_interval(axes, y, interval, colours[label])
+        if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
+            make_logarithmic(axes)
+    return figure
 
 
-def thresholds(analysis: Analysis) -> Sheet | None:
-    """Environment steps until trainings of an ``analysis`` reached what counts as solved: runs, medians, and how many never did."""
+def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
+    """Draw the environment steps until trainings reached the task's threshold: runs, medians, and the number of runs that never did."""
     tasks = [task for task in analysis.tasks if task in analysis.solved]
     ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
     if not tasks or not ends:
@@ -237,155 +235,95 @@ def thresholds(analysis: Analysis) -> Sheet | None:
         rows = [ends[label, task] for task in tasks if (label, task) in ends]
         return [v for row in rows for v in (math.inf if row.median is None else row.median, -row.reached)]
 
-    named = sorted((label for label in analysis.labels if order(label)), key=order)
+    labels, colours = sorted((label for label in analysis.labels if order(label)), key=order), get_colors(
+        analysis
+    )
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
-    sheet, axes = listing(analysis, named, panels)
-    for panel, task in zip(axes, tasks, strict=True):
+    figure, drawn = make_rows(labels, panels, colours)
+    for axes, task in zip(drawn, tasks, strict=True):
         end = max(row.budget for (_, other), row in ends.items() if other == task)
-        panel.set_xlim(0, end * 1.16)
-        panel.xaxis.set_major_formatter(lambda value, _, end=end: short(value) if value <= end else "")
-        panel.axvline(end, color="#b4bac1", linewidth=0.8)
-        for y, label in enumerate(named):
+        axes.set_xlim(0, end * 1.16)
+        axes.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
+        axes.axvline(end, color="#b4bac1", linewidth=0.8)
+        for y, label in enumerate(labels):
             if (row := ends.get((label, task))) is None:
                 continue
-            colour, missed = colours(analysis)[label], row.runs - row.reached
-            panel.plot(
-                row.steps, [y] * row.reached, "o", color=colour, markersize=4.5, alpha=0.5, markeredgewidth=0
+            style: dict[str, Any] = {"color": colours[label]}
+            axes.plot(
+                row.steps, [y] * row.reached, "o", markersize=4.5, alpha=0.5, markeredgewidth=0, **style
             )
             if row.median is not None:
-                panel.plot([row.median], [y], "|", color=colour, markersize=13, markeredgewidth=2)
-            if missed:
-                panel.plot([end * 1.035], [y], ">", color=colour, markersize=5, markerfacecolor="white")
-                panel.text(end * 1.06, y, f"{missed} of {row.runs}", va="center", color=colour, fontsize=8)
-    return sheet
+                axes.plot([row.median], [y], "|", markersize=13, markeredgewidth=2, **style)
+            if missed := row.runs - row.reached:
+                axes.plot([end * 1.035], [y], ">", markersize=5, markerfacecolor="white", **style)
+                axes.text(end * 1.06, y, f"{missed} of {row.runs}", va="center", fontsize=8, **style)
+    return figure
 
 
-def listing(
-    analysis: Named, named: Sequence[str], panels: Sequence[tuple[str, str]]
-) -> tuple[Sheet, list[Axes]]:
-    """A sheet with panels beside each other and a row for each label, named once.
-
-    Args:
-        analysis: Whose agents they are.
-        named: Labels of the rows, from the top.
-        panels: Title and unit of each.
-    """
-    left, height = max(text_width(fitted(label)) for label in named) + 0.15, LINE * len(named) + 0.1
-    sheet, drawn = Sheet(height + 0.85), []
-    width = (WIDTH - left - 0.15 - (len(panels) - 1) * 0.25) / len(panels)
-    for i, (title, across) in enumerate(panels):
-        axes = sheet.panel(left + i * (width + 0.25), 0.32, width, height)
-        axes.set(ylim=(len(named) - 0.4, -0.6), title=title, xlabel=across)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        name_rows(analysis, axes, named, i == 0)
-        for y in range(0, len(named), 2):
-            axes.axhspan(y - 0.5, y + 0.5, color=PALE, linewidth=0, zorder=0)
-        drawn.append(axes)
-    return sheet, drawn
-
-
-def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
-    """Write labels in their colours beside rows that are 1 high.
-
-    Args:
-        analysis: Whose agents they are.
-        axes: The panel.
-        named: Labels of the rows.
-        shown: Whether to write them; else there is room for none.
-        middle: Where in a row its label stands.
-    """
-    axes.set_yticks(
-        [y + middle for y in range(len(named))], [fitted(label) if shown else "" for label in named]
-    )
-    axes.tick_params(axis="y", length=0)
-    for text, label in zip(axes.get_yticklabels(), named, strict=True):
-        text.set_color(colours(analysis)[label])
-
-
-def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
-    """Score on a ``task`` over the energy of a control step under a ``price``, and the front of agents that no other beats in both."""
-    points, leading = analysis.priced(task, price), analysis.front(task, price)
+def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None:
+    """Draw the score on a ``task`` over the energy of a control step under a ``model``, and the front of agents that no other beats in both."""
+    points, front = analysis.get_energy_and_score(task, model), analysis.get_pareto_front(task, model)
     if len(points) < 2 or min(x for x, _ in points.values()) <= 0:
         return None
-    width, height = WIDTH - 0.82, 3.9
-    logs = [math.log10(x) for x, _ in points.values()]
-    left, right = min(logs) - 0.15, max(logs) + 0.35
-    ends = [v for _, y in points.values() for v in (y.low, y.estimate, y.high) if math.isfinite(v)]
-    spare = max(ends) - min(ends) or 1.0
-    low, high = min(ends) - 0.08 * spare, max(ends) + 0.16 * spare
-    sheet = Sheet(height + 0.65)
-    axes = sheet.panel(0.62, 0.1, width, height)
-    axes.set(xscale="log", xlim=(10**left, 10**right), ylim=(low, high), ylabel="score (return)")
-    axes.set_xlabel(f"energy of a control step in nJ, {price}")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    narrow = right - left < 1.0  # hardly a power of ten in sight: some numbers between them are told too
-    axes.xaxis.set_minor_formatter(
-        lambda value, _: f"{value:,.12g}" if narrow and f"{value:.1e}"[0] in "235" else ""
-    )
-    front = sorted((points[label][0], points[label][1].estimate) for label in leading)
-    ups = zip([low, *(y for _, y in front)], front, strict=False)
-    stairs = [*((x, y) for before, (x, after) in ups for y in (before, after)), (10**right, front[-1][1])]
-    axes.plot(*zip(*stairs, strict=True), color="#aeb5bd", linewidth=1.2, zorder=1)
-
-    def inches(x: float, y: float) -> tuple[float, float]:
-        return (math.log10(x) - left) / (right - left) * width, (y - low) / (high - low) * height
-
-    corners = [inches(*corner) for corner in stairs]
-    segments = list(itertools.pairwise(corners))
-    segments += [(inches(x, y.low), inches(x, y.high)) for x, y in points.values() if math.isfinite(y.low)]
-    drawn = [(min(a, c), min(b, d), max(a, c), max(b, d)) for (a, b), (c, d) in segments]
-    places = {label: inches(x, y.estimate) for label, (x, y) in points.items()}
-    for label, (dx, dy) in beside(places, drawn, width, height).items():
-        (x, y), colour = points[label], colours(analysis)[label]
-        whiskers(axes, y.estimate, Interval(x, math.nan, math.nan), colour)
+    figure, colours = Figure(figsize=(WIDTH, 4.5)), get_colors(analysis)
+    axes = figure.add_subplot()
+    axes.set(xlabel=f"energy of a control step in nJ, {model}", ylabel="score (return)")
+    for label, (x, y) in sorted(points.items(), key=lambda item: item[1][0]):
         if math.isfinite(y.low):
-            axes.plot([x, x], [y.low, y.high], color=colour, linewidth=1.0, alpha=0.5)
-        axes.annotate(
-            fitted(label), (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
-            fontsize=8, fontweight="bold" if label in leading else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
-        )  # fmt: skip
-    return sheet
+            axes.plot([x, x], [y.low, y.high], color=colours[label], linewidth=1.0, alpha=0.5)
+        style: dict[str, Any] = {"color": colours[label], "label": fit_label(label)}
+        axes.plot([x], [y.estimate], "o", markersize=6, markeredgecolor="white", markeredgewidth=0.8, **style)
+    least, most = (f(x for x, _ in points.values()) for f in (min, max))
+    ends = least / 10**0.15, most * 10**0.15
+    steps = sorted((points[label][0], points[label][1].estimate) for label in front)
+    axes.step(
+        *zip(*steps, (ends[1], steps[-1][1]), strict=True),
+        where="post",
+        color="#aeb5bd",
+        linewidth=1.2,
+        zorder=1,
+    )
+    axes.set_xlim(*ends)
+    make_logarithmic(axes)
+    add_legend(figure, [fit_label(label) for label in front])
+    return figure
 
 
-def robustness(analysis: Analysis) -> Sheet | None:
-    """Share of the undisturbed score that is left under each condition, as a map of the agents and conditions of an ``analysis``."""
+def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
+    """Draw the share of the undisturbed score that is left under each condition, as a map of agents and conditions."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return None
-    named, left = analysis.labels, max(text_width(fitted(label)) for label in analysis.labels) + 0.15
-    columns = min(len(analysis.tasks), max(1, int((WIDTH - left) / (0.66 * len(conditions) + 0.2))))
-    cell = min(0.85, ((WIDTH - left) / columns - 0.2) / len(conditions))
-    width, height = cell * len(conditions), LINE * len(named)
-    upright = max(text_width(word, 8) for name in conditions for word in name.split("_")) > cell
-    above = 0.4 + max(text_width(name, 8) for name in conditions) if upright else 0.7
-    sheet = Sheet(math.ceil(len(analysis.tasks) / columns) * (height + above + 0.05) + 0.1)
-    for i, task in enumerate(analysis.tasks):
-        down, across = divmod(i, columns)
-        top = above + down * (height + above + 0.05)
-        axes = sheet.panel(left + across * (width + 0.2), top, width, height)
-        axes.set(xlim=(0, len(conditions)), ylim=(len(named), 0))
-        axes.set_title(task, pad=72 * (above - 0.28))
+    labels, colours = analysis.labels, get_colors(analysis)
+    columns = min(len(analysis.tasks), max(1, int(8.6 / (0.66 * len(conditions)))))
+    rows = math.ceil(len(analysis.tasks) / columns)
+    is_upright = columns * len(conditions) > 10
+    names = [name.replace("_", " " if is_upright else "\n") for name in conditions]
+    above = 0.5 + (0.075 * max(map(len, names)) if is_upright else 0.3)
+    figure = Figure(figsize=(WIDTH, rows * (LINE * len(labels) + above)))
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in panels[len(analysis.tasks) :]:
+        axes.remove()
+    for axes in panels[::columns]:
+        name_rows(axes, labels, colours, 0.5)
+    for axes, task in zip(panels, analysis.tasks, strict=False):
+        shares = np.array(
+            [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
+        )
+        axes.pcolormesh(
+            np.ma.masked_invalid(shares), cmap=SHADES, vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5
+        )
+        axes.set(title=task, xlim=(0, len(conditions)), ylim=(len(labels), 0))
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        names = [name.replace("_", " " if upright else "\n") for name in conditions]
-        axes.set_xticks([x + 0.5 for x in range(len(names))], names, size=8, rotation=90 if upright else 0)
+        axes.set_xticks(np.arange(len(names)) + 0.5, names, size=8, rotation=90 if is_upright else 0)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        name_rows(analysis, axes, named, across == 0, 0.5)
-        for y, label in enumerate(named):
-            for x, condition in enumerate(conditions):
-                left_over = analysis.remaining.get((label, task, condition))
-                share = None if left_over is None or left_over.share is None else left_over.share.estimate
-                axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=shade(share), linewidth=0))
-                text = "–" if share is None else f"{share:.0%}"
-                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
-    return sheet
+        for (y, x), share in np.ndenumerate(shares):
+            text = "–" if math.isnan(share) else f"{share:.0%}"
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
+    return figure
 
 
-def shade(share: float | None) -> str:
-    """Nearly white where a ``share`` of 1 is left, orange where nothing is; grey for None, where there was nothing to keep."""
-    if share is None:
-        return "#e6e9ec"
-    lost = min(max(1.0 - share, 0.0), 1.0)
-    return "#" + "".join(f"{round(a + (b - a) * lost):02x}" for a, b in ((246, 240), (247, 138), (249, 75)))
+def _get_share(analysis: StudyAnalysis, label: str, task: str, condition: str) -> float:
+    left = analysis.remaining.get((label, task, condition))
+    return math.nan if left is None or left.share is None else left.share.estimate

@@ -1,4 +1,4 @@
-"""Sections as pages: one of HTML that needs nothing beside it, and the same in Markdown with its figures."""
+"""The pages of a report: one of HTML that needs no other file, and the same in Markdown with its figures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spiky_rl.config import files
-from spiky_rl.experiments.report import FIGURES, drawing, markdown
+from spiky_rl.experiments.report import FIGURES, drawing
 from spiky_rl.experiments.report.blocks import Section
 
 HTML, MARKDOWN = "report.html", "report.md"
 FIGURE_LINE = re.compile(rf"^!\[.*\]\({FIGURES}/([^/()]+)\.svg\)$", re.MULTILINE)
-"""How the Markdown page names a figure; the template writes it."""
+"""A figure in the Markdown page, as its template writes it."""
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
+"""Beginning of an HTML element; ``< 0.001`` has none."""
 
 
 def write_pages(
@@ -24,15 +26,15 @@ def write_pages(
     colours: Mapping[str, str],
     date: str | None,
 ) -> tuple[Path, Path]:
-    """Write report.html, report.md and figures/ into ``folder``; returns the two pages. A section without blocks is left out.
+    """Write report.html, report.md and figures/ into ``folder`` and return the two pages; sections without blocks are left out.
 
     Args:
-        folder: Where to.
-        title: What the page answers.
-        subtitle: What it is made from.
+        folder: Folder of the pages.
+        title: The question.
+        subtitle: The source of the report.
         sections: In their order.
         colours: Colours of names in tables, by name.
-        date: In ISO's form; None: today.
+        date: In ISO format; None takes today.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -55,14 +57,32 @@ def write_pages(
     loader = PackageLoader("spiky_rl.experiments.report")
     for file, is_html in ((MARKDOWN, False), (HTML, True)):
         templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
-        templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
+        templates.filters |= {"plain": escape_text, "cell": escape_cell, "fence": make_fence}
         files.write_text(folder / file, templates.get_template(f"{file}.j2").render(context))
     return folder / HTML, folder / MARKDOWN
 
 
 def _list_last_figures(folder: Path) -> list[str]:
-    """Return the names of the figures that the last report in ``folder`` drew, as its Markdown page has them."""
+    """Return the file stems of the figures in the last report in ``folder``, from its Markdown page."""
     path = folder / MARKDOWN
     if not path.is_file():
         return []
     return FIGURE_LINE.findall(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def escape_text(text: str) -> str:
+    """Return ``text`` for Markdown on one line, without HTML, links, images, code and emphasis."""
+    text = TAG.sub("&lt;", text.replace("&", "&amp;"))
+    text = re.sub(r"([`*\\])", r"\\\1", text).replace("](", "]\\(")
+    return " ".join(text.splitlines())
+
+
+def escape_cell(text: str) -> str:
+    """Return ``text`` as a cell of a Markdown table, in which it may have several lines."""
+    return "<br>".join(escape_text(line).replace("|", "\\|") for line in text.splitlines())
+
+
+def make_fence(text: str) -> str:
+    """Return backquotes for a Markdown code block that contains ``text``."""
+    runs = re.findall(r"`{3,}", text)
+    return "`" * max([3, *(len(run) + 1 for run in runs)])

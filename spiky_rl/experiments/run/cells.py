@@ -1,10 +1,10 @@
-"""A study's folder: the plan, and of every cell a folder that one process at a time works in.
+"""A study's folder: the plan, and a folder for each cell, in which one process at a time works.
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Everything is written whole or not at all. A cell is finished when its ``result.json`` is there with the hash of the plan; until
-then whoever holds its lock may work on it. The kernel releases a lock when the last process that inherited it has ended, so a
-cell that a killed command left running is waited for, not run twice.
+Files are written atomically. A cell is finished if its ``result.json`` has the hash of the plan; otherwise the holder of its lock may
+work on it. The kernel releases a lock when the last process that inherited it has ended. So a cell that a killed command left running
+is waited for, not run twice.
 """
 
 from __future__ import annotations
@@ -19,123 +19,123 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_record, read_text
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
-from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
-from spiky_rl.hosts.common.provenance import Provenance
+from spiky_rl.config.options import FileRecord, RegistryError, Settings
+from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
+from spiky_rl.run.provenance import Provenance
 
 log = logging.getLogger(__name__)
 
 CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
 SHARED_LOCK = "workers.lock"
-"""Held together by the processes of a distributed training, which torchrun lets inherit nothing."""
+"""Lock shared by the processes of a distributed training, because torchrun passes no file descriptors on."""
 VERSION = 1
 
 
-def prepare(folder: Path, study: Study) -> Study:
-    """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
+def load_or_extend_study(folder: Path, study: Study) -> Study:
+    """Return the study to run in ``folder``: the given one merged with the folder's own. Raises StudyError."""
     path = folder / "study.json"
     if path.exists():
         if read_json(path) is None:
-            log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
+            log.warning("%s: damaged; it is written again from the given study", path)
             return study
-        held = held_in(path, StudyFile, "study")
-        return keep_plan(folder, held, extended(held, study))
+        held = read_study_record(path, StudyFile, "study")
+        return keep_plan(folder, held, merge_studies(held, study))
     if folder.is_dir() and (folder / "cells").exists():
-        raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
+        raise StudyError(f"{folder}: has cells/ without study.json; choose another --out")
     return study
 
 
 def keep_plan(folder: Path, held: Study, study: Study) -> Study:
-    """Return the ``study`` with the plan that its ``folder`` holds, when and for which seeds it was made.
+    """Return the ``study`` with the plan of its ``folder``, including its date and seeds.
 
-    Raises StudyError for another plan than the ``held`` one once a cell has begun: what is compared after that was not planned.
+    Raises StudyError if the plan differs from the ``held`` one and a cell has begun: comparisons must be planned before that.
     """
     if study.plan is None or study.plan.asks_the_same(held.plan):
         return study.with_changes(plan=held.plan)
     folders = sorted((folder / "cells").glob("*"))
     begun = next((path.name for path in folders if (path / RESULT).exists() or (path / "run").exists()), "")
     if begun:
-        was = "the folder's study has another" if held.plan else "the folder's study has none"
+        was = "another plan" if held.plan else "none"
         raise StudyError(
-            f"plan: {was}, and {begun} has begun; a plan is made before the first cell: choose another --out"
+            f"plan: changed after {begun} has begun; the study in the folder has {was}; choose another --out"
         )
     return study
 
 
-def held_in[R: Settings](path: Path, kind: type[R], what: str) -> R:
-    """What the file ``path`` of a folder says of a ``kind``, which is called ``what``. Raises StudyError that names file and key."""
+def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
+    """Return the content of ``path`` as a ``kind``, called ``label`` in messages. Raises StudyError that names file and key."""
     try:
-        return read_record(path, kind)
+        return read_json_record(path, kind)
     except ReadingError as error:
-        hint = f"it is damaged, or no {what} of this version; move it away or choose another --out"
-        raise StudyError(f"{error}: {hint}") from None
+        hint = f"the file is damaged, or not a {label} of this version; move it away or choose another --out"
+        raise StudyError(f"{error}; {hint}") from None
 
 
 def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
-    """Raise StudyError where a cell was finished or begun as something else, or would begin with other robots or physics than the rest.
+    """Raise StudyError if cells in the folder conflict with the plan: another hash, or other robots or physics than cells still to run.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
         cells: All of its cells.
-        assets: Which robots cells that begin now run with, in words.
+        assets: Source of the robots of cells that begin now.
     """
     left = False
     for cell in cells:
         place = folder / "cells" / cell.name
         for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
-            if (held := if_whole(path, Mark)) is not None and held.hash not in ("", cell.hash):
+            if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
                 refuse_other_provenance(path, held, cell)
                 raise StudyError(
-                    f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
-                    " evaluation changed since; choose another --out, or move that cell away to run it again"
+                    f"{path}: hash: {held.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
+                    " or move that cell away to run it again"
                 )
         left |= not is_finished(place, cell.hash)
     if left:
         for cell in cells:
-            held = begun_with(folder / "cells" / cell.name)
+            held = read_cell_identity(folder / "cells" / cell.name)
             robots, physics = (held.assets, held.physics) if held else (None, None)
             for what, theirs, ours in (("robots", robots, assets), ("physics", physics, cell.physics)):
                 if theirs not in (None, ours):
                     raise StudyError(
-                        f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
-                        f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
+                        f"{folder / 'cells' / cell.name}: {what}: {theirs!r}, but cells that begin now would have {ours!r};"
+                        f" choose another --out, or move cells of other {what} away to run them again"
                     )
 
 
-def refuse_other_provenance(path: Path, held: Mark, cell: Cell) -> None:
-    """Raise StudyError that names what a result was computed with, where that decides its bits and is something else now.
+def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
+    """Raise StudyError that names the kernels, threads or versions of a result if they decide bits and have changed since.
 
     Args:
-        path: The file that says so.
-        held: Its keys.
-        cell: What would be run now.
+        path: The result's file, for messages.
+        held: Its identity.
+        cell: The cell as planned now.
     """
     remedy = "choose another --out, or move that cell away to run it again"
     if cell.provenance is None:
         return
     if held.provenance is None:
         raise StudyError(
-            f"{path}: provenance: none, as in all files of earlier versions; kernels or versions may be others now; {remedy}"
+            f"{path}: provenance: none, as in files of earlier versions; kernels or versions may have changed; {remedy}"
         )
     if differing := find_differences(held.provenance, held.versions, cell.provenance, cell.versions):
         told = "; ".join(f"{key}: {theirs}, now {ours}" for key, (theirs, ours) in differing.items())
         if list(differing) == ["provenance.threads"]:
             remedy = f"set OMP_NUM_THREADS={held.provenance.threads}"
-        raise StudyError(f"{path}: was computed with {told}; {remedy}")
+        raise StudyError(f"{path}: computed with {told}; {remedy}")
 
 
 def find_differences(
     theirs: Provenance, their_versions: Mapping[str, str], ours: Provenance, our_versions: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
-    """Return what decides bits and differs, by key: theirs and ours.
+    """Return the kernels, threads and versions that differ, by key: (theirs, ours).
 
     Args:
         theirs: Provenance of a result.
-        their_versions: Versions that it was computed with.
-        ours: What we have; threads of None decide nothing.
-        our_versions: Versions that decide bits; others do not count.
+        their_versions: Versions of a result.
+        ours: Our provenance; threads of None are not compared.
+        our_versions: Versions to compare.
     """
     pairs = {"provenance.kernels": (theirs.kernels, ours.kernels)}
     if ours.threads is not None:
@@ -146,44 +146,46 @@ def find_differences(
 
 
 def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
-    """Write the study, its plan, and every cell's own line. Raises StudyError where `refuse_other_cells` does.
+    """Write the study, its plan and a file for each cell. Raises StudyError like `refuse_other_cells`.
 
     Args:
-        folder: The study's.
-        study: What is compared.
+        folder: The study's folder.
+        study: The study.
         cells: All of its cells.
-        assets: Which robots cells that begin now run with, in words.
+        assets: Source of the robots of cells that begin now.
     """
     refuse_other_cells(folder, cells, assets)
-    files.write_json(folder / "study.json", study.data())
-    files.write_json(folder / "plan.json", PlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True))
+    files.write_json(folder / "study.json", study.to_dict())
+    files.write_json(
+        folder / "plan.json", StudyPlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True)
+    )
     for cell in cells:
         write_cell(folder, cell, assets)
 
 
 def write_cell(folder: Path, cell: Cell, assets: str) -> None:
-    """Write a cell's own file, which is all that who works it needs to know.
+    """Write a cell's own file, with everything that its worker needs.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
         cell: One of its cells.
-        assets: Which robots it runs with, in words.
+        assets: Source of its robots.
     """
     own = cell.model_copy(update={"assets": assets})
     files.write_json(folder / "cells" / cell.name / CELL, own.model_dump(by_alias=True))
 
 
 def read_cell(folder: Path) -> Cell:
-    """The cell whose ``folder`` this is. Raises StudyError that names the file and the key."""
+    """Return the cell in ``folder``. Raises StudyError that names file and key."""
     try:
-        return read_record(folder / CELL, Cell)
+        return read_json_record(folder / CELL, Cell)
     except ReadingError as error:
-        hint = "it is damaged, or of an earlier version; run the study's command again, which writes it anew"
-        raise StudyError(f"{error}: {hint}") from None
+        hint = "the file is damaged, or of an earlier version; run the study's command again to rewrite it"
+        raise StudyError(f"{error}; {hint}") from None
 
 
-class Mark(Record):
-    """The keys of a cell's file or result that identify its specification, robots and physics, and what decides its bits besides."""
+class CellIdentity(FileRecord):
+    """Keys of a cell's file or result that identify its specification, robots, physics, kernels and versions."""
 
     hash: str = ""
     assets: str | None = None
@@ -192,50 +194,50 @@ class Mark(Record):
     versions: dict[str, str] = {}
 
 
-class Ended(Record):
-    """What the result of a training says of its end."""
+class TrainingOutcome(FileRecord):
+    """How a training ended, in its result."""
 
     outcome: str
 
 
-class Heartbeat(Record):
-    """What ``progress.json`` says of a training from its first iteration on."""
+class Heartbeat(FileRecord):
+    """Content of ``progress.json``, which a training updates after each iteration."""
 
     share: float
-    """How much of the training is done, in [0, 1]."""
+    """Completed share of the training, in [0, 1]."""
     steps_per_second: float
     mean_return: float | None = None
 
 
-def if_whole[R: Record](path: Path, kind: type[R]) -> R | None:
-    """What the file ``path`` says of a ``kind``; None where there is no such file, or a damaged one."""
+def read_if_valid[R: FileRecord](path: Path, kind: type[R]) -> R | None:
+    """Return the content of ``path`` as a ``kind``; None if the file is missing or damaged."""
     try:
         return kind.check("", read_json(path))
     except RegistryError:
         return None
 
 
-def begun_with(folder: Path) -> Mark | None:
-    """The identifying keys of the cell in ``folder`` that was measured or has begun to train; None if it has not begun or does not say."""
+def read_cell_identity(folder: Path) -> CellIdentity | None:
+    """Return the identity of the cell in ``folder``; None if it has not begun or its file is damaged."""
     name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
-    return None if name is None else if_whole(folder / name, Mark)
+    return None if name is None else read_if_valid(folder / name, CellIdentity)
 
 
 def read_json(path: Path) -> Any:
-    """The content of the file ``path``; None where there is no such file, or one that is no JSON. Raises OSError for what is no file."""
+    """Return the content of ``path``; None if the file is missing or is not JSON. Raises OSError if it cannot be read."""
     try:
         return json.loads(read_text(path))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
-def is_finished(folder: Path, wanted: str) -> bool:
-    """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
-    return (held := if_whole(folder / RESULT, Mark)) is not None and held.hash == wanted
+def is_finished(folder: Path, cell_hash: str) -> bool:
+    """Return whether a cell's ``folder`` has a result with the hash ``cell_hash``."""
+    return (held := read_if_valid(folder / RESULT, CellIdentity)) is not None and held.hash == cell_hash
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Move a result that cannot be read out of the way in a cell's ``folder``, and keep it; where it went."""
+def move_damaged_result(folder: Path) -> Path | None:
+    """Rename the result in a cell's ``folder`` to an unused name and return its new path; None if there is no result."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -246,21 +248,21 @@ def set_aside(folder: Path) -> Path | None:
     return to
 
 
-def last_words(folder: Path) -> str:
-    """The reason why a cell failed, as its ``folder`` tells it."""
+def read_error(folder: Path) -> str:
+    """Return the reason why the cell in ``folder`` failed."""
     path = folder / ERROR
     if not path.exists():
-        return "it was killed, and left no word"
+        return "it was killed and left no message"
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Hold a cell; gives the lock's file descriptor, for children to inherit.
+def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
+    """Hold the lock of a cell; yield its file descriptor, for children to inherit.
 
     Args:
-        folder: The cell's; made where there is none.
-        wait: Until nobody else holds it; else raise BlockingIOError.
+        folder: The cell's folder; created if needed.
+        wait: Wait until the lock is free; otherwise raise BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
@@ -270,7 +272,9 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
         if (folder / SHARED_LOCK).exists():
             workers = os.open(folder / SHARED_LOCK, os.O_RDWR)
             try:
-                fcntl.flock(workers, mode)  # until those of a killed command have ended; ours come later
+                fcntl.flock(
+                    workers, mode
+                )  # until the processes of a killed command have ended; ours start later
             finally:
                 os.close(workers)
         yield descriptor
@@ -278,13 +282,13 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
         os.close(descriptor)
 
 
-def join(folder: Path) -> None:
-    """Hold the cell in ``folder`` together with the other processes of its training, until this process ends."""
+def share_lock(folder: Path) -> None:
+    """Share the lock of the cell in ``folder`` with the other processes of its training until this process ends."""
     descriptor = os.open(folder / SHARED_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def progress(folder: Path) -> Heartbeat | None:
-    """How far the training in a cell's ``folder`` is, as ``train.py`` last said; None before its first iteration."""
+def read_progress(folder: Path) -> Heartbeat | None:
+    """Return the last heartbeat of the training in a cell's ``folder``; None before its first iteration."""
     reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
-    return if_whole(reports[-1], Heartbeat) if reports else None
+    return read_if_valid(reports[-1], Heartbeat) if reports else None

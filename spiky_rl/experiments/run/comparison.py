@@ -1,89 +1,86 @@
-"""A comparison: a study's cells in its folder, of which those that are not finished are run."""
+"""A study's cells in its folder: planning them and running the unfinished ones."""
 
 from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.config.options import RegistryError
-from spiky_rl.config.shown import duration
-from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments.analysis.arms import refuse_other_arms
+from spiky_rl.config.options import FileRecord, RegistryError
+from spiky_rl.config.progress import format_duration
+from spiky_rl.config.schema import TaskSpec
+from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.planned import check_agents
+from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
-from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
-from spiky_rl.experiments.run.estimate import Speeds, estimated
-from spiky_rl.experiments.run.planning import Place, Resolver, recorded
-from spiky_rl.hosts.common.provenance import find_commit
+from spiky_rl.experiments.run.arms import refuse_other_arms
+from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.run.provenance import find_commit
 
 EARLIER = {"provenance": None, "versions": {}}
-"""Words for the origin of cells of earlier versions."""
+"""Provenance of cells of earlier versions."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyRun:
     """A study with its cells."""
 
     study: Study
-    out: Path
-    """Its folder, absolute."""
-    place: Place
+    folder: Path
+    """Absolute path of its folder."""
+    place: ExecutionOptions
     robots: str
-    """Which robots all cells have, in words."""
-    resolve: Resolver
+    """Source of the robots of all cells."""
+    resolve: AgentResolver
     cells: Sequence[Cell]
-    sources: set[str]
-    """Where the cells' estimated times are from."""
     finished: set[str]
-    """Names of the cells that have their results."""
+    """Names of finished cells."""
 
     @property
-    def left(self) -> list[Cell]:
-        """The cells that are not finished."""
+    def remaining(self) -> list[Cell]:
+        """Unfinished cells."""
         return [cell for cell in self.cells if cell.name not in self.finished]
 
     @property
     def time_left(self) -> str:
-        """The time that those take, in words, and where that is known from."""
-        parallel, known = self.place.parallel, [
-            cell.seconds for cell in self.left if cell.seconds is not None
-        ]
-        text = f"{duration(sum(known) / parallel)} with {parallel} at once"
-        if len(known) < len(self.left):
-            text += f", and {len(self.left) - len(known)} cells of unknown length"
-        return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
+        """The estimated time of the remaining trainings, as text."""
+        trained = [cell.seconds for cell in self.remaining if cell.is_trained]
+        known = [seconds for seconds in trained if seconds is not None]
+        text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
+        unknown = len(trained) - len(known)
+        return text + (f", and {unknown} cells of unknown length" if unknown else "")
 
     def check(self) -> None:
-        """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
-        refuse_reused_seeds(self.out, self.study)
-        refuse_other_arms(self.out, self.study, self.cells, self.robots)
-        folders.refuse_other_cells(self.out, self.cells, self.robots)
+        """Raise UserError if the folder has cells of something else, or if seeds or arms of the study are not allowed."""
+        refuse_reused_seeds(self.folder, self.study)
+        refuse_other_arms(self.folder, self.study, self.cells, self.robots)
+        folders.refuse_other_cells(self.folder, self.cells, self.robots)
 
     def write(self) -> None:
-        """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
+        """Write the plan: study, cells, specifications and copies of tuned values. Raises UserError if the folder has another plan."""
         for digest, spec in self.resolve.specs.items():
-            path = self.out / "specs" / f"{digest}.yaml"
+            path = self.folder / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
-        folders.write_plan(self.out, self.study, self.cells, self.robots)
+        folders.write_plan(self.folder, self.study, self.cells, self.robots)
         tunings = self.study.tuning
         copies = {find_copy(tunings, agent): find_tuning(tunings, agent) for agent in self.study.agents}
         for copy, source in copies.items():
             if copy:
                 tuned = read_tuned(Path(source)).path
-                files.write(self.out / copy, partial(shutil.copyfile, tuned))
+                files.write_atomically(self.folder / copy, partial(shutil.copyfile, tuned))
 
     def run(
         self,
@@ -92,31 +89,35 @@ class Comparison:
         changed: Callable[[Mapping[str, str]], None],
         stop: Callable[[], bool],
     ) -> dict[str, str]:
-        """Work the cells that are left; returns the states of all, by name.
+        """Run the remaining cells; return the states of all cells by name.
 
         Args:
-            engine: Works them.
-            gpus: GPUs of this machine, to spread them over.
-            changed: Called with the states of cells at work.
-            stop: Tells whether to stop.
+            engine: Runs the cells.
+            gpus: GPUs of this machine to distribute them over.
+            changed: Called with the states of running cells.
+            stop: Returns whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
-        return done | engine.run(Order(self.left, self.out, self.place.parallel, changed, stop, gpus))
+        return done | engine.run(
+            WorkOrder(self.remaining, self.folder, self.place.parallel, changed, stop, gpus)
+        )
 
 
-def planned(study: Study, out: Path, place: Place) -> Comparison:
-    """All cells of a study, with their estimated times. Raises UserError for one that cannot be.
+def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
+    """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
 
     Args:
         study: The study, with its baseline.
-        out: Its folder, absolute.
-        place: Where its cells run.
+        out: Absolute path of its folder.
+        place: Where and how its cells run.
     """
-    place, robots = place.settled()
-    resolve = Resolver(study, place)
-    found = grid.cells(study, resolve, place.device, place.assets, place.distributed, threads=place.threads)
+    place, robots = place.resolve_assets(study.tasks[0])
+    resolve = AgentResolver(study, place)
+    found = grid.build_cells(
+        study, resolve, place.device, place.assets, place.distributed, threads=place.threads
+    )
     if study.tuning:
-        found = with_base(found, study, place)
+        found = add_base_hashes(found, study, place)
     if study.plan is not None:
         own = (cell.label for cell in found if cell.is_trained)
         labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
@@ -124,18 +125,18 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
             check_agents(study.plan, list(labels))
         except RegistryError as error:
             raise StudyError(f"plan.{error}") from None
-    cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
+    cells = estimate_cells(out, found, resolve.tasks)
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return Comparison(study, out, place, robots, resolve, cells, sources, finished)
+    return StudyRun(study, out, place, robots, resolve, cells, finished)
 
 
-def merge_study(asked: Study, out: Path) -> Study:
-    """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
-    merged = study_design.with_baseline(folders.prepare(out, asked))
-    study_design.check(merged)
+def merge_study(study: Study, out: Path) -> Study:
+    """Return the ``study`` study merged with that in the folder ``out``, with its baseline. Raises UserError."""
+    merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
+    study_design.check_study(merged)
     if merged.plan is None or merged.plan.seeds:
         return merged
     plan = merged.plan
@@ -147,32 +148,32 @@ def merge_study(asked: Study, out: Path) -> Study:
 
 
 def write_plan(
-    asked: Study, plan: Comparison, replan: Callable[[Study, Path, Place], Comparison] | None = None
-) -> Comparison:
-    """Write a plan into its folder, together with what another command has planned there since the folder was read.
+    study: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
+) -> StudyRun:
+    """Write a plan into its folder, merged with the plan of another command that has written there in the meantime.
 
     Args:
-        asked: The study as the user asked for it.
-        plan: The plan that was made of it and the folder.
-        replan: Makes the plan of both; None: `planned`.
+        study: The study as the user gave it.
+        plan: Its plan.
+        replan: Plans the merged study; None takes `plan_study`.
 
     Returns:
-        The plan that was written.
+        The written plan.
 
     Raises:
         UserError: The folder has cells of something else.
     """
-    with folders.locked(plan.out):
-        merged = merge_study(asked, plan.out)
+    with folders.lock_cell(plan.folder):
+        merged = merge_study(study, plan.folder)
         if merged != plan.study:
-            plan = (replan or planned)(merged, plan.out, plan.place)
+            plan = (replan or plan_study)(merged, plan.folder, plan.place)
         plan.write()
     return plan
 
 
-def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
-    """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
-    resolve = Resolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
+def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions) -> list[Cell]:
+    """Return the ``cells`` of a ``study`` at a ``place``, each with the digest of its agent without tuned values."""
+    resolve = AgentResolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
     def base(cell: Cell) -> str | None:
         given = cell.specification
@@ -180,3 +181,38 @@ def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
         return resolve(given.task, given.agent, {}).spec.digest if is_tuned else None
 
     return [cell.model_copy(update={"base_hash": base(cell)}) for cell in cells]
+
+
+class TrainingSeconds(FileRecord):
+    """The duration of a training in its result."""
+
+    seconds_total: float
+
+
+class FinishedCell(FileRecord):
+    """The keys of a cell's result that tell how long it trained."""
+
+    hash: str
+    training: TrainingSeconds | None
+
+
+def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, TaskSpec]) -> list[Cell]:
+    """Return the ``cells`` of the study in ``folder`` with their estimated seconds; ``tasks`` are task files by label."""
+    listed, finished = list(cells), dict[str, list[float]]()
+    for cell in listed:
+        held = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
+        if held is not None and held.training is not None and held.hash in (cell.hash, cell.earlier_hash):
+            finished.setdefault(cell.task, []).append(held.training.seconds_total)
+
+    def estimate(cell: Cell) -> float | None:
+        if not cell.is_trained:
+            return None
+        if cell.task in finished:
+            return fmean(finished[cell.task])
+        if cell.budget is not None and cell.budget.kind == "wall":
+            return cell.budget.amount
+        task = tasks.get(cell.task)
+        speed = task.steps_per_second.get(cell.device.partition(":")[0]) if task is not None else None
+        return None if cell.env_steps is None or not speed else cell.env_steps / cell.processes / speed
+
+    return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in listed]

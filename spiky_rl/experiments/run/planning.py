@@ -1,4 +1,4 @@
-"""Where the cells of a study run, and what each of them is."""
+"""Where the cells of a study run, and the run plan of each."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from spiky_rl.config.extras import require
-from spiky_rl.config.options import Settings, UserError, nearest, option
-from spiky_rl.config.plan import RANDOM, Assets, Plan, Request
-from spiky_rl.config.plain import Tree
-from spiky_rl.config.registry import PACKAGE
+from spiky_rl.config.options import Settings, UserError, option, suggest_name
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import TaskSpec, load_task
-from spiky_rl.experiments.analysis.comparisons import ALPHA, attainable_p_value
 from spiky_rl.experiments.design import grid
-from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.planned import count_deciding_seeds
+from spiky_rl.experiments.design.planned import (
+    ALPHA,
+    compute_min_p_value,
+    count_deciding_seeds,
+    find_uncontrolled,
+)
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Engine, cores, environment, visible
-from spiky_rl.hosts.run.prepare import prepare, subject_of
+from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visible_gpus, make_environment
+from spiky_rl.hosts import find_host
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.base import DISTRIBUTED
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
 
 log = logging.getLogger(__name__)
 
-FEW = 4096
-"""Cells at once, and processes of one, at most."""
+MAX_PROCESSES = 4096
+"""Maximum number of parallel cells, and of processes of a cell."""
 
 
-class Place(Settings):
+class ExecutionOptions(Settings):
     """Where and how cells run."""
 
-    parallel: int = option(1, "cells at once", low=1, high=FEW)
+    parallel: int = option(1, "number of parallel cells", low=1, high=MAX_PROCESSES)
     device: str | None = option(
-        None, "cpu, cuda or cuda:N; null: the GPU if there is one; a --dry-run may plan for a GPU elsewhere"
+        None,
+        "cpu, cuda or cuda:N; null: the GPU if there is one; a --dry-run may plan for a GPU of another machine",
     )
-    assets: Assets = option("auto", "where robots come from, of all cells")
-    engine: Literal["local", "ray"] = option("local", "what runs the cells")
+    assets: Assets = option("auto", "source of the robots of all cells")
+    engine: Literal["local", "ray"] = option("local", "engine that runs the cells")
     ray_address: str | None = option(
-        None, "address of a Ray cluster (auto, or host:port); null: one on this machine"
+        None, "address of a Ray cluster (auto, or host:port); null: starts one on this machine"
     )
     cell_cpus: float | None = option(
         None, "with ray: cores of a cell; null: one for each of its processes", low=0.0
@@ -50,89 +55,90 @@ class Place(Settings):
         None, "with ray: GPUs of a cell; null: one per process on cuda, else 0", low=0.0
     )
     distributed: int = option(
-        1, "processes of a training, one per GPU or core, through torchrun", low=1, high=FEW, metavar="N"
+        1, "processes of a training, one per GPU or core, by torchrun", low=1, high=MAX_PROCESSES, metavar="N"
     )
     dry_run: bool = option(
-        False, "check everything, show the plan and run nothing", flags=["--dry-run", "--dry_run"]
+        False, "check everything, print the plan and run nothing", flags=["--dry-run", "--dry_run"]
     )
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether this is the plan for a machine with a GPU, made on one without."""
+        """Whether this plans for a machine with a GPU on a machine without one."""
         import torch
 
         return self.dry_run and (self.device or "").startswith("cuda") and not torch.cuda.is_available()
 
     @property
     def threads(self) -> int:
-        """Threads of a cell that runs on the CPU. Raises UserError where OMP_NUM_THREADS is no number."""
-        available = cores()
+        """CPU threads of a cell. Raises UserError if OMP_NUM_THREADS is not a number."""
+        available = count_cores()
         if self.engine == "ray":
-            available = self.parallel * max(1, int(cell_share(False, self.distributed, self.cell_cpus)[0]))
-        given = environment(self.parallel, available)["OMP_NUM_THREADS"]
+            available = self.parallel * max(
+                1, int(compute_cell_share(False, self.distributed, self.cell_cpus)[0])
+            )
+        given = make_environment(self.parallel, available)["OMP_NUM_THREADS"]
         first = given.partition(",")[0].strip()  # the others are for nested regions
         if not first.isdecimal() or int(first) < 1:
             raise UserError(f"OMP_NUM_THREADS: {given!r} given; allowed: a number of threads, from 1")
         return int(first)
 
-    def open(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
-        """The engine, None where everything is only planned, and this machine's GPUs for it to spread cells over.
+    def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
+        """Return the engine, None for a dry run, and the GPUs of this machine that it distributes cells over.
 
         Args:
-            library: The study's host.
+            library: The study's library.
 
         Raises:
-            UserError: The engine or the GPUs are not there, or the host trains in one process only.
+            UserError: The engine or the GPUs are not available, or the library trains in one process only.
         """
-        if self.distributed > 1 and library != "rsl_rl":
-            raise UserError("--distributed: only with --rl_library rsl_rl")
+        if self.distributed > 1:
+            get_learner(library).require_ability(DISTRIBUTED, "--distributed")
         if self.dry_run:
             return None, ()
         options: dict[str, Any] = {}
         if self.engine == "ray":
-            from spiky_rl.hosts.common.devices import check_device
+            from spiky_rl.run.devices import resolve_device
 
-            on_cuda = check_device(self.device).startswith("cuda")
-            cpus, gpus = cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
+            on_cuda = resolve_device(self.device).startswith("cuda")
+            cpus, gpus = compute_cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
             options = {"address": self.ray_address, "cpus": cpus, "gpus": gpus}
-        return engines.create(self.engine, **options), self._gpus()
+        return engines.create(self.engine, **options), self._list_gpus()
 
-    def _gpus(self) -> tuple[str, ...]:
-        """None where the device is the CPU or one that was named. Raises UserError for fewer than a cell has processes."""
+    def _list_gpus(self) -> tuple[str, ...]:
+        """Return the visible GPUs; empty on the CPU or with a named device. Raises UserError if a cell needs more."""
         import torch
 
         if self.engine != "local" or self.device not in (None, "cuda") or not torch.cuda.is_available():
             return ()
-        gpus = visible(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        gpus = list_visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         if self.distributed > len(gpus):
-            raise UserError(f"--distributed {self.distributed}: there are {len(gpus)} GPUs here")
+            raise UserError(f"--distributed {self.distributed}: only {len(gpus)} GPUs are visible")
         if self.parallel > 1 and len(gpus) > 1:
-            log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
+            log.info("cells are distributed over %d GPUs: %s", len(gpus), ", ".join(gpus))
         return gpus
 
-    def settled(self) -> tuple[Place, str]:
-        """The place with the robots that all cells have, asked for once, and which those are, in words.
+    def resolve_assets(self, task: str) -> tuple[ExecutionOptions, str]:
+        """Return the options with the source of robots resolved once for all cells, and its description.
 
-        ``auto`` remains where the user's environment says it.
+        ``auto`` remains if the user's environment variables choose the source.
         """
-        require("isaaclab", "isaaclab")
-        from spiky_rl.hosts.isaaclab.assets import configure_assets
-
-        robots = configure_assets(self.assets)
+        host = find_host(task)
+        host.require_installed()
+        robots = host.configure_assets(self.assets)
         source = robots.partition(" ")[0]
         return self.with_changes(assets=source if source in ("local", "nucleus") else "auto"), robots
 
 
-def cell_share(
+def compute_cell_share(
     on_cuda: bool, processes: int, cpus: float | None = None, gpus: float | None = None
 ) -> tuple[float, float]:
-    """Cores and GPUs of a cell.
+    """Return cores and GPUs of a cell.
 
     Args:
         on_cuda: Whether it runs on a GPU.
         processes: Number of processes of its training.
-        cpus: What is given; None: one for each process, and so for ``gpus``.
-        gpus: What is given.
+        cpus: Given number of cores; None takes one for each process.
+        gpus: Given number of GPUs; None takes one for each process on a GPU.
 
     Raises:
         UserError: Its processes would have less than a GPU each.
@@ -146,116 +152,101 @@ def cell_share(
     return cpus, gpus
 
 
-def default_folder(asked: Study, file: Path | None) -> Path:
-    """Where a study lies that was not told where: beside its file, or below logs/compare by name or content.
+def get_default_folder(study: Study, file: Path | None) -> Path:
+    """Return the default folder of a study: its file's folder, or one in logs/compare by name or content.
 
     Args:
-        asked: The study.
-        file: Its file; None: it was made of flags.
+        study: The study.
+        file: Its file; None if flags define it.
     """
     if file is not None:
         return file.parent if file.stem == "study" else Path("logs/compare") / file.stem
-    design = {key: value for key, value in asked.data().items() if key != "seeds"}
-    return Path("logs/compare") / f"{'-'.join(asked.stems)[:40]}-{grid.digest(design)[:6]}"
+    design = {key: value for key, value in study.to_dict().items() if key != "seeds"}
+    return Path("logs/compare") / f"{'-'.join(study.agent_names)[:40]}-{grid.hash_data(design)[:6]}"
 
 
-def recorded() -> list[Path]:
-    """Studies that came with the project: their speeds are a first guess."""
-    return sorted(path for path in (PACKAGE.parent / "studies").glob("*") if (path / "cells").is_dir())
+class AgentResolver:
+    """Merges each combination of task, agent and variant once, as ``train.py`` does."""
 
-
-class Resolver:
-    """Tells what a combination of task, agent and variation is, by merging it as ``train.py`` does, once."""
-
-    def __init__(self, asked: Study, place: Place) -> None:
-        """Begin with nothing merged.
-
-        Args:
-            asked: The study.
-            place: Where its cells run.
-        """
-        self.asked, self.place = asked, place
+    def __init__(self, study: Study, place: ExecutionOptions) -> None:
+        self.study, self.place = study, place
         self.specs: dict[str, dict[str, Any]] = {}
         """Merged specifications by hash."""
         self.tasks: dict[str, TaskSpec] = {}
         """Task files by label."""
-        self.known: dict[tuple[str, str], Plan] = {}
+        self.known: dict[tuple[str, str], RunPlan] = {}
 
-    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Plan:
-        """The plan of a training; that of random actions is any of the task's.
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> RunPlan:
+        """Return the run plan of a training; random actions take any plan of the task.
 
         Args:
-            task: As the study names it, and so is the agent.
+            task: As the study names it; likewise the agent.
             agent: Agent of the study, or `RANDOM`.
-            variant: Values of what varies, by key.
+            variant: Varied values by key.
 
         Raises:
-            UserError: It cannot be, as ``train.py`` or ``evaluate.py`` would say.
+            UserError: The combination is invalid, as ``train.py`` or ``evaluate.py`` would report.
         """
         if agent == RANDOM:
-            return self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
-        varied = tuple(grid.assignment(key, value) for key, value in variant.items())
+            return self(task, self.study.agents[0], self.study.list_variants(self.study.agents[0])[0])
+        varied = tuple(grid.format_override(key, value) for key, value in variant.items())
         key = (task, " ".join((agent, *varied)))
         if key not in self.known:
-            self.known[key] = self._planned(task, agent, varied)
+            self.known[key] = self._make_plan(task, agent, varied)
         return self.known[key]
 
-    def _planned(self, task: str, agent: str, varied: Sequence[str]) -> Plan:
-        asked, place, elsewhere = self.asked, self.place, self.place.is_elsewhere
-        number = asked.num_envs
+    def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
+        study, place, elsewhere = self.study, self.place, self.place.is_elsewhere
+        number = study.num_envs
         if elsewhere and number is None and (known := load_task(task)) is not None:
             number = known.num_envs["cuda"]
-        plan = prepare(
-            Request(
+        plan = make_plan(
+            RunRequest(
                 task=task,
                 agent=agent,
-                library=asked.library,
-                tuning=Path(tuning) if (tuning := find_tuning(asked.tuning, agent)) else None,
+                library=study.library,
+                tuning=Path(tuning) if (tuning := find_tuning(study.tuning, agent)) else None,
                 num_envs=number,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
-                overrides=(*asked.overrides, *varied),
+                overrides=(*study.overrides, *varied),
             )
         )
 
-        from spiky_rl.hosts.isaaclab import conditions
-        from spiky_rl.hosts.isaaclab.mujoco import choice
-        from spiky_rl.hosts.run.training import require_whole_minibatches
+        from spiky_rl.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
-        subject = subject_of(plan)
-        chosen = conditions.chosen(",".join(asked.conditions), subject)
-        conditions.require(chosen, subject)
-        if asked.plan is not None and (
-            absent := [name for name in asked.plan.conditions if name not in chosen]
+        chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
+        if study.plan is not None and (
+            absent := [name for name in study.plan.conditions if name not in chosen]
         ):
             raise UserError(
-                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{nearest(absent[0], chosen)}"
+                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{suggest_name(absent[0], chosen)}"
             )
-        self.specs[plan.spec.digest] = plan.spec.tree()
+        self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec
         if elsewhere:
             assert place.device is not None
             plan.device = place.device
-            plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
+            plan.physics = plan.host_task.get_physics_on(place.device)
         return plan
 
 
-def warn_of_undecidable_tests(asked: Study) -> None:
-    """Say where no result of the planned comparisons of a study could count, and how many seeds it takes."""
-    if (plan := asked.plan) is None:
+def warn_of_undecidable_tests(study: Study) -> None:
+    """Warn if no result could decide the planned comparisons of a study, with the number of seeds that could."""
+    if (plan := study.plan) is None:
         return
-    tests, pairs = plan.count_tests(len(asked.tasks)), len(asked.seeds)
-    if (lowest := attainable_p_value(pairs, tests)) >= ALPHA:
+    tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)
+    if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
         log.warning(
-            "plan: with %d seeds and %d tests that Holm corrects together no p can be below %.3g; %d seeds can decide",
+            "plan: %d seeds and %d tests that Holm corrects together allow no p below %.3g; %d seeds can decide",
             pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
         )  # fmt: skip
 
 
-def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, Tree]) -> None:
-    """Say which spiking agents have no ANN of their widths and rates beside them: a difference is then not one of spikes.
+def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMapping]) -> None:
+    """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone.
 
     Args:
         cells: All cells of the study.
@@ -266,17 +257,12 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, Tree]) -
         named = {label: specs[str(cell.spec_hash)] for label, cell in own.items()}
         tuned = [label for label, cell in own.items() if cell.specification.tuned]
         for label, widths in find_uncontrolled(named, tuned).items():
-            log.warning("%s on %s: no ANN of its widths (%s) and rates stands beside it", label, task, widths)
+            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
-def warn_of_unequal_steps(asked: Study, cells: Sequence[Cell]) -> None:
-    """Say where agents train for different numbers of environment steps: such scores are not to be compared.
-
-    Args:
-        asked: The study.
-        cells: All of its cells.
-    """
+def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:
+    """Warn if agents train for different numbers of environment steps, which makes their scores incomparable."""
     for task in dict.fromkeys(cell.task for cell in cells):
         steps = {c.env_steps for c in cells if c.task == task and c.is_trained}
-        if asked.budget is None and len(steps) > 1:
+        if study.budget is None and len(steps) > 1:
             log.warning("%s: agents train for different numbers of steps; pass --budget env_steps=N", task)

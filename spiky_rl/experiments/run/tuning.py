@@ -1,10 +1,10 @@
-"""A tuning: agents and tasks, the space to search, how many trials of which budget; and the folder that it lies in.
+"""A tuning: agents and tasks, search space, number of trials, budget; and its folder.
 
     tuning.json  tuning.db  cells/TASK.AGENT.trial7.rung1.seed90000/...  trials/...  tuned.yaml  report.html
 
-A trial's training has a third of a whole one's budget and is evaluated at rungs on the way, each a cell of its own that goes on from the
-checkpoint of the one before. Trial 0 is the agent as its file has it. All that decides what comes next lies in Optuna's storage
-and in the cells' results: a command that is killed anywhere and run again goes on from there.
+A trial trains with a third of a whole budget and is evaluated at rungs, each a cell that resumes from the checkpoint of the rung before.
+Trial 0 is the agent as its file has it. Optuna's storage and the cells' results hold all state: a command that was killed continues if
+it is run again.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record
-from spiky_rl.config.spec import flatten
-from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.experiments.design import grid
 from spiky_rl.config.budget import Budget
+from spiky_rl.config.options import FileRecord
+from spiky_rl.config.spec import flatten
+from spiky_rl.config.tuned_values import FILE_NAME as TUNED
+from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell, Resolve
-from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
-from spiky_rl.experiments.design.tuning_space import Dimension, Space
-from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
+from spiky_rl.experiments.design.tuning_space import SearchDimension, SearchSpace
+from spiky_rl.experiments.run.cells import VERSION, read_study_record, write_cell
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 KERNELS = "kernels"
-"""Beginning of the facts' names of kernels' digests."""
+"""Prefix of the facts with the digests of kernels."""
 FILE, DATABASE, TRIALS = "tuning.json", "tuning.db", "trials"
-"""In a tuning's folder; the second where no other storage is named, the third with the locks of trials that were begun."""
+"""Names in a tuning's folder: its file, its storage unless another one is named, and the folder of the locks of trials."""
 SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
-"""Shares of a trial's budget after which it is evaluated, and goes on or ends."""
+"""Shares of a trial's budget at which it is evaluated, and continues or ends."""
 STARTUP = 10
-"""Trials that are over before the sampler models any; until then it draws values at random."""
+"""Trials that must end before the sampler models them; until then values are random."""
 PRUNED_FROM = 4
-"""Complete trials from which on others are ended early."""
+"""Complete trials from which on others may be ended early."""
 Activity = Literal["firing_rate", "operations"]
 ACTIVITIES = {
     "firing_rate": "share of inner steps with a spike",
     "operations": "number of synaptic operations per control step",
 }
-"""What may be a second objective, of the actor."""
+"""Activities of the actor that may be a second objective."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An agent on a task: what has trials of its own."""
+class AgentTask:
+    """An agent on a task, which has trials of its own."""
 
     task: str
-    """As it was asked for, and so is the agent."""
+    """As the study names it; likewise the agent."""
     agent: str
     label: str
-    """The task's."""
+    """The task's label."""
     stem: str
-    """The agent's file's."""
-    dimensions: tuple[Dimension, ...]
+    """The agent's file stem."""
+    dimensions: tuple[SearchDimension, ...]
     budget: Budget
     """Budget of a trial."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What tuning.json calls the facts that trials are made from, by what tuned.yaml calls them."""
+        """Names in tuning.json of the facts that tuned.yaml holds, by their names there."""
         return {
             "specification": f"specification of {self.stem} on {self.label}",
             "physics": f"physics of {self.label}",
@@ -74,69 +74,71 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Site:
+class TuningEnvironment:
     """Where and how trials run."""
 
     out: Path
-    """The tuning's folder, absolute."""
+    """Absolute path of the tuning's folder."""
     resolver: Callable[[Study], Resolve]
-    """Tells what a combination of task, agent and variation is in a study, as `grid.cells` asks."""
+    """Returns the resolver of a study, as `grid.build_cells` takes it."""
     device: str | None = None
     assets: str = "auto"
     robots: str = ""
-    """Which those are, in words."""
+    """Source of the robots."""
     processes: int = 1
-    """How many processes train a cell."""
+    """Processes of a training."""
     threads: int | None = None
-    """Threads of a cell on the CPU."""
+    """CPU threads of a cell."""
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningDesign:
     """The design of a tuning: agents, tasks, search space, number of trials and objectives."""
 
     study: Study
-    """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""
-    space: Space
+    """Agents, tasks, tuning seeds, budget of a whole training, and evaluation of trials."""
+    space: SearchSpace
     trials: int
-    """Number of trials that every agent has on every task."""
+    """Number of trials of every agent on every task."""
     activity: str = ""
-    """One of `ACTIVITIES`, to be as low as it can; empty: there is the return alone."""
+    """Second objective to minimise, one of `ACTIVITIES`; empty if there is the return alone."""
     storage: str = ""
-    """URL of Optuna's storage, without its password; empty: a file of the folder."""
+    """URL of Optuna's storage without its password; empty for a file in the folder."""
     id: str = ""
-    """Tells its trials from those of other tunings in the same storage."""
+    """Distinguishes its trials from other tunings in the same storage."""
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """With two objectives no trial is ended early: a low return may be what a low activity costs."""
+        """Shares of a trial's budget; with two objectives no trial ends early, because a low return may buy a low activity."""
         return (1.0,) if self.activity else RUNGS
 
-    def of(self, pair: Pair, overrides: Sequence[str], share: float = 1.0) -> Study:
-        """The study of a pair's trial; what the command line says stands behind its values.
+    def make_trial_study(self, pair: AgentTask, overrides: Sequence[str], share: float = 1.0) -> Study:
+        """Return the study of a trial; overrides of the command line follow its values.
 
         Args:
             pair: Agent and task.
-            overrides: What the trial changes of the agent.
-            share: Share of the trial's budget, up to which it goes.
+            overrides: Overrides of the trial.
+            share: Share of the trial's budget.
         """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         own = (*overrides, *self.study.overrides)
         return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
 
-    def cells(self, site: Site, pair: Pair, overrides: Sequence[str], rung: int, name: str) -> list[Cell]:
-        """The cells of a trial at a rung, one for each seed, each with its folder.
+    def make_cells(
+        self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
+    ) -> list[Cell]:
+        """Return the cells of a trial at a rung, one for each seed, and write their files.
 
         Args:
             site: Where they run.
             pair: Agent and task.
-            overrides: What the trial changes of the agent.
-            rung: Place in `rungs`; each goes on from the one before.
-            name: The trial's.
+            overrides: Overrides of the trial.
+            rung: Index in `rungs`; each resumes from the one before.
+            name: Name of the trial.
         """
-        given, written = self.of(pair, overrides, self.rungs[rung]), list[Cell]()
+        given, written = self.make_trial_study(pair, overrides, self.rungs[rung]), list[Cell]()
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
-        for cell in grid.cells(
+        for cell in grid.build_cells(
             given, site.resolver(given), site.device, site.assets, site.processes, title, site.threads
         ):
             if cell.is_trained:
@@ -145,127 +147,122 @@ class Tuning:
                 write_cell(site.out, written[-1], site.robots)
         return written
 
-    def data(self) -> dict[str, Any]:
-        """As plain data."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the design as plain data."""
         return {
             "version": VERSION,
             "id": self.id,
-            "study": self.study.data(),
-            "space": self.space.part(self.study.agents),
+            "study": self.study.to_dict(),
+            "space": self.space.select(self.study.agents),
             "trials": self.trials,
             "activity": self.activity,
             "storage": self.storage,
         }
 
 
-class Searched(Record):
-    """What of a space a tuning searches: `Space.part`."""
+class SearchSpaceRecord(FileRecord):
+    """Searched part of a space: `SearchSpace.select`."""
 
     set: dict[str, Any]
     shared: dict[str, Any]
     own: dict[str, dict[str, Any]]
 
 
-class TuningFile(Record):
-    """tuning.json: `Tuning.data`, and what its trials are made from."""
+class TuningFile(FileRecord):
+    """Content of tuning.json: `TuningDesign.to_dict` and the facts of its trials."""
 
     version: Literal[1]
     id: str
     study: StudyFile
-    space: Searched
+    space: SearchSpaceRecord
     trials: int
     activity: Literal["", Activity]
     storage: str
     facts: dict[str, str]
 
 
-def read(folder: Path) -> TuningFile | None:
-    """What the ``folder`` of a tuning says; None where there is no tuning. Raises StudyError that names file and key."""
+def read_tuning(folder: Path) -> TuningFile | None:
+    """Return the tuning in ``folder``; None if there is none. Raises StudyError that names file and key."""
     path = folder / FILE
-    return held_in(path, TuningFile, "tuning") if path.exists() else None
+    return read_study_record(path, TuningFile, "tuning") if path.exists() else None
 
 
-def prepare(folder: Path, asked: Tuning) -> Tuning:
-    """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
+def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
+    """Return the tuning to run in ``folder``: ``design`` merged with the agents, tasks and trials that the folder has.
 
-    Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared; and where
-    its tuning has lost a part without which all trials would be run again.
+    Raises StudyError if the folder has another tuning, naming the key, because trials of two spaces are not comparable; and if it has lost a
+    part, because all trials would run again.
     """
-    held = read(folder)
-    _check_is_whole(folder, held, (held or asked).storage)
+    held = read_tuning(folder)
+    _check_is_whole(folder, held, (held or design).storage)
     if held is None:
-        return replace(asked, id=secrets.token_hex(4))
-    study = extended(held.study, asked.study)
-    both = [stem for stem in asked.study.stems if stem in held.space.own]
-    ours: dict[str, Any] = {"activity": asked.activity, "storage": asked.storage}
-    ours |= {"seeds": list(asked.study.seeds), "space": asked.space.part(both)}
+        return replace(design, id=secrets.token_hex(4))
+    study = merge_studies(held.study, design.study)
+    both = [stem for stem in design.study.agent_names if stem in held.space.own]
+    ours: dict[str, Any] = {"activity": design.activity, "storage": design.storage}
+    ours |= {"seeds": list(design.study.seeds), "space": design.space.select(both)}
     theirs: dict[str, Any] = held.model_dump(include={"activity", "storage", "space"})
-    theirs["storage"] = without_password(held.storage)
+    theirs["storage"] = redact_url(held.storage)
     theirs["seeds"] = list(held.study.seeds)
     theirs["space"]["own"] = {stem: held.space.own[stem] for stem in both}
     old, new = flatten(theirs), flatten(ours)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
-            f"{folder}: holds a tuning with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
-            " --out"
+            f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
         )
-    asked.space.require_equal(study.agents)
-    return replace(asked, study=study, trials=max(asked.trials, held.trials), id=held.id)
+    design.space.require_equal(study.agents)
+    return replace(design, study=study, trials=max(design.trials, held.trials), id=held.id)
 
 
 def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None:
-    """Refuse a ``folder`` that has lost a part of its tuning: its trials would silently be run again.
+    """Raise StudyError that names a missing or empty file if the tuning in ``folder`` has lost a part.
 
     Args:
-        folder: The tuning's.
-        held: What its tuning.json says; None if it has none.
-        storage: URL of the storage; empty: a file of the folder.
-
-    Raises:
-        StudyError: It names the file that is missing or empty.
+        folder: The tuning's folder.
+        held: Content of its tuning.json; None if it has none.
+        storage: URL of the storage; empty for a file in the folder.
     """
     remedy = "bring it back, or choose another --out"
     if held is None:
         for name in (TRIALS, TUNED):
             if (folder / name).exists():
-                raise StudyError(
-                    f"{folder / FILE}: is not there, which says of what {name} beside it is; {remedy}"
-                )
+                raise StudyError(f"{folder / FILE}: missing, though {name} is there; {remedy}")
         if (folder / "cells").exists():
-            raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
+            raise StudyError(f"{folder}: has cells/ without {FILE}; choose another --out")
     elif not storage:
         database = folder / DATABASE
-        what = "is not there" if not database.exists() else "is empty" if not database.stat().st_size else ""
+        what = "missing" if not database.exists() else "empty" if not database.stat().st_size else ""
         if what:  # tables are made before tuning.json is written
-            raise StudyError(f"{database}: {what}, and has the trials of the tuning; {remedy}")
+            raise StudyError(f"{database}: {what}, though it held the trials of the tuning; {remedy}")
 
 
-def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
+def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -> None:
     """Write tuning.json.
 
     Args:
-        folder: The tuning's.
-        tuning: What is tuned.
-        facts: What its trials are made from, by name: hashes of agents on tasks, robots, physics.
+        folder: The tuning's folder.
+        tuning: The tuning.
+        facts: Hashes of agents on tasks, robots, physics and kernels of its trials, by name.
 
-    Raises StudyError where one of the facts was another when the tuning began.
+    Raises:
+        StudyError: One of the facts has changed since the tuning began.
     """
-    held = begun.facts if (begun := read(folder)) else {}
+    held = begun.facts if (begun := read_tuning(folder)) else {}
     told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
     if held and known and not told:
         raise StudyError(
-            f"{folder / FILE}: facts: no {KERNELS}, as in all files of earlier versions; they may be others now; choose another --out"
+            f"{folder / FILE}: facts: no {KERNELS}, as in files of earlier versions; they may have changed; choose another --out"
         )
     for key, value in held.items():
         if facts.get(key, value) != value:
             raise StudyError(
-                f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
+                f"{folder}: {key}: {value!r} when the tuning began, now {facts[key]!r}; choose another --out"
             )
-    files.write_json(folder / FILE, {**tuning.data(), "facts": {**held, **facts}})
+    files.write_json(folder / FILE, {**tuning.to_dict(), "facts": {**held, **facts}})
 
 
-def without_password(url: str) -> str:
-    """Return the ``url`` of a storage as it may be shown and stored: without its password and the values of its query."""
+def redact_url(url: str) -> str:
+    """Return the ``url`` of a storage without its password and the values of its query."""
     parsed = _parse_url(url)
     if parsed is None:
         scheme, separator, _ = url.partition("://")
@@ -278,7 +275,7 @@ def without_password(url: str) -> str:
 
 
 def list_secrets(url: str) -> list[str]:
-    """Return the texts of the ``url`` of a storage that are not to be shown."""
+    """Return the secret parts of the ``url`` of a storage."""
     parsed = _parse_url(url)
     if parsed is None:
         return [url] if url else []
@@ -287,13 +284,13 @@ def list_secrets(url: str) -> list[str]:
 
 
 def _parse_url(url: str) -> URL | None:
-    """Return the parts of the ``url`` of a storage; None if it has none, or an @ tells a part of its password from the host."""
+    """Return the parts of the ``url`` of a storage; None if it is invalid, or has an @ in password or name."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         return None
     is_split = parsed.host is not None and "@" in f"{parsed.host}{parsed.database}"
     return None if is_split else parsed

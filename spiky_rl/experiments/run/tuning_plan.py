@@ -1,4 +1,4 @@
-"""The plan of a tuning: what is asked for, checked, and what has trials of its own."""
+"""The plan of a tuning: its options, its checks, and the pairs of agent and task that have trials."""
 
 from __future__ import annotations
 
@@ -7,117 +7,127 @@ from pathlib import Path
 
 from spiky_rl.config.budget import Budget
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plain import Tree
-from spiky_rl.config.tuned import MIN_TRIALS
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.tuned_values import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
-from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, Pair, Tuning
-from spiky_rl.hosts.common.provenance import get_deciding_versions
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
+from spiky_rl.run.provenance import get_deciding_versions
 
-MOST_TRIALS = 10_000
+MAX_TRIALS = 10_000
 
 
-class Trials(Settings):
-    """How a tuning searches."""
+class TuneOptions(Settings):
+    """Options of a tuning."""
 
     trials: int = option(
         MIN_TRIALS,
-        "trials of every agent on every task; the first is the agent as it is",
+        "trials of every agent on every task; the first is the agent without changes",
         low=1,
-        high=MOST_TRIALS,
+        high=MAX_TRIALS,
     )
-    space: str = option("pilot", "what is tuned: file stem of spaces/, or a YAML file")
+    space: str = option("pilot", "search space: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(
-        None, "activity of the actor that is to be lowest: a second objective beside the return"
+        None, "activity of the actor to minimise, as a second objective beside the return"
     )
     storage: str | None = option(
         None,
-        "URL of Optuna's storage, a database's for commands on many machines; null: a file in --out",
+        "URL of Optuna's storage, a database for commands on several machines; null: a file in --out",
         metavar="URL",
     )
-    out: Path | None = option(
-        None, "the tuning's folder; null: in logs/tune; on many machines, one that all share"
-    )
+    out: Path | None = option(None, "folder of the tuning, which all machines share; null: one in logs/tune")
 
 
-def read(data: Tree, how: Trials) -> Tuning:
-    """Read the plan of a tuning. Raises UserError.
+def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign:
+    """Return the design of a tuning. Raises UserError.
 
     Args:
-        data: Keys of a study: agents, tasks, seeds, budget and how trials are evaluated.
-        how: The search.
+        data: Keys of a study: agents, tasks, seeds, budget and evaluation.
+        options: Options of the tuning.
     """
-    dimensions = tuning_space.read(how.space)
-    asked = study.build("tuning", {**data, "conditions": ["nominal"]})
-    dimensions.require_equal(asked.agents)
-    given = {text.partition("=")[0] for text in asked.overrides}
-    for dimension in (d for agent in asked.agents for d in dimensions.of(agent)):
+    dimensions = tuning_space.read_space(options.space)
+    base = study.build_study("tuning", {**data, "conditions": ["nominal"]})
+    dimensions.require_equal(base.agents)
+    given = {text.partition("=")[0] for text in base.overrides}
+    for dimension in (d for agent in base.agents for d in dimensions.get_dimensions(agent)):
         if both := given & {dimension.key, *dimension.also}:
-            raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
-    storage = "" if how.storage is None else shown_storage(how.storage)
-    return Tuning(asked, dimensions, how.trials, how.activity or "", storage)
+            raise UserError(
+                f"{both.pop()}: given, but it is a dimension of --space {dimensions.name}, which trials set"
+            )
+    storage = "" if options.storage is None else redact_storage_url(options.storage)
+    return TuningDesign(base, dimensions, options.trials, options.activity or "", storage)
 
 
-def shown_storage(url: str) -> str:
-    """The ``url`` of a storage without its password. Raises UserError where it names no kind of database."""
+def redact_storage_url(url: str) -> str:
+    """Return the ``url`` of a storage without its password. Raises UserError if it names no database."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    shown = tuning.without_password(url)
+    shown = tuning.redact_url(url)
     try:
         make_url(url).get_dialect()
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
-        raise UserError(f"--storage: expected a database's URL, such as {like}, got {shown!r}") from None
+        raise UserError(f"--storage: {shown!r} given; allowed: a database's URL, such as {like}") from None
     if shown.endswith("://***"):
         raise UserError(f"--storage {shown}: has an @ in its password or name; write it as %40")
     return shown
 
 
-def default_folder(asked: Tuning) -> Path:
-    """Where a tuning lies that was not told where."""
-    return Path("logs/tune") / f"{'-'.join(asked.study.stems)[:40]}-{grid.digest(asked.data())[:6]}"
+def get_default_folder(design: TuningDesign) -> Path:
+    """Return the default folder of a tuning."""
+    return (
+        Path("logs/tune")
+        / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(design.to_dict())[:6]}"
+    )
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A tuning that can be run."""
+class CheckedTuning:
+    """A tuning that can run."""
 
-    pairs: list[Pair]
-    """What has trials of its own."""
+    pairs: list[AgentTask]
+    """Pairs of agent and task that have trials."""
     facts: dict[str, str]
-    """What its trials are made from, by name."""
+    """Hashes, robots, physics and versions of its trials, by name."""
 
 
-def checked(asked: Tuning, place: Place, robots: str) -> Checked:
-    """Check a tuning: the pairs of agent and task that have trials, each with its budget.
+def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> CheckedTuning:
+    """Check a tuning and return its pairs of agent and task, each with the budget of a trial.
 
     Args:
-        asked: The tuning.
+        design: The tuning.
         place: Where trials run.
-        robots: Which robots they have, in words.
+        robots: Source of their robots.
 
     Raises:
-        UserError: An agent does not take the ends or choices of a dimension.
+        UserError: An agent rejects an extreme or a choice of a dimension.
     """
-    found = Checked([], {})
-    resolve = Resolver(asked.study, place)
-    for task in asked.study.tasks:
-        plans = {agent: resolve(task, agent, {}) for agent in asked.study.agents}
+    found = CheckedTuning([], {})
+    resolve = AgentResolver(design.study, place)
+    for task in design.study.tasks:
+        plans = {agent: resolve(task, agent, {}) for agent in design.study.agents}
         steps = [
-            p.setting("max_iterations") * p.num_envs * p.setting("num_steps_per_env") for p in plans.values()
+            p.get_setting("max_iterations") * p.num_envs * p.get_setting("num_steps_per_env")
+            for p in plans.values()
         ]
-        whole = asked.study.budget or Budget("env_steps", max(steps) * place.distributed)
+        whole = design.study.budget or Budget("env_steps", max(steps) * place.distributed)
         for agent, plan in plans.items():
-            if asked.activity and plan.spec.network is None:
-                raise UserError(f"--activity {asked.activity}: {agent} does not spike")
-            dimensions = asked.space.of(agent)
+            if design.activity and plan.spec.network is None:
+                raise UserError(f"--activity {design.activity}: {agent} does not spike")
+            dimensions = design.space.get_dimensions(agent)
             budget = Budget(whole.kind, whole.amount * SHARE)
-            pair = Pair(task, agent, plan.task, Path(agent).stem, dimensions, budget)
-            for i in range(max(len(d.ends) for d in dimensions)):
-                values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
-                Resolver(asked.of(pair, [*asked.space.fixed, *values]), place)(task, agent, {})
+            pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
+            for i in range(max(len(d.extremes) for d in dimensions)):
+                values = [
+                    text
+                    for d in dimensions
+                    for text in d.make_overrides(d.extremes[min(i, len(d.extremes) - 1)])
+                ]
+                AgentResolver(design.make_trial_study(pair, [*design.space.fixed, *values]), place)(
+                    task, agent, {}
+                )
             found.pairs.append(pair)
             found.facts[pair.facts["specification"]] = plan.spec.digest
             found.facts[f"budget on {pair.label}"] = str(pair.budget)
@@ -126,7 +136,7 @@ def checked(asked: Tuning, place: Place, robots: str) -> Checked:
             found.facts[f"{KERNELS} on {pair.label}"] = provenance.kernels
             if provenance.threads is not None:
                 found.facts["threads"] = str(provenance.threads)
-            for name, version in get_deciding_versions(plan.library).items():
+            for name, version in get_deciding_versions(plan.request.task, plan.library).items():
                 found.facts[f"version of {name}"] = version
     found.facts["robots"] = robots
     return found

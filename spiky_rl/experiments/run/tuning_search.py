@@ -1,7 +1,7 @@
-"""The trials of a tuning: begun in turn, brought from rung to rung, told to Optuna.
+"""The trials of a tuning: started in turn, trained from rung to rung, reported to Optuna.
 
-What a trial is comes from its number and the storage alone, so that a command that was killed goes on with what is there: a trial
-that is running there, and whose lock nobody holds, is taken over.
+A trial follows from its number and the storage alone, so that a command that was killed can continue: a trial that runs in the storage
+and has no lock holder is taken over.
 """
 
 # pylint: disable=protected-access  # Optuna has no other way to a trial that another process has left
@@ -21,27 +21,43 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from spiky_rl.experiments.analysis.results import read_result
-from spiky_rl.experiments.design.grid import Cell, digest
-from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
+from spiky_rl.experiments.design.grid import Cell, hash_data
+from spiky_rl.experiments.run.cells import (
+    ERROR,
+    RESULT,
+    TrainingOutcome,
+    is_finished,
+    lock_cell,
+    read_if_valid,
+)
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
-from spiky_rl.experiments.run.tuning import DATABASE, STARTUP, TRIALS, Pair, Site, Tuning, prepare, write
-from spiky_rl.experiments.run.tuning_plan import Checked
+from spiky_rl.experiments.run.results import read_result
+from spiky_rl.experiments.run.tuning import (
+    DATABASE,
+    STARTUP,
+    TRIALS,
+    AgentTask,
+    TuningDesign,
+    TuningEnvironment,
+    load_or_extend_tuning,
+    write_tuning,
+)
+from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
-"""How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
+"""Outcome of a training with non-finite values: the trial's own fault, which would happen again."""
 PAUSE = 5.0
-"""Seconds between two looks for trials that another command has left."""
+"""Seconds between two searches for trials that another command has left."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Open:
+class RunningTrial:
     """A trial at work."""
 
-    pair: Pair
+    pair: AgentTask
     trial: Trial
     overrides: list[str]
     rung: int
@@ -54,165 +70,170 @@ class Open:
         return f"{self.pair.stem} trial{self.trial.number}"
 
 
-def begun(
-    asked: Tuning, checked: Checked, check: Callable[[Tuning], Checked], site: Site, parallel: int, storage: str | None
-) -> Search:  # fmt: skip
-    """The search of a tuning, whose folder says from here on what is tuned.
+def start_search(
+    design: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
+) -> TuningSearch:  # fmt: skip
+    """Return the search of a tuning and write the tuning into its folder.
 
-    Another command may have begun in the folder since it was read for ``asked``: the two are one tuning then.
+    It merges the tuning of another command that has begun in the folder since ``design`` was made.
 
     Args:
-        asked: The tuning.
-        checked: What of it has trials of its own.
-        check: Tells the same of the tuning that it is together with another command's.
+        design: The tuning.
+        checked: Its pairs and facts.
+        check: Returns the same for the merged tuning.
         site: Where and how trials run.
-        parallel: Cells at once.
-        storage: URL of Optuna's storage; None: a file of the folder.
+        parallel: Number of parallel cells.
+        storage: URL of Optuna's storage; None takes a file in the folder.
 
     Raises:
-        StudyError: The storage is not there or damaged, or the folder's trials are made from something else.
+        StudyError: The storage is missing or damaged, or the folder's trials have other facts.
     """
-    with locked(site.out):
-        merged = prepare(site.out, asked)
-        if merged != replace(asked, id=merged.id):
+    with lock_cell(site.out):
+        merged = load_or_extend_tuning(site.out, design)
+        if merged != replace(design, id=merged.id):
             checked = check(merged)
         connected = connect(storage or f"sqlite:///{site.out / DATABASE}")
-        write(site.out, merged, checked.facts)
-        return Search(merged, checked.pairs, connected, site, parallel)
+        write_tuning(site.out, merged, checked.facts)
+        return TuningSearch(merged, checked.pairs, connected, site, parallel)
 
 
-class Search:
-    """Hands out the cells of trials, and decides with their results how it goes on."""
+class TuningSearch:
+    """Hands out the cells of trials, and decides by their results how each continues."""
 
     def __init__(
-        self, tuning: Tuning, pairs: Sequence[Pair], storage: optuna.storages.BaseStorage, site: Site, parallel: int
+        self, tuning: TuningDesign, pairs: Sequence[AgentTask], storage: optuna.storages.BaseStorage, site: TuningEnvironment, parallel: int
     ) -> None:  # fmt: skip
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
         where = tuning.storage or str(site.out / DATABASE)
         begun_before = {pair: self.count_begun(pair) for pair in pairs}
         self.studies = open_studies(tuning, pairs, storage, where, begun_before)
-        self.open: list[Open] = []
-        self.taken: set[tuple[Pair, int]] = set()
+        self.open: list[RunningTrial] = []
+        self.taken: set[tuple[AgentTask, int]] = set()
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
-        """Names of trials that failed, which the next command tries again, and why."""
+        """Reasons of failed trials, which the next command tries again, by name."""
         self.looked = 0.0
 
-    def count_begun(self, pair: Pair) -> int:
-        """Number of trials of a ``pair`` that the storage has at least: a trial's lock is made just before it."""
+    def count_begun(self, pair: AgentTask) -> int:
+        """Return the least number of trials of a ``pair`` in the storage: a trial's lock is created just before it."""
         name = f"{pair.label}.{pair.stem}."
         folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
-    def more(self, states: Mapping[str, str]) -> list[Cell]:
-        """Cells to begin now; ``states`` are those of all cells so far."""
+    def next_cells(self, states: Mapping[str, str]) -> list[Cell]:
+        """Return the cells to begin now, from the ``states`` of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
         cells: list[Cell] = []
         for trial in list(self.open):
             if busy.isdisjoint(cell.name for cell in trial.cells):
-                cells += self.ended(trial)
-        while len(busy) + len(cells) < self.parallel and (trial := self.begin()) is not None:
-            cells += self.enter(trial)
+                cells += self.on_cells_ended(trial)
+        while len(busy) + len(cells) < self.parallel and (trial := self.start_trial()) is not None:
+            cells += self.start_rung(trial)
         return cells
 
-    def begin(self) -> Open | None:
-        """The next trial: one that was left, else a new one of the pair that has the fewest."""
+    def start_trial(self) -> RunningTrial | None:
+        """Return the next trial: one that was left, otherwise a new one of the pair with the fewest; None if there is none."""
         if self.open and time.monotonic() < self.looked + PAUSE:
             return None
-        with locked(self.out):  # so that no other command takes the same
+        with lock_cell(self.out):  # so that no other command takes the same
             for pair, study in self.studies.items():
                 for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    if (pair, left.number) not in self.taken and (lock := self.hold(pair, left.number)):
-                        now = frozen(study, left.number)
+                    if (pair, left.number) not in self.taken and (lock := self.lock_trial(pair, left.number)):
+                        now = get_frozen_trial(study, left.number)
                         if now.state == TrialState.RUNNING:
-                            return self.take(pair, left.number, lock, now)
-                        lock.close()  # who held it has told its end since
+                            return self.open_trial(pair, left.number, lock, now)
+                        lock.close()  # its former holder has reported its end
             counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
             pair = min(counts, key=lambda pair: counts[pair])
-            if counts[pair] < self.tuning.trials and (lock := self.hold(pair, counts[pair])):
-                return self.take(pair, counts[pair], lock)
+            if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
+                return self.open_trial(pair, counts[pair], lock)
         self.looked = time.monotonic()
         return None
 
-    def hold(self, pair: Pair, number: int) -> ExitStack | None:
-        """The lock of a ``pair``'s trial ``number``, for as long as this process works on it; None where another one does."""
+    def lock_trial(self, pair: AgentTask, number: int) -> ExitStack | None:
+        """Return the held lock of trial ``number`` of a ``pair``; None if another process holds it."""
         stack = ExitStack()
         try:
-            stack.enter_context(locked(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False))
+            stack.enter_context(
+                lock_cell(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False)
+            )
         except BlockingIOError:
             return None
         return stack
 
-    def take(self, pair: Pair, number: int, lock: ExitStack, left: FrozenTrial | None = None) -> Open:
-        """A new trial, or one that was left.
+    def open_trial(
+        self, pair: AgentTask, number: int, lock: ExitStack, left: FrozenTrial | None = None
+    ) -> RunningTrial:
+        """Return a new trial, or one that was left.
 
         Args:
             pair: Agent and task.
-            number: The trial's. Its sampler is made of it, so that it draws the same from the same trials before it, whoever
-                was killed in between.
+            number: The trial's number. It seeds the sampler, so that equal earlier trials give equal values even after a command was killed.
             lock: Held until the trial is closed.
-            left: As the storage has one that was left, and which may hold all, some or none of its values.
+            left: A trial that was left in the storage, with all, some or none of its values.
         """
         study, overrides = self.studies[pair], list[str]()
-        seed = int(digest([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
+        seed = int(hash_data([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # groups, for the first trial has no parameters at all
+            # groups, because the first trial has no parameters
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP, seed=seed, multivariate=True, group=True, constant_liar=True
             )
         trial = study.ask() if left is None else Trial(study, left._trial_id)
         if number > 0:
             chosen = {d: d.suggest(trial) for d in pair.dimensions}
-            values = (text for d, value in chosen.items() for text in d.assignments(value))
+            values = (text for d, value in chosen.items() for text in d.make_overrides(value))
             overrides = [*self.tuning.space.fixed, *values]
         self.taken.add((pair, number))
-        self.open.append(Open(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock))
+        self.open.append(
+            RunningTrial(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock)
+        )
         return self.open[-1]
 
-    def enter(self, trial: Open) -> Sequence[Cell]:
-        """The cells of the trial's rung that are not finished; the next rung's where all are."""
-        trial.cells = self.tuning.cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
-        return [c for c in trial.cells if not self.is_finished(c)] or self.ended(trial)
+    def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
+        """Return the unfinished cells of the trial's rung, or of the next rung if all are finished."""
+        trial.cells = self.tuning.make_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
+        return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
-    def ended(self, trial: Open) -> Sequence[Cell]:
-        """Go on after a trial's cells have ended: the cells of its next rung, or nothing."""
+    def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
+        """Return the cells of a trial's next rung after the cells of its rung have ended; empty if the trial ends."""
         where = f"{trial.name} on {trial.pair.label}"
         unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
         if unfinished:
-            reason = self.reason(unfinished[0])
+            reason = self.get_failure_reason(unfinished[0])
             if any(self.has_diverged(cell) for cell in unfinished):
                 state = TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
                 trial.trial.set_user_attr("diverged", reason)
                 log.info("%s: diverged; %s", where, reason)
-                return self.close(trial, state=state)
+                return self.finish_trial(trial, state=state)
             self.broken[where] = reason
             log.error("%s: failed; %s", where, reason)
-            return self.close(trial)
-        values = self.measured(trial.cells)
+            return self.finish_trial(trial)
+        values = self.compute_objectives(trial.cells)
         said = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
         share = self.tuning.rungs[trial.rung]
         log.info("%s: %s after %.0f %% of its budget", where, said, 100 * share)
         ids = trial.trial.study, trial.trial.number
-        if not self.tuning.activity and trial.rung not in frozen(*ids).intermediate_values:
+        if not self.tuning.activity and trial.rung not in get_frozen_trial(*ids).intermediate_values:
             trial.trial.report(values[0], trial.rung)
         if trial.rung + 1 == len(self.tuning.rungs):
-            return self.close(trial, values=values)
+            return self.finish_trial(trial, values=values)
         if trial.trial.number > 0 and trial.trial.should_prune():
-            return self.close(trial, state=TrialState.PRUNED)
+            return self.finish_trial(trial, state=TrialState.PRUNED)
         trial.rung += 1
         trial.trial.set_user_attr("rung", trial.rung)
-        return self.enter(trial)
+        return self.start_rung(trial)
 
-    def close(
-        self, trial: Open, values: Sequence[float] | None = None, state: TrialState | None = None
+    def finish_trial(
+        self, trial: RunningTrial, values: Sequence[float] | None = None, state: TrialState | None = None
     ) -> Sequence[Cell]:
-        """Tell the storage how a trial ended, if it did, and let go of it; nothing follows.
+        """Report a trial's end to the storage, if it has ended, and release it; return no cells.
 
         Args:
             trial: The trial.
-            values: Its objectives, where it is complete.
-            state: Else how it ended; None: it failed, and the next command tries it again.
+            values: Its objectives if it is complete.
+            state: How it ended otherwise; None if it failed, and the next command tries it again.
         """
         if values is not None or state is not None:
             trial.trial.study.tell(trial.trial, values, state)
@@ -221,28 +242,30 @@ class Search:
         self.looked = 0.0
         return ()
 
-    def measured(self, cells: Sequence[Cell]) -> list[float]:
-        """The objectives, means over the ``cells`` of all seeds."""
+    def compute_objectives(self, cells: Sequence[Cell]) -> list[float]:
+        """Return the objectives: means over the ``cells`` of all seeds."""
         nominal = [read_result(self.out / "cells" / cell.name).nominal for cell in cells]
         keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
         return [fmean(getattr(evaluation, key) for evaluation in nominal) for key in keys]
 
     def is_finished(self, cell: Cell) -> bool:
-        """Whether a cell has its result."""
+        """Return whether a ``cell`` has its result."""
         return is_finished(self.out / "cells" / cell.name, cell.hash)
 
-    def reason(self, cell: Cell) -> str:
-        """Why a cell failed: the last line of what it said."""
+    def get_failure_reason(self, cell: Cell) -> str:
+        """Return the last line of the error of a ``cell``."""
         path = self.out / "cells" / cell.name / ERROR
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no word"]
-        return next((line for line in reversed(lines) if line.strip()), "it left no word")
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no message"]
+        return next((line for line in reversed(lines) if line.strip()), "it left no message")
 
     def has_diverged(self, cell: Cell) -> bool:
-        """Whether a cell's training ended because its numbers were none any more."""
+        """Return whether the training of a ``cell`` ended with non-finite values."""
         paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
-        return any((held := if_whole(path, Ended)) and DIVERGED.match(held.outcome) for path in paths)
+        return any(
+            (held := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(held.outcome) for path in paths
+        )
 
 
-def frozen(study: optuna.Study, number: int) -> FrozenTrial:
-    """Trial ``number`` of a ``study`` as the storage has it."""
+def get_frozen_trial(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return trial ``number`` of a ``study`` from the storage."""
     return next(t for t in study.get_trials(deepcopy=False) if t.number == number)

@@ -1,6 +1,6 @@
-"""Optuna's storage of a tuning: opened, its studies made, and its trials checked before anything goes on from them."""
+"""Optuna's storage of a tuning: opens it, creates its studies, and checks its trials before they are used."""
 
-# pylint: disable=protected-access  # Optuna has no other way to ask what a distribution has
+# pylint: disable=protected-access  # Optuna has no other way to ask whether a distribution contains a value
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.design.tuning_space import Dimension
-from spiky_rl.experiments.run.tuning import PRUNED_FROM, Pair, Tuning, list_secrets, without_password
+from spiky_rl.experiments.design.tuning_space import SearchDimension
+from spiky_rl.experiments.run.tuning import PRUNED_FROM, AgentTask, TuningDesign, list_secrets, redact_url
 
 REMEDY = "bring back an earlier copy, or choose another --out"
 CREATION_ATTEMPTS = 6
@@ -32,9 +32,9 @@ CREATION_PAUSE_S = 0.2
 
 
 def connect(url: str) -> RDBStorage:
-    """Open Optuna's storage at a ``url``, and make its tables where there are none.
+    """Open Optuna's storage at a ``url``; create its tables if needed.
 
-    Commands of several machines may make the tables at the same time; all but one fail then, and find them in the next attempt.
+    Commands of several machines may create the tables at the same time; all but one fail then, and find them in the next attempt.
 
     Raises:
         StudyError: There is no such storage; the message has no password.
@@ -45,31 +45,35 @@ def connect(url: str) -> RDBStorage:
         try:
             return RDBStorage(url, engine_kwargs=dict(wait))
         except Exception as error:  # pylint: disable=broad-exception-caught
-            # whatever a database's driver raises
+            # a database's driver may raise anything
             if attempt == CREATION_ATTEMPTS or not _is_creation_race(error):
-                raise StudyError(f"--storage {without_password(url)}: {_get_reason(error, url)}") from None
+                raise StudyError(f"--storage {redact_url(url)}: {_get_reason(error, url)}") from None
         time.sleep(CREATION_PAUSE_S * attempt)
     raise AssertionError
 
 
 def open_studies(
-    tuning: Tuning, pairs: Sequence[Pair], storage: BaseStorage, place: str, begun: Mapping[Pair, int]
-) -> dict[Pair, optuna.Study]:
-    """Open the study of every pair, and make it where there is none.
+    tuning: TuningDesign,
+    pairs: Sequence[AgentTask],
+    storage: BaseStorage,
+    place: str,
+    begun: Mapping[AgentTask, int],
+) -> dict[AgentTask, optuna.Study]:
+    """Open the Optuna study of every pair; create it if needed.
 
     Args:
-        tuning: What is tuned.
+        tuning: The tuning.
         pairs: Agents on tasks.
         storage: Holds the trials.
         place: File or URL of the storage, for messages.
-        begun: Number of trials of a pair that the storage has at least, as the tuning's folder says.
+        begun: Least number of trials of each pair in the storage, by the tuning's folder.
 
     Raises:
-        StudyError: The storage has lost the trials, or what it says of one is damaged.
+        StudyError: The storage has lost trials, or one of them is damaged.
     """
     directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.activity else [])]
     names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
-    found: dict[Pair, optuna.Study] = {}
+    found: dict[AgentTask, optuna.Study] = {}
     try:
         for pair, name in names.items():
             found[pair] = optuna.create_study(
@@ -91,8 +95,8 @@ def open_studies(
     return found
 
 
-def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, begun: int) -> None:
-    """Raise StudyError where the trials of a ``study`` are none that a tuning which has ``begun`` so many could have left."""
+def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, place: str, begun: int) -> None:
+    """Raise StudyError if the tuning cannot have left these trials of a ``study``, of which ``begun`` began."""
     where = f"{place}: trials of {pair.stem} on {pair.label}"
     try:
         trials = study.get_trials(deepcopy=False)
@@ -101,7 +105,7 @@ def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, b
         raise StudyError(f"{where}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
     distributions = {dimension.key: _get_distribution(dimension) for dimension in pair.dimensions}
     if len(trials) < begun:
-        raise StudyError(f"{where}: {len(trials)} there; {begun} were begun; {REMEDY}")
+        raise StudyError(f"{where}: {len(trials)} found; expected: at least {begun}; {REMEDY}")
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise StudyError(f"{where}: some of them are missing; {REMEDY}")
     for trial in trials:
@@ -112,10 +116,10 @@ def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, b
 def _find_fault(
     trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], objectives: int, rungs: int
 ) -> str:
-    """Say what of a ``trial`` is damaged; empty if nothing is.
+    """Return the damaged part of a ``trial`` as text; empty if it is valid.
 
     Args:
-        trial: As the storage has it.
+        trial: From the storage.
         distributions: Distributions of the pair's parameters, by key.
         objectives: Number of objectives.
         rungs: Number of rungs.
@@ -124,15 +128,15 @@ def _find_fault(
     if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
         return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
     if not isinstance(trial.user_attrs.get("diverged", ""), str):
-        return f"diverged: {trial.user_attrs['diverged']!r} is no text"
+        return f"diverged: {trial.user_attrs['diverged']!r} given; allowed: a text"
     for key, distribution in trial.distributions.items():
         wanted = distributions.get(key) if trial.number else None
         if distribution != wanted:
             return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
         if not _is_of(distribution, trial.params[key]):
-            return f"{key}: {trial.params[key]!r} is not of {distribution}"
+            return f"{key}: {trial.params[key]!r} lies outside of {distribution}"
     if trial.state == TrialState.WAITING:
-        return "state: it waits, which no trial of a tuning does"
+        return "state: waiting, which no trial of a tuning does"
     if trial.state == TrialState.COMPLETE and trial.number and trial.params.keys() != distributions.keys():
         return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
     if trial.state == TrialState.COMPLETE and (values is None or len(values) != objectives):
@@ -152,15 +156,15 @@ def _is_finite(value: object) -> bool:
 
 
 def _is_of(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a ``distribution`` has a ``value``, which may be anything."""
+    """Return whether a ``distribution`` contains a ``value`` of any type."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
     except (TypeError, ValueError, OverflowError):
         return False
 
 
-def _get_distribution(dimension: Dimension) -> BaseDistribution:
-    """Return what `Dimension.suggest` draws from."""
+def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
+    """Return the distribution that `SearchDimension.suggest` draws from."""
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
     low, high = dimension.low, dimension.high
@@ -171,14 +175,14 @@ def _get_distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def _is_creation_race(error: Exception) -> bool:
-    """Whether making the tables failed because another command was making them."""
+    """Return whether creating the tables failed because another command was creating them."""
     return isinstance(error, IntegrityError) or (
         isinstance(error, SQLAlchemyError) and "already exists" in str(error).lower()
     )
 
 
 def _get_reason(error: Exception, url: str = "") -> str:
-    """Return an ``error`` in one line, without the secrets of the ``url``."""
+    """Return an ``error`` on one line, without the secrets of the ``url``."""
     reason = " ".join(str(error).partition("\n(Background")[0].split())[:300] or type(error).__name__
     for secret in list_secrets(url):
         reason = reason.replace(secret, "***")

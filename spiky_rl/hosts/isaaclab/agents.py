@@ -1,9 +1,8 @@
 """Our agents in Isaac Lab's own command line: ``isaaclab train --rl_library rsl_rl --task Isaac-Ant --agent lif_ppo``.
 
-Isaac Lab imports this module before it trains or plays anything, so nothing here may fail: an agent file that cannot be
-read is left out with a warning. ``--agent`` is a key of the task's gym specification; its value must be a function.
-
-What its command needs to be told for them, `spiky_rl.hosts.isaaclab.command` says.
+Isaac Lab imports this module before every training and playback, so nothing here may fail: unreadable agent files are skipped
+with a warning. ``--agent`` is a key of the task's gym specification; its value must be a function. Changes to Isaac Lab's
+commands are in `spiky_rl.hosts.isaaclab.command`.
 """
 
 from __future__ import annotations
@@ -12,49 +11,47 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spiky_rl.config import registry, spec
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
-
-if TYPE_CHECKING:
-    from isaaclab_rl.rsl_rl import RslRlOnPolicyRunnerCfg
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 
 log = logging.getLogger(__name__)
 
 
-def add_agents() -> None:
+def register_agents() -> None:
     """Add every agent to every task that has a configuration for a library that can train it."""
     agents = []
-    for name in registry.names("agents"):
+    for name in registry.list_names("agents"):
         try:
             spec.read_agent(name)
             agents.append(name)
         except registry.RegistryError as error:
-            log.warning("spiky_rl leaves out the agent %r: %s", name, error)
-    command.prepare(sys.argv, agents)
+            log.warning("spiky_rl: skipping the agent %r: %s", name, error)
+    command.prepare_isaaclab_command(sys.argv, agents)
 
     import gymnasium
     import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
 
     register_tasks()
-    command.offer_physics(sys.argv, agents, gymnasium.registry)
-    command.lengthen_history(sys.argv, agents, gymnasium.registry)
+    command.add_physics_option(sys.argv, agents, gymnasium.registry)
+    command.set_observation_history(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
-        if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
+        if any(_get_entry(library) in task.kwargs for library in list_learners()):
             for name in agents:
-                task.kwargs.setdefault(name, _entry(task.id, name))
+                task.kwargs.setdefault(name, _make_entry_point(task.id, name))
 
 
-def _entry(task: str, agent: str) -> Callable[[], Any]:
+def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
     def configuration() -> Any:
         try:
-            action, library = command.asking()
-            return isaaclab_config(task, agent, library, action)
+            action, library = command.get_calling_command()
+            return make_agent_cfg(task, agent, library, action)
         except registry.UserError as error:
-            # as our own commands end: Isaac Lab has none but tracebacks for what a user said
+            # one line as in our own commands; Isaac Lab would print a traceback
             log.error("error: %s", error)
             raise SystemExit(2) from None
 
@@ -62,101 +59,91 @@ def _entry(task: str, agent: str) -> Callable[[], Any]:
     return configuration
 
 
-def isaaclab_config(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
-    """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
+def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action: str = "") -> Any:
+    """Return Isaac Lab's configuration of an agent on a task: the task's own, with the agent's changes.
 
     Args:
         task: The task's id.
         agent: The agent's name.
-        library: The RL library.
-        action: What it is for, as `command.asking` says.
+        library: Name of the learner, equal to Isaac Lab's name of the RL library.
+        action: The calling command, from `command.get_calling_command`.
 
     Raises:
-        SpecError: The library has no PPO of ours, Isaac Lab does not configure the task for it, or an export would leave a state
-            out.
+        SpecError: The learner is not available for the task, or an export would lose a state.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
+    from spiky_rl.hosts.isaaclab.cfg_fields import to_plain_dict
+
     known = gymnasium.spec(task).kwargs
-    there = [name for name in CONFIGURATIONS if _host_entry(name) in known]
-    if library not in there:
+    available = [name for name in list_learners() if _get_entry(name) in known]
+    if library not in available:
         raise spec.SpecError(
-            f"--rl_library {library}: is not available with --agent {agent} on {task}; it allows {' and '.join(there)}"
+            f"--rl_library {library}: not available with --agent {agent} on {task}; allowed: {', '.join(available)}"
         )
-    command.read_without_code()
-    return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)), action)
+    command.enable_safe_load()
+    learner = get_learner(library)
+    registered: Any = load_cfg_from_registry(task, _get_entry(library))
+    # a copy, because Isaac Lab later upgrades the object itself, which works only once
+    defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
+    merged = _merge_agent(task, agent, defaults, library, action)
+    if isinstance(registered, Mapping):
+        log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
+        return learner.make_registered_cfg(merged, registered)
+    _change_cfg(registered, learner.make_registered_cfg(merged, defaults))
+    return registered
 
 
-def _host_entry(library: str) -> str:
+def _get_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merged(task: str, agent: str, host: Tree, library: str, action: str) -> spec.AgentSpec:
-    merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, action: str) -> spec.AgentSpec:
+    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
-            f"--agent {agent}: learns from a teacher first, for which isaaclab train has no option; use spiky train --teacher RUN"
+            f"--agent {agent}: needs a teacher, for which isaaclab train has no option; use spiky train --teacher RUN"
         )
     if action != "export":
         return merged
     command.require_exportable(agent, library, merged.network)
-    # LEAPP follows operations of torch's, and sees none of compiled kernels
+    # LEAPP traces torch operations and cannot trace compiled kernels
     overrides = [] if merged.network is None else ["agent.network.backend=torch"]
-    return spec.resolve_agent(agent, task, host, overrides, task_spec=spec.load_task(task))
+    return spec.resolve_agent(agent, task, defaults, overrides, task_spec=spec.load_task(task))
 
 
-def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) -> RslRlOnPolicyRunnerCfg:
-    """Isaac Lab's configuration object ``host``, changed."""
+def _change_cfg(registered: Any, config: PlainMapping) -> None:
+    """Set the values of ``config`` on Isaac Lab's configuration object."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
-    from spiky_rl.hosts.isaaclab.fields import plain_agent
-    from spiky_rl.hosts.rsl_rl.config import runner_config
-
-    # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
-    config = runner_config(_merged(task, agent, plain_agent(copy.deepcopy(host)), "rsl_rl", action))
-    if "rnn_type" in config["actor"]:
-        host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))
-    _assign(host, config)
-    host.device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    return host
+    if "rnn_type" in config["actor"]:  # type: ignore[operator]
+        registered.actor, registered.critic = (
+            _convert_model(RslRlRNNModelCfg, model) for model in (registered.actor, registered.critic)
+        )
+    _set_fields(registered, config)
+    registered.device = "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _skrl(task: str, agent: str, host: Tree, action: str) -> dict[str, Any]:
-    """A nested dict, as Isaac Lab's is."""
-    from spiky_rl.hosts.skrl.components import offer_to_isaaclab
-    from spiky_rl.hosts.skrl.config import host_tree
-    from spiky_rl.hosts.skrl.config import isaaclab_config as skrl_config
-
-    config = skrl_config(_merged(task, agent, host_tree(host, task), "skrl", action), host)
-    offer_to_isaaclab()
-    log.warning("spiky_rl: skrl's runner, extended by spiky_rl's models, trains %s", agent)
-    return config
-
-
-CONFIGURATIONS: dict[str, Callable[[str, str, Any, str], Any]] = {"rsl_rl": _rsl_rl, "skrl": _skrl}
-"""What makes a configuration, by RL library."""
-
-
-def _as[T](cls: type[T], model: object) -> T:
+def _convert_model[T](cls: type[T], model: object) -> T:
     widened = cls()
     widened.__dict__.update({**widened.__dict__, **model.__dict__})
     return widened
 
 
-def _assign(target: object, values: Mapping[str, object]) -> None:
-    """Set values on a configuration object; what it has no field for becomes one, which rsl_rl takes as an argument."""
+def _set_fields(target: object, values: Mapping[str, object]) -> None:
+    """Set values on a configuration object; unknown keys become new fields, which rsl_rl takes as arguments."""
     for key, value in values.items():
         below = getattr(target, key, None)
         if isinstance(value, dict) and below is not None and hasattr(below, "__dataclass_fields__"):
-            _assign(below, value)
+            _set_fields(below, value)
         else:
             setattr(target, key, value)
 
 
 try:
-    add_agents()
+    register_agents()
 except Exception as error:  # pylint: disable=broad-exception-caught
-    # whatever went wrong is ours: it must not take Isaac Lab's own tasks down with it
+    # an error of ours must not break Isaac Lab's own tasks
     log.warning("spiky_rl could not add its agents to Isaac Lab: %s: %s", type(error).__name__, error)

@@ -1,7 +1,7 @@
-"""Where Isaac Lab finds its robots: NVIDIA's asset server, the user's own folder, or look-alikes derived from Newton's wheel.
+"""Source of Isaac Lab's robots: NVIDIA's asset server, the user's own folder, or local assets derived from Newton's wheel.
 
-The look-alikes need no network. They follow the MJCF models in Newton's wheel, not the asset server's files, so their
-scores are no Isaac Lab baselines.
+Local assets need no network. They follow the MJCF models in Newton's wheel, not the asset server's files, so their scores are
+not comparable with Isaac Lab's baselines.
 """
 
 from __future__ import annotations
@@ -21,72 +21,72 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spiky_rl.config.files import NoHomeError, cache_folder
-from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, derive, newton_version
+from spiky_rl.hosts.isaaclab.local_assets import GROUND, LAYOUT, AssetError, build_assets, newton_version
 
 logger = logging.getLogger(__name__)
 
 MODES = ("auto", "local", "nucleus")
 LOCAL_TASKS = ("Isaac-Cartpole", "Isaac-Ant", "Isaac-Humanoid", "Spiky-Velocity-Flat-Go1")
-"""Task families that the local assets serve, with their ``-Direct`` twins."""
+"""Task families with local assets, including their ``-Direct`` variants."""
 
 ROOT = "ISAACSIM_ASSET_ROOT"
-"""The environment variable that Isaac Lab reads once, at import."""
+"""Environment variable of the asset root, which Isaac Lab reads once, at import."""
 REGION = "ISAACSIM_ASSET_REGION_PROFILE"
-"""Isaac Lab's own choice among its servers: whoever sets it means them."""
-OWN_PACK = f"or set {ROOT} to a folder that holds NVIDIA's asset pack"
+"""Environment variable that selects one of Isaac Lab's asset servers."""
+USER_PACK = f"or set {ROOT} to a folder that holds NVIDIA's asset pack"
 NEWTON_REPOSITORY = "https://github.com/newton-physics/newton-assets"
 NEWTON_ASSETS = "https://raw.githubusercontent.com/newton-physics/newton-assets/main"
-"""Where Isaac Lab looks for the robots that Newton's makers host, unless NEWTON_ASSET_DIR says otherwise."""
-PATIENCE = 3.0
-"""Seconds that the asset server has for its answer."""
+"""Address of Newton's own robots in Isaac Lab, unless NEWTON_ASSET_DIR is set."""
+TIMEOUT_S = 3.0
+"""Maximum seconds for an answer of the asset server."""
 
 
 def configure_assets(mode: str) -> str:
-    """Choose where Isaac Lab finds its assets and say so in one line; call it before isaaclab is imported.
+    """Set Isaac Lab's asset source and return its description in one line; call it before isaaclab is imported.
 
-    A user's own ``ISAACSIM_ASSET_ROOT`` wins over every ``mode``. ``auto`` is ``nucleus`` where that server answers within
-    PATIENCE seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
+    A user's own ``ISAACSIM_ASSET_ROOT`` overrides every ``mode``. ``auto`` means ``nucleus`` if the server answers within
+    TIMEOUT_S seconds, else ``local``. Raises AssetError for an unknown mode or an unavailable source.
     """
     if mode not in MODES:
         raise AssetError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")
     root = os.environ.get(ROOT, "")
-    if root and not is_derived(root):
+    if root and not is_local_root(root):
         if "://" not in root and not Path(root).is_dir():
             raise AssetError(f"{ROOT}={root} is no folder; correct it, or unset it to use other assets")
         return f"user: {root}"
     if mode != "local" and os.environ.get(REGION):
         os.environ.pop(ROOT, None)
         return f"nucleus (region {os.environ[REGION]})"
-    if mode == "nucleus" or (mode == "auto" and answers(server())):
+    if mode == "nucleus" or (mode == "auto" and is_reachable(get_asset_server())):
         os.environ.pop(ROOT, None)
-        require_unread(server())
-        logger.info("Isaac Lab fetches the robots and the ground from %s", server())
-        return f"nucleus ({server()})"
+        require_not_imported(get_asset_server())
+        logger.info("Isaac Lab fetches the robots and the ground from %s", get_asset_server())
+        return f"nucleus ({get_asset_server()})"
     derived = local_asset_root()
-    require_unread(str(derived))
+    require_not_imported(str(derived))
     os.environ[ROOT] = str(derived)
     return f"local (look-alikes {LAYOUT}, derived from Newton {newton_version()})"
 
 
 def local_asset_root() -> Path:
-    """The folder of the look-alikes, built on first use. Raises AssetError."""
+    """Return the folder of the local assets, built on first use. Raises AssetError."""
 
     def build(folder: Path) -> None:
         logger.info("deriving robots and ground from Newton %s in the cache", newton_version())
-        derive(newton_folder(), folder)
+        build_assets(newton_folder(), folder)
 
-    return made_once(f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}", build)
+    return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}", build)
 
 
-def made_once(name: str, fill: Callable[[Path], None]) -> Path:
-    """A folder in the cache, filled at first use; several processes may do so at once, and what is there is whole.
+def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
+    """Return a folder in the cache, built atomically on first use; several processes may build it at once.
 
     Args:
-        name: Name of the folder, below the cache's.
-        fill: Writes what belongs into the folder that it is given.
+        name: Name of the folder in the cache.
+        build_content: Writes the content into a given folder.
 
     Raises:
-        AssetError: The folder cannot be kept.
+        AssetError: The folder cannot be written.
     """
     try:
         folder = cache_folder() / name
@@ -101,25 +101,25 @@ def made_once(name: str, fill: Callable[[Path], None]) -> Path:
     except NoHomeError as error:
         raise AssetError(f"robots cannot be kept: {error}") from None
     try:
-        fill(build)
+        build_content(build)
         build.chmod(0o755)
         os.replace(build, folder)
     except OSError as error:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process was faster
             raise AssetError(f"robots cannot be kept in {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return folder
 
 
-def missing_asset(error: BaseException) -> str | None:
-    """Where the file lies that an ``error`` of Isaac Lab's cannot find, and the remedy; None for any other error."""
+def explain_missing_asset(error: BaseException) -> str | None:
+    """Return the location of the missing file in an ``error`` of Isaac Lab and a remedy, or None for any other error."""
     found = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
     if not isinstance(error, FileNotFoundError) or found is None:
         return None
     place, here, own = found[0], ", ".join(LOCAL_TASKS), os.environ.get(ROOT, "")
     read = sys.modules.get("isaaclab.utils.assets")
-    root = own or (read.NUCLEUS_ASSET_ROOT_DIR if read is not None else server())
+    root = own or (read.NUCLEUS_ASSET_ROOT_DIR if read is not None else get_asset_server())
     name = place.removeprefix(root).removeprefix(NEWTON_ASSETS).lstrip("/\\")
     if place.startswith(NEWTON_ASSETS):
         return (
@@ -128,28 +128,28 @@ def missing_asset(error: BaseException) -> str | None:
         )
     if not place.startswith(root):
         return f"{place} is needed, which no --assets holds; see to it that it can be read from there"
-    if is_derived(root):
-        return f"{name} lies on the asset server, and the local assets serve {here}: use --assets nucleus, {OWN_PACK}"
+    if is_local_root(root):
+        return f"{name} lies on the asset server, and the local assets serve {here}: use --assets nucleus, {USER_PACK}"
     if own:
         return f"{place} is not there, where {ROOT}={own} has it looked for; correct it, or unset it"
-    return f"{place}: is the asset server reachable? {here} also run with --assets local; {OWN_PACK}"
+    return f"{place}: is the asset server reachable? {here} also run with --assets local; {USER_PACK}"
 
 
-def is_derived(root: str) -> bool:
-    """Whether ``root`` is one of our folders: a parent process may have handed it down."""
+def is_local_root(root: str) -> bool:
+    """Return whether ``root`` is one of our folders, possibly set by a parent process."""
     return bool(root) and Path(root).name.startswith("isaaclab-assets-newton-")
 
 
-def require_unread(root: str) -> None:
-    """Raise AssetError where Isaac Lab was imported with another root than ``root``."""
+def require_not_imported(root: str) -> None:
+    """Raise AssetError if Isaac Lab was imported with another asset root than ``root``."""
     read = sys.modules.get("isaaclab.utils.assets")
     if read is not None and read.NUCLEUS_ASSET_ROOT_DIR != root:
         was = read.NUCLEUS_ASSET_ROOT_DIR
         raise AssetError(f"Isaac Lab already reads from {was}; call configure_assets before its import")
 
 
-def server() -> str:
-    """The asset server that Isaac Lab uses by itself, read from its settings without importing it."""
+def get_asset_server() -> str:
+    """Return Isaac Lab's default asset server, read from its settings without importing it."""
     settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
     pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
     found = re.search(pattern, settings.read_text(), re.MULTILINE)
@@ -159,31 +159,31 @@ def server() -> str:
 
 
 @functools.cache
-def answers(address: str) -> bool:
-    """Whether the server at ``address`` hands out the ground plane, asked once. Logs the answer."""
+def is_reachable(address: str) -> bool:
+    """Return whether the server at ``address`` serves the ground plane; cached and logged."""
     replies = []
-    # A thread, for the look-up of the name knows no time limit.
-    threading.Thread(target=lambda: replies.append(ask(f"{address}/{GROUND}")), daemon=True).start()
-    deadline = time.monotonic() + PATIENCE
+    # in a thread, because the DNS look-up has no timeout
+    threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True).start()
+    deadline = time.monotonic() + TIMEOUT_S
     while not replies and time.monotonic() < deadline:
         time.sleep(0.02)
-    reply = replies[0] if replies else f"no answer within {PATIENCE:g} s"
-    said = f"does not answer ({reply})" if reply else "answers"
-    logger.debug("Isaac Lab's asset server %s: %s", said, address)
+    reply = replies[0] if replies else f"no answer within {TIMEOUT_S:g} s"
+    status = f"does not answer ({reply})" if reply else "answers"
+    logger.debug("Isaac Lab's asset server %s: %s", status, address)
     return not reply
 
 
-def ask(address: str) -> str:
-    """Empty where ``address`` can be fetched, else the reason why not."""
+def probe_url(address: str) -> str:
+    """Return an empty string if ``address`` can be fetched, else the reason why not."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
     except OSError as error:
         return str(error)
 
 
 def newton_folder() -> Path:
-    """The example assets of the installed Newton."""
+    """Return the folder of the installed Newton's example assets. Raises AssetError if it is missing."""
     folder = package_folder("newton") / "examples/assets"
     if not folder.is_dir():
         raise AssetError(
@@ -193,7 +193,7 @@ def newton_folder() -> Path:
 
 
 def package_folder(name: str) -> Path:
-    """The folder of the installed package ``name``, without importing it."""
+    """Return the folder of the installed package ``name`` without importing it. Raises AssetError if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise AssetError(f'{name} is not installed: pip install "spiky-rl[isaaclab]"')

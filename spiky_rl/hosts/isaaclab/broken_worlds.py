@@ -1,4 +1,4 @@
-"""Worlds whose physics has become non-finite: each is ended and reset at once, and counted; none of them reaches a policy."""
+"""Worlds with non-finite physics: they are terminated, reset and counted at once, and never reach a policy."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv
 
 FAR = 1e9
-"""Metres, radians or either per second beyond which nothing is anywhere any more; the square of it is still a float32."""
+"""Maximum absolute position or velocity (m, rad, per second) of a valid world; its square is still a finite float32."""
 WINDOW = 100
-"""Control steps over which resets are remembered: more of them than there are worlds are over 1 % of all steps."""
+"""Control steps of the running count of resets; more resets than worlds in it are over 1 % of all steps."""
 PENALTIES = ("is_terminated", "terminated_penalty")
-"""Isaac Lab's reward terms that say nothing but that an episode was terminated, which a broken world pays."""
+"""Isaac Lab's reward terms for termination alone, which also apply to a broken world."""
 
 
 class BrokenWorlds:
-    """The worlds of an environment that broke in the latest control step, and how many did before. Nothing here waits for a device."""
+    """Worlds that broke in the latest control step, and the count so far. Only `describe` waits for the device."""
 
     def __init__(self, env: Env) -> None:
-        from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv  # which reads where the robots are
+        from isaaclab.envs import (
+            DirectRLEnv,
+            ManagerBasedRLEnv,
+        )  # imported late: the import reads the asset root
 
         self.env = env
         self.mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
@@ -33,7 +36,7 @@ class BrokenWorlds:
         self.count = torch.zeros((), dtype=torch.long, device=env.device)
         self.recent = torch.zeros((), device=env.device)
         self.sizes = self.sizes_before = torch.zeros(0, env.num_envs, device=env.device)
-        """Largest value of every quantity in every world, [Q, B], in the latest step and in the one before; resets come later."""
+        """Maximum of every quantity in every world, [Q, B], in the latest and the previous step, before resets."""
         if isinstance(env, ManagerBasedRLEnv):
             self._follow_managers(env)
         elif isinstance(env, DirectRLEnv):
@@ -41,11 +44,11 @@ class BrokenWorlds:
 
     @property
     def is_excessive(self) -> Tensor:
-        """Whether worlds broke just now, and so many that training has no sense: all at once, or over 1 % of the latest steps."""
+        """Whether too many worlds broke in the latest step: all at once, or over 1 % of recent steps."""
         return self.mask.any() & (self.mask.all() | (self.recent > len(self.mask)))
 
     def quantities(self) -> dict[str, Tensor]:
-        """Velocities and positions of all that moves, by name, [B, ...] each."""
+        """Return velocities and positions of all articulations and rigid objects by name, [B, ...] each."""
         scene, speeds, places = self.env.scene, {}, {}
         for name, robot in scene.articulations.items():
             speeds[f"joint velocity of {name}"] = robot.data.joint_vel.torch
@@ -59,7 +62,7 @@ class BrokenWorlds:
         return {name: values for name, values in {**speeds, **places}.items() if values.numel()}
 
     def find(self) -> None:
-        """Look for broken worlds after a step of physics, and count them."""
+        """Find and count broken worlds after a physics step."""
         self.sizes_before = self.sizes
         sizes = [values.abs().flatten(1).amax(1) for values in self.quantities().values()]
         if sizes:
@@ -70,7 +73,7 @@ class BrokenWorlds:
         self.recent = self.recent * (1.0 - 1.0 / WINDOW) + number
 
     def describe(self) -> str:
-        """A quantity that broke, its value in the step before, and how many worlds it hit. Waits for the device."""
+        """Return a phrase with a broken quantity, its value one step before, and the number of worlds. Waits for the device."""
         which, world = (int(index) for index in (~(self.sizes <= FAR)).nonzero()[0])
         name, now = list(self.quantities())[which], float(self.sizes[which, world])
         before = f" after {float(self.sizes_before[which, world]):.3g}" if len(self.sizes_before) else ""
@@ -78,7 +81,7 @@ class BrokenWorlds:
         return f"{name} is {now:.3g}{before} in {hit}; {int(self.count)} such worlds were reset so far"
 
     def _follow_managers(self, env: ManagerBasedRLEnv) -> None:
-        """Let the managers of an ``env`` terminate broken worlds, and pay them a termination's penalty alone."""
+        """Make the managers of an ``env`` terminate broken worlds and give them only the reward terms of a termination."""
         terminations, rewards = env.termination_manager, env.reward_manager
         find_ended, pay = terminations.compute, rewards.compute
         is_penalty = torch.tensor(
@@ -112,7 +115,7 @@ class BrokenWorlds:
         replace(rewards, "compute", compute_rewards)
 
     def _follow_methods(self, env: DirectRLEnv) -> None:
-        """Let an ``env`` terminate broken worlds, and pay them nothing."""
+        """Make an ``env`` terminate broken worlds with a reward of 0."""
         find_ended, pay = env._get_dones, env._get_rewards  # pylint: disable=protected-access
 
         def get_dones() -> tuple[Tensor, Tensor]:
@@ -128,5 +131,5 @@ class BrokenWorlds:
 
 
 def replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
-    """Give one object, ``owner``, a ``function`` of its own in the place of its class's method ``name``."""
+    """Replace the method ``name`` of the single object ``owner`` by ``function``."""
     setattr(owner, name, function)

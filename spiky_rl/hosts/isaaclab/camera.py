@@ -1,4 +1,4 @@
-"""Pictures of a simulated robot without a screen: Newton's OpenGL viewer on EGL, by Mesa where there is no GPU."""
+"""Rendering of a simulated robot without a display, with Newton's OpenGL viewer on EGL (Mesa without a GPU)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.workflows import Wrapped
+from spiky_rl.hosts.isaaclab.workflows import WrappedEnv
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
 
 SUPERSAMPLING = 2
-"""Pixels rendered per pixel shown and axis: Mesa's EGL offers no antialiasing."""
+"""Rendered pixels per output pixel and axis, because Mesa's EGL has no antialiasing."""
 SMOOTHING = 0.85
-"""Share of its old place that the camera keeps in each frame."""
-JUMP = 0.5
-"""Metres that a robot moves at most between two frames; beyond, a new episode has begun and the camera follows at once."""
+"""Weight of the camera's previous target in each frame."""
+TELEPORT_DISTANCE = 0.5
+"""Maximum distance in m that a robot moves between two frames; beyond it, a new episode has begun and the camera jumps."""
 SIDE_VIEW = (0.5, -0.8, 0.33)
-"""Direction from a robot that is free to go to the camera."""
+"""Direction from a robot with a free base to the camera."""
 FRONT_VIEW = (0.92, -0.3, 0.26)
-"""Direction from a robot that is fixed to the world to the camera."""
+"""Direction from a robot with a fixed base to the camera."""
 
 LIBRARIES = ("libEGL.so.1", "libGL.so.1")
 PACKAGES = ("pyglet", "imgui_bundle", "PIL")
@@ -33,11 +33,11 @@ REMEDY = 'apt-get install libegl1 libgl1 libgl1-mesa-dri libegl-mesa0, and pip i
 
 
 class GraphicsError(UserError):
-    """No picture can be drawn here; the message says what to install."""
+    """Error about missing graphics; the message names the packages to install."""
 
 
-def require_graphics() -> None:
-    """Ready this process for drawing without a screen. Raises GraphicsError with the packages to install."""
+def setup_graphics() -> None:
+    """Prepare this process for rendering without a display. Raises GraphicsError with the packages to install."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     for library in LIBRARIES:
         try:
@@ -51,14 +51,14 @@ def require_graphics() -> None:
     pyglet.options["headless"] = True  # read when newton.viewer is imported
 
 
-def bodies(robot: Articulation) -> np.ndarray:
-    """Where the bodies of environment 0's ``robot`` are: [bodies, 3], metres."""
+def get_body_positions(robot: Articulation) -> np.ndarray:
+    """Return the positions of the bodies of environment 0's ``robot``, [bodies, 3] in m."""
     return robot.data.body_link_pos_w.torch[0].cpu().numpy()
 
 
-def viewpoint(robot: Articulation) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of environment 0's ``robot``, and the way from there to where all of it is seen: [3] each, metres."""
-    places = bodies(robot)
+def compute_viewpoint(robot: Articulation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the centre of environment 0's ``robot``, and the offset of a camera that sees all of it, [3] each in m."""
+    places = get_body_positions(robot)
     middle = places.mean(0)
     direction = np.array(FRONT_VIEW if robot.is_fixed_base else SIDE_VIEW)
     reach = np.linalg.norm(places - middle, axis=-1).max()
@@ -66,15 +66,15 @@ def viewpoint(robot: Articulation) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Camera:
-    """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
+    """Camera that follows the robot of environment 0; needs Newton physics. Raises GraphicsError if rendering is not available."""
 
-    def __init__(self, env: Wrapped, width: int = 640, height: int = 480) -> None:
-        require_graphics()
+    def __init__(self, env: WrappedEnv, width: int = 640, height: int = 480) -> None:
+        setup_graphics()
         self.env = env.unwrapped
         self.shape = (height, width)
         if "newton" not in self.env.sim.physics_manager.__name__.lower():
             raise GraphicsError(
-                f"video: {self.env.sim.physics_manager.__name__} cannot be filmed; use physics=newton_mjwarp"
+                f"video: not available with {self.env.sim.physics_manager.__name__}; use physics=newton_mjwarp"
             )
         with contextlib.redirect_stdout(io.StringIO()):  # Newton prints that there is no antialiasing
             try:
@@ -91,23 +91,23 @@ class Camera:
         renderer = self.viewer.renderer
         renderer.sky_upper, renderer.sky_lower = (0.36, 0.56, 0.82), (0.80, 0.87, 0.93)
         self.robot = next(iter(self.env.scene.articulations.values()))
-        self.target, self.offset = viewpoint(self.robot)
+        self.target, self.offset = compute_viewpoint(self.robot)
 
     def has_visuals(self) -> bool:
-        """Whether the robot of environment 0 has shapes to look at beside those that collide."""
+        """Return whether the robot of environment 0 has visual shapes besides its collision shapes."""
         from newton import ShapeFlags
 
         model = self.newton.get_model()
         flags = model.shape_flags.numpy()[model.shape_world.numpy() == 0]  # type: ignore[union-attr]
         return bool((flags & int(ShapeFlags.VISIBLE)).any())
 
-    def frame(self) -> np.ndarray:
-        """The robot as it stands now: uint8 [height, width, 3]."""
+    def render(self) -> np.ndarray:
+        """Return a picture of the robot, uint8 [height, width, 3]."""
         from pyglet.math import Vec3
 
-        self.env.sim.forward()  # bodies of an environment that was just reset still lie where they were
-        centre = bodies(self.robot).mean(0)
-        jumped = np.linalg.norm(centre - self.target) > JUMP
+        self.env.sim.forward()  # updates the bodies of environments that were just reset
+        centre = get_body_positions(self.robot).mean(0)
+        jumped = np.linalg.norm(centre - self.target) > TELEPORT_DISTANCE
         self.target = centre if jumped else SMOOTHING * self.target + (1 - SMOOTHING) * centre
         self.viewer.camera.pos = Vec3(*(self.target + self.offset).tolist())
         self.viewer.camera.look_at(self.target.tolist())

@@ -1,7 +1,7 @@
-"""Information for Isaac Lab's own command line, needed only where it names one of our agents.
+"""Changes to Isaac Lab's own command line, made only if it names one of our agents.
 
-Each of it is said in one line, and each is what a user could say as well: the asset root, the device of a machine without a
-GPU, and that torch reads checkpoints without executing code from them, which neither rsl_rl nor skrl asks of it.
+A user could set all of them too, and each is logged in one line: the asset root, the device on a machine without a GPU, and
+loading checkpoints without executing code, which neither rsl_rl nor skrl requests from torch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiky_rl.config.registry import Configured
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP, translate_errors
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners.base import EXPORTS
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -25,100 +28,109 @@ log = logging.getLogger(__name__)
 
 COMMANDS = (["train"], ["play"], ["leapp", "export"])
 BACKENDS = "isaaclab_rl.entrypoints.backends."
-"""Where Isaac Lab's commands are, one module per command and RL library."""
+"""Package of Isaac Lab's commands, with one module per command and RL library."""
 SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""The environment variable by which torch.load executes no code, whatever its caller asks for."""
+"""Environment variable that makes torch.load execute no code in any case."""
 
 
-def prepare(arguments: list[str], agents: Collection[str]) -> None:
-    """Make ready for ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; its ``arguments`` may grow by a device.
+def prepare_isaaclab_command(arguments: list[str], agents: Collection[str]) -> None:
+    """Prepare ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; may add a device to ``arguments``.
 
-    Isaac Lab reads the asset root when it is first imported, and its command line once our agents are there: call it between.
+    Call it before Isaac Lab is imported, which reads the asset root, and before Isaac Lab parses its command line.
     """
-    if not is_ours(arguments, agents):
+    if not names_our_agent(arguments, agents):
         return
-    agent = said("--agent", arguments)
+    agent = get_option_value("--agent", arguments)
     log.warning("spiky_rl: assets for %s: %s", agent, configure_assets("auto"))
     import torch
 
-    if said("--device", arguments) is None and not torch.cuda.is_available():
+    if get_option_value("--device", arguments) is None and not torch.cuda.is_available():
         arguments += ["--device", "cpu"]
         log.warning("spiky_rl: no CUDA device for %s: --device cpu", agent)
 
 
-def is_ours(arguments: list[str], agents: Collection[str]) -> bool:
-    """Whether a command line, ``arguments``, is Isaac Lab's own, to train, play or export one of ``agents``."""
+def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
+    """Return whether ``arguments`` is a command line of Isaac Lab that trains, plays or exports one of ``agents``."""
     program = Path(arguments[0])
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
     known = any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
-    return of_isaaclab and known and said("--agent", arguments) in agents
+    return of_isaaclab and known and get_option_value("--agent", arguments) in agents
 
 
-def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
-    """Let ``isaaclab train`` and ``isaaclab play`` choose native physics on the CPU: ``physics=mujoco``.
+def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
+    """Make ``auto`` the default physics of ``isaaclab train`` and ``isaaclab play`` with one of ``agents`` on the CPU.
 
     Args:
         arguments: The command line.
-        agents: Names of ours, for one of which it has to be.
+        agents: Names of our agents.
         tasks: gymnasium's registry.
     """
-    task = tasks.get(said("--task", arguments) or "")
-    if not is_ours(arguments, agents) or task is None or said("--device", arguments) != "cpu":
+    task = tasks.get(get_option_value("--task", arguments) or "")
+    if (
+        not names_our_agent(arguments, agents)
+        or task is None
+        or get_option_value("--device", arguments) != "cpu"
+    ):
         return
-    from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
+    with translate_errors():
+        from isaaclab_mujoco.presets import add_preset
+        from isaaclab_mujoco.worlds import get_unavailable_reason
 
-    if reason := worlds.available():
-        log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
+        reason = get_unavailable_reason()
+    if reason:
+        log.warning("spiky_rl: no %s: %s", NATIVE, reason)
         return
-    name = entry_kept(task, choice.NATIVE)
-    task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(registered(task.id, name))
+    name = save_original_entry(task, NATIVE)
+    task.kwargs["env_cfg_entry_point"] = lambda: add_preset(load_env_cfg(task.id, name), auto_default=True)
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
-        log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
+        log.warning("spiky_rl: physics: %s where the task has %s", NATIVE, WARP)
 
 
-def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
-    """Let ``isaaclab train`` and ``isaaclab play`` give an agent the history of observations that it asks for.
+def set_observation_history(
+    arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]
+) -> None:
+    """Set the agent's observation history in the task of ``isaaclab train`` and ``isaaclab play``.
 
     Args:
         arguments: The command line.
-        agents: Names of ours, for one of which it has to be.
+        agents: Names of our agents.
         tasks: gymnasium's registry.
     """
-    task = tasks.get(said("--task", arguments) or "")
-    if not is_ours(arguments, agents) or task is None:
+    task = tasks.get(get_option_value("--task", arguments) or "")
+    if not names_our_agent(arguments, agents) or task is None:
         return
-    steps = read_agent(str(said("--agent", arguments)))[1].get("history", 1)
+    steps = read_agent(str(get_option_value("--agent", arguments)))[1].get("history", 1)
     if steps == 1:
         return
-    from spiky_rl.hosts.isaaclab.history import lengthen
+    from spiky_rl.hosts.isaaclab.history import set_history_length
 
-    name = entry_kept(task, f"a history of {steps}")
+    name = save_original_entry(task, f"a history of {steps}")
 
     def configuration() -> EnvCfg:
-        env_cfg = registered(task.id, name)
-        lengthen(env_cfg, steps, {})
+        env_cfg = load_env_cfg(task.id, name)
+        set_history_length(env_cfg, steps, {})
         return env_cfg
 
     task.kwargs["env_cfg_entry_point"] = configuration
     log.warning("spiky_rl: observations of %d control steps at once", steps)
 
 
-def registered(task: str, entry: str) -> EnvCfg:
-    """The configuration that a ``task`` has under an ``entry`` of its registration."""
+def load_env_cfg(task: str, entry: str) -> EnvCfg:
+    """Return the configuration under the key ``entry`` of a ``task``'s registration."""
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     return load_cfg_from_registry(task, entry)  # type: ignore[return-value]
 
 
-def entry_kept(task: EnvSpec, what: str) -> str:
-    """Keep a ``task``'s entry of its configuration under another name, which is returned, before it is changed by ``what``."""
-    name = f"{task.id} without {what}"
+def save_original_entry(task: EnvSpec, change: str) -> str:
+    """Save a ``task``'s configuration entry under another key before ``change`` replaces it, and return the key."""
+    name = f"{task.id} without {change}"
     task.kwargs[name] = task.kwargs["env_cfg_entry_point"]
     return name
 
 
-def said(option: str, arguments: list[str]) -> str | None:
-    """The last value of an ``option`` in a command line, ``arguments``; None: it is not given."""
+def get_option_value(option: str, arguments: list[str]) -> str | None:
+    """Return the last value of ``option`` in ``arguments``, or None if it is absent."""
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, rest = argument.partition("=")
@@ -127,46 +139,44 @@ def said(option: str, arguments: list[str]) -> str | None:
     return value
 
 
-def asking() -> tuple[str, str]:
-    """The Isaac Lab command that asks for a configuration, and its RL library, as the call stack tells them.
+def get_calling_command() -> tuple[str, str]:
+    """Return the calling Isaac Lab command and its RL library, found in the call stack.
 
-    ``train``, ``play`` or ``export``; empty where nobody asks.
+    The command is ``train``, ``play`` or ``export``; empty if no command calls.
     """
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_globals.get("__name__", "")
-        if caller.startswith(BACKENDS) and not caller.endswith("_common"):  # what the libraries share
+        if caller.startswith(BACKENDS) and not caller.endswith("_common"):  # common code of the libraries
             action, _, library = caller.removeprefix(BACKENDS).partition("_")
             return action, library
         frame = frame.f_back
-    return "", "rsl_rl"
+    return "", DEFAULT_LEARNER
 
 
-def require_exportable(agent: str, library: str, network: Configured | None) -> None:
-    """Refuse a state that Isaac Lab's LEAPP export would leave out: it looks for it where recurrent ANNs have theirs.
+def require_exportable(agent: str, library: str, network: ComponentSpec | None) -> None:
+    """Raise SpecError if Isaac Lab's LEAPP export would lose the agent's state; it only finds states of recurrent models.
 
     Args:
         agent: Name of the agent.
         library: The RL library.
-        network: The actor's; None: an ANN.
-
-    Raises:
-        SpecError: The export would leave a state out.
+        network: Network of the actor; None for an ANN.
     """
     if network is None or not getattr(network.options, "stateful", True):
         return
-    if library != "rsl_rl":
+    if EXPORTS not in get_learner(library).abilities:
         raise SpecError(
-            f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
+            f"--rl_library {library}: isaaclab leapp export would lose the hidden state of --agent {agent};"
+            f" allowed: {', '.join(name for name in list_learners() if EXPORTS in get_learner(name).abilities)}"
         )
-    if network.cls.cached(network.options):  # type: ignore[attr-defined]
+    if network.cls.caches_features(network.options):  # type: ignore[attr-defined]
         raise SpecError(
-            f"--agent {agent}: a {network.name} carries a state that isaaclab leapp export would leave out; spiky export --to onnx writes it"
+            f"--agent {agent}: isaaclab leapp export would lose the hidden state of a {network.name}; use spiky export --to onnx"
         )
 
 
-def read_without_code() -> None:
-    """Let torch read files without executing code from them, for the rest of the process, unless its user decided that."""
+def enable_safe_load() -> None:
+    """Make torch load files without executing code for the rest of the process, unless the user has set the variable."""
     if SAFE_LOAD not in os.environ:
         os.environ[SAFE_LOAD] = "1"
         log.warning("spiky_rl: checkpoints are read without executing code (%s=1)", SAFE_LOAD)

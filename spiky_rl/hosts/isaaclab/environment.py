@@ -1,4 +1,4 @@
-"""Isaac Lab's tasks: found by name, configured, simulated without Kit, and watched for numbers that are none."""
+"""Isaac Lab's tasks: search by name, configuration, simulation without Kit, and checks for non-finite values."""
 
 from __future__ import annotations
 
@@ -13,49 +13,48 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.config.registry import RegistryError, load_module, nearest
-from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
+from spiky_rl.config.registry import RegistryError, load_module, suggest_name
+from spiky_rl.hosts.base import NonFiniteError, UnknownTask
+from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
-from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
-from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
+from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
+from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
+from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
+from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
+from spiky_rl.hosts.isaaclab.tasks import make_unknown_task, strip_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.condition_groups import ConditionGroups
+    from spiky_rl.hosts.isaaclab.camera import Camera
 
 logger = logging.getLogger(__name__)
 
 SELECTORS = ("physics", "renderer", "presets")
-"""Overrides that choose among the variants that a task declares."""
+"""Keys of overrides that select presets of a task."""
 PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl", "spiky_rl")}
-"""Packages of tasks -> the distribution that has their version, and its name."""
-CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
-"""Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
+"""Package of a task -> the distribution with its version, and its display name."""
+NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
+"""Loggers with warnings about normal conditions while a scene is built, such as a fixed root."""
 
 
 NO_GPU = "Could not find or load the NVIDIA CUDA driver"
-"""Warning of Warp that it will compute on the CPU."""
-
-
-class NonFiniteError(RuntimeError):
-    """The simulation produced an observation or a reward that is no number, or was given such an action."""
-
-    def __init__(self, message: str, blames_policy: bool) -> None:
-        super().__init__(message)
-        self.blames_policy = blames_policy
-        """Whether the policy, and not the simulation, is to blame."""
+"""Warp's warning that it will run on the CPU."""
 
 
 def resolve_task(name: str) -> str:
-    """The registered id of ``name``; the ``-v0`` of Isaac Lab 2 may be there. Raises UnknownTask with the nearest ids.
+    """Return the registered id of ``name``, with or without Isaac Lab 2's ``-v0``. Raises UnknownTask with the nearest ids.
 
-    Before a colon may stand the module or the ``.py`` file that registers the task.
+    ``name`` may have the module or ``.py`` file that registers the task as a prefix, before a colon.
     """
     import gymnasium
 
@@ -67,15 +66,15 @@ def resolve_task(name: str) -> str:
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    for task in (stem, without_version(stem)):
+    for task in (stem, strip_version(stem)):
         if task in known:
             return task
-    raise unknown_task("task", name, known)
+    raise make_unknown_task("task", name, known)
 
 
-@functools.cache  # looking for packages with tasks takes as long as merging an agent
+@functools.cache  # searching for packages with tasks is slow
 def _register_tasks() -> None:
-    """Let Isaac Lab, and every installed package that extends it, register its tasks."""
+    """Register the tasks of Isaac Lab and of every installed extension."""
     import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
     from isaaclab.cli import load_external_tasks
 
@@ -83,10 +82,10 @@ def _register_tasks() -> None:
 
 
 def describe_task(task_id: str) -> str:
-    """A task with the package that configures it, such as ``Isaac-Ant of Isaac Lab 3.0.0``; by its id alone where that has no version.
+    """Return a task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``, or only the id if the package is unknown.
 
     Args:
-        task_id: As `resolve_task` gives it.
+        task_id: Registered id from `resolve_task`.
     """
     import gymnasium
 
@@ -101,15 +100,15 @@ def describe_task(task_id: str) -> str:
 def load_configs(
     task_id: str, agent_entry: str | None = "rsl_rl_cfg_entry_point", overrides: list[str] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """The task's environment config with ``overrides`` applied, and its registered agent config as a plain dict.
+    """Return the task's environment config with ``overrides`` applied, and its registered agent config as a plain dict.
 
     Args:
-        task_id: As `resolve_task` gives it.
-        agent_entry: Name of the entry under which the task registers the agent; the dict is empty where it registers none.
+        task_id: Registered id from `resolve_task`.
+        agent_entry: Key of the agent in the task's registration; the dict is empty if the task has no such key.
         overrides: ``physics=NAME``, ``renderer=NAME``, ``presets=NAME``, ``env.PATH=PRESET`` or ``env.PATH=VALUE``.
 
     Raises:
-        OverrideError: It names an unknown key and the nearest valid one.
+        OverrideError: Names an unknown key and the nearest valid one.
     """
     import gymnasium
     from isaaclab_tasks.utils import resolve_task_config
@@ -117,65 +116,65 @@ def load_configs(
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     entry = agent_entry if agent_entry in gymnasium.spec(task_id).kwargs else None
-    with quiet():
+    with silence_isaaclab():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = [], []
-        for asked in overrides or []:
-            key, _, value = asked.partition("=")
+        for override_text in overrides or []:
+            key, _, value = override_text.partition("=")
             if not value or not (key in SELECTORS or key.startswith("env.")):
                 allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
-                raise OverrideError(f"override {asked!r}: expected {allowed}or env.KEY=VALUE")
+                raise OverrideError(f"override {override_text!r}: expected {allowed}or env.KEY=VALUE")
             if key in SELECTORS or value in presets.get(key, ()):
-                choices.append(asked)
+                choices.append(override_text)
             elif key in presets and value.isidentifier():
                 raise OverrideError(
-                    f"{asked}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
+                    f"{override_text}: {key} has the presets {', '.join(presets[key])}{suggest_name(value, presets[key])}"
                 )
             else:
                 values.append((key, value))
         try:
             env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
-        except ValueError as error:  # Isaac Lab's word for a preset that the task does not have
+        except ValueError as error:  # Isaac Lab raises it for an unknown preset
             raise OverrideError(str(error)) from error
-        agent = plain_agent(agent_cfg)
+        agent = to_plain_dict(agent_cfg)
     for key, value in values:
-        override_value(env_cfg, key, value)  # type: ignore[arg-type]
-    check_times(env_cfg)  # type: ignore[arg-type]
-    things = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
-    check_scene(env_cfg, {name for name in things if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
+        apply_override(env_cfg, key, value)  # type: ignore[arg-type]
+    check_durations(env_cfg)  # type: ignore[arg-type]
+    entities = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
+    check_scene(env_cfg, {name for name in entities if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
 
 
 def require_files(env_cfg: EnvCfg) -> None:
-    """Raise AssetError, before a simulator starts, for a robot or a thing in ``env_cfg`` whose file the local assets do not have."""
+    """Raise AssetError, before a simulator starts, if the file of an asset in ``env_cfg`` is missing in the local assets."""
     from isaaclab.assets import AssetBaseCfg
 
     root, seen = os.environ.get(ROOT, ""), set[int]()
     nodes: list[tuple[object, bool]] = [(env_cfg, False)]
-    while is_derived(root) and nodes:
+    while is_local_root(root) and nodes:
         node, is_spawned = nodes.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # not a marker, which is seldom drawn
-        parts = fields(node)
+        is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # markers are rarely drawn
+        parts = get_fields(node)
         path = str(parts.get("usd_path")) if is_spawned else ""
         if path.startswith(root) and not os.path.isfile(path):
-            raise AssetError(missing_asset(FileNotFoundError(path)) or path)
+            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
         nodes += [
             (part, is_spawned) for part in (node if isinstance(node, (list, tuple)) else parts.values())
         ]
 
 
 def write_config(path: Path, config: object) -> None:
-    """Write a configuration, ``config``, to the file ``path`` as Isaac Lab's own commands do."""
+    """Write the configuration ``config`` to the file ``path`` as Isaac Lab's own commands do."""
     from isaaclab.utils.io import dump_yaml
 
     dump_yaml(str(path), config)
 
 
 @contextlib.contextmanager
-def simulation(
+def open_simulation(
     env_cfg: EnvCfg,
     *,
     task_id: str,
@@ -188,24 +187,24 @@ def simulation(
     visualizers: Sequence[str] | None = None,
     visible: int | None = None,
 ) -> Iterator[Any]:
-    """The task's gym environment, without Kit where its physics allows that; closed at the end.
+    """Open the task's gym environment, without Kit if its physics allows, and close it at the end.
 
     Args:
-        env_cfg: The task's configuration, which takes device, number of environments and seed over.
-        task_id: As `resolve_task` gives it.
-        device: What simulates.
-        num_envs: B.
-        seed: Seed of all that the simulation draws.
-        video: Ready the process for a `spiky_rl.hosts.isaaclab.camera.Camera`.
-        deterministic: The same numbers in every run, where they cost speed.
-        distributed: One of several processes, each with a device of its own.
-        visualizers: Names of Isaac Lab's ``--visualizer``, none for an empty list; None: those that the task itself has.
-        visible: How many environments they show; None: as many as they do by themselves.
+        env_cfg: The task's configuration; device, number of environments and seed are set in it.
+        task_id: Registered id from `resolve_task`.
+        device: Device of the simulation.
+        num_envs: Number of environments, B.
+        seed: Seed of all random numbers of the simulation.
+        video: Whether to prepare the process for a `spiky_rl.hosts.isaaclab.camera.Camera`.
+        deterministic: Whether to use deterministic, slower kernels.
+        distributed: Whether this is one of several processes with a device each.
+        visualizers: Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own.
+        visible: Number of environments in the visualizers; None for their default.
 
     Raises:
-        AssetError: A robot cannot be fetched.
+        AssetError: A robot's file is not available.
     """
-    _initialise_warp()  # before Isaac Lab's environments are imported, which do it too
+    _initialise_warp()  # before importing Isaac Lab's environments, which also initialise Warp
 
     from argparse import Namespace
 
@@ -215,89 +214,66 @@ def simulation(
     from isaaclab_rl.entrypoints.common import close_env, request_determinism, validate_distributed_device
 
     if video:
-        from spiky_rl.hosts.isaaclab.camera import require_graphics
+        from spiky_rl.hosts.isaaclab.camera import setup_graphics
 
-        require_graphics()
+        setup_graphics()
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
     if visualizers is not None:
-        from spiky_rl.hosts.isaaclab.live.choice import configure
+        from spiky_rl.hosts.isaaclab.live.setup import add_visualizers
 
-        configure(env_cfg, visualizers)
+        add_visualizers(env_cfg, visualizers)
         arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible
     validate_distributed_device(arguments)
     launched = contextlib.ExitStack()
-    with quiet():
+    with silence_isaaclab():
         launched.enter_context(launch_simulation(env_cfg, arguments))
     env: Any = None
     try:
-        request_determinism(arguments, env_cfg)
-        with quiet():
-            env = gymnasium.make(task_id, cfg=env_cfg)
-            if isinstance(env_cfg, DirectMARLEnvCfg):
-                env = multi_agent_to_single_agent(env)
-        yield env
+        with translate_errors():
+            request_determinism(arguments, env_cfg)
+            with silence_isaaclab():
+                env = gymnasium.make(task_id, cfg=env_cfg)
+                if isinstance(env_cfg, DirectMARLEnvCfg):
+                    env = multi_agent_to_single_agent(env)
+            yield env
     except FileNotFoundError as error:
-        if (remedy := missing_asset(error)) is None:
+        if (remedy := explain_missing_asset(error)) is None:
             raise
         raise AssetError(remedy) from error
     finally:
         failure = sys.exc_info()
         if env is not None:
-            with quiet():
+            with silence_isaaclab():
                 close_env(env)
-        # The launcher prints the traceback of what it lets through; only Kit, which may end the process, needs that.
-        hushed = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
-        with contextlib.redirect_stderr(hushed):
+        # the launcher prints the traceback of every error that passes; only Kit, which may end the process, needs it
+        stream = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
+        with contextlib.redirect_stderr(stream):
             launched.__exit__(*failure)
 
 
 def _initialise_warp() -> None:
-    """Initialise Warp; that there is no GPU, which its own code writes to stderr, goes to the debug log."""
+    """Initialise Warp, and send its native warning about a missing GPU from stderr to the debug log."""
     import warp
 
-    kept = os.dup(2)
-    with quiet(), tempfile.TemporaryFile() as said:
+    saved = os.dup(2)
+    with silence_isaaclab(), tempfile.TemporaryFile() as output:
         sys.stderr.flush()
-        os.dup2(said.fileno(), 2)
+        os.dup2(output.fileno(), 2)
         try:
             warp.init()
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-        said.seek(0)
-        for line in said.read().decode(errors="replace").splitlines():
+            os.dup2(saved, 2)
+            os.close(saved)
+        output.seek(0)
+        for line in output.read().decode(errors="replace").splitlines():
             logger.log(logging.DEBUG if NO_GPU in line else logging.WARNING, "%s", line)
 
 
 @contextlib.contextmanager
-def torch_settings(device: str, library: str) -> Iterator[None]:
-    """torch's switches as Isaac Lab's own training on ``device`` with this RL ``library`` sets them, put back afterwards.
-
-    On a CUDA device its rsl_rl training multiplies in TF32 and looks for the fastest convolutions; its skrl training sets none.
-    """
-    if torch.device(device).type != "cuda" or library != "rsl_rl":
-        yield
-        return
-    from isaaclab_rl.entrypoints.common import scoped_torch_backend_flags
-
-    with scoped_torch_backend_flags(
-        cuda_matmul_allow_tf32=True, cudnn_allow_tf32=True, cudnn_deterministic=False, cudnn_benchmark=True
-    ):
-        yield
-
-
-def make_deterministic(seed: int) -> None:
-    """Torch's deterministic kernels, and all generators from ``seed``; call it once the networks are made, which it would disturb."""
-    from isaaclab.utils.seed import configure_seed
-
-    configure_seed(seed, torch_deterministic=True)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Send what Isaac Lab prints to the debug log, hold back its warnings of normal things, keep our log levels. Errors pass."""
-    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in CHATTY]
+def silence_isaaclab() -> Iterator[None]:
+    """Redirect Isaac Lab's prints to the debug log, suppress warnings about normal conditions, and restore our log levels."""
+    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [(item, item.level) for item in (root, *root.handlers, *chatty)]
     for item in chatty:
         item.setLevel(logging.ERROR)
@@ -314,67 +290,134 @@ def quiet() -> Iterator[None]:
 
 
 class TimedVecEnv(RslRlVecEnvWrapper):
-    """rsl_rl's view of an environment, with the time that it takes and a check of what it returns."""
+    """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
 
     checks_finite = True
-    """Whether `step` raises for numbers that are none, so that nobody else need look for them."""
+    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     is_trained = True
-    """Whether the policy has learned from anything yet; only then an exploding policy is its learner's doing."""
+    """Whether the policy has been updated yet; only then the learner may have made it explode."""
     broken: BrokenWorlds | None = None
     """Worlds that are reset because their physics broke."""
     seen: TensorDict | None = None
-    """The observations that the policy saw last."""
+    """Latest observations of the policy."""
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
-        with quiet():
-            super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it takes those on Warp too
+        with silence_isaaclab():
+            super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it also takes Warp environments
         self.stopwatch = Stopwatch(self.device)
         self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
 
     @property
     def seconds_simulation(self) -> float:
-        """Seconds spent in step() so far."""
+        """Total seconds in `step`."""
         return self.stopwatch.seconds
 
     @property
     def worlds_reset(self) -> int:
-        """How many worlds were reset so far because their physics broke. Waits for the device."""
+        """Number of worlds reset so far because their physics broke. Waits for the device."""
         return 0 if self.broken is None else int(self.broken.count)
 
-    def tell_trained(self, is_trained: bool) -> None:
-        """Say whether the policy has learned from anything yet."""
+    @property
+    def step_dt(self) -> float:
+        """Duration of a control step in seconds."""
+        return self.unwrapped.step_dt  # type: ignore[attr-defined]
+
+    def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
+        """Begin an episode in every environment and return the first observations.
+
+        A task of the direct workflow resets all environments at once, so its parts start in different states.
+
+        Args:
+            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
+            seed: Seed of the states.
+        """
+        base: Any = self.unwrapped
+        if hasattr(base, "observation_manager"):
+            for ids in parts:
+                with seed_torch(seed, base.device):
+                    base.reset(env_ids=ids.int())
+        else:
+            with seed_torch(seed, base.device):
+                base.reset()
+        return self.get_observations()
+
+    def make_measures(self) -> EpisodeMeasures:
+        """Return the measures of the task's aim per episode, besides the reward."""
+        return EpisodeMeasures(self)  # type: ignore[arg-type]
+
+    def make_condition_groups(
+        self,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
+    ) -> ConditionGroups:
+        """Divide the environments among conditions, see `ConditionGroups`."""
+        from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
+
+        return IsaacLabConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+
+    def open_camera(self) -> Camera:
+        """Return a camera on environment 0."""
+        from spiky_rl.hosts.isaaclab.camera import Camera
+
+        return Camera(self)  # type: ignore[arg-type]
+
+    def get_live_views(self) -> Sequence[Any]:
+        """Return the live views that can show the spikes of a policy."""
+        from spiky_rl.hosts.isaaclab.live.setup import get_visualizers
+
+        return get_visualizers(self)  # type: ignore[arg-type]
+
+    def set_default_camera(self) -> None:
+        """Point every live view at the robot of environment 0."""
+        from spiky_rl.hosts.isaaclab.live.setup import set_default_camera
+
+        set_default_camera(self)  # type: ignore[arg-type]
+
+    @staticmethod
+    def make_deterministic(seed: int) -> None:
+        """Use torch's deterministic kernels and seed all generators. Call it after the networks are initialised."""
+        from isaaclab.utils.seed import configure_seed
+
+        configure_seed(seed, torch_deterministic=True)
+
+    def set_trained(self, is_trained: bool) -> None:
+        """Set whether the policy has been updated yet."""
         self.is_trained = is_trained
 
     @override
     def get_observations(self) -> TensorDict:
-        """Current observations by group."""
+        """Return the current observations by group."""
         self.seen = seen = super().get_observations()
         return seen
 
     @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
-        """Act for a control step: ``actions`` [B, A] -> observations, rewards [B], ended episodes [B], and extras.
+        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 
-        A world whose physics broke begins a new episode. Raises NonFiniteError where too many do, and where anything else is no
-        number: it names the step, the term and how many environments it hit.
+        A world with broken physics begins a new episode. Raises NonFiniteError for too many of them, and for any other non-finite
+        value; the message names the step, the term and the number of environments.
         """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
-        leaves = leaves_of(observations)
-        # one answer from the device for all of them
+        leaves = get_leaves(observations)
+        # all checks together wait for the device once
         finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
         if self.broken is not None:
             finite.append(~self.broken.is_excessive)
         if not torch.stack(finite).all():
-            self.explain(actions, rewards, leaves)
+            self.raise_non_finite(actions, rewards, leaves)
         self.stopwatch.stop()
         self.seen = observations
         return observations, rewards, dones, extras
 
-    def explain(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
-        """Raise NonFiniteError for an action, or for the ``rewards`` [B] and observations ``leaves`` that followed ``actions`` [B, A]."""
-        raise NonFiniteError(*explain(self, actions, rewards, leaves))
+    def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
+        """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
+        raise NonFiniteError(*explain_non_finite(self, actions, rewards, leaves))
 
-    def blow_up(self) -> str:
-        """A phrase that names the physics of the task where what the policy saw last is of no ordinary size; else ""."""
-        return blow_up(self)
+    def describe_blow_up(self) -> str:
+        """Return a phrase with the physics settings if the latest observations are extremely large, else ""."""
+        return describe_blow_up(self)

@@ -1,4 +1,4 @@
-"""Observations of several control steps at once: asked of Isaac Lab for an agent that has no memory, and taken apart again."""
+"""Observation history of Isaac Lab for agents without memory, and the layout of its frames."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.limits import seen_groups
+from spiky_rl.hosts.isaaclab.cfg_checks import get_used_groups
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
-def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]]) -> None:
-    """Let every observation group that actor or critic see hold the last control steps.
+def set_history_length(env_cfg: EnvCfg, steps: int, obs_groups: Mapping[str, Sequence[str]]) -> None:
+    """Set the history length of every observation group of actor and critic.
 
     Args:
         env_cfg: The task's configuration, which is changed.
-        steps: How many; 1: the task's own.
-        observed: ``obs_groups`` of the agent.
+        steps: Number of control steps; 1 for the task's own history.
+        obs_groups: ``obs_groups`` of the agent.
 
     Raises:
-        UserError: The task's observations have no such history.
+        UserError: The task's observations do not support a history.
     """
     if steps == 1:
         return
@@ -32,7 +32,7 @@ def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]])
             f"agent.history: {steps} control steps are not available: the task has no observation manager, which keeps them;"
             " use agent.history=1"
         )
-    _, seen = seen_groups(observations, observed)
+    _, seen = get_used_groups(observations, obs_groups)
     for role in ("actor", "critic"):
         for name in seen[role]:
             group = getattr(observations, name, None)
@@ -44,72 +44,72 @@ def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]])
             group.history_length, group.flatten_history_dim = steps, True
 
 
-class Frames:
-    """Which columns of a flat observation [B, C] were read when, so that what happens to sensors happens to what they read last.
+class HistoryLayout:
+    """Age of each column of a flat observation [B, C], so that conditions on sensors perturb only the newest values.
 
-    What was read in a step stays as it was then when it is seen again in later steps.
+    A perturbed value stays the same when it appears again as a past value in later steps.
     """
 
     def __init__(self, age: Tensor, source: Tensor) -> None:
-        """Say how old each column of an observation is.
+        """Initialise the layout.
 
         Args:
-            age: Control steps since each column was read, [C].
-            source: For each column the same value's place among those that are new, [C].
+            age: Control steps since each column was measured, [C].
+            source: Index among the newest values of each column's value, [C].
         """
         self.age, self.source = age, source
         self.new = (age == 0).nonzero().flatten()
         self.past: list[Tensor] = []
-        """What was seen of new values in this control step and those before, [B, W] each, the latest first."""
+        """Perturbed newest values of this and the previous control steps, [B, W] each, latest first."""
         self.begun: Tensor | None = None
 
-    def newest(self, values: Tensor) -> Tensor:
-        """Those of all ``values`` [B, C] that were read in this control step, [B, W]."""
+    def select_newest(self, values: Tensor) -> Tensor:
+        """Return the columns of ``values`` [B, C] that were measured in this control step, [B, W]."""
         return values if len(self.new) == len(self.age) else values[:, self.new]
 
-    def together(self, seen: Tensor) -> Tensor:
-        """All values as they are observed, [B, C], given the new ones as ``seen``, [B, W]; call it once per control step."""
+    def assemble(self, newest: Tensor) -> Tensor:
+        """Return the whole observation [B, C] with the perturbed ``newest`` values [B, W]; call it once per control step."""
         if len(self.new) == len(self.age):
-            return seen
+            return newest
         length = int(self.age.max()) + 1
         if not self.past:
-            self.past = [seen] * length
+            self.past = [newest] * length
         else:
-            begun = self.begun if self.begun is not None else torch.zeros_like(seen[:, 0], dtype=torch.bool)
-            self.past = [seen, *(torch.where(begun[:, None], seen, old) for old in self.past[:-1])]
+            begun = self.begun if self.begun is not None else torch.zeros_like(newest[:, 0], dtype=torch.bool)
+            self.past = [newest, *(torch.where(begun[:, None], newest, old) for old in self.past[:-1])]
         self.begun = None
         return torch.stack(self.past)[self.age, :, self.source].t()
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """The episodes of ``dones`` [B], or all, begin with the next control step."""
+        """Start new episodes where ``dones`` [B], or everywhere without ``dones``, with the next control step."""
         if dones is None:
             self.past, self.begun = [], None
         else:
             self.begun = dones.bool()
 
 
-def frames_of(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> Frames:
-    """The frames of what a policy observes, flat and one group after another.
+def make_history_layout(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> HistoryLayout:
+    """Return the history layout of a policy's flat, concatenated observation groups.
 
     Args:
-        env: Isaac Lab's own environment, without wrappers.
-        groups: The observation groups that it sees.
-        shapes: Shapes of one environment's observation in each.
+        env: Isaac Lab's own environment without wrappers.
+        groups: Observation groups of the policy.
+        shapes: Shape of one environment's observation in each group.
     """
     ages, sources, first = [], [], 0
     for name, shape in zip(groups, shapes, strict=True):
-        blocks = _blocks(env, name, math.prod(shape))
+        blocks = _list_blocks(env, name, math.prod(shape))
         widths = {term: width for _, term, width in blocks}
         starts = {term: first + sum(w for t, w in widths.items() if t < term) for term in widths}
         for age, term, width in blocks:
             ages.append(torch.full((width,), age))
             sources.append(starts[term] + torch.arange(width))
         first += sum(widths.values())
-    return Frames(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
+    return HistoryLayout(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
 
 
-def _blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]:
-    """(age, term, width) of a group's runs of columns, in their order; one run for a group without a history."""
+def _list_blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]:
+    """Return (age, term, width) of each block of columns in a group, in order; one block for a group without a history."""
     manager = getattr(env, "observation_manager", None)
     if manager is None or not manager.group_obs_concatenate[group]:
         return [(0, 0, count)]

@@ -1,4 +1,4 @@
-"""Numbers that are none, blamed on who made them: the policy, a term of the task, or a simulation that its settings blew up."""
+"""Explanation of non-finite values: caused by the policy, a term of the task, or unstable settings of the simulation."""
 
 from __future__ import annotations
 
@@ -13,95 +13,97 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
 EXPLODED = 1e5
-"""An action that no learner means, and an observation that no simulation means: Isaac Lab's are numbers near one."""
+"""Absolute value above which an action or observation counts as exploded; Isaac Lab's are near one."""
 
 type Leaves = Mapping[str | tuple[str, ...], Tensor]
 """Observations by their nested names, [B, ...] each."""
 
 
-def leaves_of(observations: TensorDict) -> Leaves:
-    """The tensors of ``observations``."""
+def get_leaves(observations: TensorDict) -> Leaves:
+    """Return the tensors of ``observations`` by nested name."""
     return dict(observations.items(include_nested=True, leaves_only=True))  # type: ignore[arg-type]
 
 
-def explain(env: TimedVecEnv, actions: Tensor, rewards: Tensor, leaves: Leaves) -> tuple[str, bool]:
-    """A message about a control step of an ``env`` that cannot go on, and whether the policy is to blame.
+def explain_non_finite(
+    env: TimedVecEnv, actions: Tensor, rewards: Tensor, leaves: Leaves
+) -> tuple[str, bool]:
+    """Return a message about a control step with non-finite values, and whether the policy caused them.
 
-    It is where it saw ordinary observations and gave an action that no simulation can follow. Else the message names the term, or the
-    quantity that broke, and the settings of the simulation.
+    The policy is the cause if it gave an extreme action for ordinary observations. Otherwise the message names the term or the
+    broken quantity, and the settings of the simulation.
 
     Args:
-        env: As rsl_rl sees it.
-        actions: [B, A].
-        rewards: [B].
-        leaves: Observations that followed.
+        env: The rsl_rl environment.
+        actions: Actions of the step, [B, A].
+        rewards: Rewards of the step, [B].
+        leaves: Observations after the step.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
     is_none = bool(bad.any())
     if is_none:
-        what = f"actions not finite {where(bad)}"
+        what = f"actions not finite {format_environments(bad)}"
     elif env.broken is not None and bool(env.broken.is_excessive):
         bad, what = env.broken.mask, env.broken.describe()
     else:
         bad = ~rewards.isfinite()
-        faults = [f"reward {name}" for name in reward_terms(env, bad)]
-        for name, part in parts(env, leaves):
+        faults = [f"reward {name}" for name in find_reward_terms(env, bad)]
+        for name, part in iterate_terms(env, leaves):
             broken = ~part.isfinite().flatten(1).all(1)
             bad = bad | broken
             faults += [f"observation {name}"] if broken.any() else []
-        what = f"{', '.join(faults)} not finite {where(bad)}"
+        what = f"{', '.join(faults)} not finite {format_environments(bad)}"
     largest = float(actions.nan_to_num(0.0).abs().max())
-    cause = blow_up(env, bad)
+    cause = describe_blow_up(env, bad)
     blames_policy = (is_none or (largest > EXPLODED and env.is_trained)) and not cause
-    if blames_policy:  # no simulation can follow
+    if blames_policy:  # the action is too large for any simulation
         remedy = ", lower agent.algorithm.learning_rate" if env.is_trained else ""
         what = f"the policy has exploded{remedy}: {what}"
     else:
-        what = f"{what}; {cause or settings(env)}"
+        what = f"{what}; {cause or format_settings(env)}"
     step = env.unwrapped.common_step_counter
     return f"environment step {step}: {what}; the largest action was {largest:.3g}", blames_policy
 
 
-def where(bad: Tensor) -> str:
-    """How many environments are ``bad`` [B], and the first of them."""
+def format_environments(bad: Tensor) -> str:
+    """Return a phrase with the number of ``bad`` [B] environments and the first of them."""
     hit = bad.nonzero().flatten().tolist()
     return f"in {len(hit)} of {len(bad)} environments, the first is {hit[0]}"
 
 
-def blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
-    """A phrase that names the physics of an ``env`` where what its policy saw last is of no ordinary size; else "".
+def describe_blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
+    """Return a phrase with the physics settings of an ``env`` if its latest observations are extremely large, else "".
 
     Args:
-        env: As rsl_rl sees it.
-        worlds: Where it is looked for, [B]; None: everywhere.
+        env: The rsl_rl environment.
+        worlds: Mask of the worlds to check, [B]; None for all.
     """
     if env.seen is None:
         return ""
     sizes = {"": 0.0}
-    for name, part in parts(env, leaves_of(env.seen)):
+    for name, part in iterate_terms(env, get_leaves(env.seen)):
         values = part if worlds is None else part[worlds]
         sizes[name] = float(values.abs().nan_to_num(math.inf, math.inf).max()) if values.numel() else 0.0
     name, largest = max(sizes.items(), key=lambda item: item[1])
     if largest <= EXPLODED:
         return ""
-    return f"the simulation has blown up, with {settings(env)}: the policy saw {largest:.3g} in observation {name}"
+    return f"the simulation has blown up, with {format_settings(env)}: the policy saw {largest:.3g} in observation {name}"
 
 
-def settings(env: TimedVecEnv) -> str:
-    """The settings of an ``env`` by which a simulation blows up."""
+def format_settings(env: TimedVecEnv) -> str:
+    """Return the settings of an ``env`` that may make a simulation blow up."""
     sim = env.unwrapped.cfg.sim
     gravity = ", ".join(f"{value:g}" for value in sim.gravity)
     return f"env.sim.dt={sim.dt:.6g} and env.sim.gravity=[{gravity}]"
 
 
-def parts(env: TimedVecEnv, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
-    """The named parts of all observations of an ``env``, ``leaves``."""
+def iterate_terms(env: TimedVecEnv, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
+    """Yield the named terms of all observations ``leaves`` of an ``env``."""
     for key, values in leaves.items():
-        yield from terms(env, ".".join(key) if isinstance(key, tuple) else key, values)
+        yield from split_terms(env, ".".join(key) if isinstance(key, tuple) else key, values)
 
 
-def terms(env: TimedVecEnv, name: str, values: Tensor) -> list[tuple[str, Tensor]]:
-    """The named parts of an observation of an ``env``, of ``values`` [B, ...] called ``name``: its columns by term where the manager knows them."""
+def split_terms(env: TimedVecEnv, name: str, values: Tensor) -> list[tuple[str, Tensor]]:
+    """Return the columns of an observation group ``name`` with ``values`` [B, ...] by term, or whole if its terms are unknown."""
     manager = getattr(env.unwrapped, "observation_manager", None)
     if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
         return [(name, values)]
@@ -110,8 +112,8 @@ def terms(env: TimedVecEnv, name: str, values: Tensor) -> list[tuple[str, Tensor
     return list(zip(names, values.split(widths, dim=1), strict=True))
 
 
-def reward_terms(env: TimedVecEnv, bad: Tensor) -> list[str]:
-    """The reward terms that are no number in the first of the ``bad`` environments [B]; their total where all are."""
+def find_reward_terms(env: TimedVecEnv, bad: Tensor) -> list[str]:
+    """Return the non-finite reward terms in the first of the ``bad`` environments [B], or ``total`` if all terms are finite."""
     manager = getattr(env.unwrapped, "reward_manager", None)
     if manager is None or not bad.any():
         return ["total"] if bad.any() else []

@@ -1,7 +1,7 @@
-"""A robot's MJCF or URDF file as the flat USD file that Isaac Lab's tasks spawn: bodies below the robot, joints beside them.
+"""Conversion of a robot's MJCF or URDF file to the flat USD file that Isaac Lab's tasks spawn.
 
-MuJoCo reads and compiles the file, so masses, inertias, joints and contact parameters are those that MuJoCo would simulate.
-Isaac Lab's own importers for such files need a package that does not install beside Isaac Lab 3.0.
+MuJoCo compiles the file, so masses, inertias, joints and contact parameters equal MuJoCo's. Isaac Lab's own importers need a
+package that cannot be installed with Isaac Lab 3.0.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from spiky_rl.config.files import NoHomeError, cache_folder, write
-from spiky_rl.hosts.isaaclab.lookalikes import (
+from spiky_rl.config.files import NoHomeError, cache_folder, write_atomically
+from spiky_rl.hosts.isaaclab.local_assets import (
     AssetError,
-    follow_geom,
-    follow_limits,
+    copy_contact_parameters,
+    copy_joint_limits,
 )
-from spiky_rl.hosts.isaaclab.lookalikes import (
-    write as write_attribute,
+from spiky_rl.hosts.isaaclab.local_assets import (
+    set_attribute as write_attribute,
 )
-from spiky_rl.hosts.isaaclab.usd import Prim, Schema, Stage, Transformable
+from spiky_rl.hosts.isaaclab.usd import Transformable, UsdPrim, UsdSchema, UsdStage
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
@@ -45,26 +45,27 @@ Vt: Any = importlib.import_module("pxr.Vt")
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Counts up whenever the same robot gives another file."""
+"""Version of the written files; increases with every change."""
 USD = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
-"""MuJoCo's kinds of joints."""
+"""MuJoCo's joint types."""
 PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
-"""MuJoCo's kinds of geoms."""
+"""MuJoCo's geom types."""
 UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
-"""What a file of ours cannot hold, by MuJoCo's counts."""
+"""Unsupported features, by MuJoCo's counts."""
 
 
 def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
-    """Isaac Lab's configuration that spawns the robot of a ``.xml`` (MJCF), ``.urdf`` or USD file.
+    """Return Isaac Lab's configuration that spawns the robot of an ``.xml`` (MJCF), ``.urdf`` or USD file.
 
-    The root is free where an MJCF gives it a free joint, else fixed; ``fix_root_link`` says otherwise.
+    The root is free if the MJCF gives it a free joint, else fixed; ``fix_root_link`` overrides this.
 
     Args:
-        path: The robot's file; a folder's meshes are found as MuJoCo finds them.
-        fields: Any other field of Isaac Lab's ``UsdFileCfg``.
+        path: The robot's file; MuJoCo finds its meshes.
+        fields: Further fields of Isaac Lab's ``UsdFileCfg``.
 
-    Raises AssetError for a file that cannot be read, and for a robot that has what is not supported.
+    Raises:
+        AssetError: The file cannot be read, or the robot has unsupported features.
     """
     from isaaclab import sim
 
@@ -75,22 +76,22 @@ def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
         raise AssetError(
             f"robot: {path} is no file of a kind that can be read: .xml (MJCF), .urdf, {', '.join(USD)}"
         )
-    model = compiled(path)
+    model = load_mujoco_model(path)
     free = model.njnt and model.jnt_type[0] == FREE
     return sim.UsdFileCfg(
-        **{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields}
+        **{"usd_path": get_usd_file(model, path), "fix_root_link": None if free else True, **fields}
     )
 
 
-def compiled(path: Path) -> MjModel:
-    """MuJoCo's model of the robot in the file ``path``. Raises AssetError where there is none, or one that cannot be held."""
+def load_mujoco_model(path: Path) -> MjModel:
+    """Return MuJoCo's model of the robot in the file ``path``. Raises AssetError if it is unreadable or unsupported."""
     if not path.is_file():
         raise AssetError(f"robot: {path} is no file")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
-        # a URDF's links and shapes are kept as they are, as an MJCF's are
+        # keep all links and shapes of a URDF, as for an MJCF
         spec.compiler.discardvisual = spec.compiler.fusestatic = False
-        for sensor in list(spec.sensors):  # they are Isaac Lab's to define
+        for sensor in list(spec.sensors):  # Isaac Lab defines sensors
             spec.delete(sensor)
         model = spec.compile()
     except ValueError as error:
@@ -107,7 +108,7 @@ def compiled(path: Path) -> MjModel:
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
         for i in range(model.njnt)
-        if model.jnt_stiffness[i] and not numpy.array_equal(*rests(model, i))
+        if model.jnt_stiffness[i] and not numpy.array_equal(*get_joint_references(model, i))
     ]
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
@@ -119,16 +120,16 @@ def compiled(path: Path) -> MjModel:
     return model
 
 
-def rests(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Where the spring of a ``model``'s ``joint``, by index, and where the joint itself is zero."""
+def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the spring's rest position and the zero position of a ``model``'s ``joint``, given by index."""
     place_of = int(model.jnt_qposadr[joint])
     return model.qpos_spring[place_of], model.qpos0[place_of]
 
 
-def usd_file(model: MjModel, source: Path) -> str:
-    """The USD file of a ``model`` that was read from ``source``, in the cache; written at first use.
+def get_usd_file(model: MjModel, source: Path) -> str:
+    """Return the cached USD file of a ``model`` from the file ``source``, written on first use.
 
-    Raises AssetError where it cannot be kept.
+    Raises AssetError if it cannot be written.
     """
     try:
         content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
@@ -137,8 +138,8 @@ def usd_file(model: MjModel, source: Path) -> str:
         file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
-            stage = usd_stage(model)
-            write(file, lambda beside: export(stage, beside))
+            stage = make_usd_stage(model)
+            write_atomically(file, lambda beside: export_stage(stage, beside))
     except (OSError, NoHomeError) as error:
         raise AssetError(
             f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written"
@@ -146,15 +147,15 @@ def usd_file(model: MjModel, source: Path) -> str:
     return str(file)
 
 
-def export(stage: Stage, path: Path) -> None:
-    """Write a ``stage`` to the file ``path`` in USD's binary format, which USD chooses by a file's suffix."""
+def export_stage(stage: UsdStage, path: Path) -> None:
+    """Write a ``stage`` to the file ``path`` in USD's binary format, which USD selects by the file's suffix."""
     binary = path.with_suffix(".usdc")
     stage.GetRootLayer().Export(str(binary))
     os.replace(binary, path)
 
 
-def usd_stage(model: MjModel) -> Stage:
-    """A USD stage with the robot of a ``model``, in the pose that its file defines."""
+def make_usd_stage(model: MjModel) -> UsdStage:
+    """Return a USD stage with the robot of a ``model``, in the pose of its file."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     stage = Usd.Stage.CreateInMemory()
@@ -163,39 +164,39 @@ def usd_stage(model: MjModel) -> Stage:
     robot = UsdGeom.Xform.Define(stage, "/robot")
     stage.SetDefaultPrim(robot.GetPrim())
     UsdGeom.Scope.Define(stage, "/robot/joints")
-    held = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
-    for i in range(0 if held else 1, model.nbody):
+    is_fixed = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
+    for i in range(0 if is_fixed else 1, model.nbody):
         add_body(stage, model, data, i)
-    # on the root body, for Isaac Lab to be able to fix it
-    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(place(model, 0 if held else 1)))
-    materials: dict[tuple[float, ...], Prim] = {}
+    # on the root body, so that Isaac Lab can fix it
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if is_fixed else 1)))
+    materials: dict[tuple[float, ...], UsdPrim] = {}
     for i in range(model.ngeom):
-        if model.geom_bodyid[i]:  # what stands in the world is the task's
+        if model.geom_bodyid[i]:  # the task defines the geoms of the world
             add_geom(stage, model, i, materials)
-    for i in range(1 if held else 2, model.nbody):
+    for i in range(1 if is_fixed else 2, model.nbody):
         add_joint(stage, model, data, i)
     for pair in model.exclude_signature:
-        one, two = (stage.GetPrimAtPath(place(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
+        one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
         if not one or not two:  # the world of a robot that floats; the ground is the task's
             continue
         UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
     return stage
 
 
-def place(model: MjModel, body: int) -> str:
-    """Where a ``model``'s ``body``, by index, lies on the stage."""
-    return f"/robot/{identifier(model.body(body).name or f'body_{body}')}"
+def get_prim_path(model: MjModel, body: int) -> str:
+    """Return the path on the stage of a ``model``'s ``body``, given by index."""
+    return f"/robot/{to_usd_identifier(model.body(body).name or f'body_{body}')}"
 
 
-def identifier(name: str) -> str:
-    """A ``name`` as USD allows it."""
+def to_usd_identifier(name: str) -> str:
+    """Return ``name`` as a valid USD identifier."""
     return Tf.MakeValidIdentifier(name)
 
 
-def define(schema: Schema, stage: Stage, path: str) -> Any:
-    """A new prim of a ``schema`` at ``path`` on the ``stage``.
+def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
+    """Define a new prim of a ``schema`` at ``path`` on the ``stage``.
 
-    Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores.
+    Raises AssetError if two names of the file become equal in USD, which allows letters, digits and underscores.
     """
     if stage.GetPrimAtPath(path):
         raise AssetError(
@@ -204,37 +205,37 @@ def define(schema: Schema, stage: Stage, path: str) -> Any:
     return schema.Define(stage, path)
 
 
-def add_body(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
-    """A body with its mass, where it stands relative to the robot's root.
+def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
+    """Add a body with its mass, and its pose relative to the robot's root.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        data: Where all bodies are in the pose of the file.
-        body: Its index.
+        stage: The stage.
+        model: The robot's model.
+        data: Poses of all bodies in the pose of the file.
+        body: Index of the body.
     """
-    prim = define(UsdGeom.Xform, stage, place(model, body))
-    position, rotation = relative(data, 1 if body else 0, body)
-    transform(prim, position, rotation)
+    prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
+    position, rotation = compute_relative_pose(data, 1 if body else 0, body)
+    set_transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
     mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
-    if body == 0:  # it is fixed: any mass will do
+    if body == 0:  # fixed, so any mass works
         mass.CreateMassAttr(1.0)
-        mass.CreateDiagonalInertiaAttr(vector([1.0, 1.0, 1.0]))
+        mass.CreateDiagonalInertiaAttr(to_usd_vector([1.0, 1.0, 1.0]))
         return
     mass.CreateMassAttr(float(model.body_mass[body]))
-    mass.CreateCenterOfMassAttr(vector(model.body_ipos[body]))
-    mass.CreateDiagonalInertiaAttr(vector(model.body_inertia[body]))
-    mass.CreatePrincipalAxesAttr(Gf.Quatf(quaternion(model.body_iquat[body])))
+    mass.CreateCenterOfMassAttr(to_usd_vector(model.body_ipos[body]))
+    mass.CreateDiagonalInertiaAttr(to_usd_vector(model.body_inertia[body]))
+    mass.CreatePrincipalAxesAttr(Gf.Quatf(to_usd_quaternion(model.body_iquat[body])))
 
 
-def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
-    """Add the joint that holds a body to its parent: a hinge, a slide, or none.
+def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
+    """Add the joint between a body and its parent: hinge, slide or fixed.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        data: Where all bodies are in the pose of the file.
+        stage: The stage.
+        model: The robot's model.
+        data: Poses of all bodies in the pose of the file.
         body: Index of the body.
     """
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
@@ -243,17 +244,17 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
     if kind is not None:
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
     name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
-    joint = define(schema, stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
-    joint.CreateBody0Rel().SetTargets([place(model, parent)])
-    joint.CreateBody1Rel().SetTargets([place(model, body)])
+    joint = define_prim(schema, stage, f"/robot/joints/{to_usd_identifier(name or f'joint_{number}')}")
+    joint.CreateBody0Rel().SetTargets([get_prim_path(model, parent)])
+    joint.CreateBody1Rel().SetTargets([get_prim_path(model, body)])
     anchor, turn = Gf.Vec3d(0.0), Gf.Quatd(1.0)
     if number >= 0:  # USD's joint moves about the x axis of its own frame
         anchor = Gf.Vec3d(*model.jnt_pos[number].tolist())
         turn = Gf.Rotation(Gf.Vec3d.XAxis(), Gf.Vec3d(*model.jnt_axis[number].tolist())).GetQuat()
-    position, rotation = relative(data, parent, body)
-    joint.CreateLocalPos0Attr(vector(position + rotation.Transform(anchor)))
+    position, rotation = compute_relative_pose(data, parent, body)
+    joint.CreateLocalPos0Attr(to_usd_vector(position + rotation.Transform(anchor)))
     joint.CreateLocalRot0Attr(Gf.Quatf(rotation * turn))
-    joint.CreateLocalPos1Attr(vector(anchor))
+    joint.CreateLocalPos1Attr(to_usd_vector(anchor))
     joint.CreateLocalRot1Attr(Gf.Quatf(turn))
     if number < 0:
         return
@@ -264,12 +265,12 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
         unit = math.degrees(1.0) if kind == HINGE else 1.0
         joint.CreateLowerLimitAttr(float(limits[0] * unit))
         joint.CreateUpperLimitAttr(float(limits[1] * unit))
-    # without a drive Newton gives a joint no actuator; what drives it is said in Isaac Lab's configuration
+    # Newton needs a drive to create an actuator, whose parameters Isaac Lab's configuration sets
     drive = UsdPhysics.DriveAPI.Apply(joint.GetPrim(), "angular" if kind == HINGE else "linear")
     drive.CreateStiffnessAttr(1e-3)
     drive.CreateDampingAttr(0.0)
     prim, dof = stage.GetRootLayer().GetPrimAtPath(joint.GetPath()), int(model.jnt_dofadr[number])
-    follow_limits(prim, model.joint(number))
+    copy_joint_limits(prim, model.joint(number))
     for name, value in (
         ("armature", model.dof_armature[dof]),
         ("damping", model.dof_damping[dof]),
@@ -279,61 +280,63 @@ def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
         write_attribute(prim, f"mjc:{name}", "Double", float(value))
 
 
-def add_geom(stage: Stage, model: MjModel, number: int, materials: dict[tuple[float, ...], Prim]) -> None:
-    """A shape of a body: for contacts, or to be seen only.
+def add_geom(
+    stage: UsdStage, model: MjModel, number: int, materials: dict[tuple[float, ...], UsdPrim]
+) -> None:
+    """Add a collision or visual shape of a body.
 
     Args:
-        stage: It is put there.
-        model: That it is of.
-        number: Its index.
-        materials: The stage's materials by their friction; one is added where the shape's own is not there yet.
+        stage: The stage.
+        model: The robot's model.
+        number: Index of the geom.
+        materials: Materials of the stage by friction; a missing one is added.
     """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
-    path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
+    path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
     if kind == SPHERE:
-        shape = define(UsdGeom.Sphere, stage, path)
+        shape = define_prim(UsdGeom.Sphere, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
     elif kind in (CAPSULE, CYLINDER):
-        shape = define(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
+        shape = define_prim(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
         shape.CreateHeightAttr(float(2.0 * size[1]))
         shape.CreateAxisAttr("Z")
     elif kind == BOX:
-        shape = define(UsdGeom.Cube, stage, path)
+        shape = define_prim(UsdGeom.Cube, stage, path)
         shape.CreateSizeAttr(2.0)
     elif kind == MESH:
-        shape = define(UsdGeom.Mesh, stage, path)
+        shape = define_prim(UsdGeom.Mesh, stage, path)
         add_mesh(shape, model, int(model.geom_dataid[number]))
     else:
         raise AssetError(
             f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh"
         )
-    turn = quaternion(model.geom_quat[number])
-    transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
+    turn = to_usd_quaternion(model.geom_quat[number])
+    set_transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
     colour = (
         model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
     )
-    shape.CreateDisplayColorAttr([vector(colour[:3])])
+    shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
-    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in geoms_beside(model, number)):
-        shape.CreatePurposeAttr("guide")  # another shape of its body is there to be seen
+    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in list_body_geoms(model, number)):
+        shape.CreatePurposeAttr("guide")  # the body has a separate visual shape
     UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
     if kind == MESH:
         UsdPhysics.MeshCollisionAPI.Apply(shape.GetPrim()).CreateApproximationAttr("convexHull")
     prim = stage.GetRootLayer().GetPrimAtPath(path)
-    follow_geom(prim, geom, materials)
+    copy_contact_parameters(prim, geom, materials)
     write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
 
 
-def geoms_beside(model: MjModel, number: int) -> range:
-    """All geoms of the body that has a ``model``'s geom ``number``."""
+def list_body_geoms(model: MjModel, number: int) -> range:
+    """Return the indices of all geoms of the body with geom ``number``."""
     body = model.geom_bodyid[number]
     return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
 
 
 def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
-    """Give a ``shape``, a `pxr.UsdGeom.Mesh`, vertices and triangles of a ``model``'s ``mesh``, by index."""
+    """Set vertices and triangles of a ``model``'s ``mesh``, given by index, on ``shape``, a `pxr.UsdGeom.Mesh`."""
     first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(model.mesh_vert[first : first + count].copy()))
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
@@ -342,36 +345,36 @@ def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
     shape.CreateSubdivisionSchemeAttr("none")
 
 
-def relative(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
-    """Position and rotation of the body ``child`` in the frame of the body ``parent``, as they stand in ``data``."""
+def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
+    """Return position and rotation of the body ``child`` in the frame of the body ``parent``."""
     places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
-    turns: list[Any] = [quaternion(data.xquat[body]) for body in (parent, child)]
+    turns: list[Any] = [to_usd_quaternion(data.xquat[body]) for body in (parent, child)]
     back = turns[0].GetInverse()
     return back.Transform(places[1] - places[0]), back * turns[1]
 
 
-def transform(
+def set_transform(
     shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
-    """Put a prim where it belongs in its parent's frame.
+    """Set a prim's transform in its parent's frame.
 
     Args:
         shape: The prim.
-        position: Its origin, [3], metres.
-        rotation: Its turn.
-        scale: Factors along its axes, [3]; None: it keeps its size.
+        position: Origin, [3] in m.
+        rotation: Rotation.
+        scale: Factors along the axes, [3]; None for no scaling.
     """
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
     shape.AddOrientOp().Set(Gf.Quatf(rotation))
     if scale is not None:
-        shape.AddScaleOp().Set(vector(scale))
+        shape.AddScaleOp().Set(to_usd_vector(scale))
 
 
-def vector(values: Iterable[float]) -> Vec3f:
-    """Three ``values`` as USD takes them."""
+def to_usd_vector(values: Iterable[float]) -> Vec3f:
+    """Return three ``values`` as a USD vector."""
     return Gf.Vec3f(*map(float, values))
 
 
-def quaternion(values: Iterable[float]) -> Quatd:
-    """MuJoCo's rotation, four ``values``, w first, as USD's, of length 1."""
+def to_usd_quaternion(values: Iterable[float]) -> Quatd:
+    """Return MuJoCo's rotation, four ``values`` with w first, as a normalised USD quaternion."""
     return Gf.Quatd(*map(float, values)).GetNormalized()

@@ -1,4 +1,4 @@
-"""Time of what a device does, measured without making the host wait for it."""
+"""Timing of a device's work without waiting for the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds between starts and stops, added up. On a CUDA device events take the time, and are read when it is asked for."""
+    """Sum of the seconds between starts and stops. A CUDA device is timed by events, which only `seconds` reads."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
@@ -17,14 +17,14 @@ class Stopwatch:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
-        """Start the clock; work that was begun before is not counted, even if a device is not done with it yet."""
+        """Start the clock; work queued before is not counted, even if the device has not finished it."""
         if self._device.type == "cuda":
             self._event = self._recorded()
         else:
             self._begun = time.perf_counter()
 
     def stop(self) -> None:
-        """Stop the clock; work that was begun since `start` is counted."""
+        """Stop the clock; work queued since `start` is counted."""
         if self._event is not None:
             self._events.append((self._event, self._recorded()))
         else:
@@ -32,7 +32,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """All so far. Waits for the device."""
+        """Total seconds so far. Waits for the device."""
         for begun, ended in self._events:
             ended.synchronize()
             self._seconds += begun.elapsed_time(ended) / 1000.0

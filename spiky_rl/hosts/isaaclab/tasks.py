@@ -1,4 +1,4 @@
-"""Names of Isaac Lab's tasks, ours among them: registered for its commands, and known without importing it."""
+"""Names of Isaac Lab's tasks and ours, found without importing Isaac Lab, and the registration of ours."""
 
 from __future__ import annotations
 
@@ -13,59 +13,54 @@ from collections.abc import Collection
 from pathlib import Path
 
 from spiky_rl.config import registry
-from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import load_task
+from spiky_rl.hosts.base import UnknownTask
 
 OWN = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
-"""Isaac Lab's PPO for its flat velocity task of the same robot."""
+"""Package of Isaac Lab's PPO configurations for its flat velocity task of the same robot."""
 
 
 EXTENSIONS = "isaaclab.tasks"
-"""Entry points of packages that register tasks of their own with Isaac Lab."""
-
-
-class UnknownTask(UserError):
-    """A task that no installed package registers."""
+"""Entry point group of packages that register tasks with Isaac Lab."""
 
 
 def require_task(key: str, name: str) -> None:
-    """Refuse a task that nothing registers, as far as that is known without importing Isaac Lab; the rest `resolve_task` sees.
+    """Raise UnknownTask with the nearest names for an unknown task, as far as it can be checked without Isaac Lab.
+
+    `resolve_task` of the module `environment` checks the rest.
 
     Args:
-        key: What names the task, for messages.
+        key: Flag or key that names the task, for messages.
         name: A file stem of tasks/, or a gym id with or without ``-v0``.
-
-    Raises:
-        UnknownTask: It names the nearest ones.
     """
     if ":" in name or load_task(name) is not None:
         return
-    known = registered_ids()
-    if "gymnasium" in sys.modules:  # a program may have registered a task of its own
+    known = list_registered_ids()
+    if "gymnasium" in sys.modules:  # a program may have registered its own task
         known = known and known | set(sys.modules["gymnasium"].registry)
-    if known and known.isdisjoint((name, without_version(name))):
-        raise unknown_task(key, name, known)
+    if known and known.isdisjoint((name, strip_version(name))):
+        raise make_unknown_task(key, name, known)
 
 
-def without_version(name: str) -> str:
-    """A gym id without the ``-v0`` of Isaac Lab 2."""
+def strip_version(name: str) -> str:
+    """Return a gym id without the ``-v0`` of Isaac Lab 2."""
     return re.sub(r"-v\d+$", "", name)
 
 
-def unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
-    """The error that ``key`` names a task that is none of the ``known`` ones."""
-    names = {*known, *registry.names("tasks")}
-    close = difflib.get_close_matches(without_version(name), names, n=4, cutoff=0.5)
+def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
+    """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` names."""
+    names = {*known, *registry.list_names("tasks")}
+    close = difflib.get_close_matches(strip_version(name), names, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return UnknownTask(f"{key}: {name!r} is not registered; {hint}`isaaclab list_envs --all` lists all tasks")
 
 
 @functools.cache
-def registered_ids() -> frozenset[str]:
-    """Ids that Isaac Lab and this package register, read from Isaac Lab's files without importing it.
+def list_registered_ids() -> frozenset[str]:
+    """Return the ids that Isaac Lab and this package register, read from Isaac Lab's files without importing it.
 
-    Empty where that would not be all: another package registers tasks too, or an id is made by a program.
+    Empty if the list would be incomplete: another package registers tasks too, or an id is computed.
     """
     entries = importlib.metadata.entry_points(group=EXTENSIONS)
     package = importlib.util.find_spec("isaaclab_tasks")
@@ -84,7 +79,7 @@ def registered_ids() -> frozenset[str]:
 
 
 def register_tasks() -> None:
-    """Register them with gymnasium, once."""
+    """Register our task with gymnasium, once."""
     import gymnasium
 
     if OWN not in gymnasium.registry:

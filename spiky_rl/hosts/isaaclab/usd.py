@@ -1,4 +1,4 @@
-"""Types of the parts of USD's layers, prims and stages that are used here; the stubs that come with USD type nearly all of them as None."""
+"""Protocols for USD's layers, prims and stages, because USD's own stubs type nearly everything as None."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from typing import Any, Protocol
 # pylint: disable=unnecessary-ellipsis
 
 
-class Attribute(Protocol):
+class UsdAttribute(Protocol):
     """A `pxr.Sdf.AttributeSpec`."""
 
     default: Any
 
 
-class Prim(Protocol):
+class UsdPrim(Protocol):
     """A `pxr.Sdf.PrimSpec`."""
 
     name: str
     typeName: str
     path: Any
-    layer: Layer
+    layer: UsdLayer
     nameParent: Any
-    """The prim above it, or None."""
+    """Parent prim, or None."""
     nameChildren: Any
-    """Those below it, by name and by index."""
-    attributes: Mapping[str, Attribute]
+    """Child prims, by name and by index."""
+    attributes: Mapping[str, UsdAttribute]
     relationships: Mapping[str, Any]
 
     def GetInfo(self, key: str) -> Any:
-        """The metadata of the prim under ``key``."""
+        """Return the metadata of the prim under ``key``."""
         ...
 
     def SetInfo(self, key: str, value: object) -> None:
         """Set the metadata of the prim under ``key`` to ``value``."""
 
 
-class Layer(Protocol):
+class UsdLayer(Protocol):
     """A `pxr.Sdf.Layer`."""
 
-    def GetPrimAtPath(self, path: object) -> Prim:
-        """The prim that lies at ``path``."""
+    def GetPrimAtPath(self, path: object) -> UsdPrim:
+        """Return the prim at ``path``."""
         ...
 
     def Traverse(self, path: str, visit: Callable[[object], None]) -> None:
         """Call ``visit`` with the path of everything below ``path``."""
 
     def Apply(self, edits: object) -> bool:
-        """Make all of the ``edits`` or none; whether they were made."""
+        """Apply all ``edits`` or none; return whether they were applied."""
         ...
 
     def Export(self, path: str) -> bool:
@@ -55,23 +55,23 @@ class Layer(Protocol):
         ...
 
 
-class Stage(Protocol):
+class UsdStage(Protocol):
     """A `pxr.Usd.Stage`."""
 
     def GetPrimAtPath(self, path: str) -> Any:
-        """The prim that lies at ``path``; one that is false where there is none."""
+        """Return the prim at ``path``; it is false if there is none."""
         ...
 
-    def GetRootLayer(self) -> Layer:
-        """The layer that it is made of."""
+    def GetRootLayer(self) -> UsdLayer:
+        """Return the root layer of the stage."""
         ...
 
 
-class Schema(Protocol):
-    """A class of prims, such as `pxr.UsdGeom.Sphere`."""
+class UsdSchema(Protocol):
+    """Prim schema, such as `pxr.UsdGeom.Sphere`."""
 
-    def Define(self, stage: Stage, path: str) -> Any:
-        """Make one of them at ``path`` on the ``stage``."""
+    def Define(self, stage: UsdStage, path: str) -> Any:
+        """Define a prim of this schema at ``path`` on the ``stage``."""
         ...
 
 
@@ -79,13 +79,13 @@ class Transformable(Protocol):
     """A `pxr.UsdGeom.Xformable`."""
 
     def AddTranslateOp(self) -> Any:
-        """The operation that moves it."""
+        """Add and return the translation."""
         ...
 
     def AddOrientOp(self) -> Any:
-        """The operation that turns it."""
+        """Add and return the rotation."""
         ...
 
     def AddScaleOp(self) -> Any:
-        """The operation that scales it."""
+        """Add and return the scaling."""
         ...

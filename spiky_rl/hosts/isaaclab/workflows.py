@@ -1,4 +1,4 @@
-"""Isaac Lab's environments and their configurations by one name each: tasks are of its manager-based or its direct workflow."""
+"""Type aliases for environments and configurations of Isaac Lab's manager-based and direct workflows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from isaaclab_experimental.envs import ManagerBasedRLEnvWarp
 
 type Env = "ManagerBasedRLEnv | DirectRLEnv | ManagerBasedRLEnvWarp"
-"""A simulation without wrappers."""
+"""Environment without wrappers."""
 type EnvCfg = "ManagerBasedRLEnvCfg | DirectRLEnvCfg | DirectMARLEnvCfg"
-"""The configuration of a task's simulation."""
+"""Configuration of an environment."""
 
 
-class Wrapped(Protocol):
-    """A simulation in whatever wrappers it has; gymnasium's give no better type to what is inside."""
+class WrappedEnv(Protocol):
+    """Environment in any wrappers; gymnasium's wrappers do not type the inner environment better."""
 
     @property
     def unwrapped(self) -> Env:
-        """Without them."""
+        """Environment without wrappers."""
         ...  # pylint: disable=unnecessary-ellipsis

@@ -1,12 +1,5 @@
-"""rsl_rl as a host: the classes that its configuration names.
+"""The former place of `spiky_rl.learners.rsl_rl`, which saved configurations name."""
 
-``class_name: spiky_rl.hosts.rsl_rl:SpikingModel`` makes a spiking actor or critic, ``...:SpikingPPO`` the algorithm
-beside it (rsl_rl's PPO with a learning rate for what does not spike, a floor under the adaptive one, and burn-in),
-``...:DistillingPPO`` that algorithm behind rsl_rl's distillation of a teacher.
-"""
-
-from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
-from spiky_rl.hosts.rsl_rl.model import BurnInMLPModel, SpikingModel
-from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+from spiky_rl.learners.rsl_rl import BurnInMLPModel, DistillingPPO, SpikingModel, SpikingPPO
 
 __all__ = ["BurnInMLPModel", "DistillingPPO", "SpikingModel", "SpikingPPO"]

@@ -1,10 +1,5 @@
-"""skrl as a host: the models that our configuration of its runner names, and the agents that it makes of them.
+"""The former place of `spiky_rl.learners.skrl`, which saved configurations name."""
 
-``class: spiky_rl.hosts.skrl:SpikingPolicy`` makes a policy, ``...:SpikingValue`` a value function, either of a spiking
-network or of an ANN. Runner, agents, models and environment wrapper are subclasses of skrl's.
-"""
-
-from spiky_rl.hosts.skrl.models import SpikingPolicy, SpikingValue
-from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+from spiky_rl.learners.skrl import SpikingPolicy, SpikingPPO, SpikingRecurrentPPO, SpikingValue
 
 __all__ = ["SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]

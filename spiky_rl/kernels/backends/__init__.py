@@ -1,1 +1,1 @@
-"""Backends: what runs neurons and connections; one file each, an object that says what it can do."""
+"""Backends that run neurons and connections, one file each."""

@@ -1,7 +1,7 @@
-"""What every backend is: an object that runs neurons over time, and as much of the rest of a network as it can.
+"""Base class of backends: a backend runs neurons over time, and as many other parts of a network as it supports.
 
-It has to define `unroll`. What it does not define of `recurrent`, `stack`, `linear`, `convolution` and `pack`, the torch reference
-does in its place.
+A backend must define `run_neuron`. If it does not define `run_recurrent`, `stack`, `linear`, `convolution` or `pack`, the torch
+reference runs that part instead.
 """
 
 from __future__ import annotations
@@ -13,59 +13,61 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from spiky_rl.config.registry import Component
-from spiky_rl.kernels.runs import Run
+from spiky_rl.kernels.launch import NeuronRun
 
 if TYPE_CHECKING:
-    from spiky_rl.kernels.stack import Stack, Stage
+    from spiky_rl.kernels.stack import LayerStack, StackStage
 
 type Geometry = tuple[Sequence[int], int, int, int]
-"""The (C, H, W) of maps, the places that a kernel moves at once, the zeros around the maps, and P, the side of a pooled block."""
+"""The (C, H, W) of the input maps, stride, padding, and P, the side of a pooled block."""
 
 
 class Backend(Component):
-    """Computes on torch's tensors and gives gradients for what needs one."""
+    """A backend: computes on torch tensors, with gradients."""
+
+    renamed = {"available": "get_unavailable_reason", "unroll": "run_neuron", "recurrent": "run_recurrent"}
 
     device: ClassVar[str | None] = None
-    """Kind of device on which ``auto`` means it: it then takes that device's float32 tensors, and no smooth spikes. None: it takes
-    all tensors, where an agent names it."""
-    stand_in: Backend
-    """The torch reference, which does what this one lacks."""
+    """Device type for which ``auto`` chooses this backend. It then supports only that device's float32 tensors, and no soft spikes.
+    None if it supports all tensors and runs only when an agent names it."""
+    is_fallback: Backend
+    """The torch reference, which runs the parts that this backend does not define."""
 
-    def available(self) -> str | None:
-        """The reason why it cannot run here, with the remedy; None: it runs."""
+    def get_unavailable_reason(self) -> str | None:
+        """Return the reason why the backend cannot run here, with a remedy; None if it can."""
         return None
 
     @abstractmethod
-    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The neurons of a ``run`` over time, without a feedback: outputs [T, K, B, N] and the states after the last step."""
+    def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run neurons without feedback over time; return outputs [T, K, B, N] and the states after the last step."""
 
-    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `unroll`, of a ``run`` with a feedback."""
-        return self.stand_in.recurrent(run)
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run neurons with feedback over time, as `run_neuron` does without."""
+        return self.is_fallback.run_recurrent(run)
 
-    def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack | None:
-        """Linear maps and neurons in one call; None: they run one after the other.
+    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack | None:
+        """Return a function that runs all layers in one call; None if the layers must run one after the other.
 
         Args:
             stages: The layers, in order.
-            bfloat16: The gradients of their signals may be computed in bfloat16.
-            recompute: Keep of the forward pass only the signals, and run the layers again in the backward pass.
+            bfloat16: Whether the gradients of signals may be computed in bfloat16.
+            recompute: Whether to keep only the signals of the forward pass and run the layers again in the backward pass.
         """
-        return self.stand_in.stack(stages, bfloat16, recompute)
+        return self.is_fallback.stack(stages, bfloat16, recompute)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        """x times weight plus bias, [..., N].
+        """Return x times weight plus bias, [..., N].
 
         Args:
             x: [..., C].
             weight: [N, C].
-            bias: [N]; None: 0.
-            binary: x is 0 or 1, and a backend may follow the ones alone.
-            bfloat16: The gradient of x may be computed in bfloat16.
+            bias: [N]; None for zero.
+            binary: Whether x is 0 or 1, so that a backend may visit only the ones.
+            bfloat16: Whether the gradient of x may be computed in bfloat16.
         """
-        return self.stand_in.linear(x, weight, bias, binary, bfloat16)
+        return self.is_fallback.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
         self,
@@ -76,22 +78,22 @@ class Backend(Component):
         binary: bool = False,
         bfloat16: bool = False,
     ) -> Tensor:
-        """The currents of maps, pooled: of every P x P block the largest, [..., C' H' W']. The first of equal ones takes the gradient.
+        """Return the convolution of x, max-pooled in P x P blocks, [..., C' H' W']. Of equal maxima the first receives the gradient.
 
         Args:
-            x: Maps [..., C H W], flat, columns fastest, as is what comes out.
+            x: Maps [..., C H W], flat, columns fastest; the result has the same layout.
             weight: [C', C, kernel, kernel].
             bias: [C'].
             geometry: Sizes of maps, kernel and blocks.
-            binary: x is 0 or 1.
-            bfloat16: The gradients of x and of the weights may be computed in bfloat16.
+            binary: Whether x is 0 or 1.
+            bfloat16: Whether the gradients of x and weight may be computed in bfloat16.
         """
-        return self.stand_in.convolution(x, weight, bias, geometry, binary, bfloat16)
+        return self.is_fallback.convolution(x, weight, bias, geometry, binary, bfloat16)
 
     def pack(self, x: Tensor) -> Tensor:
-        """The non-zero elements of ``x`` [rows, C] as bits, [rows, words] of 64."""
-        return self.stand_in.pack(x)
+        """Return the non-zero elements of ``x`` [rows, C] as bits, in [rows, words] of 64 bits."""
+        return self.is_fallback.pack(x)
 
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
-        """The inverse of `pack`: ``bits`` [rows, words] -> [rows, ``inputs``], 0 and 1, in torch.float32."""
-        return self.stand_in.unpack(bits, inputs)
+        """Return ``bits`` [rows, words] as zeros and ones in float32, [rows, ``inputs``]: the inverse of `pack`."""
+        return self.is_fallback.unpack(bits, inputs)

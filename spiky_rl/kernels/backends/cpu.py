@@ -1,4 +1,4 @@
-"""CPU: neurons compiled by the host's C++ compiler, linear layers whose cost follows the spikes, and whole stacks of them."""
+"""CPU: neurons compiled by the host's C++ compiler, linear layers that visit only spikes, and stacks of both."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from spiky_rl.kernels import convolution as event_driven
 from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
-from spiky_rl.kernels.runs import Launch, Loop
-from spiky_rl.kernels.stack import Stack, Stage
-from spiky_rl.kernels.structures import Job, Layer
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
+from spiky_rl.kernels.stack import LayerStack, StackStage
+from spiky_rl.kernels.structures import JobStruct, LayerStruct
 
 
 @cache
-def missing() -> str | None:
-    """The reason why nothing can be compiled here, with the remedy; None: it can."""
+def get_missing_reason() -> str | None:
+    """Return the reason why kernels cannot be compiled here, with a remedy; None if they can."""
     try:
-        core()
+        load_core_kernels()
     except CompileError as error:
         return str(error)
     return None
 
 
 @cache
-def core() -> ctypes.CDLL:
-    """The kernels that do not depend on a neuron."""
+def load_core_kernels() -> ctypes.CDLL:
+    """Compile and load the kernels that do not depend on a neuron."""
     text = "\n".join(
-        programs.header(name)
+        programs.read_header(name)
         for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
     )
-    library = compiler.library(text, "linear layers and stacks")
+    library = compiler.compile_library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
     library.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
@@ -50,13 +50,13 @@ def core() -> ctypes.CDLL:
 
 
 @cache
-def convolutions() -> ctypes.CDLL:
-    """The kernels of convolutions, which not every network has."""
+def load_convolution_kernels() -> ctypes.CDLL:
+    """Compile and load the kernels of convolutions; only networks with convolutions need them."""
     text = "\n".join(
-        programs.header(name)
+        programs.read_header(name)
         for name in ("lanes", "events", "bfloat16", "convolution", "convolution_gradient")
     )
-    library = compiler.library(text, "convolutions")
+    library = compiler.compile_library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
     library.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer, integer]
@@ -64,14 +64,14 @@ def convolutions() -> ctypes.CDLL:
 
 
 @cache
-def kernels(key: str) -> ctypes.CDLL:
-    """The compiled program that ``key`` names. Raises `CompileError` that names the neuron."""
+def load_kernels(key: str) -> ctypes.CDLL:
+    """Compile and load the program ``key``. Raises `CompileError` that names the neuron."""
     name = key.partition("-")[0]
     try:
-        library = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
+        library = compiler.compile_library(programs.build_source(programs.PROGRAMS[key]), f"neuron {name!r}")
     except CompileError as error:
         raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
-    library.spiky_forward.argtypes = library.spiky_backward.argtypes = [ctypes.POINTER(Job)]
+    library.spiky_forward.argtypes = library.spiky_backward.argtypes = [ctypes.POINTER(JobStruct)]
     library.spiky_forward.restype = None
     return library
 
@@ -80,10 +80,9 @@ class Cpu(Compiled):
     """Kernels for the vector registers of this CPU."""
 
     device = "cpu"
-    core, kernels = staticmethod(core), staticmethod(kernels)
 
-    def available(self) -> str | None:
-        return missing()
+    def get_unavailable_reason(self) -> str | None:
+        return get_missing_reason()
 
     @override
     def linear(
@@ -108,24 +107,24 @@ class Cpu(Compiled):
         return event_driven.convolution(x, weight, bias, shape, binary, bfloat16)
 
     @override
-    def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack:
-        return Stack(self, stages, bfloat16, recompute)
+    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack:
+        return LayerStack(load_core_kernels(), load_kernels, self.launches, stages, bfloat16, recompute)
 
     @override
-    def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         job, held = _job(run)
-        output, final, potentials = self.outputs(run, programs.KNOWN[run.key].states, last, trace)
+        output, final, potentials = self.allocate_outputs(run, programs.PROGRAMS[run.key].states, last, trace)
         job.output = output.data_ptr()
         job.last = final.data_ptr() if last else None
         job.trace = potentials.data_ptr() if trace else None
-        kernels(run.key).spiky_forward(ctypes.byref(job))
+        load_kernels(run.key).spiky_forward(ctypes.byref(job))
         self.launches[run.key] += 1
         del held
         return output, final, potentials
 
     @override
     def backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         job, held = _job(run)
         current, state, params = run.current, run.state, run.params
@@ -140,19 +139,21 @@ class Cpu(Compiled):
         job.grad_current = grad_current.data_ptr()
         job.grad_state = None if state is None else grad_state.data_ptr()
         job.grad_params = None if params is None else grad_params.data_ptr()
-        if kernels(run.key).spiky_backward(ctypes.byref(job)):
+        if load_kernels(run.key).spiky_backward(ctypes.byref(job)):
             raise MemoryError(f"no memory for the states of {run.steps * T} steps")
         self.launches[f"{run.key} backward"] += 1
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
     @override
-    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        B, count = run.current.shape[2], programs.KNOWN[run.key].states + run.feedback.states
-        output, final, potentials = self.outputs(run, count, last, trace)
+    def recurrent_forward(
+        self, run: RecurrentLaunch, last: bool, trace: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        B, count = run.current.shape[2], programs.PROGRAMS[run.key].states + run.feedback.states
+        output, final, potentials = self.allocate_outputs(run, count, last, trace)
         layer, stack, held = _as_stack(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
-        if B and core().spiky_stack_forward(ctypes.addressof(stack)):
+        if B and load_core_kernels().spiky_stack_forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.launches[f"{run.key} recurrent"] += 1
         del held
@@ -160,7 +161,7 @@ class Cpu(Compiled):
 
     @override
     def recurrent_backward(
-        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         current = run.current
         T, _, B, N = current.shape
@@ -179,7 +180,7 @@ class Cpu(Compiled):
         stack.grad_x, layer.within.grad_weight = of_current.data_ptr(), of_synapses.data_ptr()
         layer.grad_state = None if run.state is None else of_state.data_ptr()
         layer.grad_params = None if run.params is None else of_params.data_ptr()
-        if B and core().spiky_stack_backward(ctypes.addressof(stack)):
+        if B and load_core_kernels().spiky_stack_backward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         self.launches[f"{run.key} recurrent backward"] += 1
         del held
@@ -188,13 +189,13 @@ class Cpu(Compiled):
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """As `Compiled.linear_forward` of ``weight``, ``bias`` and ``binary``, but ``bits`` are read where ``x`` is None."""
-        operators.refuse_unfit(weight)
+        """Run `Compiled.linear_forward`; if ``x`` is None, read the events from ``bits`` instead."""
+        operators.check_weight(weight)
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
         y = weight.new_empty(rows, weight.shape[0])
         x = None if x is None else x.contiguous()
-        failed = core().spiky_linear(
+        failed = load_core_kernels().spiky_linear(
             *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
             *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
         )
@@ -208,7 +209,7 @@ class Cpu(Compiled):
         grad = grad.contiguous()
         grad_weight = grad.new_empty(inputs, grad.shape[1])
         grad_bias = grad.new_empty(grad.shape[1] if bias else 0)
-        core().spiky_linear_gradient(
+        load_core_kernels().spiky_linear_gradient(
             *(
                 bits.data_ptr(),
                 grad.data_ptr(),
@@ -230,9 +231,9 @@ class Cpu(Compiled):
         place: Tensor | None,
         shape: Sequence[int],
     ) -> None:
-        operators.refuse_unfit(weight)
+        operators.check_weight(weight)
         held = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
-        failed = convolutions().spiky_convolution(
+        failed = load_convolution_kernels().spiky_convolution(
             (ctypes.c_long * len(shape))(*shape),
             *(None if t is None else t.data_ptr() for t in held),
             *(x.shape[0], torch.get_num_threads()),
@@ -254,7 +255,7 @@ class Cpu(Compiled):
         x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
         grad_x, grad_weight, grad_bias = gradients
         held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
-        failed = convolutions().spiky_convolution_gradient(
+        failed = load_convolution_kernels().spiky_convolution_gradient(
             (ctypes.c_long * len(shape))(*shape),
             *(None if t is None else t.data_ptr() for t in held),
             grad_x.data_ptr() if grad_x.numel() else None,
@@ -267,42 +268,46 @@ class Cpu(Compiled):
     @override
     def pack(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        bits = x.new_empty(x.shape[0], programs.words_of(x.shape[1]), dtype=torch.int64)
-        core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
+        bits = x.new_empty(x.shape[0], programs.count_words(x.shape[1]), dtype=torch.int64)
+        load_core_kernels().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
         return bits
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
-        core().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)
+        load_core_kernels().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)
         return x
 
 
-def _as_stack(run: Loop) -> tuple[Layer, structures.Stack, list[Any]]:
-    """A stack of one layer without a map, and what must outlive it."""
-    operators.refuse_unfit(run.synapses)
+def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct, list[Any]]:
+    """Return the run as a stack of one layer without a map, and the objects that must outlive it."""
+    operators.check_weight(run.synapses)
     T, inner, B, N = run.current.shape
     x, own = run.current.contiguous(), run.synapses.contiguous()
     others = [None if t is None else t.to(x.dtype).contiguous() for t in (run.state, run.params, run.keep)]
     numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
-    library = kernels(run.key)
-    layer = Layer(C=N, N=N, states=programs.KNOWN[run.key].states, uniforms=ctypes.addressof(numbers))
+    library = load_kernels(run.key)
+    layer = LayerStruct(
+        C=N, N=N, states=programs.PROGRAMS[run.key].states, uniforms=ctypes.addressof(numbers)
+    )
     layer.state, layer.params, at_start = (None if t is None else t.data_ptr() for t in others)
     layer.parameters = 0 if run.params is None else run.params.shape[0]
     layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
     layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
     layer.within.fill(run.feedback, own)
-    stack = structures.Stack(ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B)
+    stack = structures.StackStruct(
+        ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B
+    )
     stack.constant, stack.threads = inner == 1, torch.get_num_threads()
     return layer, stack, [layer, x, own, *others, numbers]
 
 
-def _job(run: Launch) -> tuple[Job, list[Tensor]]:
-    """A job, and the tensors that must outlive it."""
+def _job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
+    """Return the run as a job, and the tensors that must outlive it."""
     current = run.current
     held = [current.contiguous()]
     numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
-    job = Job(current=held[0].data_ptr(), uniforms=ctypes.addressof(numbers))
+    job = JobStruct(current=held[0].data_ptr(), uniforms=ctypes.addressof(numbers))
     job.numbers = numbers  # keeps the buffer alive
     for name, tensor in (("state", run.state), ("params", run.params), ("keep", run.keep)):
         if tensor is not None:

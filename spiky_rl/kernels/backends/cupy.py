@@ -1,7 +1,7 @@
 """CuPy: neurons compiled by NVRTC and launched on torch's stream; matrix products are torch's own.
 
-Every tensor is torch's, so kernels can be captured into a CUDA graph: run forward and backward once before the capture,
-because a module cannot be loaded during it.
+All tensors are torch tensors, so kernels can be captured into a CUDA graph. Run forward and backward once before the capture,
+because no module can be loaded during a capture.
 """
 
 from __future__ import annotations
@@ -17,75 +17,77 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import compiler, operators, programs, recall
+from spiky_rl.kernels import compiler, operators, programs
 from spiky_rl.kernels.backends._compiled import Compiled
-from spiky_rl.kernels.runs import Feedback, Launch, Loop
+from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
-"""No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
-what is below 1.2e-38 is 0 here."""
+"""Options of NVRTC. Without fused multiply-adds the forward is bit-equal to torch's for neurons that only use arithmetic. CuPy adds
+-ftz=true, which flushes numbers below 1.2e-38 to 0."""
 BLOCK = 128
-MOST_THREADS = 256
-"""Threads of a block that has a row of a recurrent layer, at most: as many as there are registers for, whatever the neuron."""
-SHARED = 48 * 1024
-"""Bytes that the threads of a block may share without being asked for."""
-SCRATCH = 1 << 26
-"""Floats that an adjoint works in at once: 256 MiB."""
+"""Threads per block of a neuron's kernel."""
+MAX_THREADS = 256
+"""Maximum threads per block for a row of a recurrent layer; the registers suffice for any neuron."""
+SHARED_BYTES = 48 * 1024
+"""Shared memory that a block may use without an explicit request."""
+SCRATCH_FLOATS = 1 << 26
+"""Size of an adjoint's scratch memory: 256 MiB."""
 
 
-def extra() -> str:
-    """Name of the extra that installs CuPy for the CUDA that this torch is built for, which the driver supports if torch sees a device."""
+def get_extra_name() -> str:
+    """Return the extra that installs CuPy for this torch build's CUDA version; the driver supports it if torch sees a device."""
     return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda"
 
 
 @cache
-def missing() -> str | None:
-    """The reason why no kernel can run here, with the remedy; None: it can."""
+def get_missing_reason() -> str | None:
+    """Return the reason why kernels cannot run here, with a remedy; None if they can."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch"
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; pip install 'spiky-rl[{extra()}]'"
+        return f"CuPy is not installed; pip install 'spiky-rl[{get_extra_name()}]'"
     try:
         import cupy
 
         if not cupy.is_available():
             return (
                 "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
-                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{extra()}]'"
+                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
             )
         cupy.cuda.nvrtc.getVersion()  # an attribute of cupy.cuda, which holds no module of that name
     except Exception as error:  # pylint: disable=broad-exception-caught
-        # a CuPy that does not fit its libraries fails in many ways, each of them a reason
-        return f"CuPy does not load ({type(error).__name__}: {error}); {remedy(error)}"
+        # a CuPy whose libraries do not match fails in many ways; report each
+        return f"CuPy does not load ({type(error).__name__}: {error}); {suggest_remedy(error)}"
     return None
 
 
-def remedy(error: Exception) -> str:
-    """Name what helps against an ``error`` of CuPy, which writes a cache wherever it is imported and compiles."""
+def suggest_remedy(error: Exception) -> str:
+    """Return a remedy for an ``error`` of CuPy. An OSError with a file name comes from its cache, which it writes on import and compile."""
     if isinstance(error, OSError) and error.filename is not None:
         return "set CUPY_CACHE_DIR to a folder that can be written"
-    return f"reinstall it with pip install 'spiky-rl[{extra()}]'"
+    return f"reinstall it with pip install 'spiky-rl[{get_extra_name()}]'"
 
 
 @cache
-def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
-    """Load forward and backward of the neuron ``key`` on a ``device``; ``recurrent``: those of its recurrent run."""
+def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
+    """Compile and load forward and backward of the neuron ``key`` on a ``device``, with or without a ``recurrent`` loop."""
     name = "spiky_recurrent" if recurrent else "spiky"
-    forward, backward = load(source(key, recurrent), (f"{name}_forward", f"{name}_backward"), device)
+    names = (f"{name}_forward", f"{name}_backward")
+    forward, backward = load_functions(build_source(key, recurrent), names, device)
     return forward, backward
 
 
 @cache
-def bit_kernels(device: int) -> dict[str, Any]:
+def load_bit_kernels(device: int) -> dict[str, Any]:
     """Load the kernels of `bits_gpu.h` on one ``device``, by name."""
     names = ("spiky_pack", "spiky_unpack")
-    return dict(zip(names, load(programs.header("bits_gpu"), names, device), strict=True))
+    return dict(zip(names, load_functions(programs.read_header("bits_gpu"), names, device), strict=True))
 
 
-def load(code: str, names: Sequence[str], device: int) -> list[Any]:
+def load_functions(code: str, names: Sequence[str], device: int) -> list[Any]:
     """Compile ``code`` for a ``device`` and load the kernels called ``names``.
 
-    Raises `CompileError` where CuPy, its libraries or the driver do not do that.
+    Raises `CompileError` if CuPy, its libraries or the driver fail.
     """
     import cupy
 
@@ -96,103 +98,108 @@ def load(code: str, names: Sequence[str], device: int) -> list[Any]:
             module = cupy.RawModule(code=code, options=OPTIONS, backend="nvrtc")
             return [module.get_function(name) for name in names]
         except Exception as error:
-            # headers that are missing, a device or a driver that NVRTC's code is not for, a cache that cannot be written
+            # missing headers, a device or driver that does not support NVRTC's code, an unwritable cache
             raise compiler.CompileError(
-                f"backend 'cupy' loads no kernels on cuda:{device} ({type(error).__name__}: {compiler.complaint(str(error))});"
-                f" {remedy(error)}, or take network.backend: torch"
+                f"backend 'cupy' loads no kernels on cuda:{device} ({type(error).__name__}: {compiler.find_error_line(str(error))});"
+                f" {suggest_remedy(error)}, or use network.backend: torch"
             ) from error
 
 
-def source(key: str, recurrent: bool = False) -> str:
-    """The text that `kernels` compiles for ``key`` and ``recurrent``."""
-    text = programs.source(programs.KNOWN[key])
-    return f"{text}\n{programs.header('recurrent_gpu')}" if recurrent else text
+def build_source(key: str, recurrent: bool = False) -> str:
+    """Return the text that `compile_kernels` compiles."""
+    text = programs.build_source(programs.PROGRAMS[key])
+    return f"{text}\n{programs.read_header('recurrent_gpu')}" if recurrent else text
 
 
 class Cupy(Compiled):
-    """Kernels for CUDA devices; what it compiles no kernels for is torch's own."""
+    """Kernels for CUDA devices: neurons and bit packing; torch's own functions do the rest."""
 
     device = "cuda"
 
-    def available(self) -> str | None:
-        return missing()
+    def get_unavailable_reason(self) -> str | None:
+        return get_missing_reason()
 
     @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        # the product is torch's own, and only what is kept for the backward pass is ours
+        # the product is torch's own; the operator only packs the input for the backward pass
         if binary and torch.is_grad_enabled():
-            return operators.linear(x, weight, bias, binary, bfloat16=False)  # that is for CPUs
+            return operators.linear(x, weight, bias, binary, bfloat16=False)  # bfloat16 is for CPUs
         return torch.nn.functional.linear(x, weight, bias)
 
     @override
-    def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         key, steps = run.key, run.steps
-        current, state, params, keep = _whole(run.current, run.state, run.params, run.keep)
+        current, state, params, keep = _make_contiguous(run.current, run.state, run.params, run.keep)
         B, N = current.shape[2:]
-        output, final, potentials = self.outputs(run, programs.KNOWN[key].states, last, trace)
+        output, final, potentials = self.allocate_outputs(run, programs.PROGRAMS[key].states, last, trace)
         pointers = [current, state, params, keep, output]
         pointers += [final if last else None, potentials if trace else None]
-        self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, blocks(B * N))
+        values = build_arguments(pointers, current, steps, run.uniforms)
+        self._launch(key, 0, values, current, count_blocks(B * N))
         return output, final, potentials
 
     @override
     def backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         key, steps = run.key, run.steps
-        current, state, params, keep, grad_output, grad_last = _whole(
+        current, state, params, keep, grad_output, grad_last = _make_contiguous(
             *(run.current, run.state, run.params, run.keep, grad_output, grad_last)
         )
         T, _, B, N = current.shape
         grad_current = torch.empty_like(current)
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
-        floats = T * steps * programs.KNOWN[key].states
-        most = max(BLOCK, SCRATCH // floats // BLOCK * BLOCK)
-        scratch = current.new_empty(floats * min(most, B * N))
+        floats = T * steps * programs.PROGRAMS[key].states
+        max_lanes = max(BLOCK, SCRATCH_FLOATS // floats // BLOCK * BLOCK)
+        scratch = current.new_empty(floats * min(max_lanes, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
         pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
-        for first in range(0, B * N, most):
-            lanes = min(most, B * N - first)
-            values = arguments(pointers, current, steps, run.uniforms, (np.int64(first), np.int64(lanes)))
-            self._launch(key, 1, values, current, blocks(lanes))
+        for first in range(0, B * N, max_lanes):
+            lanes = min(max_lanes, B * N - first)
+            part = (np.int64(first), np.int64(lanes))
+            values = build_arguments(pointers, current, steps, run.uniforms, part)
+            self._launch(key, 1, values, current, count_blocks(lanes))
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
     @override
-    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        # one launch
+    def recurrent_forward(
+        self, run: RecurrentLaunch, last: bool, trace: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         key, steps, feedback = run.key, run.steps, run.feedback
-        tensors = current, *_ = _whole(run.current, run.state, run.params, run.keep, run.synapses)
-        B, N, states = *current.shape[2:], programs.KNOWN[key].states
-        output, final, potentials = self.outputs(run, states + feedback.states, last, trace)
+        tensors = current, *_ = _make_contiguous(run.current, run.state, run.params, run.keep, run.synapses)
+        B, N, states = *current.shape[2:], programs.PROGRAMS[key].states
+        output, final, potentials = self.allocate_outputs(run, states + feedback.states, last, trace)
         now = current.new_empty(states + (feedback.decay is not None), B, N)
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
-        values = arguments(pointers, current, steps, run.uniforms, _told(feedback))
-        self._launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
+        values = build_arguments(pointers, current, steps, run.uniforms, _format_feedback(feedback))
+        self._launch(
+            f"{key} recurrent", 0, values, current, B, count_threads(N), count_shared_bytes(N, feedback)
+        )
         return output, final, potentials
 
     @override
     def recurrent_backward(
-        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # a launch, and a matrix product per delay, for every chunk of rows
+        # for each chunk of rows: one launch, and one matrix product per delay
         key, steps, feedback = run.key, run.steps, run.feedback
-        current, state, params, keep, synapses, grad_output, grad_last = _whole(
+        current, state, params, keep, synapses, grad_output, grad_last = _make_contiguous(
             *(run.current, run.state, run.params, run.keep, run.synapses, grad_output, grad_last)
         )
         T, inner, B, N = current.shape
-        S, D, count = programs.KNOWN[key].states, feedback.delays, T * steps
+        S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         filtered = feedback.decay is not None
-        turned, recalled = synapses.t().contiguous(), recall.masks(keep, T, steps, D)
-        most = max(1, SCRATCH // (count * N * (S + 4)))
+        turned, recalled = synapses.t().contiguous(), _make_delay_masks(keep, T, steps, D)
+        max_rows = max(1, SCRATCH_FLOATS // (count * N * (S + 4)))
         parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
-        for first in range(0, B, most):
-            rows = min(most, B - first)
+        for first in range(0, B, max_rows):
+            rows = min(max_rows, B - first)
             part = slice(first, first + rows)
             output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
-            output[:D] = 0.0 if state is None else recall.turned_round(state[S : S + D, part])
+            output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
             of_output[:D] = 0.0
             of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
             now = current.new_empty(S + filtered, rows, N)
@@ -212,9 +219,16 @@ class Cupy(Compiled):
             pointers = [current, state, params, keep, synapses, turned, output[D:], now]
             pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
             whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
-            values = arguments(pointers, current, steps, run.uniforms, (*_told(feedback), *whole))
+            others = (*_format_feedback(feedback), *whole)
+            values = build_arguments(pointers, current, steps, run.uniforms, others)
             self._launch(
-                f"{key} recurrent", 1, values, current, rows, threads(N), max(shared(N, feedback), 8 * N)
+                f"{key} recurrent",
+                1,
+                values,
+                current,
+                rows,
+                count_threads(N),
+                max(count_shared_bytes(N, feedback), 8 * N),
             )
             of_current, of_weights = grad_drive.view(T, steps, rows, N), []
             for d in range(1, D + 1):
@@ -227,7 +241,7 @@ class Cupy(Compiled):
                     (
                         None
                         if state is None
-                        else torch.cat([grad_now[:S], recall.turned_round(of_output[:D]), grad_now[S:]])
+                        else torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
                     ),
                     None if of_params is None else of_params.sum(1),
                     of_weights[0] if D == 1 else torch.cat(of_weights),
@@ -241,10 +255,10 @@ class Cupy(Compiled):
             return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
-            recall.joined(of_currents, 2),
-            current.new_empty(0) if state is None else recall.joined(of_states, 1),
-            current.new_empty(0) if params is None else recall.added(all_params),
-            recall.added(all_weights),
+            _concat_parts(of_currents, 2),
+            current.new_empty(0) if state is None else _concat_parts(of_states, 1),
+            current.new_empty(0) if params is None else _sum_parts(all_params),
+            _sum_parts(all_weights),
         )
 
     @override
@@ -261,22 +275,32 @@ class Cupy(Compiled):
         return (x.t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
 
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
-        """As `Backend.pack` of ``x``; into ``bits``, if given."""
+        """Run `Backend.pack`; write into ``bits`` if given."""
         packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._bits("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
+        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
         return packed
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
-        self._bits("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
+        self._run_bit_kernel("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
         return x
 
-    def _bits(self, name: str, source_of: Tensor, to: Tensor, shape: Sequence[int], lanes: int) -> None:
-        """One of the kernels of `bits_gpu.h`, with as many threads as ``lanes``."""
-        values = (source_of.data_ptr(), to.data_ptr(), *map(np.int64, shape))
+    def _run_bit_kernel(
+        self, name: str, source: Tensor, to: Tensor, shape: Sequence[int], lanes: int
+    ) -> None:
+        """Run the kernel ``name`` of `bits_gpu.h` with at least ``lanes`` threads."""
+        values = (source.data_ptr(), to.data_ptr(), *map(np.int64, shape))
         if lanes:
-            self._run(bit_kernels(to.device.index)[name], name, values, to.device, blocks(lanes), BLOCK, 0)
+            self._run(
+                load_bit_kernels(to.device.index)[name],
+                name,
+                values,
+                to.device,
+                count_blocks(lanes),
+                BLOCK,
+                0,
+            )
 
     def _launch(
         self,
@@ -288,20 +312,20 @@ class Cupy(Compiled):
         block: int = BLOCK,
         shared_bytes: int = 0,
     ) -> None:
-        """One kernel on torch's current stream: autograd runs backwards on threads whose CuPy stream is another."""
+        """Launch one kernel on torch's current stream; autograd's backward threads have a different current CuPy stream."""
         if current.shape[2] * current.shape[3] == 0:
             return
         device, name = current.device, key.removesuffix(" recurrent")
-        function = kernels(name, device.index, recurrent=name != key)[which]
-        if shared_bytes > SHARED:
+        function = compile_kernels(name, device.index, recurrent=name != key)[which]
+        if shared_bytes > SHARED_BYTES:
             try:
                 function.max_dynamic_shared_size_bytes = shared_bytes
-            except RuntimeError as error:  # what CuPy makes of an error of the driver
+            except RuntimeError as error:  # CuPy's error for a failed driver call
                 if "CUDA_ERROR_INVALID_VALUE" not in str(error):
                     raise
                 raise UserError(
-                    f"network.recurrent: {current.shape[3]} neurons in this loop need {shared_bytes} bytes that a block of threads"
-                    f" shares, more than {device} has; take fewer neurons or delays, or network.backend: torch"
+                    f"network.recurrent: {current.shape[3]} neurons in this loop need {shared_bytes} bytes of shared memory per"
+                    f" block, more than {device} has; use fewer neurons or delays, or network.backend: torch"
                 ) from error
         label = key if which == 0 else f"{key} backward"
         self._run(function, label, values, device, grid, block, shared_bytes)
@@ -318,54 +342,54 @@ class Cupy(Compiled):
     ) -> None:
         import cupy
 
-        # the stream is taken inside of the device, because CuPy holds it for one of the device that is current
+        # take the stream inside the device context, because CuPy assigns a stream to the current device
         with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
             function((grid,), (block,), values, shared_mem=shared_bytes)
         self.launches[label] += 1
 
 
-def _told(feedback: Feedback) -> tuple[np.generic, ...]:
-    """What the kernels of a recurrent loop are told of it."""
+def _format_feedback(feedback: RecurrentFeedback) -> tuple[np.generic, ...]:
+    """Format the feedback settings as kernel arguments."""
     filtered, decay = np.int32(feedback.decay is not None), np.float32(feedback.decay or 0.0)
     return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)
 
 
-def threads(N: int) -> int:
-    """Threads of the block that has a row of ``N`` neurons."""
-    return min(MOST_THREADS, (N + 31) // 32 * 32)
+def count_threads(N: int) -> int:
+    """Return the number of threads of the block that runs a row of ``N`` neurons."""
+    return min(MAX_THREADS, (N + 31) // 32 * 32)
 
 
-def shared(N: int, feedback: Feedback) -> int:
-    """Bytes that they share for ``N`` neurons and a ``feedback``: the output of the last inner steps and of the one at work."""
+def count_shared_bytes(N: int, feedback: RecurrentFeedback) -> int:
+    """Return the shared memory of a block for ``N`` neurons: their outputs in the last D inner steps and in the present one."""
     return 4 * (feedback.delays + 1) * ((N + 31) // 32 if feedback.binary else N)
 
 
-def _whole(*tensors: Tensor | None) -> list[Any]:
-    """Contiguous, in the type of the first."""
+def _make_contiguous(*tensors: Tensor | None) -> list[Any]:
+    """Return the tensors contiguous and in the type of the first."""
     first = tensors[0]
     assert first is not None
     return [None if t is None else t.to(first.dtype).contiguous() for t in tensors]
 
 
-def arguments(
+def build_arguments(
     pointers: Sequence[Tensor | None],
     current: Tensor,
     steps: int,
     uniforms: Sequence[float],
     others: tuple[np.generic, ...] = (),
 ) -> tuple[np.generic | int, ...]:
-    """Arguments of a kernel in the order of its text: addresses, sizes and numbers.
+    """Return the arguments of a kernel in the order of its text: addresses, sizes and numbers.
 
     Args:
-        pointers: Whose addresses; None: 0.
+        pointers: Tensors to pass by address; None is address 0.
         current: [T, K or 1, B, N], for the sizes.
         steps: K.
-        uniforms: What the kernel computes with besides, the last of all.
-        others: What stands before them.
+        uniforms: The last arguments, as floats.
+        others: Arguments between the sizes and the uniforms.
     """
     T, K, B, N = current.shape
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
-    # CuPy passes a Python int as 64 bits, which suits an address, and a float as a double: numbers have their type
+    # CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types
     return (
         *addresses,
         *map(np.int64, (T, steps, B, N)),
@@ -375,14 +399,55 @@ def arguments(
     )
 
 
-def blocks(lanes: int) -> int:
-    """How many blocks of `BLOCK` threads have a thread for every one of so many ``lanes``."""
+def count_blocks(lanes: int) -> int:
+    """Return how many blocks of `BLOCK` threads cover ``lanes``."""
     return (lanes + BLOCK - 1) // BLOCK
+
+
+def _concat_parts(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Return ``parts`` concatenated along ``dim``."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def _sum_parts(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of ``parts``, added from the first to the last."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _reverse_delays(past: Tensor) -> Tensor:
+    """Return ``past`` [D, ...] in reverse order: latest first becomes earliest first, and back."""
+    return past if len(past) == 1 else past.flip(0)
+
+
+def _make_delay_masks(keep: Tensor | None, T: int, steps: int, delays: int) -> list[Tensor] | None:
+    """Return one mask [T K + 1, B] per delay: 1 where a step still receives the delayed output, 0 where an episode began in between.
+
+    The last row is for the step after the run, which reads the final state.
+
+    Args:
+        keep: [T, B]; 0 where an episode begins. With None no episode begins, and the result is None.
+        T: Control steps.
+        steps: K.
+        delays: D.
+    """
+    if keep is None:
+        return None
+    B = keep.shape[1]
+    begins = keep.new_ones(T * steps + 1, B)
+    begins[:-1].view(T, steps, B)[:, 0] = keep
+    reach = [begins]
+    for d in range(1, delays):
+        shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
+        reach.append(reach[-1] * shifted)
+    return reach
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """Torch's current stream of a device, in the protocol by which CuPy takes it; torch's own has it from 2.10 on."""
+    """Torch's current stream of a device with the protocol that CuPy needs; torch's own streams have it from 2.10 on."""
 
     device: torch.device
 

@@ -1,4 +1,4 @@
-"""Torch: the reference, which can do everything. Runs everywhere torch does; autograd gives the gradient."""
+"""Torch: the reference. It supports everything, on every device of torch; autograd computes the gradient."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
-from spiky_rl.kernels.ops import reference
-from spiky_rl.kernels.programs import words_of
-from spiky_rl.kernels.runs import Run
+from spiky_rl.kernels.launch import NeuronRun
+from spiky_rl.kernels.ops import get_reference_step
+from spiky_rl.kernels.programs import count_words
 
 
 class Torch(Backend):
-    """Every neuron step by step, every map as torch has it."""
+    """The reference: runs each neuron step by step, and each map with torch's own functions."""
 
     @override
-    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
         outputs, carried = [], state is not None
-        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
+        step, named, values = get_reference_step(neuron), neuron.named_states, neuron.named_params(*params)
         if state is None:
             state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
         for t in range(current.shape[0]):
@@ -37,11 +37,11 @@ class Torch(Backend):
         return whole, state if carried else ()
 
     @override
-    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
         assert feedback is not None and synapses is not None
         count, D, outputs = len(neuron.states), feedback.delays, []
-        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
+        step, named, values = get_reference_step(neuron), neuron.named_states, neuron.named_params(*params)
         rest = torch.zeros_like(current[0, 0])
         states = (rest,) * (count + feedback.states) if state is None else state
         for t in range(current.shape[0]):
@@ -64,7 +64,7 @@ class Torch(Backend):
 
     @override
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
-        return None  # one layer after the other is the reference
+        return None  # the reference runs one layer after the other
 
     @override
     def linear(
@@ -88,7 +88,7 @@ class Torch(Backend):
 
     @override
     def pack(self, x: Tensor) -> Tensor:
-        count = words_of(x.shape[1])
+        count = count_words(x.shape[1])
         padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
         place = torch.arange(64, device=x.device)
         return (padded.view(-1, count, 64).long() << place).sum(-1)

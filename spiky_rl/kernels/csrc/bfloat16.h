@@ -1,7 +1,7 @@
-// Products of a float32 gradient with weights in bfloat16, accumulated in float32, where the CPU has instructions for it:
-// AMX tiles, else AVX-512's dot products. y [rows, C] = g [rows, N] W', W input-major [C, N].
+// Products of a float32 gradient with weights in bfloat16, accumulated in float32. They need a CPU with AMX tiles or AVX-512
+// dot products. y [rows, C] = g [rows, N] W', W input-major [C, N].
 //
-// Both operands are rounded to bfloat16 (8 bits of mantissa); spikes would be exact, gradients are not.
+// Both operands are rounded to bfloat16 (8 bits of mantissa). The rounding would not change spikes, but it changes gradients.
 #pragma once
 
 typedef uint16_t Half;
@@ -20,7 +20,7 @@ INLINE uint32_t rounded(float x) {  // nearest, ties to even
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-// Whether this process may use the tiles: Linux wants to be asked once.
+// Whether this process may use the tiles; Linux requires a request, once per process.
 static bool tiles() {
 #if defined(__AMX_BF16__)
   static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
@@ -30,8 +30,8 @@ static bool tiles() {
 #endif
 }
 
-// Weights as the instructions read them: pairs of neighbours in N side by side, [N / 2, C, 2], padded with zeros. Null: no
-// memory.
+// Weights in the layout that the instructions read: pairs of neighbours in N side by side, [N / 2, C, 2], padded with zeros.
+// Null if memory runs out.
 static Half *pack_weights(const float *w, long C, long N) {
   const long width = PADDED(C, 32), depth = PADDED(N, 32);
   Half *packed = (Half *)aligned_alloc(64, sizeof(Half) * depth * width);
@@ -113,7 +113,7 @@ static void dot_product(const Half *a, const Half *b, float *y, long rows, long 
     }
 }
 
-// `scratch` holds PADDED(rows, 32) x PADDED(N, 32) halves, on a boundary of 64 bytes.
+// `scratch` holds PADDED(rows, 32) x PADDED(N, 32) halves, aligned to 64 bytes.
 static void rounded_product(const float *g, const Half *packed, Half *scratch, float *y, long rows, long C, long N) {
   pack_rows(g, scratch, rows, N);
 #if defined(__AMX_BF16__)

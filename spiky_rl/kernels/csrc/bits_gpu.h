@@ -1,6 +1,6 @@
-// Spikes as bits on a GPU: what is kept of a layer's input for the backward pass.
+// Spikes as bits on a GPU: a layer's input as it is kept for the backward pass.
 //
-// Words of 64 inputs, as on the CPU, in halves: a warp reads 32 neighbours and votes.
+// The words of 64 inputs are those of the CPU. A warp writes half of a word: it reads 32 neighbours and votes.
 
 extern "C" __global__ void spiky_pack(const float *__restrict__ x, unsigned *__restrict__ bits, long rows, long inputs) {
   const long halves = (inputs + 63) / 64 * 2, thread = (long)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,31 +1,31 @@
-// Event-driven convolution whose currents are pooled by their maximum, on the CPU.
+// Event-driven convolution with max pooling, on the CPU.
 //
-// An event adds its weights to the currents that it reaches; a sample's currents lie channels-last in the cache until they
-// are pooled. Of few channels, one event is added after the other; of many, all events that a few neighbouring currents read
-// are added together, and these stay in registers. A current's inputs are added in one order that the sizes give, whatever the
-// batch and the zeros: a row's bits depend on nothing else.
+// An event adds its weights to the currents in its reach. A sample's currents stay channels-last in the cache until they are
+// pooled. With few input channels the events are added one after the other (`scatter`). With many, a few neighbouring currents
+// stay in registers while all their events are added (`gather`). The order in which a current's inputs are added depends on the
+// sizes only, not on the batch or on zeros, so the bits of a row depend on nothing else.
 #pragma once
 
 struct Sizes {
   long channels, height, width, outputs, kernel, stride, padding, pool;
 };
 
-// The sizes, and what follows from them, computed once: a division in a loop over events costs more than an event.
+// The sizes and the numbers that follow from them, computed once, because a division in a loop costs more than an event.
 struct Geometry : Sizes {
-  const long inputs, rows, columns, blocks;  // the last three: of pooled blocks
+  const long inputs, rows, columns, blocks;  // rows, columns and number of pooled blocks
   const long lanes;
-  const long pixel;               // channels of a place in maps and patches, or more
-  const long patch_line, patch;   // what one row of the kernel sees, channels-last, padded; all rows of it
-  const long map_row, map;        // of the padded input; vectors of a patch's row may reach beyond it
+  const long pixel;               // floats per position in maps and patches: the channels, or more
+  const long patch_line, patch;   // floats of the input under one row of the kernel, channels-last, padded; under all rows
+  const long map_row, map;        // floats of a row of the padded input, and of all; vectors of a patch's row may reach beyond
 
-  // least: floats of a pixel, if it has fewer channels
+  // least: minimum floats per pixel
   explicit Geometry(const Sizes &sizes, long least = 0)
       : Sizes(sizes), inputs(channels * height * width), rows(((height + 2 * padding - kernel) / stride + 1) / pool),
         columns(((width + 2 * padding - kernel) / stride + 1) / pool), blocks(rows * columns), lanes(PADDED_TO(outputs, WIDTH)),
         pixel(MORE(least, channels)), patch_line(PADDED_TO(kernel * pixel, WIDTH)), patch(kernel * patch_line),
         map_row((width + 2 * padding) * pixel), map((height + 2 * padding) * map_row + WIDTH) {}
 
-  // where the patch of place (row, column) of the kernel begins in a padded map
+  // start of a patch in a padded map, with the kernel at (row, column)
   long corner(long row, long column) const { return row * stride * map_row + column * stride * pixel; }
   long place_of(long input) const {
     const long channel = input / (height * width), row = input / width % height, column = input % width;
@@ -33,13 +33,13 @@ struct Geometry : Sizes {
   }
 };
 
-// to [columns, line apart] = from [rows, `stride` apart], turned
+// Transposes: to [columns, `line` floats apart] = from [rows, `stride` floats apart].
 static void transpose(const float *from, long stride, long rows, long columns, float *to, long line) {
   for (long c = 0; c < columns; c++)
     for (long r = 0; r < rows; r++) to[c * line + r] = from[r * stride + c];
 }
 
-// Asks for memory that is to be written, or read, soon.
+// Prefetches memory that will soon be written, or read.
 INLINE void fetch(float *to, long count) {
   for (long i = 0; i < count; i += 16) __builtin_prefetch(to + i, 1);
 }
@@ -51,7 +51,8 @@ INLINE long events_of_row(const float *x, Word *bits, long inputs, int *index) {
   return x ? events_of(x, inputs, index, bits) : events_of_bits(bits, inputs, index);
 }
 
-// Weights as events read them: [channels, kernel rows, kernel columns from right to left, lanes]. Null: no memory.
+// Weights in the layout that events read: [channels, kernel rows, kernel columns from right to left, lanes]. Null if memory runs
+// out.
 static float *weights_by_input(const Geometry &g, const float *w, Memory &memory) {
   const long size = g.kernel, taps = g.channels * size * size;
   float *found = memory.take<float>(taps * g.lanes);
@@ -63,7 +64,7 @@ static float *weights_by_input(const Geometry &g, const float *w, Memory &memory
   return found;
 }
 
-// y [rows, NV vectors] += value w, from row to row `line` further in y and `turn` back in w
+// y [rows, NV vectors] += value w; each row is `line` floats further in y and `turn` floats back in w
 template <int NV>
 static void add_rows_of(const float *w, F value, float *y, long rows, long line, long turn) {
   for (long r = 0; r < rows; r++, y += line, w -= turn)
@@ -79,7 +80,7 @@ static void add_runs(const float *w, F value, float *y, long rows, long line, lo
   }
 }
 
-// What an input reaches: `columns` x `rows` currents [lanes], from `current` on, with the weights from `weight` on.
+// The reach of an input: `columns` x `rows` currents [lanes] from offset `current` on, with the weights from offset `weight` on.
 struct Reach {
   int weight, current;
   short rows, columns;
@@ -96,7 +97,7 @@ static Reach reach_of(const Geometry &g, long input) {
   return found;
 }
 
-// One event into the currents; with stride 1 all columns that it reaches are one run.
+// Adds one event to the currents; with stride 1 all columns in its reach are one run.
 static void add_event(const Geometry &g, const float *w, const Reach &reach, float value, float *current) {
   const long lanes = g.lanes, line = g.columns * g.pool * lanes, turn = g.stride * g.kernel * lanes;
   const long run = g.stride == 1 ? reach.columns : 1;
@@ -105,7 +106,7 @@ static void add_event(const Geometry &g, const float *w, const Reach &reach, flo
              run * lanes / WIDTH);
 }
 
-// Currents [rows pool, columns pool, lanes] of a sample, event by event. x: null where all are 1.
+// Computes the currents [rows pool, columns pool, lanes] of a sample, event by event. x: null if all events are 1.
 static void scatter(const Geometry &g, const float *x, const int *index, long count, const float *w, const Reach *reach,
                     const float *start, float *current) {
   const long lanes = g.lanes, line = g.columns * g.pool * lanes;
@@ -114,8 +115,8 @@ static void scatter(const Geometry &g, const float *x, const int *index, long co
   for (long e = 0; e < count; e++) add_event(g, w, reach[index[e]], x ? x[index[e]] : 1.0f, current);
 }
 
-// How rows of currents read an input: the place of its column and row in the padded map, columns first, and where its weights
-// begin, those for the kernel's last column, were the kernel in row 0.
+// An input as rows of currents read it. `place`: its index in the padded map, columns first. `weight`: offset of its weights for
+// the kernel's last column, with the kernel in row 0.
 struct Spot {
   int place, weight;
 };
@@ -131,7 +132,8 @@ struct Event {
   float value;
 };
 
-// A sample's events by columns, then rows, then channels: those of a place from `first[place]` up to `first[place + 1]`.
+// A sample's events sorted by columns, then rows, then channels. The events of a place are `first[place]` up to
+// `first[place + 1]`.
 struct Columns : Memory {
   const Spot *spots;
   const long height, places;
@@ -142,7 +144,7 @@ struct Columns : Memory {
       : spots(of), height(g.height + 2 * g.padding), places(height * (g.width + 2 * g.padding)), events(take<Event>(g.inputs)),
         first(take<int>(places + 2)) {}
 
-  // x: null where all events are 1
+  // x: null if all events are 1
   void sort(const float *x, const int *index, long count) {
     memset(first, 0, sizeof(int) * (places + 2));
     for (long e = 0; e < count; e++) first[spots[index[e]].place + 2]++;
@@ -154,7 +156,7 @@ struct Columns : Memory {
   }
 };
 
-// sum [P, NV vectors], currents of P neighbours, += the events of the columns from X on that the kernel sees, K rows of each
+// sum [P, NV vectors], the currents of P neighbours, += the events of the columns under the kernel from column X on, K rows each
 template <int P, int K, int NV, int X = 0>
 INLINE void add_columns(const Event *events, const int *first, long height, const float *w, long lanes, F *sum) {
   constexpr int low = X >= K ? X - K + 1 : 0, high = X < P ? X : P - 1;
@@ -168,7 +170,7 @@ INLINE void add_columns(const Event *events, const int *first, long height, cons
   if constexpr (X + 1 < P + K - 1) add_columns<P, K, NV, X + 1>(events, first + height, height, w, lanes, sum);
 }
 
-// Currents in registers: P neighbours of a row, NV vectors of their lanes.
+// Computes the currents of P neighbours of a row in registers, NV vectors of their lanes.
 template <int P, int K, int NV>
 static void gather_tile(const Event *events, const int *first, long height, const float *w, const float *start, long lanes,
                         float *current) {
@@ -180,8 +182,8 @@ static void gather_tile(const Event *events, const int *first, long height, cons
   for (int i = 0; i < P * NV; i++) store(current + i / NV * lanes + i % NV * WIDTH, sum[i]);
 }
 
-#define WIDE (WIDTH == 16 ? 2 * WIDTH : WIDTH)  // lanes of which ten neighbours fit the registers
-// The same tile by tile; the last one of a row overlaps its neighbour.
+#define WIDE (WIDTH == 16 ? 2 * WIDTH : WIDTH)  // number of lanes with which ten neighbours fit the registers
+// Computes the same currents as `scatter`, tile by tile; the last tile of a row overlaps its neighbour.
 template <int P, int K>
 static void gather(const Geometry &g, const Columns &sample, const float *w, const float *start, float *current) {
   const long lanes = g.lanes, line = g.columns * g.pool, height = sample.height;
@@ -197,7 +199,7 @@ static void gather(const Geometry &g, const Columns &sample, const float *w, con
   }
 }
 
-// The one for these sizes; null where the kernel's columns have so few inputs, or their steps are such, that `add_event` is.
+// The `gather` for these sizes; null if `scatter` is the one to use: with a stride above 1, few channels, or another kernel size.
 static auto gather_of(const Geometry &g) {
   decltype(&gather<5, 5>) none = nullptr;
   const long line = g.columns * g.pool;
@@ -207,8 +209,8 @@ static auto gather_of(const Geometry &g) {
   return none;
 }
 
-// The largest current of every block, [blocks, lanes], and its number within the block; the first of several, as torch.
-// POOL: the side of a block, 0 where it is not known before.
+// Finds the largest current of every block, [blocks, lanes], and its index within the block; of equal ones the first, as in torch.
+// POOL: the side of a block, 0 if it is not known at compile time.
 template <int POOL>
 static void pool_blocks(const Geometry &g, const float *current, float *largest, uint8_t *where) {
   typedef uint8_t Bytes __attribute__((vector_size(WIDTH)));
@@ -230,12 +232,12 @@ static void pool_blocks(const Geometry &g, const float *current, float *largest,
         const Bytes bytes = __builtin_convertvector(at, Bytes);
         store(largest + b * lanes + v, best);
         if (b * g.outputs + v + WIDTH <= g.blocks * g.outputs) memcpy(where + b * g.outputs + v, &bytes, WIDTH);
-        else memcpy(where + b * g.outputs + v, &bytes, LESS(WIDTH, g.outputs - v));  // the next block's would be overwritten
+        else memcpy(where + b * g.outputs + v, &bytes, LESS(WIDTH, g.outputs - v));  // a whole vector would overwrite the next block's
       }
 }
 
-// y [rows, outputs, blocks], `where` [rows, blocks, outputs] if wanted; `bits` and a null x as in `linear_rows`. Not 0: no
-// memory.
+// y [rows, outputs, blocks]; `where` [rows, blocks, outputs], or null; `bits` and a null x as in `linear_rows`. Returns nonzero if
+// memory runs out.
 extern "C" int spiky_convolution(const Sizes *sizes, const float *x, Word *bits, const float *weight, const float *bias,
                                  float *y, uint8_t *where, long rows, int threads) {
   const Geometry g(*sizes);

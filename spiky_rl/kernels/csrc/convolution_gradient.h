@@ -1,17 +1,19 @@
-// Gradients of an event-driven convolution whose currents are pooled by their maximum, on the CPU.
+// Gradients of an event-driven convolution with max pooling, on the CPU.
 //
-// All gradient of a block of currents belongs to its largest one, so the products for weights and inputs are as sparse as
-// pooling makes them. A sum's parts are those of one sample each, whatever the number of threads. In bfloat16 an instruction
-// adds two products to a sum in float32: those of two blocks for the weights, of two outputs for the inputs.
+// Only the largest current of a block has a gradient, so the products for weights and inputs are as sparse as the pooling. Sums
+// add up one sample after the other, whatever the number of threads. In bfloat16 one instruction adds two products to a float32
+// sum: the products of two blocks for the weights, of two outputs for the inputs.
 #pragma once
 
-// A vector that crosses a cache line takes two reads, and all do that begin at multiples of `channels`.
+// Floats per pixel. A vector that crosses a cache line takes two reads; padding avoids that, if the padded rows are not much
+// longer.
 static long pixel_of(long channels, long kernel) {
   const long padded = PADDED_TO(channels, WIDTH), crossing = 2 * PADDED_TO(kernel * channels, WIDTH);
   return kernel * padded < crossing ? padded : channels;
 }
 
-// What is multiplied, and sums of products: STEP numbers side by side, TOGETHER products at once, WIDEST sums of a row at most.
+// A number format of the products and their sums. STEP: numbers side by side in a sum; TOGETHER: products per addition; WIDEST:
+// maximum sums per row.
 struct Single {
   typedef float Number;
   typedef F Factor;
@@ -26,7 +28,7 @@ struct Single {
   static METHOD Factor factor(Number x, Number) { return LANE(x); }
   static METHOD void add(Sum &sum, const Number *one, const Number *, Factor x) { sum.lanes = multiply_add(x, load(one), sum.lanes); }
   static METHOD void add_to(float *to, const Sum &sum) { store(to, load(to) + sum.lanes); }
-  static long lane(long i) { return i; }  // of a sum, which has the number i of a row
+  static long lane(long i) { return i; }  // position in a sum of number i of a row
 };
 
 #if HAS_BFLOAT16
@@ -38,12 +40,12 @@ template <int LANES> struct Pairs {
   typedef __m512i Factor;
   typedef typename Vector<LANES>::Lanes Lanes;
   struct alignas(64) Sum {  // GCC moves two vectors at once
-    Lanes low, high;        // the first four of every eight numbers, and the others
+    Lanes low, high;        // the first four of every eight numbers, and the last four
   };
   static constexpr long STEP = 2 * LANES, TOGETHER = 2, WIDEST = 2;
 
   static Number number(float x) { return (Half)rounded(x); }
-  static const Number *numbers(const float *x, long count, Number *to) {  // with zeros up to a multiple of 16
+  static const Number *numbers(const float *x, long count, Number *to) {  // padded with zeros to a multiple of 16
     for (long i = 0; i < count; i += 16) {
       const __mmask16 there = (__mmask16)(0xffff >> (16 - LESS(16, count - i)));
       _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x + i)));
@@ -59,7 +61,7 @@ template <int LANES> struct Pairs {
   static METHOD void add(Sum &sum, const Number *one, const Number *two, Factor x) {
     if constexpr (LANES == 16) {
       __m512i u = _mm512_loadu_si512(one), v = _mm512_loadu_si512(two);
-      asm("" : "+v"(u), "+v"(v));  // or GCC reads one of them twice
+      asm("" : "+v"(u), "+v"(v));  // keeps GCC from reading one of them twice
       sum.low = (Lanes)_mm512_dpbf16_ps((__m512)sum.low, (__m512bh)_mm512_unpacklo_epi16(u, v), (__m512bh)x);
       sum.high = (Lanes)_mm512_dpbf16_ps((__m512)sum.high, (__m512bh)_mm512_unpackhi_epi16(u, v), (__m512bh)x);
     } else {
@@ -80,7 +82,8 @@ template <int LANES> struct Pairs {
 };
 #endif
 
-// A kernel in pieces whose sums fit the registers: piece(R rows from k on, at most `most`; NV steps from v on, at most WIDEST).
+// Splits a kernel into pieces whose sums fit the registers, and calls piece(Piece<R, NV>, k, v) for each: R rows from k on, at most
+// `most`, and NV steps from v on, at most WIDEST.
 template <int R_, int NV_> struct Piece {
   static constexpr int R = R_, NV = NV_;
 };
@@ -100,9 +103,9 @@ template <long WIDEST, typename Do> static void in_pieces(long rows, long most, 
   }
 }
 
-// Where the patches begin: block b's largest current, number i in the block, has the one at corner[b] + offset[i].
+// Starts of patches: if current i of block b is the largest, its patch begins at corner[b] + offset[i].
 struct Places : Memory {
-  int *inputs, *corner, *offset;  // of an input: its place in a padded map
+  int *inputs, *corner, *offset;  // inputs: the index of each input in a padded map
 
   explicit Places(const Geometry &g)
       : inputs(take<int>(g.inputs)), corner(take<int>(g.blocks)), offset(take<int>(g.pool * g.pool)) {
@@ -113,13 +116,13 @@ struct Places : Memory {
   }
 };
 
-// sum [R rows, line apart, NV steps] += the patches of a map that one channel's gradients belong to, times these. A function of
-// its own, or GCC keeps pointers in memory.
+// sum [R rows, `line` floats apart, NV steps] += the patches of one output channel's largest currents, times their gradients.
+// It is not inlined, because GCC would then keep pointers in memory.
 template <class Format, int R, int NV>
 [[gnu::noinline]] static void add_patches(const Geometry &g, const Places &places, const uint8_t *where,
                                           const typename Format::Number *map, const typename Format::Number *grad,
                                           float *sum, long line) {
-  typename Format::Sum total[R * NV];  // unrolled at once, or GCC keeps them in memory
+  typename Format::Sum total[R * NV];  // without the unroll pragmas GCC keeps them in memory
 #pragma GCC unroll 25
   for (int i = 0; i < R * NV; i++) total[i] = typename Format::Sum();
   const long blocks = g.blocks, outputs = g.outputs, row = g.map_row;
@@ -147,7 +150,8 @@ INLINE float sum_of(const float *x, long count) {
   return total;
 }
 
-// Gradients of the weights of the outputs from `first` to `last`, and of their biases, as of all samples. Not 0: no memory.
+// Computes the gradients of the weights and biases of outputs `first` to `last`, over all samples. Returns nonzero if memory runs
+// out.
 template <class Format>
 static int weight_gradient(const Geometry &g, const Places &places, const float *x, Word *bits, const uint8_t *where,
                            const float *grad, float *grad_w, float *grad_bias, long rows, long first, long last) {
@@ -163,7 +167,7 @@ static int weight_gradient(const Geometry &g, const Places &places, const float 
   memset(sum, 0, sizeof(float) * (last - first) * patch);
   memset(grad_bias + first, 0, sizeof(float) * (last - first));
   for (long r = 0, count = 0; r < rows; r++) {
-    // a sample as a padded map, channels-last, which is zero but for the events of the sample before
+    // turn the sample into a padded map, channels-last: first clear the events of the previous sample
     for (long e = 0; e < count; e++) map[places.inputs[index[e]]] = 0;
     const float *row = x ? x + r * g.inputs : nullptr;
     count = events_of_row(row, x ? nullptr : bits + r * WORDS(g.inputs), g.inputs, index);
@@ -188,7 +192,7 @@ static int weight_gradient(const Geometry &g, const Places &places, const float 
   return 0;
 }
 
-// Which of up to 64 bytes equal a value, as bits.
+// Bits that say which of up to 64 bytes equal a value.
 INLINE Word equal_bytes(const uint8_t *bytes, long count, int value) {
 #ifdef __AVX512BW__
   const __mmask64 there = ~(Word)0 >> (64 - count);
@@ -200,12 +204,12 @@ INLINE Word equal_bytes(const uint8_t *bytes, long count, int value) {
 #endif
 }
 
-// Gradients of the inputs of the samples that a thread takes.
+// Computes the gradients of inputs; one object per thread.
 template <class Format> struct InputGradient : Memory {
   typedef typename Format::Number Number;
   const Geometry &g;
   const Places &places;
-  const long line, patch;  // of the weights: numbers of a row of the kernel, padded; of all rows
+  const long line, patch;  // numbers in the weights of a row of the kernel, padded; of all rows
   const Number *w;
   float *map, *turned;
   Number *rounded;
@@ -220,8 +224,8 @@ template <class Format> struct InputGradient : Memory {
 
   static long line_of(const Geometry &g) { return PADDED_TO(g.kernel * g.pixel, Format::STEP); }
 
-  // Weights as they are read: [outputs and one of zeros, kernel rows, line], a line in the order that makes its sums those of
-  // kernel columns and channels. Null: no memory.
+  // Weights in the layout that `add_weights` reads: [outputs + 1, kernel rows, line], the last output all zeros. The order within
+  // a line makes its sums those of kernel columns and channels. Null if memory runs out.
   static Number *weights(const Geometry &g, const float *w, Memory &memory) {
     const long line = line_of(g), used = g.kernel * g.channels;
     Number *found = memory.take<Number>((g.outputs + 1) * g.kernel * line);
@@ -236,23 +240,24 @@ template <class Format> struct InputGradient : Memory {
     return found;
   }
 
-  // One sample's: of all outputs that a place of the kernel gave the largest current, the weights go there together.
+  // Computes the input gradient of one sample. For each position of the kernel it adds the weights of all outputs whose largest
+  // current lies there.
   void operator()(const uint8_t *where, const float *grad, float *grad_x) {
     transpose(grad, g.blocks, g.outputs, g.blocks, turned, g.lanes);
     const Number *factors = Format::numbers(turned, g.blocks * g.lanes + 16, rounded);
     list(where);
     memset(map, 0, sizeof(float) * g.map);
-    const long most = MORE(2, 24576 / (g.outputs * line * (long)sizeof(Number)));  // whose weights stay in the cache
+    const long most = MORE(2, 24576 / (g.outputs * line * (long)sizeof(Number)));  // rows whose weights stay in the cache
     in_pieces<Format::WIDEST>(g.kernel, most, line / Format::STEP, [&](auto p, long k, long v) {
       add_weights<p.R, p.NV>(factors, w + k * line + v * Format::STEP, map + k * g.map_row + v * Format::STEP);
     });
-    const long run = g.padding ? g.width : g.height * g.width;  // of neighbours in the map
+    const long run = g.padding ? g.width : g.height * g.width;  // neighbours that are contiguous in the map
     for (long i = 0; i < g.height * g.width; i += run)
       transpose(map + places.inputs[i], g.pixel, run, g.channels, grad_x + i, g.height * g.width);
   }
 
-  // Of each block's places in turn: the outputs whose largest current lies there, ascending, up to index[ends[place]]; as many
-  // as are taken together.
+  // Lists for each place of each block the outputs whose largest current lies there, ascending, up to index[ends[place]]. An odd
+  // list is filled up with the output of zeros if two are taken together.
   void list(const uint8_t *where) {
     const long outputs = g.outputs, square = g.pool * g.pool;
     for (long b = 0, count = 0, begin = 0; b < g.blocks; b++, where += outputs)
@@ -264,7 +269,7 @@ template <class Format> struct InputGradient : Memory {
       }
   }
 
-  // to += R rows of the kernel, NV steps of each, of the listed outputs
+  // to += the weights of the listed outputs times their gradients: R rows of the kernel, NV steps of each
   template <int R, int NV> void add_weights(const Number *factor, const Number *from, float *to) {
     const long square = g.pool * g.pool, line = this->line, row = g.map_row, patch = this->patch;
     for (long b = 0, e = 0, place = 0; b < g.blocks; b++, factor += g.lanes)
@@ -319,8 +324,8 @@ static int gradients(const Sizes *sizes, const float *x, Word *bits, const uint8
   return failed;
 }
 
-// Gradients of the weights, the biases and, if wanted, the inputs; of the events' bits where x is null; in bfloat16 where that is
-// wanted and there is hardware for it. Not 0: no memory.
+// Computes the gradients of the weights, the biases and, if grad_x is given, the inputs. If x is null, the events come from `bits`.
+// Uses bfloat16 if it is requested and the hardware has it. Returns nonzero if memory runs out.
 extern "C" int spiky_convolution_gradient(const Sizes *sizes, const float *x, Word *bits, const uint8_t *where,
                                           const float *weight, const float *grad, float *grad_w, float *grad_bias,
                                           float *grad_x, long rows, int bfloat16, int threads) {

@@ -1,8 +1,8 @@
-// Event-driven linear layers on the CPU, and a whole network's inference as one call.
+// Event-driven linear layers on the CPU.
 //
-// A weight matrix is stored input-major, [inputs, outputs]: an event reads one row of it. Per sample the inputs are added
-// in ascending order whatever the batch and whether or not zeros are skipped, so a rollout of one environment, a batch and
-// an update of thousands give the same bits.
+// A weight matrix is stored input-major, [inputs, outputs], so that an event reads one row of it. The inputs of a sample are
+// added in ascending order, whatever the batch size and whether or not zeros are skipped. So a rollout of one environment and an
+// update of thousands give the same bits.
 #pragma once
 
 #include <stdint.h>
@@ -12,17 +12,17 @@
 
 typedef uint64_t Word;
 #define WORDS(inputs) (((inputs) + 63) / 64)
-#define TILE (WIDTH == 16 ? 13 : 7)  // accumulators that fit the registers beside what they need
-#define ROWS 64                      // rows of a block of the weight gradient: the bits of a word
+#define TILE (WIDTH == 16 ? 13 : 7)  // number of accumulators that fit the registers
+#define ROWS 64                      // rows per block of the weight gradient: the bits of a word
 #define PADDED_TO(n, to) (((n) + (to) - 1) / (to) * (to))
 #define LESS(a, b) ((a) < (b) ? (a) : (b))
 #define MORE(a, b) ((a) > (b) ? (a) : (b))
 
-// Pieces of memory that are given back together.
+// Pieces of memory that are freed together.
 struct Memory {
   void *pieces[8];
   int count = 0;
-  bool missing = false;  // a piece was refused
+  bool missing = false;  // an allocation failed
 
   Memory() = default;
   Memory(const Memory &) = delete;
@@ -42,7 +42,7 @@ INLINE F load(const float *x) {
   return value;
 }
 INLINE void store(float *x, F value) { memcpy(x, &value, sizeof value); }
-INLINE F load_some(const float *x, long count) {  // fewer than a vector
+INLINE F load_some(const float *x, long count) {  // count < WIDTH
 #ifdef __AVX512F__
   return (F)_mm512_maskz_loadu_ps((__mmask16)((1 << count) - 1), x);
 #else
@@ -52,7 +52,7 @@ INLINE F load_some(const float *x, long count) {  // fewer than a vector
 #endif
 }
 
-// Where the vectors of an output row begin; the last one overlaps its neighbour where WIDTH does not divide the row.
+// Start of vector v in an output row; the last vector overlaps its neighbour if WIDTH does not divide the row.
 INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }
 
 // The events among 64 inputs as bits.
@@ -66,7 +66,7 @@ INLINE Word bits_of(const float *x, long inputs) {
   return word;
 }
 
-// Appends the numbers of a word's events, the first of whose inputs is `first`; writes up to SLACK numbers beyond them.
+// Appends the indices of a word's events; bit 0 is input `first`. Writes up to SLACK numbers beyond them.
 #define SLACK 16
 INLINE long append(int *index, long count, Word word, long first) {
 #ifdef __AVX512F__
@@ -82,7 +82,7 @@ INLINE long append(int *index, long count, Word word, long first) {
   return count;
 }
 
-// Non-zero inputs of a row: their numbers, and their bits if wanted.
+// Finds the non-zero inputs of a row: their indices, and their bits if `bits` is given.
 INLINE long events_of(const float *x, long inputs, int *index, Word *bits) {
   long count = 0;
   for (long first = 0; first < inputs; first += 64) {
@@ -98,11 +98,11 @@ INLINE long events_of_bits(const Word *bits, long inputs, int *index) {
   return count;
 }
 
-// Floats from one row of weights to the next where rows are padded with zeros, so that vectors lie within cache lines.
+// Floats from one row of weights to the next if rows are padded with zeros, so that no vector crosses a cache line.
 #define PADDED_ROW(outputs) PADDED_TO(outputs, WIDTH)
 
-// y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1. PADDED: weights and bias
-// are, and the last vector is written as far as the row goes.
+// y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1. PADDED: weights and bias have
+// padded rows, and the last vector is cut at the end of the row.
 template <int NV, bool BINARY, bool PADDED>
 static void add_events(const float *x, const int *index, long count, const float *w, const float *bias, float *y, long v,
                        long outputs) {
@@ -150,8 +150,8 @@ static void event_row(const float *x, const int *index, long count, const float 
   }
 }
 
-// A block of rows that are not worth scanning: MR rows share what is read of the weights. PADDED: `w` is a panel of `panels_of`,
-// whose rows are NV vectors, and outputs end within the last one.
+// The dense product for inputs with few zeros: MR rows share each read of the weights. PADDED: `w` is a panel of `panels_of` with
+// rows of NV vectors, and the outputs end within the last vector.
 #define MR (WIDTH == 16 ? 6 : 3)
 #define MV (WIDTH == 16 ? 4 : 2)
 template <int R, int NV, bool PADDED>
@@ -174,7 +174,7 @@ static void dense_tile(const float *x, long inputs, const float *w, const float 
       else store(y + r * outputs + at[i], sum[r][i]);
 }
 
-// All rows for one panel of the weights before the next: the panel stays in the first-level cache.
+// Takes all rows for one panel of the weights before the next panel, so that the panel stays in the first-level cache.
 template <int NV, bool PADDED>
 static void dense_panel(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs,
                         long rows) {
@@ -196,8 +196,8 @@ static void dense_rows(const float *x, long inputs, const float *w, const float 
   for (; v < vectors; v++) dense_panel<1, false>(x, inputs, w, bias, y, v, outputs, rows);
 }
 
-// The transpose of weights [C, N] in panels of MV vectors of C, each [N, its vectors], padded with zeros: what errors are
-// multiplied with on their way back. Null: no memory.
+// The transpose of weights [C, N], for the backward product, in panels of MV vectors of C: each panel is [N, its vectors], padded
+// with zeros. Null if memory runs out.
 static float *panels_of(const float *w, long C, long N) {
   float *found = (float *)aligned_alloc(64, sizeof(float) * N * PADDED_ROW(C)), *to = found;
   const long vectors = PADDED_ROW(C) / WIDTH;
@@ -208,7 +208,7 @@ static float *panels_of(const float *w, long C, long N) {
   }
   return found;
 }
-// y [rows, C] = g [rows, N] times what `panels_of` made of weights [C, N].
+// y [rows, C] = g [rows, N] W', with the panels that `panels_of` made of the weights W [C, N].
 static void returned_rows(const float *g, const float *panels, float *y, long rows, long C, long N) {
   const long vectors = PADDED_ROW(C) / WIDTH;
   for (long v = 0; v < vectors; v += MV) {
@@ -224,8 +224,8 @@ static void returned_rows(const float *g, const float *panels, float *y, long ro
   }
 }
 
-// y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits`, if given: [rows, WORDS(inputs)], the events.
-// From bits alone where x is null. `index` has room for the numbers of all inputs, and SLACK. `padded`: rows of w and bias are.
+// y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits` [rows, WORDS(inputs)], if given, receives the events; if
+// x is null, the events are read from it. `index` has room for all inputs and SLACK. `padded`: w and bias have padded rows.
 static void linear_rows(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
                         long outputs, int binary, int *index, int padded = 0) {
   if (!binary && outputs >= WIDTH) return dense_rows(x, inputs, w, bias, y, outputs, rows);
@@ -240,7 +240,7 @@ static void linear_rows(const float *x, Word *bits, const float *w, const float 
 }
 
 #define PART 32  // rows that a thread takes at once
-// Not 0: no memory.
+// Returns nonzero if memory runs out.
 extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
                             long outputs, int binary, int threads) {
   int failed = 0;
@@ -259,7 +259,7 @@ extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const fl
   return failed;
 }
 
-// sum [width] += the rows of `block`, NV vectors wide, that `mask` names.
+// sum [width] += the rows of `block`, NV vectors wide, whose bits are set in `mask`.
 template <int NV> static void add_rows(const float *block, Word mask, float *sum, long width) {
   F total[NV] = {};
   for (; mask; mask &= mask - 1) {
@@ -272,7 +272,7 @@ template <int NV> static void add_rows(const float *block, Word mask, float *sum
       for (long j = i * WIDTH; j < width; j++) sum[j] += total[i][j - i * WIDTH];
 }
 
-// 64 x 64 bits transposed in place.
+// Transposes 64 x 64 bits in place.
 static void transpose(Word *a) {
   Word mask = 0x00000000ffffffffull;
   for (int step = 32; step; step >>= 1, mask ^= mask << step)
@@ -283,11 +283,12 @@ static void transpose(Word *a) {
     }
 }
 
-// What a block of up to ROWS rows adds to `width` outputs, NV vectors of them, that begin at `grad`, `grad_w` and `grad_bias`.
+// Adds a block of n <= ROWS rows to the gradients of `width` outputs (NV vectors), which begin at `grad`, `grad_w` and
+// `grad_bias`.
 template <int NV>
 static void add_block(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long n, long width, long inputs,
                       long outputs) {
-  alignas(64) float block[ROWS * NV * WIDTH];  // the gradient in whole cache lines
+  alignas(64) float block[ROWS * NV * WIDTH];  // the gradient, padded to whole cache lines
   for (long i = 0; i < n; i++) {
     memcpy(block + i * NV * WIDTH, grad + i * outputs, sizeof(float) * width);
     memset(block + i * NV * WIDTH + width, 0, sizeof(float) * (NV * WIDTH - width));
@@ -302,7 +303,7 @@ static void add_block(const Word *bits, const float *grad, float *grad_w, float 
   if (grad_bias) add_rows<NV>(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, width);
 }
 
-// Weight gradient [inputs, outputs] and, if wanted, bias gradient [outputs], from the events' bits; both are added to.
+// Adds the weight gradient [inputs, outputs] and, if grad_bias is given, the bias gradient [outputs], from the events' bits.
 static void add_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows, long inputs,
                          long outputs) {
   const long vectors = (outputs + WIDTH - 1) / WIDTH, parts = (vectors + TILE - 1) / TILE;
@@ -323,7 +324,7 @@ static void add_gradient(const Word *bits, const float *grad, float *grad_w, flo
     }
 }
 
-// Weight gradient of an input that is not binary: [C, N] += x' g, a tile of RC x NV vectors at a time.
+// The weight gradient of an input that is not binary: [C, N] += x' g, in tiles of RC x NV vectors.
 template <int RC, int NV>
 static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v) {
   F total[RC][NV] = {};

@@ -1,8 +1,8 @@
-// Lanes: the type F that a neuron's text computes with, its comparisons M, and its functions.
+// Lanes: the type F that a neuron's text computes with, the type M of its comparisons, and its functions.
 //
-// On a GPU a lane is a float and a thread is a lane. On a CPU F is a vector of the widest registers the machine has: plain
-// scalar loops are not vectorised reliably (up to 20 times slower). exp, tanh and tan of vectors follow Cephes
-// (S. Moshier, 1989): within 2 units in the last place, tan for |x| < 10.
+// On a GPU a lane is a float, and each thread runs one lane. On a CPU F is a vector as wide as the machine's registers, because
+// compilers do not vectorise plain scalar loops reliably (up to 20 times slower). exp, tanh and tan of vectors follow Cephes
+// (S. Moshier, 1989): their error is within 2 units in the last place, of tan for |x| < 10.
 #pragma once
 
 #ifdef GPU
@@ -43,7 +43,7 @@ typedef float F __attribute__((vector_size(4 * WIDTH)));
 typedef int M __attribute__((vector_size(4 * WIDTH)));
 #define METHOD inline __attribute__((always_inline))
 #define INLINE static METHOD
-#define LANE(x) ((float)(x) - F{})  // of -0 too: -0 + 0 is 0
+#define LANE(x) ((float)(x) - F{})  // maps -0 to 0, since -0 + 0 is 0
 INLINE F lane_select(M c, F x, F y) { return c ? x : y; }
 INLINE F lane_heaviside(F x) { return x >= 0.0f ? LANE(1) : LANE(0); }
 INLINE F lane_max(F x, F y) { return (x > y) | (x != x) ? x : y; }
@@ -54,8 +54,8 @@ INLINE F lane_sqrt(F x) {
   for (int i = 0; i < WIDTH; i++) y[i] = __builtin_sqrtf(x[i]);
   return y;
 }
-// a b + c with one rounding where the CPU can, everywhere the same way: a compiler left to itself contracts some copies of
-// a loop and not others (GCC does on AMD's Zen 4), and then a row's bits depend on its neighbours.
+// a b + c, with one rounding if the CPU has the instruction. It is explicit, because a compiler may contract some copies of a loop
+// and not others (GCC does so on AMD's Zen 4), and then a row's bits depend on its neighbours.
 INLINE F multiply_add(F a, F b, F c) {
 #if WIDTH == 16
   return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -69,7 +69,7 @@ INLINE F lane_round(F x) { return (x + 12582912.0f) - 12582912.0f; }  // nearest
 
 INLINE F lane_exp(F x) {
 #if WIDTH == 16
-  // these two return their second argument where one is not a number
+  // both instructions return their second argument if one argument is NaN
   const F clamped = (F)_mm512_min_ps((__m512)LANE(89), _mm512_max_ps((__m512)LANE(-104), (__m512)x));
 #else
   const F clamped = lane_min(lane_max(x, LANE(-103.9721f)), LANE(88.72283f));

@@ -1,18 +1,18 @@
-// Layers, a stack of them, and what one thread works in.
+// Layers, a stack of layers, and the work memory of one thread.
 #pragma once
 
 struct Layer {
-  const float *weight;  // [C, N]; [N, C] where output_major; null: the signal is the current
+  const float *weight;  // [C, N], or [N, C] if output_major; null if the signal is the current
   const float *bias;    // [N], or null
   const float *params;  // [parameters, N], or null
   const float *uniforms;
   void (*forward)(const Job *);
   int (*backward)(const Job *);
-  const float *state;      // [states, B, N], those of the loop behind the neuron's; or null: rest
+  const float *state;      // [states, B, N], the neuron's, then the loop's; null for the zero state
   float *last;             // the same, or null
-  Word *bits;              // events of the layer's input, [T K, B, words]; null: not kept, or the input is not binary
-  float *input;            // graded input, [T K, B, C]; null: not kept, binary, or the stack's x
-  float *current;          // [T K or T, B, N], or null: not kept; a recurrent layer's with what arrived, [T K, B, N]
+  Word *bits;              // events of the layer's input, [T K, B, words]; null if not kept or if the input is not binary
+  float *input;            // graded input, [T K, B, C]; null if not kept, if binary, or if it is the stack's x
+  float *current;          // [T K or T, B, N]; of a recurrent layer with the feedback, [T K, B, N]; null if not kept
   const float *grad_last;  // as state, or null
   float *grad_state;       // as state, or null
   float *grad_weight;      // [C, N], or null
@@ -22,18 +22,18 @@ struct Layer {
   int binary;  // the input is 0 or 1
   int output_major;
   IntraLayer within;
-  float *padded;  // weights and then the bias in padded rows, where that is worth it; the stack's own
-  const float *charge;  // [C], what an event of the binary input adds to its own gradient; or null
+  float *padded;  // weights, then the bias, in padded rows if that pays; owned by the stack
+  const float *charge;  // [C], added to the gradient of every event of the binary input; or null
 };
 
 struct Stack {
   const Layer *layers;
   const float *x;            // [T, K or 1, B, C]
   const float *keep;         // [T, B], or null
-  float *output;             // [T, K, B, N] of the last layer, or null where `last_step` is all that is wanted
+  float *output;             // [T, K, B, N] of the last layer, or null if only `last_step` is needed
   float *last_step;          // [T, B, N]: output of the last inner step, plus `offset` [N]; or null
   const float *offset;
-  const float *grad_output;  // the same
+  const float *grad_output;  // as output
   float *grad_x;             // as x, or null
   long count, T, K, B;
   int constant;  // x is [T, 1, B, C]
@@ -41,7 +41,7 @@ struct Stack {
   int threads;
 };
 
-// What one thread works in.
+// The work memory of one thread.
 struct Room {
   float *signal[2], *current, *gradient[2], *lanes;
   int *index;
@@ -50,7 +50,7 @@ struct Room {
   Recent memory;
 };
 
-#define CACHED 131072  // floats of a layer's signals that stay in the second-level cache: 512 KiB
+#define CACHED 131072  // floats of a layer's signals that fit the second-level cache: 512 KiB
 
 static long widest(const Stack &s) {
   long n = s.layers[0].C;
@@ -58,7 +58,7 @@ static long widest(const Stack &s) {
   return n;
 }
 static long rows_at_once(const Stack &s) {
-  for (long l = 0; l < s.count; l++)  // a recurrent layer's products have these rows and no more: whole tiles of them
+  for (long l = 0; l < s.count; l++)  // the products of a recurrent layer have only these rows: take whole tiles
     if (s.layers[l].within.weight) return s.B < 12 ? s.B : 12;
   const long fit = CACHED / (s.T * s.K * widest(s));
   const long rows = fit < 8 ? 8 : fit > 64 ? 64 : fit / 4 * 4;
@@ -70,7 +70,7 @@ static void *take(char *&place, long bytes) {
   if (place) place += (bytes + 63) / 64 * 64;
   return found;
 }
-// What the recurrent layers of a stack want of a thread, the largest of each.
+// Takes the memory that the recurrent layers of a stack need in a thread: the largest of each kind.
 static void furnish_memory(Recent &m, char *&place, const Stack &s, long R, bool backward) {
   long events = 0, sent = 0, recalled = 0, size = 0, states = 0, early = 0;
   const auto raise = [](long &most, long value) { most = value > most ? value : most; };
@@ -93,7 +93,7 @@ static void furnish_memory(Recent &m, char *&place, const Stack &s, long R, bool
   if (backward) m.path = floats((s.T * s.K + 1) * states), m.grad_state = floats(states), m.early = floats(early);
 }
 
-// Carves a thread's room out of one allocation; called twice, first to measure.
+// Divides one allocation into a thread's work memory; the first of two calls measures its size.
 static long furnish(Room &room, char *start, const Stack &s, long R, bool backward) {
   char *place = start ? start : (char *)64;
   const long steps = s.T * s.K, floats = sizeof(float) * steps * R * widest(s);

@@ -1,8 +1,8 @@
-// Time loops around a neuron's step: state in registers, forward and adjoint, one text for GPU and CPU.
+// Time loops around a neuron's step, forward and adjoint, with the state in registers; one text for GPU and CPU.
 //
-// Nothing is saved by the forward but its inputs: the adjoint runs a chunk of lanes forward again, keeps the state before
-// every step in `scratch`, and walks back. On a CPU, where scratch is this chunk's alone and stays in the cache, the states
-// between the sub-steps of a step are kept as well; on a GPU, where every lane has its own, they are run a third time.
+// The forward pass saves only its inputs. The adjoint runs a chunk of lanes forward again, stores the state before every step in
+// `scratch`, and walks back. On a CPU scratch belongs to one chunk and stays in the cache, so the states between the sub-steps of
+// a step are stored too. On a GPU every lane has its own scratch, so the sub-steps are run a third time.
 #pragma once
 
 #define ALL (STATES + (SUBSTEPS > 1))
@@ -10,14 +10,14 @@
 
 #if SUBSTEPS > 1 && !defined(GPU)
 #define KEPT (SUBSTEPS + 1)  // states that scratch holds per step
-#define KEPT_STATES ALL      // and how many numbers each is
+#define KEPT_STATES ALL      // numbers per state
 #else
 #define KEPT 1
 #define KEPT_STATES STATES
 #endif
 
-// One inner step of one vector of lanes, with the neuron's sub-steps. `keep(m, s)` is told the state before each of them,
-// and before the output.
+// One inner step of one vector of lanes, with the neuron's sub-steps. It calls `keep(m, s)` with the state before each sub-step and
+// before the output.
 template <class Keep> INLINE void whole_step(F i, F *s, const F *p, const float *u, F &out, const Keep &keep) {
 #if SUBSTEPS > 1
   s[STATES] = LANE(-1e30f);
@@ -30,8 +30,8 @@ template <class Keep> INLINE void whole_step(F i, F *s, const F *p, const float 
 #endif
 }
 
-// Its adjoint: `state(m, s)` gives the states that were kept, g is the gradient of the state after the step and then of the
-// state before it.
+// The adjoint of `whole_step`. `state(m, s)` reads the states that `keep` stored. On entry g is the gradient of the state after the
+// step, on return that of the state before it.
 template <class State>
 INLINE void whole_step_adjoint(F i, const State &state, const F *p, const float *u, F go, F *g, F *gp, F &gi) {
 #if SUBSTEPS > 1
@@ -78,8 +78,8 @@ INLINE F load_keep(const float *x, long lane, long N, long) { return x[lane / N]
 
 #define FUNCTION static
 #define CHUNK (SUBSTEPS > 1 ? 4 : 16)
-// Where a step is larger than a cache, as many places are read and written in turns as there are steps, which is more than
-// hardware foresees: the next step's lanes are asked for ahead. Where it is not, that would only take time.
+// If a step is larger than the cache, the loop touches one place per step in turn, too many for the hardware prefetcher, so the
+// next step's lanes are prefetched. If a step fits the cache, that would only cost time.
 #define FETCH(place, written) (c.large ? __builtin_prefetch(place, written) : (void)0)
 INLINE F load(const float *x, long left) {
   F value = {};
@@ -107,10 +107,10 @@ INLINE F load_keep(const float *x, long lane, long N, long left) {
 
 #endif
 
-// A chunk: CHUNK vectors of WIDTH lanes from `first` on; FULL: all of them exist.
+// A chunk: CHUNK vectors of WIDTH lanes from `first` on. FULL: all lanes exist.
 template <bool FULL> struct Chunk {
   const Job &j;
-  const long first, L, of_current, of_output;  // the last two: lanes of a step in memory
+  const long first, L, of_current, of_output;  // of_current, of_output: lanes between two steps in memory
   const bool large;
   F s[STATES][CHUNK], p[SOME(PARAMETERS)][CHUNK];
 
@@ -125,7 +125,7 @@ template <bool FULL> struct Chunk {
   METHOD long lane(int v) const { return first + v * WIDTH; }
   METHOD long left(int v) const { return FULL ? WIDTH : L - lane(v); }
   METHOD int vectors() const { return FULL ? CHUNK : (int)((L - first + WIDTH - 1) / WIDTH); }
-  // where the lanes of a step begin in output, in current, and in a state
+  // offset of a step's lanes in output and in current, and of a state
   METHOD long at(long t, long k) const { return (t * j.K + k) * of_output; }
   METHOD long current_at(long t, long k) const { return (j.constant ? t : t * j.K + k) * of_current; }
   METHOD long state_at(int q) const { return q * j.batch * j.N; }
@@ -150,7 +150,7 @@ struct Forget {
   METHOD void operator()(int, const F *) const {}
 };
 
-// Where scratch holds the states of vector v in one step.
+// Place of the states of one vector in one step within scratch.
 struct Path {
   float *first;
   long stride;  // between two numbers of a state
@@ -250,7 +250,7 @@ template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, floa
 
 #ifdef GPU
 
-// One thread per lane. The arguments of a kernel are plain pointers and numbers, so that any launcher can pass them.
+// One thread per lane. A kernel's arguments are plain pointers and numbers, so that any launcher can pass them.
 #define THREAD_LANE ((long)blockIdx.x * blockDim.x + threadIdx.x)
 
 extern "C" __global__ void spiky_forward(const float *__restrict__ current, const float *__restrict__ state,
@@ -266,7 +266,7 @@ extern "C" __global__ void spiky_forward(const float *__restrict__ current, cons
   if (THREAD_LANE < B * N) forward_chunk<true>(j, THREAD_LANE);
 }
 
-// Lanes `first` to `first + lanes`: scratch, [T K, STATES, lanes], is as large as what runs at once.
+// Runs lanes `first` to `first + lanes`; scratch is [T K, STATES, lanes].
 extern "C" __global__ void spiky_backward(const float *__restrict__ current, const float *__restrict__ state,
                                           const float *__restrict__ params, const float *__restrict__ keep,
                                           const float *__restrict__ grad_output, const float *__restrict__ grad_last,
@@ -292,7 +292,7 @@ static void forward_lanes(const Job &j, long first) {
   else forward_chunk<false>(j, first);
 }
 
-// A single step, as a recurrent layer runs it: its states come from memory and go there, and none is worth a chunk.
+// A single step, as a recurrent layer runs it. Its states are read from memory and written back, so chunks would not help.
 template <bool FULL> struct Lane {
   const long at, rest;
   F s[ALL], p[SOME(PARAMETERS)], factor;
@@ -345,7 +345,7 @@ static void backward_once(const Job &j, long L) {
   for (; first + WIDTH <= L; first += WIDTH) lane_backward<true>(j, first, L);
   if (first < L) lane_backward<false>(j, first, L);
 }
-// Whether a job is a step of whole rows that lie together.
+// Whether a job is a single step of contiguous rows.
 static bool single(const Job &j) {
   return j.T * j.K == 1 && j.batch == j.B && j.current_batch == j.B && j.output_batch == j.B && j.threads <= 1;
 }
@@ -353,7 +353,7 @@ static bool single(const Job &j) {
 extern "C" void spiky_forward(const Job *j) {
   const long L = j->B * j->N;
   if (single(*j)) return forward_once(*j, L);
-  if (j->threads <= 1) {  // even a team of one takes OpenMP longer than a small layer
+  if (j->threads <= 1) {  // an OpenMP team of one thread takes longer than a small layer
     for (long first = 0; first < L; first += LANES) forward_lanes(*j, first);
     return;
   }

@@ -1,44 +1,44 @@
-// The loop of a recurrent layer over time, forward and adjoint, for a few rows of the batch at a time.
+// The time loop of a recurrent layer, forward and adjoint, for a few rows of the batch at a time.
 //
 //   I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 //
-// Nothing is saved by the forward but its inputs: the adjoint runs the rows forward again, keeps the state before every step
-// and the spikes as bits, and walks back. What a row's past holds from before its episode counts as 0.
+// The forward pass saves only its inputs. The adjoint runs the rows forward again, stores the state before every step and the
+// spikes as bits, and walks back. Outputs from before a row's episode count as 0.
 #pragma once
 
 struct IntraLayer {
-  const float *weight;  // [D N, N], input-major; null: the layer is not recurrent
-  const float *panels;  // what `panels_of` makes of it
+  const float *weight;  // [D N, N], input-major; null if the layer is not recurrent
+  const float *panels;  // the result of `panels_of` for it
   float *grad_weight;   // as weight
   float *trace;         // [T K, B, N]: first state after every step, or null
   long delays;          // D
-  float decay;          // of I per inner step, where it is filtered: then it is one more state
+  float decay;          // of I per inner step, if filtered: then I is one more state
   int filtered;
   int binary;  // the layer's output is 0 or 1
-  int cut;     // output that returns carries no gradient
+  int cut;     // the gradient stops at the output that feeds back
 };
 
-// What a thread remembers of the rows.
+// A thread's memory of the rows.
 struct Recent {
-  Word *events;  // [D + T K, R, words]: output, from D steps before the first on; or, where it is graded,
-  float *sent;   // [D + T K, R, N]
-  int *since;    // [T, R]: the step with which a control step's episode began; -D: before this call
+  Word *events;  // [D + T K, R, words]: binary output, from D steps before the first on
+  float *sent;   // [D + T K, R, N]: graded output, the same
+  int *since;    // [T, R]: the inner step at which the episode of a control step began; -D if before this call
   int *index;    // [D N], and SLACK
   float *state;  // [states, R, N]
-  float *synapse, *arriving, *output;  // [R, N]: I, its new part, z
+  float *synapse, *arriving, *output;  // [R, N]: I, the part of I that is new in this step, z
   float *gathered;                     // [R, D N]
   float *path;        // adjoint only: [T K + 1, states, R, N], the states before every step, and after the last
   float *grad_state;  // adjoint only: [states, R, N]
-  float *early;       // adjoint only: [D, R, N], gradient of output before the first step, the earliest first
+  float *early;       // adjoint only: [D, R, N], gradient of the outputs before the first step, earliest first
 };
 
 struct Loop {
   IntraLayer within;
   void (*forward)(const Job *);
   int (*backward)(const Job *);
-  Job step;            // of one step of R rows
+  Job step;            // one step of R rows
   const float *keep;   // [T, B] from the first row on, or null
-  const float *state;  // [states + D + filtered, B, N] from the first row on, or null: rest
+  const float *state;  // [states + D + filtered, B, N] from the first row on; null for the zero state
   long T, K, B, R, N, states;
   Recent m;
 };
@@ -73,14 +73,14 @@ static void loop_begin(const Loop &l) {
     memcpy(l.m.synapse, l.state + (l.states + D) * l.B * l.N, sizeof(float) * size);
 }
 
-// Output of `d` steps before, as floats: what of it a row still recalls.
+// Copies a row's output of `d` steps before, as floats; 0 if it is from an earlier episode.
 static void loop_recall(const Loop &l, long t, long step, long r, long d, float *to) {
   if (loop_recalls(l, t, step, r, d))
     memcpy(to, l.m.sent + ((l.within.delays + step - d) * l.R + r) * l.N, sizeof(float) * l.N);
   else memset(to, 0, sizeof(float) * l.N);
 }
 
-// What arrives in a step, [R, N].
+// Computes the feedback that arrives in a step, [R, N].
 static void loop_arriving(const Loop &l, long t, long step, float *to) {
   const long N = l.N, D = l.within.delays, words = WORDS(N);
   for (long r = 0; r < l.R; r++) {
@@ -97,7 +97,7 @@ static void loop_arriving(const Loop &l, long t, long step, float *to) {
   if (!l.within.binary) linear_rows(l.m.gathered, nullptr, l.within.weight, nullptr, to, l.R, D * N, N, 0, l.m.index);
 }
 
-// What drives the neurons in a step: `current` [R, N] and what has arrived.
+// Computes the drive of the neurons in a step: `current` [R, N] plus the feedback.
 static void loop_drive(const Loop &l, long t, long k, const float *current, float *drive) {
   const long size = l.R * l.N;
   const float *__restrict__ arrived = l.m.arriving;
@@ -111,9 +111,9 @@ static void loop_drive(const Loop &l, long t, long k, const float *current, floa
   for (long i = 0; i < size; i++) drive[i] = current[i] + arrived[i];
 }
 
-// All steps: `current` becomes `drive`, which may lie where it does, and output; strides are floats from one step to the next.
-// Where `current` is null, the drive is there already. With `path` the states before every step are kept. `last` is as state, or
-// null.
+// Runs all steps: computes `drive` from `current` (they may share memory) and `output`. Strides are floats from one step to the
+// next. If `current` is null, `drive` is given. If `path` is given, it receives the states before every step. `last` is as state,
+// or null.
 static void loop_forward(const Loop &l, const float *current, long current_stride, bool constant, float *drive,
                          long drive_stride, float *output, long output_stride, float *path, float *last) {
   const long size = l.R * l.N, D = l.within.delays;
@@ -148,7 +148,7 @@ static void loop_forward(const Loop &l, const float *current, long current_strid
   if (l.within.filtered) memcpy(last + (l.states + D) * stride, l.m.synapse, sizeof(float) * size);
 }
 
-// Adds the gradient [R, D N] of what a step recalled to the outputs' own: `grad_output` [T K, R, N], and `early`.
+// Adds the gradient [R, D N] of the delayed outputs that a step received to `grad_output` [T K, R, N] and to `early`.
 static void loop_return(const Loop &l, long t, long step, const float *grad, float *grad_output) {
   const long N = l.N, D = l.within.delays;
   for (long d = 1; d <= D; d++)
@@ -160,8 +160,9 @@ static void loop_return(const Loop &l, long t, long step, const float *grad, flo
     }
 }
 
-// After `loop_forward` with `path`; `drive` and its stride are as there. `grad_output` is [T K, R, N] and added to; so large are `grad_drive`, the
-// gradient of current, and `grad_synapse`, that of I. `lanes` is room for a step's [parameters, R, N]. Not 0: no memory.
+// The adjoint, to be called after `loop_forward` with `path` and the same `drive`. It adds to `grad_output` [T K, R, N] and fills
+// `grad_drive`, the gradient of the current, and `grad_synapse`, the gradient of I, of the same size. `lanes` is work memory for
+// [parameters, R, N]. Returns nonzero if memory runs out.
 static int loop_backward(const Loop &l, const float *drive, long drive_stride, float *grad_output, const float *grad_last, float *grad_state,
                          float *grad_drive, float *grad_synapse, float *grad_params, long parameters, float *lanes) {
   const long N = l.N, size = l.R * N, D = l.within.delays, steps = l.T * l.K, stride = l.B * N;
@@ -206,7 +207,7 @@ static int loop_backward(const Loop &l, const float *drive, long drive_stride, f
   return 0;
 }
 
-// Adds the gradient of the recurrent weights; `bits` and `numbers` are room for [T K, R, words] and [T K, R, N].
+// Adds the gradient of the recurrent weights; `bits` [T K, R, words] and `numbers` [T K, R, N] are work memory.
 static void loop_weight_gradient(const Loop &l, const float *grad_synapse, Word *bits, float *numbers, float *grad_weight) {
   const long N = l.N, D = l.within.delays, words = WORDS(N), rows = l.T * l.K * l.R;
   for (long d = 1; d <= D; d++) {

@@ -1,8 +1,8 @@
-// The loop of a recurrent layer on a GPU: a block of threads for each row of the batch, all inner steps in one launch.
+// The time loop of a recurrent layer on a GPU: one block of threads per row of the batch, all inner steps in one launch.
 //
-// What recurrent.h does, and its bits where output is 0 or 1: events are added in ascending order. The output of the last D
-// inner steps lies in the memory that the threads of a block share, as bits where it is 0 or 1; a thread has the neurons n,
-// n + blockDim.x, ... and their states in `now`.
+// It computes the same as recurrent.h, with the same bits if the output is binary, because events are added in ascending order.
+// The outputs of the last D inner steps are in shared memory, as bits if they are binary. A thread runs the neurons n,
+// n + blockDim.x, ... with their states in `now`.
 #pragma once
 
 extern __shared__ float shared_room[];
@@ -38,8 +38,8 @@ struct Row {
   const float *current, *state, *params, *keep, *synapses, *uniforms;
   float *now;     // [STATES + filtered, rows, N]
   float *output;  // [T K, rows, N]
-  long T, K, B, N, b;  // b: the row's number in the batch of B
-  long rows, row;      // and among those that `now`, `output` and scratch hold
+  long T, K, B, N, b;  // b: index of the row in the batch of B
+  long rows, row;      // number of rows in `now`, `output` and scratch, and the row's index among them
   int constant, filtered;
   float decay;
   Sent sent;
@@ -53,8 +53,8 @@ struct Row {
 
 #define NEURONS(n, N) for (long n = threadIdx.x; n < (N); n += blockDim.x)
 
-// All inner steps. `seen(step, n, drive, before, after)` is told the states of every neuron; those before are as the step takes
-// them, at rest where an episode begins.
+// Runs all inner steps. It calls `seen(step, n, drive, before, after)` with the states of every neuron; `before` is zero where an
+// episode begins.
 template <class Seen> METHOD void row_forward(const Row &r, const Seen &seen) {
   const long D = r.sent.delays;
   for (long step = -D; step <= 0; step++) r.sent.clear(step);
@@ -125,12 +125,12 @@ extern "C" __global__ void spiky_recurrent_forward(const float *__restrict__ cur
   }
 }
 
-// Scratch of `rows` rows.
+// Scratch memory of `rows` rows.
 struct Scratch {
   float *path;        // [T K, STATES, rows, N]: the states before every step
-  float *grad_drive;  // [T K, rows, N]: first the drive
+  float *grad_drive;  // [T K, rows, N]: holds the drive first
   float *arrived;     // [T K, rows, N]: the gradient of I
-  float *of_output;   // [D + T K, rows, N]: the gradient of output, from D steps before the first on
+  float *of_output;   // [D + T K, rows, N]: the gradient of the output, from D steps before the first on
 };
 
 struct Keep {
@@ -149,7 +149,8 @@ struct Held {
   }
 };
 
-// Rows `first` to `first + rows`. `grad_now` is [STATES + filtered, rows, N]: gradients of the last states, then of the first.
+// Runs rows `first` to `first + rows`. `grad_now` [STATES + filtered, rows, N] holds the gradients of the last states on entry, of
+// the first states on return.
 extern "C" __global__ void spiky_recurrent_backward(const float *__restrict__ current, const float *__restrict__ state,
                                                     const float *__restrict__ params, const float *__restrict__ keep,
                                                     const float *__restrict__ synapses,
@@ -163,7 +164,7 @@ extern "C" __global__ void spiky_recurrent_backward(const float *__restrict__ cu
   const Row r = {current, state, params, keep, synapses, uniforms, now, output, T, K, B, N, first + row, rows, row, constant,
                  filtered, decay, {N, delays, binary}};
   row_forward(r, Keep{{path, grad_drive, arrived, of_output}, r});
-  float *vectors = shared_room;  // two of N: the one of the step before is still being read
+  float *vectors = shared_room;  // two of N, because the one of the previous step is still being read
   for (long t = T - 1, step = T * K - 1; t >= 0; t--) {
     long since = -delays;
     for (long s = 0; s <= t; s++)

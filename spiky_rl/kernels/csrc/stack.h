@@ -1,6 +1,6 @@
 // A stack of layers, each a linear map and a neuron, forward and backward in one call.
 //
-// A few rows of the batch pass through all layers before the next ones: what lies between two layers stays in the cache.
+// A few rows of the batch pass through all layers before the next rows, so that the signals between layers stay in the cache.
 #pragma once
 
 static Job job_of(const Stack &s, const Layer &layer, long l, long b, long R) {
@@ -35,7 +35,7 @@ static void map_rows(const Layer &layer, const float *x, Word *bits, float *y, l
   linear_rows(x, bits, w, bias, y, rows, layer.C, layer.N, layer.binary, index, layer.padded != nullptr);
 }
 
-// Rows b to b + R through all layers.
+// Runs rows b to b + R through all layers.
 static void forward_rows(const Stack &s, Room &room, long b, long R) {
   const float *signal = s.x + b * s.layers[0].C;
   long batch = s.B;  // rows between two steps of the signal
@@ -72,7 +72,7 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
   }
 }
 
-// Gradients of a recurrent layer's rows: from its feed-forward current, in the room or `signal`, to the current's gradient.
+// Computes the gradients of a recurrent layer's rows. Its feed-forward current is in `room.current`, or is the `signal`.
 static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, const Job &job, Room &room, const float *signal,
                          long side, long b) {
   const long size = loop.R * loop.N, steps = s.T * s.K;
@@ -88,7 +88,7 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
                     layer.parameters, room.lanes))
     return 1;
   loop_weight_gradient(loop, arrived, room.bits, room.gradient[side], layer.within.grad_weight);
-  for (long t = 0; job.constant && t < s.T; t++) {  // of a current that is the same in all inner steps: their sum
+  for (long t = 0; job.constant && t < s.T; t++) {  // a current that is constant over the control step: sum over the inner steps
     float *sum = room.memory.arriving;
     memset(sum, 0, sizeof(float) * size);
     for (long k = s.K - 1; k >= 0; k--) {
@@ -100,7 +100,7 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
   return 0;
 }
 
-// Events among 64 as their indices, one after the other.
+// Loops over the events of a word; c is the index of each.
 #define EACH_EVENT(word, c, first) for (Word left = (word); left && ((c) = (first) + __builtin_ctzll(left), true); left &= left - 1)
 
 extern "C" void spiky_count(const Word *bits, long *counts, long rows, long inputs) {
@@ -109,14 +109,14 @@ extern "C" void spiky_count(const Word *bits, long *counts, long rows, long inpu
     for (long w = 0; w < WORDS(inputs); w++) EACH_EVENT(bits[r * WORDS(inputs) + w], c, w * 64) counts[c]++;
 }
 
-// Gradients of rows b to b + R, added to those of `layers` (a thread's own copies of the stack's).
+// Adds the gradients of rows b to b + R to those of `layers` (a thread's own copies of the stack's layers).
 static int backward_rows(const Stack &s, const Layer *layers, const float *const *panels, const Half *const *packed,
                          Room &room, long b, long R) {
   for (long l = s.count - 1, side = 0; l >= 0; l--, side = 1 - side) {
     const Layer &layer = layers[l];
     const bool first = l == 0, top = l == s.count - 1;
     const long steps = first && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C), C = layer.C, N = layer.N;
-    const float *input = first ? s.x : layer.input;  // graded; binary ones are in the bits
+    const float *input = first ? s.x : layer.input;  // a graded input; a binary one is in the bits
     Job job = job_of(s, layer, l, b, R);
     job.grad_output = top ? s.grad_output + b * N : room.gradient[1 - side];
     job.output_batch = top ? s.B : R;
@@ -125,10 +125,10 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     job.grad_params = layer.grad_params ? room.lanes : nullptr;
     float *gradient = room.signal[0];
     job.grad_current = gradient;
-    if (layer.current && !layer.within.weight)  // current and its gradient share their strides: bring the current here
+    if (layer.current && !layer.within.weight)  // current and gradient need the same strides: copy the current
       for (long t = 0; t < steps; t++)
         memcpy(room.current + t * R * N, layer.current + (t * s.B + b) * N, sizeof(float) * R * N);
-    for (long t = 0; !layer.current && layer.weight && t < steps; t++)  // again from its input
+    for (long t = 0; !layer.current && layer.weight && t < steps; t++)  // compute the current again from its input
       map_rows(layer, layer.binary ? nullptr : input + (t * s.B + b) * C,
                layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, room.current + t * R * N, R, room.index);
     job.current = room.current;
@@ -167,7 +167,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
   return 0;
 }
 
-// Frees what `prepare` made of the first `count` layers.
+// Frees the copies that `prepare` made for the first `count` layers.
 static void dispose(Layer *layers, long count) {
   for (long l = 0; l < count; l++) {
     if (layers[l].output_major) free((void *)layers[l].weight);
@@ -175,9 +175,9 @@ static void dispose(Layer *layers, long count) {
   }
   free(layers);
 }
-#define MANY 256  // rows that padding the weights is worth it for
-// The layers with all weights input-major: copies of those that are not; and padded, where events read many unaligned rows.
-// Null: no memory.
+#define MANY 256  // minimum rows for which padding the weights pays
+// The layers with all weights input-major (copied if they are not), and padded if events read many unaligned rows. Null if memory
+// runs out.
 static Layer *prepare(const Stack &s) {
   Layer *found = (Layer *)malloc(sizeof(Layer) * s.count);
   if (!found) return nullptr;
@@ -207,7 +207,7 @@ static Layer *prepare(const Stack &s) {
   return found;
 }
 
-// What one of `count` threads does of a forward pass.
+// Runs the share of thread `which` of `count` in a forward pass.
 static int forward_share(const Stack &s, long R, long bytes, int which, int count) {
   char *memory = (char *)aligned_alloc(64, bytes);
   if (!memory) return 1;
@@ -243,7 +243,7 @@ static long gradients_of(const Layer &layer) {
   return layer.C * layer.N + layer.N + layer.parameters * layer.N + synapses_within(layer);
 }
 
-// Gradients start from zero. With several threads each adds up its own rows, and the threads' sums are added in order.
+// Overwrites the gradients. Each of several threads adds up its own rows; then the threads' sums are added in order.
 extern "C" int spiky_stack_backward(const Stack *stack) {
   Stack s = *stack;
   Layer *layers = prepare(s);

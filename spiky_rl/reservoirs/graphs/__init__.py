@@ -1,1 +1,1 @@
-"""Graphs: who projects to whom in a reservoir, and how strongly."""
+"""Graphs: the recurrent wiring of a reservoir, with its weights."""

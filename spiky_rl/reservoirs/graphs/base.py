@@ -1,4 +1,4 @@
-"""What every graph is: a directed, weighted wiring of N neurons, drawn once from a generator of its own."""
+"""Base class of graphs: a directed, weighted wiring of N neurons, drawn once from its own generator."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ class Wiring:
     weights: np.ndarray
     """float32 [N, N], from row to column; 0 where there is no synapse. Excitatory weights are about 1; a reservoir scales them."""
     inhibitory: np.ndarray
-    """bool [N]: whose outgoing weights are negative or zero; all others' are positive or zero."""
+    """bool [N]: the outgoing weights of these neurons are at most 0, those of all others at least 0."""
     position: np.ndarray | None = None
-    """float [N, 2 or 3], where the neurons lie, for graphs that have a space."""
+    """float [N, 2 or 3]: positions of the neurons, for spatial graphs."""
 
     @property
     def density(self) -> float:
-        """Synapses, by the N (N - 1) that there could be between different neurons."""
+        """Number of synapses divided by N (N - 1)."""
         size = len(self.weights)
         return float(np.count_nonzero(self.weights)) / max(size * (size - 1), 1)
 
 
-class Graph(Component):
+class ReservoirGraph(Component):
     """A rule that wires N neurons."""
 
     def __init__(self, options: Settings | None = None) -> None:
         self.options = options
 
     def check(self, size: int) -> None:
-        """Raise RegistryError where there is no wiring of ``size`` neurons; most rules wire any number."""
+        """Raise RegistryError if this graph cannot wire ``size`` neurons; most graphs wire any number."""
 
     @abstractmethod
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
-        """The wiring of ``size`` neurons. The same state of the ``generator`` gives the same wiring."""
+        """Return a wiring of ``size`` neurons; it is the same for the same state of ``generator``."""
+
+
+Graph = ReservoirGraph
+"""The old name, for one release."""

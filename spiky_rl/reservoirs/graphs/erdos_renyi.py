@@ -1,7 +1,7 @@
 """Erdos-Renyi: every pair of different neurons is connected with the same probability.
 
-A fraction of the neurons, the last ones, inhibits (Dale's law). Weights are normal about 1, cut off below a hundredth, and
-``strength`` times as large where they inhibit: 4 for a fifth of the neurons makes excitation and inhibition cancel.
+The last neurons, a fraction of all, are inhibitory (Dale's law). Weights are normally distributed around 1, clipped below at 0.01, and
+``strength`` times as large if inhibitory: with a fifth of inhibitory neurons, 4 balances excitation and inhibition.
 
 Source: Erdos & Renyi (1959); the balance is that of Brunel (2000).
 """
@@ -13,17 +13,19 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 
-class ErdosRenyi(Graph):
+class ErdosRenyi(ReservoirGraph):
     """Random graph in which every pair of neurons is connected with the same probability."""
 
     class Options(Settings):
         density: float = option(0.1, "probability of a synapse", low=1e-4, high=1.0)
-        inhibitory: float = option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0)
-        strength: float = option(4.0, "strength of an inhibitory synapse, in excitatory ones", low=0.0)
-        spread: float = option(0.3, "standard deviation of the weights, in their mean", low=0.0)
+        inhibitory: float = option(0.2, "fraction of inhibitory neurons", low=0.0, high=1.0)
+        strength: float = option(
+            4.0, "strength of an inhibitory synapse, relative to an excitatory one", low=0.0
+        )
+        spread: float = option(0.3, "standard deviation of the weights, relative to their mean", low=0.0)
 
     options: Options
 

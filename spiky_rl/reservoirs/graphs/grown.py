@@ -1,7 +1,7 @@
 """Grown: a graph that ``scripts/grow.py`` evolved, read from its file.
 
-Neurons in states 0 and 1 excite, those in state 2 inhibit (Dale's law); every edge is a synapse of weight 1, times
-``strength`` where it inhibits. A node's edge to itself is a synapse too. The file says how many neurons there are.
+Neurons in states 0 and 1 are excitatory, neurons in state 2 inhibitory (Dale's law). Every edge is a synapse of weight 1, times
+``strength`` if inhibitory. An edge from a node to itself is a synapse too. The file determines the number of neurons.
 
 Source: Barandiaran & Stovold (2025), Developmental Graph Cellular Automata.
 """
@@ -18,16 +18,16 @@ from typing import Any, override
 import numpy as np
 from pydantic import field_validator
 
-from spiky_rl.config.options import RegistryError, Settings, nearest, option, short
 from spiky_rl.config import files, registry
-from spiky_rl.config.reading import ReadingError, parse_json, read_file
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
+from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 
 VERSION = 1
 FORMAT = "spiky_rl grown graph"
 STATES = 3
 INHIBITORY = 2
-"""The state whose neurons inhibit."""
+"""The state of inhibitory neurons."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class GrownGraph:
     edges: np.ndarray
     """int [edges, 2]: from, to"""
     rule: Mapping[str, Any]
-    """The chromosomes that grew it: lists of matrices by name."""
+    """The chromosomes of its rule: lists of matrices by name."""
     seed: int
     """Seed of the evolution."""
     fitness: float
     """Lower is better."""
     measured: Mapping[str, Any]
-    """How the fitness was measured."""
+    """Settings of the fitness measurement."""
     versions: Mapping[str, str]
-    """Versions of the libraries that computed it."""
+    """Versions of the libraries that computed the fitness."""
 
     @property
     def size(self) -> int:
@@ -62,19 +62,23 @@ class GrownGraph:
         return adjacency
 
     def wiring(self, strength: float = 1.0) -> Wiring:
-        """The graph as neurons and synapses; an inhibitory one has ``strength`` times an excitatory one's weight."""
+        """Return the graph as a wiring; inhibitory synapses have ``strength`` times the weight of excitatory ones."""
         inhibits = self.states == INHIBITORY
         weights = self.adjacency.astype(np.float32)
         weights[inhibits] *= -strength
         return Wiring(weights, inhibits)
 
 
-class Grown(Graph):
+class Grown(ReservoirGraph):
     """Graph that ``scripts/grow.py`` evolved, read from its file."""
 
     class Options(Settings):
-        file: str = option("", "the graph, as scripts/grow.py writes it: a .json; ours lie beside the agents")
-        strength: float = option(1.0, "strength of an inhibitory synapse, in excitatory ones", low=0.0)
+        file: str = option(
+            "", "a graph file of scripts/grow.py (.json), by its path or by the name of one in agents/"
+        )
+        strength: float = option(
+            1.0, "strength of an inhibitory synapse, relative to an excitatory one", low=0.0
+        )
 
         @field_validator("file")
         @classmethod
@@ -105,16 +109,18 @@ class Grown(Graph):
 
 
 def find(file: str) -> Path:
-    """Where the graph ``file`` lies: at its path, or, one of ours, beside the agents."""
+    """Return the path of the graph ``file``: the path itself, or a shipped file beside the agents."""
     shipped = registry.data_dir("agents") / file
     return shipped if os.path.isfile(shipped) and not os.path.isfile(file) else Path(file)
 
 
 def write(path: Path, graph: GrownGraph) -> None:
-    """Save a ``graph`` as text at ``path``, whole or not at all."""
+    """Write ``graph`` as JSON to ``path``, atomically."""
     lists = json.dumps
     rule = ",\n".join(
-        f"    {lists(name)}: [\n" + ",\n".join(f"      {_rows(matrix)}" for matrix in chromosome) + "\n    ]"
+        f"    {lists(name)}: [\n"
+        + ",\n".join(f"      {_format_rows(matrix)}" for matrix in chromosome)
+        + "\n    ]"
         for name, chromosome in graph.rule.items()
     )
     edges = ",\n".join(f"    {lists(edge)}" for edge in graph.edges.tolist())
@@ -137,33 +143,33 @@ def write(path: Path, graph: GrownGraph) -> None:
     files.write_text(path, text)
 
 
-def _rows(matrix: object) -> str:
+def _format_rows(matrix: object) -> str:
     rows = ",\n       ".join(json.dumps(row) for row in np.asarray(matrix).tolist())
     return f"[{rows}]"
 
 
 def read(path: Path) -> GrownGraph:
-    """The graph of the file at ``path``. Raises RegistryError that names file, key, value and what is allowed."""
+    """Read the graph in the file at ``path``. Raises RegistryError that names file, key, value and the allowed values."""
     try:
         data = read_file(path, parse_json)
     except ReadingError as error:
         raise RegistryError(str(error)) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise RegistryError(f"{path}: is no grown graph; its format has to be {FORMAT!r}")
+        raise RegistryError(f"{path}: not a file of a grown graph; its format must be {FORMAT!r}")
     if data.get("version") != VERSION:
-        raise RegistryError(f"{path}: version: {data.get('version')!r} is not read here; only {VERSION} is")
+        raise RegistryError(f"{path}: version: {data.get('version')!r} is not supported; allowed: {VERSION}")
     for key in data:
         if key not in ("format", "version", *CHECKS):
-            raise RegistryError(f"{path}: {key}: no such key{nearest(key, CHECKS)}")
+            raise RegistryError(f"{path}: {key}: no such key{suggest_name(key, CHECKS)}")
     for key, (check, allowed) in CHECKS.items():
         if key not in data:
-            raise RegistryError(f"{path}: {key}: is missing; it has to be {allowed}")
+            raise RegistryError(f"{path}: {key}: missing; allowed: {allowed}")
         if not check(data[key]):
-            raise RegistryError(f"{path}: {key}: {short(data[key])} is not allowed; it has to be {allowed}")
+            raise RegistryError(f"{path}: {key}: {shorten(data[key])} given; allowed: {allowed}")
     size = len(data["states"])
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:
-            raise RegistryError(f"{path}: edges[{i}]: {edge} leaves the {size} nodes, counted from 0")
+            raise RegistryError(f"{path}: edges[{i}]: {edge} given; allowed: nodes 0 to {size - 1}")
     rule = {name: [np.array(matrix) for matrix in chromosome] for name, chromosome in data["rule"].items()}
     return GrownGraph(
         np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,
@@ -171,45 +177,45 @@ def read(path: Path) -> GrownGraph:
     )  # fmt: skip
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole(value: object, below: int | None = None) -> bool:
+def _is_index(value: object, below: int | None = None) -> bool:
     if not isinstance(value, int) or isinstance(value, bool):
         return False
     return value >= 0 and (below is None or value < below)
 
 
-def _edge(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_whole(end) for end in value)
+def _is_edge(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_index(end) for end in value)
 
 
-def _matrix(value: object) -> bool:
+def _is_matrix(value: object) -> bool:
     if not (isinstance(value, list) and value and all(isinstance(row, list) and row for row in value)):
         return False
-    return len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
+    return len({len(row) for row in value}) == 1 and all(_is_number(x) for row in value for x in row)
 
 
-def _rule(value: object) -> bool:
+def _is_rule(value: object) -> bool:
     if not (isinstance(value, dict) and set(value) == {"action", "state"}):
         return False
-    return all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
+    return all(isinstance(c, list) and c and all(map(_is_matrix, c)) for c in value.values())
 
 
 CHECKS = {
     "states": (
-        lambda value: isinstance(value, list) and bool(value) and all(_whole(x, STATES) for x in value),
+        lambda value: isinstance(value, list) and bool(value) and all(_is_index(x, STATES) for x in value),
         f"a list of whole numbers below {STATES}, one for each node",
     ),
     "edges": (
-        lambda value: isinstance(value, list) and all(map(_edge, value)),
+        lambda value: isinstance(value, list) and all(map(_is_edge, value)),
         "a list of [from, to], numbers of nodes counted from 0",
     ),
-    "rule": (_rule, "a mapping of 'action' and 'state', each a list of matrices"),
-    "seed": (_whole, "a whole number from 0"),
-    "fitness": (_number, "a number"),
+    "rule": (_is_rule, "a mapping of 'action' and 'state', each a list of matrices"),
+    "seed": (_is_index, "a whole number from 0"),
+    "fitness": (_is_number, "a number"),
     "measured": (lambda value: isinstance(value, dict), "a mapping"),
     "versions": (lambda value: isinstance(value, dict), "a mapping"),
 }
-"""Key -> what its value is checked with, and that in words."""
+"""For each key a check of its value, and the allowed values in words."""

@@ -1,1 +1,1 @@
-"""Growth: reservoirs that develop from one node by a rule, and the evolution of such rules."""
+"""Growth of graphs from one node by a rule, and the evolution of such rules."""

@@ -1,12 +1,12 @@
 """Developmental Graph Cellular Automata: a directed graph that grows from one node, by a rule that every node follows.
 
-A node sees G: its own state, the counts of its in-neighbours' states and of its out-neighbours' states, divided by the
-largest of these. One network maps G to an action (remove, stay, divide, and how a child is wired), all nodes act at once,
-and a second network maps the new graph's G to the nodes' new states.
+The input of a node is G: its own state, the counts of its in-neighbours' states and of its out-neighbours' states, divided by the
+largest of these numbers. One network maps G to an action (remove, stay, divide, and the wiring of a child). All nodes act at once.
+Then a second network maps the G of the new graph to the nodes' new states.
 
-Source: Waldegrave, Stepney & Trefzer (2023); Barandiaran & Stovold (2025), whose rule set this is without its optional noise.
-Different from their published code: a child is kept for any of its three wiring choices, not only for the first two, and
-ties go to the first choice.
+Source: Waldegrave, Stepney & Trefzer (2023); the rule set is that of Barandiaran & Stovold (2025) without its optional noise.
+It differs from their published code in two points: a child is kept for any of its three wiring choices, not only for the first
+two, and ties go to the first choice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellGraph:
     """A graph of nodes with states."""
 
     adjacency: np.ndarray
@@ -35,9 +35,9 @@ class Cells:
     states: np.ndarray
     """int [N]"""
     inputs: int = 0
-    """So many of the first nodes are inputs,"""
+    """Number of input nodes, which come first and are never removed."""
     outputs: int = 0
-    """and so many of those after them outputs: neither are ever removed."""
+    """Number of output nodes, which follow the inputs and are never removed."""
 
     @property
     def size(self) -> int:
@@ -46,29 +46,29 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Rule:
+class GrowthRule:
     """Two networks without biases: the chromosomes."""
 
     action: tuple[np.ndarray, ...]
-    """[9, 15], or [9, hidden] and [hidden, 15] with logistic neurons between."""
+    """[9, 15], or [9, hidden] and [hidden, 15] with a logistic function in between."""
     state: tuple[np.ndarray, ...]
     """([9, 3],)"""
 
 
 @dataclass(frozen=True)
-class Growth:
-    """How a growth went."""
+class GrowthResult:
+    """The result of a growth."""
 
-    cells: Cells
-    """The last graph that was not too large."""
+    cells: CellGraph
+    """The last graph within the maximum size."""
     steps: int
     end: str
-    """died, attractor (a graph came back), size (the next one was too large) or steps (there were no more)."""
+    """Why the growth ended: died, attractor (a graph came back), size (the next graph was too large), or steps (all steps done)."""
 
 
 @dataclass(frozen=True)
-class Actions:
-    """The action of each node; wiring counts where it divides."""
+class NodeActions:
+    """The action of each node; the wiring applies to nodes that divide."""
 
     remove: np.ndarray
     """bool [N]"""
@@ -77,29 +77,29 @@ class Actions:
     forward: np.ndarray
     """int [N], NONE to TRANSPOSED: edges from old nodes to the child"""
     backward: np.ndarray
-    """int [N]: from the child to old nodes"""
+    """int [N]: edges from the child to old nodes"""
     new: np.ndarray
-    """int [N]: between children"""
+    """int [N]: edges between children"""
 
 
-def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
-    """One node without edges; with ``inputs`` or ``outputs``, so many of these as well, and edges inputs -> node -> outputs."""
+def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
+    """Return one node; with ``inputs`` or ``outputs`` also these nodes, and edges inputs -> node -> outputs."""
     size = inputs + outputs + 1
     adjacency = np.zeros((size, size), bool)
     adjacency[:inputs, -1] = True
     adjacency[-1, inputs:-1] = True
-    return Cells(adjacency, np.zeros(size, int), inputs, outputs)
+    return CellGraph(adjacency, np.zeros(size, int), inputs, outputs)
 
 
-def random_rule(generator: np.random.Generator, hidden: int = 0) -> Rule:
-    """Weights uniform in [-1, 1] from the ``generator``; ``hidden`` neurons in the action network, 0 for a single layer."""
+def random_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
+    """Return a rule with weights uniform in [-1, 1]; its action network has ``hidden`` neurons, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
     action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
-    return Rule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
+    return GrowthRule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 
-def neighbourhood(cells: Cells) -> np.ndarray:
-    """G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
+def neighbourhood(cells: CellGraph) -> np.ndarray:
+    """Return G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
     seen = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
@@ -112,18 +112,18 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
     return x @ layers[-1]
 
 
-def choose(rule: Rule, cells: Cells) -> Actions:
-    """The actions of all nodes of ``cells`` by the ``rule``: the largest output of each group decides."""
+def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
+    """Return the actions of all nodes of ``cells``: the largest output in each group of the ``rule``'s outputs."""
     output = _forward(rule.action, neighbourhood(cells))
-    what = output[:, :3].argmax(1)
+    action = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
-    remove = what == REMOVE
+    remove = action == REMOVE
     remove[: cells.inputs + cells.outputs] = False
-    return Actions(remove, what == DIVIDE, *wiring)
+    return NodeActions(remove, action == DIVIDE, *wiring)
 
 
-def restructure(cells: Cells, actions: Actions) -> Cells:
-    """The graph after the ``actions`` of all ``cells``: survivors in their order, then children in theirs, which inherit the state."""
+def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
+    """Return the graph after the ``actions``: the surviving nodes in order, then the children in order, with their parents' states."""
     A = cells.adjacency
     f, b, n = actions.forward, actions.backward, actions.new
     loop = np.eye(cells.size, dtype=bool)
@@ -135,11 +135,11 @@ def restructure(cells: Cells, actions: Actions) -> Cells:
     wired = (f != NONE) | (b != NONE) | (n != NONE)
     staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
     adjacency = np.block([[A, ahead], [back, among]])[np.ix_(staying, staying)]
-    return Cells(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
+    return CellGraph(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
 
 
-def prune(cells: Cells) -> Cells:
-    """The ``cells``, with inputs and more than one part: without those that no input reaches, but for inputs and outputs."""
+def prune(cells: CellGraph) -> CellGraph:
+    """Return ``cells`` without the nodes that no input reaches, if there are inputs and more than one part; keep inputs and outputs."""
     if not cells.inputs:
         return cells
     sparse = csr_array(cells.adjacency)
@@ -148,66 +148,68 @@ def prune(cells: Cells) -> Cells:
     staying = np.arange(cells.size) < cells.inputs + cells.outputs
     for i in range(cells.inputs):
         staying[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
-    return Cells(
+    return CellGraph(
         cells.adjacency[np.ix_(staying, staying)], cells.states[staying], cells.inputs, cells.outputs
     )
 
 
-def largest_part(cells: Cells) -> Cells:
-    """Those of the ``cells`` that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
+def largest_part(cells: CellGraph) -> CellGraph:
+    """Return the largest weakly connected part of ``cells`` (of equal ones the first), without marking inputs and outputs."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
     staying = labels == np.bincount(labels).argmax()
-    return Cells(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
+    return CellGraph(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
 
 
-def step(rule: Rule, cells: Cells) -> Cells:
-    """One step of development of ``cells`` by a ``rule``. Without nodes in, or left, there are none out."""
-    cells = prune(restructure(cells, choose(rule, cells)))
+def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
+    """Return ``cells`` after one step of development by a ``rule``; the result may be empty."""
+    cells = prune(restructure(cells, choose_actions(rule, cells)))
     states = _forward(rule.state, neighbourhood(cells)).argmax(1)
-    return Cells(cells.adjacency, states, cells.inputs, cells.outputs)
+    return CellGraph(cells.adjacency, states, cells.inputs, cells.outputs)
 
 
-def grow(rule: Rule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: Cells | None = None) -> Growth:
-    """Develop a graph until it dies, comes back to a former graph, gets too large or has had its steps.
+def grow(
+    rule: GrowthRule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: CellGraph | None = None
+) -> GrowthResult:
+    """Develop a graph until it dies, returns to an earlier graph, gets too large, or all steps are done.
 
     Args:
-        rule: What develops it.
-        max_size: Most nodes.
-        max_steps: Most steps.
-        seed: Where it begins; None: at one node.
+        rule: The rule of development.
+        max_size: Maximum nodes.
+        max_steps: Maximum steps.
+        seed: The first graph; None for a single node.
     """
     cells = seed_cells() if seed is None else seed
-    seen: dict[bytes, list[Cells]] = {_fingerprint(cells): [cells]}
+    seen: dict[bytes, list[CellGraph]] = {_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
         following = step(rule, cells)
         if following.size == 0:
-            return Growth(following, count, "died")
+            return GrowthResult(following, count, "died")
         if following.size > max_size:
-            return Growth(cells, count - 1, "size")
+            return GrowthResult(cells, count - 1, "size")
         cells = following
         alike = seen.setdefault(_fingerprint(cells), [])
         if any(isomorphic(cells, former) for former in alike):
-            return Growth(cells, count, "attractor")
+            return GrowthResult(cells, count, "attractor")
         alike.append(cells)
-    return Growth(cells, max_steps, "steps")
+    return GrowthResult(cells, max_steps, "steps")
 
 
-def _fingerprint(cells: Cells) -> bytes:
-    """Equal for isomorphic graphs: the rows of G, sorted."""
+def _fingerprint(cells: CellGraph) -> bytes:
+    """Return a key that is equal for isomorphic graphs: the sorted rows of G."""
     seen = neighbourhood(cells)
     return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
 
 
-def isomorphic(a: Cells, b: Cells) -> bool:
-    """Whether a renumbering of the nodes makes one graph, states included, the other: ``a`` and ``b``."""
+def isomorphic(a: CellGraph, b: CellGraph) -> bool:
+    """Return whether a renumbering of the nodes turns ``a`` into ``b``, states included."""
     if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
         return False
     if np.array_equal(a.adjacency, b.adjacency) and np.array_equal(a.states, b.states):
         return True
-    # refined colours rule most pairs out and leave the search few candidates for the others
-    colours = _colours(a, b)
+    # refined colours exclude most pairs, and leave few candidates for the search in the others
+    colours = _refine_colours(a, b)
     if not np.array_equal(np.sort(colours[: a.size]), np.sort(colours[a.size :])):
         return False
     graphs = []
@@ -218,8 +220,8 @@ def isomorphic(a: Cells, b: Cells) -> bool:
     return networkx.vf2pp_is_isomorphic(graphs[0], graphs[1], node_label="colour")
 
 
-def _colours(a: Cells, b: Cells) -> np.ndarray:
-    """Colours of both graphs' nodes, refined by their neighbours' until that distinguishes no more (Weisfeiler-Leman)."""
+def _refine_colours(a: CellGraph, b: CellGraph) -> np.ndarray:
+    """Return colours of both graphs' nodes, refined by their neighbours' colours until nothing changes (Weisfeiler-Leman)."""
     size = a.size
     adjacency = np.zeros((2 * size, 2 * size))
     adjacency[:size, :size], adjacency[size:, size:] = a.adjacency, b.adjacency

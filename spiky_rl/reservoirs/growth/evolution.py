@@ -1,9 +1,9 @@
 """Evolution of growth rules: a microbial genetic algorithm on two populations of chromosomes.
 
-A tournament draws two action networks and two state networks, which make two individuals; each grows a graph, and the
-fitness of the graphs' largest connected parts decides (whole graphs evolve into crowds of unconnected neurons). The
-loser's chromosomes get half the winner's columns and then mutate, except for one that has been part of something better
-than this winner. Where neither graph is valid, both individuals are drawn anew, weight by weight, until one is.
+A tournament draws two action networks and two state networks, which form two individuals. Each grows a graph, and the individual
+whose largest connected part has the better fitness wins (whole graphs would evolve into crowds of unconnected neurons). The loser's
+chromosomes take half of the winner's columns and then mutate; a chromosome that was part of a better individual than this winner
+stays. If neither graph is valid, both individuals are drawn again, weight by weight, until one is valid.
 
 Source: Harvey (2011), The microbial genetic algorithm; Barandiaran & Stovold (2025).
 """
@@ -17,58 +17,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiky_rl.reservoirs.growth.dgca import MAX_STEPS, Cells, Rule, grow, largest_part, random_rule
+from spiky_rl.reservoirs.growth.dgca import MAX_STEPS, CellGraph, GrowthRule, grow, largest_part, random_rule
 
-Fitness = Callable[[Cells], float]
-"""Lower is better: an error such as the NRMSE of a task. Infinite or not a number: not valid."""
+Fitness = Callable[[CellGraph], float]
+"""A score such as the NRMSE of a task; lower is better, and a non-finite score is invalid."""
 
 CROSSOVER, MUTATION = 0.5, 0.02
-"""Share of the winner's columns, and probability of a new weight, in a loser."""
+"""In a loser: share of the winner's columns, and probability of a new weight."""
 ATTEMPTS = 200
-"""Pairs of rules in one tournament of which neither may grow a valid graph."""
+"""Maximum pairs of rules drawn in one tournament until one of them grows a valid graph."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Which graphs are valid."""
+class GraphLimits:
+    """Limits of valid graphs."""
 
     min_size: int = 20
-    """Least size of the largest connected part,"""
+    """Minimum nodes of the largest connected part."""
     max_size: int = 200
-    """and of the whole graph."""
+    """Maximum nodes of the whole graph."""
     max_steps: int = MAX_STEPS
 
 
 @dataclass(frozen=True)
 class Individual:
-    """A rule, the largest connected part of what it grew and how good that is."""
+    """A rule, the largest connected part of its graph, and the fitness of that part."""
 
-    rule: Rule
-    cells: Cells
+    rule: GrowthRule
+    cells: CellGraph
     fitness: float
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvolutionProgress:
     """The state of an evolution after a tournament."""
 
     tournament: int
     """From 1."""
     growths: int
-    """Graphs grown so far, valid or not."""
+    """Number of graphs grown so far, valid or not."""
     measured: int
-    """Different graphs whose fitness was measured so far."""
+    """Number of different graphs with a measured fitness so far."""
     best: Individual | None
-    """None: no valid graph yet."""
+    """None if there is no valid graph yet."""
     improved: bool
-    """The best is this tournament's."""
+    """Whether the best is from this tournament."""
 
 
 @dataclass
 class _Chromosome:
     layers: tuple[np.ndarray, ...]
     record: float = math.inf
-    """Best fitness of what it was part of."""
+    """Best fitness of the individuals that it was part of."""
 
 
 def evolve(
@@ -77,19 +77,19 @@ def evolve(
     tournaments: int = 1000,
     population: int = 10,
     hidden: int = 0,
-    limits: Limits = Limits(),
-    progress: Callable[[Progress], None] = lambda _: None,
+    limits: GraphLimits = GraphLimits(),
+    progress: Callable[[EvolutionProgress], None] = lambda _: None,
 ) -> Individual | None:
-    """The best individual of an evolution; None where no rule grew a valid graph.
+    """Run an evolution and return its best individual; None if no rule grew a valid graph.
 
     Args:
-        fitness: Function that scores a valid graph; the score has to be the same for the same graph.
-        generator: Random generator of everything drawn here.
-        tournaments: How many.
+        fitness: Scores a valid graph; the score must be the same for the same graph.
+        generator: Random generator of the evolution.
+        tournaments: Number of tournaments.
         population: Chromosomes of each kind, at least 2.
-        hidden: Neurons in the action network; 0: it has a single layer.
-        limits: What makes a graph valid.
-        progress: Called after every tournament; what it raises ends the evolution.
+        hidden: Hidden neurons in the action network; 0 for a single layer.
+        limits: Limits of valid graphs.
+        progress: Called after every tournament; an exception from it ends the evolution.
     """
     if population < 2:
         raise ValueError(f"population: {population} is out of range; a tournament needs at least 2")
@@ -101,7 +101,7 @@ def evolve(
     known: dict[bytes, float] = {}
     for tournament in range(1, tournaments + 1):
         before = best
-        pair = list(zip(_two(actions, generator), _two(states, generator), strict=True))
+        pair = list(zip(_draw_pair(actions, generator), _draw_pair(states, generator), strict=True))
         for attempt in range(ATTEMPTS):
             if attempt:
                 for action, state in pair:
@@ -109,7 +109,7 @@ def evolve(
                     _renew(state, generator)
             individuals = []
             for action, state in pair:
-                individuals.append(_individual(action, state, fitness, limits, known))
+                individuals.append(_grow_individual(action, state, fitness, limits, known))
                 growths += 1
             if any(math.isfinite(individual.fitness) for individual in individuals):
                 break
@@ -120,23 +120,23 @@ def evolve(
         if math.isfinite(individuals[won].fitness):
             for winner, loser in zip(pair[won], pair[1 - won], strict=True):
                 if loser.record >= individuals[won].fitness:
-                    _infect(loser, winner, generator)
-        progress(Progress(tournament, growths, len(known), best, best is not before))
+                    _recombine(loser, winner, generator)
+        progress(EvolutionProgress(tournament, growths, len(known), best, best is not before))
     return best
 
 
-def _two(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
+def _draw_pair(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
     return [chromosomes[i] for i in generator.choice(len(chromosomes), 2, replace=False)]
 
 
-def _individual(
-    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: Limits, known: dict[bytes, float]
+def _grow_individual(
+    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, known: dict[bytes, float]
 ) -> Individual:
-    rule = Rule(action.layers, state.layers)
+    rule = GrowthRule(action.layers, state.layers)
     cells = largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
     value = math.inf
     if cells.size >= limits.min_size:
-        # the same rules meet again and again
+        # the same rules meet repeatedly
         key = hashlib.sha256(cells.adjacency.tobytes() + cells.states.tobytes()).digest()
         if key not in known:
             measured = fitness(cells)
@@ -152,8 +152,8 @@ def _renew(chromosome: _Chromosome, generator: np.random.Generator) -> None:
     chromosome.record = math.inf
 
 
-def _infect(loser: _Chromosome, winner: _Chromosome, generator: np.random.Generator) -> None:
-    """Half the winner's columns, then mutation. What the loser has become has no record."""
+def _recombine(loser: _Chromosome, winner: _Chromosome, generator: np.random.Generator) -> None:
+    """Give the loser half of the winner's columns, then mutate it. The result has no record yet."""
     layers = []
     for mine, theirs in zip(loser.layers, winner.layers, strict=True):
         columns = generator.random(mine.shape[1]) < CROSSOVER

@@ -1,43 +1,46 @@
-"""Fitness of a grown graph: the error of a spiking reservoir that is wired by it."""
+"""Fitness of a grown graph: the error of a spiking reservoir with its wiring."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, override
+from typing import Any, override
 
 import numpy as np
 
 from spiky_rl.config import registry
-from spiky_rl.config.plain import Tree
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.reservoirs import narma as narma_task
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 from spiky_rl.reservoirs.graphs.grown import GrownGraph
-from spiky_rl.reservoirs.growth.dgca import Cells, Rule
+from spiky_rl.reservoirs.growth.dgca import CellGraph, GrowthRule
 from spiky_rl.reservoirs.growth.settings import Task
-from spiky_rl.reservoirs.memory import memory_capacity, standardised
+from spiky_rl.reservoirs.memory import memory_capacity, standardize_drive
 
 NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
-"""The reservoir that a graph is put into; all else is the default."""
+"""Settings of the reservoir that receives the graph; the others are the defaults."""
 DELAYS = 30
 
 
-class SpikingReservoir(Protocol):
-    """Interface of the network ``reservoir`` for measures and pictures."""
+@dataclass(frozen=True)
+class SpikingReservoir:
+    """The parts of a network ``reservoir`` that measures and pictures need."""
 
     wiring: Wiring
-    size: int
-    """N: neurons."""
-    trace_decays: tuple[float, ...]
+    traces: int
+    """Number of traces per neuron."""
+    drive: Drive
+    """Computes the traces [series, time, N * traces] of inputs [series, time, channels]; each series starts from rest."""
 
-    def drive(self, u: np.ndarray) -> np.ndarray:
-        """Inputs [series, time, channels] -> traces [series, time, N * traces], each series from rest."""
-        ...
+    @property
+    def size(self) -> int:
+        """N, the number of neurons."""
+        return len(self.wiring.weights)
 
 
-class Fixed(Graph):
-    """A wiring that is there already."""
+class FixedGraph(ReservoirGraph):
+    """A given wiring as a graph component."""
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__()
@@ -48,58 +51,61 @@ class Fixed(Graph):
         return self.wiring
 
 
-def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
-    """A spiking reservoir of one input.
-
-    Args:
-        wiring: Stands in the place of its graph.
-        settings: Settings of the network, as an agent has them.
-    """
+def make_reservoir(wiring: Wiring, settings: PlainMapping) -> SpikingReservoir:
+    """Return a spiking reservoir with one input, with ``wiring`` as its graph and the network ``settings`` of an agent."""
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")
-    fixed = registry.Configured("fixed", Fixed, None, {"wiring": wiring})
-    return replace(configured, parts={**configured.parts, "graph": fixed}).build(inputs=1, outputs=1)
+    fixed = registry.ComponentSpec("fixed", FixedGraph, None, {"wiring": wiring})
+    return build_reservoir(replace(configured, parts={**configured.parts, "graph": fixed}))
+
+
+def build_reservoir(network: registry.ComponentSpec) -> SpikingReservoir:
+    """Build the ``network``, a reservoir, with one input."""
+    net = network.build(inputs=1, outputs=1)
+    return SpikingReservoir(net.wiring, len(net.trace_decays), net.compute_traces)
 
 
 @dataclass(frozen=True)
-class Score:
-    """A fitness: what a graph's reservoir achieves on a task with fixed data. Lower is better."""
+class ReservoirScore:
+    """The fitness function: the score of a graph's reservoir on a task with fixed data. Lower is better."""
 
     task: Task
     seed: int
-    """Seed of input weights, of what calibrates, and of the task's series."""
+    """Seed of input weights, calibration, and the task's series."""
     train: int = 2000
     test: int = 2000
     series: int = 20
-    """The samples are divided among so many series, which cost no more time than one does."""
+    """Number of series that share the samples; they run side by side and take no more time than one."""
     washout: int = 50
 
-    def __call__(self, cells: Cells) -> float:
-        net = reservoir(as_file(cells, Rule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed})
-        return self.of(net.drive)
+    def __call__(self, cells: CellGraph) -> float:
+        net = make_reservoir(
+            make_graph_file(cells, GrowthRule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed}
+        )
+        return self.evaluate(net.drive)
 
-    def of(self, drive: Drive) -> float:
-        """The score of any reservoir that expects standardised inputs, by its ``drive``."""
+    def evaluate(self, drive: Drive) -> float:
+        """Return the score of a reservoir that expects standardised inputs, by its ``drive``."""
         generator = np.random.default_rng(self.seed)
         if self.task == "memory":
-            drive = standardised(drive, -1.0, 1.0)
+            drive = standardize_drive(drive, -1.0, 1.0)
             return -memory_capacity(
                 drive, generator, DELAYS, self.train, self.test, self.washout, self.series
             ).total
-        drive = standardised(drive, *narma_task.INPUT)
-        return narma_task.narma(
+        drive = standardize_drive(drive, *narma_task.INPUT)
+        return narma_task.evaluate_narma(
             drive, generator, int(self.task.removeprefix("narma")),
             self.train, self.test, self.washout, self.series,
         ).nrmse  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """How the fitness was measured, for the graph's file."""
+        """Return the settings of the measurement, for the graph's file."""
         unit = "-memory capacity" if self.task == "memory" else "NRMSE"
         return {**vars(self), "unit": unit, "network": {**NETWORK, "seed": self.seed}}
 
 
-def as_file(cells: Cells, rule: Rule, score: Score, fitness: float) -> GrownGraph:
-    """Content of a grown graph's file: its ``cells``, the ``rule`` that grew them, the ``score`` and what ``fitness`` that gave."""
+def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, fitness: float) -> GrownGraph:
+    """Return the content of a graph's file: the ``cells``, the ``rule`` that grew them, the ``score`` and its value ``fitness``."""
     chromosomes = {"action": list(rule.action), "state": list(rule.state)}
     return GrownGraph(
         cells.states,

@@ -1,4 +1,4 @@
-"""A search for a graph: an evolution whose best is in its file at any time."""
+"""An evolution of graphs that writes its best graph to a file at every improvement."""
 
 from __future__ import annotations
 
@@ -9,52 +9,50 @@ import numpy as np
 import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.reservoirs.graphs.grown import write
-from spiky_rl.reservoirs.growth.evolution import Individual, Limits, Progress, evolve
-from spiky_rl.reservoirs.growth.scoring import Score, as_file
-from spiky_rl.reservoirs.growth.settings import Growth
+from spiky_rl.reservoirs.growth.evolution import EvolutionProgress, GraphLimits, Individual, evolve
+from spiky_rl.reservoirs.growth.scoring import ReservoirScore, make_graph_file
+from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 log = logging.getLogger(__name__)
 
 
-def search(asked: Growth, shown: Shown = unseen) -> Individual:
-    """Evolve a rule that grows a graph; the best graph is written whenever it is bettered.
+def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progress) -> Individual:
+    """Evolve a rule that grows a graph, and write the best graph to a file at every improvement.
 
-    Args:
-        asked: Its file, what it is scored on, how long the search is and which graphs are valid.
-        shown: Shows how far it is.
-
-    Raises:
-        UserError: No rule grew a valid graph.
+    Raises UserError if no rule grew a valid graph.
     """
-    torch.set_num_threads(1)  # small reservoirs are slower on more
-    score, limits = Score(asked.task, asked.seed), Limits(asked.min_size, asked.max_size)
+    torch.set_num_threads(1)  # small reservoirs are slower with more threads
+    score, limits = ReservoirScore(request.task, request.seed), GraphLimits(
+        request.min_size, request.max_size
+    )
     unit, written = score.settings()["unit"], False
-    with shown("evolving", f"{asked.tournaments} tournaments") as tell:
+    with open_progress("evolving", f"{request.tournaments} tournaments") as report_progress:
 
-        def keep(progress: Progress) -> None:
+        def keep(progress: EvolutionProgress) -> None:
             nonlocal written
-            best, words = progress.best, "no valid graph yet"
+            best, status = progress.best, "no valid graph yet"
             if best is not None and math.isfinite(best.fitness):
-                words = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
+                status = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
             if progress.improved and best is not None:
-                write(asked.out, as_file(best.cells, best.rule, score, best.fitness))
+                write(request.out, make_graph_file(best.cells, best.rule, score, best.fitness))
                 written = True
-                where = f"tournament {progress.tournament:4d}/{asked.tournaments}"
-                log.info("%s  %s  %d growths, %d measured", where, words, progress.growths, progress.measured)
-            tell(progress.tournament / asked.tournaments, words)
+                label = f"tournament {progress.tournament:4d}/{request.tournaments}"
+                log.info(
+                    "%s  %s  %d growths, %d measured", label, status, progress.growths, progress.measured
+                )
+            report_progress(progress.tournament / request.tournaments, status)
 
-        generator, hidden = np.random.default_rng(asked.seed), asked.hidden or 0
+        generator, hidden = np.random.default_rng(request.seed), request.hidden or 0
         try:
-            best = evolve(score, generator, asked.tournaments, asked.population, hidden, limits, keep)
+            best = evolve(score, generator, request.tournaments, request.population, hidden, limits, keep)
         except KeyboardInterrupt:
-            kept = f"the best so far is in {asked.out}" if written else "there is no valid graph to keep yet"
-            log.info(kept)
+            log.info(f"the best graph so far is in {request.out}" if written else "no valid graph yet")
             raise
     if best is None:
         raise UserError(
             f"no rule grew a connected graph of {limits.min_size} to {limits.max_size} nodes;"
-            " more --tournaments or another --seed may"
+            " try more --tournaments or another --seed"
         )
     return best

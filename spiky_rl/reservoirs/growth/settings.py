@@ -6,31 +6,31 @@ import random
 from pathlib import Path
 from typing import Literal, get_args
 
-from spiky_rl.config import files, sizes
+from spiky_rl.config import files, memory_check
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 
 Task = Literal["narma10", "narma30", "memory"]
-"""NARMA's are scored by their NRMSE, memory by the negative capacity."""
+"""The NARMA tasks are scored by their NRMSE, memory by the negative capacity."""
 TASKS = get_args(Task)
 
 
-class Growth(Settings):
-    """Settings of an evolution, as a user gives them."""
+class GrowRequest(Settings):
+    """Options of `scripts/grow.py`."""
 
-    out: Path = option(..., "the best graph: FILE.json, written whenever it is bettered")
-    task: Task = option("narma10", "what the reservoir is scored on")
-    tournaments: int = option(200, "pairs of rules that compete", low=1, high=MOST_STEPS)
+    out: Path = option(..., "file of the best graph, FILE.json; rewritten at every improvement")
+    task: Task = option("narma10", "task that the reservoir is scored on")
+    tournaments: int = option(200, "number of tournaments, each between two rules", low=1, high=MOST_STEPS)
     population: int = option(10, "chromosomes of each kind", low=1, high=MOST_STEPS)
     hidden: int | None = option(
-        None, "neurons in a hidden layer of the rules; null: no such layer", low=1, high=MOST_STEPS
+        None, "neurons in the hidden layer of the rules; null for no hidden layer", low=1, high=MOST_STEPS
     )
-    min_size: int = option(20, "nodes that its largest connected part has at least", low=1, high=MOST_STEPS)
-    max_size: int = option(200, "nodes that a graph has at most", low=1, high=MOST_STEPS)
-    seed: int = option(0, "seed of rules, reservoirs and task; -1: a random one", low=-1, high=MOST_STEPS)
+    min_size: int = option(20, "minimum nodes of the largest connected part", low=1, high=MOST_STEPS)
+    max_size: int = option(200, "maximum nodes of a graph", low=1, high=MOST_STEPS)
+    seed: int = option(0, "seed of rules, reservoirs and task; -1 for a random seed", low=-1, high=MOST_STEPS)
 
-    def require(self) -> None:
-        """Raise UserError for what does not go together, or has no room here."""
+    def check_request(self) -> None:
+        """Raise UserError if settings contradict each other, or need more memory than this machine has."""
         files.require_file("--out", self.out, (".json",))
         if self.population < 2:
             raise UserError(f"--population {self.population}: a tournament needs at least 2")
@@ -39,10 +39,10 @@ class Growth(Settings):
                 f"--min_size {self.min_size}: must be between 2 and --max_size, which is {self.max_size}"
             )
         needed = {f"--max_size {self.max_size}": 8 * self.max_size**2}  # a matrix of all its edges
-        needed[f"--population {self.population}"] = 1000 * self.population  # objects of a rule, at least
+        needed[f"--population {self.population}"] = 1000 * self.population  # minimum size of a rule's objects
         needed[f"--hidden {self.hidden}"] = 8 * self.population * (self.hidden or 0)
-        sizes.require(needed, sizes.machine_memory())
+        memory_check.require_memory(needed, memory_check.machine_memory())
 
-    def seeded(self) -> Growth:
-        """The same with the seed that is drawn where a random one is asked for."""
+    def with_drawn_seed(self) -> GrowRequest:
+        """Return the settings with a drawn seed in place of -1."""
         return self.with_changes(seed=random.randrange(2**31)) if self.seed == -1 else self

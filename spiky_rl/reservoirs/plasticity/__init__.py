@@ -1,1 +1,1 @@
-"""Plasticity: what changes a reservoir's synapses and excitabilities while it runs, without a gradient."""
+"""Plasticity: rules that change a reservoir's synapses and excitabilities while it runs, without a gradient."""

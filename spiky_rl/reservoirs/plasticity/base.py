@@ -1,4 +1,4 @@
-"""What every plasticity is: it sees the spikes of a running reservoir and changes its weights and biases in place."""
+"""Base class of plasticity rules: they observe the spikes of a running reservoir and change its weights and biases in place."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from spiky_rl.config.registry import Component
 
 
 class Plasticity(Component, torch.nn.Module):
-    """Built with the reservoir as it is at the start, and what it is measured in.
+    """A plasticity rule, built with the reservoir's initial values.
 
-    ``weight`` [N, N] from row to column, ``bias`` [N] and ``inhibitory`` [N] bool are read; ``unit`` is the rheobase, in
-    which currents count; ``dt`` the inner time step in ms.
+    ``weight`` [N, N] from row to column, ``bias`` [N] and ``inhibitory`` [N] bool are the reservoir's; ``unit`` is the rheobase, the
+    unit of currents; ``dt`` is the inner time step in ms.
     """
 
     state_sizes: tuple[int, ...] = ()
-    """Width of every state [B, size] that it carries with the reservoir's own; rest is zero."""
+    """Width of each of its states [B, size], which the reservoir carries with its own; the initial state is zero."""
     backend: str = "auto"
-    """What runs it."""
+    """Name of the backend that runs it."""
 
     @abstractmethod
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inner steps of one control step: ``spikes`` [K, B, N] and the ``state`` before -> the state after."""
+        """Observe the ``spikes`` [K, B, N] of one control step; return the state after it, given the ``state`` before it."""
 
     @abstractmethod
     def adapt(self, weight: Tensor, bias: Tensor) -> None:
-        """After a control step: change the reservoir's ``weight`` [N, N] and ``bias`` [N], in place, by what was seen since the last."""
+        """Change ``weight`` [N, N] and ``bias`` [N] in place, by the spikes observed since the last call; called after a control step."""

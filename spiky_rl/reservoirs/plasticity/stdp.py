@@ -1,16 +1,16 @@
-"""STDP with homeostasis: excitatory synapses follow the order of spikes, and neurons keep to their rate.
+"""STDP with homeostasis: excitatory synapses follow the order of spikes, and neurons keep a target rate.
 
     trace y <- e^(-dt/tau) y + z, of every neuron
     w_ij <- w_ij + eta (A+ y_i z_j - A- z_i y_j),   i -> j, both traces from before this inner step
-    then 0 <= w_ij <= limit w0, and every neuron's excitatory weights are scaled back to their sum at the start
+    then 0 <= w_ij <= limit w0, and the incoming excitatory weights of every neuron are scaled to their initial sum
     b_j <- b_j + eta_intrinsic (target dt - z_j),   intrinsic plasticity
 
-What a pre-spike before a post-spike gains a post-spike before a pre-spike loses. Additive STDP alone runs away; the bound and
-the constant sum of incoming weights let synapses compete instead, and the intrinsic plasticity, by moving each neuron's
-excitability, holds its rate at the target: two time scales, homeostasis the faster one in sum. All environments share the
-synapses; what changes them is averaged over ``environments`` of the parallel ones, and applied after every control step.
+A presynaptic spike before a postsynaptic one strengthens the synapse; the reverse order weakens it. Additive STDP alone is unstable:
+the bound and the constant sum of incoming weights make synapses compete, and intrinsic plasticity shifts each neuron's excitability
+so that its rate stays at the target. Homeostasis acts on a faster time scale than STDP. All environments share the synapses; the
+changes are averaged over at most ``environments`` of them and applied after every control step.
 
-Inhibitory synapses stay as they are. Weights are in units of their mean at the start, currents in rheobases.
+Inhibitory synapses do not change. Weights are in units of their initial mean, currents in rheobases.
 
 Source: Song, Miller & Abbott (2000), additive STDP; Lazar, Pipa & Triesch (2009), SORN: normalisation and intrinsic plasticity.
 """
@@ -25,24 +25,24 @@ from torch import Tensor
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS
-from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 
-class Stdp(Plasticity):
+class StdpPlasticity(Plasticity):
     """Spike-timing-dependent plasticity with homeostasis of the firing rates."""
 
     class Options(Settings):
-        rate: float = option(0.001, "eta: change per pair of spikes, in mean weights", low=0.0)
-        potentiation: float = option(1.0, "A+", low=0.0)
-        depression: float = option(1.05, "A-", low=0.0)
+        rate: float = option(0.001, "eta: change per pair of spikes, in initial mean weights", low=0.0)
+        potentiation: float = option(1.0, "A+: gain if the presynaptic spike comes first", low=0.0)
+        depression: float = option(1.05, "A-: loss if the postsynaptic spike comes first", low=0.0)
         tau: float = option(20.0, "time constant of the traces", low=1e-3, unit="ms")
-        limit: float = option(4.0, "largest weight, in mean weights", low=1.0)
+        limit: float = option(4.0, "maximum weight, in initial mean weights", low=1.0)
         intrinsic: float = option(
             0.003, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
         )
-        target_rate: float = option(20.0, "rate that the intrinsic plasticity holds", low=0.1, unit="Hz")
-        environments: int = option(64, "parallel environments that synapses learn from, at most", low=1)
+        target_rate: float = option(20.0, "target rate of the intrinsic plasticity", low=0.1, unit="Hz")
+        environments: int = option(64, "maximum number of environments that the synapses learn from", low=1)
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Stdp(Plasticity):
         super().__init__()
         self.potentiation = options.rate * options.potentiation
         self.depression = options.rate * options.depression
-        self.recent, self.environments = Recent.of(dt=dt, tau=options.tau), options.environments
+        self.recent, self.environments = SpikeTrace.from_options(dt=dt, tau=options.tau), options.environments
         self.intrinsic, self.target = options.intrinsic * unit, options.target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
-        # of the wiring that the checkpoint holds, which another seed would not draw
+        # buffers, because they belong to the wiring, and the checkpoint's wiring may be of another seed
         self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None])
         self.plastic: Tensor
         size = weight[self.plastic].mean() if bool(self.plastic.any()) else torch.ones(())
@@ -81,10 +81,10 @@ class Stdp(Plasticity):
                 spikes[None],
                 len(spikes),
                 state,
-                (self.recent.number("tau"),),
+                (self.recent.get_step_value("tau"),),
             )
         )
-        # row: presynaptic; the pair of a neuron with itself has no synapse
+        # rows are presynaptic; a neuron paired with itself has no plastic synapse
         some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
         pairs = some.t() @ z
         change = (self.potentiation * pairs - self.depression * pairs.t()) / min(
@@ -101,9 +101,9 @@ class Stdp(Plasticity):
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # the ranks of a distributed run share one reservoir
-            for seen in (self._change, self._excess):
-                torch.distributed.all_reduce(seen)
-                seen /= torch.distributed.get_world_size()
+            for total in (self._change, self._excess):
+                torch.distributed.all_reduce(total)
+                total /= torch.distributed.get_world_size()
         moved = (weight + self.size * self._change).clamp(min=0.0)
         moved = torch.minimum(moved, self.size * self.limit)
         moved = moved * self.plastic
@@ -114,13 +114,13 @@ class Stdp(Plasticity):
         self._change = self._excess = None
 
 
-class Recent(Neuron):
-    """y <- e^(-dt/tau) y + z; its output is y from before this inner step."""
+class SpikeTrace(Neuron):
+    """A trace of spikes, y <- e^(-dt/tau) y + z; its output is y before the inner step."""
 
     states = ("y",)
 
     class Options(Neuron.Options):
-        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau: float = parameter(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
 
     options: Options
     graded = True

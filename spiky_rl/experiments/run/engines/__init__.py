@@ -1,4 +1,4 @@
-"""Engines that run cells: on this machine, or on the machines of a cluster."""
+"""Engines that run cells on this machine or on the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from spiky_rl.experiments.run.engines.base import Engine, EngineError
 
 
 def create(name: str, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> Engine:
-    """The engine of that name. Raises EngineError with the install line where it is not there.
+    """Return the engine ``name``. Raises EngineError with the install command if it is missing.
 
     Args:
         name: ``local`` or ``ray``.
         address: Address of a Ray cluster, as `RayEngine` takes it.
-        cpus: Cores of a cell; for Ray alone.
-        gpus: GPUs of a cell; for Ray alone.
+        cpus: Cores of a cell; for Ray.
+        gpus: GPUs of a cell; for Ray.
     """
     if name == "local":
         from spiky_rl.experiments.run.engines.local import LocalEngine

@@ -1,4 +1,4 @@
-"""The interface of engines: their orders, and what they report while cells are at work."""
+"""The interface of engines: their work orders, and the states that they report."""
 
 from __future__ import annotations
 
@@ -11,100 +11,100 @@ from pathlib import Path
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.run.work import FAILED, FINISHED
+from spiky_rl.experiments.run.cell_worker import FAILED, FINISHED
 
 WAITING, RUNNING, DONE, BROKEN, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 """States of a cell."""
 
 
 class EngineError(UserError):
-    """An engine that is not there, or that was asked for what it does not have."""
+    """An engine that is missing, or that cannot run an order."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """The cells that an engine is to run, and how."""
+class WorkOrder:
+    """The cells that an engine runs, and how."""
 
     cells: Sequence[Cell]
-    """Those that are not finished, in the order in which to begin them."""
+    """Unfinished cells, in the order in which to begin them."""
     out: Path
-    """The study's folder, absolute; on a cluster, one that all machines share."""
+    """Absolute path of the study's folder; on a cluster, one that all machines share."""
     parallel: int
-    """Cells at once."""
-    changed: Callable[[Mapping[str, str]], None]
+    """Number of parallel cells."""
+    on_change: Callable[[Mapping[str, str]], None]
     """Called a few times a second with the states of the cells, by name."""
-    asked: Callable[[], bool]
-    """Whether to stop: nothing new is begun, and what runs keeps a checkpoint."""
+    stop_requested: Callable[[], bool]
+    """Returns whether to stop: no cell begins, and running ones keep a checkpoint."""
     gpus: Sequence[str] = ()
-    """GPUs of this machine to spread cells over, as CUDA_VISIBLE_DEVICES names them; none: cells choose by themselves."""
-    more: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
-    """Called as often with the states: cells to take besides."""
+    """GPUs of this machine to distribute cells over, as in CUDA_VISIBLE_DEVICES; if empty, cells choose."""
+    more_cells: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
+    """Called as often with the states; returns further cells."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add what there is besides; whether a cell is left to begin, which none is after a stop.
+        """Add further cells and return whether a cell is left to begin; False after a stop.
 
         Args:
-            waiting: Cells to begin; more are put behind them.
-            states: States of all cells by name; more are put beside them.
+            waiting: Cells to begin, to which this appends.
+            states: States of all cells by name, to which this adds.
         """
-        for cell in () if self.asked() else self.more(states):
+        for cell in () if self.stop_requested() else self.more_cells(states):
             waiting.append(cell)
             states[cell.name] = WAITING
-        return bool(waiting) and not self.asked()
+        return bool(waiting) and not self.stop_requested()
 
 
 class Engine(ABC):
-    """Runs cells, each in processes of its own; a cell that fails does not touch the others."""
+    """Runs cells, each in processes of its own; a cell that fails does not affect others."""
 
     @abstractmethod
-    def run(self, order: Order) -> dict[str, str]:
-        """Work all cells of an ``order`` to their ends, or until it is asked to stop; their states, by name."""
+    def run(self, order: WorkOrder) -> dict[str, str]:
+        """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
 
 
-def command(order: Order, cell: Cell) -> list[str]:
-    """The command that works a ``cell`` of an ``order``; the number of the process that starts it goes behind."""
-    work = [sys.executable, "-m", "spiky_rl.experiments.run.work"]
+def make_command(order: WorkOrder, cell: Cell) -> list[str]:
+    """Return the command of a ``cell``'s worker; the number of the process that starts it has to follow."""
+    work = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
-def environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
-    """A cell's environment: its part of the cores, unless the user gave a number of threads; its GPUs, if any.
+def make_environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
+    """Return a cell's environment variables: its share of the cores, unless the user set a number of threads, and its GPUs.
 
     Args:
-        parallel: Cells at once.
+        parallel: Number of parallel cells.
         available: Cores that they share.
-        gpus: The cell's, as CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is.
+        gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
     return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
 
 
-def visible(count: int, shown: str) -> tuple[str, ...]:
-    """Names of the ``count`` GPUs there are: those in CUDA_VISIBLE_DEVICES, ``shown``, or their numbers where it is empty."""
+def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
+    """Return the names of ``count`` GPUs from CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
     names = [name.strip() for name in shown.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
 
-def shares(gpus: Sequence[str], processes: int) -> list[str]:
-    """The ``gpus`` in shares of one for each of a cell's ``processes``, as CUDA_VISIBLE_DEVICES takes them; none for a part."""
+def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
+    """Return shares of ``gpus`` for CUDA_VISIBLE_DEVICES, one GPU for each of a cell's ``processes``; a partial share is dropped."""
     whole = len(gpus) // processes
     return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
 
 
-def least_busy(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
-    """The share among ``offered`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
+def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
+    """Return the share in ``offered`` with GPUs that the fewest running cells use, by their shares ``taken``; None if there is none."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
         offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
     )
 
 
-def state_of(code: int) -> str:
-    """A cell's state after its process ended with ``code``. A process that was killed has left no word: it failed."""
+def get_cell_state(code: int) -> str:
+    """Return a cell's state from the exit ``code`` of its process; a killed process counts as failed."""
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
 
 
-def cores() -> int:
-    """Processor cores of this machine that this process may use."""
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

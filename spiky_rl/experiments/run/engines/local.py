@@ -1,4 +1,4 @@
-"""Cells on this machine, so many at once."""
+"""Cells on this machine."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from spiky_rl.experiments.run.engines.base import (
     STOPPED,
     WAITING,
     Engine,
-    Order,
-    command,
-    cores,
-    environment,
-    least_busy,
-    shares,
-    state_of,
+    WorkOrder,
+    choose_gpus,
+    count_cores,
+    get_cell_state,
+    make_command,
+    make_environment,
+    split_gpus,
 )
 
 PAUSE = 0.25
-"""Seconds between looks."""
+"""Seconds between checks of the processes."""
 
 
 class LocalEngine(Engine):
-    """Child processes of this one, which end with it."""
+    """Runs cells as child processes, which end with this process."""
 
     @override
-    def run(self, order: Order) -> dict[str, str]:
+    def run(self, order: WorkOrder) -> dict[str, str]:
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
         taken = dict[str, str | None]()
         told = False
         while order.has_more(waiting, states) or running:
-            while waiting and len(running) < order.parallel and not order.asked():
+            while waiting and len(running) < order.parallel and not order.stop_requested():
                 cell = waiting.pop(0)
-                taken[cell.name] = least_busy(shares(order.gpus, cell.processes), taken.values())
+                taken[cell.name] = choose_gpus(split_gpus(order.gpus, cell.processes), taken.values())
                 running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with
-                    [*command(order, cell), str(os.getpid())],
-                    env=environment(order.parallel, cores(), taken[cell.name]),
+                    [*make_command(order, cell), str(os.getpid())],
+                    env=make_environment(order.parallel, count_cores(), taken[cell.name]),
                     stdin=subprocess.DEVNULL,
                 )
                 states[cell.name] = RUNNING
-            if order.asked() and not told:
+            if order.stop_requested() and not told:
                 told = True
                 for process in running.values():
                     process.terminate()
             for name, process in list(running.items()):
                 if (code := process.poll()) is not None:
-                    states[name] = state_of(code)
+                    states[name] = get_cell_state(code)
                     del running[name], taken[name]
-            order.changed(states)
+            order.on_change(states)
             time.sleep(PAUSE)
         return {name: STOPPED if state == WAITING else state for name, state in states.items()}

@@ -1,4 +1,4 @@
-"""Cells as Ray tasks: on a cluster whose machines share the study's folder, or on this machine as one."""
+"""Cells as Ray tasks, on a cluster of machines that share the study's folder, or on this machine."""
 
 from __future__ import annotations
 
@@ -21,71 +21,70 @@ from spiky_rl.experiments.run.engines.base import (
     WAITING,
     Engine,
     EngineError,
-    Order,
-    command,
-    environment,
-    state_of,
+    WorkOrder,
+    get_cell_state,
+    make_command,
+    make_environment,
 )
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
 RETRIES = 5
-"""How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
-PATIENCE = 5.0
-"""Seconds in which a cluster has to answer."""
+"""Number of times that a cell starts again after its machine was lost; it resumes from its last checkpoint."""
+CONNECT_TIMEOUT_S = 5.0
+"""Seconds within which a cluster has to answer."""
 PAUSE = 0.5
-"""Seconds between looks."""
+"""Seconds between checks of the tasks."""
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Environment variables of Ray's authentication."""
 NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch for clusters that other machines join, which it reads on every system: 0 binds all ports to loopback."""
+"""Ray's switch for clusters that other machines join, which it reads on every system; 0 binds all ports to loopback."""
 AUTHENTICATED = (2, 52)
-"""The first version of Ray that knows tokens."""
+"""First version of Ray with tokens."""
 
 log = logging.getLogger(__name__)
 
 
 class RayEngine(Engine):
-    """Ray's scheduler decides where; a cell takes ``cpus`` and ``gpus`` there."""
+    """Lets Ray's scheduler choose the machine; a cell takes ``cpus`` and ``gpus`` there."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        """Choose the cluster and what a cell takes of it.
+        """Set the cluster and the resources of a cell.
 
         Args:
-            address: Address of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
-                nobody else can use.
+            address: Address of a running cluster, ``auto`` for that of this machine; None starts a private one here.
             cpus: Cores of a cell.
             gpus: GPUs of a cell; a fraction shares one.
         """
         self.address, self.cpus, self.gpus = address, cpus, gpus
 
     @override
-    def run(self, order: Order) -> dict[str, str]:
-        with guarded() if self.address is None else nullcontext():
-            import ray  # after that, for it reads its environment once
+    def run(self, order: WorkOrder) -> dict[str, str]:
+        with make_ray_environment() if self.address is None else nullcontext():
+            import ray  # here, because it reads its environment once
 
             self.connect()
             try:
                 self.require_resources()
-                return self.follow(order)
+                return self.run_tasks(order)
             finally:
                 ray.shutdown()
 
     def connect(self) -> None:
-        """Join the cluster, or start one here. Raises EngineError where there is none."""
+        """Join the cluster or start one here. Raises EngineError if there is none."""
         import ray
         from ray.exceptions import RayError
 
         if self.address is None and tuple(map(int, ray.__version__.split(".")[:2])) < AUTHENTICATED:
             raise EngineError(
-                f"--engine ray: Ray {ray.__version__} has no authentication, so that others could run code here; pip install"
+                f"--engine ray: Ray {ray.__version__} has no authentication, so others could run code here; pip install"
                 " -U 'spiky-rl[ray]'"
             )
         try:
             if self.address and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
                 # Ray itself would wait for minutes
-                socket.create_connection((place[1], int(place[2])), timeout=PATIENCE).close()
+                socket.create_connection((place[1], int(place[2])), timeout=CONNECT_TIMEOUT_S).close()
             ray.init(
                 address=self.address or "local",  # None would join whatever RAY_ADDRESS names
                 log_to_driver=False,
@@ -94,62 +93,62 @@ class RayEngine(Engine):
             )
         except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
             where = f"--ray_address {self.address}: no Ray cluster answers there"
-            what = where if self.address else "--engine ray: no Ray cluster starts here"
-            raise EngineError(f"{what}: {' '.join(str(error).split())[:400]}") from None
+            reason = where if self.address else "--engine ray: no Ray cluster starts here"
+            raise EngineError(f"{reason}: {' '.join(str(error).split())[:400]}") from None
         if self.address and os.environ.get(MODE) != "token":
             log.warning(
-                "the Ray cluster at %s asks for no token: whoever reaches its ports can run code as you; start it, and this"
+                "the Ray cluster at %s needs no token, so everyone who reaches its ports can run code as you; start it, and this"
                 " command, with %s=token (see docs/experiments.md)",
                 *(self.address, MODE),
             )
 
     def require_resources(self) -> None:
-        """Raise EngineError where no machine of the cluster could ever take a cell."""
+        """Raise EngineError if no machine of the cluster can hold a cell."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fits = [n for n in nodes if n.get("CPU", 0.0) >= self.cpus and n.get("GPU", 0.0) >= self.gpus]
         if not fits:
             raise EngineError(
-                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has as many"
+                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has so many"
             )
 
-    def follow(self, order: Order) -> dict[str, str]:
-        """Hand out the cells of an ``order``, at most its ``parallel`` at a time, and wait for them; their states, by name."""
+    def run_tasks(self, order: WorkOrder) -> dict[str, str]:
+        """Submit the cells of an ``order``, at most ``parallel`` at a time, and wait for them; return their states by name."""
         import ray
 
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict["ObjectRef[int]", str]()
         hashes = dict[str, str]()
         threads = max(1, int(self.cpus))
-        given = environment(order.parallel, threads * order.parallel)
+        given = make_environment(order.parallel, threads * order.parallel)
         variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
-        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(work)
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_cell_process)
         while order.has_more(waiting, states) or running:
-            while waiting and len(running) < order.parallel and not order.asked():
+            while waiting and len(running) < order.parallel and not order.stop_requested():
                 cell = waiting.pop(0)
-                running[remote.remote(command(order, cell), variables)] = cell.name
+                running[remote.remote(make_command(order, cell), variables)] = cell.name
                 hashes[cell.name] = cell.hash
                 states[cell.name] = RUNNING
-            if order.asked():
+            if order.stop_requested():
                 for task in running:
                     ray.cancel(task)
             ended, _ = ray.wait(list(running), timeout=PAUSE)
             for task in ended:
                 name = running.pop(task)
-                states[name] = outcome(task)
+                states[name] = get_task_state(task)
                 if states[name] == DONE and not is_finished(order.out / "cells" / name, hashes[name]):
                     raise EngineError(
                         f"{order.out}: cell {name} is finished elsewhere, but its result is not here; on a cluster --out"
                         " must lie in a folder that all machines share"
                     )
-            order.changed(states)
+            order.on_change(states)
         return {name: STOPPED if state == WAITING else state for name, state in states.items()}
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """An environment in which Ray starts a cluster that only this command can use: a random token, on loopback."""
+def make_ray_environment() -> Iterator[None]:
+    """Set environment variables so that only this command can use the cluster it starts: a random token, on loopback."""
     own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
     before = {key: os.environ.get(key) for key in own}
     os.environ.update(own)
@@ -161,12 +160,12 @@ def guarded() -> Iterator[None]:
             os.environ.update({} if value is None else {key: value})
 
 
-def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
-    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token.
+def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int:
+    """Run a cell's worker on the machine that Ray chose and return its exit code; the worker has no token and ends with this process.
 
     Args:
-        arguments: Its command line, as `command` has it.
-        variables: Environment variables of its own.
+        arguments: Command line, as from `make_command`.
+        variables: Further environment variables.
     """
     line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
     env.pop(TOKEN, None)
@@ -178,13 +177,13 @@ def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
             raise
 
 
-def outcome(task: ObjectRef[int]) -> str:
-    """A cell's state after its ``task`` ended."""
+def get_task_state(task: ObjectRef[int]) -> str:
+    """Return a cell's state after its ``task`` has ended."""
     import ray
     from ray.exceptions import RayError, TaskCancelledError
 
     try:
-        return state_of(ray.get(task))
+        return get_cell_state(ray.get(task))
     except TaskCancelledError:
         return STOPPED
     except RayError:

@@ -1,7 +1,7 @@
-"""Conditions that a policy is measured under: as trained, and where sensors, motors, the world or its own network fail it.
+"""Conditions of an evaluation: undisturbed, or with disturbances of sensors, motors, the world or the policy's network.
 
-A condition acts on some environments of a simulation and leaves the others alone, so that all of them are measured in one.
-Everything random is drawn from the condition's own seed: the same for every policy, and whatever else is measured beside it.
+A condition acts only on its group of environments, so that one simulation measures all conditions. All random numbers come from
+the condition's own seed, so they do not depend on the policy or on the other conditions.
 """
 
 from __future__ import annotations
@@ -10,35 +10,40 @@ import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from spiky_rl.config.registry import nearest
+from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Group, Nominal, drawing
-from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, entity, robot_of
-from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, Subject, newton_solver
-from spiky_rl.hosts.isaaclab.conditions.sensing import sensors_of
+from spiky_rl.hosts.isaaclab.conditions.base import (
+    ConditionError,
+    EnvGroup,
+    EvalCondition,
+    Nominal,
+)
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot, make_scene_entity_cfg
+from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, get_newton_solver
+from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 
 __all__ = [
     "CONDITIONS",
+    "CONDITION_SETS",
     "ROBUSTNESS",
-    "SETS",
-    "Condition",
     "ConditionError",
-    "Group",
-    "Subject",
-    "chosen",
-    "drawing",
-    "entity",
-    "listed",
-    "missing",
-    "newton_solver",
-    "require",
-    "robot_of",
-    "sensors_of",
+    "ConditionSubject",
+    "EnvGroup",
+    "EvalCondition",
+    "find_robot",
+    "find_unavailable",
+    "get_newton_solver",
+    "make_scene_entity_cfg",
+    "map_values_to_sensors",
+    "parse_conditions",
+    "remove_network_faults",
+    "require_conditions",
+    "split_names",
 ]
 
 log = logging.getLogger("spiky_rl")
 
-ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
+ROBUSTNESS: Mapping[str, type[EvalCondition]] = MappingProxyType(
     {
         "nominal": Nominal,
         "observation_noise": sensing.ObservationNoise,
@@ -49,80 +54,101 @@ ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
         "friction": Friction,
     }
 )
-"""What nearly every task can be put under, by name: `all` of a command line, as it has always been."""
-CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
+"""Conditions for nearly every task, by name: the set ``all`` of the command line."""
+CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
     {
         **ROBUSTNESS,
-        **sensing.DELAYED,
-        "observation_held": sensing.ObservationHeld,
+        **sensing.DELAY_CONDITIONS,
+        "observation_held": sensing.HeldObservations,
         **damage.DAMAGES,
         **faults.FAULTS,
     }
 )
-"""By name; to add one, write a class and a line here."""
-SETS = ("all", "stress")
-"""Names for several conditions: those of `ROBUSTNESS`, and all others that a task and an agent can have."""
+"""Conditions by name; a new condition needs a class and a line here."""
+CONDITION_SETS = ("all", "stress")
+"""Names of sets: the conditions of `ROBUSTNESS`, and all others that task and agent support."""
 
 
-def chosen(names: str, subject: Subject | None = None) -> list[str]:
-    """The conditions that are asked for; nominal is always one, the first.
+def parse_conditions(names: str, subject: ConditionSubject | None = None) -> list[str]:
+    """Return the conditions in ``names``; nominal is always the first.
 
     Args:
-        names: A comma-separated list of conditions and of `SETS`.
-        subject: What ``stress`` is of; None: of a task and an agent that can have all of it.
+        names: Comma-separated names of conditions and of `CONDITION_SETS`.
+        subject: Task and agent that limit the set ``stress``; None for no limit.
 
     Raises:
-        ConditionError: There is no such condition, or one is named twice.
+        ConditionError: A condition is unknown, or named twice.
     """
-    given = listed(names)
+    given = split_names(names)
     for name in given:
-        if name not in (*CONDITIONS, *SETS):
-            hint = nearest(name, (*CONDITIONS, *SETS))
+        if name not in (*CONDITIONS, *CONDITION_SETS):
+            hint = suggest_name(name, (*CONDITIONS, *CONDITION_SETS))
             raise ConditionError(
-                f"--conditions: {name!r} is not known; choose from {', '.join(CONDITIONS)}, or all, or stress{hint}"
+                f"--conditions: {name!r}: unknown condition; allowed: {', '.join(CONDITIONS)}, all, stress{hint}"
             )
         if given.count(name) > 1:
             raise ConditionError(f"--conditions: {name!r} is named {given.count(name)} times")
-    sets = {"all": list(ROBUSTNESS), "stress": _stress(subject) if "stress" in given else []}
+    sets = {"all": list(ROBUSTNESS), "stress": _list_stress(subject) if "stress" in given else []}
     return list(dict.fromkeys(["nominal", *(each for name in given for each in sets.get(name, [name]))]))
 
 
-def listed(names: str) -> list[str]:
-    """The conditions and sets that ``names`` lists with commas."""
+def split_names(names: str) -> list[str]:
+    """Return the conditions and sets in the comma-separated ``names``."""
     return [name.strip() for name in names.split(",")]
 
 
-def _stress(subject: Subject | None) -> list[str]:
-    """What the set ``stress`` is of a ``subject``; None: of one that can have all of it."""
-    wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
-    if subject is None or not (left_out := missing(wanted, subject)):
-        return wanted
-    log.info("stress leaves out on %s: %s", subject.task, _reasons(left_out))
-    return [name for name in wanted if name not in left_out]
+def _list_stress(subject: ConditionSubject | None) -> list[str]:
+    """Return the conditions of the set ``stress`` that are available for ``subject``, or all of them if it is None."""
+    names = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    if subject is None or not (unavailable := find_unavailable(names, subject)):
+        return names
+    log.info("stress leaves out on %s: %s", subject.task, _group_by_reason(unavailable))
+    return [name for name in names if name not in unavailable]
 
 
-def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:
-    """Those of the conditions ``names`` that a ``subject`` cannot have, each with the first reason."""
+def find_unavailable(names: Sequence[str], subject: ConditionSubject) -> dict[str, str]:
+    """Return the conditions in ``names`` that are not available for ``subject``, each with the first reason."""
     reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
     return {
-        name: next(reasons[need] for need in CONDITIONS[name].needs if need in reasons)
+        name: next(reasons[need] for need in CONDITIONS[name].requirements if need in reasons)
         for name in names
-        if any(need in reasons for need in CONDITIONS[name].needs)
+        if any(need in reasons for need in CONDITIONS[name].requirements)
     }
 
 
-def require(names: Sequence[str], subject: Subject) -> None:
-    """Raise ConditionError where a ``subject`` cannot be put under one of the conditions ``names``."""
-    refused = missing(names, subject)
+def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
+    """Raise ConditionError if one of the conditions ``names`` is not available for ``subject``."""
+    refused = find_unavailable(names, subject)
     if refused:
         others = ", ".join(name for name in names if name not in refused)
-        raise ConditionError(f"--conditions: {_reasons(refused, subject.task)}; without: {others}")
+        raise ConditionError(f"--conditions: {_group_by_reason(refused, subject.task)}; without: {others}")
 
 
-def _reasons(refused: Mapping[str, str], task: str = "") -> str:
-    """Conditions by the reason why they cannot be had."""
+def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -> list[str]:
+    """Return the ``selected`` conditions without those that change a network.
+
+    Args:
+        selected: Names of conditions.
+        names: The user's comma-separated list.
+        frozen_by: The flag that excludes changes of the network.
+
+    Raises:
+        ConditionError: The user's list names a removed condition.
+    """
+    removed = [name for name in selected if issubclass(CONDITIONS[name], faults.NetworkFault)]
+    if named := [name for name in removed if name in split_names(names)]:
+        raise ConditionError(
+            f"{frozen_by}: {named[0]!r} changes a network in single precision; remove it from --conditions"
+        )
+    if removed:
+        log.info("%s leaves out: %s", frozen_by, ", ".join(removed))
+    return [name for name in selected if name not in removed]
+
+
+def _group_by_reason(refused: Mapping[str, str], task: str = "") -> str:
+    """Return a phrase with the unavailable conditions grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():
         by_reason.setdefault(reason, []).append(name)
-    where = f" cannot be had on {task}" if task else ""
+    where = f" not available on {task}" if task else ""
     return "; ".join(f"{', '.join(names)}{where}: {reason}" for reason, names in by_reason.items())

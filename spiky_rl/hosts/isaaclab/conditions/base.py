@@ -1,155 +1,94 @@
-"""What a condition is: a group of environments, and what is done to what their policy senses, sends, moves and computes."""
+"""Base classes of conditions, which perturb observations, actions, robots or networks in a group of environments."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, override
+from typing import ClassVar, override
 
 import torch
-from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
-from spiky_rl.metrics.energy import Cost
-from spiky_rl.networks.base import SpikingNetwork
+from spiky_rl.learners.common.inference_policy import InferencePolicy
 
 
 class ConditionError(UserError):
-    """A condition that there is not, or that a task or an agent cannot be put under."""
-
-
-# pylint: disable=unnecessary-ellipsis
-
-
-class Activity(Protocol):
-    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
-
-    @property
-    def rate(self) -> float:
-        """Mean spikes per neuron and inner step."""
-        ...
-
-    @property
-    def operations(self) -> float:
-        """Effective synaptic operations."""
-        ...
-
-    @property
-    def ann_operations(self) -> float:
-        """Multiply-accumulates of the ANN in the policy's place."""
-        ...
-
-    @property
-    def cost(self) -> Cost | None:
-        """Cost of the step; None where it is not known."""
-        ...
-
-
-class Policy(Protocol):
-    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.PlayedPolicy`."""
-
-    adapts: bool
-    """Whether what is plastic in its network changes while it acts."""
-
-    @property
-    def model(self) -> nn.Module:
-        """All of it."""
-        ...
-
-    @property
-    def network(self) -> SpikingNetwork | None:
-        """The spiking network; None for an ANN."""
-        ...
-
-    def copy(self) -> Self:
-        """One with weights and a state of its own, at rest."""
-        ...
-
-    def __call__(self, obs: TensorDict) -> Tensor:
-        """Observations, [B, ...] -> actions [B, A]; the state goes on by one control step."""
-        ...
-
-    def reset(self, dones: Tensor | None = None) -> None:
-        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
-
-    def activity(self, obs: TensorDict, part: Tensor) -> Activity:
-        """Spikes and operations of the control step that begins with ``obs``, in the environments ``part``."""
-        ...
+    """Error about a condition that is unknown, or not available for a task or an agent."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """The environments that a condition acts on."""
+class EnvGroup:
+    """Environments of a condition."""
 
     env: Env
-    """The simulation, Isaac Lab's own environment without wrappers."""
+    """Isaac Lab's own environment without wrappers."""
     ids: Tensor
     """Indices of the environments, [E]."""
     seed: int
-    """Seed of everything that the condition draws."""
+    """Seed of the condition's random numbers."""
     sensors: Tensor
-    """Which sensor each observed value comes from, [C]: see `sensors_of`."""
-    deviation: Tensor
+    """Index of the sensor of each observed value, [C], see `map_values_to_sensors`."""
+    observation_std: Tensor
     """Standard deviation of each observed value under random actions, [C]."""
-    middle: int = 0
-    """Control step in which whatever happens in the middle of an episode happens: half of the longest episode."""
+    damage_step: int = 0
+    """Control step of damage in mid-episode: half of the maximum episode length."""
     leg: str = ""
-    """Names of the joints of one leg, as a regular expression; empty: the robot has none that is known."""
+    """Names of the joints of one leg, as a regular expression; empty if the task file names none."""
 
 
-class Condition(ABC):
-    """A disturbance of a group of environments."""
+class EvalCondition(ABC):
+    """Test-time disturbance of a group of environments."""
 
     text: ClassVar[str]
-    """One line: what is done, with its magnitude."""
-    needs: ClassVar[tuple[str, ...]] = ()
-    """What a task or an agent must have for it: keys of `requirements.REQUIREMENTS`."""
+    """Description in one line, with the magnitude."""
+    requirements: ClassVar[tuple[str, ...]] = ()
+    """Requirements on task and agent: keys of `requirements.REQUIREMENTS`."""
     damages: ClassVar[bool] = False
-    """Whether it begins in the middle of an episode, so that recovery from it can be measured."""
+    """Whether it begins in mid-episode, so that recovery can be measured."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         self.group = group
         self.generator = torch.Generator(group.ids.device).manual_seed(group.seed)
 
     @classmethod
     def configure(cls, env_cfg: EnvCfg) -> None:
-        """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
+        """Prepare a task's ``env_cfg`` before the simulator starts; without effect until the condition acts."""
 
-    def changed(self, policy: Policy) -> list[Policy]:  # pylint: disable=unused-argument
-        """Return the changed copies that act in the place of ``policy``; empty if the policy itself acts.
+    def perturb_policy(
+        self, policy: InferencePolicy
+    ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
+        """Return the perturbed copies that replace ``policy``; empty if the policy itself acts.
 
-        The copies share the group's environments: in their order, evenly.
+        The environments of the group are divided evenly among the copies, in their order.
         """
         return []
 
     def begin(self) -> None:
-        """Once, where the group's episodes begin."""
+        """Prepare the start of the group's episodes; called once."""
 
-    def observe(self, values: Tensor) -> Tensor:
-        """The observation ``values`` [E, C] as the policy receives them; called once per control step."""
+    def perturb_observations(self, values: Tensor) -> Tensor:
+        """Return the perturbed observation ``values`` [E, C] for the policy; called once per control step."""
         return values
 
-    def send(self, actions: Tensor) -> Tensor:
-        """The policy's ``actions`` [E, A] as they reach the robot; called once per control step."""
+    def perturb_actions(self, actions: Tensor) -> Tensor:
+        """Return the perturbed ``actions`` [E, A] for the robot; called once per control step."""
         return actions
 
     def step(self) -> None:
-        """Before every control step."""
+        """Apply the condition before a control step."""
 
     def reset(self, dones: Tensor) -> None:
-        """After a control step: the episodes of ``dones`` [E] have ended, and others have begun."""
+        """Reset the condition where ``dones`` [E], after a control step."""
 
-    def uniform(self, *size: int) -> Tensor:
-        """Numbers between 0 and 1 in a tensor of this ``size``, from the group's seed."""
+    def sample_uniform(self, *size: int) -> Tensor:
+        """Return a tensor of shape ``size`` with U(0, 1) numbers from the group's seed."""
         return torch.rand(size, generator=self.generator, device=self.generator.device)
 
 
-class Damage(Condition):
-    """A change in the middle of every episode, once and for good."""
+class Damage(EvalCondition):
+    """Permanent change in the middle of the episode."""
 
     damages = True
 
@@ -159,25 +98,16 @@ class Damage(Condition):
 
     @override
     def step(self) -> None:
-        if self.steps == self.group.middle:
-            self.damage()
+        if self.steps == self.group.damage_step:
+            self.apply_damage()
         self.steps += 1
 
     @abstractmethod
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         """Apply the change in the middle of the episode."""
 
 
-class Nominal(Condition):
-    """As trained."""
+class Nominal(EvalCondition):
+    """Undisturbed condition."""
 
     text = "nothing changed"
-
-
-@contextmanager
-def drawing(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Torch's random numbers on ``device``, which the simulator takes, from ``seed``; afterwards as if nobody had drawn."""
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,6 +1,6 @@
-"""Conditions on the robot and its surroundings: pushes, other masses, other friction.
+"""Conditions on the robot and its surroundings: pushes, changed masses, changed friction.
 
-What changes the physics are Isaac Lab's own event terms.
+The physics is changed by Isaac Lab's own event terms.
 """
 
 from __future__ import annotations
@@ -11,36 +11,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group, drawing
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
+from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
     from isaaclab.managers import SceneEntityCfg
 
-BASE_PUSH = 3.0
-"""Greatest change of a base's velocity by a push, along x and along y, in m/s: about the speed of a trained Ant, which loses a
-tenth of its return; 1 m/s, twice what Isaac Lab's walking tasks train with, it does not notice."""
+BASE_PUSH_SPEED = 3.0
+"""Maximum change of a base's velocity by a push, along x and along y, in m/s. It is about the speed of a trained Ant, which loses a
+tenth of its return; 1 m/s, twice the value in Isaac Lab's walking tasks, has no effect on it."""
 JOINT_PUSH = 5.0
-"""That of a joint's velocity where the base is fixed, in m/s or rad/s."""
+"""Maximum change of a joint's velocity by a push if the base is fixed, in m/s or rad/s."""
 PUSH_SECONDS = (1.0, 3.0)
-"""From one push to the next."""
+"""Range of the interval between pushes."""
 MASS = (0.5, 2.0)
-"""Factor of a body's mass: as likely half as twice."""
+"""Range of the factor of a body's mass, log-uniform."""
 SURFACE_FRICTION = (0.2, 0.6)
-"""Coefficient of friction of a robot's surfaces: wet to dry plastic, where Isaac Lab's robots have 1."""
+"""Coefficient of friction of a robot's surfaces: wet to dry plastic; Isaac Lab's robots have 1."""
 JOINT_FRICTION = (0.0, 1.0)
 """Dry friction in every joint, N or N m, and viscous friction, N s/m or N m s/rad."""
 
 
-class Push(Condition):
+class Push(EvalCondition):
     """Random velocity pushes."""
 
     text = (
-        f"every {PUSH_SECONDS[0]:g} to {PUSH_SECONDS[1]:g} s a push: up to {BASE_PUSH:g} m/s more or less along x and y; of a"
+        f"every {PUSH_SECONDS[0]:g} to {PUSH_SECONDS[1]:g} s a push: up to {BASE_PUSH_SPEED:g} m/s more or less along x and y; of a"
         f" robot with a fixed base, up to {JOINT_PUSH:g} m/s or rad/s in every joint"
     )
-    needs = ("robot",)
+    requirements = ("robot",)
 
     def begin(self) -> None:
         self.left = self._interval(len(self.group.ids))
@@ -54,85 +55,85 @@ class Push(Condition):
 
     def _interval(self, count: int) -> Tensor:
         shortest, longest = PUSH_SECONDS
-        return shortest + (longest - shortest) * self.uniform(count)
+        return shortest + (longest - shortest) * self.sample_uniform(count)
 
     def _push(self, ids: Tensor) -> None:
         from isaaclab.envs import mdp
 
-        env, (name, robot) = self.group.env, robot_of(self.group.env)
+        env, (name, robot) = self.group.env, find_robot(self.group.env)
         if robot.is_fixed_base:
-            # Isaac Lab's term sets the velocity of the root, which here cannot move: this is its like for joints
-            change = JOINT_PUSH * (2.0 * self.uniform(len(ids), robot.num_joints) - 1.0)
+            # Isaac Lab's term sets the velocity of the root, which is fixed here: push the joints instead
+            change = JOINT_PUSH * (2.0 * self.sample_uniform(len(ids), robot.num_joints) - 1.0)
             velocity = robot.data.joint_vel.torch[ids] + change
             robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=ids.int())
             return
-        reach = {"x": (-BASE_PUSH, BASE_PUSH), "y": (-BASE_PUSH, BASE_PUSH)}
+        reach = {"x": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED), "y": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED)}
         seed = int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
-        with drawing(seed, env.device):
-            mdp.push_by_setting_velocity(env, ids.int(), reach, entity(env, name))  # type: ignore[arg-type]  # its scene does
+        with seed_torch(seed, env.device):
+            mdp.push_by_setting_velocity(env, ids.int(), reach, make_scene_entity_cfg(env, name))  # type: ignore[arg-type]  # its scene does
 
 
-class Mass(Condition):
-    """A robot of other masses."""
+class Mass(EvalCondition):
+    """Changed masses of the robot's bodies."""
 
     text = f"mass and inertia of every body times {MASS[0]:g} to {MASS[1]:g}, log-uniform"
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         from isaaclab.envs import mdp
 
-        apply(
+        apply_event_term(
             self.group, mdp.randomize_rigid_body_mass,
             mass_distribution_params=MASS, operation="scale", distribution="log_uniform", recompute_inertia=True, min_mass=1e-6,
         )  # fmt: skip
 
 
-class Friction(Condition):
-    """Slippery ground or, for a robot that stands on none, stiff joints."""
+class Friction(EvalCondition):
+    """Slippery ground, or stiff joints for a robot with a fixed base."""
 
     text = (
         f"friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g}, {SURFACE_FRICTION[1]:g}); of a robot with a"
         f" fixed base, dry and viscous friction of U({JOINT_FRICTION[0]:g}, {JOINT_FRICTION[1]:g}) N (s/m) or N m (s/rad) more in every joint"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         change_friction(self.group)
 
 
-def change_friction(group: Group) -> None:
-    """Give the robots of a ``group`` other friction: on the ground, or in their joints where they stand on none."""
+def change_friction(group: EnvGroup) -> None:
+    """Change the friction of the robots in a ``group``: on the ground, or in the joints if the base is fixed."""
     from isaaclab.envs import mdp
 
-    if robot_of(group.env)[1].is_fixed_base:
-        apply(
+    if find_robot(group.env)[1].is_fixed_base:
+        apply_event_term(
             group, mdp.randomize_joint_parameters,
             friction_distribution_params=JOINT_FRICTION, operation="add", distribution="uniform",
             armature_distribution_params=None, lower_limit_distribution_params=None, upper_limit_distribution_params=None,
         )  # fmt: skip
         return
-    give_friction_to_robots(group.env)
-    apply(
+    use_robot_friction(group.env)
+    apply_event_term(
         group, mdp.randomize_rigid_body_material,
         static_friction_range=SURFACE_FRICTION, dynamic_friction_range=SURFACE_FRICTION,
         restitution_range=(0.0, 0.0), num_buckets=64, make_consistent=True,
     )  # fmt: skip
 
 
-def robot_of(env: Env) -> tuple[str, Articulation]:
-    """Name and articulation of the robot in an ``env``."""
+def find_robot(env: Env) -> tuple[str, Articulation]:
+    """Return name and articulation of the robot in an ``env``."""
     there = env.scene.articulations
     name = "robot" if "robot" in there else next(iter(there))
     return name, there[name]
 
 
-def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
-    """An asset as event terms take it.
+def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
+    """Return the resolved configuration of an asset for event terms.
 
     Args:
-        env: Where it is.
+        env: The environment of the asset.
         name: Name of the asset.
-        bodies: Indices of some of its bodies; None: all.
+        bodies: Indices of some of its bodies; None for all.
     """
     from isaaclab.managers import SceneEntityCfg
 
@@ -141,35 +142,35 @@ def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityC
     return found
 
 
-def apply(
-    group: Group,
+def apply_event_term(
+    group: EnvGroup,
     term: Callable[..., Any],
     bodies: list[int] | None = None,
     **params: object,
 ) -> None:
-    """Let one of Isaac Lab's event terms change the robots of a group.
+    """Apply one of Isaac Lab's event terms to the robots of a group.
 
     Args:
         group: The environments.
-        term: The term's class.
-        bodies: Indices of the bodies that it changes; None: all bodies, and all joints.
-        params: All of the term's parameters but the asset, by name.
+        term: Class of the term.
+        bodies: Indices of the changed bodies; None for all bodies and joints.
+        params: Parameters of the term except the asset, by name.
     """
     from isaaclab.managers import EventTermCfg
 
     env = group.env
-    params["asset_cfg"] = entity(env, robot_of(env)[0], bodies)
-    with drawing(group.seed, env.device):
+    params["asset_cfg"] = make_scene_entity_cfg(env, find_robot(env)[0], bodies)
+    with seed_torch(group.seed, env.device):
         term(EventTermCfg(func=term, mode="evaluation", params=params), env)(env, group.ids.int(), **params)
 
 
-def give_friction_to_robots(env: Env) -> None:
-    """Let the friction of the robots in ``env`` be that of their contacts with the ground, without a change to these contacts.
+def use_robot_friction(env: Env) -> None:
+    """Move the ground's friction to the robots in ``env``, which leaves the friction of their contacts unchanged.
 
-    MuJoCo takes the larger of two coefficients, so a robot on rough ground never slips: the ground hands its own over, and
-    what was smoother gets it. Nothing to do for other physics, which take the mean.
+    MuJoCo takes the larger of two coefficients, so a robot on rough ground would never slip: the ground's coefficient becomes 0,
+    and smoother robot surfaces get the former one. Other physics take the mean and are not changed.
     """
-    manager: Any = env.sim.physics_manager  # Newton's, where it has a model
+    manager: Any = env.sim.physics_manager  # only Newton's has a model
     if not hasattr(manager, "get_model"):
         return
     import warp

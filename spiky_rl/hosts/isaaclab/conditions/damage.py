@@ -7,49 +7,54 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Damage
+from spiky_rl.hosts.isaaclab.conditions.base import ConditionError, Damage, EvalCondition
 from spiky_rl.hosts.isaaclab.conditions.body import (
-    JOINT_FRICTION, SURFACE_FRICTION, apply, change_friction, give_friction_to_robots, robot_of,
+    JOINT_FRICTION,
+    SURFACE_FRICTION,
+    apply_event_term,
+    change_friction,
+    find_robot,
+    use_robot_friction,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 LOCK_ARMATURE = 1e4
-"""Inertia of a locked joint, kg m^2 or kg: no torque of a robot turns it by a millionth of a radian in a control step, after
-which it is put back."""
+"""Inertia of a locked joint, kg m^2 or kg: a robot's torque turns it by less than 1e-6 rad in a control step, after which its
+position is restored."""
 STRENGTH = 0.5
-"""What is left of a weakened motor's torque."""
+"""Remaining share of a weakened motor's torque."""
 PAYLOAD = (1.5, 2.5)
-"""Factor of the mass of the body that takes up a load."""
+"""Range of the factor of the loaded body's mass."""
 
 
 class LockedLeg(Damage):
-    """A leg whose joints do not move any more."""
+    """Leg with locked joints."""
 
     text = "from the middle of the episode on the joints of one leg stay where they are"
-    needs = ("robot", "worlds", "leg")
+    requirements = ("robot", "worlds", "leg")
 
     def begin(self) -> None:
         super().begin()
-        self.robot = robot_of(self.group.env)[1]
+        self.robot = find_robot(self.group.env)[1]
         try:
             self.joints: list[int] = self.robot.find_joints(self.group.leg)[0]  # type: ignore[assignment]
         except ValueError:
             raise ConditionError(
-                f"--conditions: locked_leg: the task file's leg {self.group.leg!r} names no joint; the robot has"
+                f"--conditions: locked_leg: the task file's leg {self.group.leg!r} matches no joint; allowed:"
                 f" {', '.join(self.robot.joint_names)}"
             ) from None
         self.ids = self.group.ids.int()
         self.position: Tensor | None = None
 
-    def now(self) -> Tensor:
-        """Where the leg's joints are, [E, joints]; those beyond their limits at the limits, which would push them back."""
+    def get_joint_positions(self) -> Tensor:
+        """Return the positions of the leg's joints, [E, joints], clamped to their limits, which would push them back."""
         limits = self.robot.data.joint_pos_limits.torch[self.group.ids][:, self.joints]
         return self.robot.data.joint_pos.torch[self.group.ids][:, self.joints].clamp(
             limits[..., 0], limits[..., 1]
         )
 
-    def damage(self) -> None:
-        self.position = self.now()
+    def apply_damage(self) -> None:
+        self.position = self.get_joint_positions()
         armature = torch.full_like(self.position, LOCK_ARMATURE)
         self.robot.write_joint_armature_to_sim_index(
             armature=armature, joint_ids=self.joints, env_ids=self.ids
@@ -66,17 +71,17 @@ class LockedLeg(Damage):
 
     def reset(self, dones: Tensor) -> None:
         if self.position is not None:
-            self.position = torch.where(dones.bool()[:, None], self.now(), self.position)
+            self.position = torch.where(dones.bool()[:, None], self.get_joint_positions(), self.position)
 
 
 class HalfTorque(Damage):
-    """Motors that have become weak."""
+    """Weakened motors."""
 
     text = (
         f"from the middle of the episode on every motor gives {STRENGTH:g} of the torque that it is told; of a joint that is told"
         f" where to be, {STRENGTH:g} of its gains are left"
     )
-    needs = ("robot", "worlds", "motors")
+    requirements = ("robot", "worlds", "motors")
 
     @classmethod
     @override
@@ -85,67 +90,67 @@ class HalfTorque(Damage):
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        for term in vars(env_cfg.actions).values():  # type: ignore[union-attr]  # it is needed
+        for term in vars(env_cfg.actions).values():  # type: ignore[union-attr]  # guaranteed by the requirement "motors"
             if isinstance(term, JointEffortActionCfg):
                 term.class_type = WeakeningEffort
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         from isaaclab.envs import mdp
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        manager = self.group.env.action_manager  # type: ignore[union-attr]  # it is needed
+        manager = self.group.env.action_manager  # type: ignore[union-attr]  # guaranteed by the requirement "motors"
         terms = [manager.get_term(name) for name in manager.active_terms]
         weakening = [term for term in terms if isinstance(term, WeakeningEffort)]
         for term in weakening:
             term.strength[self.group.ids] = STRENGTH
         if len(weakening) < len(terms):
             share = (STRENGTH, STRENGTH)
-            apply(
+            apply_event_term(
                 self.group, mdp.randomize_actuator_gains,
                 stiffness_distribution_params=share, damping_distribution_params=share, operation="scale", distribution="uniform",
             )  # fmt: skip
 
 
 class FrictionChange(Damage):
-    """Ground that becomes slippery under way or, for a robot that stands on none, joints that become stiff."""
+    """Ground that becomes slippery, or joints that become stiff for a robot with a fixed base."""
 
     text = (
         f"from the middle of the episode on, friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g},"
         f" {SURFACE_FRICTION[1]:g}); of a robot with a fixed base, dry and viscous friction of U({JOINT_FRICTION[0]:g},"
         f" {JOINT_FRICTION[1]:g}) more in every joint"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
     def begin(self) -> None:
         super().begin()
-        if not robot_of(self.group.env)[1].is_fixed_base:
-            give_friction_to_robots(self.group.env)
+        if not find_robot(self.group.env)[1].is_fixed_base:
+            use_robot_friction(self.group.env)
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         change_friction(self.group)
 
 
 class Payload(Damage):
-    """A load that is put on under way."""
+    """Load that is added in mid-episode."""
 
     text = (
         f"from the middle of the episode on, mass and inertia of the trunk times U({PAYLOAD[0]:g}, {PAYLOAD[1]:g}); of a robot with"
         " a fixed base, of its last body"
     )
-    needs = ("robot", "worlds")
+    requirements = ("robot", "worlds")
 
-    def damage(self) -> None:
+    def apply_damage(self) -> None:
         from isaaclab.envs import mdp
 
-        robot = robot_of(self.group.env)[1]
-        apply(
+        robot = find_robot(self.group.env)[1]
+        apply_event_term(
             self.group, mdp.randomize_rigid_body_mass, bodies=[robot.num_bodies - 1 if robot.is_fixed_base else 0],
             mass_distribution_params=PAYLOAD, operation="scale", distribution="uniform", recompute_inertia=True, min_mass=1e-6,
         )  # fmt: skip
 
 
-DAMAGES: dict[str, type[Condition]] = {
+DAMAGES: dict[str, type[EvalCondition]] = {
     "locked_leg": LockedLeg,
     "half_torque": HalfTorque,
     "friction_change": FrictionChange,

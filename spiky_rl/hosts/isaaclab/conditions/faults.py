@@ -1,6 +1,6 @@
-"""Faults of the policy's own network: coarse weights, dead neurons, spikes that are lost or come from nowhere.
+"""Faults of the policy's network: quantised weights, dead neurons, lost or spurious spikes.
 
-They change a copy of the policy, which acts in its place on the group's environments.
+A fault changes a copy of the policy, which acts in the group's environments.
 """
 
 from __future__ import annotations
@@ -13,127 +13,128 @@ import torch
 from torch import Tensor, nn
 
 from spiky_rl.connections.base import Connection
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Policy
+from spiky_rl.hosts.isaaclab.conditions.base import EvalCondition
+from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.networks.reservoir import Reservoir
 
 BITS = (8, 4)
-"""Numbers of bits that a weight may have."""
-DEAD = 0.2
-"""Share of a layer's neurons that are dead."""
-LOST = 0.2
-"""Probability that a spike arrives nowhere."""
+"""Numbers of bits of a quantised weight."""
+DEAD_FRACTION = 0.2
+"""Share of dead neurons in a layer."""
+LOST_FRACTION = 0.2
+"""Probability that a spike is lost."""
 PATTERNS = 8
-"""Number of patterns of dead neurons: few episodes share one, so that a score is no matter of a single draw."""
-SPURIOUS = 0.02
-"""Probability that a neuron which is silent in an inner step seems to spike in it."""
+"""Number of patterns of dead neurons; several, so that a score does not depend on a single draw."""
+SPURIOUS_RATE = 0.02
+"""Probability of a spurious spike per silent neuron and inner step."""
 
 
-class Fault(Condition):
-    """A policy whose network is changed. Abstract: its subclasses say how."""
+class NetworkFault(EvalCondition):
+    """Abstract fault of a policy's network."""
 
     copies: ClassVar[int] = 1
-    """Number of copies that are changed, each in its own way, on an equal share of the environments."""
+    """Number of differently changed copies, each on an equal share of the environments."""
 
     @override
-    def changed(self, policy: Policy) -> list[Policy]:
-        # copies of tensors that torch can follow, as the policy's own are
+    def perturb_policy(self, policy: InferencePolicy) -> list[InferencePolicy]:
+        # the copies must be normal tensors like the policy's own, not inference tensors
         with torch.inference_mode(False), torch.no_grad():
             copies = [policy.copy() for _ in range(min(self.copies, len(self.group.ids)))]
             for copy in copies:
-                self.spoil(copy)
+                self.apply_fault(copy)
         return copies
 
     @abstractmethod
-    def spoil(self, policy: Policy) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         """Change the policy's network, in place."""
 
 
-class CoarseWeights(Fault):
-    """Weights of few bits, also where they change while the policy acts. Abstract: see `FAULTS`."""
+class QuantizedWeights(NetworkFault):
+    """Weights quantised to ``bits``, also after changes while the policy acts. Abstract: see `FAULTS`."""
 
     bits: int
-    policy: Policy | None = None
-    """The copy that acts; None where actions are random."""
+    policy: InferencePolicy | None = None
+    """The acting copy; None for random actions."""
 
-    def spoil(self, policy: Policy) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         self.policy = policy
         self._round(policy)
 
     @override
     def step(self) -> None:
-        # what has just been learned is kept in as few bits
-        if self.policy is not None and self.policy.adapts:
+        # quantise the weights that have just changed
+        if self.policy is not None and self.policy.is_plastic:
             self._round(self.policy)
 
-    def _round(self, policy: Policy) -> None:
-        for weight in weights(policy.model):
-            weight.copy_(quantised(weight, self.bits))
+    def _round(self, policy: InferencePolicy) -> None:
+        for weight in get_weights(policy.model):
+            weight.copy_(quantize(weight, self.bits))
 
 
-class DeadNeurons(Fault):
-    """Neurons that have died."""
+class DeadNeurons(NetworkFault):
+    """Dead neurons."""
 
-    text = f"{DEAD:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
-    needs = ("neurons",)
+    text = f"{DEAD_FRACTION:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
+    requirements = ("neurons",)
     copies = PATTERNS
 
-    def spoil(self, policy: Policy) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         if policy.network is None:
             self._kill_units(policy.model)
             return
-        alive = [self._alive(width) for width in policy.network.widths]
-        policy.network.disturb([lambda spikes, a=a: spikes * a for a in alive])
+        alive = [self._make_mask(width) for width in policy.network.layer_sizes]
+        policy.network.set_spike_channels([lambda spikes, a=a: spikes * a for a in alive])
 
-    def _alive(self, width: int) -> Tensor:
-        """0 for neurons that are dead and 1 for the others, [width]; the number of dead ones is exact."""
+    def _make_mask(self, width: int) -> Tensor:
+        """Return a mask [width] with 0 for dead neurons and 1 for the others; the number of dead neurons is exact."""
         order = torch.randperm(width, generator=self.generator, device=self.generator.device)
-        return (order >= round(DEAD * width)).float()
+        return (order >= round(DEAD_FRACTION * width)).float()
 
     def _kill_units(self, model: nn.Module) -> None:
-        """Let nobody read the outputs of an ANN's dead units."""
+        """Zero the outgoing weights of an ANN's dead units."""
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         for module in recurrent:
             for layer in range(module.num_layers):
-                alive = self._alive(module.hidden_size)
+                alive = self._make_mask(module.hidden_size)
                 later = (f"weight_ih_l{layer + 1}",) if layer + 1 < module.num_layers else ()
                 for name in (f"weight_hh_l{layer}", *later):
                     module.get_parameter(name).mul_(alive)
             linear[0].weight.mul_(alive)
         for module in linear[1:]:
-            module.weight.mul_(self._alive(module.in_features))
+            module.weight.mul_(self._make_mask(module.in_features))
 
 
-class LostSpikes(Fault):
-    """Spikes that do not arrive."""
+class LostSpikes(NetworkFault):
+    """Lost spikes."""
 
-    text = f"every spike is lost with a probability of {LOST:g}, before it reaches any other neuron or the readout"
-    needs = ("spikes",)
+    text = f"every spike is lost with a probability of {LOST_FRACTION:g}, before it reaches any other neuron or the readout"
+    requirements = ("spikes",)
 
-    def spoil(self, policy: Policy) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         assert policy.network is not None
-        policy.network.disturb([self._lose] * len(policy.network.widths))
+        policy.network.set_spike_channels([self._lose] * len(policy.network.layer_sizes))
 
     def _lose(self, spikes: Tensor) -> Tensor:
-        return spikes * (self.uniform(*spikes.shape) >= LOST)
+        return spikes * (self.sample_uniform(*spikes.shape) >= LOST_FRACTION)
 
 
-class SpuriousSpikes(Fault):
-    """Spikes that no neuron sent."""
+class SpuriousSpikes(NetworkFault):
+    """Spurious spikes."""
 
-    text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS:g}"
-    needs = ("plain_spikes",)
+    text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS_RATE:g}"
+    requirements = ("plain_spikes",)
 
-    def spoil(self, policy: Policy) -> None:
+    def apply_fault(self, policy: InferencePolicy) -> None:
         assert policy.network is not None
-        policy.network.disturb([self._add] * len(policy.network.widths))
+        policy.network.set_spike_channels([self._add] * len(policy.network.layer_sizes))
 
     def _add(self, spikes: Tensor) -> Tensor:
-        return torch.maximum(spikes, (self.uniform(*spikes.shape) < SPURIOUS).to(spikes))
+        return torch.maximum(spikes, (self.sample_uniform(*spikes.shape) < SPURIOUS_RATE).to(spikes))
 
 
-def weights(model: nn.Module) -> Iterator[Tensor]:
-    """The weights of all connections of a policy's ``model``, spiking or not, to be changed in place; biases are none."""
+def get_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the weights of all connections of a policy's ``model``, spiking or not, without biases; they can be changed in place."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | Connection):
             yield from (p for p in module.parameters(recurse=False) if p.ndim > 1)
@@ -143,18 +144,18 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
             yield from (module.input_weight, module.weight)
 
 
-def quantised(weight: Tensor, bits: int) -> Tensor:
-    """The values of ``weight`` rounded to 2^``bits`` - 1 levels, evenly between plus and minus the largest of them."""
-    most = 2 ** (bits - 1) - 1
-    size = weight.abs().max() / most
-    return weight if size == 0.0 else (weight / size).round() * size
+def quantize(weight: Tensor, bits: int) -> Tensor:
+    """Return ``weight`` rounded to 2^``bits`` - 1 levels, evenly spaced between plus and minus its maximum absolute value."""
+    max_level = 2 ** (bits - 1) - 1
+    scale = weight.abs().max() / max_level
+    return weight if scale == 0.0 else (weight / scale).round() * scale
 
 
-FAULTS: dict[str, type[Condition]] = {
+FAULTS: dict[str, type[EvalCondition]] = {
     **{
         f"weights_{bits}_bits": type(
             f"CoarseWeights{bits}",
-            (CoarseWeights,),
+            (QuantizedWeights,),
             {
                 "bits": bits,
                 "text": f"every weight is rounded to {bits} bits, with one scale for each matrix; biases and states are not",

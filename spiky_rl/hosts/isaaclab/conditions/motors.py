@@ -1,4 +1,4 @@
-"""An action term of Isaac Lab's whose motors can weaken while a simulation runs."""
+"""Action term of Isaac Lab with motors that can weaken during a simulation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class WeakeningEffort(JointEffortAction):
-    """Isaac Lab's joint efforts, times what each environment's motors are still able to give."""
+    """Isaac Lab's joint efforts, scaled by the motor strength of each environment."""
 
     def __init__(self, cfg: JointEffortActionCfg, env: ManagerBasedEnv) -> None:
         super().__init__(cfg, env)
         self.strength = torch.ones(self.num_envs, 1, device=self.device)
-        """[B, 1]; 1: as they were built."""
+        """Factor of the effort, [B, 1]; initially 1."""
 
     @override
     def apply_actions(self) -> None:

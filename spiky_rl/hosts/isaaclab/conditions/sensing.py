@@ -1,4 +1,4 @@
-"""Conditions on the way from sensors to the policy and from the policy to the motors: noise, failures, delays."""
+"""Conditions on observations and actions: noise, failures, delays."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 
 NOISE = 0.1
-"""Standard deviation of sensor noise, in that of the sensor itself: 10 % of what there is to read."""
+"""Standard deviation of sensor noise, relative to the standard deviation of the sensor's values."""
 DROPOUT = 0.3
-"""Probability that a sensor reads nothing in a control step."""
-FRESH = 0.5
-"""Probability that a sensor which sends when it likes sends in a control step."""
+"""Probability that a sensor reads 0 in a control step."""
+UPDATE_PROBABILITY = 0.5
+"""Probability that an asynchronous sensor sends a new value in a control step."""
 DELAYS = (1, 2, 4, 8)
-"""Control steps by which observations or actions come late."""
+"""Delays of observations or actions in control steps."""
 
 
-class ObservationNoise(Condition):
-    """White noise on everything observed."""
+class ObservationNoise(EvalCondition):
+    """White noise on all observed values."""
 
     text = f"Gaussian noise on every observed value, {NOISE:g} of its standard deviation under random actions"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         noise = torch.randn(values.shape, generator=self.generator, device=values.device)
-        return values + NOISE * self.group.deviation * noise
+        return values + NOISE * self.group.observation_std * noise
 
 
-class SensorDropout(Condition):
-    """Sensors that fail now and then."""
+class SensorDropout(EvalCondition):
+    """Sensors with random dropouts."""
 
     text = f"every sensor reads 0 with a probability of {DROPOUT:g} in each control step"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
-        lost = self.uniform(len(values), int(sensors.max()) + 1) < DROPOUT
+        lost = self.sample_uniform(len(values), int(sensors.max()) + 1) < DROPOUT
         return values.masked_fill(lost[:, sensors], 0.0)
 
 
-class SensorLoss(Condition):
-    """One sensor that has failed for good."""
+class SensorLoss(EvalCondition):
+    """One permanently failed sensor."""
 
     text = "one sensor reads 0 for the whole episode, each in as many episodes as any other"
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors, episodes = self.group.sensors, torch.arange(len(values), device=values.device)
-        # where there are fewer episodes than sensors, those that are lost lie evenly among the others
+        # with fewer episodes than sensors, the lost sensors are evenly spaced
         lost = episodes * (int(sensors.max()) + 1) // len(values)
         return values.masked_fill(lost[:, None] == sensors, 0.0)
 
 
-class ObservationHeld(Condition):
+class HeldObservations(EvalCondition):
     """Sensors without a common clock."""
 
     text = (
-        f"every sensor sends a new value with a probability of {FRESH:g} in each control step; until it does, the policy sees its"
+        f"every sensor sends a new value with a probability of {UPDATE_PROBABILITY:g} in each control step; until it does, the policy sees its"
         " last one"
     )
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
         self.held: Tensor | None = None
         self.begun = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
-        fresh = self.uniform(len(values), int(sensors.max()) + 1) < FRESH
+        fresh = self.sample_uniform(len(values), int(sensors.max()) + 1) < UPDATE_PROBABILITY
         fresh = fresh[:, sensors] | self.begun[:, None]
         self.held = values if self.held is None else torch.where(fresh, values, self.held)
         self.begun = torch.zeros_like(self.begun)
@@ -78,20 +78,20 @@ class ObservationHeld(Condition):
         self.begun = dones.bool()
 
 
-class Line:
-    """A delay line of whole control steps, of its own for every environment.
+class DelayLine:
+    """Delay line of whole control steps, separate for every environment.
 
-    What goes in comes out ``delay`` calls later; before that comes what ``first`` makes of the first value that went in.
+    A value is returned ``delay`` calls after it was passed in; until then, an episode gets the value ``first`` of its first call.
     """
 
     def __init__(self, delay: int) -> None:
         self.delay = delay
         self.values: list[Tensor] = []
-        """The last ``delay`` values that went in, the oldest first."""
+        """Latest ``delay`` values, oldest first."""
         self.begun: Tensor | None = None
 
     def __call__(self, value: Tensor, first: Tensor) -> Tensor:
-        """A value [E, ...] goes in, one comes out; ``first`` [E, ...]: what fills the line of an episode that begins."""
+        """Store ``value`` [E, ...] and return the delayed one; ``first`` [E, ...] fills the line of an episode that begins."""
         if not self.values:
             self.values = [first] * self.delay
         elif self.begun is not None and bool(self.begun.any()):
@@ -101,50 +101,50 @@ class Line:
         return self.values.pop(0)
 
     def reset(self, dones: Tensor) -> None:
-        """The episodes of ``dones`` [E] begin with the next value."""
+        """Start new episodes where ``dones`` [E], with the next value."""
         self.begun = dones.bool()
 
 
-class Delay(Condition):
-    """Delayed observations or actions. Abstract: its subclasses say which, and those in `DELAYED` how late."""
+class Delay(EvalCondition):
+    """Abstract delay of observations or actions; subclasses choose which, and `DELAY_CONDITIONS` sets ``delay``."""
 
     delay: int
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
-        self.line = Line(self.delay)
+        self.line = DelayLine(self.delay)
 
     def reset(self, dones: Tensor) -> None:
         self.line.reset(dones)
 
 
 class ObservationDelay(Delay):
-    """Observations that come late; in the first steps of an episode the policy sees its first one."""
+    """Delayed observations; in the first steps of an episode the policy receives the first observation."""
 
-    def observe(self, values: Tensor) -> Tensor:
+    def perturb_observations(self, values: Tensor) -> Tensor:
         return self.line(values, values)
 
 
 class ActionDelay(Delay):
-    """Actions that take effect late; before the first one does, they are 0."""
+    """Delayed actions; they are 0 before the first one takes effect."""
 
-    def send(self, actions: Tensor) -> Tensor:
+    def perturb_actions(self, actions: Tensor) -> Tensor:
         return self.line(actions, torch.zeros_like(actions))
 
 
-def late(steps: int) -> str:
-    """So many control ``steps``, in words."""
+def format_delay(steps: int) -> str:
+    """Return a number of control ``steps`` in words."""
     return f"{steps} control step{'s' * (steps > 1)}"
 
 
-DELAYED: dict[str, type[Condition]] = {
+DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {
     **{
         f"action_delay_{steps}": type(
             f"ActionDelay{steps}",
             (ActionDelay,),
             {
                 "delay": steps,
-                "text": f"actions take effect {late(steps)} late; before the first one does, they are 0",
+                "text": f"actions take effect {format_delay(steps)} late; before the first one does, they are 0",
             },
         )
         for steps in DELAYS
@@ -155,7 +155,7 @@ DELAYED: dict[str, type[Condition]] = {
             (ObservationDelay,),
             {
                 "delay": steps,
-                "text": f"everything observed is {late(steps)} old; in the first steps of an episode it is the first observation",
+                "text": f"everything observed is {format_delay(steps)} old; in the first steps of an episode it is the first observation",
             },
         )
         for steps in DELAYS
@@ -163,14 +163,16 @@ DELAYED: dict[str, type[Condition]] = {
 }
 
 
-def sensors_of(shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> Tensor:
-    """Which sensor each value comes from, [C], of observations that are flat and one after another.
+def map_values_to_sensors(
+    shapes: Sequence[Sequence[int]], device: torch.device | str | None = None
+) -> Tensor:
+    """Return the sensor index of each value of the flat, concatenated observations, [C].
 
-    Of a vector every column is a sensor; of an image [channels, height, width], every column of pixels.
+    Every column of a vector is a sensor, and every column of pixels of an image [channels, height, width].
 
     Args:
         shapes: Shapes of one environment's observations.
-        device: Where the answer lies; None: torch's own.
+        device: Device of the result; None for torch's default.
     """
     found, count = [], 0
     for shape in shapes:

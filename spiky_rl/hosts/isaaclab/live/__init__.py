@@ -1,1 +1,1 @@
-"""The robot while it trains or plays: Isaac Lab's own visualizers, with the spikes of environment 0 beside it."""
+"""Live views: Isaac Lab's visualizers, with the spikes of environment 0 beside the robot."""

@@ -1,4 +1,4 @@
-"""Additions of our live views to Isaac Lab's visualizers of the same name."""
+"""Base class of our live views, which extend Isaac Lab's visualizers of the same name."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.04
-"""Seconds from frame to frame, at least."""
+FRAME_INTERVAL_S = 0.04
+"""Minimum seconds between frames."""
 PICTURE_PERIOD = 0.2
-"""Seconds from picture to picture, at least."""
+"""Minimum seconds between pictures."""
 SHARE = 0.2
-"""Share of a run's time that frames take, at most."""
+"""Maximum share of a run's time spent on frames."""
 TITLE = "Spikes of environment 0"
 
 
-class Live(BaseVisualizer):
-    """Draws by the clock instead of in every control step, and shows a picture beside the robot.
+class LiveVisualizer(BaseVisualizer):
+    """Mixin that draws at wall-clock intervals instead of every control step, and shows a picture beside the robot.
 
-    It stands before one of Isaac Lab's visualizers among the bases of a class.
+    It comes before one of Isaac Lab's visualizers in the bases of a class.
     """
 
     def __init__(self, cfg: VisualizerCfg) -> None:
         super().__init__(cfg)
         self.picture: Callable[[], np.ndarray] | None = None
-        """Draws what is beside the robot: uint8 [height, width, 3]; None: nothing is."""
+        """Draws the picture beside the robot, uint8 [height, width, 3]; None for no picture."""
         self.waited, self.due, self.picture_due = 0.0, 0.0, 0.0
 
     @override
     def step(self, dt: float) -> None:
-        """As Isaac Lab's, ``dt`` seconds after the last one, if a frame is due."""
+        """Draw a frame if one is due; ``dt``: seconds since the last call."""
         begun = time.monotonic()
         self.waited += dt
         if begun < self.due:
-            if dt == 0.0:  # paused: Isaac Lab asks again at once
+            if dt == 0.0:  # paused: Isaac Lab calls again at once
                 time.sleep(self.due - begun)
             return
         super().step(self.waited)  # type: ignore[safe-super]
@@ -52,15 +52,15 @@ class Live(BaseVisualizer):
             self.show(self.picture())
             self.picture_due = begun + PICTURE_PERIOD
         spent = time.monotonic() - begun
-        self.due = begun + max(PERIOD, spent / SHARE)
+        self.due = begun + max(FRAME_INTERVAL_S, spent / SHARE)
 
     def is_watched(self) -> bool:
-        """Whether anybody sees the picture."""
+        """Return whether anybody watches the picture."""
         return True
 
     @abstractmethod
     def show(self, picture: np.ndarray) -> None:
-        """Put the ``picture``, uint8 [height, width, 3], in the place of the last one."""
+        """Replace the shown picture by ``picture``, uint8 [height, width, 3]."""
 
     def _log_viewer_url(self, visualizer_name: str, viewer_url: str) -> None:
         log.info("live view: %s", viewer_url)

@@ -1,4 +1,4 @@
-"""newton_gl: a window on this machine's screen, with the spikes in a window of their own within it."""
+"""Live view in an OpenGL window on this machine, with the spikes in an inner window."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import override
 import numpy as np
 from isaaclab_visualizers.newton.newton_visualizer import NewtonGLVisualizer
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 
 
-class LiveView(Live, NewtonGLVisualizer):
-    """Isaac Lab's OpenGL window, with spikes."""
+class NewtonGLView(LiveVisualizer, NewtonGLVisualizer):
+    """Isaac Lab's OpenGL visualizer with spikes."""
 
     @override
     def show(self, picture: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The pages that may talk to a live view's server: its own, as a browser on this machine or behind an ssh tunnel has it."""
+"""Origin check of a live view's server: only its own page may connect, from this machine or through an ssh tunnel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 from spiky_rl.hosts.isaaclab.camera import GraphicsError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Names of this machine for itself; another name that leads here may be a page's own, changed behind a browser's back."""
+"""Loopback names; any other name may belong to a foreign page (DNS rebinding)."""
 
 
 def is_own_page(hosts: list[str], origins: list[str]) -> bool:
-    """Whether a request comes from a server's own page, or from no page.
+    """Return whether a request comes from the server's own page, or from no page.
 
     Args:
-        hosts: What its Host headers say, of which there has to be one.
-        origins: What its Origin headers say, which a browser adds to every connection that a page's code opens.
+        hosts: Values of the Host headers; there must be exactly one.
+        origins: Values of the Origin headers, which a browser adds to every connection of a page's code.
     """
     if len(hosts) != 1 or len(origins) > 1:
         return False
@@ -37,13 +37,12 @@ def is_own_page(hosts: list[str], origins: list[str]) -> bool:
 
 @contextmanager
 def refuse_other_pages() -> Iterator[None]:
-    """Let the server that viser starts within the block answer its own page only.
+    """Restrict the server that viser starts within the block to its own page.
 
-    viser listens for any page of any browser that reaches it and has no option for that: what it calls to listen is another function
-    for as long as the block lasts.
+    viser accepts every page and has no option against it, so its ``serve`` function is replaced within the block.
 
     Raises:
-        GraphicsError: viser did not call it, so that its server would answer every page.
+        GraphicsError: viser did not call the function, so its server would accept every page.
     """
     server: Any = importlib.import_module("websockets.asyncio.server")
     listen, was_called = server.serve, False
@@ -61,18 +60,18 @@ def refuse_other_pages() -> Iterator[None]:
         server.serve = listen
     if not was_called:
         raise GraphicsError(
-            "--visualizer viser: this version of viser would answer the pages of every web site; use rerun"
+            "--visualizer viser: this version of viser would accept connections from every web site; use rerun"
         )
 
 
 def _check_first(answer: Callable[[Any, Any], Any] | None) -> Callable[[Any, Any], Any]:
-    """Return ``answer``, or what answers nothing where it is None, behind a check of whose page asks."""
+    """Return a request handler that refuses other pages and then calls ``answer``, if any."""
 
     def check(connection: Any, request: Any) -> Any:
         headers = request.headers
         if not is_own_page(headers.get_all("Host"), headers.get_all("Origin")):
-            said = "only this server's own page, by localhost, may connect\n"
-            return connection.respond(http.HTTPStatus.FORBIDDEN, said)
+            message = "only this server's own page, by localhost, may connect\n"
+            return connection.respond(http.HTTPStatus.FORBIDDEN, message)
         return None if answer is None else answer(connection, request)
 
     return check

@@ -1,4 +1,4 @@
-"""rerun's server as a process of its own, which listens on this machine alone; the one that rerun's library starts listens on all interfaces."""
+"""rerun's server as a separate process that listens only on this machine; rerun's library would listen on all interfaces."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from spiky_rl.hosts.isaaclab.camera import GraphicsError
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 10.0
-START = "import os, sys; from spiky_rl.hosts.common.processes import end_with; end_with(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
-"""Becomes rerun's program once it is bound to end with this process."""
+START = "import os, sys; from spiky_rl.learners.common.processes import die_with_parent; die_with_parent(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+"""Code that starts rerun's program so that it ends with this process."""
 
 
 class RerunServer:
-    """Keeps what a run sends to it, and serves rerun's page."""
+    """Server that stores a run's data and serves rerun's page."""
 
     def __init__(self, address: str, data_port: int, page_port: int) -> None:
         """Start a server and wait until it listens.
 
         Args:
             address: Address of the interface on which it listens.
-            data_port: Port of its data.
-            page_port: Port of its page.
+            data_port: Port of the data.
+            page_port: Port of the page.
 
         Raises:
-            GraphicsError: It does not start.
+            GraphicsError: The server does not start.
         """
         line = [str(_find_program()), "--serve-web", "--bind", address]
         line += ["--port", str(data_port), "--web-viewer-port", str(page_port)]
@@ -59,7 +59,7 @@ class RerunServer:
 
 
 def _find_program() -> Path:
-    """Return the program that comes with rerun's package. Raises GraphicsError where it did not."""
+    """Return the path of the program in rerun's package. Raises GraphicsError if it is missing."""
     found = importlib.util.find_spec("rerun_cli")
     for folder in (found.submodule_search_locations or []) if found is not None else []:
         if (path := Path(folder) / "rerun").is_file():

@@ -1,4 +1,4 @@
-"""rerun: a page in a browser or rerun's own viewer, with the spikes beside the robot and Isaac Lab's curves."""
+"""Live view in rerun, in a browser or its own viewer, with the spikes beside the robot and Isaac Lab's curves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
-from spiky_rl.hosts.isaaclab.live.choice import LOCAL
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 from spiky_rl.hosts.isaaclab.live.rerun_server import RerunServer
+from spiky_rl.hosts.isaaclab.live.setup import LOCAL
 
 if TYPE_CHECKING:
     from isaaclab.scene_data import SceneDataProvider
@@ -22,11 +22,11 @@ rerun: Any = importlib.import_module("rerun")
 blueprint: Any = importlib.import_module("rerun.blueprint")
 
 PATH = "spikes"
-"""Where the picture is among rerun's entities."""
+"""Path of the picture among rerun's entities."""
 
 
-class LiveView(Live, RerunVisualizer):
-    """Isaac Lab's rerun, with spikes."""
+class RerunView(LiveVisualizer, RerunVisualizer):
+    """Isaac Lab's rerun visualizer with spikes."""
 
     def __init__(self, cfg: RerunVisualizerCfg) -> None:
         super().__init__(cfg)
@@ -36,7 +36,7 @@ class LiveView(Live, RerunVisualizer):
 
     @override
     def initialize(self, scene_data_provider: SceneDataProvider) -> None:
-        """As Isaac Lab's, which starts no server where one listens already."""
+        """Start our server first, so that Isaac Lab starts none."""
         if self.server is None:
             self.server = RerunServer(LOCAL, self.cfg.grpc_port, self.cfg.web_port)
         super().initialize(scene_data_provider)
@@ -54,16 +54,16 @@ class LiveView(Live, RerunVisualizer):
         super()._apply_camera_pose(pose)
         viewer: Any = self._viewer
         if self.plain is None:
-            # asked for again with the first curve; it is where Isaac Lab, too, says what its page is to show
+            # Isaac Lab defines its layout in this method, and calls it again with the first curve
             # pylint: disable=protected-access
             self.plain, viewer._get_blueprint = viewer._get_blueprint, self.layout
         rerun.send_blueprint(self.layout())
 
     def layout(self) -> Any:
-        """Isaac Lab's page, and the spikes at its side."""
+        """Return Isaac Lab's layout with the spikes at its side."""
         plain = self.plain().root_container
         for view in plain.contents:
-            if isinstance(view, blueprint.Spatial3DView):  # of all there is; a flat picture is an error there
+            if isinstance(view, blueprint.Spatial3DView):  # a 2D picture is an error in a 3D view
                 view.contents = ["$origin/**", f"- /{PATH}/**"]
         spikes = blueprint.Spatial2DView(name=TITLE, origin=f"/{PATH}")
         sides = blueprint.Horizontal(plain, spikes, column_shares=[2, 1])
@@ -72,5 +72,5 @@ class LiveView(Live, RerunVisualizer):
     @override
     def show(self, picture: np.ndarray) -> None:
         packed = io.BytesIO()
-        Image.fromarray(picture).convert("L").save(packed, "png")  # it is grey, and dots are nothing for JPEG
+        Image.fromarray(picture).convert("L").save(packed, "png")  # grey dots suit PNG, not JPEG
         rerun.log(PATH, rerun.EncodedImage(contents=packed.getvalue(), media_type="image/png"))

@@ -1,4 +1,4 @@
-"""viser: a page in a browser, which turns the robot and shows the spikes in its side bar."""
+"""Live view in viser, in a browser, with the spikes in the side bar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 from isaaclab_visualizers.viser.viser_visualizer import ViserVisualizer
 
-from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 from spiky_rl.hosts.isaaclab.live.origins import refuse_other_pages
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from isaaclab_visualizers.viser import ViserVisualizerCfg
 
 
-class LiveView(Live, ViserVisualizer):
-    """Isaac Lab's viser, with spikes."""
+class ViserView(LiveVisualizer, ViserVisualizer):
+    """Isaac Lab's viser visualizer with spikes."""
 
     def __init__(self, cfg: ViserVisualizerCfg) -> None:
         super().__init__(cfg)
@@ -29,7 +29,7 @@ class LiveView(Live, ViserVisualizer):
             super()._create_viewer(record_to_viser, metadata)
         viewer: Any = self._viewer
         if not hasattr(viewer, "_to_numpy"):
-            # Isaac Lab 3.0.0 calls it for every ground plane, and Newton 1.6.1, which it asks for, has it no more
+            # Isaac Lab 3.0.0 calls it for every ground plane, but Newton 1.6.1, which it requires, has removed it
             viewer._to_numpy = _to_numpy  # pylint: disable=protected-access
 
     @override
@@ -37,11 +37,13 @@ class LiveView(Live, ViserVisualizer):
         super()._setup_isaaclab_sidebar(server)
         self.server = server
         server.gui.configure_theme(control_width="large", show_share_button=False)
-        self._log_viewer_url("", f"http://localhost:{server.get_port()}")  # not always the one asked for
+        self._log_viewer_url(
+            "", f"http://localhost:{server.get_port()}"
+        )  # the port may differ from the requested one
 
     @override
     def is_watched(self) -> bool:
-        """Whether a browser has the page open."""
+        """Return whether a browser has the page open."""
         return bool(self.server.get_clients())
 
     @override
@@ -53,5 +55,5 @@ class LiveView(Live, ViserVisualizer):
 
 
 def _to_numpy(values: warp.array | np.ndarray | None) -> np.ndarray | None:
-    """A Warp array, or None, as NumPy's."""
+    """Return a Warp array as a NumPy array; None stays None."""
     return values if values is None or isinstance(values, np.ndarray) else values.numpy()

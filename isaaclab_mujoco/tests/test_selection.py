@@ -1,0 +1,71 @@
+"""A configuration takes native physics by name, or as `auto` where it can, and says in one line where it cannot."""
+
+import pytest
+
+pytest.importorskip("isaaclab", reason="Isaac Lab is not installed")
+
+import isaaclab_tasks  # noqa: F401  # registers the tasks
+from isaaclab_mujoco.errors import PhysicsError
+from isaaclab_tasks.utils import resolve_task_config
+
+from isaaclab_mujoco import compiler, selection, worlds
+
+SOLVER = "env.sim.physics.solver_cfg."
+
+
+def load(*overrides):
+    return resolve_task_config("Isaac-Ant", None, overrides=list(overrides))[0]
+
+
+@pytest.mark.parametrize("physics", ["mujoco", "auto"])
+def test_a_cpu_takes_native_physics_in_the_place_of_mujoco_warp(physics, caplog):
+    cfg = load()
+    assert selection.apply_physics(cfg, physics, "cpu") == "mujoco"
+    assert selection.get_physics_name(cfg.sim.physics) == "mujoco"
+    for part in (cfg.sim.physics, cfg.sim.physics.solver_cfg):
+        assert str(part.class_type) == selection.MANAGERS[physics]
+    assert selection.apply_physics(cfg, physics, "cpu") == "mujoco", "a second time"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "physics, device, overrides, name",
+    [
+        ("auto", "cuda:0", [], "newton_mjwarp"),
+        ("newton_mjwarp", "cpu", [], "newton_mjwarp"),
+        ("", "cpu", ["physics=newton_kamino"], "newton_kamino"),
+        ("auto", "cpu", ["physics=isaacsim_physx"], "physx"),
+    ],
+)
+def test_other_physics_stay_as_they_are(physics, device, overrides, name, caplog):
+    cfg = load(*overrides)
+    before = cfg.to_dict()
+    assert selection.apply_physics(cfg, physics, device) == name
+    assert cfg.to_dict() == before and not caplog.records
+
+
+@pytest.mark.parametrize(
+    "device, overrides, reason",
+    [
+        ("cuda:0", [], "the device is cuda:0"),
+        ("cpu", ["physics=newton_kamino"], "the task has newton_kamino"),
+        ("cpu", [f"{SOLVER}use_mujoco_contacts=False", f"{SOLVER}integrator=rk4"], "rk4"),
+        ("cpu", [f"{SOLVER}use_mujoco_cpu=True"], "use_mujoco_cpu"),
+    ],
+)
+def test_what_native_physics_cannot_step_is_refused_by_name(device, overrides, reason):
+    with pytest.raises(PhysicsError, match=f"^physics=mujoco: .*{reason}.*; use physics=newton_mjwarp$"):
+        selection.apply_physics(load(*overrides), "mujoco", device)
+
+
+def test_auto_without_a_compiler_is_mujoco_warp_and_says_why_in_one_line(monkeypatch, caplog):
+    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compile_library", compiler.compile_library.__wrapped__)
+    worlds.load_library.cache_clear()
+    name = selection.apply_physics(load(), "auto", "cpu")
+    worlds.load_library.cache_clear()
+    assert name == "newton_mjwarp"
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "physics: newton_mjwarp, several times slower than mujoco: there is no C++"
+    )

@@ -1,0 +1,228 @@
+"""Inference with a trained classifier on new recordings: its accuracy, or the class of each recording."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.classification import checkpoint, samples, split
+from spiky_rl.classification import result as results
+from spiky_rl.classification.checkpoint import LoadedCheckpoint
+from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.settings import OWN_DATA, ClassifyRequest, configure_dataset, require_code_named
+from spiky_rl.classification.training import compute_confusion, compute_scores, get_sequence_shape
+from spiky_rl.config import files, registry
+from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.datasets._events import MissingData
+from spiky_rl.datasets.base import TIMES, Dataset
+from spiky_rl.networks.base import SpikingNetwork
+from spiky_rl.run.devices import get_memory, resolve_device
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """The best network of a run, with recordings for inference."""
+
+    loaded: LoadedCheckpoint
+    agent: str
+    network: SpikingNetwork
+    frames: str
+    """Frame mode, see `TrainerSettings.frames`."""
+    device: str
+    samples: Samples
+    seen: np.ndarray
+    """[samples]: whether the network was trained with the sample."""
+    other_parts: int = 0
+    """Number of recordings outside the test set, which are left out."""
+
+    def scores(self, indices: np.ndarray) -> np.ndarray:
+        """Return the class probabilities of samples, [samples, classes]."""
+        return compute_scores(self.network, self.samples, indices, self.device, self.frames)
+
+
+def load_classifier(
+    request: ClassifyRequest,
+    loaded: LoadedCheckpoint,
+    device: str | None,
+    only_tests: bool,
+    open_progress: ProgressFactory = no_progress,
+) -> TrainedClassifier:
+    """Load a run's best network and the requested recordings. Raises UserError.
+
+    Args:
+        request: Selects the recordings; everything else is as in the run.
+        loaded: The run's checkpoint.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
+        only_tests: Whether to use only the test set, if there is one.
+        open_progress: Opens a progress display.
+    """
+    identity = loaded.identity
+    require_code_named(request, loaded)
+    device = resolve_device(device)
+    spec = loaded.spec()
+    checkpoint.require_memory(loaded, spec, get_memory(device))
+    loaded_samples, other_parts = _load_samples(request, identity, only_tests, open_progress)
+    frame_mode = spec.runner.get("frames", "turn")
+    _, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
+    assert spec.network is not None
+    network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
+    checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
+    network.load_state_dict(loaded.content["best"])
+    seen = np.isin(loaded_samples.digests.view(np.int64), loaded.content["learned"].numpy())
+    return TrainedClassifier(
+        loaded, spec.name, network, frame_mode, device, loaded_samples, seen, other_parts
+    )
+
+
+def predict(trained: TrainedClassifier, out: Path | None) -> Path:
+    """Write a CSV with the class of each recording to ``out``, by default in the run's folder; return its path.
+
+    Raises UserError if the file cannot be written.
+    """
+    recordings, classes = trained.samples, trained.samples.classes
+    out = out or trained.loaded.path.parent / f"predictions_{recordings.digest[:8]}.csv"
+    files.require_file("--out", out)
+    rows: list[tuple[str, ...]] = [
+        ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
+    ]
+    for i, row in enumerate(trained.scores(np.arange(len(recordings)))):
+        known = classes[recordings.labels[i]] if recordings.labels[i] >= 0 else ""
+        seen = "yes" if trained.seen[i] else "no"
+        rows.append((recordings.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
+    results.write_csv(out, rows)
+    return out
+
+
+def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Write the accuracy on recordings that the network was not trained with to ``out``; return its path and its content.
+
+    The default of ``out`` is a file in the run's folder. Raises UserError if there is no such recording, or the file cannot be written.
+    """
+    recordings, count_seen = trained.samples, int(trained.seen.sum())
+    out = out or trained.loaded.path.parent / f"evaluation_{recordings.digest[:8]}.json"
+    files.require_file("--out", out)
+    fresh = np.flatnonzero(~trained.seen & (recordings.labels >= 0))
+    if len(fresh) == 0:
+        raise UserError(
+            f"--evaluate: of {len(recordings)} recordings the network was trained with {count_seen}, and the others have no class;"
+            " name other ones with --data"
+        )
+    counts = compute_confusion(
+        recordings.labels[fresh], trained.scores(fresh).argmax(1), len(recordings.classes)
+    )
+    right, count = int(counts.trace()), len(fresh)
+    result = {
+        "checkpoint": str(trained.loaded.path), "dataset": recordings.name, "data_hash": recordings.digest, "accuracy": right / count,
+        "interval_95": list(compute_wilson_interval(right, count)), "samples": count, "trained_with": count_seen,
+        "without_class": int((recordings.labels < 0).sum()), "other_parts": trained.other_parts, "skipped": list(recordings.skipped),
+        "classes": list(recordings.classes), "confusion": counts.tolist(),
+    }  # fmt: skip
+    files.write_json(out, result)
+    return out, result
+
+
+def _load_samples(
+    request: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, open_progress: ProgressFactory
+) -> tuple[Samples, int]:
+    """Return the requested samples, with the network's labels, and the number of recordings of other parts. Raises UserError."""
+    given = request.flags
+    folder = samples.get_data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
+    name, dataset = _open_dataset(request, identity, folder)
+    where, known = f"--data: {dataset.title} in {str(folder)!r}", identity["classes"]
+    if list(dataset.shape) != identity["shape"]:
+        raise UserError(
+            f"{where} has frames of {list(dataset.shape)}; the network expects {identity['shape']}"
+            " (channels, rows, columns)"
+        )
+    if unknown := [c for c in dataset.classes if c not in known]:
+        raise UserError(
+            f"--data: class {unknown[0]!r} of {dataset.title} is unknown to the network; allowed: {', '.join(known)}"
+        )
+    count, ids = given.get("recordings"), given.get("ids")
+    assert count is None or isinstance(count, int)
+    chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
+    requested = len(chosen)
+    if only_tests:
+        chosen = [r for r in chosen if r.part == "test"] or chosen
+    # an invalid label stays invalid: its recording is refused or skipped later, when it is read
+    index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
+    chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
+    found = samples.load_samples(name, dataset, chosen, bool(given.get("skip_bad")), open_progress)
+    if "window" in dataset.settings() and "window" not in request.dataset_options():
+        _warn_of_late_events(found, dataset.window)
+    return replace(found, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
+
+
+def _warn_of_late_events(recordings: Samples, window: tuple[int, int]) -> None:
+    """Log a warning if recordings continue after the ``window``, which comes from the training recordings."""
+    assert recordings.ends is not None
+    late = np.flatnonzero(recordings.ends > window[1])
+    if len(late):
+        last = late[recordings.ends[late].argmax()]
+        message = "dataset.window: %s, as in training; %d of %d recordings continue after it, %s until %d; later events are ignored"
+        log.warning(
+            message, list(window), len(late), len(recordings), recordings.names[last], recordings.ends[last]
+        )
+
+
+def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
+    """Return the dataset in ``folder`` with its name: the one of the request, else the checkpoint's, else custom recordings.
+
+    Custom recordings are taken if the request names a folder only, and the folder does not have the layout of the checkpoint's dataset.
+    """
+    trained, given = identity["settings"]["dataset"], request.dataset_options()
+    frames = {key: trained[key] for key in ("bins", "binary")}
+    others = {"others": "unlabelled"} if request.predict else {}
+    if request.dataset not in (None, trained["name"], OWN_DATA):
+        return request.dataset, configure_dataset(request.dataset, {**frames, **given}).build(data=folder)
+    # the user names a folder, but not its layout
+    in_any_layout = "data" in request.flags and request.dataset is None
+    if request.dataset != OWN_DATA or trained["name"] == OWN_DATA:
+        options = {key: value for key, value in trained.items() if key != "name"}
+        options |= others if trained["name"] == OWN_DATA else {}
+        try:
+            dataset = configure_dataset(trained["name"], {**options, **given}).build(data=folder)
+            # a dataset that reads no files is the same for any folder
+            if not in_any_layout or any(r.store for r in dataset.recordings):
+                return trained["name"], dataset
+        except MissingData:
+            if not in_any_layout or trained["name"] == OWN_DATA:
+                raise
+        log.info(
+            "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
+        )
+    channels, *sensor = identity["shape"]
+    layout = {
+        "sensor": sensor,
+        "channels": channels,
+        "window": identity["window"],
+        "time": get_time_unit(trained),
+    }
+    options = {**frames, **layout, **others, "names": identity["classes"], **given}
+    return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
+
+
+def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
+    """Return the unit of times in a run's recordings; empty if the dataset is a user's class that does not set it."""
+    if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
+        cls = registry.resolve("datasets", dataset_settings["name"])
+        assert issubclass(cls, Dataset)
+        return TIMES[cls.steps]
+    return dataset_settings.get("time", "")
+
+
+def compute_wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of the share ``right`` / ``count``."""
+    z, share = 1.959964, right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)

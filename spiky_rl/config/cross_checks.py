@@ -1,0 +1,58 @@
+"""Checks across options of an agent: each value is valid alone, but not in combination with another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spiky_rl.config.options import RegistryError
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
+
+REQUIRED_KEYS = {
+    "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
+    "symmetry_cfg": ("data_augmentation_func",),
+}
+"""Section of the algorithm -> its required keys."""
+SCHEDULES = {
+    "constant": (),
+    "step": ("final_step", "final_value"),
+    "linear": ("initial_step", "final_step", "final_value"),
+}
+"""Mode of RND's weight schedule -> its required keys."""
+
+
+def check_combination(runner: PlainMapping) -> None:
+    """Raise RegistryError naming the key if values of the merged specification ``runner`` contradict each other."""
+    actor, algorithm = get_section(runner, "actor"), get_section(runner, "algorithm")
+    distribution = get_section(actor, "distribution_cfg")
+    if "distribution_cfg" in actor and not distribution.get("class_name"):
+        raise RegistryError(
+            "agent.actor.distribution_cfg.class_name: missing; give a class, such as GaussianDistribution"
+        )
+    limits, first = _numbers(distribution.get("std_range")), _numbers(distribution.get("init_std"))
+    if limits and first and not limits[0] <= first[0] <= limits[1]:
+        raise RegistryError(
+            f"agent.actor.distribution_cfg.init_std: {first[0]} is out of std_range: {limits}"
+        )
+    for group, keys in REQUIRED_KEYS.items():
+        if algorithm.get(group) is not None:
+            _require_keys(f"agent.algorithm.{group}", get_section(algorithm, group), keys)
+    noise = get_section(algorithm, "rnd_cfg")
+    if noise.get("weight_schedule") is not None:
+        path, schedule = "agent.algorithm.rnd_cfg.weight_schedule", get_section(noise, "weight_schedule")
+        mode = str(schedule.get("mode"))
+        _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
+        steps = _numbers([schedule.get("initial_step"), schedule.get("final_step")])
+        if mode == "linear" and steps[0] >= steps[1]:
+            raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
+
+
+def _numbers(value: PlainValue) -> list[float]:
+    """Return the numbers in a list, or a number as a list; other values are left out."""
+    listed = value if isinstance(value, Sequence) else [value]
+    return [number for number in listed if isinstance(number, int | float)]
+
+
+def _require_keys(path: str, settings: PlainMapping, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if settings.get(key) in (None, ""):
+            raise RegistryError(f"{path}.{key}: missing; it has no default")

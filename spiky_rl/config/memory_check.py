@@ -1,0 +1,121 @@
+"""Lower bound on the memory of a run, checked before a simulator starts.
+
+The simulator's memory and the sizes of observations and actions are not known yet and are left out, so a refused run can
+not fit. All numbers are counted with 32 bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TypedDict
+
+from spiky_rl.config.registry import ComponentSpec, UserError
+from spiky_rl.config.schema import ModelSettings
+from spiky_rl.config.spec import AgentSpec
+
+NUMBER = 4
+"""Bytes of a number."""
+TRAINING_COPIES = 4
+"""Numbers per trained weight: value, gradient and the two moments of the optimiser."""
+STORED = 10
+"""Minimum of numbers that rsl_rl stores per sample: observation, action, its mean and standard deviation, and six more."""
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def format_bytes(count: int) -> str:
+    """Format ``count`` bytes with a unit, such as ``16 GB``."""
+    size = float(min(count, 2**200))
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if size < 1e6 else f"{size:.0e} {unit}"
+
+
+def machine_memory() -> int:
+    """Return the memory of the machine, or the limit of its container if that is lower, in bytes."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            available = min(available, int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such limit, or the word max
+            continue
+    return available
+
+
+def require_memory(parts: Mapping[str, int], available: int) -> None:
+    """Raise UserError naming the largest part if the ``parts`` (name -> bytes) exceed the ``available`` bytes."""
+    total = sum(parts.values())
+    if total > available:
+        largest = max(parts, key=lambda name: parts[name])
+        raise UserError(
+            f"{largest}: needs at least {format_bytes(parts[largest])} of memory; available: {format_bytes(available)};"
+            " reduce its size"
+        )
+
+
+def check_run_memory(spec: AgentSpec, num_envs: int, available: int) -> None:
+    """Raise UserError naming the largest part if a training of ``spec`` cannot fit into ``available`` bytes."""
+    steps = spec.get_setting("num_steps_per_env")
+    rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
+    stored = {rollout: STORED * NUMBER * num_envs * steps}
+    require_memory({**stored, **compute_model_bytes(spec, f"--num_envs {num_envs}", num_envs)}, available)
+
+
+def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
+    """Return the minimum bytes of actor and critic by part, for ``count`` samples; ``rows`` names the option that sets them."""
+    parts: dict[str, int] = {}
+    for role, key, network in (
+        ("actor", "network", spec.network),
+        ("critic", "critic_network", spec.critic_network),
+    ):
+        model: _Model = spec.runner.get(role) or {}
+        name = f"agent.{role}" if network is None else f"agent.{key}"
+        weights, width = _count_ann(model) if network is None else _count_network(network)
+        parts[f"{name} with {weights:,} weights"] = NUMBER * TRAINING_COPIES * weights
+        parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
+    return parts
+
+
+def _count_weights(widths: Iterable[int]) -> int:
+    """Return the number of weights and biases of dense layers, without the weights of the unknown inputs."""
+    widths = list(widths)
+    return sum(widths) + sum(above * below for above, below in pairwise(widths))
+
+
+class _Model(TypedDict, total=False):
+    """Keys of a model that decide its size, as checked by `ModelSettings`."""
+
+    class_name: str
+    hidden_dims: Sequence[int]
+    rnn_type: str
+    rnn_hidden_dim: int
+    rnn_num_layers: int
+
+
+def _count_ann(model: _Model) -> tuple[int, int]:
+    """Return (weights, neurons) of an ANN."""
+    widths = model.get("hidden_dims") or ()
+    weights, width = _count_weights(widths), sum(widths)
+    if model.get("class_name") == "RNNModel":
+        state = model.get("rnn_hidden_dim", ModelSettings.default("rnn_hidden_dim"))
+        layers = model.get("rnn_num_layers", ModelSettings.default("rnn_num_layers"))
+        gates = 3 if model.get("rnn_type", "gru") == "gru" else 4
+        weights += gates * state * (state * (2 * layers - 1) + 2)
+        width += state * layers
+    return weights, width
+
+
+def _count_network(network: ComponentSpec) -> tuple[int, int]:
+    """Return (weights, neurons) of a spiking network. A convolutional layer counts one neuron per channel, a lower bound."""
+    layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
+    connection = network.parts.get("connection")
+    dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
+    recurrent = network.parts.get("recurrent")
+    weights = _count_weights(layers) if dense else sum(layers)
+    if isinstance(recurrent, ComponentSpec) and recurrent.name == "recurrent":
+        weights += sum(width * width for width in layers)
+    return weights + size * size, sum(layers) + size

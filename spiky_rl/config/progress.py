@@ -1,0 +1,31 @@
+"""Interfaces of progress displays, for long work that does not know how it is displayed."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds as ``0:00:05`` or ``1 day, 2:03:04``."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class ProgressCallback(Protocol):
+    """Callback that receives the completed share in [0, 1] and an optional status text."""
+
+    def __call__(self, share: float, detail: str | None = None, /) -> None: ...
+
+
+class ProgressFactory(Protocol):
+    """Function that opens a display with a title and a status text."""
+
+    def __call__(self, title: str, detail: str = "", /) -> AbstractContextManager[ProgressCallback]: ...
+
+
+@contextmanager
+def no_progress(_title: str, _detail: str = "", /) -> Iterator[ProgressCallback]:
+    """Open no display."""
+    yield lambda share, detail=None: None

@@ -1,0 +1,287 @@
+"""Your own recordings, without code: one folder per class, or a list of files with labels.
+
+There are three layouts. DIR/CLASS/RECORDING has no split; some recordings are held out. DIR/train/CLASS/RECORDING, DIR/test/... and
+DIR/validation/... have your split. DIR/manifest.csv lists files anywhere in DIR, with columns recording, label and optionally split (or
+part); manifest.npz holds lists of equal length with these names instead. DIR may be a .zip, and CLASS any name.
+
+A recording is a .bin of N-MNIST's bytes, 5 per event; a .npy of counts [time, channels, height, width], or of events [n, 4] as columns
+t, x, y, p; a .npz of events as arrays t, x, y and p; or a .csv of events with these column names, or with the columns in this order.
+
+Sensor and window are those of the tensors, or as large as the events need, if you do not set them. Unlabelled recordings can be
+predicted, but not used for training.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, override
+
+from pydantic import Field, field_validator
+
+from spiky_rl.config import files
+from spiky_rl.config.options import Names, RegistryError, option, suggest_name
+from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
+from spiky_rl.datasets._events import (
+    DAMAGE,
+    MOST_CHANNELS,
+    MOST_PIXELS,
+    EventFileError,
+    Events,
+    MissingData,
+    decode_events,
+)
+from spiky_rl.datasets._needs import Needs, load_needs, measure_needs
+from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
+from spiky_rl.datasets.base import TIMES, UNKNOWN, Dataset, Recording
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".bin", ".npy", ".npz", ".csv")
+COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
+"""Columns of a manifest, and their meaning."""
+BINS = 32
+"""Default number of frames per recording."""
+MANIFESTS = ("manifest.csv", "manifest.npz")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+LAYOUT = (
+    "expected DIR/CLASS/RECORDING, or DIR/train/CLASS/RECORDING and DIR/test/CLASS/RECORDING, or DIR/manifest.csv with columns"
+    " recording, label and split; a recording is .bin (N-MNIST's bytes), .npy (counts [time, channels, height, width], or events"
+    " [n, 4] as t, x, y, p), .npz or .csv (t, x, y, p)"
+)
+
+
+class CustomDataset(Dataset):
+    """Recordings in folders or with a manifest."""
+
+    title = "own recordings"
+    agent = ""
+    epochs = batch_size = None
+    initial, ann = "data", "mlp"
+    licence = "yours"
+    source = "yours"
+
+    class Options(Dataset.Options):
+        bins: int = option(
+            0,
+            f"T: frames per recording, which are the control steps of the network; 0 for {BINS}, or for all steps of a shorter window",
+            low=0,
+            high=100_000,
+        )
+        sensor: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], ...] = option(
+            (), "rows and columns of the sensor; empty for as many as the recordings need"
+        )
+        channels: int = option(
+            0,
+            "channels of the sensor, such as polarities; 0 for as many as the recordings need",
+            low=0,
+            high=MOST_CHANNELS,
+        )
+        window: tuple[Annotated[int, Field(ge=0)], ...] = option(
+            (),
+            "start and end of the classified time, in microseconds, or in steps of tensors; empty for 0 to the last event",
+        )
+        unit: Literal["us", "ms", "s"] = option("us", "unit of times in columns")
+        time: Literal["", "us", "steps"] = option(
+            "",
+            "times of the recordings: microseconds, or steps of tensors; empty if all recordings agree",
+        )
+        names: Names = option(
+            (), "names of the classes, in the order of their labels; empty for all classes found, sorted"
+        )
+        others: Literal["refused", "unlabelled"] = option(
+            "refused", "recordings of a class that is not in `names`; `--predict` treats them as unlabelled"
+        )
+
+        @field_validator("sensor", "window")
+        @classmethod
+        def _check_two_values(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+            if len(numbers) not in (0, 2):
+                raise RegistryError(f"{list(numbers)} has {len(numbers)} values; it must have 0 or 2")
+            return numbers
+
+        @field_validator("window")
+        @classmethod
+        def _check_window_order(cls, window: tuple[int, ...]) -> tuple[int, ...]:
+            if window and window[0] >= window[1]:
+                raise RegistryError(f"{list(window)} ends before it begins")
+            return window
+
+    def __init__(self, options: Options, data: Path) -> None:
+        self.unit, self.classes, self.others = options.unit, options.names, options.others
+        self.given, self.time = (options.sensor, options.channels, options.window), options.time
+        super().__init__(options, data)
+
+    def list_recordings(self) -> list[Recording]:
+        if not self.data.exists():
+            raise MissingData(f"{self.data}: no such folder; {LAYOUT}")
+        store = RecordingStore(self.data)
+        names = store.list_names()
+        if store.outward:
+            raise MissingData(
+                f"{store.outward[0]}: is a link that leads out of {self.data}; put the recordings themselves there"
+            )
+        manifest = next((name for name in MANIFESTS if name in names), None)
+        rows = _list_folders(names) if manifest is None else _read_manifest(store, manifest)
+        if not rows:
+            raise MissingData(f"{self.data}: contains no recording{format_unpack_hint(store)}; {LAYOUT}")
+        found = sorted({label for _, label, _ in rows if label is not None}, key=_natural_sort_key)
+        self.classes = self.classes or tuple(found)
+        if unknown_classes := [name for name in found if name not in self.classes]:
+            self._check_unknown_classes(unknown_classes)
+        label_of = {name: i for i, name in enumerate(self.classes)}
+        recordings = [
+            Recording(name, label_of.get(label or "", UNKNOWN), part, store, name)
+            for name, label, part in rows
+        ]
+        self._infer_layout(recordings)
+        self.agent = _choose_agent(self.shape)
+        return recordings
+
+    @override
+    def read_events(self, recording: Recording) -> Events:
+        assert recording.store is not None
+        data, path = recording.store.read(recording.member), self.path(recording)
+        events = decode_events(data, path, UNITS[self.unit], getattr(self, "shape", None))
+        if self.time and self.time != TIMES[events.steps]:
+            raise EventFileError(
+                f"{path}: has times in {TIMES[events.steps]}; expected {self.time}, like the others or dataset.time"
+            )
+        return events
+
+    def settings(self) -> Mapping[str, Any]:
+        layout = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
+        return {**super().settings(), **layout, "unit": self.unit, "time": self.time, "names": self.classes}
+
+    def _check_unknown_classes(self, unknown_classes: list[str]) -> None:
+        """Raise MissingData for unknown classes, or log that their recordings are unlabelled, by the option ``others``."""
+        name, known = unknown_classes[0], ", ".join(self.classes)
+        if self.others == "refused":
+            raise MissingData(
+                f"{self.data}: unknown class {name!r}; allowed: {known}{suggest_name(name, self.classes)}; dataset.others=unlabelled"
+                " takes its recordings without a class"
+            )
+        log.info(
+            "%s: recordings of %s are taken as unlabelled; the classes are %s",
+            self.data,
+            ", ".join(unknown_classes),
+            known,
+        )
+
+    def _infer_layout(self, recordings: list[Recording]) -> None:
+        """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
+        sensor, channels, window = self.given
+        if not (sensor and channels and window):
+            stamps = [
+                f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
+            ]
+            given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
+            request = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
+            key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
+
+            def measure_once() -> Needs:
+                log.info(
+                    "%s: reading %d recordings once to measure sensor and window", self.data, len(recordings)
+                )
+                return measure_needs(recordings, self.read_events, self.time, given)
+
+            needs = load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure_once)
+            channels, sensor, window = (
+                channels or needs.channels,
+                sensor or (needs.rows, needs.columns),
+                window or (0, needs.end),
+            )
+            self.time = self.time or TIMES[needs.steps]
+            log.info(
+                "%s: %d channels, %d x %d pixels, times from %d to %d; set dataset.channels, .sensor and .window to change this",
+                *(self.data, channels, *sensor, *window),
+            )
+        self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
+        self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
+        self.time = self.time or self._get_first_time(recordings)
+
+    def _get_first_time(self, recordings: list[Recording]) -> str:
+        """Return the unit of times of the first readable recording."""
+        for recording in recordings:
+            try:
+                return TIMES[self.read_events(recording).steps]
+            except EventFileError:  # it is refused or skipped later, when it is read for training
+                continue
+        return TIMES[False]
+
+
+def _choose_agent(shape: tuple[int, int, int]) -> str:
+    """Return the agent with layers that fit a sensor of ``shape``: channels, rows and columns."""
+    min_pixels = {"lif_conv_classifier": 16, "lif_conv_small_classifier": 7, "lif_linear_classifier": 0}
+    return next(agent for agent, pixels in min_pixels.items() if min(shape[1:]) >= pixels)
+
+
+def _list_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
+    """Return name, class and part of every recording, from its folders."""
+    split = [name.split("/") for name in names if name.lower().endswith(ENDINGS)]
+    if split and len({parts[0] for parts in split}) == 1 and split[0][0].lower() not in SPLITS:
+        if all(len(parts) > 2 for parts in split):  # one folder around all, as in many archives
+            split = [parts[1:] for parts in split]
+    tops = {parts[0] for parts in split if len(parts) > 2}
+    if (parts_there := sorted(top for top in tops if top.lower() in SPLITS)) and len(tops) > len(parts_there):
+        other = min(tops - {*parts_there})
+        raise MissingData(
+            f"{other}: unknown split folder beside {parts_there[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
+        )
+    rows: list[tuple[str, str | None, str]] = []
+    for name, parts in zip((n for n in names if n.lower().endswith(ENDINGS)), split, strict=True):
+        part = SPLITS.get(parts[0].lower()) if len(parts) > 2 else None
+        place = parts[1:] if part else parts
+        rows.append((name, place[0] if len(place) > 1 else None, part or "train"))
+    return rows
+
+
+def _read_manifest(store: RecordingStore, manifest: str) -> list[tuple[str, str | None, str]]:
+    """Return name, class and part of every recording in a manifest. Raises EventFileError that names the row."""
+    path, data = store.path(manifest), store.read(manifest)
+    try:
+        if manifest.endswith(".csv"):
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+        else:
+            arrays = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
+            columns = {key: [str(cell) for cell in arrays[key]] for key in arrays}
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    except DAMAGE as error:
+        raise EventFileError(f"{path}: not a manifest, or damaged: {error}") from None
+    rows = [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
+    if not rows or "recording" not in rows[0]:
+        raise EventFileError(
+            f"{path}: expected columns recording, label and split, and a row for each recording"
+        )
+    listed: list[tuple[str, str | None, str]] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        split = (row.get("split") or "train").strip().lower()
+        if split not in SPLITS:
+            raise EventFileError(
+                f"{path}: row {number}: unknown split {split!r}; allowed: {', '.join(SPLITS)}{suggest_name(split, SPLITS)}"
+            )
+        name = (row["recording"] or "").strip()
+        if (first := seen.setdefault(name, number)) != number:
+            raise EventFileError(f"{path}: row {number}: {name!r} is in row {first} already")
+        listed.append((name, (row.get("label") or "").strip() or None, SPLITS[split]))
+    return listed
+
+
+def _natural_sort_key(name: str) -> tuple[bool, int, str]:
+    """Return a sort key that puts whole numbers first, by value."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

@@ -1,0 +1,161 @@
+"""The proof that what was written is the policy: both over a whole episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy.base import Target
+from spiky_rl.kernels import dispatch
+from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
+
+type Progress = Callable[[float], None]
+
+
+@dataclass
+class VerificationResult:
+    """How a file's actions compare with the live policy's."""
+
+    steps: int = 0
+    difference: float = 0.0
+    """Largest one, of the control steps that count as equal."""
+    max_error: float = 0.0
+    """Largest one of all others."""
+    mismatches: int = 0
+    """Control steps that differ by more than the target's tolerance."""
+    aside: float = 0.0
+    """Mean difference of the policy that the target made of the live one from the live one; 0 where it is the live one."""
+    largest: float = 1.0
+    """Largest action so far, or 1 where no action is larger."""
+
+    def compare(
+        self, returned: list[np.ndarray], wanted: list[np.ndarray], target: Target, model: MLPModel
+    ) -> None:
+        """Count a control step of a file of a ``target``, written from ``model``.
+
+        Args:
+            returned: The file's action and, where the file gives it, state.
+            wanted: The same of the policy.
+            target: Says what counts as equal.
+            model: The live policy.
+        """
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
+        self.largest = max(self.largest, float(np.abs(wanted[0]).max()))
+        self.add(worst, target.get_tolerance(model) * (self.largest if target.relative else 1.0))
+
+    def add(self, worst: float, allowed: float) -> None:
+        """Count a control step whose numbers differ by ``worst`` at most; it is equal where no more is ``allowed``."""
+        self.steps += 1
+        if worst <= allowed:
+            self.difference = max(self.difference, worst)
+        else:
+            self.mismatches += 1
+            self.max_error = max(self.max_error, math.inf if math.isnan(worst) else worst)
+
+    def text(self, target: Target, model: MLPModel) -> str:
+        """How the file of a ``target`` compares with the live policy, ``model``, in words."""
+        limit = target.get_tolerance(model)
+        share = " of the largest action so far, or of 1," if target.relative else ""
+        allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
+        if target.get_reference_model(model) is not model:
+            allowed += f" to the policy {target.changed}"
+            changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
+        return f"{allowed} in {self.steps - self.mismatches} of {self.steps} control steps of an episode{changed}"
+
+
+def verify_targets(
+    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], progress: Progress
+) -> dict[Path, VerificationResult]:
+    """Run files beside the policy they were written from, each over an episode of the first environment.
+
+    Args:
+        model: The policy.
+        env: Where it acts.
+        targets: Each file's.
+        progress: Told after every control step which share of the longest episode is over.
+
+    Raises UserError for a file that differs from the live policy by more than its target allows.
+    """
+    agreements: dict[Path, VerificationResult] = {}
+    for compiled in dict.fromkeys(target.compiled for target in targets.values()):
+        group = {path: target for path, target in targets.items() if target.compiled == compiled}
+        backend = dispatch.list_compiled_backends()["cpu"] if compiled else dispatch.REFERENCE
+        agreements |= _episode(model, env, group, backend, progress)
+    for path, agreement in agreements.items():
+        if agreement.mismatches > targets[path].flips * agreement.steps:
+            raise UserError(
+                f"{path}: actions differ from the live policy's in {agreement.mismatches} of {agreement.steps} control steps,"
+                f" by up to {agreement.max_error:.2g}"
+            )
+    return agreements
+
+
+def _episode(
+    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], backend: str, progress: Progress
+) -> dict[Path, VerificationResult]:
+    sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
+    agreements = {path: VerificationResult() for path in sessions}
+    references = {path: targets[path].get_reference_model(model) for path in sessions}
+    network = model.network if isinstance(model, SpikingModel) else None
+    device, before_backend = next(model.parameters()).device, network.backend if network else ""
+    model.to("cpu")
+    if network:
+        network.set_backend(backend)
+    steps = 0
+    with torch.inference_mode():
+        env.reset()
+        for policy in (model, *references.values()):
+            policy.reset()
+        while sessions:
+            obs = env.get_observations()[:1].to("cpu")
+            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
+            before = get_flat_state(model)
+            action = model(obs)
+            expected = [action.numpy(), *get_flat_state(model)]
+            for path, session in sessions.items():
+                returned, wanted = session(x.numpy(), before), expected
+                if references[path] is not model:
+                    wanted = [references[path](obs).numpy()]
+                    agreements[path].aside += float(np.abs(wanted[0] - expected[0]).mean())
+                agreements[path].compare(returned, wanted, targets[path], model)
+            steps += 1
+            whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
+            whole[:1] = action.to(env.device)
+            if env.step(whole)[2][0]:
+                break
+            progress(float(steps / env.max_episode_length))
+    for agreement in agreements.values():
+        agreement.aside /= max(steps, 1)
+    if network:
+        network.set_backend(before_backend)
+    model.to(device)
+    model.reset()
+    return agreements
+
+
+def get_flat_state(model: MLPModel) -> list[np.ndarray]:
+    """The state that a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
+    if isinstance(model, SpikingModel):
+        if not model.network.stateful:
+            return []
+        rest = torch.zeros(1, sum(model.network.state_sizes))
+        return [(rest if model.state is None else torch.cat([s[0] for s in model.state], -1)).numpy()]
+    if not model.is_recurrent:
+        return []
+    state = model.get_hidden_state()
+    if state is None:
+        recurrent: Any = model.rnn
+        rnn = recurrent.rnn
+        shape = (rnn.num_layers, 1, rnn.hidden_size)
+        return [np.zeros(shape, np.float32)] * (2 if isinstance(rnn, torch.nn.LSTM) else 1)
+    return [part.numpy() for part in (state if isinstance(state, tuple) else (state,))]

@@ -1,0 +1,112 @@
+"""Sections of a report on robustness: conditions, recovery from damage, plasticity, and hidden or late observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis
+from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.blocks import (
+    Block,
+    Column,
+    format_interval,
+    format_intervals,
+    make_collapsible,
+    make_figure,
+    make_table,
+)
+
+UNMEASURED_TEXT = {
+    "masked": "without velocities in the observation",
+    "delayed": "with late observations",
+}
+"""Difference of a task's twin of that name."""
+
+
+def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
+    """Yield the scores under each condition."""
+    conditions = [name for name in analysis.conditions if name != "nominal"]
+    if not analysis.remaining:
+        return
+    yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
+    least = (
+        f" or less than {100 * MIN_SCORE_SHARE:g} % of the baseline's mean score"
+        if analysis.reference
+        else ""
+    )
+    yield from make_figure(
+        "robustness", "Share of the score that is kept",
+        "Score under a condition by the undisturbed score, mean over seeds; its meaning depends on the zero of the task's return."
+        f" Grey: a seed scores nothing undisturbed{least}, so there is nothing to keep.",
+        lambda: figures.draw_robustness(analysis),
+    )  # fmt: skip
+    for task in analysis.tasks:
+        names = [
+            label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.remaining)
+        ]
+        found = {c: [analysis.remaining.get((label, task, c)) for label in names] for c in conditions}
+        shares = (
+            Column(c, [format_interval(one and one.share, 0, 100) for one in own], "%")
+            for c, own in found.items()
+        )
+        scores = (Column(c, format_intervals([one and one.score for one in own])) for c, own in found.items())
+        nominal = Column("nominal", format_intervals([analysis.rows[label, task].mean for label in names]))
+        yield make_collapsible(
+            f"Scores and shares on {task}",
+            make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
+            make_table(f"Score on {task}, return", names, nominal, *scores),
+        )
+        yield from build_recovery_section(analysis, task)
+        yield from build_plasticity_section(analysis, task)
+
+
+def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
+    """Yield the recovery of policies after damage in mid-episode on a ``task``."""
+    shares = {key: share for key, share in analysis.recovery.items() if key[1] == task}
+    names = [label for label in analysis.labels if any(key[0] == label for key in shares)]
+    conditions = [name for name in analysis.conditions if any(key[2] == name for key in shares)]
+    if len(conditions) < 2:
+        return
+    columns = (
+        Column(name, [format_interval(shares.get((label, task, name)), 0, 100) for label in names], "%")
+        for name in conditions
+    )
+    yield make_table(
+        f"Recovery on {task}, in %",
+        names,
+        *columns,
+        note="Reward per control step in the last third of the longest episode by that before its middle, when damage occurs; steps after"
+        " an episode's end count as zero. Episodes that ended before the damage are left out. Nominal: the same policy without damage.",
+    )
+
+
+def build_plasticity_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
+    """Yield the gain of plastic policies on a ``task`` from changing as they act."""
+    scores = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
+    for label in dict.fromkeys(key[0] for key in scores):
+        own = {key[2]: pair for key, pair in scores.items() if key[0] == label}
+        frozen, plastic, gain = zip(*own.values(), strict=True)
+        yield make_table(
+            f"{label} on {task} with plasticity at work",
+            list(own),
+            Column("frozen", format_intervals(frozen), "return"),
+            Column("changing", format_intervals(plastic), "return"),
+            Column("difference", format_intervals(gain, least=2), "paired"),
+            first="condition",
+            note="The same policy twice in the same episodes: with its trained weights, and with weights that change as it acts.",
+        )
+
+
+def build_memory_section(analysis: StudyAnalysis) -> Iterable[Block]:
+    """Yield the loss by hidden velocities or late observations."""
+    for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
+        losses = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
+        yield make_table(
+            f"Loss from {task} to {masked}",
+            [m.label for m in losses],
+            Column("n", [str(m.seeds) for m in losses], "seeds"),
+            Column("loss", format_intervals([m.drop for m in losses], least=2), "return"),
+            note=f"{masked} is {task} {UNMEASURED_TEXT[masked.rpartition('_')[2]]}. An agent that scores as well there has remembered the"
+            " missing information or does not need it: the loss of an agent without memory shows how much it is needed.",
+        )

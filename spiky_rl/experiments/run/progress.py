@@ -1,0 +1,73 @@
+"""The progress of a study: the states of its cells, the time that each took, and the remaining time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+
+from spiky_rl.config.progress import format_duration
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.run.comparison import StudyRun
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
+
+
+class StudyProgress:
+    """The cells of a study at work."""
+
+    def __init__(self, plan: StudyRun) -> None:
+        self.parallel = plan.place.parallel
+        self.cells = {cell.name: cell for cell in plan.cells}
+        self.states = {name: DONE if name in plan.finished else WAITING for name in self.cells}
+        self.begun = {cell: time.monotonic() for cell in plan.finished}
+        """The start of each cell that has begun, by the monotonic clock."""
+        self.took: dict[str, float] = {}
+        """Seconds that cells took until they ended, by name."""
+
+    def update(self, states: Mapping[str, str]) -> Iterator[str]:
+        """Store the ``states`` of cells; yield the name of each cell with a new state."""
+        now = time.monotonic()
+        for name, state in states.items():
+            if state != self.states[name]:
+                self.states[name] = state
+                if state == RUNNING:
+                    self.begun[name] = now
+                else:
+                    self.took[name] = now - self.begun[name]
+                yield name
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of cells in each state."""
+        states = list(self.states.values())
+        return {state: states.count(state) for state in (DONE, RUNNING, WAITING, BROKEN, STOPPED)}
+
+    @property
+    def ended(self) -> int:
+        """The number of cells that have ended."""
+        return sum(self.counts[state] for state in (DONE, BROKEN, STOPPED))
+
+    @property
+    def remaining_time(self) -> str:
+        """The time until all trainings have ended, in words; ``unknown`` if nothing tells how long one of them takes."""
+        total, now = 0.0, time.monotonic()
+        for name, state in self.states.items():
+            if state in (RUNNING, WAITING) and self.cells[name].is_trained:
+                expected = self._expect(self.cells[name])
+                if expected is None:
+                    return "unknown"
+                total += max(0.0, expected - (now - self.begun[name] if state == RUNNING else 0.0))
+        return format_duration(total / self.parallel)
+
+    def _expect(self, cell: Cell) -> float | None:
+        """Return the mean seconds of finished trainings on the same task; without any, the estimate of the plan."""
+        alike = (other for other in self.cells.values() if other.task == cell.task and other.is_trained)
+        took = [self.took[c.name] for c in alike if c.name in self.took and self.states[c.name] == DONE]
+        return fmean(took) if took else cell.seconds
+
+    def list_recent(self, count: int) -> list[str]:
+        """Return the names of at most ``count`` cells: first running ones, then the last that ended, then waiting ones."""
+        running = [name for name, state in self.states.items() if state == RUNNING]
+        recent = [name for name in self.took if self.states[name] != RUNNING]
+        waiting = [name for name, state in self.states.items() if state == WAITING]
+        return [*running, *sorted(recent, key=lambda name: -self.begun[name]), *waiting][:count]

@@ -1,0 +1,333 @@
+"""Records of a study's folder: its design, its plan and the result of each cell, checked key by key.
+
+A result file that is damaged, of another version or of another plan is skipped with a reason; the others are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
+
+from spiky_rl.config.options import FileRecord, RegistryError, Settings, UserError
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, StudyPlanFile, Texts
+from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
+from spiky_rl.experiments.run.cells import ERROR
+from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
+from spiky_rl.metrics.energy import InferenceCost, get_energy_model
+from spiky_rl.run.provenance import Provenance
+
+ERROR_LINES = 8
+"""Last lines of an error that a report shows."""
+
+
+class ResultsError(UserError):
+    """A folder without a study, or a file with invalid content."""
+
+
+def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
+    """Return ``value`` if it passes the ``check`` of its type; an integer stays one, so that files are written as they were read."""
+    check(value)
+    return value
+
+
+Number = Annotated[float, WrapValidator(keep_integer)]
+Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
+Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
+"""A number per iteration; None if nothing was measured."""
+Counts = Annotated[tuple[int, ...], Field(strict=False)]
+
+
+class TrainingRecord(FileRecord):
+    """Measurements of a training."""
+
+    env_steps: int
+    iterations: int
+    mean_return_final: float | None
+    mean_return_best: float | None
+    seconds_total: float
+    seconds_simulation: float
+    seconds_inference: float
+    seconds_learning: float
+    seconds_cpu: float | None = None
+    """Seconds of all processors together; None if not counted, as in a resumed training."""
+    worlds_reset: int = 0
+    """Number of environments in which the physics failed; 0 in results of earlier versions, where a failure ended the training."""
+
+
+class CurveRecord(FileRecord):
+    """One entry per iteration; a return is None until an episode has ended."""
+
+    env_steps: Counts
+    returns: Measured = Field(alias="return")
+    seconds: Numbers
+    operations: Measured
+    firing_rate: Measured
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        lengths = {name: len(values) for name, values in self.model_dump(by_alias=True).items()}
+        if len(set(lengths.values())) != 1:
+            raise RegistryError(f"unequal lengths {lengths}")
+        return self
+
+
+class RecoveryRecord(FileRecord):
+    """Recovery of the reward after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
+
+    episodes: int
+    before: float
+    after: float
+    share: float | None
+
+
+class ConditionRecord(FileRecord):
+    """One evaluation of the final policy."""
+
+    text: str
+    mean_return: float
+    std_return: float
+    returns: Numbers
+    mean_length: float
+    """Control steps."""
+    lengths: Numbers
+    firing_rate: float | None
+    operations: float | None
+    """Effective synaptic operations per control step."""
+    measures: dict[str, float]
+    recovery: RecoveryRecord | None = None
+
+
+class EvaluationRecord(FileRecord):
+    """Measurements of `evaluate.py`."""
+
+    episodes: int
+    conditions: dict[str, ConditionRecord]
+    adapting: dict[str, ConditionRecord] | None = None
+
+
+LISTS = ("stored_values", "index_bytes", "index_reads")
+"""Fields of `InferenceCost` that results of before 28 November 2026 lack."""
+OPTIONAL_KEYS = ("state_accesses", *LISTS)
+"""All fields of `InferenceCost` that results of earlier versions may lack."""
+_KINDS = {"int": int, "float": float}
+_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "equal_ann"}
+_COUNTS: dict[str, Any] = {
+    **{name: (kind, ...) for name, kind in _TYPES.items() if name not in OPTIONAL_KEYS},
+    **{name: (_TYPES[name] | None, None) for name in OPTIONAL_KEYS},
+}
+_Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNTS)
+
+
+class CountsRecord(_Counts):
+    """Counts per control step: the fields of `InferenceCost`."""
+
+    def compute_energy(self, name: str) -> float | None:
+        """Return the energy in nJ under today's energy model ``name``; None if it needs counts that are missing.
+
+        Raises RegistryError for an unknown energy model.
+        """
+        model = get_energy_model(name)
+        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
+        if any(getattr(self, field) is None for field in needed):
+            return None
+        numbers = self.model_dump(include=set(_COUNTS))
+        # this energy model does not use the missing counts
+        numbers.update({field: 0 for field in OPTIONAL_KEYS if numbers[field] is None})
+        return InferenceCost(**numbers).energy(model) / 1000.0
+
+
+class CostRecord(CountsRecord):
+    """Cost per control step: the fields of `InferenceCost` and the additions of `InferenceCost.as_dict`."""
+
+    effective_operations: float
+    energy_nj: dict[str, float]
+    """Energy by energy model, as of the version that wrote the file; a report takes `compute_energy`."""
+    ann_skipping_zeros: CountsRecord | None = None
+    """Counts of the equal-size ANN; None for an ANN, and in results of earlier versions."""
+    ann_skipping_zeros_energy_nj: dict[str, float] | None = None
+    ann_dense_operations: Number | None
+    actions_per_second: float | None
+    effective_operations_per_second: float | None = None
+
+
+class CellResult(FileRecord):
+    """Content of result.json: the measurements of one cell."""
+
+    version: Literal[1]
+    cell: str
+    agent: str
+    label: str
+    variant: dict[str, Any]
+    task: str
+    registered: str = ""
+    """The task with its package; empty in results of earlier versions."""
+    seed: int
+    kind: Literal["trained", "random"]
+    hash: str
+    spec_hash: str | None
+    commands: Texts
+    outcome: Literal["finished"]
+    resumed: int
+    budget: OptionalBudget
+    solved: float | None
+    training: TrainingRecord | None
+    curve: CurveRecord | None
+    evaluation: EvaluationRecord
+    cost: CostRecord | None
+    device: str
+    num_envs: int
+    assets: str
+    physics: str = EARLIER_PHYSICS
+    library: str
+    versions: dict[str, str]
+    provenance: Provenance | None = None
+    """None in results of earlier versions."""
+    machine: str
+    date: str
+
+    @model_validator(mode="after")
+    def _require_parts(self) -> Self:
+        if self.kind == "trained" and (self.training is None or self.curve is None):
+            raise RegistryError("training, curve: null in a cell that was trained")
+        if "nominal" not in self.evaluation.conditions:
+            raise RegistryError("evaluation.conditions: missing nominal")
+        return self
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of every evaluation."""
+        return self.evaluation.episodes
+
+    @property
+    def conditions(self) -> Mapping[str, ConditionRecord]:
+        """Evaluations of the trained policy by condition."""
+        return self.evaluation.conditions
+
+    @property
+    def plastic(self) -> Mapping[str, ConditionRecord]:
+        """Evaluations of a plastic policy that changes as it acts; empty for other policies."""
+        return self.evaluation.adapting or {}
+
+    @property
+    def nominal(self) -> ConditionRecord:
+        """The undisturbed evaluation."""
+        return self.conditions["nominal"]
+
+    @property
+    def score(self) -> float:
+        """Mean return of the final policy, undisturbed."""
+        return self.nominal.mean_return
+
+
+@dataclass(frozen=True)
+class SkippedCell:
+    """A cell without numbers."""
+
+    cell: str
+    status: str
+    """``failed``, ``corrupt``, ``missing``, or ``stale`` (of another plan)."""
+    reason: str
+    label: str | None = None
+    task: str | None = None
+    seed: int | None = None
+    variant: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_design(folder: Path) -> StudyFile:
+    """Return the study in ``folder``. Raises ResultsError if its study.json is invalid."""
+    return _read(folder / "study.json", StudyFile)
+
+
+def read_plan(folder: Path) -> tuple[PlannedCell, ...]:
+    """Return the planned cells in a study's ``folder``. Raises ResultsError if its plan.json is invalid."""
+    return _read(folder / "plan.json", StudyPlanFile).cells
+
+
+def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCell, ...]]:
+    """Return the results in a study's ``folder`` in the order of the plan, and the skipped cells with reasons.
+
+    Without a valid plan, cells that never began are unknown; see `read_plan`.
+    """
+    try:
+        planned = {cell.name: cell for cell in read_plan(folder)}
+    except ResultsError:
+        planned = {}
+    folders = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
+    results: list[CellResult] = []
+    skipped: list[SkippedCell] = []
+    taken: dict[tuple[str, str, int], str] = {}
+    physics: dict[str, str] = {}
+    for cell in [*planned, *(name for name in folders if name not in planned)]:
+        plan = planned.get(cell)
+        outcome = _read_cell(folder / "cells" / cell, plan, bool(planned))
+        if isinstance(outcome, CellResult):
+            key = (outcome.label, outcome.task, outcome.seed)
+            first = physics.setdefault(outcome.task, outcome.physics)
+            if key not in taken and outcome.physics == first:
+                taken[key] = cell
+                results.append(outcome)
+                continue
+            other = f"its physics is {outcome.physics}, that of others {first}"
+            reason = f"the same label, task and seed as {taken[key]}" if key in taken else other
+            outcome = SkippedCell(cell, "corrupt", reason, *key)
+        elif plan is not None:
+            names = {name: getattr(plan, name) for name in ("label", "task", "seed", "variant")}
+            outcome = dataclasses.replace(outcome, **names)
+        skipped.append(outcome)
+    return tuple(results), tuple(skipped)
+
+
+def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> CellResult | SkippedCell:
+    cell, error = folder.name, folder / ERROR
+    last = (
+        [line for line in error.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        if error.is_file()
+        else []
+    )
+    if not (folder / RESULT_FILE).is_file():
+        if error.is_file():
+            return SkippedCell(cell, "failed", "\n".join(last[-ERROR_LINES:]) or "error.txt is empty")
+        begun = folder.is_dir()
+        return SkippedCell(cell, "missing", "begun, not finished" if begun else "not begun")
+    try:
+        result = read_result(folder)
+    except ResultsError as problem:
+        reason = str(problem).replace(f"{folder}/", "")
+        return SkippedCell(cell, "corrupt", "\n".join([reason, *last[-ERROR_LINES:]]))
+    if planned is not None and planned.hash != result.hash:
+        return SkippedCell(cell, "stale", f"its hash is {result.hash}, the plan's {planned.hash}")
+    if planned is None and has_plan:
+        return SkippedCell(
+            cell, "stale", "it is not in plan.json", label=result.label, task=result.task, seed=result.seed
+        )
+    return result
+
+
+def read_result(folder: Path) -> CellResult:
+    """Return the result of the cell in ``folder``. Raises ResultsError if its result.json is invalid."""
+    result = _read(folder / RESULT_FILE, CellResult)
+    if result.cell != folder.name:
+        raise ResultsError(f"{folder / RESULT_FILE}: cell: {result.cell!r} is not the folder's name")
+    return result
+
+
+def parse_result(data: PlainMapping) -> CellResult:
+    """Return the result from the content ``data`` of a file. Raises ResultsError that names the key."""
+    try:
+        return CellResult.check("", data)
+    except RegistryError as error:
+        raise ResultsError(f"{RESULT_FILE}: {error}") from None
+
+
+def _read[R: Settings](path: Path, kind: type[R]) -> R:
+    try:
+        return read_json_record(path, kind)
+    except ReadingError as error:
+        raise ResultsError(str(error)) from None

@@ -1,0 +1,223 @@
+"""Base classes of hosts: simulators with their tasks, environments and abilities."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from spiky_rl.config.options import UserError, suggest_name
+
+if TYPE_CHECKING:
+    from spiky_rl.config.spec import AgentSpec, TaskSpec
+    from spiky_rl.learners.base import Learner
+
+VIDEO = "video"
+"""Ability to record videos of a robot."""
+LIVE_VIEW = "live view"
+"""Ability to show a run live."""
+NOMINAL = "nominal"
+"""Name of the condition of an undisturbed task, which every host has."""
+
+
+class UnknownTask(UserError):
+    """Error about a task that no installed package registers."""
+
+
+class NonFiniteError(RuntimeError):
+    """Error about a non-finite observation, reward or action."""
+
+    def __init__(self, message: str, blames_policy: bool) -> None:
+        super().__init__(message)
+        self.blames_policy = blames_policy
+        """Whether the policy caused it, and not the simulation."""
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A request for a host's task."""
+
+    name: str
+    """Registered id of the task, from `Host.resolve_task`."""
+    learner: Learner
+    """The learner; a host may register a configuration per learner."""
+    task_spec: TaskSpec | None = None
+    """The task's file; None if it has none."""
+    overrides: Sequence[str] = ()
+    """Overrides of the environment."""
+    assets: str = ""
+    """Source of the robots in words, from `Host.configure_assets`."""
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """Options of a simulation besides its task."""
+
+    seed: int
+    """Seed of all random numbers of the simulation."""
+    clip_actions: float | None = None
+    """Maximum absolute value of an action; None if actions are not clipped."""
+    video: bool = False
+    """Whether cameras may be opened."""
+    deterministic: bool = False
+    """Whether to use deterministic, slower kernels."""
+    distributed: bool = False
+    """Whether this is one of several processes with a device each."""
+    visualizers: Sequence[str] | None = None
+    """Names of visualizers; an empty list for no visualizer, None for the task's own."""
+    visible_envs: int | None = None
+    """Number of environments in the visualizers; None for their default."""
+
+
+class HostTask(ABC):
+    """Configured task of a host, before it is opened."""
+
+    id: str
+    """Registered id."""
+    description: str
+    """The task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
+    agent_defaults: Mapping[str, Any]
+    """The learner's registered configuration of the task, in the layout of agent files."""
+    assets: str
+    """Source of the robots, in words."""
+    physics: str
+    """Name of the physics backend. It may change when the environment is opened, see `open`."""
+
+    @abstractmethod
+    def check_agent(self, spec: AgentSpec) -> None:
+        """Configure the task for an agent's observation groups and history. Raises UserError if they do not fit."""
+
+    @abstractmethod
+    def get_default_num_envs(self, device: str) -> int:
+        """Return the default number of environments on a ``device``, ``cpu`` or ``cuda:N``."""
+
+    @abstractmethod
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        """Set device, number of environments and seed, and choose the physics backend. Raises UserError if it is not available."""
+
+    @abstractmethod
+    def get_physics_on(self, device: str) -> str:
+        """Return the name of the configured task's physics backend on another ``device``."""
+
+    @abstractmethod
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
+        """Open the task as B environments, closed at the end, and set `physics` to the backend that really steps them."""
+
+    @abstractmethod
+    def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
+        """Write the configurations of the environment and of the runner into a ``folder``."""
+
+    def select_conditions(self, names: str, policy: ConditionedPolicy, frozen_by: str = "") -> list[str]:
+        """Return the conditions in the comma-separated ``names``; nominal is always the first.
+
+        Args:
+            names: Names of conditions and of the sets ``all`` and ``stress``.
+            policy: The policy to measure.
+            frozen_by: The flag that excludes conditions which change the network, for messages; empty if they are allowed.
+
+        Raises:
+            UserError: A condition is unknown, or not available on this task for this policy.
+        """
+        return parse_nominal(names)
+
+    def configure_conditions(self, names: Sequence[str]) -> None:
+        """Prepare the task for an evaluation under conditions, before it is opened."""
+
+
+@dataclass(frozen=True)
+class ConditionedPolicy:
+    """Description of a policy for the checks of conditions before a simulator starts."""
+
+    task: str
+    """Label of the task."""
+    agent: str
+    """Name of the agent."""
+    spec: AgentSpec
+    leg: str = ""
+    """Names of the joints of one leg, as a regular expression; empty if the task file names none."""
+
+
+class Host(ABC):
+    """Simulator. Each package below `spiky_rl.hosts` defines one as ``HOST`` in its ``host.py``.
+
+    The module of a host does not import its simulator before a task is loaded.
+    """
+
+    name: ClassVar[str]
+    """Name of the package."""
+    abilities: ClassVar[frozenset[str]]
+    """Some of `VIDEO` and `LIVE_VIEW`."""
+    distributions: ClassVar[tuple[str, ...]]
+    """Distributions that simulate worlds or run networks; another version may give other bits."""
+    code_packages: ClassVar[tuple[str, ...]] = ()
+    """Packages whose classes a checkpoint may name, because every run imports them."""
+
+    def require_ability(self, ability: str, flag: str) -> None:
+        """Raise UserError if the host lacks the ``ability`` that a command's ``flag`` needs."""
+        if ability not in self.abilities:
+            raise UserError(f"{flag}: not available on tasks of {self.name}, which has no {ability}")
+
+    @abstractmethod
+    def owns(self, task: str) -> bool:
+        """Return whether a ``task``, given by id or file stem, belongs to this host. Does not import the simulator."""
+
+    @abstractmethod
+    def check_task(self, key: str, name: str) -> None:
+        """Raise UnknownTask with the nearest names for an unknown task, as far as it can be checked without the simulator.
+
+        Args:
+            key: Flag or key that names the task, for messages.
+            name: A file stem of tasks/, or a registered id.
+        """
+
+    @abstractmethod
+    def require_installed(self, video: bool = False) -> None:
+        """Raise UserError if the simulator, or its graphics for ``video``, is not available on this machine."""
+
+    @abstractmethod
+    def configure_assets(self, source: str) -> str:
+        """Set the source of the robots, ``auto``, ``local`` or ``nucleus``, and return it in words."""
+
+    @abstractmethod
+    def resolve_task(self, name: str) -> str:
+        """Return the registered id of a task. Imports the simulator. Raises UnknownTask with the nearest ids."""
+
+    @abstractmethod
+    def load_task(self, request: TaskRequest) -> HostTask:
+        """Configure a task. Raises UserError for an unknown task, override or asset."""
+
+    def check_visualizers(self, names: Sequence[str], records_video: bool) -> None:
+        """Raise UserError for an unknown or unavailable visualizer, before a simulator starts.
+
+        Args:
+            names: Names of visualizers.
+            records_video: Whether the same process records videos.
+        """
+        if names:
+            self.require_ability(LIVE_VIEW, f"--visualizer {','.join(names)}")
+
+    def list_conditions(self) -> Mapping[str, Sequence[str]]:
+        """Return the names of conditions by set: ``conditions`` for all conditions, ``all`` for the set ``--conditions all``."""
+        return {"conditions": (NOMINAL,), "all": (NOMINAL,)}
+
+    def parse_conditions(self, names: str) -> list[str]:
+        """Return the conditions in ``names`` for a task and an agent that support all of them. Raises UserError."""
+        return parse_nominal(names)
+
+    def get_physics_sources(self, physics: str) -> Iterable[Path]:
+        """Return the source files of the project that a physics backend compiles."""
+        return ()
+
+
+def parse_nominal(names: str) -> list[str]:
+    """Return the conditions in ``names`` on a host whose only condition is nominal. Raises UserError."""
+    allowed = (NOMINAL, "all", "stress")
+    for name in (text.strip() for text in names.split(",")):
+        if name not in allowed:
+            raise UserError(
+                f"--conditions: {name!r} given; allowed: {', '.join(allowed)}{suggest_name(name, allowed)}"
+            )
+    return [NOMINAL]

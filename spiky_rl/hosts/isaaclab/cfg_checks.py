@@ -1,0 +1,200 @@
+"""Checks for values of the environment's configuration that no simulation accepts, before a simulator starts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from spiky_rl.config.options import (
+    LARGEST_FLOAT,
+    LARGEST_INTEGER,
+    UserError,
+    check_number,
+    shorten,
+    suggest_name,
+)
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "sim.dt": {"kind": float, "low": 1e-6, "high": 1.0},
+    "sim.render_interval": {"kind": int, "low": 1, "high": 100_000},
+    "scene.env_spacing": {"kind": float, "low": 0.0, "high": 1e6},
+    "decimation": {"kind": int, "low": 1, "high": 100_000},
+    "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
+}
+"""Fields of every task's configuration, and their bounds."""
+LEAST_FLOAT = 1.2e-38
+"""Smallest normal 32-bit float."""
+COUNT = re.compile(r"(^|_)(iterations|substeps)$")
+"""Names of a solver's counts."""
+NOT_NEGATIVE = re.compile(
+    r"\.(mass|density|stiffness|damping|armature|((static|dynamic|viscous)_)?friction|(effort|velocity)_limit(_sim)?)(\.|$)"
+)
+"""Paths of quantities that must not be negative."""
+MANAGERS = ("observations", "actions", "rewards", "terminations", "events", "commands", "curriculum")
+"""Managers whose terms may be null; the terms of observations are in groups."""
+TASKS, FAMILY = "isaaclab_tasks", 3
+"""Package of Isaac Lab's tasks, and the number of parts of a module's name that identify a task family."""
+
+
+def check_durations(env_cfg: EnvCfg) -> None:
+    """Raise UserError with field and bounds for times and distances of ``env_cfg`` out of range."""
+    for path, bounds in BOUNDS.items():
+        value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
+        if isinstance(value, int | float):
+            check_number(f"env.{path}", value, **bounds)
+
+
+def check_numbers(path: str, value: object, current: object) -> None:
+    """Raise UserError with the field and the allowed values for numbers that are non-finite or out of range.
+
+    Args:
+        path: Path of the field.
+        value: New value.
+        current: Present value; if it is infinite, the new one may be too.
+    """
+    if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
+        if isinstance(value, list | tuple) and len(value) != len(current):
+            raise UserError(
+                f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
+            )
+    if isinstance(value, Mapping):
+        below = current if isinstance(current, Mapping) else {}
+        for key, number in value.items():
+            check_numbers(f"{path}.{key}", number, below.get(key))
+        return
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_number(path, number, current)
+
+
+def _check_number(path: str, number: float, current: object) -> None:
+    if isinstance(number, int):
+        if abs(number) > LARGEST_INTEGER:
+            raise UserError(
+                f"{path}: {shorten(number)} is out of range; it must be at most {LARGEST_INTEGER}"
+            )
+    elif not math.isfinite(number):
+        if not (math.isinf(number) and isinstance(current, float) and math.isinf(current)):
+            raise UserError(f"{path}: expected a finite number, got {number}")
+    elif number and not LEAST_FLOAT <= abs(number) <= LARGEST_FLOAT:
+        raise UserError(
+            f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
+        )
+    name = path.rpartition(".")[2]
+    if COUNT.search(name):
+        check_number(path, number, int, low=1, high=100_000)
+    elif is_positive(current) and path.startswith("env.sim.") and path.removeprefix("env.") not in BOUNDS:
+        check_number(path, number, type(number), low=1 if isinstance(current, int) else 0.0)
+    elif NOT_NEGATIVE.search(path):
+        check_number(path, number, type(number), low=0)
+
+
+def is_positive(value: object) -> bool:
+    """Return whether ``value`` is a number above zero."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def check_absent(path: str, current: object) -> None:
+    """Raise UserError if a field must not be null; only terms of managers, their groups and scene entities may be null.
+
+    Args:
+        path: Path of the field.
+        current: Present value of the field.
+    """
+    _, owner, *names = path.split(".")
+    deep = 2 if owner == MANAGERS[0] else 1
+    if (owner == "scene" and len(names) == 1) or (owner in MANAGERS and len(names) <= deep):
+        return
+    raise UserError(
+        f"{path}: null given; allowed: a {type(current).__name__}, set by its fields; null is allowed for terms of"
+        f" {', '.join(MANAGERS)}, and for scene entities"
+    )
+
+
+def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
+    """Raise UserError with entity and term if a manager's term refers to an absent scene entity.
+
+    Args:
+        env_cfg: The task's configuration.
+        absent: Names of scene entities that were set to null.
+    """
+    for manager in MANAGERS if absent else ():
+        for path, name in _find_entity_references(f"env.{manager}", getattr(env_cfg, manager, None)):
+            if name in absent:
+                raise UserError(
+                    f"env.scene.{name}: null given, but {path} refers to it; set that to null too, or keep both"
+                )
+
+
+def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]]:
+    """Yield the paths of terms below ``node`` with the names of the scene entities that they refer to."""
+    parts = vars(node) if hasattr(node, "__dataclass_fields__") else node if isinstance(node, Mapping) else {}
+    function = parts.get("func")
+    if callable(function):
+        given = parts.get("params") or {}
+        defaults = inspect.signature(function).parameters.values()
+        parts = {**{p.name: p.default for p in defaults if p.name not in given}, **parts}
+    for key, part in parts.items():
+        if key == "asset_name" and isinstance(part, str):
+            yield path, part
+        elif type(part).__name__ == "SceneEntityCfg":
+            yield path, part.name  # type: ignore[attr-defined]
+        else:
+            yield from _find_entity_references(path if key == "params" else f"{path}.{key}", part)
+
+
+def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
+    """Raise UserError if a symmetry function belongs to another task of Isaac Lab.
+
+    Args:
+        env_cfg: The task's configuration.
+        function: ``symmetry_cfg.data_augmentation_func`` of the agent, or None.
+    """
+    own = [".".join(cls.__module__.split(".")[:FAMILY]) for cls in type(env_cfg).__mro__]
+    family = ".".join((function or "").split(":")[0].split(".")[:FAMILY])
+    if family.startswith(f"{TASKS}.") and family not in own:
+        allowed = next((name for name in own if name.startswith(f"{TASKS}.")), "a module of the task's own")
+        raise UserError(
+            f"agent.algorithm.symmetry_cfg.data_augmentation_func: {shorten(function)} is for other tasks; allowed: a function of"
+            f" {allowed}, or one of your own"
+        )
+
+
+def get_used_groups(
+    observations: object, obs_groups: Mapping[str, Sequence[str]]
+) -> tuple[list[str], dict[str, Sequence[str]]]:
+    """Return the observation groups of a task, and the groups of each model by role.
+
+    Args:
+        observations: The task's configuration of observations.
+        obs_groups: ``obs_groups`` of the agent; missing roles get rsl_rl's default.
+    """
+    known = [name for name, group in vars(observations).items() if group is not None]
+    default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
+    return known, {**default, **obs_groups}
+
+
+def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -> None:
+    """Raise UserError with role and available groups for an unknown observation group.
+
+    A task without an observation manager is not checked: its groups are unknown before the first step.
+
+    Args:
+        env_cfg: The task's configuration.
+        obs_groups: ``obs_groups`` of the agent.
+    """
+    observations = getattr(env_cfg, "observations", None)
+    if observations is None:
+        return
+    known, seen = get_used_groups(observations, obs_groups)
+    for role, groups in seen.items():
+        for group in (group for group in groups if group not in known):
+            raise UserError(
+                f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
+                f"{suggest_name(group, known)}"
+            )

@@ -1,0 +1,97 @@
+"""Fields of Isaac Lab's configurations: conversion to plain values, and overrides by path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.config.registry import UserError, suggest_name
+from spiky_rl.hosts.isaaclab.cfg_checks import check_absent, check_numbers
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+
+if TYPE_CHECKING:
+    from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
+
+
+class OverrideError(UserError):
+    """Error about an override with an unknown field or an invalid value."""
+
+
+def to_plain_dict(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:
+    """Return a registered ``agent_cfg`` as nested dicts, upgraded to the installed rsl_rl, without missing fields."""
+    from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
+
+    if agent_cfg is None or isinstance(agent_cfg, Mapping):
+        return dict(agent_cfg or {})
+    agent_cfg = handle_deprecated_rsl_rl_cfg(agent_cfg, importlib.metadata.version("rsl-rl-lib"))
+    return drop_missing(agent_cfg, agent_cfg.to_dict())  # type: ignore[attr-defined]
+
+
+def drop_missing(cfg: object, node: Any) -> Any:
+    """Return ``node``, the nested dict of ``cfg``, without missing fields, which Isaac Lab converts to empty dicts."""
+    if not hasattr(cfg, "__dataclass_fields__"):
+        return node
+    values = {key: value for key, value in get_fields(cfg).items() if not isinstance(value, type(MISSING))}
+    return {key: drop_missing(value, node[key]) for key, value in values.items() if key in node}
+
+
+def get_fields(node: object) -> dict[str, Any]:
+    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
+
+
+def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
+    """Set a field of a task's configuration.
+
+    Args:
+        env_cfg: The configuration.
+        path: Path of the field, starting with ``env.``.
+        text: New value as YAML; ``none`` disables a manager's term.
+
+    Raises:
+        OverrideError: The field is unknown, or the value has another type.
+    """
+    from isaaclab_tasks.utils.hydra import _parse_val as parse
+
+    owner: object = env_cfg
+    node: Any = env_cfg
+    parent, leaf = "", "env"
+    for part in path.split(".")[1:]:
+        owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
+        if part not in get_fields(node):
+            hint = suggest_name(part, get_fields(node)) or f"; it has {', '.join(get_fields(node)) or 'none'}"
+            raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
+        node = get_fields(node)[part]
+    declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
+    value, switched_off = parse(text), parse(text) is None and parent != "env"
+    if switched_off and get_fields(node) and ("None" not in declared or path.startswith("env.sim.")):
+        check_absent(path, node)  # simulation fields may default to None, which Isaac Lab replaces
+    if get_fields(node) and not switched_off:
+        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(get_fields(node))}")
+    if not get_fields(node) and not is_compatible(value, node, declared):
+        raise OverrideError(
+            f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
+        )
+    check_numbers(path, value, node)
+    if (type(node), type(value)) in ((float, int), (tuple, list)):
+        value = type(node)(value)
+    if isinstance(owner, dict):
+        owner[leaf] = value
+    else:
+        setattr(owner, leaf, value)
+
+
+def is_compatible(value: object, current: object, declared: str) -> bool:
+    """Return whether ``value`` may replace ``current``: it has the same type, or one in the field's annotation ``declared``."""
+    # type arguments, as in dict[str, float], are not types of the field itself
+    outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
+    named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
+    if current is None or type(value).__name__ in named:
+        return True
+    kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
+    return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})

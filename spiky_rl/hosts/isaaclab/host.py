@@ -1,0 +1,202 @@
+"""Isaac Lab as a host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, override
+
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.hosts.base import (
+    LIVE_VIEW,
+    VIDEO,
+    ConditionedPolicy,
+    Host,
+    HostTask,
+    SimulationOptions,
+    TaskRequest,
+)
+from spiky_rl.hosts.isaaclab import physics_selection, tasks
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+
+CPU_ENVS = 256
+"""Maximum default number of environments on a CPU."""
+
+
+class IsaacLabTask(HostTask):
+    """A task of Isaac Lab with its configuration."""
+
+    env_cfg: EnvCfg
+
+    def __init__(self, request: TaskRequest) -> None:
+        from spiky_rl.hosts.isaaclab import environment
+
+        self.id, self.assets = request.name, request.assets
+        self.description = environment.describe_task(self.id)
+        self.wanted_physics, overrides = physics_selection.split_physics_override(request.overrides)
+        values = {} if request.task_spec is None else flatten(request.task_spec.env)
+        overrides = [*(f"env.{path}={value}" for path, value in values.items()), *overrides]
+        learner = request.learner
+        self.env_cfg, registered = environment.load_configs(
+            self.id, f"{learner.name}_cfg_entry_point", overrides
+        )
+        if registered:
+            with environment.silence_isaaclab():
+                registered = learner.read_registered_cfg(registered, self.id)
+        if not registered.get("actor"):
+            raise UserError(
+                f"--task {self.id}: Isaac Lab registers no {learner.name} PPO agent for it, which our agents need"
+            )
+        self.agent_defaults = registered
+        environment.require_files(self.env_cfg)
+        self.physics = ""
+
+    @override
+    def check_agent(self, spec: AgentSpec) -> None:
+        from spiky_rl.hosts.isaaclab import history
+        from spiky_rl.hosts.isaaclab.cfg_checks import check_obs_groups, check_symmetry
+
+        groups = spec.runner.get("obs_groups") or {}
+        check_obs_groups(self.env_cfg, groups)
+        symmetry = spec.runner["algorithm"].get("symmetry_cfg") or {}
+        check_symmetry(self.env_cfg, symmetry.get("data_augmentation_func"))
+        history.set_history_length(self.env_cfg, spec.runner.get("history", 1), groups)
+
+    @override
+    def get_default_num_envs(self, device: str) -> int:
+        registered = self.env_cfg.scene.num_envs
+        return registered if device.startswith("cuda") else min(CPU_ENVS, registered)
+
+    @override
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        self.physics = physics_selection.apply_physics(self.env_cfg, self.wanted_physics, device)
+        self.env_cfg.scene.num_envs, self.env_cfg.sim.device, self.env_cfg.seed = num_envs, device, seed
+
+    @override
+    def get_physics_on(self, device: str) -> str:
+        return (
+            physics_selection.WARP
+            if device != "cpu" and self.physics == physics_selection.NATIVE
+            else self.physics
+        )
+
+    @override
+    @contextmanager
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+        from spiky_rl.hosts.isaaclab import environment
+
+        with environment.open_simulation(
+            self.env_cfg,
+            task_id=self.id,
+            device=device,
+            num_envs=num_envs,
+            seed=options.seed,
+            video=options.video,
+            deterministic=options.deterministic,
+            distributed=options.distributed,
+            visualizers=options.visualizers,
+            visible=options.visible_envs,
+        ) as gym_env:
+            env = environment.TimedVecEnv(gym_env, clip_actions=options.clip_actions)
+            self.physics = physics_selection.get_solver_name(gym_env, self.physics)
+            yield env
+
+    @override
+    def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
+        from spiky_rl.hosts.isaaclab.environment import write_config
+
+        write_config(folder / "env.yaml", self.env_cfg)
+        write_config(folder / "agent.yaml", runner_cfg)
+
+    @override
+    def select_conditions(self, names: str, policy: ConditionedPolicy, frozen_by: str = "") -> list[str]:
+        from spiky_rl.hosts.isaaclab import conditions
+
+        spec = policy.spec
+        model = spec.runner.get("actor", {}).get("class_name", "MLPModel")
+        subject = conditions.ConditionSubject(
+            policy.task, self.env_cfg, policy.leg, spec.network, model, policy.agent
+        )
+        selected = conditions.parse_conditions(names, subject)
+        if frozen_by:
+            selected = conditions.remove_network_faults(selected, names, frozen_by)
+        conditions.require_conditions(selected, subject)
+        return selected
+
+    @override
+    def configure_conditions(self, names: Sequence[str]) -> None:
+        from spiky_rl.hosts.isaaclab.condition_groups import configure_env
+
+        configure_env(self.env_cfg, names)
+
+
+class IsaacLab(Host):
+    """Isaac Lab 3.0 with Newton, native MuJoCo on a CPU, or PhysX."""
+
+    name = "isaaclab"
+    abilities = frozenset({VIDEO, LIVE_VIEW})
+    distributions = ("isaaclab", "newton", "mujoco", "mujoco-warp", "warp-lang", "torch")
+    code_packages = ("isaaclab", "isaaclab_rl", "isaaclab_tasks")
+
+    @override
+    def owns(self, task: str) -> bool:
+        return True
+
+    @override
+    def check_task(self, key: str, name: str) -> None:
+        tasks.require_task(key, name)
+
+    @override
+    def require_installed(self, video: bool = False) -> None:
+        require_module("isaaclab", "isaaclab")
+        if video:
+            require_module("av", "video")
+            from spiky_rl.hosts.isaaclab.camera import setup_graphics
+
+            setup_graphics()
+
+    @override
+    def configure_assets(self, source: str) -> str:
+        from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+        return configure_assets(source)
+
+    @override
+    def resolve_task(self, name: str) -> str:
+        from spiky_rl.hosts.isaaclab.environment import resolve_task
+
+        return resolve_task(name)
+
+    @override
+    def load_task(self, request: TaskRequest) -> HostTask:
+        return IsaacLabTask(request)
+
+    @override
+    def check_visualizers(self, names: Sequence[str], records_video: bool) -> None:
+        from spiky_rl.hosts.isaaclab.live.names import check_visualizers
+
+        check_visualizers(names, records_video)
+
+    @override
+    def list_conditions(self) -> Mapping[str, Sequence[str]]:
+        from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
+
+        return {"conditions": tuple(CONDITIONS), "all": tuple(ROBUSTNESS)}
+
+    @override
+    def parse_conditions(self, names: str) -> list[str]:
+        from spiky_rl.hosts.isaaclab.conditions import parse_conditions
+
+        return parse_conditions(names)
+
+    @override
+    def get_physics_sources(self, physics: str) -> Iterable[Path]:
+        return physics_selection.list_sources() if physics == physics_selection.NATIVE else ()
+
+
+HOST = IsaacLab()

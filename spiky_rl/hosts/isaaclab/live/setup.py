@@ -1,0 +1,84 @@
+"""Configuration of our visualizers in Isaac Lab's simulation."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.hosts.isaaclab.camera import compute_viewpoint
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.live.base import LiveVisualizer
+CONFIGURATIONS = {
+    "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
+    "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
+    "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
+}
+"""Isaac Lab's configurations of the visualizers that this package extends; all others are used unchanged."""
+VIEWS = {"newton_gl": "NewtonGLView", "viser": "ViserView", "rerun": "RerunView"}
+"""Class of each extended visualizer in its module."""
+LOCAL = "127.0.0.1"
+"""Address of the servers: viewers can pause and reset without a password, so other machines must use ssh."""
+
+FURTHER = 2.0
+"""Distance of the camera from the robot, relative to that of videos."""
+
+
+def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
+    """Add our visualizers among ``names`` to ``env_cfg.sim.visualizer_cfgs``, or extend the task's own configurations there."""
+    from isaaclab.utils.string import ResolvableString
+
+    there = env_cfg.sim.visualizer_cfgs or []
+    there = list(there) if isinstance(there, (list, tuple)) else [there]
+    for name in names:
+        if name not in CONFIGURATIONS:
+            continue
+        cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
+        if cfg is None:
+            module, _, kind = CONFIGURATIONS[name].partition(":")
+            cfg = getattr(importlib.import_module(module), kind)()
+            there.append(cfg)
+        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{VIEWS[name]}")
+        cfg.randomly_sample_visible_envs = False  # so that environment 0 is visible
+        if name == "viser":
+            cfg.bind_address, cfg.verbose = LOCAL, False
+        if name == "rerun":
+            cfg.bind_address = LOCAL
+            # Isaac Lab would connect to whatever server uses an occupied port
+            cfg.web_port, cfg.grpc_port = find_free_port(cfg.web_port), find_free_port(cfg.grpc_port)
+            cfg.keep_historical_data = (
+                True  # otherwise poses are static data, which rerun's server never drops
+            )
+    env_cfg.sim.visualizer_cfgs = there
+
+
+def find_free_port(first: int) -> int:
+    """Return the first free port from ``first`` on."""
+    for port in range(first, first + 1000):
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no port is free from {first} to {first + 999}")
+
+
+def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
+    """Return our visualizers of ``env``."""
+    from spiky_rl.hosts.isaaclab.live import base
+
+    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
+
+
+def set_default_camera(env: WrappedEnv) -> None:
+    """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos because it stays there."""
+    scene = env.unwrapped.scene
+    for robot in list(scene.articulations.values())[:1]:
+        middle, offset = compute_viewpoint(robot)
+        for view in env.unwrapped.sim.visualizers:
+            view.set_camera_view(tuple((middle + FURTHER * offset).tolist()), tuple(middle.tolist()))

@@ -1,0 +1,17 @@
+"""Random numbers of a simulation from a seed of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Draw torch's random numbers on ``device``, which the simulation takes, from ``seed``; restore the generators afterwards."""
+    place = torch.device(device)
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

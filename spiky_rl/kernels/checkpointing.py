@@ -1,0 +1,68 @@
+"""Activation checkpointing: keep a layer's input, one bit per event, and run the layer again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from spiky_rl.kernels import dispatch, operators
+from spiky_rl.kernels.backends.base import Backend
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+def run_with_recomputation(
+    run: Run, backend: str, binary: bool, parameters: tuple[Tensor, ...], signal: Tensor, *rest: Tensor
+) -> tuple[Tensor, ...]:
+    """Return ``run(signal, *rest)`` and keep only its inputs for the backward pass.
+
+    Args:
+        run: The function; it also reads ``parameters``.
+        backend: Name of the backend that packs the signal.
+        binary: Whether the signal is 0 or 1, and so is kept as bits.
+        parameters: Learned tensors that receive gradients.
+        signal: First input, [..., C].
+        rest: Further inputs.
+    """
+    if torch.compiler.is_compiling():
+        # the compiler can only trace torch's own checkpointing, which keeps floats
+        return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
+    packs = dispatch.choose_backend(backend, signal) if binary else None
+    return _Recomputed.apply(run, packs, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, run: Run, packs: Backend | None, learned: int, signal: Tensor, *others: Tensor
+    ) -> Any:
+        ctx.run, ctx.packs, ctx.learned = run, packs, learned
+        ctx.shape, ctx.dtype = signal.shape, signal.dtype
+        saved = signal if packs is None else packs.pack(signal.reshape(-1, signal.shape[-1]))
+        ctx.save_for_backward(saved, *others)
+        return run(signal, *others[: len(others) - learned])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        operators.refuse_second_derivative()
+        saved, *others = ctx.saved_tensors
+        signal = saved
+        if ctx.packs is not None:
+            signal = ctx.packs.unpack(saved, ctx.shape[-1]).view(ctx.shape).to(ctx.dtype)
+        count = len(others) - ctx.learned
+        inputs = [x.detach().requires_grad_() for x in (signal, *others[:count])]
+        wanted = [*inputs, *others[count:]]
+        needs = ctx.needs_input_grad[3:]
+        inputs[0].requires_grad_(needs[0])
+        with torch.enable_grad():
+            outputs = ctx.run(*inputs)
+        gradients = iter(
+            torch.autograd.grad(
+                outputs, [x for x, need in zip(wanted, needs, strict=True) if need], grads, allow_unused=True
+            )
+        )
+        return None, None, None, *(next(gradients) if need else None for need in needs)

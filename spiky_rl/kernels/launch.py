@@ -1,0 +1,90 @@
+"""Arguments of backends and kernels: neurons that run over time, with or without recurrent feedback.
+
+Feedback adds a layer's own output z to its current:
+
+I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
+
+
+@dataclass(frozen=True)
+class RecurrentFeedback:
+    """Settings of a recurrent loop. Its weights are separate: [D N, N], one input-major block per delay from 1 on.
+
+    The loop's states follow the neuron's: the outputs of the last D inner steps, latest first, then I if it is filtered.
+    """
+
+    delays: int
+    """D."""
+    binary: bool
+    """Whether the layer's output is 0 or 1."""
+    decay: float | None = None
+    """Factor of the synaptic current I per inner step; None if I lasts for one inner step only and is no state."""
+    cut: bool = False
+    """Whether the gradient stops at the output that feeds back."""
+
+    @property
+    def states(self) -> int:
+        """Number of state tensors [B, N] besides the neuron's."""
+        return self.delays + (self.decay is not None)
+
+
+class NeuronRun(NamedTuple):
+    """Neurons that run over T control steps of K inner steps each: the argument of a backend."""
+
+    neuron: Neuron
+    ops: TorchOps
+    """The surrogate, its slope, and whether spikes are soft."""
+    current: Tensor
+    """[T, K, B, N], or [T, 1, B, N] if it is constant over the control step."""
+    steps: int
+    """K."""
+    state: tuple[Tensor, ...] | None
+    """State before the first step, one [B, N] tensor each: the neuron's, then the feedback's. Never written to. With None the run
+    starts from the zero state and returns no state."""
+    params: tuple[Tensor | float, ...]
+    """The neuron's parameters in the order of its ``params``: numbers or [N] tensors."""
+    keep: Tensor | None = None
+    """[T, B]; 0 where an environment starts a new episode with this step, so that its states start from zero."""
+    trace: list[Tensor] | None = None
+    """If given, receives the first state after every inner step, [B, N] each."""
+    feedback: RecurrentFeedback | None = None
+    """Settings of the recurrent loop, None without one."""
+    synapses: Tensor | None = None
+    """Weights of the recurrent loop, [D N, N]."""
+
+
+@dataclass(frozen=True)
+class KernelLaunch:
+    """A `NeuronRun` in the form that kernels take, with the same shapes."""
+
+    key: str
+    """Key of the neuron's program in `programs.PROGRAMS`."""
+    current: Tensor
+    state: Tensor | None
+    """[states, B, N]: the neuron's, then the feedback's; None for the zero state."""
+    params: Tensor | None
+    """[P, N]: the parameters that differ between neurons."""
+    keep: Tensor | None
+    uniforms: Sequence[float]
+    """Numbers that are the same for all neurons, computed on the host."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class RecurrentLaunch(KernelLaunch):
+    """A launch with a recurrent loop."""
+
+    feedback: RecurrentFeedback
+    synapses: Tensor
+    """[D N, N]."""

@@ -1,0 +1,222 @@
+"""Checks that a neuron keeps the contract of `spiky_rl.neurons.base`. They run when an agent names the neuron, before training."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spiky_rl.config import registry
+from spiky_rl.kernels import emit, trace
+from spiky_rl.kernels.ops import TorchOps, get_reference_step
+from spiky_rl.neurons.base import Neuron, Ode
+from spiky_rl.surrogates.base import Surrogate
+
+REST = 1e-6
+"""Largest state after one step from rest without input: allows for rounding, in any neuron's units."""
+ARGUMENTS = {
+    "step": ("ops", "current", "s", "p"),
+    "advance": ("ops", "current", "peak", "s", "p"),
+    "emit": ("ops", "peak", "s", "p"),
+    "flow": ("ops", "current", "s", "p"),
+    "integrate": ("ops", "current", "s", "p"),
+    "threshold": ("ops", "s", "p"),
+    "distance": ("ops", "s", "p"),
+    "reset": ("ops", "spike", "s", "p"),
+}
+"""Arguments of a neuron's functions; the last two, states and parameters, hold named values."""
+SAMPLES, STEPS = 64, 8
+"""Number of sampled neurons, and of steps that bring them to the states at which `integrate` is compared with `flow`."""
+FINER = (1e-4, 1e-5)
+"""Time steps of the comparison, in units of the neuron's own time step."""
+AGREEMENT, SHARE = 1e-3, 0.1
+"""Largest difference between the two, relative to the rate, and the share of samples that may exceed it: they do at a kink of the
+equation."""
+TINY = 1e-300
+"""A number below any rate, so that two rates of 0 agree."""
+ROUNDING_TOLERANCE = 1e-14
+"""Relative rounding error of the difference of two states."""
+_AGREED: set[tuple[type, str]] = set()
+"""Neurons, with their options, that passed the comparison."""
+
+
+def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
+    """Raise `TraceError` that names the ``neuron`` and its fault. ``surrogate`` is the surrogate of its spikes.
+
+    A neuron must have
+
+    - a docstring with an equation, and a unit for each parameter;
+    - functions that take states and parameters by name;
+    - a step within the op vocabulary that returns an output and every state;
+    - silence at rest: without input the zero state is a fixed point, because episodes begin there;
+    - an `integrate` that follows `flow`, if it defines both.
+    """
+    _check_text(neuron.source_neuron)
+    _check_arguments(neuron.source_neuron)
+    for varying in (False, True):
+        emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
+    _check_rest(neuron, surrogate)
+    _check_flow(neuron.source_neuron, surrogate)
+
+
+def check_surrogate(surrogate: Surrogate) -> None:
+    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary."""
+    graph = trace.TraceGraph()
+    x, slope = graph.input("x"), graph.input("slope", False)
+    trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+
+
+def _check_text(neuron: Neuron) -> None:
+    cls = type(neuron)
+    module = sys.modules.get(cls.__module__)
+    text = f"{vars(cls).get('__doc__') or ''}{getattr(module, '__doc__', None) or ''}"
+    if sys.flags.optimize < 2 and not any(sign in text for sign in ("=", "<-")):
+        lack = "its docstring holds no equation" if text.strip() else "it has no docstring"
+        raise trace.make_error(neuron, f"{lack}; write its equations, units and source there")
+    for name, param in neuron.params.items():
+        if not param.unit:
+            raise trace.make_error(
+                neuron, f"its parameter {name!r} has no unit; give unit='ms', or unit='1' for a pure number"
+            )
+
+
+def _check_arguments(neuron: Neuron) -> None:
+    """Raise `TraceError` with the expected arguments if a function does not take states and parameters by name."""
+    for function, expected in ARGUMENTS.items():
+        if not hasattr(neuron, function):
+            continue
+        signature = inspect.signature(getattr(neuron, function))
+        taken = [q.name for q in signature.parameters.values() if q.kind is not q.VAR_POSITIONAL]
+        last = zip(taken[len(expected) - 2 :], expected[-2:], strict=False)
+        try:
+            signature.bind(*expected)
+            fits = all(name.strip("_") in ("", allowed) for name, allowed in last)
+        except TypeError:
+            fits = False
+        if not fits:
+            given = ", ".join(
+                str(q).partition(":")[0].partition("=")[0] for q in signature.parameters.values()
+            )
+            names = [f"s.{name}" for name in neuron.states]
+            params = neuron.named_times if function == "flow" else neuron.named_params
+            names += [f"p.{name}" for name in params._fields]
+            raise trace.make_error(
+                neuron,
+                f"its {function} takes ({given}), and must take ({', '.join(expected)}): its states and parameters come by name,"
+                f" {', '.join(names)}{_locate(neuron, function)}",
+            )
+
+
+def _locate(neuron: Neuron, function: str) -> str:
+    """Return the place of a function for a message: file and line if it is the neuron's own, else the neuron's file."""
+    own = next(iter(trace.find_source_files(neuron)), None)
+    if own is None:
+        return ""
+    code = getattr(inspect.unwrap(getattr(type(neuron), function)), "__code__", None)
+    line = f":{code.co_firstlineno}" if code is not None and code.co_filename == own else ""
+    return f" (see {Path(own).name}{line})"
+
+
+def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
+    zero = torch.zeros(1, dtype=torch.float64)
+    params = neuron.named_params(*map(neuron.get_step_value, neuron.params))
+    rest = neuron.named_states(*(zero for _ in neuron.states))
+    output, states = trace.call_function(
+        neuron, get_reference_step(neuron), TorchOps(surrogate), zero, rest, params
+    )
+    for name, value in zip(neuron.states, states, strict=True):
+        if not abs(float(value)) < REST:
+            raise trace.make_error(
+                neuron,
+                f"its state {name!r} is {float(value):g} after one step from rest without input; rest must be 0, so store it "
+                "relative to its resting value",
+            )
+    if float(output) != 0.0:
+        raise trace.make_error(
+            neuron, f"its output at rest and without input is {float(output):g}; it must be 0"
+        )
+
+
+def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
+    """Raise `TraceError` if, over a fine time step from typical states, `integrate` does not follow `flow`."""
+    if not isinstance(neuron, Ode) or type(neuron).flow is Ode.flow:
+        return
+    if (key := (type(neuron), repr(neuron.chosen))) in _AGREED:
+        return
+    ops = TorchOps(surrogate)
+    current, states = _sample_states(neuron, ops)
+    named, times = neuron.named_states, neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
+    errors, sizes, rates, flow, h = [], [], [], [], 1.0
+    below = torch.ones(SAMPLES, dtype=torch.bool)
+    for step in FINER:
+        finer = type(neuron).from_options(**{**neuron.chosen, "dt": step * neuron.dt})
+        h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
+        flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
+        after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)
+        for function, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
+            if not isinstance(values, named):
+                raise trace.make_error(neuron, f"its {function} must return its states, as s.{form}(v=...)")
+        flow, after = (
+            [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
+            for values in (flow, after)
+        )
+        rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
+        sizes = [
+            torch.maximum(rate.abs(), expected.abs()).clamp_min(TINY)
+            for rate, expected in zip(rates, flow, strict=True)
+        ]
+        errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
+        for values in (states, after):  # above the threshold the two may differ
+            below &= (
+                torch.as_tensor(trace.call_function(neuron, finer.threshold, ops, named(*values), numbers))
+                < 0.0
+            )
+    for name, old, rate, expected, size, coarse, fine in zip(
+        neuron.states, states, rates, flow, sizes, *errors, strict=True
+    ):
+        known = below & rate.isfinite()
+        # the integration error shrinks with the time step, relative to the rate, which may itself depend on the time step;
+        # the difference of two states has a rounding error
+        allowed = AGREEMENT + ROUNDING_TOLERANCE / h * old.abs() / size
+        wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
+        if wrong.sum() > SHARE * known.sum():
+            worst = (fine * wrong).nan_to_num(torch.inf).argmax()
+            at = ", ".join(f"{n} = {x[worst]:.3g}" for n, x in zip(neuron.states, states, strict=True))
+            raise trace.make_error(
+                neuron,
+                f"its integrate does not follow its flow: with {at} and a current of {current[worst]:.3g} the state {name!r}"
+                f" changes by {rate[worst]:.4g} per ms, but flow gives {expected[worst]:.4g}; correct integrate or flow, or remove flow"
+                f"{_locate(neuron, 'integrate')}",
+            )
+    _AGREED.add(key)
+
+
+def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return currents of various sizes, and the neuron's states after `STEPS` steps with them."""
+    generator = torch.Generator().manual_seed(0)
+    size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
+    current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
+    states = (torch.zeros_like(current),) * len(neuron.states)
+    numbers = neuron.named_params(*map(neuron.get_step_value, neuron.params))
+    for _ in range(STEPS):
+        named = neuron.named_states(*states)
+        _, states = trace.call_function(neuron, get_reference_step(neuron), ops, current, named, numbers)
+    return current, states
+
+
+def get_generated_source(kind: str, name: str) -> str:
+    """Return the C text of the step and adjoint of a neuron with its default options and the arctangent surrogate.
+
+    Args:
+        kind: Component kind, "neurons".
+        name: Name of the neuron.
+    """
+    neuron = registry.configure(kind, name, name).build()
+    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
+    check_neuron(neuron, surrogate)
+    program = emit.build_program(neuron, surrogate, (False,) * len(neuron.params))
+    numbers = f"// u: numbers computed on the host from {', '.join(program.names)} and the surrogate's slope"
+    return f"{numbers}\n{program.text.rstrip()}"

@@ -1,0 +1,116 @@
+"""Base class of learners: libraries that train policies, with their abilities."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.options import UserError
+from spiky_rl.learners import get_learner, list_learners
+
+if TYPE_CHECKING:
+    from spiky_rl.config.spec import AgentSpec
+    from spiky_rl.learners.common.runner import BaseRunner
+
+DISTRIBUTED = "distributed"
+"""Ability to train data-parallel in several processes."""
+LOGGERS = "loggers"
+"""Ability to write scalars to other services than TensorBoard."""
+EXPORTS = "exports"
+"""Ability to export policies, in float and int8."""
+DISTILLS = "distills"
+"""Ability to train a student on a teacher's actions before PPO."""
+
+
+class Learner(ABC):
+    """Training library. Each package below `spiky_rl.learners` defines one as ``LEARNER`` in its ``learner.py``.
+
+    The module of a learner imports neither torch nor its library before a run is configured.
+    """
+
+    name: ClassVar[str]
+    """Name of the package, and value of ``--rl_library``."""
+    distribution: ClassVar[str]
+    """Distribution with the library's version."""
+    module: ClassVar[str]
+    """Module of the library, installed by our extra ``extra``."""
+    extra: ClassVar[str]
+    abilities: ClassVar[frozenset[str]]
+    """Some of `DISTRIBUTED`, `LOGGERS`, `EXPORTS` and `DISTILLS`."""
+    checkpoint_keys: ClassVar[tuple[str, ...]]
+    """Required keys of its checkpoints."""
+    uses_tf32: ClassVar[bool] = False
+    """Whether trainings on a GPU use TF32 and cuDNN's benchmark mode."""
+
+    def require_installed(self) -> None:
+        """Raise UserError if the library is not installed."""
+        require_module(self.module, self.extra)
+
+    def require_ability(self, ability: str, flag: str) -> None:
+        """Raise UserError if the learner lacks the ``ability`` that a command's ``flag`` needs."""
+        if ability not in self.abilities:
+            able = [name for name in list_learners() if ability in get_learner(name).abilities]
+            raise UserError(
+                f"{flag}: not available with --rl_library {self.name}; allowed: {', '.join(able)}"
+            )
+
+    @abstractmethod
+    def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:
+        """Return the runner's configuration of an agent. Raises SpecError for settings that the library does not support."""
+
+    @abstractmethod
+    def get_runner_class(self) -> type[BaseRunner]:
+        """Return the class of the runner, which imports the library."""
+
+    @abstractmethod
+    def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:
+        """Return a host's ``registered`` configuration of a ``task`` in the layout of agent files.
+
+        Raises SpecError if it has no equivalent in that layout.
+        """
+
+    @abstractmethod
+    def make_registered_cfg(self, spec: AgentSpec, registered: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an agent's configuration for a host's own command of this library.
+
+        Args:
+            spec: The agent.
+            registered: The configuration that the host registers for the task.
+
+        Raises:
+            SpecError: The command does not support the agent's settings.
+        """
+
+    @abstractmethod
+    def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
+        """Raise UserError if recurrent rollouts of ``num_envs`` environments cannot be split into ``batches`` minibatches."""
+
+    @contextlib.contextmanager
+    def use_torch_settings(self, device: str) -> Iterator[None]:
+        """Use the library's torch backend settings on a CUDA ``device``, and restore the previous ones at the end."""
+        import torch
+
+        if torch.device(device).type != "cuda" or not self.uses_tf32:
+            yield
+            return
+        owners = [
+            torch.backends.cuda.matmul,
+            torch.backends.cudnn,
+            torch.backends.cudnn,
+            torch.backends.cudnn,
+        ]
+        names, values = ("allow_tf32", "allow_tf32", "deterministic", "benchmark"), (True, True, False, True)
+        before = [getattr(owner, name) for owner, name in zip(owners, names, strict=True)]
+        _set_switches(owners, names, values)
+        try:
+            yield
+        finally:
+            _set_switches(owners, names, before)
+
+
+def _set_switches(owners: Sequence[Any], names: Sequence[str], values: Sequence[bool]) -> None:
+    for owner, name, value in zip(owners, names, values, strict=True):
+        setattr(owner, name, value)

@@ -1,0 +1,175 @@
+"""Activity of a policy: spikes, operations and rasters, common to all learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.learners.common.interfaces import ScalarWriter
+from spiky_rl.metrics.energy import ENERGY_MODELS, InferenceCost
+from spiky_rl.metrics.meter import CostMeter, make_meter, measure_ann
+from spiky_rl.metrics.spikes import (
+    LayerActivity,
+    compute_layer_activity,
+    draw_raster,
+    get_timelines,
+    mean_rate,
+    rate_by_environment,
+)
+from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
+from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES = 512
+"""Maximum number of environments in which the activity of a rollout is measured."""
+
+
+@dataclass(frozen=True)
+class PolicyActivity:
+    """Activity and cost of a model per control step."""
+
+    layers: list[LayerActivity]
+    rate: float
+    """Firing rate: mean spikes per neuron and inner step; 0 for an ANN."""
+    operations: float
+    """Effective synaptic operations per control step; multiply-accumulates for an ANN."""
+    ann_operations: float
+    """Multiply-accumulates of Isaac Lab's own ANN for the task."""
+    cost: InferenceCost | None
+    """Cost of the control step by kind of operation; None for a foreign network with unknown connections."""
+    rates: Tensor
+    """``rate`` of every environment, [B]."""
+    operations_each: Tensor
+    """``operations`` of every environment, [B]."""
+
+
+def compute_ann_activity(
+    model: nn.Module, body: nn.Module, run: Callable[[], object], samples: int
+) -> PolicyActivity:
+    """Return the activity of a non-spiking ``model``; ``run`` sends ``samples`` observations through its ``body`` once."""
+    operations = dense_operations(model)
+    each = torch.full((samples,), float(operations))
+    return PolicyActivity(
+        [], 0.0, operations, operations, measure_ann(body, run, samples), torch.zeros_like(each), each
+    )
+
+
+def compute_activity(
+    network: SpikingNetwork,
+    x: Tensor,
+    state: State | None,
+    ann_operations: float,
+    meter: CostMeter | None = None,
+) -> PolicyActivity:
+    """Return the activity of a network in one control step.
+
+    Args:
+        network: The network.
+        x: Network input, [B, O].
+        state: State before the step; None for the zero state.
+        ann_operations: Multiply-accumulates of Isaac Lab's own ANN.
+        meter: Cost meter of the network, valid while its weights stay; None to make a new one.
+    """
+    record = compute_step_activity(network, x, state)
+    layers = compute_layer_activity(record)
+    meter = meter or make_meter(network)
+    cost = None if meter is None else meter(record)
+    return PolicyActivity(
+        layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost,
+        rate_by_environment(record), operations_by_environment(record),
+    )  # fmt: skip
+
+
+def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
+    """Return the record of one control step of a ``network`` for input ``x`` [B, O], from ``state`` or else the zero state."""
+    record = ForwardRecord()
+    with torch.no_grad():
+        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    return record
+
+
+def draw_rollout_raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Figure:
+    """Return spike raster and membrane traces of one environment's rollout as a matplotlib figure.
+
+    Args:
+        network: The network.
+        x: Network input, [T, 1, O].
+        state: State of a stateful network before the first control step; None for the zero state.
+        dones: Whether the episode ended with each control step, [T].
+    """
+    begins = torch.roll(dones > 0, 1, 0)
+    begins[0] = False
+    record, _ = record_steps(network, x, state, begins)
+    return draw_raster(*get_timelines(record, network.stateful), network.steps)
+
+
+def record_steps(
+    network: SpikingNetwork, x: Tensor, state: State | None, episode_starts: Tensor
+) -> tuple[ForwardRecord, State | None]:
+    """Return the record of one environment's control steps and the state after them, or None for a stateless network.
+
+    Args:
+        network: The network.
+        x: Network input, [T, 1, O].
+        state: State before the first control step; None for the zero state.
+        episode_starts: Whether an episode begins with each control step, from the zero state, [T].
+    """
+    record = ForwardRecord()
+    with torch.no_grad():
+        if not network.stateful:
+            network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
+            return record, None
+        keep = 1.0 - episode_starts.float().view(-1, 1)
+        _, after = network(x, state or network.zero_state(1, x), keep=keep, record=record)
+    return record, after
+
+
+def write_activity(
+    writer: ScalarWriter, index: int, activity: PolicyActivity, seconds: Mapping[str, float]
+) -> None:
+    """Write the scalars of spikes, cost and time of an iteration.
+
+    Args:
+        writer: TensorBoard's writer, or another one.
+        index: Index of the iteration.
+        activity: The actor's activity at the end of the iteration.
+        seconds: Duration of each part of the iteration, by name.
+    """
+    for name, value in seconds.items():
+        writer.add_scalar(f"Perf/seconds_{name}", value, index)
+    writer.add_scalar("Cost/operations_per_step", activity.operations, index)
+    writer.add_scalar("Cost/ann_operations_per_step", activity.ann_operations, index)
+    if activity.cost is not None:
+        for name in ("effective_macs", "effective_acs", "dense_operations", "neuron_updates"):
+            writer.add_scalar(f"Cost/{name}_per_step", getattr(activity.cost, name), index)
+        writer.add_scalar("Cost/activation_sparsity", activity.cost.activation_sparsity, index)
+        writer.add_scalar(
+            "Cost/energy_nj_per_step", activity.cost.energy(ENERGY_MODELS["fp32"]) / 1000.0, index
+        )
+    if activity.layers:
+        writer.add_scalar("Spikes/rate", activity.rate, index)
+    for i, layer in enumerate(activity.layers, start=1):
+        writer.add_scalar(f"Spikes/layer_{i}_rate", layer.rate, index)
+        writer.add_scalar(f"Spikes/layer_{i}_silent", layer.silent, index)
+        writer.add_scalar(f"Spikes/layer_{i}_saturated", layer.saturated, index)
+
+
+def write_figures(writer: ScalarWriter | None, index: int, actions: Tensor, figure: Figure | None) -> None:
+    """Write action histogram and raster of a rollout; do nothing for a writer without figures.
+
+    Args:
+        writer: TensorBoard's writer, or another one.
+        index: Index of the iteration.
+        actions: Actions of the rollout, [T, B, A].
+        figure: Raster of the rollout; None for an ANN.
+    """
+    if draw := getattr(writer, "add_histogram", None):
+        draw("Policy/actions", actions, index)
+    if figure is not None and (draw := getattr(writer, "add_figure", None)):
+        draw("Spikes/raster", figure, index)

@@ -1,0 +1,333 @@
+"""Checkpoints: written atomically, read without executing code, refused if damaged or of another run."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spiky_rl.config import files
+from spiky_rl.config.options import FileRecord, check_number
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners.common.checkpoint_names import CheckpointError
+from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
+
+logger = logging.getLogger(__name__)
+
+CLASSIFY = "classify"
+CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned", "infos")
+"""Required keys of a classification's checkpoint."""
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
+"""Errors raised by content of a wrong kind."""
+MAX_DEPTH = 64
+"""Maximum depth of nested containers."""
+NOT_NEGATIVE = {
+    *("_std", "_var", "count", "running_variance", "current_count"),
+    *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
+}
+"""Last part of the names of tensors that must not be negative: deviations, variances and counts of models and optimisers.
+
+rsl_rl's ``std_param`` is excluded: an update may make it negative, and rsl_rl clamps it on every use.
+"""
+
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Group(FileRecord):
+    """Parameter group of an optimiser."""
+
+    lr: Amount = 0.0
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
+    eps: Amount = 0.0
+    weight_decay: Amount = 0.0
+    params: list[Count]
+
+
+class Optimiser(FileRecord):
+    """State of an optimiser, with a mapping per parameter."""
+
+    param_groups: list[Group]
+    state: dict[int, dict[str, Any]]
+
+
+class RandomState(TypedDict):
+    """States of all random generators of a training, as plain data and tensors."""
+
+    torch: Tensor
+    numpy: Sequence[Any]
+    """Parts of NumPy's state, with its words as a tensor."""
+    python: Sequence[Any]
+    """Version, words, and the cached second number of a normal pair."""
+    cuda: NotRequired[Tensor]
+
+
+class SpecNetworks(FileRecord):
+    """Networks of a specification; None for missing ones."""
+
+    actor: dict[str, Any] | None = None
+    critic: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
+    critic_network: dict[str, Any] | None = None
+
+
+class RunIdentity(FileRecord):
+    """Identity of a training or a classification."""
+
+    task: str = ""
+    agent: str = ""
+    dataset: str = ""
+    assets: str = ""
+    physics: str = ""
+    data: str = ""
+    split: str = ""
+    seed: Count = 0
+    spec: SpecNetworks = SpecNetworks()
+
+
+class RunnerState(FileRecord):
+    """Data of a run saved by our runners."""
+
+    identity: RunIdentity
+    progress: TrainingProgress | None = None
+    random: dict[str, Any] = Field(default_factory=dict)
+
+
+class CheckpointInfos(FileRecord):
+    """Content of ``infos``; other programs may add their own keys."""
+
+    spiky_rl: RunnerState | None = None
+
+
+def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as a checkpoint, atomically. Raises OSError that names ``path``."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)  # torch.save to a file does not report why a write failed
+    files.write_atomically(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
+
+
+def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
+    """Read a file without executing code from it; return an empty dict if it holds no mapping.
+
+    Args:
+        path: The file.
+        map_location: Device of the tensors.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged.
+    """
+    if not os.path.isfile(path):
+        raise CheckpointError(f"there is no checkpoint {path!r}")
+    try:
+        # torch writes a checksum of every part but does not check it when reading
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are compressed")
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+        loaded = torch.load(path, weights_only=True, map_location=map_location)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a foreign file may raise any error in the unpickler
+        detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged ({detail})") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT_LEARNER) -> dict[str, Any]:
+    """Return the checked content of a checkpoint: complete, finite and of the right types.
+
+    Args:
+        path: The file.
+        map_location: Device of the tensors.
+        library: Name of the learner that wrote the file, or `CLASSIFY`.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged or of another library.
+    """
+    content = read_mapping(path, map_location)
+    required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
+    missing = [key for key in required if key not in content]
+    if missing:
+        keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
+        other = next((name for name in keys if all(key in content for key in keys[name])), None)
+        hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
+        raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
+    try:
+        for key, value in content.items():
+            for name, tensor in iterate_tensors(value, str(key)):
+                check_tensor(name, tensor)
+            if isinstance(value, Mapping) and "param_groups" in value:
+                Optimiser.check(str(key), value)
+        check_metadata(content, library)
+    except DAMAGE as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged: {detail}") from None
+    return content
+
+
+def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in the nested containers of ``value`` with their dotted names, which start with ``name``.
+
+    ``depth`` counts the containers around ``value``. Raises ValueError if containers are nested too deep.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {MAX_DEPTH} deep")
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from iterate_tensors(item, f"{name}.{key}", depth + 1)
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if our runs cannot have written the ``tensor`` called ``name``.
+
+    It must be a dense real tensor with its own memory, with finite values, and without negative ones in `NOT_NEGATIVE`.
+    """
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise ValueError(f"{name}: {kind} tensor; it must be a dense one")
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
+        raise ValueError(f"{name}: tensor {kind}; it must hold real numbers")
+    repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    if repeated or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name}: its {tensor.numel():,} values share memory; each must have its own")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError(f"{name} has non-finite values; use an older checkpoint")
+    if name.rpartition(".")[2] in NOT_NEGATIVE and (tensor < 0).any():
+        lowest = tensor.min().item()
+        raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
+
+
+def check_metadata(content: Mapping[str, object], library: str) -> None:
+    """Check the iteration and our runners' data in a checkpoint.
+
+    Args:
+        content: The checkpoint's content.
+        library: As in `read_checkpoint`.
+
+    Raises:
+        ValueError: Names the damaged key; other damage may raise any of `DAMAGE`.
+    """
+    infos = content.get("infos")
+    ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
+    if library == CLASSIFY:
+        if ours is None:
+            raise ValueError("infos: missing spiky_rl")
+        check_random_state(content["random"])
+        return
+    iteration = check_number("iter", content["iter"], int, low=0)
+    if ours is not None:  # otherwise the library's own command wrote it
+        check_random_state(ours.random)
+        if ours.progress is None:
+            raise ValueError("infos.spiky_rl: missing progress")
+        if iteration != max(ours.progress.iterations - 1, 0):
+            raise ValueError(f"iter is {iteration}, but progress.iterations is {ours.progress.iterations}")
+
+
+def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return our runners' data in a ``loaded`` checkpoint; empty if another program wrote it."""
+    return (loaded.get("infos") or {}).get("spiky_rl") or {}
+
+
+def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the identity (run, task and agent) in a ``loaded`` checkpoint; empty if another program wrote it."""
+    return get_runner_state(loaded).get("identity") or {}
+
+
+def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
+    """Raise CheckpointError if a checkpoint belongs to another task or agent.
+
+    Args:
+        loaded: The checkpoint's content.
+        identity: Identity of this run.
+        path: The checkpoint's file, for messages.
+    """
+    theirs = get_identity(loaded)
+    for key in ("task", "agent"):
+        if key in theirs and key in identity and theirs[key] != identity[key]:
+            raise CheckpointError(
+                f"{path}: checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
+            )
+
+
+def warn_if_assets_differ(loaded: Mapping[str, object], assets: str, path: str) -> None:
+    """Log a warning if a checkpoint ``loaded`` from ``path`` was trained with other robots than ``assets``; scores then differ."""
+    if (theirs := get_identity(loaded).get("assets")) not in (None, assets):
+        logger.warning("%s: trained with other robots: %s, not %s", path, theirs, assets)
+
+
+def get_random_state(device: str) -> RandomState:
+    """Return the states of all random generators of a training on ``device``."""
+    kind, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    state: RandomState = {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(words), gauss],
+    }
+    if device.startswith("cuda"):
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def check_random_state(state: Any) -> None:
+    """Raise ValueError if the random generators do not accept ``state``."""
+    generators: dict[str, Callable[[], object]] = {
+        "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
+        # pylint: disable-next=no-member  # a compiled class
+        "numpy": lambda: np.random.RandomState().set_state(_to_numpy_state(state["numpy"])),
+        "python": lambda: random.Random().setstate(_to_python_state(state["python"])),
+    }
+    if "cuda" in state:
+        generators["cuda"] = lambda: _require_bytes(state["cuda"])
+    for name, take in generators.items():
+        try:
+            take()
+        except DAMAGE as error:
+            raise ValueError(f"random.{name} is not a valid state of the generator ({error})") from None
+
+
+def _require_bytes(state: Tensor) -> None:
+    """Raise ValueError if ``state`` is not a byte vector; used for a GPU generator, which may not exist on this machine."""
+    if state.dtype != torch.uint8 or state.ndim != 1:
+        raise ValueError(f"{state.dtype} of shape {list(state.shape)}")
+
+
+def restore_random_state(state: RandomState, device: str) -> None:
+    """Restore the random generators, including that of ``device``, to a ``state`` from `get_random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    np.random.set_state(_to_numpy_state(state["numpy"]))
+    random.setstate(_to_python_state(state["python"]))
+    if device.startswith("cuda") and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _to_numpy_state(state: Iterable[Any]) -> tuple:
+    """Return NumPy's state. Raises ValueError for invalid parts that NumPy does not check."""
+    kind, keys, position, has_gauss, gauss = state
+    if not 0 <= position <= len(keys) or has_gauss not in (0, 1) or not isinstance(gauss, float):
+        raise ValueError(f"position {position!r}, gauss {has_gauss!r} {gauss!r}")
+    return kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss
+
+
+def _to_python_state(state: Iterable[Any]) -> tuple:
+    """Return Python's state. Raises ValueError for invalid parts that Python does not check."""
+    version, words, gauss = state
+    if not (gauss is None or isinstance(gauss, float)):
+        raise ValueError(f"gauss {gauss!r}")
+    return version, tuple(words), gauss

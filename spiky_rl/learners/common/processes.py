@@ -1,0 +1,95 @@
+"""Processes of a distributed run, described by torchrun's environment variables."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from spiky_rl.config.registry import UserError
+
+log = logging.getLogger(__name__)
+
+NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+FLAG = "--processes"
+STARTER = "SPIKY_RL_STARTER"
+"""Variable with the process id of our command that started a distributed run; the other processes end with it."""
+LOST = 3
+"""Exit code of a process whose parent has ended."""
+START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
+
+
+def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
+    """Replace this process by torchrun, which trains in ``count`` processes that share the CPU threads; does not return.
+
+    Args:
+        device: Device of the training; only ``cpu`` is allowed.
+        count: Number of processes.
+        arguments: Checked arguments of ``train.py``.
+
+    Raises:
+        UserError: The device is not ``cpu``.
+    """
+    if device != "cpu":
+        raise UserError(f"{FLAG} {count}: not available with --device {device}; allowed: cpu; use torchrun")
+    import torch
+
+    threads = max(1, torch.get_num_threads() // count)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    line = [*torchrun, "--module", "spiky_rl.cli", "train", "--distributed", *remove_flag(FLAG, arguments)]
+    log.info("%d processes of %d threads, each with as many environments", count, threads)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    own = {
+        "OMP_NUM_THREADS": str(threads),
+        STARTER: str(os.getpid()),
+    }  # torchrun is this process from here on
+    os.execve(sys.executable, [sys.executable, *line], {**os.environ, **own})
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the Linux kernel to kill this process when the process ``parent`` ends, even if ``parent`` is killed."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # the parent had already ended
+        os._exit(LOST)
+
+
+def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
+    """Return the ``arguments`` without ``flag`` and its value."""
+    found, skipped = [], False
+    for argument in arguments:
+        if not skipped and argument != flag and not argument.startswith(f"{flag}="):
+            found.append(argument)
+        skipped = not skipped and argument == flag
+    return found
+
+
+def setup_distributed_env(distributed: bool) -> None:
+    """Check torchrun's variables, or remove them from a single process before a library reads them. Raises UserError.
+
+    A batch job or a shell may have left them, and rsl_rl and skrl would wait for processes that never start.
+    A process of a distributed run started by our command ends with torchrun, even if torchrun is killed.
+    """
+    if not distributed:
+        leftover = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
+        if leftover:
+            log.info("%s: ignored, because --distributed is not given", ", ".join(leftover))
+        return
+    if (starter := os.environ.get(STARTER, "")).isdecimal():
+        die_with_parent(int(starter))
+    missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
+    if missing:
+        raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")
+    for key in NUMBERS:
+        if not os.environ[key].isdecimal():
+            raise UserError(
+                f"--distributed: {key}={os.environ[key]!r}: expected a whole number; start the processes with {START}"
+            )
+    processes = int(os.environ["WORLD_SIZE"])
+    for key in NUMBERS[1:]:
+        if int(os.environ[key]) >= processes:
+            raise UserError(f"--distributed: {key}={os.environ[key]}: must be below WORLD_SIZE={processes}")

@@ -1,0 +1,373 @@
+"""Bookkeeping common to all runners: progress, scalars, figures, and a checkpoint on every exit."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.learners.common.activity import PolicyActivity, write_activity
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.learners.common.checkpoints import (
+    CheckpointError,
+    get_random_state,
+    get_runner_state,
+    restore_random_state,
+    write_checkpoint,
+)
+from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.learners.common.interfaces import ScalarWriter, VectorEnv
+from spiky_rl.learners.common.progress import TrainingProgress
+from spiky_rl.learners.common.return_check import ReturnExplosionCheck
+from spiky_rl.learners.common.silent_layers import SilentLayerCheck
+from spiky_rl.metrics.meter import CostMeter, make_meter
+from spiky_rl.networks.base import SpikingNetwork
+
+log = logging.getLogger(__name__)
+
+
+class StopTraining(Exception):
+    """Request to end the training after the current iteration; the run is saved."""
+
+
+@dataclass(frozen=True)
+class IterationSummary:
+    """Summary of a finished iteration, for displays."""
+
+    index: int
+    last: int
+    progress: TrainingProgress
+    activity: PolicyActivity
+    losses: dict[str, float]
+    steps_per_second: float
+    seconds: float
+
+
+class BaseRunner(ABC):
+    """Base class of the runners; each derives from this class and from its library's runner."""
+
+    env: VectorEnv
+    """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one with its interface."""
+    device: str
+    identity: Mapping[str, object]
+    progress: TrainingProgress
+    figure_interval: int
+    text_summaries: Mapping[str, str]
+    on_iteration: Callable[[IterationSummary], None]
+    current_learning_iteration: int
+    alg: Any
+    """The library's algorithm, which has an ``optimizer``."""
+    is_recorded: bool = True
+    """Whether the weights are unchanged since the end of the last recorded iteration."""
+    silence_check: SilentLayerCheck
+    return_check: ReturnExplosionCheck
+    _simulated: float = 0.0
+    _resets: int = 0
+    _meter: CostMeter | None = None
+
+    def setup_bookkeeping(
+        self,
+        identity: Mapping[str, object] | None,
+        picture_interval: int,
+        notes: Mapping[str, str] | None,
+        on_iteration: Callable[[IterationSummary], None] | None,
+    ) -> None:
+        """Initialise progress and callbacks of a new run.
+
+        Args:
+            identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
+            picture_interval: Iterations between spike rasters.
+            notes: Texts for TensorBoard, by name.
+            on_iteration: Called after every iteration; may raise `StopTraining`.
+        """
+        self.identity = identity or {}
+        self.progress = TrainingProgress()
+        self.figure_interval = picture_interval
+        self.text_summaries = notes or {}
+        self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
+        self.on_iteration = on_iteration or (lambda iteration: None)
+
+    @property
+    @abstractmethod
+    def models(self) -> Iterable[nn.Module]:
+        """Trained models: actor and critic."""
+
+    @property
+    @abstractmethod
+    def inference_policy(self) -> InferencePolicy:
+        """Inference policy with the weights and the state of the rollouts; does not change the training mode."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> str | None:
+        """Run folder; None if the run is not saved."""
+
+    @property
+    @abstractmethod
+    def writer(self) -> ScalarWriter | None:
+        """Writer of scalars and figures during training; None if nothing is written."""
+
+    @abstractmethod
+    def get_inference_policy(self, device: str | None = None) -> InferencePolicy:
+        """Return the inference policy on ``device``, in evaluation mode."""
+
+    @abstractmethod
+    def save(self, path: str, infos: dict | None = None) -> None:
+        """Write a checkpoint, atomically.
+
+        Args:
+            path: The file.
+            infos: Further content besides progress, identity and random states.
+        """
+
+    @abstractmethod
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        """Load a checkpoint without executing code from it; training continues with the next iteration.
+
+        Args:
+            path: The file.
+            load_cfg: Which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to load; None for all.
+            strict: Whether weights must match a model's parameters exactly.
+            map_location: Device to load the tensors to; None for this runner's device.
+
+        Raises:
+            CheckpointError: The file is not a checkpoint of this task, agent and network.
+
+        Returns:
+            The checkpoint's ``infos``.
+        """
+
+    def _write_checkpoint(
+        self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None
+    ) -> None:
+        """Write a checkpoint without code, atomically.
+
+        Args:
+            path: The file.
+            learned: The library's own content.
+            infos: As for `save`.
+        """
+        ours = {
+            "identity": self.identity,
+            "progress": vars(self.progress),
+            "random": get_random_state(str(self.device)),
+        }
+        state = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
+        write_checkpoint(Path(path), {**learned, **state})
+
+    def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
+        """Resume with the iteration after a checkpoint's.
+
+        Args:
+            loaded: The checkpoint's content.
+            draws: Whether to restore the states of the random generators.
+        """
+        ours, after = get_runner_state(loaded), loaded["iter"] + 1
+        self.current_learning_iteration = after
+        self.progress = TrainingProgress(**ours["progress"]) if ours else TrainingProgress(iterations=after)
+        if ours and draws:
+            restore_random_state(ours["random"], self.device)
+
+    @contextmanager
+    def save_on_exit(self) -> Iterator[None]:
+        """Save the last finished iteration of a training however it ends, unless an update has begun to change its weights.
+
+        Raises FloatingPointError that names the first non-finite weight.
+        """
+        self._simulated = getattr(self.env, "seconds_simulation", 0.0)
+        self._resets = getattr(self.env, "worlds_reset", 0)
+        self.is_recorded, self._meter = True, None
+        self._set_env_trained(self.progress.iterations > 0)
+        try:
+            yield
+        except BaseException as error:
+            non_finite = self._find_non_finite()
+            if non_finite is None:
+                self.save_last()
+            if isinstance(error, RuntimeError) and non_finite is not None:
+                # torch cannot sample from such weights, and a simulation cannot follow such actions
+                self._raise_non_finite(self.progress.iterations, f"{non_finite} has non-finite values")
+            raise
+
+    def _set_env_trained(self, is_trained: bool) -> None:
+        """Tell the environment, if it has ``set_trained``, whether the policy has been updated yet."""
+        if set_trained := getattr(self.env, "set_trained", None):
+            set_trained(is_trained)
+
+    def _describe_blow_up(self) -> str:
+        """Return a phrase with the simulation's settings if it has blown up, else ""; also "" if the environment cannot tell."""
+        describe = getattr(self.env, "describe_blow_up", None)
+        return "" if describe is None else describe()
+
+    def save_last(self) -> None:
+        """Save the last finished iteration if it is not saved yet and no update has changed its weights."""
+        if self.folder is None or not self.progress.iterations:
+            return
+        path = Path(self.folder) / f"model_{self.progress.iterations - 1}.pt"
+        if path.exists():
+            return
+        if not self.is_recorded:
+            log.warning(
+                "the training ended within an update, so no new checkpoint is saved; %s",
+                self.describe_last_checkpoint(),
+            )
+            return
+        try:
+            self.save(str(path))
+        except (OSError, RuntimeError) as error:  # the error that ended the training is still raised
+            log.error(
+                "the last finished iteration could not be saved (%s); %s",
+                error,
+                self.describe_last_checkpoint(),
+            )
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter of actor and critic with its name."""
+        for role, model in zip(("actor", "critic"), self.models, strict=True):
+            for name, weight in model.named_parameters():
+                yield f"{role}.{name}", weight.detach()
+
+    def _find_non_finite(self) -> str | None:
+        """Return the name of the first weight with non-finite values, or None; waits for the device once."""
+        names, weights = zip(*self.named_weights(), strict=True)
+        finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()
+        return None if all(finite) else names[finite.index(False)]
+
+    def describe_weights(self) -> str:
+        """Return a phrase for an exploding training: largest weight, learning rate and last good checkpoint."""
+        name, largest = max(
+            ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
+        )
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._get_learning_rate():.3g}; {self.describe_last_checkpoint()}"
+
+    def _get_learning_rate(self) -> float:
+        """Return the learning rate of the first parameter group."""
+        return self.alg.optimizer.param_groups[0]["lr"]
+
+    def describe_last_checkpoint(self) -> str:
+        """Return a phrase that names the last good checkpoint, or says that there is none."""
+        checkpoints = list_checkpoints(Path(self.folder)) if self.folder is not None else []
+        return (
+            f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+        )
+
+    def _raise_non_finite(self, index: int, what: str) -> None:
+        """Raise FloatingPointError with iteration ``index``, the non-finite value ``what``, cause or remedy, and last checkpoint."""
+        cause = self._describe_blow_up()
+        learners = (
+            f"at a learning rate of {self._get_learning_rate():.3g}; lower agent.algorithm.learning_rate"
+        )
+        raise FloatingPointError(
+            f"iteration {index}: {what}, {cause or learners}; {self.describe_last_checkpoint()}"
+        )
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """Network of the actor; None if the actor is an ANN."""
+        return getattr(next(iter(self.models)), "network", None)
+
+    @property
+    def meter(self) -> CostMeter | None:
+        """Cost meter of the actor's network; None for an ANN or a foreign network.
+
+        It is made once per training, or in every call if local rules or plasticity change the weights, which may become zero.
+        """
+        network = self.network
+        if network is None:
+            return None
+        if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
+            self._meter = make_meter(network)
+        return self._meter
+
+    def write_text_summaries(self) -> None:
+        """Write the text summaries if the writer supports text."""
+        if add := getattr(self.writer, "add_text", None):
+            for name, text in self.text_summaries.items():
+                add(name, text, self.current_learning_iteration)
+
+    def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
+        """Raise FloatingPointError if a loss or a weight is non-finite after iteration ``index``."""
+        for name, value in losses.items():
+            if not np.isfinite(value):
+                self._raise_non_finite(index, f"the {name} loss is {value}")
+        if (non_finite := self._find_non_finite()) is not None:  # the last minibatch may have caused it
+            self._raise_non_finite(index, f"{non_finite} has non-finite values")
+
+    def record_iteration(
+        self,
+        index: int,
+        last: int,
+        env_steps: int,
+        seconds: tuple[float, float],
+        losses: dict[str, float],
+        episodes: tuple[Sequence[float], Sequence[float]],
+        activity: PolicyActivity,
+    ) -> None:
+        """Record a finished iteration in the progress, write its scalars, and call ``on_iteration``.
+
+        Args:
+            index: Index of this iteration.
+            last: Index of the last iteration.
+            env_steps: Environment steps of this iteration.
+            seconds: Duration of collecting (including the simulation) and of learning.
+            losses: Losses by name.
+            episodes: Returns and lengths of the latest ended episodes.
+            activity: Activity of the actor.
+        """
+        progress = self.progress
+        simulated = getattr(self.env, "seconds_simulation", 0.0)
+        simulation, self._simulated = simulated - self._simulated, simulated
+        # learners measure wall-clock time, which may be set back, but the simulation has still taken its time
+        collecting, learning = max(seconds[0], simulation), max(seconds[1], 0.0)
+        progress.iterations = index + 1
+        progress.env_steps += env_steps
+        progress.seconds_simulation += simulation
+        progress.seconds_inference += collecting - simulation
+        progress.seconds_learning += learning
+        returns, lengths = episodes
+        progress.returns.append(statistics.mean(returns) if returns else float("nan"))
+        progress.lengths.append(statistics.mean(lengths) if lengths else float("nan"))
+        progress.firing_rate, progress.synops_per_step = activity.rate, activity.operations
+        progress.steps.append(progress.env_steps)
+        progress.seconds.append(progress.seconds_total)
+        progress.firing.append(activity.rate)
+        progress.operations.append(activity.operations)
+        resets = getattr(self.env, "worlds_reset", 0)
+        progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
+        self.is_recorded = True
+        self._set_env_trained(True)
+        if self.writer is not None:
+            parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
+            write_activity(self.writer, index, activity, parts)
+            self.writer.add_scalar("Train/worlds_reset", progress.worlds_reset, index)
+        if self.folder is not None:  # the other ranks of a distributed run have none
+            self.return_check(index, progress.returns[-1], self._describe_blow_up)
+            if self.network is not None:
+                self.silence_check(self.network, activity)
+        total = collecting + learning
+        self.on_iteration(IterationSummary(index, last, progress, activity, losses, env_steps / total, total))
+
+    def draws_figures(self, index: int) -> bool:
+        """Return whether raster and action histogram of iteration ``index`` are drawn."""
+        return self.writer is not None and index % self.figure_interval == 0
+
+
+@contextmanager
+def wrap_load_errors(path: str) -> Iterator[None]:
+    """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None

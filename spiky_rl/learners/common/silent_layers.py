@@ -1,0 +1,96 @@
+"""Warning for a layer that stays silent or saturated: almost no gradient passes through it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from spiky_rl.codecs.encoders.delta import Delta
+from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
+from spiky_rl.learners.common.activity import PolicyActivity
+from spiky_rl.metrics.spikes import LayerActivity
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.base import SpikingNetwork
+
+log = logging.getLogger(__name__)
+
+WARN_AFTER_ITERATIONS = 5
+"""Consecutive iterations before a warning."""
+SILENT_RATE, SATURATED_RATE = 0.01, 0.9
+"""Firing rates below which a layer may be silent, and above which it may be saturated."""
+MIN_NEURON_SHARE = 0.5
+"""Minimum fraction of neurons that never spike in a silent layer, or always spike in a saturated one."""
+
+
+class SilentLayerCheck:
+    """Check to call after every iteration of a training; it warns once per layer."""
+
+    def __init__(self) -> None:
+        self.lasting: dict[int, tuple[str, int]] = {}
+        self.warned: set[int] = set()
+
+    def __call__(self, network: SpikingNetwork, activity: PolicyActivity) -> None:
+        """Check the ``activity`` of the actor's ``network`` in the last control step of an iteration."""
+        for i, layer in enumerate(activity.layers):
+            before, count = self.lasting.get(i, ("", 0))
+            now = classify_layer(layer) if is_expected_to_spike(network, i) else ""
+            count = count + 1 if now == before else 1
+            self.lasting[i] = now, count
+            if now and count >= WARN_AFTER_ITERATIONS and i not in self.warned:
+                self.warned.add(i)
+                share, what = (layer.silent, "never") if now == "silent" else (layer.saturated, "always")
+                log.warning(
+                    "layer %d of the actor is %s: for %d iterations its firing rate has been %.1f %%, and %.0f %% of its neurons %s"
+                    " spike; it hardly learns%s",
+                    *(
+                        i + 1,
+                        now,
+                        count,
+                        100.0 * layer.rate,
+                        100.0 * share,
+                        what,
+                        suggest_remedy(network, i, now),
+                    ),
+                )
+
+
+def classify_layer(layer: LayerActivity) -> str:
+    """Return ``silent`` or ``saturated``, or an empty string if the ``layer`` is neither."""
+    if layer.rate < SILENT_RATE and layer.silent > MIN_NEURON_SHARE:
+        return "silent"
+    return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MIN_NEURON_SHARE else ""
+
+
+def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
+    """Return whether silence of layer number ``layer`` would be a fault.
+
+    It is not if events carry values, or if an encoder sends no events while its input is constant.
+    """
+    if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDeltaEncoder):
+        return False
+    layers = get_layers(network)
+    return not layers or not layers[layer].neuron.graded
+
+
+def get_layers(network: SpikingNetwork) -> Sequence[SpikingLayer]:
+    """Return the layers of a ``network``; a reservoir has none."""
+    return getattr(network, "layers", ())
+
+
+def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
+    """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
+    more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
+    layers = get_layers(network)
+    driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
+    parts, gain = [], ""
+    if layers:
+        link, neuron = type(layers[layer].connection).Options, layers[layer].neuron
+        driving += [f"connection.{key}" for key in ("gain", "offset") if key in link.model_fields]
+        driving += ["neuron.gain"] if "gain" in neuron.params else []
+        parts = [f"{less} agent.network.neuron.threshold"] if "threshold" in neuron.params else []
+        gain = neuron.chosen.get("input_gain", "")
+    if driving:
+        parts = [f"{more} {' or '.join(f'agent.network.{key}' for key in driving)}", *parts]
+    if state == "silent" and gain == "ode":
+        parts.append("set agent.network.neuron.input_gain=unit with a tau of a few inner steps")
+    return f"; {', or '.join(parts)}" if parts else ""

@@ -1,0 +1,65 @@
+"""A trained policy as a teacher, read from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from spiky_rl.learners.common.checkpoints import CheckpointError, get_identity, read_checkpoint, read_mapping
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.base import Learner
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Trained policy from which a student learns."""
+
+    path: str
+    """Path of its checkpoint."""
+    agent: str
+    spec: Mapping[str, Any]
+    """Specification of the agent, from `AgentSpec.to_dict`."""
+    weights: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the teacher in checkpoints of its student, which also hold its weights."""
+        return {"path": self.path, "agent": self.agent, "spec": dict(self.spec)}
+
+
+def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
+    """Return the teacher in a checkpoint of one of our runs.
+
+    Args:
+        path: The checkpoint.
+        task: The student's task.
+        learner: The student's learner.
+
+    Raises:
+        CheckpointError: The teacher learned another task, or another program wrote the file.
+    """
+    weights = learner.checkpoint_keys[0]
+    if weights not in read_mapping(str(path)):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"
+        )
+    loaded = read_checkpoint(str(path), library=learner.name)
+    theirs = get_identity(loaded)
+    if not theirs.get("spec") or "task" not in theirs:
+        raise CheckpointError(f"{path}: not written by train.py, so the teacher's network is unknown")
+    if theirs["task"] != task:
+        raise CheckpointError(f"{path}: teacher of task {theirs['task']!r}, not {task!r}")
+    return Teacher(str(path), theirs["agent"], theirs["spec"], loaded[weights])
+
+
+def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:
+    """Return the teacher in a student's checkpoint ``loaded`` from ``path``. Raises CheckpointError if it holds no teacher."""
+    saved = (loaded.get("distillation") or {}).get("teacher")
+    if not saved:
+        raise CheckpointError(f"{path}: holds no teacher; it was not trained with --teacher")
+    return Teacher(saved["path"], saved["agent"], saved["spec"], loaded["distillation"]["teacher_state_dict"])

@@ -1,0 +1,167 @@
+"""Checks of the classes and functions that a specification names for rsl_rl, before anything is built from them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spiky_rl.config.registry import RegistryError, format_exception, load_module, shorten
+from spiky_rl.config.spec import SpecError
+
+BASES = {
+    "actor": "rsl_rl.models:MLPModel",
+    "critic": "rsl_rl.models:MLPModel",
+    "actor.distribution_cfg": "rsl_rl.modules.distribution:Distribution",
+    "algorithm": "rsl_rl.algorithms:PPO",
+}
+"""Group of the specification -> required base class of its ``class_name``."""
+PROVIDED_ARGUMENTS = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
+"""Arguments that rsl_rl itself passes to a model or a distribution."""
+
+
+def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
+    """Check every class and function that a configuration names.
+
+    Args:
+        config: Configuration of rsl_rl. Options that Isaac Lab registers for its own class are removed if the class in its place
+            does not have them.
+        origins: Origin of each value, by path.
+
+    Raises:
+        SpecError: rsl_rl would not find a class, or the class has the wrong base.
+    """
+    trusted = {}
+    for role in ("actor", "critic"):
+        cls = resolve_class(role, config[role])
+        trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
+        if cls is not None:
+            _check_options(role, cls, config[role], origins, trusted[role])
+            _check_images(role, cls, config[role], config["algorithm"])
+    distribution = config["actor"].get("distribution_cfg")
+    if distribution:
+        for key in ("std_range", "action_range"):
+            if key in distribution and not distribution[key]:
+                del distribution[key]  # empty means rsl_rl's default
+        role = "actor.distribution_cfg"
+        cls = resolve_class(role, distribution)
+        if cls is not None:
+            # only the task's own model passes missing arguments to the task's own distribution
+            _check_options(
+                role, cls, distribution, origins, trusted["actor"] and _is_isaac_labs(role, cls, origins)
+            )
+    if symmetry := config["algorithm"].get("symmetry_cfg"):
+        path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
+        function = _resolve(path, symmetry["data_augmentation_func"])
+        if not callable(function):
+            raise SpecError(f"{path}: {shorten(symmetry['data_augmentation_func'])} is not a function")
+        _check_call(path, symmetry["data_augmentation_func"], function)
+
+
+def _check_call(path: str, name: object, function: Callable[..., object]) -> None:
+    """Raise SpecError if the function called ``name`` does not accept rsl_rl's arguments."""
+    try:
+        inspect.signature(function).bind(env=None, obs=None, actions=None)
+    except (TypeError, ValueError):  # also raised for C functions without a signature
+        raise SpecError(
+            f"{path}: {shorten(name)} given; allowed: a function of env, obs and actions"
+        ) from None
+
+
+def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
+    """Return the class of a group's ``class_name``, or None if the group has no ``class_name``.
+
+    Args:
+        role: The group, a key of `BASES`.
+        settings: Settings of the group.
+
+    Raises:
+        SpecError: There is no such class, or it does not derive from the role's base.
+    """
+    name = settings.get("class_name")
+    if name is None:
+        return None
+    path = f"agent.{role}.class_name"
+    cls = _resolve(path, name)
+    module, _, base = BASES[role].partition(":")
+    if not inspect.isclass(cls) or not issubclass(cls, getattr(load_module(module), base)):
+        raise SpecError(f"{path}: {shorten(name)} is not a class that derives from {module}.{base}")
+    return cls
+
+
+def _resolve(path: str, name: object) -> object:
+    from rsl_rl.utils import resolve_callable
+
+    try:
+        if isinstance(name, str) and ":" in name:
+            load_module(name.rpartition(":")[0])
+        return resolve_callable(name)  # type: ignore[arg-type]  # it raises for other types
+    except RegistryError as error:
+        raise SpecError(f"{path}: {shorten(name)}: {error}") from None
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SpecError(f"{path}: rsl_rl does not find {shorten(name)}: {error}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # rsl_rl imports dotted names, whose foreign code may raise anything
+        raise SpecError(f"{path}: {shorten(name)} cannot be imported: {format_exception(error)}") from error
+
+
+def _is_set_by_isaaclab(path: str, origins: Mapping[str, str]) -> bool:
+    """Return whether only Isaac Lab's own configuration sets the value at ``path``."""
+    below = [origin for key, origin in origins.items() if key == path or key.startswith(f"{path}.")]
+    return bool(below) and set(below) == {"Isaac Lab"}
+
+
+def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
+    """Return whether a group has the class that Isaac Lab registers for the task, and not one of our models in its place."""
+    return _is_set_by_isaaclab(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
+
+
+def _check_options(
+    role: str, cls: type, settings: dict[str, object], origins: Mapping[str, str], trusted: bool
+) -> None:
+    """Raise SpecError for unknown or missing arguments of a class's constructor.
+
+    Args:
+        role: The group, a key of `BASES`.
+        cls: Class of the group.
+        settings: Settings of the group. Unknown options from Isaac Lab's registration are removed unless ``trusted``.
+        origins: Origin of each value, by path.
+        trusted: Whether Isaac Lab registers this class for the task; its registered options are then accepted as they are, and
+            missing arguments may be passed by others.
+    """
+    path, parameters = f"agent.{role}", inspect.signature(cls).parameters
+    own = {
+        name: p
+        for name, p in parameters.items()
+        if name not in PROVIDED_ARGUMENTS and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in [key for key in settings if key != "class_name" and key not in own]:
+        if anything or (trusted and _is_set_by_isaaclab(f"{role}.{key}", origins)):
+            continue
+        if not _is_set_by_isaaclab(f"{role}.{key}", origins):
+            raise SpecError(
+                f"{path}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
+            )
+        del settings[key]
+    for key, parameter in own.items():
+        if parameter.default is parameter.empty and key not in settings and not trusted:
+            raise SpecError(f"{path}.{key}: missing; {cls.__name__} has no default for it")
+
+
+def _check_images(
+    role: str, cls: type, settings: Mapping[str, object], algorithm: Mapping[str, object]
+) -> None:
+    """Raise SpecError for a CNN without images, and for shared CNN encoders without CNNs."""
+    from rsl_rl.models import CNNModel
+
+    if issubclass(cls, CNNModel):
+        if not settings.get("cnn_cfg"):
+            raise SpecError(
+                f"agent.{role}.class_name: {cls.__name__} needs a task with images, for which Isaac Lab registers cnn_cfg"
+            )
+    elif algorithm.get("share_cnn_encoders"):
+        raise SpecError(
+            f"agent.algorithm.share_cnn_encoders: true needs two CNNs, but agent.{role} is a {cls.__name__}; set it to false"
+        )

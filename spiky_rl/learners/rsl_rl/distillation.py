@@ -1,0 +1,153 @@
+"""Distillation of a teacher into a student with rsl_rl's `Distillation`, followed by PPO in the same training.
+
+The student acts with noise in its own episodes. The teacher labels the visited states with its actions, and the student's action
+means are trained towards them (behaviour cloning on the student's states, as in DAgger). The errors of a stateful student are
+backpropagated through ``gradient_length`` control steps. Then the untrained critic learns alone for a few iterations, and PPO
+continues.
+
+Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, override
+
+from rsl_rl.algorithms import Distillation
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.config.schema import DistillationSettings
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.common.teacher import Teacher
+
+EXTRA_KEYS = ("iterations", "value_iterations")
+"""Our own options; all others belong to rsl_rl's `Distillation`."""
+
+
+class DistillingPPO(RslRlSpikingPPO):
+    """`SpikingPPO` that begins with `Distillation` if it has a teacher.
+
+    Without a teacher, as in playback, it is `SpikingPPO`; ``train.py`` requires ``--teacher``.
+    """
+
+    def __init__(self, *args: Any, distillation_cfg: Mapping[str, Any], **kwargs: Any) -> None:
+        """Initialise with the arguments of `SpikingPPO`, and ``distillation_cfg`` with the keys of `DistillationSettings`."""
+        super().__init__(*args, **kwargs)
+        chosen = DistillationSettings.check("algorithm.distillation_cfg", distillation_cfg).model_dump()
+        self.iterations, self.value_iterations = (chosen.pop(key) for key in EXTRA_KEYS)
+        self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
+        self.updates = 0
+        """Iterations so far."""
+        self.teacher: Teacher | None = None
+        self.distillation: Distillation | None = None
+        self._rollouts = self.storage
+
+    def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
+        """Set the teacher; copy its action noise to the student if both have the same kind of distribution.
+
+        Args:
+            teacher: The teacher.
+            model: Model of the teacher, from `build_teacher`.
+            obs: Observations of all environments, [B, ...].
+            actions: Number of actions, A.
+        """
+        steps = self._rollouts.num_transitions_per_env
+        storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
+        student = self.get_policy()
+        self.distillation = Distillation(student, model, storage, device=self.device, **self.settings)
+        self.distillation.teacher_loaded, self.teacher = True, teacher
+        ours, theirs = student.distribution, model.distribution
+        if self.updates == 0 and ours is not None and theirs is not None and type(ours) is type(theirs):
+            ours.load_state_dict(theirs.state_dict())
+
+    @property
+    def is_distilling(self) -> bool:
+        """Whether the current iteration is one of distillation."""
+        return self.distillation is not None and self.updates < self.iterations
+
+    @override
+    def act(self, obs: TensorDict) -> Tensor:
+        if self.distillation and self.is_distilling:
+            self.storage = self.distillation.storage  # others read the current rollout from it
+            return self.distillation.act(obs)
+        self.storage = self._rollouts
+        return super().act(obs)
+
+    @override
+    def process_env_step(
+        self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Tensor]
+    ) -> None:
+        if self.distillation and self.is_distilling:
+            self.distillation.process_env_step(obs, rewards, dones, extras)
+            self.critic.reset(dones)
+        else:
+            super().process_env_step(obs, rewards, dones, extras)
+
+    @override
+    def compute_returns(self, obs: TensorDict) -> None:
+        if not self.is_distilling:
+            super().compute_returns(obs)
+
+    @override
+    def train_mode(self) -> None:
+        super().train_mode()
+        if self.distillation:
+            self.distillation.train_mode()
+
+    @override
+    def update(self) -> dict[str, float]:
+        """Update by distillation, the critic alone, or PPO, depending on the iteration."""
+        if self.distillation and self.is_distilling:
+            seen = self.distillation.storage.observations.flatten(0, 1)
+            # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
+            teacher = self.distillation.teacher
+            state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+            losses = self.distillation.update()
+            teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
+            self.critic.update_normalization(seen)
+        elif self.distillation and self.updates < self.iterations + self.value_iterations:
+            learned = [p for p in self.get_policy().parameters() if p.requires_grad]
+            # the KL divergence of a frozen actor is 0, and an adaptive schedule would raise the learning rate without end
+            schedule, self.schedule = self.schedule, "fixed"
+            for parameter in learned:
+                parameter.requires_grad_(False)
+            try:
+                losses = super().update()
+            finally:
+                self.schedule = schedule
+                for parameter in learned:
+                    parameter.requires_grad_(True)
+        else:
+            losses = super().update()
+        self.updates += 1
+        return losses
+
+    @override
+    def save(self) -> dict:
+        # includes the teacher, so that resuming does not need the teacher's run
+        saved = super().save()
+        if self.distillation and self.teacher:
+            saved["distillation"] = {
+                "updates": self.updates,
+                "optimizer_state_dict": self.distillation.optimizer.state_dict(),
+                "teacher_state_dict": dict(self.teacher.weights),
+                "teacher": self.teacher.identity,
+            }
+        return saved
+
+    @override
+    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
+        # training resumes in the same part
+        loads_iteration = super().load(loaded_dict, load_cfg, strict)
+        saved = loaded_dict.get("distillation")
+        if loads_iteration and saved:
+            self.updates = saved["updates"]
+            if self.distillation and (load_cfg is None or load_cfg.get("optimizer")):
+                self.distillation.optimizer.load_state_dict(saved["optimizer_state_dict"])
+        return loads_iteration

@@ -1,0 +1,59 @@
+"""rsl_rl as a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, override
+
+from spiky_rl.config.options import UserError
+from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, LOGGERS, Learner
+
+if TYPE_CHECKING:
+    from spiky_rl.config.spec import AgentSpec
+    from spiky_rl.learners.common.runner import BaseRunner
+
+
+class RslRl(Learner):
+    """rsl_rl: PPO of recurrent and feed-forward actor-critics, with distillation."""
+
+    name, distribution, module, extra = "rsl_rl", "rsl-rl-lib", "rsl_rl", "isaaclab"
+    abilities = frozenset({DISTRIBUTED, LOGGERS, EXPORTS, DISTILLS})
+    checkpoint_keys = ("actor_state_dict", "critic_state_dict", "iter")
+    uses_tf32 = True
+
+    @override
+    def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:
+        from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+
+        return {"experiment_name": "", **make_runner_cfg(spec)}
+
+    @override
+    def get_runner_class(self) -> type[BaseRunner]:
+        from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+
+        return RslRlRunner
+
+    @override
+    def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:
+        return dict(registered)
+
+    @override
+    def make_registered_cfg(self, spec: AgentSpec, registered: Mapping[str, Any]) -> dict[str, Any]:
+        from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+
+        return make_runner_cfg(spec)
+
+    @override
+    def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
+        pairs = ((spec.network, spec.runner["actor"]), (spec.critic_network, spec.runner["critic"]))
+        recurrent = any(
+            model.get("class_name") == "RNNModel" if network is None else network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
+            for network, model in pairs
+        )
+        if recurrent and num_envs < 2 * batches:  # rsl_rl's losses need two environments per minibatch
+            raise UserError(
+                f"--num_envs {num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
+            )
+
+
+LEARNER = RslRl()

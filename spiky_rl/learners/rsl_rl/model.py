@@ -1,0 +1,311 @@
+"""A spiking network as rsl_rl's actor or critic."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, override
+
+import torch
+from rsl_rl.models import CNNModel, MLPModel
+from rsl_rl.modules import HiddenState
+from rsl_rl.utils import unpad_trajectories
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from spiky_rl.config import registry, spec
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite, reset_state
+from spiky_rl.learners.rsl_rl.export import JitPolicy, OnnxPolicy
+from spiky_rl.learners.rsl_rl.flat_state import FlatState
+from spiky_rl.metrics.synops import dense_operations
+from spiky_rl.networks.base import SpikingNetwork, State
+
+
+class SpikingModel(MLPModel):
+    """`MLPModel` with a spiking network; a drop-in replacement for rsl_rl's models.
+
+    A stateless network is reset in every control step and trains on shuffled samples. rsl_rl treats a stateful network as
+    recurrent: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories. A
+    stateful network with only its readout trained is not replayed: `SpikingPPO` stores its features with the rollout.
+    """
+
+    is_recurrent: bool = False
+    """Whether rsl_rl replays the hidden state of the network (set per instance)."""
+    input_shape: tuple[int, ...]
+    """Input shape of the network: (O,), or (C, H, W) for an image."""
+
+    def __init__(
+        self,
+        obs: TensorDict,
+        obs_groups: dict[str, list[str]],
+        obs_set: str,
+        output_dim: int,
+        hidden_dims: tuple[int, ...] | list[int] = (256, 256, 256),
+        activation: str = "elu",
+        obs_normalization: bool = False,
+        distribution_cfg: dict | None = None,
+        network: PlainMapping | str = "feedforward",
+        burn_in: int = 0,
+        cnn_cfg: dict[str, object] | None = None,
+    ) -> None:
+        """Initialise with the arguments of `MLPModel`, and the network.
+
+        Args:
+            hidden_dims: Layers of the network if ``network`` names none.
+            activation: Unused; accepted because Isaac Lab's configurations have it.
+            network: Settings of the network for `spiky_rl.config.registry.configure`.
+            burn_in: Number of first control steps of each replayed rollout that warm up the state and carry no loss. Needs a
+                stateful network, `SpikingPPO`, and the same number in the other model.
+            cnn_cfg: Configuration of the `CNNModel` that this model replaces if observations are images; used only to count
+                its operations.
+        """
+        if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
+            raise registry.RegistryError(
+                f"agent.{obs_set}.obs_normalization: true is not available with images; set it to false"
+            )
+        # the parent always builds an MLP: build the smallest one, then replace it by the spiking network
+        super().__init__(
+            obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg
+        )
+        del self.mlp
+        self.output_shape = (
+            [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
+        )
+        named = {"name": network} if isinstance(network, str) else dict(network)
+        settings = spec.add_default_layers(named, hidden_dims)
+        configured = registry.configure("networks", settings, f"{obs_set}.network")
+        self.network: SpikingNetwork = configured.build(
+            inputs=self.input_shape, outputs=math.prod(self.output_shape)
+        )
+        self.settings = configured.settings()
+        widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
+        self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
+        if cnn_cfg is not None:
+            # built only to count its operations; it must not change the random numbers drawn afterwards
+            with torch.random.fork_rng(devices=[]):
+                ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
+            self.ann_operations = dense_operations(ann)
+        self.cache = f"{obs_set}_features" if self.network.features is not None else None
+        """Key of this model's cached features in the observations of a rollout; None if features are not cached."""
+        self.is_recurrent = self.network.stateful and self.cache is None
+        self.burn_in = burn_in
+        if burn_in and not self.is_recurrent:
+            raise registry.RegistryError(
+                f"{obs_set}.burn_in: {burn_in} control steps of burn-in need a stateful network"
+            )
+        if self.distribution is not None:
+            self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
+        self.state: State | None = None
+        """State of the network before the next control step; None for the zero state."""
+        self.flat = False
+        """Whether a host has set the state as one tensor; it is then also returned as one tensor."""
+
+    @override
+    def _get_obs_dim(
+        self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
+    ) -> tuple[list[str], int]:
+        """Return groups and observation size as the parent does, and also for one group of images [B, C, H, W]."""
+        groups = obs_groups[obs_set]
+        shapes = {group: tuple(obs[group].shape[1:]) for group in groups}
+        if all(len(shape) == 1 for shape in shapes.values()):
+            groups, size = super()._get_obs_dim(obs, obs_groups, obs_set)
+            shape = (size,)
+        elif len(groups) == 1 and len(shapes[groups[0]]) == 3:
+            shape = shapes[groups[0]]
+        else:
+            raise registry.RegistryError(
+                f"agent.obs_groups.{obs_set}: a spiking network takes vectors, or one group of images; "
+                f"got {', '.join(f'{group}: {list(shape)}' for group, shape in shapes.items())}"
+            )
+        self.input_shape = shape
+        return groups, math.prod(shape)
+
+    @override
+    def get_latent(
+        self, obs: TensorDict, masks: Tensor | None = None, hidden_state: HiddenState = None
+    ) -> Tensor:
+        # an image is flattened in row-major order
+        if len(self.input_shape) == 1:
+            x = super().get_latent(obs, masks, hidden_state)
+        else:
+            x = obs[self.obs_groups[0]].flatten(-len(self.input_shape))
+        # no clamping in training, where non-finite values must be detected
+        return x if self.training else clamp_observations(x)
+
+    @override
+    def forward(
+        self,
+        obs: TensorDict,
+        masks: Tensor | None = None,
+        hidden_state: HiddenState = None,
+        stochastic_output: bool = False,
+    ) -> Tensor:
+        """Return the model's output for observations, in float32 even under autocast.
+
+        Args:
+            obs: Observations of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
+                then [T - burn_in, B, ...].
+            masks: Whether each step of a trajectory exists, [T, trajectories].
+            hidden_state: State before the first step of each trajectory; None for the zero state.
+            stochastic_output: Whether to sample from the distribution instead of taking its mean.
+        """
+        device = self.network.readout.weight.device.type
+        if torch.is_autocast_enabled(device):
+            # rsl_rl uses autocast only in updates, and a current rounded to bfloat16 would flip spikes of the rollout
+            with torch.autocast(device, enabled=False):
+                return self.forward(obs, masks, hidden_state, stochastic_output)
+        if masks is not None and not self.is_recurrent:
+            flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
+            obs = flat
+        if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
+            output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
+        else:
+            output = self._output(self.get_latent(obs), masks, hidden_state)
+        if self.distribution is None:
+            return output
+        if stochastic_output:
+            self.distribution.update(output)
+            return self.distribution.sample()
+        return self.distribution.deterministic_output(output)
+
+    def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
+        """Return the distribution's input [..., *output_shape] for the network input [..., O], and advance the state."""
+        if not self.network.stateful:
+            features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
+            return features.reshape(*x.shape[:-1], *self.output_shape)
+        if masks is None:
+            features, state = self.network(x.unsqueeze(0), self._get_state(x))
+            self.state = state if self.training else reset_nonfinite(state)
+            return features.squeeze(0).unflatten(-1, self.output_shape)
+        features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
+        output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
+        return output[self.burn_in :].unflatten(-1, self.output_shape)
+
+    def _get_state(self, x: Tensor) -> State:
+        """Return the state before the next step, for the network input ``x`` [B, O]."""
+        state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
+        if state[0].shape[1] != x.shape[0]:
+            if (
+                self.cache is not None and torch.is_grad_enabled()
+            ):  # an update without the features of the rollout
+                raise registry.RegistryError(
+                    f"agent.algorithm.class_name: does not store the features of the {type(self.network).__name__.lower()};"
+                    " allowed: class_name: spiky_rl.learners.rsl_rl:SpikingPPO"
+                )
+            raise ValueError(
+                f"the state has {state[0].shape[1]} environments, the observation {x.shape[0]}; call reset first"
+            )
+        return state
+
+    def add_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
+        """Return the observations with the network's features added if this model caches them.
+
+        Args:
+            obs: Observations of a control step, [B, ...].
+            advance: Whether to advance the state.
+            adapt: Whether plastic weights change; None for only in training.
+        """
+        if self.cache is None:
+            return obs
+        x = self.get_latent(obs)
+        features, state = self.network.compute_features(
+            x.unsqueeze(0), self._get_state(x), adapt=advance and (self.training if adapt is None else adapt)
+        )
+        if advance:
+            self.state = state if self.training else reset_nonfinite(state)
+        found = obs.copy()
+        found[self.cache] = features.squeeze(0)
+        return found
+
+    @override
+    def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
+        """Reset the state where ``dones``; without ``dones``, set it to ``hidden_state`` (None for the zero state)."""
+        if dones is None:
+            self.state, self.flat = _as_state(hidden_state), False
+        elif self.state is not None:
+            self.state = reset_state(self.state, dones)
+
+    def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
+        """Apply the network's local rules to a rollout.
+
+        Args:
+            obs: Observations, [T, B, ...].
+            dones: Whether the episode ended with each control step, [T, B, 1].
+            credit: Third factor of each step, such as its advantage, [T, B, 1].
+            hidden_state: State before the first step; None for the zero state.
+        """
+        x = self.get_latent(obs)
+        if not self.network.stateful:
+            self.network.apply_local_rules(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
+            return
+        keep = 1.0 - torch.cat([torch.zeros_like(dones[:1]), dones[:-1]]).view(x.shape[:2]).to(x.dtype)
+        state = _as_state(hidden_state) or self.network.zero_state(x.shape[1], x)
+        self.network.apply_local_rules(x, state, keep, credit.view(x.shape[:2]))
+
+    @property
+    def rnn(self) -> FlatState | None:
+        """Recurrent module for hosts; None if the model is not recurrent."""
+        return FlatState(self) if self.is_recurrent else None
+
+    @override
+    def get_hidden_state(self) -> HiddenState:
+        """Return the state to store in a rollout; None for the zero state, or if nothing is replayed."""
+        if self.flat:
+            return FlatState(self).hidden_state
+        return self.state if self.is_recurrent else None  # type: ignore[return-value]
+
+    @override
+    def detach_hidden_state(self, dones: Tensor | None = None) -> None:
+        if self.state is not None:
+            self.state = tuple(s.detach() for s in self.state)
+
+    @override
+    def update_normalization(self, obs: TensorDict) -> None:
+        super().update_normalization(obs)
+        if self.training:  # rsl_rl calls this once after every update, which slopes and encoder noise count
+            self.network.count_update()
+
+    @override
+    def as_jit(self) -> nn.Module:
+        """Return the deterministic policy for ``torch.jit.script``, with ``forward(obs [1, O])`` and ``reset()``."""
+        return JitPolicy(self)
+
+    @override
+    def as_onnx(self, verbose: bool = False) -> nn.Module:
+        """Return the deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful.
+
+        ``verbose``: whether torch prints its progress.
+        """
+        return OnnxPolicy(self, verbose)
+
+
+class BurnInMLPModel(MLPModel):
+    """rsl_rl's MLP for use with a recurrent model with burn-in; it omits the same control steps."""
+
+    def __init__(self, *args: Any, burn_in: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.burn_in = burn_in
+
+    @override
+    def forward(
+        self,
+        obs: TensorDict,
+        masks: Tensor | None = None,
+        hidden_state: HiddenState = None,
+        stochastic_output: bool = False,
+    ) -> Tensor:
+        # with masks the output starts after the burn-in
+        output = super().forward(obs, masks, hidden_state, stochastic_output)
+        return output if masks is None else output[self.burn_in :]
+
+
+def _as_state(hidden_state: HiddenState) -> State | None:
+    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one."""
+    if hidden_state is None:
+        return None
+    return hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)
+
+
+def _as_list(size: int | list[int]) -> list[int]:
+    return list(size) if isinstance(size, list | tuple) else [size]

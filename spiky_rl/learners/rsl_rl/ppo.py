@@ -1,0 +1,166 @@
+"""rsl_rl's PPO for spiking actors: separate learning rates for critic and action noise, a minimum learning rate, and burn-in."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, override
+
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+
+
+class RslRlSpikingPPO(PPO):
+    """rsl_rl's PPO with four more options, without effect by default, and support for local learning rules."""
+
+    def __init__(
+        self,
+        actor: MLPModel,
+        critic: MLPModel,
+        storage: RolloutStorage,
+        *args: Any,
+        learning_rate_floor: float = 0.0,
+        critic_learning_rate: float | None = None,
+        std_learning_rate: float | None = None,
+        burn_in: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Initialise with the arguments of `PPO` and four more.
+
+        Args:
+            actor: The actor.
+            critic: The critic.
+            storage: Storage of the rollouts.
+            learning_rate_floor: Minimum of the adaptive learning rate. One flipped spike moves the action mean by a finite
+                amount, so the measured KL divergence does not vanish with the step size as for an ANN, and without a minimum
+                the schedule can shrink the learning rate until nothing is learned.
+            critic_learning_rate: Learning rate of critic and action std under the fixed schedule. Both learn well at rates that
+                are too high for a spiking network; rsl_rl has one rate for all.
+            std_learning_rate: Learning rate of the action std alone under the fixed schedule; None for the critic's. At a high
+                rate the std shrinks within tens of iterations; the steps of the mean do not shrink with it and then change the
+                policy more than PPO's clipping can undo.
+            burn_in: Number of first control steps of every rollout that recurrent models replay without loss.
+        """
+        self.learning_rate_floor = learning_rate_floor
+        for role, model in (("actor", actor), ("critic", critic)):
+            if getattr(model, "burn_in", 0) != burn_in:
+                raise ValueError(
+                    f"burn_in: {burn_in} of the algorithm differs from {getattr(model, 'burn_in', 0)} of the {role}"
+                )
+        if burn_in:
+            if burn_in >= storage.num_transitions_per_env:
+                raise ValueError(
+                    f"burn_in: {burn_in} given; it must be below the {storage.num_transitions_per_env} control steps of a rollout"
+                )
+            storage = BurnInStorage(storage, burn_in)
+        super().__init__(actor, critic, storage, *args, **kwargs)
+        self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
+        for model in self._caching:
+            # stored with the observations, so that every sample gets its features in any order
+            assert model.cache is not None and model.network.features is not None
+            shape = (*storage.observations.shape, model.network.features)
+            storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
+        if critic_learning_rate is not None or std_learning_rate is not None:
+            if self.schedule != "fixed":
+                raise ValueError(
+                    f"critic_learning_rate, std_learning_rate: need the fixed schedule, not {self.schedule!r}"
+                )
+            critic_rate = self.learning_rate if critic_learning_rate is None else critic_learning_rate
+            noise = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
+            spiking = [p for p in self.actor.parameters() if not any(p is q for q in noise)]
+            groups = [{"params": spiking, "lr": self.learning_rate}]
+            if std_learning_rate is None:
+                groups.append({"params": [*noise, *self.critic.parameters()], "lr": critic_rate})
+            else:
+                groups.append({"params": list(self.critic.parameters()), "lr": critic_rate})
+                groups.append({"params": noise, "lr": std_learning_rate})
+            self.optimizer = type(self.optimizer)(groups)
+
+    @override
+    def act(self, obs: TensorDict) -> Tensor:
+        # models that cache features compute them once, here; they are stored with the step
+        for model in self._caching:
+            obs = model.add_features(obs)
+        return super().act(obs)
+
+    @override
+    def compute_returns(self, obs: TensorDict) -> None:
+        # the value of the next step must not advance the critic's state
+        states = [model.state for model in self._caching]
+        for model in self._caching:
+            obs = model.add_features(obs, advance=False)
+        super().compute_returns(obs)
+        for model, state in zip(self._caching, states, strict=True):
+            model.state = state
+
+    @override
+    def update(self) -> dict[str, float]:
+        """Update as `PPO.update`, and apply the actor's local rules to the same rollout and its advantages.
+
+        The local rules run first, because `PPO.update` changes the normalisation, noise and weights of the rollout. Their weight
+        changes are applied after `PPO.update`, whose ratios need the weights that acted.
+        """
+        actor = self.get_policy()  # torch.compile wraps self.actor
+        learned = (
+            self._split_local_weights(actor)
+            if isinstance(actor, SpikingModel) and actor.network.local
+            else []
+        )
+        losses = super().update()
+        with torch.no_grad():
+            for weight, value in learned:
+                weight.copy_(value)
+        return losses
+
+    def _split_local_weights(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
+        """Return each weight that no gradient reaches with its value after the local rules; the weights do not change."""
+        rollout = self.storage
+        states = rollout.saved_hidden_state_a
+        first = None if states is None else tuple(s[0] for s in states)
+        # normalised, to be independent of the scale of rewards
+        credit = rollout.advantages
+        credit = (credit - credit.mean()) / (credit.std() + 1e-8)
+        weights = [p for p in actor.network.parameters() if not p.requires_grad]
+        before = [w.clone() for w in weights]
+        try:
+            actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
+            return [(w, w.clone()) for w in weights]
+        finally:  # also after an interrupt
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next minibatch, at least ``learning_rate_floor``."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = max(value, self.learning_rate_floor)
+
+
+class BurnInStorage(RolloutStorage):
+    """Rollout storage whose replayed targets start after the burn-in, like the models' outputs."""
+
+    # pylint: disable-next=super-init-not-called
+    def __init__(self, storage: RolloutStorage, burn_in: int) -> None:
+        # shares the buffers that rsl_rl has already allocated
+        self.__dict__.update(storage.__dict__)
+        self.burn_in = burn_in
+
+    @override
+    def recurrent_mini_batch_generator(
+        self, num_mini_batches: int, num_epochs: int = 8
+    ) -> Generator[RolloutStorage.Batch, None, None]:
+        # observations, masks and states stay whole; everything that the loss reads is cut
+        n = self.burn_in
+        for batch in super().recurrent_mini_batch_generator(num_mini_batches, num_epochs):
+            for name in ("actions", "values", "advantages", "returns", "old_actions_log_prob"):
+                setattr(batch, name, getattr(batch, name)[n:])
+            batch.old_distribution_params = tuple(p[n:] for p in batch.old_distribution_params or ())
+            yield batch

@@ -1,0 +1,240 @@
+"""rsl_rl's runner with atomic checkpoints, resumable state, activity measures and a quiet terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, override
+
+import torch
+from rsl_rl.env import VecEnv
+from rsl_rl.runners import OnPolicyRunner
+from rsl_rl.utils.logger import Logger
+from torch import Tensor, nn
+
+from spiky_rl.learners.common.activity import write_figures
+from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
+from spiky_rl.learners.common.episodes import EpisodeStatistics
+from spiky_rl.learners.common.interfaces import ScalarWriter
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.teacher import Teacher
+from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
+from spiky_rl.learners.rsl_rl.export import write_onnx, write_torchscript
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.teacher import build_teacher
+
+log = logging.getLogger(__name__)
+
+
+class RslRlRunner(BaseRunner, OnPolicyRunner):
+    """`OnPolicyRunner` with our bookkeeping; its training steps are unchanged."""
+
+    def __init__(
+        self,
+        env: VecEnv,
+        train_cfg: dict,
+        log_dir: str | None = None,
+        device: str = "cpu",
+        identity: Mapping[str, object] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
+    ) -> None:
+        """Initialise with the arguments of `OnPolicyRunner` and of `BaseRunner.setup_bookkeeping`."""
+        with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+            # without observation groups rsl_rl uses 'policy' for both models and warns three times
+            warnings.filterwarnings("ignore", message="The observation configuration dictionary")
+            # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
+            if getattr(env, "checks_finite", False):
+                train_cfg = {**train_cfg, "check_for_nan": False}
+            super().__init__(env, train_cfg, log_dir, device)
+        log.debug("%s", printed.getvalue())
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
+        self.logger = _QuietLogger(
+            log_dir,
+            self.cfg,
+            env.cfg,
+            env.num_envs,
+            self.is_distributed,
+            self.gpu_world_size,
+            self.gpu_global_rank,
+            device,
+        )
+        self.logger.after = self._after_iteration
+
+    def _configure_multi_gpu(self) -> None:
+        """Set up distributed training as `OnPolicyRunner` does, and with gloo on CPUs."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.device != "cpu" or processes == 1:
+            super()._configure_multi_gpu()
+            return
+        self.is_distributed, self.gpu_world_size = True, processes
+        self.gpu_local_rank, self.gpu_global_rank = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"])
+        self.cfg["multi_gpu"] = {
+            "global_rank": self.gpu_global_rank,
+            "local_rank": self.gpu_local_rank,
+            "world_size": processes,
+        }
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(backend="gloo")
+
+    @property
+    def models(self) -> Iterable[nn.Module]:
+        """Actor and critic."""
+        return self.alg.actor, self.alg.critic
+
+    @property
+    def inference_policy(self) -> RslRlInferencePolicy:
+        """Inference policy of the actor."""
+        return RslRlInferencePolicy(self.alg.get_policy())
+
+    def set_teacher(self, teacher: Teacher) -> None:
+        """Set the ``teacher`` of a distillation; call it before `load`. Raises CheckpointError if the teacher does not fit."""
+        assert isinstance(self.alg, DistillingPPO)
+        obs, actions = self.env.get_observations().to(self.device), self.env.num_actions
+        self.alg.set_teacher(teacher, build_teacher(teacher, obs, actions, str(self.device)), obs, actions)
+        assert self.alg.distillation is not None
+        self.alg.distillation.optimizer.register_step_pre_hook(self._on_optimizer_step)
+
+    @property
+    def teacher_policy(self) -> RslRlInferencePolicy:
+        """Inference policy of the teacher."""
+        assert isinstance(self.alg, DistillingPPO) and self.alg.distillation is not None
+        return RslRlInferencePolicy(self.alg.distillation.teacher)
+
+    @property
+    def folder(self) -> str | None:
+        """Run folder; None if the run is not saved."""
+        return self.logger.log_dir
+
+    @property
+    def writer(self) -> ScalarWriter | None:
+        """Writer of the logger."""
+        return self.logger.writer
+
+    @override
+    def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
+        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+
+        Args:
+            num_learning_iterations: Number of further iterations.
+            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        """
+        try:
+            with self.save_on_exit():
+                with contextlib.redirect_stdout(io.StringIO()):
+                    self.logger.init_logging_writer()
+                self.write_text_summaries()
+                super().learn(num_learning_iterations, init_at_random_ep_len)
+        finally:
+            self.logger.stop_logging_writer()
+            if close := getattr(self.logger.writer, "close", None):
+                close()
+
+    def _on_optimizer_step(self, *_: object) -> None:
+        """Mark the weights as changed; the optimizer calls this before each of its steps."""
+        self.is_recorded = False
+
+    @override
+    def get_inference_policy(self, device: str | None = None) -> RslRlInferencePolicy:  # type: ignore[override]
+        """Return the inference policy of the actor on ``device``, in evaluation mode."""
+        return RslRlInferencePolicy(OnPolicyRunner.get_inference_policy(self, device))
+
+    @override
+    def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
+        """Write the policy as TorchScript with a usage description; arguments as for `export_policy_to_onnx`."""
+        write_torchscript(self.alg.get_policy(), Path(path) / filename)
+
+    @override
+    def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
+        """Write the policy as one ONNX file with a usage description in its metadata.
+
+        Args:
+            path: The folder.
+            filename: Name of the file in the folder.
+            verbose: Whether torch prints its progress.
+        """
+        write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)
+
+    @override
+    def save(self, path: str, infos: dict | None = None) -> None:
+        self._write_checkpoint(path, self.alg.save(), infos)
+        self.logger.save_model(path, self.current_learning_iteration)
+
+    @override
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        loaded = read_checkpoint(path, map_location or self.device)
+        check_identity(loaded, self.identity, path)
+        with wrap_load_errors(path):
+            loads_iteration = self.alg.load(loaded, load_cfg, strict)
+        if loads_iteration:
+            self._resume(loaded, draws=self.gpu_global_rank == 0)  # other ranks keep their own random states
+        return loaded.get("infos") or {}
+
+    def _after_iteration(
+        self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict
+    ) -> None:
+        """Record the iteration, and write the figures besides rsl_rl's scalars."""
+        self.require_finite(it, loss_dict)
+        if self.draws_figures(it):
+            spiking = isinstance(self.alg.get_policy(), SpikingModel)
+            figure = draw_raster(self.alg) if spiking and hasattr(self.writer, "add_figure") else None
+            write_figures(self.writer, it, self.alg.storage.actions, figure)
+        self.record_iteration(
+            it,
+            total_it - 1,
+            self.cfg["num_steps_per_env"] * self.env.num_envs * self.gpu_world_size,
+            (collect_time, learn_time),
+            loss_dict,
+            (self.logger.rewbuffer, self.logger.lenbuffer),
+            compute_last_activity(self.alg, self.meter),
+        )
+
+
+class _QuietLogger(Logger):
+    """rsl_rl's logger without its text output per iteration, and without waiting for the device in every control step."""
+
+    after: Callable[[int, int, float, float, dict], None]
+    log_dir: str | None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended = EpisodeStatistics(self.num_envs, self.device)
+        self.rewbuffer, self.lenbuffer = self.ended.returns, self.ended.lengths
+
+    def init_logging_writer(self) -> None:
+        """Initialise the writer as the parent does, but only once."""
+        if self.writer is None:
+            super().init_logging_writer()
+
+    @override
+    def process_env_step(
+        self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic_rewards: Tensor | None = None
+    ) -> None:
+        # which episodes ended is read at the end of the iteration
+        if intrinsic_rewards is not None:
+            # random network distillation has more returns, which only the parent counts
+            super().process_env_step(rewards, dones, extras, intrinsic_rewards)
+        elif self.writer is not None:
+            if report := extras.get("episode", extras.get("log")):
+                self.ep_extras.append(report)
+            self.ended.add(rewards, dones > 0)
+
+    @override
+    def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
+        # writes the scalars, prints nothing, then calls the runner
+        self.ended.fetch()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
+        finally:  # the iteration is finished even if the disk is full
+            self.after(it, total_it, collect_time, learn_time, loss_dict)

@@ -1,0 +1,48 @@
+"""The model of a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import torch
+from rsl_rl.models import MLPModel
+from rsl_rl.utils import resolve_class
+from tensordict import TensorDict
+
+from spiky_rl.config.spec import build_agent_spec
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.teacher import Teacher
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+
+
+def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
+    """Return a teacher's model for the observations of an environment.
+
+    Args:
+        teacher: The teacher.
+        obs: Observations of all environments, [B, ...].
+        actions: Number of actions, A.
+        device: Device of the model.
+
+    Raises:
+        CheckpointError: The weights do not fit the observations.
+    """
+    config = make_runner_cfg(build_agent_spec(teacher.agent, teacher.spec, {}))
+    groups = config["obs_groups"].get("actor") or ["policy"]
+    missing = [group for group in groups if group not in obs]
+    if missing:
+        raise CheckpointError(
+            f"{teacher.path}: the teacher needs the observation groups {', '.join(missing)}, which the task does not have"
+        )
+    cls, settings = resolve_class(config["actor"])
+    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+        model = cls(obs, {"teacher": groups}, "teacher", actions, **settings)
+    try:
+        model.load_state_dict(teacher.weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{teacher.path}: the teacher does not fit the observations and actions of this task: {detail}"
+        ) from None
+    return model.to(device).eval()

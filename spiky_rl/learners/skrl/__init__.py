@@ -1,0 +1,32 @@
+"""skrl as a learner, and the classes that our configuration of its runner names.
+
+``class: spiky_rl.learners.skrl:SpikingPolicy`` makes a policy and ``...:SpikingValue`` a value function, each with a spiking
+network or an ANN. Runner, agents, models and environment wrapper are subclasses of skrl's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.skrl.models import SpikingPolicy, SpikingValue
+    from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO as SpikingPPO
+    from spiky_rl.learners.skrl.ppo import SpikingRecurrentPPO
+
+__all__ = ["SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]
+
+PLACES = {
+    "SpikingPPO": "ppo:SkrlSpikingPPO",
+    "SpikingPolicy": "models:SpikingPolicy",
+    "SpikingRecurrentPPO": "ppo:SpikingRecurrentPPO",
+    "SpikingValue": "models:SpikingValue",
+}
+"""Module and class of every public name, imported on first access, so that this package does not import skrl."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, cls = PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)

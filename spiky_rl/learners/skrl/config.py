@@ -1,0 +1,324 @@
+"""Conversion of Isaac Lab's skrl configuration to the layout of agent files, and of agents to skrl's configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spiky_rl.config.options import get_options
+from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.schema import ModelSettings, RunnerSettings
+from spiky_rl.config.spec import AgentSpec, SpecError
+from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
+
+CLASSES = "spiky_rl.learners.skrl"
+SCALER = "RunningStandardScaler"
+ANN_CLASSES = ("MLPModel", "RNNModel")
+"""rsl_rl's class names of ANNs in agent files, without and with a recurrent layer."""
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "burn_in": (0,),
+    "torch_compile_mode": (None,),
+    "check_for_nan": (True,),
+    "actor.class_name": ANN_CLASSES,
+    "critic.class_name": ANN_CLASSES,
+    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.std_type": ("log",),
+    "actor.distribution_cfg.action_range": ((), []),
+    "algorithm.class_name": ("PPO",),
+    "algorithm.optimizer": ("adam",),
+    "algorithm.normalize_advantage_per_mini_batch": (False,),
+    "algorithm.use_mixed_precision": (False,),
+    "algorithm.share_cnn_encoders": (False,),
+    "algorithm.rnd_cfg": (None,),
+    "algorithm.symmetry_cfg": (None,),
+    "algorithm.distillation_cfg": (None,),
+}
+"""Options of rsl_rl that skrl does not have, and their allowed values, which have no effect."""
+
+
+def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return Isaac Lab's skrl configuration of a task in the layout of agent files, which is that of rsl_rl.
+
+    Args:
+        raw: Configuration of skrl.
+        task: Task of the configuration, for messages.
+
+    Raises:
+        SpecError: The configuration is not PPO on vectors with Gaussian actions.
+    """
+    agent, models = raw.get("agent") or {}, raw.get("models") or {}
+    if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
+        raise SpecError(f"{task}: Isaac Lab's skrl agent is {agent.get('class')!r}; allowed: PPO")
+    rollouts, ratio_clip = agent.get("rollouts", 16), agent.get("ratio_clip", 0.2)
+    value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
+    scheduled = agent.get("learning_rate_scheduler")
+    if scheduled not in (None, "KLAdaptiveLR"):
+        raise SpecError(
+            f"{task}: Isaac Lab's learning_rate_scheduler is {scheduled!r}; allowed: KLAdaptiveLR"
+        )
+    target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
+    policy = models["policy"]
+    # in configurations of skrl 1, STATES means the observations of policy and value function
+    states = _reads_states(models["value"]) and not _reads_states(policy)
+    # without an observation preprocessor, skrl uses the state preprocessor for observations
+    normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
+    critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
+    return {
+        "seed": raw.get("seed", 42),
+        "num_steps_per_env": rollouts,
+        "max_iterations": max(1, raw.get("trainer", {}).get("timesteps", 100_000) // rollouts),
+        "experiment_name": (agent.get("experiment") or {}).get("directory", ""),
+        "obs_groups": {"actor": ["policy"], "critic": ["critic"] if states else ["policy"]},
+        "actor": {
+            **_read_ann(policy, f"{task}: models.policy"),
+            "obs_normalization": normalised,
+            "distribution_cfg": {
+                "class_name": "GaussianDistribution",
+                "init_std": math.exp(policy.get("initial_log_std", 0.0)),
+                "std_type": "log",
+                "std_range": (
+                    [math.exp(policy.get("min_log_std", -20.0)), math.exp(policy.get("max_log_std", 2.0))]
+                    if policy.get("clip_log_std", True)
+                    else []
+                ),
+                "learn_std": not policy.get("fixed_log_std", False),
+            },
+        },
+        "critic": {
+            **_read_ann(models["value"], f"{task}: models.value"),
+            "obs_normalization": critic_normalised if states else normalised,
+        },
+        "algorithm": {
+            "class_name": "PPO",
+            "learning_rate": agent.get("learning_rate", 1e-3),
+            "schedule": "adaptive" if scheduled else "fixed",
+            **target,
+            "num_learning_epochs": agent.get("learning_epochs", 8),
+            "num_mini_batches": agent.get("mini_batches", 2),
+            "gamma": agent.get("discount_factor", 0.99),
+            "lam": agent.get("gae_lambda", agent.get("lambda", 0.95)),
+            "clip_param": ratio_clip,
+            "entropy_coef": agent.get("entropy_loss_scale", 0.0),
+            "value_loss_coef": agent.get("value_loss_scale", 2.5),
+            "use_clipped_value_loss": value_clip > 0,
+            **({"value_clip": value_clip} if value_clip not in (0.0, ratio_clip) else {}),
+            "max_grad_norm": agent.get("grad_norm_clip", 0.5),
+            "rewards_shaper_scale": float(agent.get("rewards_shaper_scale") or 1.0),
+            "value_normalization": agent.get("value_preprocessor") is not None,
+            "time_limit_bootstrap": agent.get("time_limit_bootstrap", False),
+            "kl_threshold": agent.get("kl_threshold", 0.0),
+        },
+    }
+
+
+def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
+    """Return the configuration of the agent ``spec`` for `spiky_rl.learners.skrl.runner.SkrlRunner`.
+
+    Raises SpecError that names key, value and allowed values for settings that skrl does not support.
+    """
+    tree = spec.runner
+    _check_supported(spec)
+    value, run_value = _make_getter(tree, "algorithm"), _make_getter(tree)
+    steps = run_value("num_steps_per_env")
+    learning_rate = value("learning_rate")
+    own_rate = value("critic_learning_rate")
+    rates = [learning_rate, learning_rate if own_rate is None else own_rate]
+    if (std_rate := value("std_learning_rate")) is not None:
+        rates.append(std_rate)
+    adaptive = value("schedule") == "adaptive"
+    schedule = {"kl_threshold": value("desired_kl")}
+    if value("learning_rate_floor"):
+        schedule["min_lr"] = value("learning_rate_floor")
+    clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
+    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
+    # skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states
+    shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    return {
+        "num_steps_per_env": steps,
+        "save_interval": run_value("save_interval"),
+        "obs_groups": groups,
+        "states": not shared,
+        "models": {
+            "separate": True,
+            "policy": {
+                **_make_model_cfg(tree["actor"], spec.network, "Policy", steps),
+                **_get_std(tree["actor"].get("distribution_cfg") or {}),
+            },
+            "value": {
+                **_make_model_cfg(tree["critic"], spec.critic_network, "Value", steps),
+                "source": "observations" if shared else "states",
+            },
+        },
+        "memory": {"class": "RandomMemory", "memory_size": -1},
+        "agent": {
+            "class": "PPO",
+            "rollouts": steps,
+            "learning_epochs": value("num_learning_epochs"),
+            "mini_batches": value("num_mini_batches"),
+            "discount_factor": value("gamma"),
+            "gae_lambda": value("lam"),
+            "learning_rate": rates,
+            "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
+            "learning_rate_scheduler_kwargs": schedule if adaptive else {},
+            "observation_preprocessor": SCALER if normalised[0] else None,
+            "state_preprocessor": SCALER if normalised[1] and not shared else None,
+            "value_preprocessor": SCALER if value("value_normalization") else None,
+            "grad_norm_clip": value("max_grad_norm"),
+            "ratio_clip": value("clip_param"),
+            "value_clip": clip if value("use_clipped_value_loss") else 0.0,
+            "entropy_loss_scale": value("entropy_coef"),
+            "value_loss_scale": value("value_loss_coef"),
+            "kl_threshold": value("kl_threshold"),
+            "rewards_shaper_scale": value("rewards_shaper_scale"),
+            "time_limit_bootstrap": value("time_limit_bootstrap"),
+            "experiment": {"write_interval": 0, "checkpoint_interval": 0},
+        },
+        "trainer": {
+            "class": "SequentialTrainer",
+            "timesteps": run_value("max_iterations") * steps,
+            "close_environment_at_exit": False,
+            "disable_progressbar": True,
+        },
+    }
+
+
+def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an agent for Isaac Lab's own skrl command.
+
+    Args:
+        spec: The agent.
+        raw: Isaac Lab's configuration of the task, with the command's seed, trainer and run folder.
+
+    Raises:
+        SpecError: The command's environment wrapper does not provide the agent's observation groups.
+    """
+    config = make_runner_cfg(spec)
+    states = ["critic"] if config["states"] else ["policy"]
+    for role, groups in (("actor", ["policy"]), ("critic", states)):
+        if config["obs_groups"][role] != groups:
+            raise SpecError(
+                f"agent.obs_groups.{role}: {config['obs_groups'][role]}: not available with Isaac Lab's own skrl command;"
+                f" allowed: {groups}; scripts/train.py --rl_library skrl has no such limit"
+            )
+    config["seed"] = raw.get("seed", 42)
+    config["agent"]["experiment"] = {
+        "experiment_name": "",
+        "write_interval": "auto",
+        "checkpoint_interval": "auto",
+        **raw["agent"].get("experiment", {}),
+        "directory": spec.runner.get("experiment_name", ""),
+    }
+    config["trainer"] = {**raw.get("trainer", {}), "timesteps": config["trainer"]["timesteps"]}
+    return config
+
+
+def _reads_states(model: Mapping[str, Any]) -> bool:
+    return any(part.get("input") == "STATES" for part in model.get("network") or ())
+
+
+def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return layers and activation of a model in skrl's configuration. Raises SpecError if it is not an MLP on vectors."""
+    network = model.get("network") or [{}]
+    layers = network[0].get("layers", [])
+    activation = network[0].get("activations") or "identity"
+    plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
+    plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
+    plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
+    if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
+        raise SpecError(f"{path}: Isaac Lab's network is not an MLP on vectors, which our networks replace")
+    return {
+        "class_name": "MLPModel",
+        "hidden_dims": list(layers),
+        "activation": "lrelu" if activation == "leaky_relu" else activation,
+    }
+
+
+def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
+    """Return a function that looks up values in ``tree``, or in its group ``part``, or else the schema's defaults."""
+    values, settings = tree, RunnerSettings
+    if part:
+        values, settings = tree.get(part, {}), type(RunnerSettings.default(part))
+    return lambda key: values[key] if key in values else settings.default(key)
+
+
+def _check_supported(spec: AgentSpec) -> None:
+    """Raise SpecError for settings that skrl does not support."""
+    for path, allowed in ALLOWED.items():
+        node: Any = spec.runner
+        for key in path.split("."):
+            node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
+        if node not in allowed:
+            raise SpecError(
+                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with --rl_library skrl;"
+                f" allowed: {', '.join(str(value) or 'none' for value in allowed if value != [])}"
+            )
+    for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
+        if network is not None and network.parts.get("plasticity") is not None:
+            raise SpecError(
+                f"agent.{key}.plasticity: {network.parts['plasticity'].name}: not available with --rl_library skrl, which"
+                " replays rollouts; allowed: none"
+            )
+        if rule := get_local_rule(network):
+            raise SpecError(
+                f"agent.{key}.learning: {rule!r}: not available with --rl_library skrl; allowed: rules with gradients"
+            )
+    algorithm = spec.runner["algorithm"]
+    if algorithm.get("time_limit_bootstrap") and is_recurrent(spec):
+        raise SpecError(
+            "agent.algorithm.time_limit_bootstrap: true: not available with a recurrent agent, whose advantages in skrl"
+            " continue into the next episode; allowed: false"
+        )
+    check_learning_rates(algorithm)
+
+
+def _make_model_cfg(
+    model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int
+) -> dict[str, Any]:
+    """Return the arguments of a model's class besides the spaces; ``kind``: Policy or Value."""
+    settings = {
+        "class": f"{CLASSES}:Spiking{kind}",
+        "hidden_dims": list(model.get("hidden_dims", ())),
+        "sequence_length": steps,
+    }
+    if network is not None:
+        return {**settings, "network": network.settings()}
+    options = {
+        key: model.get(key, ModelSettings.default(key))
+        for key in get_options(ModelSettings)
+        if key.startswith("rnn_")
+    }
+    recurrent = options if model.get("class_name") == "RNNModel" else {}
+    return {**settings, "ann": {"activation": model["activation"], **recurrent}}
+
+
+def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the action's standard deviation. Raises SpecError if it has no logarithm."""
+    first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
+    path = "agent.actor.distribution_cfg"
+    if first <= 0.0:
+        raise SpecError(
+            f"{path}.init_std: {first} is not available with --rl_library skrl; it must be above 0"
+        )
+    if limits and not (len(limits) == 2 and 0.0 < limits[0] < limits[1]):
+        raise SpecError(f"{path}.std_range: {limits} given; allowed: [low, high] with 0 < low < high, or []")
+    return {
+        "init_std": first,
+        "std_range": limits,
+        "learn_std": distribution.get("learn_std", True),
+    }
+
+
+def is_recurrent(spec: AgentSpec) -> bool:
+    """Return whether skrl's recurrent PPO trains the agent ``spec``."""
+    pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
+    return any(
+        model.get("class_name") == "RNNModel" if network is None else is_stateful(network)
+        for model, network in pairs
+    )
+
+
+def is_stateful(network: ComponentSpec) -> bool:
+    """Return whether a ``network`` carries a state from one control step to the next."""
+    return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

@@ -1,0 +1,61 @@
+"""skrl as a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, override
+
+from spiky_rl.config.options import UserError
+from spiky_rl.learners.base import Learner
+
+if TYPE_CHECKING:
+    from spiky_rl.config.spec import AgentSpec
+    from spiky_rl.learners.common.runner import BaseRunner
+
+
+class Skrl(Learner):
+    """skrl: PPO of recurrent and feed-forward policies and values."""
+
+    name, distribution, module, extra = "skrl", "skrl", "skrl", "skrl"
+    abilities = frozenset()
+    checkpoint_keys = ("policy", "value", "iter")
+
+    @override
+    def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:
+        from spiky_rl.learners.skrl.config import make_runner_cfg
+
+        return make_runner_cfg(spec)
+
+    @override
+    def get_runner_class(self) -> type[BaseRunner]:
+        from spiky_rl.learners.skrl.runner import SkrlRunner
+
+        return SkrlRunner
+
+    @override
+    def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:
+        from spiky_rl.learners.skrl.config import to_agent_layout
+
+        return to_agent_layout(registered, task)
+
+    @override
+    def make_registered_cfg(self, spec: AgentSpec, registered: Mapping[str, Any]) -> dict[str, Any]:
+        from spiky_rl.learners.skrl.components import register_components
+        from spiky_rl.learners.skrl.config import make_registered_cfg
+
+        config = make_registered_cfg(spec, registered)
+        register_components()
+        return config
+
+    @override
+    def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
+        from spiky_rl.learners.skrl.config import is_recurrent
+
+        if is_recurrent(spec) and num_envs % batches:
+            raise UserError(
+                f"--num_envs {num_envs}: a recurrent agent needs a multiple of {batches} with --rl_library skrl, whose"
+                " minibatches are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
+            )
+
+
+LEARNER = Skrl()

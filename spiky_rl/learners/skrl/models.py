@@ -1,0 +1,185 @@
+"""Policy and value function for skrl, with a spiking network or an ANN.
+
+skrl passes flat batches to models. In the rollout, a batch is one control step of every environment, with the preceding state
+under ``rnn``. In the update of a recurrent agent, a batch is whole rollouts, environment by environment, with the state before
+every step and the ends of episodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Unpack, override
+
+import gymnasium
+import torch
+from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
+from torch import Tensor, nn
+
+from spiky_rl.config import registry
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.schema import ModelSettings
+from spiky_rl.learners.skrl.ann import AnnModel
+from spiky_rl.networks.base import SpikingNetwork, State
+
+
+class Spaces(TypedDict):
+    """Spaces and device that skrl's runner passes to every model."""
+
+    observation_space: gymnasium.Space | None
+    state_space: gymnasium.Space | None
+    action_space: gymnasium.Space | None
+    device: torch.device | str | None
+
+
+class SequenceModel(Model):
+    """Abstract skrl model that processes control steps in order; subclasses define the meaning of the output."""
+
+    def __init__(
+        self,
+        outputs: int | None,
+        source: str,
+        num_envs: int,
+        sequence_length: int,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None,
+        ann: Mapping[str, object],
+        spaces: Spaces,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            outputs: Width of the output; None for the width of an action.
+            source: Key of skrl's inputs that the model reads: ``observations`` or ``states``.
+            num_envs: Number of environments, B.
+            sequence_length: Control steps per environment and rollout, T.
+            hidden_dims: Widths of the hidden layers of the ANN, or of the ANN that the network replaces.
+            network: Settings of a spiking network for `spiky_rl.config.registry.configure`; None for an ANN.
+            ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
+            spaces: Observation, state and action space, and device.
+        """
+        Model.__init__(self, **spaces)
+        self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
+        width = self.num_observations if source == "observations" else self.num_states
+        outputs = self.num_actions if outputs is None else outputs
+        self.body: SpikingNetwork | AnnModel
+        if network is not None:
+            path = "agent.network" if isinstance(self, GaussianMixin) else "agent.critic_network"
+            self.body = registry.configure("networks", dict(network), path).build(
+                inputs=width, outputs=outputs
+            )
+        else:
+            defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
+            plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
+            self.body = AnnModel(width, outputs, hidden_dims, **plain)
+        self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """Spiking network; None for an ANN."""
+        return self.body if isinstance(self.body, SpikingNetwork) else None
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the model carries a state from one control step to the next."""
+        return self.body.stateful
+
+    @property
+    def state_shapes(self) -> list[tuple[int, int]]:
+        """(layers, width) of every state; empty for a stateless model."""
+        if isinstance(self.body, AnnModel):
+            return self.body.state_shapes
+        return [(1, width) for width in self.body.state_sizes] if self.stateful else []
+
+    @override
+    def get_specification(self) -> dict[str, Any]:
+        """Return skrl's specification: (layers, environments, width) of every state, and the sequence length.
+
+        The length is set without states too, because skrl reads it from the policy for both models.
+        """
+        sizes = [(layers, self.num_envs, width) for layers, width in self.state_shapes]
+        return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
+
+    def zero_state(self, batch: int, like: Tensor) -> State:
+        """Return the zero state of ``batch`` episodes, with device and dtype of ``like``."""
+        return tuple(like.new_zeros(layers, batch, width) for layers, width in self.state_shapes)
+
+    def compute_sequences(self, inputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the outputs for skrl's ``inputs``, one row per sample, and skrl's dict with the states after the last step.
+
+        Samples without states, such as skrl's initialisation of models, start from the zero state.
+        """
+        x: Tensor = inputs[self.source]
+        if not self.stateful:
+            return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
+        states = inputs.get("rnn")
+        if "terminated" not in inputs:
+            output, after = self.body(x.unsqueeze(0), tuple(states) if states else self.zero_state(len(x), x))
+            return output.squeeze(0), {"rnn": list(after)}
+        length = self.sequence_length
+        ended = (inputs["terminated"] | inputs["truncated"]).view(-1, length).transpose(0, 1)
+        keep = torch.ones_like(ended, dtype=x.dtype)
+        keep[1:] -= ended[:-1].to(x.dtype)
+        first = tuple(s[:, ::length] for s in states or ())
+        output, after = self.body(x.view(-1, length, x.shape[-1]).transpose(0, 1), first, keep)
+        return output.transpose(0, 1).reshape(len(x), -1), {"rnn": list(after)}
+
+
+class SpikingPolicy(GaussianMixin, SequenceModel):
+    """Gaussian policy with the mean from a spiking network or an ANN, and a std independent of the observations."""
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        sequence_length: int,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        init_std: float = 1.0,
+        std_range: Sequence[float] = (),
+        learn_std: bool = True,
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with the arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
+        SequenceModel.__init__(
+            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
+        )
+        low, high = map(math.log, std_range) if std_range else (-math.inf, math.inf)
+        self.limits = low, high
+        GaussianMixin.__init__(self, clip_log_std=bool(std_range), min_log_std=low, max_log_std=high)
+        log_std = torch.full((self.num_actions,), math.log(init_std))
+        self.log_std = nn.Parameter(log_std, requires_grad=learn_std)
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # action mean [B, A], log std [A], and the states after the last step
+        mean, outputs = self.compute_sequences(inputs)
+        return mean, {"log_std": self.log_std, **outputs}
+
+
+class SpikingValue(DeterministicMixin, SequenceModel):
+    """Value function with a spiking network or an ANN."""
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        sequence_length: int,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        source: str = "observations",
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with the arguments of `SequenceModel`."""
+        SequenceModel.__init__(
+            self, 1, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
+        )
+        DeterministicMixin.__init__(self)
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # value [B, 1], and the states after the last step
+        return self.compute_sequences(inputs)

@@ -1,0 +1,93 @@
+"""skrl's PPO and recurrent PPO with extensions for spiking actors, and with correctly stored rollout states."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, override
+
+import torch
+from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
+from skrl.memories.torch import Memory
+from torch import Tensor, nn
+
+from spiky_rl.learners.skrl.models import SequenceModel, SpikingPolicy
+
+
+class SpikingAgent:
+    """Mixin with our extensions of skrl's agents; comes before a skrl agent in the bases."""
+
+    cfg: PPO_CFG
+    policy: SpikingPolicy
+    value: SequenceModel
+    optimizer: torch.optim.Optimizer
+    checkpoint_modules: dict[str, Any]
+    memory: Memory
+    _observation_preprocessor: Callable[[Tensor], Tensor]
+
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with the arguments of skrl's agent.
+
+        skrl's PPO uses only the first learning rate of its configuration. Here, the second one is for the value function and the
+        action noise, and an optional third one for the action noise alone.
+        """
+        super().__init__(**arguments)
+        first, second, *third = self.cfg.learning_rate  # type: ignore[misc]
+        if third or first != second:
+            noise = self.policy.log_std
+            groups = [{"params": [p for p in self.policy.parameters() if p is not noise], "lr": first}]
+            if third:
+                groups.append({"params": list(self.value.parameters()), "lr": second})
+                groups.append({"params": [noise], "lr": third[0]})
+            else:
+                groups.append({"params": [noise, *self.value.parameters()], "lr": second})
+            self.optimizer = torch.optim.Adam(groups)
+            self.checkpoint_modules["optimizer"] = self.optimizer
+
+    def update(self, *, timestep: int, timesteps: int) -> None:
+        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.
+
+        Args:
+            timestep: Control steps so far.
+            timesteps: Total number of control steps.
+        """
+        super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
+        for model in (self.policy, self.value):
+            if model.network is not None:
+                model.network.count_update()
+
+    def reset_rollout(self) -> None:
+        """Discard the current rollout and start a new one."""
+        self.memory.reset()
+        self._rollout = 0
+
+    def normalize_observations(self, observations: Tensor) -> Tensor:
+        """Return normalised ``observations`` [..., O], as input of the policy."""
+        return self._observation_preprocessor(observations)
+
+    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
+        """Return a copy of the observation normalisation, which later training does not change."""
+        normalise = self._observation_preprocessor
+        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
+
+    def get_rollout_tensor(self, name: str) -> Tensor:
+        """Return a tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
+        return self.memory.get_tensor_by_name(name)
+
+
+class SkrlSpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]
+    """skrl's PPO with the extensions of `SpikingAgent`."""
+
+
+class SpikingRecurrentPPO(SpikingAgent, PPO_RNN):  # type: ignore[misc]
+    """skrl's PPO_RNN with the extensions of `SpikingAgent`, and with correctly stored policy states.
+
+    In skrl 2.1, the dictionaries of initial and final states become one object after the first control step. From the second
+    step on, ``act`` overwrites the initial policy state before it is stored, so a replay that does not begin at the first step
+    starts from a state one step late. Here, they stay separate objects.
+    """
+
+    @override
+    def record_transition(self, **transition: Any) -> None:
+        super().record_transition(**transition)
+        self._rnn_initial_states = dict(self._rnn_final_states)

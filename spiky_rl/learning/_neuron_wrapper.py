@@ -1,0 +1,87 @@
+"""Wrappers of neurons, by which a learning rule changes their gradient or their spikes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self, override
+
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.kernels.programs import load_component
+from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, make_named_type
+
+
+class NeuronWrapper(Neuron):
+    """Wrapper of an ODE neuron, with the neuron's parameters and states and optionally further states."""
+
+    own_values: ClassVar[tuple[str, ...]] = ()
+    """Names of the wrapper's own constants."""
+    more: ClassVar[tuple[str, ...]] = ()
+    """Names of its further states, after the neuron's."""
+
+    def __init__(self, inner: Ode, **own: float) -> None:
+        super().__init__(inner.options)
+        kind = type(inner)
+        self.inner, self.params, self.substeps = inner, inner.params, 1
+        self.chosen = {"inner": f"{kind.__module__}:{kind.__qualname__}", **inner.chosen, **own}
+        self.states = (*inner.states, *self.more)  # type: ignore[misc]
+        self.named_states = make_named_type(States, self.states) if self.more else inner.named_states
+        self.named_params, self.named_times = inner.named_params, inner.named_times
+
+    @classmethod
+    def from_class(cls, inner: str, **values: Any) -> Self:
+        """Rebuild a wrapper from its ``chosen`` values.
+
+        Args:
+            inner: Name of the neuron's class, ``module:Class``.
+            values: Options of the neuron, and the wrapper's own constants.
+        """
+        own = {name: values.pop(name) for name in cls.own_values}
+        return cls(load_component("neurons", inner).from_options(**values), **own)
+
+    @classmethod
+    def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
+        """Wrap ``neuron`` with ``own`` constants. Raises RegistryError naming ``rule`` if the neuron is not an `Ode`."""
+        if not isinstance(neuron, Ode):
+            name = type(neuron).__name__.lower().removesuffix("neuron")
+            raise RegistryError(
+                f"name: {name!r} is not available with {rule!r}, which needs a neuron with a threshold and a reset"
+            )
+        return cls(neuron, **own)
+
+    @property
+    def source_neuron(self) -> Neuron:
+        return self.inner
+
+    @override
+    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+        return self.inner.get_parameter_range(name)
+
+
+class GradientThroughReset(NeuronWrapper):
+    """Wrapper with the same output; the gradient passes through the reset as if there were none."""
+
+    def __init__(self, inner: Ode) -> None:
+        super().__init__(inner)
+        self.substeps = inner.substeps
+
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        s = self.inner.integrate(ops, current, s, p)
+        spike = ops.spike(self.inner.distance(ops, s, p))
+        return spike, self._reset(ops, ops.detach(spike), s, p)
+
+    @override
+    def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        s = self.inner.integrate(ops, current, s, p)
+        distance = self.inner.distance(ops, s, p)
+        return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
+
+    @override
+    def finish_step(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        return ops.spike(peak), s
+
+    def _reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
+        after = self.inner.reset(ops, spike, s, p)
+        # value after the reset, gradient of the states before it (b - detach(b) is zero)
+        return self.named_states(
+            *(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, s, strict=True))
+        )

@@ -1,0 +1,82 @@
+"""The checkpoint that a command resumes or plays: found, and refused if its task, agent or network differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config.options import UserError
+from spiky_rl.config.schema import ANN_KEYS
+from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.learners.common import checkpoints
+from spiky_rl.run import run_folders
+from spiky_rl.run.run_plan import RunPlan
+
+TRAINING_ONLY_KEYS = (".quantize",)
+"""Ends of agent keys that a resumed training may change: they affect how weights are trained, but add or remove none."""
+
+
+def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, resume: bool = False) -> None:
+    """Raise UserError if a checkpoint's network settings differ from the agent's, even if the weights would fit.
+
+    Args:
+        loaded: The checkpoint's content.
+        spec: The agent of this command.
+        checkpoint: The file, for messages.
+        resume: Whether training resumes, which may change `TRAINING_ONLY_KEYS`.
+    """
+    theirs = checkpoints.get_identity(loaded).get("spec")
+    if theirs is None:
+        return
+    old, new = get_function_values(theirs), get_function_values(spec.to_dict())
+    defaults = {path for path, _, origin in spec.list_values() if origin == "default"}
+    for path in {**old, **new}:
+        if path not in old and path in defaults:
+            continue  # a newer option whose default equals the earlier behaviour
+        if resume and path.endswith(TRAINING_ONLY_KEYS):
+            continue
+        if old.get(path) != new.get(path):
+            remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
+            raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
+
+
+def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a specification that define the networks' function, by dotted path."""
+    kept: dict[str, Any] = {"history": tree.get("history", 1)}
+    for network, role in (("network", "actor"), ("critic_network", "critic")):
+        model = tree.get(role) or {}
+        keys = ["obs_normalization"]
+        if tree.get(network):
+            kept |= flatten({network: tree[network]})
+        else:
+            keys += ANN_KEYS
+        kept |= {f"{role}.{key}": model[key] for key in keys if key in model}
+    return kept
+
+
+def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
+    """Return the checkpoint that a plan's request names. Raises UserError if its task, agent or network differs.
+
+    Args:
+        plan: The run plan.
+        resume: Whether training resumes, which needs a run of the given seed; otherwise the seed may be the environments' alone.
+    """
+    request = plan.request
+    assert request.checkpoint is not None
+    seed = None if request.seed == -1 else request.seed
+    checkpoint = run_folders.find_checkpoint(
+        request.checkpoint,
+        request.log_root,
+        plan.experiment,
+        plan.task,
+        plan.agent,
+        plan.library,
+        seed,
+        resume,
+    )
+    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
+    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
+    check_network(loaded, plan.spec, checkpoint, resume)
+    checkpoints.warn_if_assets_differ(loaded, plan.assets, str(checkpoint))
+    return checkpoint

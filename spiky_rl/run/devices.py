@@ -1,0 +1,45 @@
+"""The device of a command, and its memory."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from spiky_rl.config import memory_check
+from spiky_rl.config.options import UserError
+
+
+def resolve_device(device: str | None, distributed: bool = False) -> str:
+    """Return the torch name of the device to use. Raises UserError if the device does not exist.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
+        distributed: Whether this process belongs to a distributed run, where GPU ``LOCAL_RANK`` is used.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+        raise UserError(f"--device {device!r}: unknown device; allowed: cpu, cuda, cuda:N")
+    if distributed and device != "cpu":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--device {device}: torch finds no CUDA GPU; use --device cpu, or install a driver for torch {torch.__version__}"
+        )
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {device}: no such GPU; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    return f"cuda:{index}"
+
+
+def get_memory(device: str) -> int:
+    """Return the bytes of memory of a ``device`` from `resolve_device`."""
+    if device == "cpu":
+        return memory_check.machine_memory()
+    return torch.cuda.get_device_properties(device).total_memory

@@ -1,0 +1,256 @@
+"""Evaluation of a policy, undisturbed and under conditions, in one simulation.
+
+Every condition has one environment per episode. Episode i begins in the same state under every condition, with the same
+random actions: only the condition differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.config import memory_check
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.hosts.base import NOMINAL
+from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.learners.common.activity import PolicyActivity
+from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.metrics.energy import average, compute_energy_per_metre
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.devices import get_memory
+from spiky_rl.run.measure import PolicyGroup, run_episodes, synchronize_time
+from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
+from spiky_rl.run.recovery import RecoveryMeter
+from spiky_rl.run.run_plan import RANDOM, RunPlan
+from spiky_rl.run.signals import start_simulation
+from spiky_rl.run.simulate import load_inference_policy, open_env
+
+log = logging.getLogger(__name__)
+
+STRIDE = 7
+"""Control steps from one measurement of activity to the next: measuring costs more than acting."""
+
+type Table = dict[str, dict[str, Any]]
+"""Results by condition, as ``evaluation.json`` has them."""
+type Quantize = Callable[[InferencePolicy, Any], InferencePolicy]
+"""Returns the quantised policy for a policy and its environment."""
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The subject of an evaluation: a plan's policy under conditions."""
+
+    plan: RunPlan
+    names: Sequence[str]
+    """Names of the conditions."""
+    episodes: int
+    """Episodes per condition."""
+    checkpoint: Path | None
+    """None for random actions."""
+
+    @property
+    def is_plastic(self) -> bool:
+        """Whether the policy is measured twice: with fixed weights and with weights that change as it acts."""
+        network = self.plan.spec.network
+        return self.checkpoint is not None and network is not None and bool(network.parts.get("plasticity"))
+
+
+def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, frozen_by: str = "") -> EvaluationPlan:
+    """Select the conditions of an evaluation and set ``plan.num_envs`` to one environment per episode. Raises UserError.
+
+    Args:
+        plan: The run plan; its request names the checkpoint, or `RANDOM`.
+        conditions: Comma-separated names of conditions and of the sets ``all`` and ``stress``.
+        episodes: Episodes per condition.
+        frozen_by: The flag that excludes conditions which change the network; empty if they are allowed.
+    """
+    names = plan.host_task.select_conditions(conditions, plan.conditioned_policy, frozen_by)
+    checkpoint = None if plan.request.checkpoint == RANDOM else find_checkpoint(plan)
+    planned = EvaluationPlan(plan, names, episodes, checkpoint)
+    plan.num_envs = len(names) * episodes * (1 + planned.is_plastic)
+    rows = f"--episodes {episodes} under {len(names)} conditions"
+    needed = memory_check.compute_model_bytes(plan.spec, rows, plan.num_envs)
+    memory_check.require_memory(needed, get_memory(plan.device))
+    return planned
+
+
+def evaluate(
+    evaluation_plan: EvaluationPlan, quantize: Quantize | None = None, progress: ProgressFactory = no_progress
+) -> dict[str, Any]:
+    """Simulate and return the content of ``evaluation.json``.
+
+    Args:
+        evaluation_plan: The policy and its conditions.
+        quantize: Returns the quantised policy to measure; None to measure the policy itself.
+        progress: Opens the progress display.
+    """
+    plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
+    checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
+    words = "%s on %s, %d conditions x %d episodes, %s"
+    log.info(words, plan.agent, plan.task, len(names), episodes, plan.device)
+    log.info("checkpoint: %s", checkpoint or "none: random actions")
+    find_commit()  # cached now: the checkout may change during the evaluation
+    log.info("starting the simulator")
+    if adapts:
+        log.info(
+            "the policy is plastic: measured with fixed weights, and with weights that change as it acts"
+        )
+    plan.host_task.configure_conditions(names)
+    with start_simulation(open_env(plan)) as env:
+        policy = None if checkpoint is None else load_inference_policy(plan, env, checkpoint)[1]
+        if policy is not None and quantize is not None:
+            policy = quantize(policy, env)
+        observed = plan.config["obs_groups"].get("actor") or ["policy"]
+        with torch.inference_mode():
+            groups = env.make_condition_groups(names, episodes, observed, plan.seed, plan.leg, adapts)
+            with progress("evaluating", f"{len(names)} conditions x {episodes} episodes") as report_progress:
+                tables, cost = measure_conditions(groups, policy, report_progress)
+        resets = env.worlds_reset
+    return {
+        "version": 1,
+        **plan.description,
+        "checkpoint": str(checkpoint or RANDOM),
+        "episodes": episodes,
+        "conditions": tables[0],
+        "adapting": tables[1] if adapts else None,
+        "worlds_reset": resets,
+        "cost": cost,
+        "energy_per_metre": energy_per_metre(cost, tables[0][NOMINAL]),
+        "solved": plan.task_spec.solved if plan.task_spec else None,
+        "versions": get_versions(),
+        "provenance": read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+    }
+
+
+def measure_conditions(
+    groups: ConditionGroups,
+    policy: InferencePolicy | None,
+    report_progress: ProgressCallback = lambda share, detail=None: None,
+) -> tuple[list[Table], dict[str, Any] | None]:
+    """Measure a policy under conditions, over one episode of every environment.
+
+    Args:
+        groups: The environments of each condition.
+        policy: None for random actions, whose firing rate and operations are None.
+        report_progress: Receives the completed share of the episodes.
+
+    Returns:
+        Tables of results by condition (a second table if the policy also adapts), and the cost of an action under the first
+        condition, or None if the cost is unknown.
+    """
+    env = groups.env
+    acting = _DisturbedPolicy(groups, policy)
+    recovery = RecoveryMeter(env.num_envs, int(env.max_episode_length), env.device)
+    rows: list[dict[str, float]] = [{}] * env.num_envs
+    obs = groups.restart()
+    acting.begin()
+    for step in run_episodes(env, acting, obs, [1] * env.num_envs):
+        acting.reset(step.dones)
+        recovery.add(step.rewards, step.running)
+        for row in step.rows:
+            rows[int(row["environment"])] = row
+        report_progress(step.share)
+    tables: list[Table] = [{}, {}] if any(groups.adapts) else [{}]
+    for index, (name, ids) in enumerate(zip(groups.names, groups.ids, strict=True)):
+        own = [rows[i] for i in ids.tolist()]
+        measured = [key for key in own[0] if key not in ("environment", "return", "length")]
+        tables[groups.adapts[index]][name] = {
+            "text": groups.texts[index],
+            **_summarize_episodes([row["return"] for row in own], [int(row["length"]) for row in own]),
+            **_summarize_activity(acting.activities[index]),
+            "measures": {key: float(torch.tensor([row[key] for row in own]).mean()) for key in measured},
+            **({"recovery": recovery.compute(ids)} if groups.damages[index] or name == NOMINAL else {}),
+        }
+    return tables, _compute_cost(acting.activities[0], env.num_envs * acting.steps / acting.seconds)
+
+
+class _DisturbedPolicy:
+    """Policy under conditions, with its computing time and its activity by condition."""
+
+    def __init__(self, groups: ConditionGroups, policy: InferencePolicy | None) -> None:
+        self.groups, self.device = groups, groups.env.device
+        self.policy = groups.make_random_policy() if policy is None else PolicyGroup(policy, groups)
+        self.activities: list[list[tuple[int, PolicyActivity]]] = [[] for _ in groups.names]
+        """By condition: number of environments and their activity."""
+        self.steps, self.seconds = 0, 0.0
+
+    def begin(self) -> None:
+        """Begin all episodes."""
+        self.groups.begin()
+        self.policy.reset()
+
+    def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
+        """Return the perturbed actions [B, A] that reach the robots."""
+        seen = self.groups.perturb_observations(obs)
+        if isinstance(self.policy, PolicyGroup) and self.steps % STRIDE == 0:
+            for ids, found in zip(self.groups.ids, self.activities, strict=True):
+                found += self.policy.compute_activities(seen, ids[running[ids]])
+        began = synchronize_time(self.device)
+        actions = self.policy(seen)
+        self.seconds += synchronize_time(self.device) - began
+        actions = self.groups.perturb_actions(actions)
+        self.groups.step()
+        self.steps += 1
+        return actions
+
+    def reset(self, dones: Tensor) -> None:
+        """Reset groups and policy where ``dones`` [B]."""
+        self.groups.reset(dones)
+        self.policy.reset(dones)
+
+
+def _summarize_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+    return {
+        "mean_return": statistics.fmean(returns),
+        "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
+        "returns": returns,
+        "mean_length": statistics.fmean(lengths),
+        "lengths": lengths,
+    }
+
+
+def _summarize_activity(activities: Sequence[tuple[int, PolicyActivity]]) -> dict[str, Any]:
+    """Return means over control steps and environments."""
+    if not activities:
+        return {"firing_rate": None, "operations": None}
+    weights = [count for count, _ in activities]
+    return {
+        "firing_rate": statistics.fmean([activity.rate for _, activity in activities], weights),
+        "operations": statistics.fmean([activity.operations for _, activity in activities], weights),
+    }
+
+
+def _compute_cost(
+    activities: Sequence[tuple[int, PolicyActivity]], actions_per_second: float
+) -> dict[str, Any] | None:
+    costs = [activity.cost for _, activity in activities if activity.cost is not None]
+    if not costs:
+        return None
+    cost = average(costs, [count for count, _ in activities])
+    return {
+        **cost.to_dict(),
+        "ann_dense_operations": activities[0][1].ann_operations,
+        "actions_per_second": actions_per_second,
+        "effective_operations_per_second": cost.throughput(actions_per_second),
+    }
+
+
+def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the undisturbed energy per metre in µJ by energy model, or None if cost or distance is unknown.
+
+    Args:
+        cost: Cost of an action, as in ``evaluation.json``.
+        nominal: Results of the undisturbed condition.
+    """
+    distance = nominal["measures"].get("distance")
+    if cost is None or distance is None:
+        return None
+    return compute_energy_per_metre(cost["energy_nj"], nominal["mean_length"], distance)

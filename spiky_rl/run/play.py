@@ -1,0 +1,205 @@
+"""Playback: episodes of a trained policy, and the cost of its actions."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.config import files
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.config.schema import MEASURES
+from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.measure import run_episodes, synchronize_time
+from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.provenance import get_versions
+from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.simulate import open_policy
+from spiky_rl.run.visualized_env import VisualizerSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PlayResult:
+    """Measured episodes, and the cost of their actions."""
+
+    rows: list[dict[str, float]]
+    """One row per episode."""
+    cost: InferenceCost | None
+    """Mean cost of an action over all episodes; None if unknown."""
+    ann_operations: float
+    """Multiply-accumulates of the equal-size ANN."""
+    actions_per_second: float
+    """Actions of all environments per second of the policy's computing time."""
+
+    def means(self) -> dict[str, float]:
+        """Return the mean over the episodes of every number, by name."""
+        return {name: statistics.mean(row[name] for row in self.rows) for name in self.rows[0]}
+
+    def energy_per_metre(self) -> dict[str, float] | None:
+        """Return µJ per metre by energy model over all episodes, or None if distance or cost is unknown."""
+        if self.cost is None or "distance" not in self.rows[0]:
+            return None
+        steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
+        return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
+
+    def cost_as_dict(self) -> dict[str, Any] | None:
+        """Return the cost for ``playback.json``, or None if it is unknown."""
+        if self.cost is None:
+            return None
+        return {
+            **self.cost.to_dict(),
+            "ann_dense_operations": self.ann_operations,
+            "actions_per_second": self.actions_per_second,
+            "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
+        }
+
+    def as_dict(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
+        """Return the content of ``playback.json``."""
+        means, returns = self.means(), [row["return"] for row in self.rows]
+        return {
+            **plan.description,
+            "checkpoint": str(checkpoint),
+            "episodes": len(self.rows),
+            "mean_return": means["return"],
+            "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
+            "mean_length": means["length"],
+            "firing_rate": means["firing_rate"],
+            "synops_per_step": means["operations"],
+            "measures": {name: means[name] for name in MEASURES if name in means},
+            "cost": self.cost_as_dict(),
+            "energy_per_metre": self.energy_per_metre(),
+            "rows": self.rows,
+            "versions": get_versions(),
+        }
+
+
+def play(
+    plan: RunPlan,
+    options: PlayOptions,
+    export: Callable[[Any, Any, Path], object],
+    progress: ProgressFactory = no_progress,
+    report: Callable[[PlayResult], object] = lambda playback: None,
+) -> list[Path]:
+    """Play the policy that a plan's request names; record a video and export the policy on request.
+
+    Args:
+        plan: The run plan; without ``--num_envs``, its environments are reduced to the number of episodes.
+        options: Options of the playback.
+        export: Exports the learner's policy, given its environment, into a folder.
+        progress: Opens the progress display.
+        report: Receives the measurements before video and export, which take longer than the episodes and may fail.
+
+    Returns:
+        The videos and the result file, which lie beside the checkpoint.
+    """
+    if plan.request.num_envs is None:
+        plan.num_envs = min(plan.num_envs, options.episodes)
+    checkpoint = find_checkpoint(plan)
+    folder, videos = checkpoint.parent, list[Path]()
+    log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
+    log.info("checkpoint: %s", checkpoint)
+    log.info("starting the simulator")
+    live = VisualizerSettings(options.visualizer, options.max_visible_envs, options.real_time)
+    with open_policy(plan, checkpoint, live) as (env, runner, policy):
+        with progress("playing", f"{options.episodes} episodes") as report_progress:
+            playback = play_episodes(env, policy, options.episodes, report_progress)
+        files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
+        report(playback)
+        if plan.request.video:
+            from spiky_rl.run.video import record_video
+
+            to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
+            videos = record_video(env, policy, to, plan.request.video_length, progress)
+        if options.export:
+            export(runner.alg.get_policy(), env, folder / "exported")
+    return [*videos, folder / "playback.json"]
+
+
+def play_episodes(
+    env: Any,
+    policy: InferencePolicy,
+    num_episodes: int,
+    report_progress: ProgressCallback = lambda share, detail=None: None,
+) -> PlayResult:
+    """Play episodes, divided evenly among the environments.
+
+    Environment i plays ``num_episodes // num_envs`` episodes, and one more if ``i < num_episodes % num_envs``.
+
+    Args:
+        env: The host's environments.
+        policy: The acting policy.
+        num_episodes: Episodes of all environments together.
+        report_progress: Receives the completed share of the episodes.
+    """
+    count = env.num_envs
+    quota = [num_episodes // count + (i < num_episodes % count) for i in range(count)]
+    rows: list[dict[str, float]] = []
+    with torch.inference_mode():
+        env.reset()
+        policy.reset()
+        acting = _ObservedPolicy(policy, count, env.device)
+        for step in run_episodes(env, acting, env.get_observations().to(env.device), quota):
+            policy.reset(step.dones)
+            for row in step.rows:
+                rows.append({"episode": len(rows), **row, **acting.describe_episode(row)})
+            acting.restart(step.dones)
+            report_progress(step.share)
+    return PlayResult(
+        rows,
+        average(acting.costs, acting.weights) if acting.costs else None,
+        acting.ann_operations,
+        count * acting.steps / acting.seconds,
+    )
+
+
+class _ObservedPolicy:
+    """Policy with its computing time and its activity in every control step."""
+
+    def __init__(self, policy: InferencePolicy, num_envs: int, device: torch.device | str) -> None:
+        self.policy, self.device = policy, device
+        self.rate, self.operations = (
+            torch.zeros(num_envs, dtype=torch.float64, device=device) for _ in range(2)
+        )
+        """Sums over the control steps of the current episodes, [B]."""
+        self.costs, self.weights = list[InferenceCost](), list[int]()
+        self.ann_operations, self.steps, self.seconds = 0.0, 0, 0.0
+
+    def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
+        """Return the policy's actions [B, A] for ``obs``; measure the activity of the ``running`` [B] environments."""
+        ids = running.nonzero().flatten()
+        activity = self.policy.compute_activity(obs, ids)
+        self.rate[ids] += activity.rates.to(self.rate)
+        self.operations[ids] += activity.operations_each.to(self.rate)
+        self.ann_operations = activity.ann_operations
+        if activity.cost is not None:
+            self.costs.append(activity.cost)
+            self.weights.append(len(ids))
+        began = synchronize_time(self.device)
+        actions = self.policy(obs)
+        self.seconds += synchronize_time(self.device) - began
+        self.steps += 1
+        return actions
+
+    def describe_episode(self, row: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean firing rate and operations per control step of the ended episode ``row``."""
+        i, length = int(row["environment"]), row["length"]
+        return {
+            "firing_rate": float(self.rate[i] / length),
+            "operations": float(self.operations[i] / length),
+        }
+
+    def restart(self, dones: Tensor) -> None:
+        """Reset the sums where ``dones`` [B]."""
+        self.rate *= dones == 0
+        self.operations *= dones == 0

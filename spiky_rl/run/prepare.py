@@ -1,0 +1,185 @@
+"""From a request to a run plan, with all checks that are possible before a simulator starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from spiky_rl.config import files, memory_check
+from spiky_rl.config.early import check_networks
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.spec import (
+    AgentSpec,
+    TaskSpec,
+    load_task,
+    merge_agent,
+    parse_overrides,
+    read_agent,
+    resolve_agent,
+    task_id,
+)
+from spiky_rl.config.tuned_values import read_tuned
+from spiky_rl.hosts import find_host
+from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.common import processes
+from spiky_rl.learners.common.checkpoint_names import require_checkpoint
+from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
+
+log = logging.getLogger(__name__)
+
+
+def make_plan(request: RunRequest) -> RunPlan:
+    """Return the run plan of a ``request``; the cheapest checks come first.
+
+    Raises UserError that names the flag or key, the value and the allowed values.
+    """
+    processes.setup_distributed_env(request.distributed)
+    if request.experiment_name:
+        files.require_plain_name("--experiment_name", request.experiment_name)
+    agent_overrides, env_overrides = split_overrides(request.overrides)
+    if request.max_iterations is not None:
+        agent_overrides.append(f"agent.max_iterations={request.max_iterations}")
+    spec = request.spec
+    stem, data, file = read_agent(request.agent) if spec is None else (spec.name, {}, "")
+    parse_overrides(agent_overrides)
+    files.require_writable("--log_root", request.log_root)
+    task_spec = load_task(request.task)
+    tuned = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)
+    host, learner = find_host(request.task), get_learner(request.library)
+    check_without_simulator(
+        host, request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None
+    )
+    if request.video:
+        host.require_ability(VIDEO, "--video")
+    host.require_installed(request.video)
+    learner.require_installed()
+
+    from spiky_rl.run.devices import get_memory, resolve_device
+
+    device = resolve_device(request.device, request.distributed)
+    assets = host.configure_assets(request.assets)
+    registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
+    for name in data.get("tasks") or {}:
+        try:
+            host.resolve_task(task_id(name))
+        except UnknownTask as error:
+            if ":" not in name:
+                raise UserError(f"{file}: tasks: {error}") from None
+            # not this run's task; its module may not be installed
+            log.warning("%s: tasks: %s", file, error)
+    host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
+    if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
+        words = (
+            "task: %s now means %s; earlier releases may have used other rewards and actions under that name"
+        )
+        log.info(words, request.task, host_task.description)
+    label = task_spec.label if task_spec else registered_id
+    if spec is None:
+        layer = ("", {}) if tuned is None else tuned.get_layer(label, stem)
+        defaults = host_task.agent_defaults
+        spec = resolve_agent(request.agent, registered_id, defaults, agent_overrides, task_spec, layer)
+    host_task.check_agent(spec)
+    config = learner.make_runner_cfg(spec)
+    experiment = request.experiment_name or spec.runner.get("experiment_name", "")
+    if experiment:
+        files.require_plain_name("agent.experiment_name", experiment)
+    if "experiment_name" in config:
+        config["experiment_name"] = experiment
+    seed = host_task.agent_defaults.get("seed", 42) if request.seed is None else request.seed
+    seed = random.randrange(10_000) if seed == -1 else seed
+    rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
+    num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device)
+    memory_check.check_run_memory(spec, num_envs, get_memory(device))
+    host_task.configure(device, num_envs, seed)
+    return RunPlan(
+        request, label, host_task, stem, task_spec, spec, config, experiment,
+        device, num_envs, seed, host_task.physics, rank,
+    )  # fmt: skip
+
+
+def merge_known_agent(request: RunRequest) -> PlainMapping | None:
+    """Return a request's agent without the simulator's defaults, or None if the request has tuned values."""
+    if request.spec is not None:
+        return request.spec.to_dict()
+    if request.tuning is not None:  # tuned values depend on the task's registered id
+        return None
+    task_spec, overrides = load_task(request.task), split_overrides(request.overrides)[0]
+    task = task_spec.id if task_spec else task_id(request.task)
+    return merge_agent(request.agent, task, {}, overrides, task_spec)[1]
+
+
+def check_without_simulator(
+    host: Host,
+    task: str,
+    agent: str | AgentSpec,
+    overrides: Sequence[str],
+    task_spec: TaskSpec | None,
+    is_tuned: bool = False,
+) -> None:
+    """Run all checks of task and agent that do not need the simulator, whose import takes far longer.
+
+    Args:
+        host: The task's host.
+        task: Registered id, or a file stem of tasks/.
+        agent: File stem of agents/, a path, or a merged agent, which is not checked again.
+        overrides: Overrides of the agent.
+        task_spec: The task's file; None if it has none.
+        is_tuned: Whether the agent has tuned values, which depend on the task's registered id; its networks are then not checked.
+
+    Raises:
+        UserError: Names the flag or key, the value and the nearest allowed name.
+    """
+    host.check_task("--task", task)
+    if isinstance(agent, AgentSpec):
+        return
+    _, data, file = read_agent(agent)
+    for name in () if ":" in task else data.get("tasks") or ():  # importing the module may register them
+        find_host(name).check_task(f"{file}: tasks", name)
+    if not is_tuned:
+        registered_id = task_spec.id if task_spec else task_id(task)
+        check_networks(*merge_agent(agent, registered_id, {}, overrides, task_spec)[1:])
+
+
+def merge_agent_on_task(
+    agent: str, task: str, library: str, overrides: Sequence[str]
+) -> tuple[str, AgentSpec]:
+    """Return the registered id of a task, and the agent merged for the task.
+
+    Args:
+        agent: File stem of agents/, or a path.
+        task: Registered id, or a file stem of tasks/.
+        library: Name of the learner.
+        overrides: Overrides of the agent.
+    """
+    task_spec, host = load_task(task), find_host(task)
+    check_without_simulator(host, task, agent, overrides, task_spec)
+    host.require_installed()
+    registered_id = host.resolve_task(task_spec.id if task_spec else task)
+    host_task = host.load_task(TaskRequest(registered_id, get_learner(library)))
+    return registered_id, resolve_agent(agent, registered_id, host_task.agent_defaults, overrides, task_spec)
+
+
+def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str) -> int:
+    """Return the number of environments of a run on a ``device``: the task file's, else the host's."""
+    if task_spec is not None:
+        return task_spec.num_envs[device.partition(":")[0]]
+    return host_task.get_default_num_envs(device)
+
+
+def write_params(folder: Path, plan: RunPlan) -> None:
+    """Write the parameters of a run into its ``folder``: the host's files, the specification with origins, and the provenance."""
+    from spiky_rl.run.provenance import PROVENANCE, read_provenance
+    from spiky_rl.run.run_folders import write_spec
+
+    write_spec(folder, plan.spec)
+    files.write_json(
+        folder / PROVENANCE, read_provenance(plan.device, plan.request.task, plan.physics).model_dump()
+    )
+    plan.host_task.write_params(folder / "params", plan.config)

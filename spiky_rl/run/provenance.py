@@ -1,0 +1,126 @@
+"""Provenance of a result: commit, kernels, threads and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import spiky_rl
+from spiky_rl import __version__
+from spiky_rl.config.options import FileRecord
+from spiky_rl.hosts import find_host, get_host, list_hosts
+from spiky_rl.kernels import compiler
+from spiky_rl.kernels.compiler import CompileError
+from spiky_rl.learners import get_learner, list_learners
+
+PACKAGE = Path(spiky_rl.__file__).parent
+PROVENANCE = "params/provenance.json"
+"""File of the provenance in a run folder, written before the first iteration."""
+DIRTY = "-dirty"
+"""Suffix of the commit if files of the package differ from it."""
+NATIVE_SOURCE = ":/isaaclab_mujoco/src"
+"""Native physics in the same checkout, as git names it; a change there counts as one of the package."""
+
+
+class Provenance(FileRecord):
+    """Origin of a result beyond its specification and the versions of libraries."""
+
+    kernels: str
+    """Digest of the kernels' sources, see `compute_digest`; includes the sources of the native physics if it steps the worlds."""
+    threads: int | None = None
+    """Threads of torch and of the compiled kernels; None in a plan for a GPU."""
+    omp_num_threads: str | None = None
+    """Value of OMP_NUM_THREADS; None if it was not set."""
+    commit: str | None = None
+    """HEAD of the package's checkout, with ``-dirty`` if files of the package differ; comma-separated if a training was resumed at
+    another commit; None without a checkout."""
+    compiler: str | None = None
+    """C++ compiler and its version; None if none starts."""
+
+
+def read_provenance(device: str, task: str, physics: str) -> Provenance:
+    """Return the provenance of this process's results.
+
+    Args:
+        device: Device of networks and worlds.
+        task: The task, which determines the host.
+        physics: Physics backend.
+    """
+    import torch  # not needed for reading results
+
+    return Provenance(
+        kernels=compute_kernels_digest(device.startswith("cuda"), task, physics),
+        threads=torch.get_num_threads(),
+        omp_num_threads=os.environ.get("OMP_NUM_THREADS"),
+        commit=find_commit(),
+        compiler=find_compiler(),
+    )
+
+
+@cache
+def compute_kernels_digest(on_gpu: bool, task: str, physics: str) -> str:
+    """Return the digest of the kernels' sources, and of a ``task``'s ``physics`` backend if its host compiles one."""
+    from spiky_rl.kernels.source_digest import compute_digest
+
+    return compute_digest(on_gpu, find_host(task).get_physics_sources(physics))
+
+
+@cache
+def find_commit() -> str | None:
+    """Return the commit of the package's checkout, with `DIRTY` if files of the package differ, or None if git finds none.
+
+    The commit is found once per process: a later checkout is not the imported code. A wheel that is installed inside the
+    checkout of another project has no commit.
+    """
+    if shutil.which("git") is None or _ask_git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git(
+        "status", "--porcelain", "--", ".", NATIVE_SOURCE
+    )
+    return f"{commit}{DIRTY}" if commit and changes else commit
+
+
+def _ask_git(*words: str) -> str | None:
+    """Return git's output in the package's folder, or None if git fails."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def find_compiler() -> str | None:
+    """Return the first line of the C++ compiler's version, or None if no compiler starts."""
+    try:
+        return compiler.get_compiler_version().partition("\n")[0] if compiler.find_compiler() else None
+    except CompileError:
+        return None
+
+
+def get_versions() -> dict[str, str]:
+    """Return the versions of all distributions that may affect a result, by name."""
+    stepping = [name for host in list_hosts() for name in get_host(host).distributions]
+    training = [get_learner(name).distribution for name in list_learners()]
+    names = dict.fromkeys((*stepping, *training, "numpy"))
+    return {"spiky_rl": __version__} | {name: v for name in names if (v := _find_version(name)) is not None}
+
+
+def list_deciding(task: str, library: str) -> tuple[str, ...]:
+    """Return the distributions whose versions may change bits on a ``task`` that the learner ``library`` trains."""
+    return (*find_host(task).distributions, get_learner(library).distribution)
+
+
+def get_deciding_versions(task: str, library: str) -> dict[str, str]:
+    """Return the versions of the distributions in `list_deciding`; CPU and GPU builds of one version count as equal."""
+    names = list_deciding(task, library)
+    return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
+
+
+def _find_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

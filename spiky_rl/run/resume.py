@@ -1,0 +1,201 @@
+"""Resuming a training with the settings recorded in its run folder; the command line takes precedence."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from spiky_rl.config import files
+from spiky_rl.config.budget import OptionalBudget
+from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
+from spiky_rl.config.options import FileRecord, UserError, option
+from spiky_rl.config.safe_loading import parse_yaml, read_json_record
+from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.spec import read_agent
+from spiky_rl.config.tuned_values import read_tuned
+from spiky_rl.learners.common import checkpoints
+from spiky_rl.run import run_folders
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_trusted_packages
+
+log = logging.getLogger(__name__)
+
+RECORD = "settings.json"
+"""File of the run's settings in its run folder."""
+LENGTH = "agent.max_iterations"
+"""Override with the effect of --max_iterations."""
+
+
+class RunSettings(FileRecord):
+    """Recorded settings of a run."""
+
+    num_envs: int = option(..., "parallel environments of each process", low=1, high=MOST_STEPS)
+    seed: int = option(..., "seed of environment and agent", low=0, high=MOST_STEPS)
+    device: str = option(..., "device")
+    deterministic: bool = option(False, "whether kernels were deterministic")
+    overrides: tuple[str, ...] = option((), "overrides of agent and environment")
+    tuning: Annotated[Path, Field(strict=False)] | None = option(None, "file of the tuned values; null: none")
+    processes: int = option(1, "processes of the training", low=1)
+    budget: OptionalBudget = option(None, "budget; null: iterations are counted")
+    max_iterations: int | None = option(None, "iterations of the whole run; null: a budget ends it", low=1)
+
+
+def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iterations: int | None) -> None:
+    """Write the settings of a run into its run folder.
+
+    Args:
+        folder: The run folder.
+        plan: The run plan.
+        options: Options of the training.
+        iterations: Iterations of the whole run, including those before a resume; None if a budget ends the run.
+    """
+    request, tuning = plan.request, plan.request.tuning
+    settings = RunSettings(
+        num_envs=plan.num_envs,
+        seed=plan.seed,
+        device=plan.device.partition(":")[0] if request.distributed else plan.device,
+        deterministic=request.deterministic,
+        overrides=request.overrides,
+        tuning=None if tuning is None else tuning.absolute(),
+        processes=int(os.environ["WORLD_SIZE"]) if request.distributed else 1,
+        budget=options.budget,
+        max_iterations=iterations,
+    )
+    files.write_json(folder / RECORD, settings.model_dump(mode="json"))
+
+
+def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
+    """Return request and options of a resumed training, with the run's recorded settings for everything not given.
+
+    Args:
+        plan: The run plan from the command line.
+        options: Options from the command line.
+
+    Raises:
+        UserError: There is no such checkpoint of this task and agent, or the run's record is damaged.
+    """
+    request = plan.request
+    assert request.checkpoint is not None
+    checkpoint = run_folders.find_checkpoint(
+        request.checkpoint, request.log_root, plan.experiment, plan.task, plan.agent, plan.library,
+        None if request.seed == -1 else request.seed,
+    )  # fmt: skip
+    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
+    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
+    given = request.model_fields_set | options.model_fields_set
+    request = request.with_changes(checkpoint=str(checkpoint))
+    settings = read_settings(checkpoint)
+    if settings is None:
+        log.info(
+            "%s: has no %s; using the task's defaults for everything not given", checkpoint.parent, RECORD
+        )
+        return request, options
+    check_code(checkpoint.parent / RECORD, settings, request)
+    changes: dict[str, Any] = {}
+    changed_options: dict[str, Any] = {}
+    others: list[str] = []
+    for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
+        theirs, ours = getattr(settings, key), getattr(request, key)
+        if key not in given:
+            changes[key] = theirs
+        elif (ours.absolute() if isinstance(ours, Path) else ours) != theirs:
+            others.append(f"--{key} {ours}, not {theirs}")
+    recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
+    changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
+    if _is_length_open(request, options):
+        left = (settings.max_iterations or 0) - loaded["iter"] - 1
+        if settings.budget is not None:
+            changed_options["budget"] = settings.budget
+        elif left > 0:
+            changes["max_iterations"] = left
+    if settings.processes > 1 and not request.distributed and options.processes is None:
+        if settings.device == "cpu":
+            changed_options["processes"] = settings.processes
+        else:
+            others.append(f"1 process, not {settings.processes}")
+    if others:
+        log.info("the command line overrides the run's settings: %s", "; ".join(others))
+    return request.with_changes(**changes), options.with_changes(**changed_options)
+
+
+def check_code(record: Path, settings: RunSettings, request: RunRequest) -> None:
+    """Raise UserError if recorded overrides or tuned values name code that the user did not name.
+
+    Args:
+        record: The file of the settings, for messages.
+        settings: The recorded settings.
+        request: The request from the command line.
+    """
+    named = list_texts([read_agent(request.agent)[1], *map(_read_values, request.overrides)])
+    remedy = "pass it again to allow the code"
+    recorded = list(map(_read_values, settings.overrides))
+    check_code_is_named(record, recorded, named, remedy, list_trusted_packages())
+    if settings.tuning is not None and request.tuning is None:
+        tuned = read_tuned(settings.tuning)
+        values = [agent.agent for agents in tuned.tasks.values() for agent in agents.values()]
+        remedy = "pass --tuning again to allow the code"
+        check_code_is_named(tuned.path, values, named, remedy, list_trusted_packages())
+
+
+def find_named_code(overrides: Sequence[str]) -> list[str]:
+    """Return the ``overrides`` that name code; a command that resumes the run has to repeat them."""
+    return [text for text in overrides if find_code(_read_values(text), list_trusted_packages())]
+
+
+def _read_values(override: str) -> dict[str, Any]:
+    """Return all readings of an ``override``'s value by the last part of its key, without URLs.
+
+    We read YAML; Isaac Lab reads Python literals, or else the text itself.
+    """
+    path, _, text = override.partition("=")
+    values = [text, parse_yaml(text)]
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        values.append(ast.literal_eval(text))
+    return {path.rpartition(".")[2]: [value for value in list_texts(values) if "://" not in value]}
+
+
+def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -> None:
+    """Raise UserError if the run of a checkpoint is complete and no more iterations are requested.
+
+    Args:
+        plan: The run plan, with the recorded settings.
+        options: Options of the training, with the recorded settings.
+        checkpoint: The checkpoint to resume from.
+    """
+    if plan.request.spec is not None or not _is_length_open(plan.request, options):
+        return
+    settings = read_settings(checkpoint)
+    if settings is not None and settings.max_iterations is not None:
+        raise UserError(
+            f"--checkpoint {checkpoint}: the run has completed its {settings.max_iterations} iterations; pass the number of"
+            " additional ones with --max_iterations"
+        )
+
+
+def read_settings(checkpoint: Path) -> RunSettings | None:
+    """Return the settings of a checkpoint's run, or None if the run has no record. Raises ReadingError for a damaged record."""
+    record = checkpoint.parent / RECORD
+    return read_json_record(record, RunSettings) if record.is_file() else None
+
+
+def _is_length_open(request: RunRequest, options: TrainOptions) -> bool:
+    """Return whether neither iterations nor a budget are given."""
+    keys = {text.partition("=")[0] for text in request.overrides}
+    return request.max_iterations is None and options.budget is None and LENGTH not in keys
+
+
+def _merge_overrides(recorded: Sequence[str], given: Sequence[str], others: list[str]) -> tuple[str, ...]:
+    """Return the ``recorded`` overrides updated with the ``given`` ones; add a text to ``others`` for each changed value."""
+    values = {text.partition("=")[0]: text for text in recorded}
+    for text in given:
+        key = text.partition("=")[0]
+        before = values.pop(key, text)
+        others += [] if before == text else [f"{text}, not {before.partition('=')[2]}"]
+        values[key] = text
+    return tuple(values.values())

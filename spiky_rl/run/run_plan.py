@@ -1,0 +1,262 @@
+"""Options of the commands that run an environment, and the run plan: a request resolved and checked before a simulator starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict
+
+from spiky_rl.config.budget import OptionalBudget
+from spiky_rl.config.keys import list_keys, suggest_key
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.spec import AgentSpec, TaskSpec
+from spiky_rl.hosts import get_host, list_hosts
+from spiky_rl.hosts.base import ConditionedPolicy, HostTask
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.base import Learner
+
+    type Library = str
+else:
+    Library = Literal[*list_learners()]  # the choices of the flag
+RANDOM = "random"
+"""Name for random actions in place of a checkpoint or an agent: N(0, 1), as PPO's initial noise; the zero of normalised scores."""
+Assets = Literal["auto", "local", "nucleus"]
+"""Source of robot assets."""
+MAX_VIDEO_FRAMES = 10_000
+"""Maximum frames of a video; all frames stay in memory (some 10 GB) until the video is written."""
+DEFAULT_VISIBLE_ENVS = 16
+"""Number of environments in the live view; thousands are slow to send and to draw."""
+FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
+"""Key of the environment's configuration -> flag to use instead."""
+
+
+def parse_visualizers(value: object) -> object:
+    """Split comma-separated names; ``none`` gives an empty tuple, which also turns a task's own visualizers off."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return value
+    return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
+
+
+Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_visualizers)]
+"""Names as for Isaac Lab's ``--visualizer``; None for the task's own."""
+
+
+class RunRequest(Settings):
+    """Options shared by all commands that run an environment; names follow Isaac Lab."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    task: str = option(..., "gym id (with or without -v0), or name of a file in tasks/")
+    agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
+    library: Library = option(DEFAULT_LEARNER, "learning library", flags=["--rl_library"])
+    tuning: Path | None = option(
+        None, "tuned values for this agent on this task: the file that tune.py wrote, or its folder"
+    )
+    num_envs: int | None = option(
+        None,
+        "number of parallel environments; null: the task's number for the device",
+        low=1,
+        high=MOST_STEPS,
+    )
+    seed: int | None = option(
+        None,
+        "seed of environment and agent, -1 for a random seed; null: Isaac Lab's, 42",
+        low=-1,
+        high=MOST_STEPS,
+    )
+    device: str | None = option(
+        None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
+    )
+    checkpoint: str | None = option(
+        None, "path of a checkpoint or run folder, or latest or best of the newest run of this task and agent"
+    )
+    experiment_name: str | None = option(
+        None, "name of the task's folder in LOG_ROOT/<library>; null: Isaac Lab's name for the task"
+    )
+    assets: Assets = option(
+        "auto",
+        "source of robot assets: local (derived from Newton), nucleus (the asset server), or auto: nucleus if it answers",
+    )
+    log_root: Path = option(Path("logs"), "folder of all runs")
+    video: bool = option(False, "record videos of the robot, rendered without a display")
+    video_length: int = option(300, "length of a video in control steps", low=1, high=MAX_VIDEO_FRAMES)
+    deterministic: bool = option(False, "use deterministic kernels")
+    distributed: bool = option(
+        False, "train data-parallel with one process per GPU (or core), started by torchrun"
+    )
+    max_iterations: int | None = option(
+        None,
+        "training iterations; when resuming, additional iterations; null: the task's",
+        low=1,
+        high=MOST_STEPS,
+    )
+    overrides: tuple[str, ...] = option(
+        (),
+        "overrides of the agent (agent.x.y=v), the environment (env.x.y=v), physics=NAME or presets=NAME",
+        flags=["overrides"],
+        metavar="key=value",
+    )
+    spec: AgentSpec | None = option(
+        None, "merged agent, as in a study's cell; null: merged when the run is prepared", flags=[]
+    )
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split into overrides of the agent and of the environment. Raises UserError for any other text."""
+    agent = [text for text in overrides if text.startswith("agent.")]
+    environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
+    for text in overrides:
+        if flag := FLAG_BY_ENV_KEY.get(text.partition("=")[0]):
+            raise UserError(f"{text!r}: use {flag}")
+        if text not in agent and text not in environment:
+            key = text.partition("=")[0]
+            hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
+            hint = hint.replace("'", "'agent.", 1)
+            raise UserError(
+                f"{text!r} is not an override; allowed: agent.key=value, env.key=value, physics=NAME, presets=NAME{hint}"
+            )
+    return agent, environment
+
+
+def list_trusted_packages() -> tuple[str, ...]:
+    """Return the packages of hosts and learners, whose classes a file may name because every run imports them."""
+    packages = [package for name in list_hosts() for package in get_host(name).code_packages]
+    return (*(get_learner(name).module for name in list_learners()), *packages)
+
+
+@dataclass
+class RunPlan:
+    """Resolved request of one process: task, agent, library, device and sizes."""
+
+    request: RunRequest
+    task: str
+    """Registered id, or the name of a task file that changes a registered task."""
+    host_task: HostTask
+    """The configured task of the host."""
+    agent: str
+    task_spec: TaskSpec | None
+    spec: AgentSpec
+    config: dict[str, Any]
+    """The runner's configuration."""
+    experiment: str
+    """Name of the task's folder in logs/<library>."""
+    device: str
+    num_envs: int
+    seed: int
+    physics: str
+    """Name of the physics backend; once the environment is open, of the backend that really steps the worlds."""
+    rank: int = 0
+    """Rank of this process in a distributed run; rank 0 writes the run folder."""
+
+    @property
+    def library(self) -> str:
+        """Name of the learner."""
+        return self.request.library
+
+    @property
+    def learner(self) -> Learner:
+        """Learner of the run."""
+        return get_learner(self.request.library)
+
+    @property
+    def assets(self) -> str:
+        """Source of the robots, in words."""
+        return self.host_task.assets
+
+    @property
+    def registered(self) -> str:
+        """The task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
+        return self.host_task.description
+
+    @property
+    def conditioned_policy(self) -> ConditionedPolicy:
+        """Description of the policy for conditions."""
+        return ConditionedPolicy(self.task, self.agent, self.spec, self.leg)
+
+    @property
+    def leg(self) -> str:
+        """Regular expression of the joints of one leg; empty if the task file gives none."""
+        return self.task_spec.leg if self.task_spec else ""
+
+    def get_setting(self, key: str) -> Any:
+        """Return the agent's setting ``key``, see `AgentSpec.get_setting`."""
+        return self.spec.get_setting(key)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the run in its checkpoints."""
+        return {
+            "task": self.task,
+            "agent": self.agent,
+            "seed": self.seed,
+            "assets": self.assets,
+            "physics": self.physics,
+            "spec": self.spec.to_dict(),
+        }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Description of the run in its result files."""
+        keys = ("task", "registered", "agent", "library", "device", "seed", "assets", "physics")
+        return {key: getattr(self, key) for key in keys}
+
+
+class VisualizerOptions(Settings):
+    """Options of the live view, as in Isaac Lab's own commands."""
+
+    visualizer: Visualizers = option(
+        None,
+        "live view: viser or rerun in a browser, newton_gl in a window; several with commas, or none",
+        flags=["--visualizer", "--viz"],
+        metavar="NAMES",
+    )
+    max_visible_envs: int = option(
+        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MOST_STEPS
+    )
+
+
+class TrainOptions(VisualizerOptions):
+    """Options of train.py besides `RunRequest`."""
+
+    teacher: str | None = option(
+        None,
+        "run folder or checkpoint of the teacher, for an agent with distillation_cfg",
+        metavar="RUN",
+    )
+    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(
+        (),
+        "code outside the package that the teacher's checkpoint may run: its module:Class or path/file.py:Class names, with"
+        " commas",
+        metavar="NAMES",
+    )
+    budget: OptionalBudget = option(
+        None,
+        "total budget, instead of --max_iterations: env_steps, wall (seconds) or synops (effective synaptic operations);"
+        " a resumed run counts its earlier part",
+        metavar="KIND=AMOUNT",
+    )
+    run_name: str = option("", "suffix of the run folder")
+    logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "logger for scalars")
+    log_project_name: str | None = option(None, "project of wandb or neptune")
+    choose_best: bool = option(
+        True, "at the end of a finished training, choose best.pt by a short evaluation without action noise"
+    )
+    video_interval: int = option(2000, "control steps between videos", low=1, high=MOST_STEPS)
+    processes: int | None = option(
+        None,
+        "train data-parallel in N local processes with --num_envs environments each, for a CPU with many cores",
+        low=1,
+        high=1024,
+        metavar="N",
+    )
+    resume_optimizer_state: bool = option(
+        True, "with --checkpoint: restore the optimiser's state and learning rate"
+    )

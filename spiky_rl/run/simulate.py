@@ -1,0 +1,95 @@
+"""The simulation of a run plan, and a trained policy in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.hosts.base import SimulationOptions
+from spiky_rl.kernels import dispatch
+from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.signals import start_simulation
+from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.common.inference_policy import InferencePolicy
+    from spiky_rl.learners.common.runner import BaseRunner
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[Any]:
+    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets.
+
+    Args:
+        plan: The run plan.
+        live: Settings of the live view; None for no live view.
+    """
+    request = plan.request
+    watched = live if plan.rank == 0 else None  # only the first process of a distributed run has a live view
+    options = SimulationOptions(
+        seed=plan.seed + plan.rank,
+        clip_actions=plan.get_setting("clip_actions"),
+        video=request.video,
+        deterministic=request.deterministic,
+        distributed=request.distributed and plan.device != "cpu",
+        visualizers=None if watched is None else watched.visualizers,
+        visible_envs=None if watched is None else watched.visible,
+    )
+    with plan.host_task.open(plan.device, plan.num_envs, options) as env:
+        plan.physics = plan.host_task.physics
+        if plan.rank == 0:
+            log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _format_backend(plan))
+        yield env
+
+
+def _format_backend(plan: RunPlan) -> str:
+    """Return a phrase that names the kernel backend of the agent's neurons; empty if the agent has no neurons."""
+    network = plan.spec.network or plan.spec.critic_network
+    name = getattr(network.options, "backend", "") if network is not None else ""
+    found = dispatch.resolve_auto(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
+    return f"; neurons: {found} backend" if found else ""
+
+
+def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
+    """Return ``env`` in a `VisualizedEnv` if ``live`` asks for one, else ``env`` itself."""
+    if live is None or not (live.visualizers or live.real_time):
+        return env
+    return VisualizedEnv(env, live.real_time)
+
+
+def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
+    """Return the runner with the weights of a checkpoint, and its inference policy.
+
+    Args:
+        plan: The run plan, with the agent that was trained.
+        env: The rsl_rl environment.
+        checkpoint: The checkpoint.
+    """
+    runner_class: Any = plan.learner.get_runner_class()
+    runner = runner_class(env, plan.config, None, plan.device, plan.identity)
+    runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
+    return runner, runner.get_inference_policy(plan.device)
+
+
+@contextmanager
+def open_policy(
+    plan: RunPlan, checkpoint: Path, live: VisualizerSettings | None = None
+) -> Iterator[tuple[Any, BaseRunner, InferencePolicy]]:
+    """Open a simulation with a trained policy: environment, runner and policy. A signal ends the simulation at once.
+
+    Args:
+        plan: The run plan, with the agent that was trained.
+        checkpoint: The checkpoint.
+        live: Settings of the live view; None for no live view.
+    """
+    with start_simulation(open_env(plan, live)) as plain:
+        env = wrap_for_visualizer(plain, live)
+        runner, policy = load_inference_policy(plan, env, checkpoint)
+        if isinstance(env, VisualizedEnv) and live is not None and live.visualizers:
+            env.set_policy(policy)
+        yield env, runner, policy

@@ -1,0 +1,116 @@
+"""``train.py --teacher``: the teacher of a student, found and checked before a simulator starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.config import registry
+from spiky_rl.config.named_code import check_code_is_named, list_texts
+from spiky_rl.config.options import UserError
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.spec import read_agent
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.learners.common.checkpoints import read_checkpoint
+from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
+from spiky_rl.run import run_folders
+from spiky_rl.run.run_plan import RunPlan, TrainOptions, list_trusted_packages
+
+log = logging.getLogger(__name__)
+
+
+def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
+    """Return the teacher of a run, or None if the agent learns from no teacher.
+
+    Args:
+        plan: The run plan.
+        options: May name the teacher's run folder or checkpoint, and the code that the teacher may execute.
+        checkpoint: Checkpoint to resume from, which holds the teacher; None for a new run.
+
+    Raises:
+        UserError: Agent and teacher do not fit together.
+    """
+    named = options.teacher
+    if not plan.spec.runner["algorithm"].get("distillation_cfg"):
+        if named is not None:
+            raise UserError(
+                f"--teacher {named}: --agent {plan.agent} learns from no teacher; allowed:"
+                f" {', '.join(_list_distilled_agents())}, or any agent with agent.algorithm.distillation_cfg"
+            )
+        return None
+    if checkpoint is not None:
+        if named is not None:
+            raise UserError(f"--teacher {named}: {checkpoint} already holds its teacher; remove --teacher")
+        loaded = read_checkpoint(str(checkpoint), library=plan.library)
+        kept = load_teacher_from_student(loaded, checkpoint)
+        _check_code(kept, checkpoint, plan, options)
+        return kept
+    if named is None:
+        raise UserError(f"--agent {plan.agent}: needs a teacher; pass its run folder with --teacher RUN")
+    path = Path(named)
+    if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
+        raise UserError(
+            f"--teacher {named}: not found; allowed: a checkpoint file, or a run folder with checkpoints"
+        )
+    path = run_folders.find_checkpoint(
+        str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent
+    )
+    teacher = read_teacher(path, plan.task, plan.learner)
+    _check_code(teacher, path, plan, options)
+    for key, default in (("history", 1),):
+        theirs, ours = teacher.spec.get(key, default), plan.spec.runner.get(key, default)
+        if theirs != ours:
+            raise UserError(
+                f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
+            )
+    log.info("teacher: %s, %s", teacher.agent, path)
+    return teacher
+
+
+def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:
+    """Raise UserError if the ``teacher`` in ``file`` names code that the user did not name."""
+    named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
+    remedy = "pass --teacher_code with that name to allow the code"
+    check_code_is_named(file, teacher.spec, named, remedy, list_trusted_packages())
+
+
+def _list_distilled_agents() -> list[str]:
+    """Return the names of our agents that learn from a teacher."""
+    found = []
+    for name in registry.list_names("agents"):
+        try:
+            algorithm = read_agent(name)[1].get("algorithm") or {}
+        except RegistryError:  # a broken file raises when it is loaded by name
+            continue
+        if algorithm.get("distillation_cfg"):
+            found.append(name)
+    return found
+
+
+def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
+    """Return the noise-free returns of student and teacher, over one episode of every environment from the same states.
+
+    Args:
+        runner: The runner that trained the student.
+        env: The rsl_rl environment.
+        plan: The run plan.
+    """
+    # imported late: a training needs these modules only at its end
+    from spiky_rl.hosts.base import NOMINAL
+    from spiky_rl.hosts.condition_groups import ConditionGroups
+    from spiky_rl.run.evaluate import measure_conditions
+
+    log.info("comparing student and teacher without noise, one episode in every environment each")
+    groups = plan.config["obs_groups"].get("actor") or ["policy"]
+    runner.get_inference_policy(plan.device)
+    found: dict[str, float] = {}
+    with torch.inference_mode():
+        for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
+            everywhere = ConditionGroups(env, [NOMINAL], env.num_envs, groups, plan.seed)
+            nominal = measure_conditions(everywhere, policy)[0][0][NOMINAL]
+            found |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
+    teacher = runner.alg.teacher
+    return {"teacher": teacher.path, "teacher_agent": teacher.agent, **found, "episodes": env.num_envs}

@@ -1,0 +1,319 @@
+"""A training, from its run plan to a run folder with checkpoints and result."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.base import NonFiniteError
+from spiky_rl.learners.base import LOGGERS
+from spiky_rl.learners.common.activity import PolicyActivity
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
+from spiky_rl.learners.common.teacher import Teacher
+from spiky_rl.run import resume, run_folders
+from spiky_rl.run import teacher as teachers
+from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.prepare import write_params
+from spiky_rl.run.provenance import read_provenance
+from spiky_rl.run.run_plan import RunPlan, TrainOptions
+from spiky_rl.run.signals import StopRequest
+from spiky_rl.run.simulate import open_env, wrap_for_visualizer
+from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
+
+log = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+"""File of the progress in a run folder, written after every iteration."""
+UNLIMITED_ITERATIONS = 1_000_000
+"""Iterations of a run that another budget ends."""
+RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+"""Parts of a checkpoint to load if the optimiser's state is reset."""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """A finished iteration and the progress of the training."""
+
+    iteration: IterationSummary
+    share: float
+    """Completed share of the training, in [0, 1]."""
+    initial_share: float | None
+    """Share of the budget used before this process's first iteration; None if the training counts iterations."""
+
+
+type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]
+"""Opens the progress display; its callback receives every iteration."""
+
+
+def require_whole_minibatches(plan: RunPlan) -> None:
+    """Raise UserError if rollouts cannot be split into minibatches. Recurrent agents split rollouts by environment."""
+    batches = plan.spec.runner["algorithm"]["num_mini_batches"]
+    samples = plan.num_envs * plan.get_setting("num_steps_per_env")
+    if samples < batches:
+        raise UserError(
+            f"agent.algorithm.num_mini_batches: {batches} is more than the {samples} samples of a rollout"
+        )
+    plan.learner.check_minibatches(plan.spec, plan.num_envs, batches)
+
+
+def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
+    """Return the training of a ``plan``, with its checkpoint and teacher if any. Raises UserError if one is missing."""
+    require_whole_minibatches(plan)
+    checkpoint = find_checkpoint(plan, resume=True) if plan.request.checkpoint else None
+    if checkpoint is not None:
+        resume.require_iterations(plan, options, checkpoint)
+    taught_by = teachers.find_teacher(plan, options, checkpoint)
+    if LOGGERS in plan.learner.abilities:
+        plan.config["logger"] = options.logger
+        if options.log_project_name:
+            plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
+    return TrainingRun(plan, options, checkpoint, taught_by)
+
+
+@dataclass
+class TrainingRun:
+    """A training with its run folder."""
+
+    plan: RunPlan
+    options: TrainOptions
+    checkpoint: Path | None = None
+    """Checkpoint to resume from; None for a new run."""
+    teacher: Teacher | None = None
+    folder: Path | None = None
+    """Run folder; None on ranks above 0 of a distributed run."""
+    runner: BaseRunner | None = None
+    """None before the simulator has started."""
+    activity: PolicyActivity | None = None
+    """Activity in the last iteration; None before the first."""
+    returns: dict[str, Any] | None = None
+    """Returns of a finished student and its teacher."""
+    best: dict[str, Any] | None = None
+    """Choice of the best checkpoint; None if none was made."""
+
+    def make_folder(self) -> None:
+        """Create the run folder with the run's parameters. Raises UserError if it cannot be written."""
+        plan = self.plan
+        root = plan.request.log_root
+        if plan.rank != 0:
+            return
+        try:
+            self.folder = run_folders.create_run_folder(
+                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+            )
+            write_params(self.folder, plan)
+        except OSError as error:
+            where = error.filename or str(root)
+            raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
+        words = "%s on %s, %d environments, %s, seed %d"
+        log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
+        log.info("run folder: %s", self.folder)
+
+    def train(self, stop: StopRequest, display: Display) -> str:
+        """Simulate and train.
+
+        Args:
+            stop: The stop request.
+            display: Opens the progress display.
+
+        Returns:
+            The outcome: ``finished``, ``stopped`` or ``failed: <reason>``.
+        """
+        plan, options, request, recorder = self.plan, self.options, self.plan.request, None
+        live = VisualizerSettings(options.visualizer, options.max_visible_envs)
+        log.info("starting the simulator")
+        with plan.learner.use_torch_settings(plan.device), open_env(plan, live) as plain:
+            env: Any = plain
+            if request.video and self.folder is not None:
+                from spiky_rl.run.video import VideoRecorder
+
+                folder = self.folder / "videos" / "train"
+                env = recorder = VideoRecorder(env, folder, request.video_length, options.video_interval)
+            env = wrap_for_visualizer(env, live)
+            self.runner = self._make_runner(env)
+            if isinstance(env, VisualizedEnv):
+                env.set_policy(self.runner.inference_policy)
+            outcome = self._learn(self.runner, stop, display)
+            if recorder is not None:
+                recorder.finish()
+            if self.teacher is not None and self.folder is not None and outcome == "finished":
+                self.returns = teachers.compare_with_teacher(self.runner, plain, plan)
+            if options.choose_best and self.folder is not None and outcome == "finished":
+                self.best = self._choose_best(plain, self.folder, stop)
+        return outcome
+
+    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
+        """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
+        from spiky_rl.run.best_checkpoint import choose_best_checkpoint
+
+        assert self.runner is not None
+        try:
+            return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
+        except (NonFiniteError, OSError, KeyboardInterrupt) as error:
+            log.warning(
+                "%s stays the checkpoint of the highest mean return: %s",
+                run_folders.BEST,
+                str(error) or "stopped",
+            )
+            return None
+
+    def _make_runner(self, env: Any) -> BaseRunner:
+        """Return the learner's runner, for a new run or with the checkpoint to resume from."""
+        plan, seed = self.plan, self.plan.seed + self.plan.rank
+        torch.manual_seed(seed)
+        runner_class: Any = plan.learner.get_runner_class()
+        folder = None if self.folder is None else str(self.folder)
+        notes = {"specification": _format_spec_table(plan)}
+        runner = runner_class(
+            env, plan.config, folder, plan.device, plan.identity, plan.get_setting("picture_interval"), notes
+        )
+        if plan.request.deterministic:
+            env.make_deterministic(seed)
+        if self.teacher is not None:
+            runner.set_teacher(self.teacher)
+        if self.checkpoint is not None:
+            taken = None if self.options.resume_optimizer_state else RESET_SETTINGS
+            runner.load(str(self.checkpoint), taken, map_location=plan.device)
+            log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
+        return runner
+
+    def _learn(self, runner: Any, stop: StopRequest, display: Display) -> str:
+        """Train until the iterations, the budget or a stop request end the training; return the outcome."""
+        plan = self.plan
+        callback = _IterationCallback(self, runner, stop)
+        if self.folder is not None:
+            total = (
+                None
+                if callback.iterations == UNLIMITED_ITERATIONS
+                else callback.first + max(callback.iterations, 0)
+            )
+            resume.write_settings(self.folder, plan, self.options, total)
+        if callback.first and callback.iterations != UNLIMITED_ITERATIONS:
+            log.info("running %d more iterations", max(callback.iterations, 0))
+        try:
+            stop.message = "stopping after this iteration"
+            with display() as callback.show:
+                runner.on_iteration = callback
+                stop.signal = _max_over_ranks(
+                    stop.signal, plan.device
+                )  # of a stop during the simulator's start
+                if stop():
+                    raise StopTraining
+                if callback.iterations > 0:  # a resumed run may have spent its budget already
+                    runner.learn(callback.iterations, plan.get_setting("init_at_random_ep_len"))
+        except (StopTraining, KeyboardInterrupt):
+            return "finished" if callback.budget_spent else "stopped"
+        except FloatingPointError as error:
+            return f"failed: {error}"
+        except NonFiniteError as error:  # the policy may be the cause
+            return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
+        except OSError as error:
+            if error.errno not in files.DISK_ERRORS:
+                raise
+            return f"failed: {files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
+        return "finished"
+
+    def write_result(self, outcome: str) -> dict[str, Any]:
+        """Write ``result.json`` with the ``outcome`` of `train` into the run folder, and return its content."""
+        assert self.folder is not None and self.runner is not None
+        plan, activity = self.plan, self.activity
+        try:
+            return run_folders.write_result(
+                self.folder / "result.json",
+                self.runner.progress,
+                **plan.description,
+                num_envs=plan.num_envs,
+                outcome=outcome,
+                spec_hash=plan.spec.digest,
+                provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+                overrides=list(plan.request.overrides),
+                cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
+                **({"distillation": self.returns} if self.returns else {}),
+                **({"best": self.best} if self.best else {}),
+            )
+        except OSError:  # such as a disk that is still full
+            log.error("%s", outcome)
+            raise
+
+
+class _IterationCallback:
+    """Callback after every iteration: updates the display, saves the best checkpoint, ends the training by budget or stop request.
+
+    Environments start at random points of their episodes. The first returns belong to shortened episodes, which are the best
+    ones if rewards are negative: no checkpoint is the best before the time of a whole episode has passed.
+    """
+
+    show: Callable[[TrainingStep], None]
+
+    def __init__(self, run: TrainingRun, runner: BaseRunner, stop: StopRequest) -> None:
+        plan, budget = run.plan, run.options.budget
+        self.run, self.runner, self.stop = run, runner, stop
+        self.first: int = runner.current_learning_iteration
+        self.iterations: int = plan.get_setting("max_iterations")
+        self.budget, self.budget_spent = None, False
+        steps = plan.get_setting("num_steps_per_env")
+        if budget is not None:
+            ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
+            total = budget.to_iterations(plan.num_envs * steps * ranks)
+            self.iterations = UNLIMITED_ITERATIONS if total is None else total - self.first
+            self.budget = budget if total is None else None
+        self.initial_share: float | None = None
+        self.best = float("-inf")
+        self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+
+    def __call__(self, iteration: IterationSummary) -> None:
+        """Process an ``iteration``. Raises StopTraining if the training has to end."""
+        run, device, progress = self.run, self.run.plan.device, iteration.progress
+        run.activity = iteration.activity
+        if self.budget is None:
+            share = used = (iteration.index - self.first + 1) / self.iterations
+        else:
+            used = self.budget.compute_share(
+                progress.env_steps, progress.seconds_total, progress.total_operations
+            )
+            share = min(used, 1.0)
+            if self.initial_share is None:  # a resumed run has used some of its budget already
+                self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
+        self.show(TrainingStep(iteration, share, self.initial_share))
+        value = progress.returns[-1]
+        if run.folder is not None:
+            if iteration.index >= self.whole and value > self.best:
+                self.best = value
+                self.runner.save(str(run.folder / run_folders.BEST))
+            heartbeat = {
+                "iteration": iteration.index,
+                "env_steps": progress.env_steps,
+                "share": share,
+                "mean_return": None if math.isnan(value) else value,
+                "steps_per_second": iteration.steps_per_second,
+            }
+            files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
+        self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
+        self.stop.signal = _max_over_ranks(self.stop.signal, device)
+        if self.budget_spent or self.stop():
+            raise StopTraining
+
+
+def _max_over_ranks(number: int, device: str) -> int:
+    """Return the largest ``number`` of all ranks of a distributed run, so that all stop after the same iteration."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    largest = torch.tensor(float(number), device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def _format_spec_table(plan: RunPlan) -> str:
+    """Return the merged specification as a Markdown table."""
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.list_values())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])

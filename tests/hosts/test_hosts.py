@@ -1,0 +1,84 @@
+"""Hosts and learners are asked for their abilities, and what one lacks is refused in one line."""
+
+import pytest
+
+from spiky_rl import hosts, learners
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.base import LIVE_VIEW, VIDEO, Host
+from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, LOGGERS, Learner
+
+
+class Bare(Host):
+    """A host without any ability."""
+
+    name, abilities, distributions = "bare", frozenset(), ("torch",)
+
+    def owns(self, task):
+        return True
+
+    def check_task(self, key, name):
+        """Know every task."""
+
+    def require_installed(self, video=False):
+        """Be installed."""
+
+    def configure_assets(self, source):
+        return source
+
+    def resolve_task(self, name):
+        return name
+
+    def load_task(self, request):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", hosts.list_hosts())
+def test_every_host_is_found_by_its_name_and_owns_some_task(name):
+    host = hosts.get_host(name)
+    assert isinstance(host, Host) and host.name == name and host.abilities <= {VIDEO, LIVE_VIEW}
+    assert hosts.find_host("Isaac-Ant").name == "isaaclab"
+
+
+@pytest.mark.parametrize("name", learners.list_learners())
+def test_every_learner_is_found_by_its_name(name):
+    learner = learners.get_learner(name)
+    assert isinstance(learner, Learner) and learner.name == name
+    assert learner.abilities <= {DISTRIBUTED, LOGGERS, EXPORTS, DISTILLS}
+    assert learners.DEFAULT_LEARNER in learners.list_learners()
+
+
+@pytest.mark.parametrize(
+    "ask, words",
+    [
+        (lambda: Bare().require_ability(VIDEO, "--video"), ("--video", "bare", "no video")),
+        (lambda: Bare().check_visualizers(["viser"], False), ("--visualizer viser", "bare", "no live view")),
+        (lambda: Bare().parse_conditions("all,push"), ("--conditions", "'push'", "nominal, all, stress")),
+        (
+            lambda: learners.get_learner("skrl").require_ability(EXPORTS, "--export"),
+            ("--export", "--rl_library skrl", "allowed: rsl_rl"),
+        ),
+    ],
+)
+def test_what_a_host_or_a_learner_lacks_is_refused_in_one_line(ask, words):
+    with pytest.raises(UserError) as refused:
+        ask()
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_host_without_conditions_has_nominal_alone():
+    assert Bare().parse_conditions("all") == Bare().parse_conditions("nominal,stress") == ["nominal"]
+    Bare().check_visualizers([], True)
+
+
+def test_hosts_and_learners_are_known_without_their_libraries():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from spiky_rl import hosts, learners\n"
+        "[hosts.get_host(n) for n in hosts.list_hosts()]; [learners.get_learner(n) for n in learners.list_learners()]\n"
+        "sys.exit(bool({'torch', 'isaaclab', 'rsl_rl', 'skrl', 'newton', 'gymnasium'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
