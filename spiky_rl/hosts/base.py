@@ -1,5 +1,7 @@
 """Base classes of hosts: simulators with their tasks, environments and abilities."""
 
+# pylint: disable=unused-argument  # defaults of hosts that lack an ability
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

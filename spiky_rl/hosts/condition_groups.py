@@ -84,9 +84,9 @@ class ConditionGroups:
     def reset(self, dones: Tensor) -> None:
         """Reset the conditions where ``dones`` [B]."""
 
-    def perturb_policy(
+    def perturb_policy(  # pylint: disable=unused-argument
         self, policy: InferencePolicy, index: int
-    ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
+    ) -> list[InferencePolicy]:
         """Return the perturbed copies that replace ``policy`` under condition ``index``; empty if the policy itself acts.
 
         The environments of the group are divided evenly among the copies, in their order.

@@ -56,9 +56,9 @@ class EvalCondition(ABC):
     def configure(cls, env_cfg: EnvCfg) -> None:
         """Prepare a task's ``env_cfg`` before the simulator starts; without effect until the condition acts."""
 
-    def perturb_policy(
+    def perturb_policy(  # pylint: disable=unused-argument
         self, policy: InferencePolicy
-    ) -> list[InferencePolicy]:  # pylint: disable=unused-argument
+    ) -> list[InferencePolicy]:
         """Return the perturbed copies that replace ``policy``; empty if the policy itself acts.
 
         The environments of the group are divided evenly among the copies, in their order.
