@@ -21,6 +21,8 @@ GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 """Package of Isaac Lab's PPO configurations for its flat velocity task of the same robot."""
 
 
+OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")
+"""Entry points that register no tasks beyond `OWN`."""
 EXTENSIONS = "isaaclab.tasks"
 """Entry point group of packages that register tasks with Isaac Lab."""
 
@@ -64,7 +66,7 @@ def list_registered_ids() -> frozenset[str]:
     """
     entries = importlib.metadata.entry_points(group=EXTENSIONS)
     package = importlib.util.find_spec("isaaclab_tasks")
-    if package is None or any(not entry.value.startswith("spiky_rl.") for entry in entries):
+    if package is None or any(not entry.value.startswith(OUR_ENTRIES) for entry in entries):
         return frozenset()
     ids = {OWN}
     for folder in package.submodule_search_locations or ():
