@@ -396,3 +396,23 @@ BAD_LAYERS = {
 def test_layers_that_are_no_widths_are_refused(text, spiking):
     with pytest.raises(SpecError, match=BAD_LAYERS[text]):
         resolve(spiking, text)
+
+
+@pytest.mark.parametrize("first, second", [("concat", "beside"), ("beside", "concat"), ("own", "custom")])
+def test_an_old_name_over_the_present_one_keeps_the_options_below_it(first, second):
+    values, origins = spec.merge(
+        [
+            ("file", {"part": {"name": first, "kept": 1, "changed": 1}}),
+            ("override", {"part": {"name": second, "changed": 2}}),
+        ]
+    )
+    assert values == {"part": {"name": second, "kept": 1, "changed": 2}}
+    assert origins["part.kept"] == "file"
+
+
+@pytest.mark.parametrize("name", ["rate", "custom", ["concat"], None])
+def test_another_component_still_drops_the_options_below_it(name):
+    values, _ = spec.merge(
+        [("file", {"part": {"name": "concat", "dropped": 1}}), ("override", {"part": {"name": name}})]
+    )
+    assert values == {"part": {"name": name}}

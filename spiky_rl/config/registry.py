@@ -194,6 +194,13 @@ def update_name(kind: str, name: str) -> str:
     return new
 
 
+def is_same_entry(first: object, second: object) -> bool:
+    """Return whether two values name one component; an old name in `RENAMED` and its new name do."""
+    if not (isinstance(first, str) and isinstance(second, str)):
+        return first == second
+    return any(update_name(kind, first) == update_name(kind, second) for kind, _ in RENAMED)
+
+
 @cache
 def _log_rename(kind: str, old: str, new: str) -> None:
     log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)

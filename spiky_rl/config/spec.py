@@ -243,10 +243,9 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
                 below = node[key] = dict[str, PlainValue](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
-                renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
-                    "name"
-                )
-                if not isinstance(below, dict) or renamed:
+                if not isinstance(below, dict) or not registry.is_same_entry(
+                    value.get("name", below.get("name")), below.get("name")
+                ):
                     below = node[key] = {}
                     for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
                         del origins[stale]
