@@ -1,1 +1,1 @@
-"""Trained policies without this package: one file per target, each proved equal to the live policy."""
+"""Exports of trained policies: one module per target; every export is verified against the live policy."""

@@ -1,4 +1,4 @@
-"""A control step of an ANN of rsl_rl's, in the form that a spiking network's has for an export."""
+"""A control step of an rsl_rl ANN, with the inputs and outputs of a spiking network's export."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spiky_rl.learners.common.inference_policy import clamp_observations, reset_
 
 
 class AnnStep(nn.Module):
-    """Bounded observations, and one flat state [1, S] if any."""
+    """A control step with clamped observations and, if the ANN is recurrent, one flat state [1, S]."""
 
     def __init__(self, core: nn.Module) -> None:
-        """Take a control step ``core`` as rsl_rl exports it."""
+        """Wrap ``core``, the control step that rsl_rl exports."""
         super().__init__()
         self.core: Any = core
         first, *states = self.core.get_dummy_inputs()
@@ -25,16 +25,15 @@ class AnnStep(nn.Module):
         )
 
     def get_dummy_inputs(self) -> tuple[Tensor, ...]:
-        """Return inputs of the right shapes."""
+        """Return zeros in the shapes of the inputs."""
         return self.example
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the action for an observation ``x`` [1, O], and the new ``state`` if there is one."""
+        """Return the action for an observation ``x`` [1, O], and the new state if ``state`` is given."""
         if state is None:
             return self.core(x)
         parts = state.split([shape.numel() for shape in self.shapes], -1)
         action, *after = self.core(x, *(s.view(shape) for s, shape in zip(parts, self.shapes, strict=True)))
-        held = reset_nonfinite(
-            tuple(s for s in after if s is not None)
-        )  # a GRU gives None for an LSTM's cell
+        # a GRU returns None in the place of an LSTM's cell state
+        held = reset_nonfinite(tuple(s for s in after if s is not None))
         return action, torch.cat([s.view(1, -1) for s in held], -1)

@@ -1,4 +1,4 @@
-"""The arguments of an operation in torch's graph. One that nobody reads and that is not what it is by default is an error."""
+"""Arguments of an operation in torch's graph. An argument that is never read must have its default value."""
 
 from __future__ import annotations
 
@@ -10,72 +10,70 @@ from torch.fx import Node
 from spiky_rl.deploy._program import ExportError
 
 WITHOUT_EFFECT = {"device", "layout", "memory_format", "non_blocking", "pin_memory"}
-"""Arguments that change no number."""
+"""Arguments that do not change the result."""
 
 
 class Arguments:
-    """The arguments of a node by the names that torch's schema gives them."""
+    """The arguments of a node by their names in torch's schema."""
 
     def __init__(self, node: Node) -> None:
-        """Take the arguments of ``node``, an operation of torch's."""
         self.node = node
         target: Any = node.target
-        declared = (
-            target._schema.arguments
-        )  # pylint: disable=protected-access  # torch has no other way to ask
+        # torch has no public access to the schema
+        declared = target._schema.arguments  # pylint: disable=protected-access
         self.given: dict[str, Any] = dict(zip((each.name for each in declared), node.args, strict=False))
         self.given |= node.kwargs
         self.defaults = {each.name: each.default_value for each in declared if each.has_default_value()}
         self.unread = self.given.keys() - WITHOUT_EFFECT
 
     def __getitem__(self, name: str) -> Any:
-        """Return the argument ``name``; its default if it is not given."""
+        """Return the argument ``name``, or its default."""
         self.unread -= {name}
         return self.given[name] if name in self.given else self.defaults[name]
 
     def read(self, *names: str) -> tuple[Any, ...]:
-        """Return the arguments of these ``names``."""
+        """Return the arguments ``names``."""
         return tuple(self[name] for name in names)
 
     def require_all_read(self) -> None:
-        """Raise ExportError for an argument that was not read and is not what it is by default."""
+        """Raise ExportError if an argument that was not read differs from its default."""
         for name in sorted(self.unread):
             if name not in self.defaults or self.given[name] != self.defaults[name]:
                 self.refuse(name)
 
     def refuse(self, name: str) -> None:
-        """Raise ExportError for the value of the argument ``name``."""
+        """Raise ExportError for the argument ``name``."""
         raise ExportError(
-            f"{place_of(self.node)}: torch's operation {name_of(self.node)!r} with {name} {self.given[name]} has no C form"
+            f"{get_place(self.node)}: torch's operation {get_operation_name(self.node)!r} with {name} {self.given[name]} has no C form"
         )
 
 
-def name_of(node: Node) -> str:
-    """Return the name of the operation of ``node``, without that of its overload."""
+def get_operation_name(node: Node) -> str:
+    """Return the name of the node's operation, without its overload."""
     target: Any = node.target
     return getattr(target, "_opname", getattr(target, "__name__", str(target)))
 
 
-def place_of(node: Node) -> str:
-    """Return the dotted path of the module in which ``node`` computes, for messages."""
-    return path_of(node) or "the policy"
+def get_place(node: Node) -> str:
+    """Return the dotted path of the node's module, for messages."""
+    return get_module_path(node) or "the policy"
 
 
-def path_of(node: Node) -> str:
-    """Return the dotted path of the module in which ``node`` computes; empty: the policy itself."""
+def get_module_path(node: Node) -> str:
+    """Return the dotted path of the node's module; empty for the policy itself."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [path for path, _ in stack.values() if path]
-    return without_wrapper(names[-1]) if names else ""
+    return strip_wrapper(names[-1]) if names else ""
 
 
-def without_wrapper(path: str) -> str:
-    """Return a dotted ``path`` as it is in the policy, without the modules that an export puts around it."""
+def strip_wrapper(path: str) -> str:
+    """Remove the modules that an export wraps around the policy from a dotted ``path``."""
     while path.startswith("core."):
         path = path.removeprefix("core.")
     return "" if path == "core" else path
 
 
 def is_boolean(node: Node) -> bool:
-    """Return whether ``node`` computes true or false."""
+    """Return whether the result of ``node`` is boolean."""
     value = node.meta["val"]
     return isinstance(value, torch.Tensor) and value.dtype == torch.bool

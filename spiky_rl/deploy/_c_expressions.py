@@ -1,4 +1,4 @@
-"""Operations on single elements as C."""
+"""Elementwise operations as C expressions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ INFIX = {
     "ne": "!=",
 }
 INFIX |= {"bitwise_and": "&&", "bitwise_or": "||"}
-# operations that are functions of the preamble
+# operations that call a function of `_c_functions.FUNCTIONS`
 CALLS = {"abs": "absolute", "maximum": "larger", "minimum": "smaller", "round": "nearest"}
 CALLS |= {name: name for name in ("exp", "expm1", "log1p", "tanh", "tan", "sqrt", "sigmoid", "trunc", "floor", "ceil")}  # fmt: skip
 GELU = {"none": "gelu", "tanh": "gelu_by_tanh"}
-"""Functions of the preamble by what torch calls their approximation."""
+"""Functions of `_c_functions.FUNCTIONS` by torch's name of the approximation."""
 
 
-def expression(value: Value, terms: list[str], function: Callable[[str], str]) -> str:
-    """Return C of the operation of a ``value`` on single elements.
+def format_expression(value: Value, terms: list[str], function: Callable[[str], str]) -> str:
+    """Return the C expression of one element of a pointwise ``value``.
 
     Args:
-        value: The value.
-        terms: C of its operands.
-        function: Name in C of a function of the preamble, which it adds to the file.
+        terms: C expressions of its operands.
+        function: Adds a function of `_c_functions.FUNCTIONS` to the file and returns its name in C.
     """
     name = value.operation
     if name in INFIX:
@@ -58,8 +57,8 @@ def expression(value: Value, terms: list[str], function: Callable[[str], str]) -
         return " * ".join([terms[0]] * int(value.operands[1]))  # type: ignore[arg-type]
     if name == "elu":
         alpha, scale, inside = (np.float32(x) for x in value.operands[1:])  # type: ignore[arg-type]
-        below = times(f"{function('expm1')}({times(terms[0], inside)})", alpha * scale)
-        return f"{terms[0]} > 0.0f ? {times(terms[0], scale)} : {below}"
+        below = scale_expression(f"{function('expm1')}({scale_expression(terms[0], inside)})", alpha * scale)
+        return f"{terms[0]} > 0.0f ? {scale_expression(terms[0], scale)} : {below}"
     if name == "leaky_relu":
         return f"{terms[0]} > 0.0f ? {terms[0]} : {terms[0]} * {terms[1]}"
     if name == "gelu":
@@ -71,6 +70,6 @@ def expression(value: Value, terms: list[str], function: Callable[[str], str]) -
     raise ExportError(f"{value.place}: torch's operation {name!r} has no C form with these arguments")
 
 
-def times(x: str, factor: np.float32) -> str:
-    """Return C of ``x`` times a ``factor``; of ``x`` alone where that is 1."""
+def scale_expression(x: str, factor: np.float32) -> str:
+    """Return the C expression of ``x`` times ``factor``, or ``x`` if the factor is 1."""
     return x if factor == 1 else f"{x} * {format_literal(float(factor))}"

@@ -1,4 +1,4 @@
-"""The arrays of a policy's struct, and which value lies in which of them."""
+"""The arrays of a policy's struct, and the assignment of values to them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from spiky_rl.deploy._program import (
     drop_unit_axes,
     format_flat_index,
     get_storage,
-    indices,
+    make_index,
 )
 
 
 class StructFields:
-    """Arrays of the struct: values that are never needed at the same time share one."""
+    """Arrays of the struct. Values that are never needed at the same time share an array."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self.parts: dict[int, tuple[Value, int]] = {}
-        """Values that lie in a join's array from the beginning, and where."""
+        """Values that are computed in place in the array of a join: the join and the offset, by id."""
         self.free: dict[int, list[str]] = {}
 
-    def element(self, value: Value, index: Index) -> str:
-        """C of the element of a ``value`` in the struct at an ``index``."""
+    def format_element(self, value: Value, index: Index) -> str:
+        """Return the C expression of the element of ``value`` at ``index``."""
         whole, start = self.parts.get(id(get_storage(value)), (get_storage(value), 0))
         place = format_flat_index(value.shape, index)
         return f"s->{self.names[id(whole)]}[{format_offset(place, start)}]"
 
     def allocate(self, value: Value) -> None:
-        """Give a ``value`` an array."""
+        """Assign an array to ``value``."""
         size = count_elements(value.shape)
         free = self.free.setdefault(size, [])
         name = free.pop() if free else f"a{len(self.sizes)}"
@@ -42,12 +42,12 @@ class StructFields:
         self.names[id(value)] = name
 
     def release(self, value: Value) -> None:
-        """Let another value have the array of a ``value`` that nothing reads any more."""
+        """Free the array of ``value`` for other values."""
         self.free[count_elements(value.shape)].append(self.names[id(value)])
 
 
-def fields_of(program: ExportProgram) -> StructFields:
-    """The arrays that a ``program`` needs, each for as long as something reads it."""
+def allocate_fields(program: ExportProgram) -> StructFields:
+    """Assign arrays to the stored values of ``program``, each until its last read."""
     last: dict[int, int] = {}
     for i, loop in enumerate(program.loops):
         for x in (x for value in loop.values for x in value.operands):
@@ -78,7 +78,7 @@ def fields_of(program: ExportProgram) -> StructFields:
 
 
 def _place_parts(fields: StructFields, join: Value) -> None:
-    """Let what a join puts one after the other be computed where it belongs, if it is computed at all and only joined here."""
+    """Place the parts of a ``join`` in its array, if they are computed values that no other join reads."""
     if join.kind != "join" or math.prod(join.shape[: join.settings["axis"]]) != 1:
         return
     start, stride = 0, math.prod(join.shape[join.settings["axis"] + 1 :])
@@ -86,8 +86,8 @@ def _place_parts(fields: StructFields, join: Value) -> None:
         assert isinstance(part, ValueView)
         value, variables = part.value, [f"i{axis}" for axis in range(len(drop_unit_axes(part.shape)))]
         whole = drop_unit_axes(value.shape) == drop_unit_axes(part.shape) and part.indices(
-            indices(part.shape, variables)
-        ) == indices(value.shape, variables)
+            make_index(part.shape, variables)
+        ) == make_index(value.shape, variables)
         if (
             whole
             and value.kind not in ("input", "constant", "join")
@@ -99,7 +99,7 @@ def _place_parts(fields: StructFields, join: Value) -> None:
 
 
 def format_offset(term: str, number: int) -> str:
-    """C of an index, a ``term``, moved by a ``number`` of elements."""
+    """Return the C expression of the index ``term`` plus ``number``."""
     if term.isdigit():
         return str(int(term) + number)
     return f"{term} + {number}" if number else term

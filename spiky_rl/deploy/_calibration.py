@@ -1,4 +1,4 @@
-"""Observations of a policy on its way through an episode, and the ranges of its states there."""
+"""Recording of a policy's observations over an episode, and the ranges of its states in it."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
-"""Environments whose observations are kept, at most."""
+"""Largest number of recorded environments."""
 ROWS = 4096
-"""Observations that ranges are taken from at once."""
+"""Batch size of computing ranges."""
 
 
 @dataclass(frozen=True)
 class CalibrationRollout:
-    """Observations of a policy that acts."""
+    """Observations of a policy over an episode."""
 
     observations: Tensor
-    """[T, B, O], as the environment gives them."""
+    """[T, B, O], not normalised."""
     keep: Tensor
-    """[T, B]; 0 where an episode begins with this step."""
+    """[T, B]; 0 at the first step of an episode, else 1."""
 
 
 @dataclass(frozen=True)
 class ValueRanges:
-    """The largest sizes in a rollout."""
+    """Largest absolute values in a rollout."""
 
     observed: float
-    """Normalised observations."""
+    """Largest normalised observation."""
     states: tuple[Tensor, ...]
-    """First state of every layer, [N] each."""
+    """Largest first state (membrane, or sum) of every layer's neurons, [N] each."""
     source: str
-    """What they were taken from, in words."""
+    """Description of the rollout."""
 
 
 def record_rollout(
     model: MLPModel, env: TimedVecEnv, progress: Callable[[float], None] = lambda share: None
 ) -> CalibrationRollout:
-    """Record what up to `ROBOTS` environments observe until the first one's episode is over.
+    """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
 
     Args:
-        model: The policy, which acts.
-        env: Where it does; at rest and the policy too when this begins.
-        progress: Told after every control step which share of the longest episode is over.
+        model: The policy. It is reset before and after.
+        env: The environment. It is reset before.
+        progress: Called after every control step with the share of the longest episode.
     """
     seen, keep = [], []
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def record_rollout(
 
 
 def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRanges:
-    """The ranges that the network of a ``model`` has over a ``rollout``."""
+    """Return the ranges in the network of ``model`` over ``rollout``."""
     network, device = model.network, model.network.readout.weight.device
     rows = rollout.observations.shape[1]
     observed, states = 0.0, [torch.zeros(width) for width in network.layer_sizes]

@@ -1,4 +1,4 @@
-"""An export: the files of several targets, proved equal to the policy; and the policy as a target makes it."""
+"""Export of a trained policy to several targets, with verification, and its quantised form for evaluation."""
 
 from __future__ import annotations
 
@@ -21,71 +21,59 @@ log = logging.getLogger(__name__)
 
 
 def run_export(
-    plan: RunPlan, options: ExportOptions, built: dict[str, Target], progress: ProgressFactory = no_progress
+    plan: RunPlan, options: ExportOptions, targets: dict[str, Target], progress: ProgressFactory = no_progress
 ) -> dict[Path, VerificationResult]:
-    """Write what is asked for of a trained policy. What can be refused is refused before a simulator starts, by UserError.
+    """Export the policy of ``plan``; return the verification result of every file.
 
-    Args:
-        plan: The policy's.
-        options: What is written of it, and where.
-        built: The targets by name.
-        shown: Shows how far it is.
-
-    Returns:
-        The files, each with how its actions compare with the policy's.
+    Raises UserError, before a simulator starts, if the agent or the checkpoint cannot be exported.
     """
-    check_expressible(built.values(), plan.spec.to_dict())
+    check_expressible(targets.values(), plan.spec.to_dict())
     checkpoint = find_checkpoint(plan)
     log.info("%s on %s, checkpoint %s", plan.agent, plan.task, checkpoint)
-    log.info("starting the simulator, for an episode that proves the files equal")
+    log.info("starting the simulator to verify the files over an episode")
     with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return write_and_verify(runner.alg.get_policy(), env, folder, built, progress)
+        return write_and_verify(runner.alg.get_policy(), env, folder, targets, progress)
 
 
 def write_and_verify(
-    policy: Any, env: Any, folder: Path, targets: dict[str, Target], shown: ProgressFactory = no_progress
+    policy: Any, env: Any, folder: Path, targets: dict[str, Target], progress: ProgressFactory = no_progress
 ) -> dict[Path, VerificationResult]:
-    """Write the targets beside a folder, prove them, and move all of them there; where one fails, the folder stays as it was.
+    """Write all targets to a staging folder, verify them, and move the files to ``folder``. If one fails, ``folder`` is unchanged.
 
     Args:
-        policy: One of rsl_rl's models or ours.
-        env: As rsl_rl sees one; the policy acts in it for an episode.
-        folder: Where the files go.
-        built: The targets by name.
-        shown: Shows how far it is.
+        policy: A model of rsl_rl or a `SpikingModel`.
+        env: An rsl_rl environment; the policy acts in it for an episode.
 
     Returns:
-        The files, each with how its actions compare with the policy's.
+        The verification result of every file.
     """
-    if watching := [target for target in targets.values() if target.observes]:
-        with shown("recording", "an episode") as tell:
+    if calibrated := [target for target in targets.values() if target.observes]:
+        with progress("recording", "an episode") as tell:
             rollout = record_rollout(policy, env, tell)
-        for target in watching:
+        for target in calibrated:
             target.calibrate(rollout)
     written: dict[Path, Target] = {}
     with files.stage_files(folder, [name for target in targets.values() for name in target.stale]) as aside:
-        with shown("exporting", ", ".join(targets)) as tell:
+        with progress("exporting", ", ".join(targets)) as tell:
             for i, target in enumerate(targets.values()):
                 written[target.write(policy, aside)] = target
                 tell((i + 1) / len(targets))
-        with shown("comparing exports", "over an episode") as tell:
+        with progress("comparing exports", "over an episode") as tell:
             found = verify_targets(policy, env, written, tell)
     places = {path: folder / path.relative_to(aside) for path in written}
     for path, agreement in found.items():
-        log.info("exported %s: %s", places[path], agreement.text(written[path], policy))
+        log.info("exported %s: %s", places[path], agreement.format(written[path], policy))
     return {places[path]: agreement for path, agreement in found.items()}
 
 
-def quantize_policy(policy: Any, env: Any, target: Target, shown: ProgressFactory = no_progress) -> Any:
-    """A policy with its network in integers, calibrated on an episode that it acts in before it is measured.
+def quantize_policy(policy: Any, env: Any, target: Target, progress: ProgressFactory = no_progress) -> Any:
+    """Return ``policy`` with a quantised network, calibrated on an episode.
 
     Args:
-        policy: As playback uses it.
-        env: As rsl_rl sees one.
-        target: Makes integers of the network.
-        shown: Shows how far it is.
+        policy: An inference policy.
+        env: An rsl_rl environment; the policy acts in it for an episode.
     """
-    with shown("recording", "an episode") as tell:
+    with progress("recording", "an episode") as tell:
         target.calibrate(record_rollout(policy.model, env, tell))
     return type(policy)(target.get_reference_model(policy.model))

@@ -1,4 +1,4 @@
-"""Memory that a policy in C takes on a chip: flash, RAM and stack, as a cross compiler counts them."""
+"""Memory of a policy in C on a chip: flash, RAM and stack, measured with a cross compiler."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ CHIPS = {
         "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
     )
 }
-"""By name: the prefix of the compiler's programs, what they are told, and Debian's packages of them."""
+"""By chip: the prefix of the compiler's programs, its flags, and the Debian packages."""
 OPTIMISED = ("-O2", "-ffunction-sections", "-fdata-sections")
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a policy takes."""
+    """Bytes of a policy on a chip."""
 
     flash: int
-    """Code and constants, those of the C library that it calls included."""
+    """Code and constants, with the called parts of the C library."""
     state: int
-    """The struct, which is all the memory that it writes to."""
+    """The struct: all memory that the policy writes to."""
     stack: int
-    """At most: the frames of all its functions together."""
+    """Upper bound: the sum of the frames of all functions."""
 
 
 def require_compiler(chip: str) -> None:
-    """Raise UserError where the compiler of a ``chip`` is missing."""
+    """Raise UserError if the compiler of ``chip`` is not installed."""
     prefix, _, packages = CHIPS[chip]
     if not all(shutil.which(f"{prefix}-{program}") for program in ("gcc", "size")):
         raise UserError(f"--report {chip}: {prefix}-gcc is not installed; Debian has it in {packages}")
 
 
 def measure_footprint(policy: Path, chip: str) -> Footprint:
-    """Memory that ``policy``, the path of a policy.c, takes on a ``chip``. Raises UserError with what the compiler says if it refuses it."""
+    """Measure ``policy``, the path of a policy.c, on ``chip``. Raises UserError with the compiler's message if compiling fails."""
     require_compiler(chip)
     prefix, machine, _ = CHIPS[chip]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "state.c").write_text('#include "policy.h"\npolicy_state state;\n', encoding="utf-8")
         compiler = [f"{prefix}-gcc", *STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}"]
-        _run([*compiler, "-fstack-usage", "-c", str(policy), "-o", "policy.o"], folder, policy)
-        _run([*compiler, "-c", "state.c", "-o", "state.o"], folder, policy)
+        _run_tool([*compiler, "-fstack-usage", "-c", str(policy), "-o", "policy.o"], folder, policy)
+        _run_tool([*compiler, "-c", "state.c", "-o", "state.o"], folder, policy)
         entries = ("-Wl,--gc-sections", "-Wl,-e,policy_step", "-Wl,-u,policy_reset", "-nostartfiles")
-        _run([*compiler, *entries, "policy.o", "-o", "policy.elf", "-lm"], folder, policy)
-        text, data, _ = _sections(prefix, "policy.elf", folder)
+        _run_tool([*compiler, *entries, "policy.o", "-o", "policy.elf", "-lm"], folder, policy)
+        text, data, _ = _measure_sections(prefix, "policy.elf", folder)
         frames = [int(line.split("\t")[1]) for line in (folder / "policy.su").read_text().splitlines()]
-        return Footprint(text + data, _sections(prefix, "state.o", folder)[2], sum(frames))
+        return Footprint(text + data, _measure_sections(prefix, "state.o", folder)[2], sum(frames))
 
 
-def _sections(prefix: str, file: str, folder: Path) -> tuple[int, int, int]:
-    """Bytes of code and constants, of variables with a value and of those without."""
-    told = _run([f"{prefix}-size", file], folder, folder / file)
-    text, data, bss = told.splitlines()[1].split()[:3]
+def _measure_sections(prefix: str, file: str, folder: Path) -> tuple[int, int, int]:
+    """Return the bytes of code and constants, of initialised and of uninitialised variables."""
+    output = _run_tool([f"{prefix}-size", file], folder, folder / file)
+    text, data, bss = output.splitlines()[1].split()[:3]
     return int(text), int(data), int(bss)
 
 
-def _run(line: list[str], folder: Path, policy: Path) -> str:
+def _run_tool(line: list[str], folder: Path, policy: Path) -> str:
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{policy}: {line[0]} refuses it: {done.stderr.strip().splitlines()[0]}")
+        raise UserError(f"{policy}: {line[0]} failed: {done.stderr.strip().splitlines()[0]}")
     return done.stdout

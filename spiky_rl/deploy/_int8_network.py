@@ -1,4 +1,4 @@
-"""A network in integers, to be run in the place of the one that it was made from: the reference that ``policy.c`` equals."""
+"""A quantised network: the reference of ``policy.c`` in integers, which replaces the original network in a policy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from spiky_rl.networks.feedforward import FeedForward
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import SpikingModel
 
-type Notes = tuple[list[list[Tensor]], list[list[Tensor]]]
-"""Signals that encoder and layers send in one control step, then the layers' potentials, one for each inner step."""
+type StepRecord = tuple[list[list[Tensor]], list[list[Tensor]]]
+"""Records of one control step: the outputs of encoder and layers, then the layers' potentials; each a list per layer of tensors
+per inner step."""
 
 
 class IntegerNetwork(SpikingNetwork):
-    """Observations [T, B, O] -> features [T, B, F]; its states are integers."""
+    """A feed-forward network in integers: observations [T, B, O] -> features [T, B, F]. It is not trained."""
 
     def __init__(
         self,
@@ -32,20 +33,17 @@ class IntegerNetwork(SpikingNetwork):
         encoding: Int8Encoder,
         stages: Sequence[Int8SpikingStage | Int8SigmaDeltaStage],
         readout: Int8Readout,
-        calibrated: str,
+        calibration_source: str,
     ) -> None:
-        """Put the integer layers in the place of a network's.
+        """Build the network from quantised parts.
 
         Args:
-            origin: What it was made from.
-            encoding: Observations to integers.
-            stages: The layers.
-            readout: The decoder.
-            calibrated: What the ranges of its states were taken from, in words.
+            origin: The original network.
+            calibration_source: Description of the rollout that gave the ranges of its states.
         """
         super().__init__()
         self.origin, self.encoding, self.stages, self.decoding = origin, encoding, list(stages), readout
-        self.calibrated = calibrated
+        self.calibration_source = calibration_source
         self.steps, self.stateful, self.backend = origin.steps, origin.stateful, dispatch.REFERENCE
         self.updates = origin.updates
         encoder = origin.encoder.state_sizes
@@ -59,7 +57,6 @@ class IntegerNetwork(SpikingNetwork):
     @classmethod
     @override
     def is_recurrent(cls, options: Settings) -> bool:
-        """It is not trained."""
         return False
 
     @property
@@ -74,14 +71,14 @@ class IntegerNetwork(SpikingNetwork):
 
     @override
     def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
-        """Raises UserError: lost and added spikes are not part of what a chip runs."""
+        """Raise UserError: the code for chips has no lost or added spikes."""
         raise UserError(
-            "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
+            "conditions on spikes and neurons are not available for a quantised policy; leave them out"
         )
 
     @override
     def set_backend(self, backend: str) -> None:
-        """Ignored: an int8 network runs on integer tensors of torch only."""
+        """Ignored: a quantised network runs on torch's integer tensors only."""
 
     @override
     def zero_state(self, batch: int, like: Tensor) -> State:
@@ -91,7 +88,7 @@ class IntegerNetwork(SpikingNetwork):
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
-        self._follow(x.device)
+        self._move_to(x.device)
         held = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         features, seen = [], []
         for t, observed in enumerate(x):
@@ -104,26 +101,26 @@ class IntegerNetwork(SpikingNetwork):
             self._record(record, x, seen)
         return torch.stack(features), () if state is None else tuple(s.unsqueeze(0) for s in held)
 
-    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], Notes]:
-        """One control step: features [B, F], the new states, and signals and potentials of every inner step."""
-        parts = _split(held, self.counts)
+    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], StepRecord]:
+        """Run one control step; return features [B, F], the new states, and the record."""
+        parts = _split_states(held, self.counts)
         signals, parts[0] = self.encoding(x, parts[0], self.steps)
         read, potentials = [signals], []
-        currents = [self.stages[0].current(signal) for signal in signals]
+        currents = [self.stages[0].compute_current(signal) for signal in signals]
         for i, stage in enumerate(self.stages):
             outputs, levels = [], []
             for k in range(self.steps):
                 output, parts[i + 1] = stage(currents[min(k, len(currents) - 1)], parts[i + 1])
                 outputs.append(output)
-                levels.append(stage.potential(parts[i + 1]))
+                levels.append(stage.compute_potential(parts[i + 1]))
             read.append(outputs)
             potentials.append(levels)
             if i + 1 < len(self.stages):
-                currents = [self.stages[i + 1].current(output) for output in outputs]
+                currents = [self.stages[i + 1].compute_current(output) for output in outputs]
         features, parts[-1] = self.decoding(read[-1], parts[-1])
         return features, [s for part in parts for s in part], (read, potentials)
 
-    def _record(self, record: ForwardRecord, x: Tensor, seen: list[Notes]) -> None:
+    def _record(self, record: ForwardRecord, x: Tensor, seen: list[StepRecord]) -> None:
         sources = [self.stages[0].source, *(stage.output_format for stage in self.stages)]
         for i, source in enumerate(sources):
             record.signal.append(
@@ -137,8 +134,8 @@ class IntegerNetwork(SpikingNetwork):
             record.operations.append(layer.operations(record.signal[i], record.signal[i + 1]))
         record.operations.append(self.origin.decoder.operations(record.signal[-1]))
 
-    def _follow(self, device: torch.device) -> None:
-        """Move the integers to where the observations are."""
+    def _move_to(self, device: torch.device) -> None:
+        """Move the parts to ``device``."""
         if self.decoding.weight.device != device:
             for part in (self.encoding, *self.stages, self.decoding):
                 for name, value in vars(part).items():
@@ -146,18 +143,18 @@ class IntegerNetwork(SpikingNetwork):
                         setattr(part, name, value.to(device))
 
 
-def _split(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
-    """States by what they belong to."""
+def _split_states(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+    """Split states by encoder, layers and decoder; ``counts``: number of states of each."""
     rest, parts = iter(held), []
     for count in counts:
         parts.append([next(rest) for _ in range(count)])
     return parts
 
 
-def with_network(model: SpikingModel, network: SpikingNetwork) -> SpikingModel:
-    """A copy of a ``model``, at rest, with a ``network``, in integers or not, in the place of its own."""
+def replace_network(model: SpikingModel, network: SpikingNetwork) -> SpikingModel:
+    """Return a copy of ``model`` at rest, with ``network`` in the place of its own."""
     changed = copy.copy(model)
-    changed._modules = dict(model._modules)  # pylint: disable=protected-access  # the copy's own
+    changed._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
     changed.network, changed.state = network, None
     changed.is_recurrent = network.stateful
     return changed

@@ -1,4 +1,4 @@
-"""A trained feed-forward network and the ranges of a rollout, to the same network in integers."""
+"""Quantisation of a trained feed-forward network with the ranges of a rollout."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from spiky_rl.connections._quantised import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import (
-    CURRENT,
+    CURRENT_LIMIT,
     DECAY_BITS,
-    NARROW,
-    SUM,
-    WIDE,
+    NARROW_LIMIT,
+    SUM_LIMIT,
+    WIDE_LIMIT,
     Int8Encoder,
     Int8Format,
     Int8Readout,
@@ -48,21 +48,21 @@ DECODERS = {
     last_spikes.LinearDecoder: "linear", sums.SigmaDeltaDecoder: "sigma_delta",
 }  # fmt: skip
 OBSERVED_ROOM, STATE_ROOM = 4.0, 2.0
-"""How many times as large as in the rollout an observation and a state may become before they are clamped."""
-SMALLEST_LEAK = 32
-"""What a threshold loses in a step, in a membrane's smallest unit, for 16 bits to be enough."""
-MOST_TRACE_ERROR = 2.0**-5
-"""Spikes at which a rounded trace may stop to decay."""
+"""Headroom: an observation and a state are clamped at this multiple of their range in the rollout."""
+MIN_LEAK = 32
+"""Smallest leak of a membrane at its threshold in a step, in the membrane's smallest unit, for which 16 bits are enough."""
+MAX_TRACE_ERROR = 2.0**-5
+"""Largest value, in spikes, at which rounding may stop the decay of a trace."""
 MAX_CHANNELS = 2**16
-"""Channels that an event's number of 16 bits cannot tell apart."""
+"""Number of channels from which an event's 16-bit index overflows."""
 DELTA_STEPS = 256
-"""Integers that a threshold of the delta encoder is."""
+"""Integer of the delta encoder's threshold."""
 NOISE = 2.0**16
-"""Integers that a probability of 1 is."""
+"""Integer of a probability of 1."""
 
 
 class StageFields(TypedDict):
-    """Fields of a `Stage` that all layers in integers have."""
+    """The fields of an `Int8Stage` that are given to every kind of layer."""
 
     source: Int8Format
     weight: Tensor
@@ -71,27 +71,28 @@ class StageFields(TypedDict):
 
 
 def require_known(network: SpikingNetwork) -> FeedForward:
-    """The ``network``, if its layers send whole spikes and 16 bits count their channels; else raise ExportError."""
+    """Return ``network`` as a `FeedForward`. Raises ExportError if a rule has graded spikes or a layer has too many channels."""
     assert isinstance(network, FeedForward)
     for layer in network.layers:
         if layer.neuron.graded and not layer.neuron.source_neuron.graded:
+            raise ExportError("c_int8: agent.network.learning: no int8 implementation of graded spikes")
+        if (channels := _get_linear(layer).in_features) >= MAX_CHANNELS:
             raise ExportError(
-                "c_int8: the learning rule divides a spike between two steps, which has no form in integers"
-            )
-        if _linear(layer).in_features >= MAX_CHANNELS:
-            raise ExportError(
-                f"c_int8: a layer reads {MAX_CHANNELS} channels or more, which 16 bits do not count"
+                f"c_int8: inputs of a layer: {channels} given; allowed: at most {MAX_CHANNELS - 1}"
             )
     return network
 
 
-def _linear(layer: SpikingLayer) -> linear.LinearConnection:
+def _get_linear(layer: SpikingLayer) -> linear.LinearConnection:
     assert isinstance(layer.connection, linear.LinearConnection)
     return layer.connection
 
 
 def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwork:
-    """The ``network``, one that `CInt8.check_network`, `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
+    """Quantise ``network``: weights of 8 bits, states in fixed point that fits ``ranges``.
+
+    The network must have passed `CInt8.check_network` and `require_known`.
+    """
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
@@ -112,7 +113,7 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
             name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
             for name, value in values.items()
         }
-        bias = _linear(layer).bias.detach().cpu().double()
+        bias = _get_linear(layer).bias.detach().cpu().double()
         if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
             stage: Int8SpikingStage | Int8SigmaDeltaStage = _quantize_sigma_delta(
                 layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
@@ -126,10 +127,10 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
 
 
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Matrices [*, N] that lead to the same neurons as integers, and their unit [N]."""
+    """Round matrices [*, N] with the same postsynaptic neurons; return the integers and their common unit [N]."""
     for weight in weights:
         if not weight.isfinite().all():
-            raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}, which no integer says")
+            raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}; weights must be finite")
     unit = compute_scales(*weights)
     return [quantize(weight, unit).long() for weight in weights], unit.double()
 
@@ -142,22 +143,22 @@ def _quantize_encoder(
     if kind == "delta":
         factor = torch.full((network.inputs,), DELTA_STEPS / encoder.threshold)
         first = len(encoder.state_sizes) > 1 and network.stateful
-        return Int8Encoder(kind, factor, WIDE, DELTA_STEPS, first), Int8Format(False)
+        return Int8Encoder(kind, factor, WIDE_LIMIT, DELTA_STEPS, first), Int8Format(False)
     if kind == "rate":
         factor = torch.full((network.inputs,), NOISE * encoder.max_rate / encoder.span)
         noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
         return Int8Encoder(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Int8Format(False)
-    # a change is at most twice as large as what changes
-    limit = min(NARROW, SUM // largest) // (1 if kind == "direct" else 2)
-    exponent = _bits(limit, OBSERVED_ROOM * ranges.observed, 14)
+    # a change of a value is at most twice as large as the value
+    limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // (1 if kind == "direct" else 2)
+    exponent = _choose_exponent(limit, OBSERVED_ROOM * ranges.observed, 14)
     factor = torch.full((network.inputs,), 2.0**exponent)
     threshold = 0 if kind == "direct" else round(encoder.threshold * 2.0**exponent)
     source = Int8Format(True, exponent, limit * (1 if kind == "direct" else 2))
     return Int8Encoder(kind, factor, limit, threshold), source
 
 
-def _bits(limit: float, size: float, most: int) -> int:
-    """The largest exponent, up to ``most``, with which a size stays within a limit."""
+def _choose_exponent(limit: float, size: float, most: int) -> int:
+    """Return the largest exponent, from -16 to ``most``, with size * 2^exponent <= limit."""
     return most if size <= 0.0 else max(-16, min(most, math.floor(math.log2(limit / size))))
 
 
@@ -181,37 +182,37 @@ def _quantize_spiking(
     largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
-        bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT / largest).log2()).floor()
+        bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT_LIMIT / largest).log2()).floor()
         return bits.clamp(-16, most).long()
 
-    narrow = fraction(NARROW, STATE_ROOM, 8)
+    narrow = fraction(NARROW_LIMIT, STATE_ROOM, 8)
     leak = threshold / unit * 2.0**narrow * (1.0 - decay)
     raised = adaptation / unit * 2.0**narrow
-    wide = bool((narrow < 0).any() or (leak < SMALLEST_LEAK).any() or (raised >= 2**16).any())
-    bits = fraction(WIDE, 2.0 * STATE_ROOM, 12).clamp(min=0) if wide else narrow
+    wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
+    bits = fraction(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0) if wide else narrow
     own = unit * 2.0**-bits
     trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
     most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
-    trace_bits = _bits(NARROW, most_trace, 12)
+    trace_bits = _choose_exponent(NARROW_LIMIT, most_trace, 12)
     trace_wide = (
         wide
         or trace_bits < 4
-        or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MOST_TRACE_ERROR
+        or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MAX_TRACE_ERROR
     )
     return Int8SpikingStage(
         **part,
         unit=unit,
-        bias=_clamped(bias / own),
+        bias=_round_current(bias / own),
         adaptive=isinstance(neuron.source_neuron, alif.Alif),
         zero=neuron.chosen["reset"] == "zero",
         wide=wide,
         fraction=bits,
-        threshold=_clamped(threshold / own).clamp(min=1),
+        threshold=_round_current(threshold / own).clamp(min=1),
         decay=(decay * 2 ** DECAY_BITS[wide]).round().long(),
         trace_wide=trace_wide,
         trace_fraction=16 if trace_wide else trace_bits,
         trace_decay=(trace_decay * 2 ** DECAY_BITS[trace_wide]).round().long(),
-        adaptation=_clamped(adaptation / own),
+        adaptation=_round_current(adaptation / own),
     )
 
 
@@ -226,21 +227,21 @@ def _quantize_sigma_delta(
 ) -> Int8SigmaDeltaStage:
     own = unit * part["source"].unit
     rectified = layer.neuron.chosen["activation"] == "relu"
-    # what is sent is a difference of two values
-    limit = min(NARROW, SUM // next_largest) // (1 if rectified else 2)
-    exponent = _bits(limit, STATE_ROOM * float(seen.max()), 14)
+    # an event is a difference of two values
+    limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if rectified else 2)
+    exponent = _choose_exponent(limit, STATE_ROOM * float(seen.max()), 14)
     threshold = (params["threshold"] * 2.0**exponent).round().long()
     if (threshold < 1).any():
         raise ExportError(
-            f"c_int8: {part['place']}: values up to {float(seen.max()):.3g} in 16 bits are coarser than the threshold"
-            f" {float(params['threshold'].min()):.3g}"
+            f"c_int8: {part['place']}: threshold {float(params['threshold'].min()):.3g} is below the resolution of 16 bits for values"
+            f" up to {float(seen.max()):.3g}"
         )
     ratio = own * 2.0**exponent
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(ratio.max())))))
     return Int8SigmaDeltaStage(
         **part,
         unit=own,
-        bias=_clamped(bias / own),
+        bias=_round_current(bias / own),
         rectified=rectified,
         output_format=Int8Format(True, exponent, limit),
         threshold=threshold,
@@ -258,13 +259,15 @@ def _quantize_readout(
     most = largest * (source.limit if source.graded else 1) * 2
     if kind == "membrane":
         decay = round(decoder.decay * 2 ** DECAY_BITS[True])
-        fraction = max(0, _bits(WIDE, most / (1.0 - decoder.decay), 12))
+        fraction = max(0, _choose_exponent(WIDE_LIMIT, most / (1.0 - decoder.decay), 12))
         scale = scale * (1.0 - decoder.decay) * 2.0**-fraction
     steps = network.steps
     if kind == "rate":
         scale = scale / steps
-        if steps * most > 2 * WIDE:
-            raise ExportError(f"c_int8: steps: sums of {steps} inner steps do not fit into 32 bits")
+        if steps * most > 2 * WIDE_LIMIT:
+            raise ExportError(
+                f"c_int8: agent.network.steps: {steps} given; the sums of so many inner steps exceed 32 bits"
+            )
     if kind == "membrane" and decoder.which == "mean":
         scale = scale / steps
     read = decoder.which if kind == "membrane" else ""
@@ -272,5 +275,5 @@ def _quantize_readout(
     return Int8Readout(kind, read, source, weight, scale.float(), bias, decay, fraction)
 
 
-def _clamped(x: Tensor) -> Tensor:
-    return x.round().clamp(-CURRENT, CURRENT).long()
+def _round_current(x: Tensor) -> Tensor:
+    return x.round().clamp(-CURRENT_LIMIT, CURRENT_LIMIT).long()

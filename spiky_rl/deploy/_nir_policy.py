@@ -1,4 +1,4 @@
-"""A policy that was read from a NIR file, as it steps: on the torch backend, with that backend's bits."""
+"""A policy read from a NIR file. It runs on the torch backend and is equal to it to the last bit."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ class ConvGeometry:
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     pool: int
-    """Side of the blocks whose mean is taken; 1: none."""
+    """Side of the average pooling; 1 for none."""
 
 
 @dataclass
 class NirStage:
-    """A linear map and the neurons behind it; what they send one another, [D N, N], if anything."""
+    """A layer: a linear map or convolution, its neurons, and their recurrent connection."""
 
     weight: Tensor
     bias: Tensor
     maps: ConvGeometry | None
-    """None: the weight is a matrix."""
+    """Geometry of a convolution; None if the weight is a matrix."""
     width: int
-    """Neurons."""
+    """Number of neurons N."""
     neuron: Neuron
     params: tuple[Tensor | float, ...]
     feedback: RecurrentFeedback | None
     synapses: Tensor | None
+    """Recurrent weights, [D N, N]."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Width of every tensor of state."""
+        """Widths of the states."""
         return (self.width,) * (1 + (self.feedback.states if self.feedback else 0))
 
     def __call__(
         self, signal: Tensor, steps: int, state: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Signal [1, K or 1, B, C] -> spikes [1, K, B, N], and the state after them where there was one before."""
+        """Return the spikes [1, K, B, N] for a signal [1, K or 1, B, C], and the new state if ``state`` is given."""
         return dispatch.unroll(
             *(dispatch.REFERENCE, self.neuron, OPS, self._current(signal), steps, state, self.params),
             feedback=self.feedback,
@@ -74,12 +75,12 @@ class NirStage:
 
 
 class NirPolicy:
-    """Observations to actions.
+    """A policy: observations to actions.
 
     Attributes:
         inputs: Shape of an observation.
-        steps: K, inner steps per control step.
-        stateful: Whether potentials are carried from one call to the next.
+        steps: Inner steps per control step, K.
+        stateful: Whether potentials are kept between control steps.
         spikes: Spikes of every layer in the last call, [K, B, N].
     """
 
@@ -93,7 +94,7 @@ class NirPolicy:
         steps: int,
         stateful: bool,
     ) -> None:
-        """``normalisation``: what is subtracted from an observation, and what it is divided by then, [O]."""
+        """Build the policy; ``normalisation``: mean and divisor of an observation, [O] each."""
         self.inputs, self.steps, self.stateful = inputs, steps, stateful
         self.spikes: list[Tensor] = []
         self._stages, self._encoder, self._decoder = stages, encoder, decoder
@@ -101,7 +102,7 @@ class NirPolicy:
         self._state: tuple[Tensor, ...] | None = None
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Put all robots at rest, or those that are ``dones`` [B], as at the start of an episode."""
+        """Reset the state of all robots, or of those with ``dones`` [B], as at the start of an episode."""
         if dones is None:
             self._state = None
         elif self._state is not None:
@@ -109,16 +110,16 @@ class NirPolicy:
             self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
 
     def step(self, observation: Tensor) -> Tensor:
-        """One control step: observations [B, ...] as the environment gives them -> actions [B, A].
+        """Run a control step: observations [B, ...], not normalised -> actions [B, A].
 
-        Raises UserError for another shape than ``inputs``, and for another number of robots than the state is of.
+        Raises UserError if an observation's shape is not ``inputs``, or the number of robots changes without a reset.
         """
         x = observation.flatten(1)
         if x.shape[1] != math.prod(self.inputs):
             raise UserError(
-                f"observation: has the shape {list(observation.shape[1:])}; the policy takes {list(self.inputs)}"
+                f"observation: shape {list(observation.shape[1:])} given; allowed: {list(self.inputs)}"
             )
-        state = self._present(len(x)) if self.stateful else None
+        state = self._get_state(len(x)) if self.stateful else None
         if self._normalisation is not None:
             mean, scale = self._normalisation
             x = (x - mean) / scale
@@ -136,14 +137,14 @@ class NirPolicy:
             self._state = (*new, *after)
         return features[0]
 
-    def _present(self, robots: int) -> tuple[Tensor, ...]:
-        """The state before the next step, [B, size] each."""
+    def _get_state(self, robots: int) -> tuple[Tensor, ...]:
+        """Return the state before the next step, [B, size] each."""
         if self._state is None:
             sizes = [*self._encoder.state_sizes, *(size for stage in self._stages for size in stage.sizes)]
             sizes += [self._decoder.state_width] if self._decoder.state_width else []
             return tuple(torch.zeros(robots, size) for size in sizes)
         if len(self._state[0]) != robots:
             raise UserError(
-                f"observation: of {robots} robots; the state is that of {len(self._state[0])}; reset first"
+                f"observation: {robots} robots given; allowed: {len(self._state[0])}, as in the state; call reset() first"
             )
         return self._state

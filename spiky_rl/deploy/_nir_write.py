@@ -1,4 +1,4 @@
-"""A spiking policy as a graph of NIR's nodes, and what NIR cannot say of one."""
+"""Writer of a spiking policy as a NIR graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import ObservationNormalizer
+from spiky_rl.deploy.base import get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
@@ -28,44 +28,44 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DT = 1e-4
-"""Seconds that a step takes in the file: snnTorch assumes it, Norse is told it."""
+"""Seconds per inner step in the file. snnTorch assumes this value; Norse has it as an argument."""
 LAYOUT = 1
-"""Version of the metadata's layout; a reader refuses another."""
+"""Version of the metadata's layout. Readers refuse other versions."""
 
 
 def build_graph(model: SpikingModel) -> NIRGraph:
-    """The graph of a ``model``. Raises ExportError where it cannot be, or a number is not finite."""
+    """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite."""
     import nir
 
-    network = _feedforward(model)
-    if not _is_mean(model):
+    network = _get_feedforward(model)
+    if not _outputs_mean(model):
         raise ExportError(
-            f"--to nir: the actions of {type(model.distribution).__name__} are no output of the network"
+            f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
         )
     with torch.no_grad():
         chain = _GraphBuilder(model)
         for i, layer in enumerate(network.layers):
             if layer.neuron.graded:
                 raise ExportError(
-                    f"--to nir: learning {model.settings['learning']['name']!r} divides a spike between two steps, for which NIR has no primitive"
+                    f"--to nir: agent.network.learning: {model.settings['learning']['name']} given; NIR has no primitive for graded spikes"
                 )
             chain.add_layer(f"layer_{i}", layer)
         weight = network.readout.weight
         if isinstance(network.decoder, PopulationVector):
             weight = weight * network.decoder.mask
         chain.flatten("readout")
-        chain.add("readout", nir.Linear(_numbers("readout", weight)))
+        chain.add("readout", nir.Linear(_to_numpy("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
         if any(layer.neuron.source_neuron.chosen["reset"] == "subtract" for layer in network.layers):
             log.warning(
-                "--to nir: its neurons reset by subtraction, which NIR cannot say of a LIF; who reads the file has to be told"
-                " (metadata reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
+                "--to nir: the neurons reset by subtraction, but NIR's LIF resets to a value: set the reader to subtract (metadata"
+                " reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
             )
-        return nir.NIRGraph(chain.nodes, chain.edges, metadata=_metadata(model))
+        return nir.NIRGraph(chain.nodes, chain.edges, metadata=_build_metadata(model))
 
 
 class _GraphBuilder:
-    """Nodes one after the other, each with an edge from the last."""
+    """Builder of a chain of nodes."""
 
     def __init__(self, model: SpikingModel) -> None:
         import nir
@@ -73,29 +73,25 @@ class _GraphBuilder:
         self.nodes: dict[str, NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
-        network, maps = _feedforward(model), model.input_shape
+        network, maps = _get_feedforward(model), model.input_shape
         first = next(iter(network.layers)).connection
-        normaliser, direct = model.obs_normalizer, _direct(model)
+        normalisation = _get_normalization(model)
         self.shape = get_signal_shape(network.encoder, maps)
-        if (
-            isinstance(first, Convolutional)
-            and len(self.shape) == 1
-            and isinstance(normaliser, torch.nn.Identity)
-        ):
-            self.shape = first.inputs  # a vector that is read as maps comes in as them
+        if isinstance(first, Convolutional) and len(self.shape) == 1 and normalisation is None:
+            self.shape = first.inputs  # the input has the shape of the maps, not of a vector
         self.add("input", nir.Input({"input": np.array(self.shape)}))
-        if direct and not isinstance(normaliser, torch.nn.Identity):
-            mean, scale = get_normalization(normaliser)
+        if _is_direct(model) and normalisation is not None:
+            mean, scale = normalisation
             self.add("normaliser", nir.Affine(np.diag(1.0 / scale), -mean / scale))
 
     def add(self, name: str, node: NIRNode) -> None:
-        """Put a ``node`` of that ``name`` behind the last."""
+        """Append ``node`` with an edge from the last node."""
         if self.last:
             self.edges.append((self.last, name))
         self.nodes[name], self.last = node, name
 
     def flatten(self, name: str) -> None:
-        """Make a vector of maps, for what is called ``name``."""
+        """Append a `nir.Flatten` if the signal consists of maps; ``name``: prefix of its name."""
         import nir
 
         if len(self.shape) > 1:
@@ -103,27 +99,27 @@ class _GraphBuilder:
             self.shape = (int(np.prod(self.shape)),)
 
     def add_layer(self, name: str, layer: SpikingLayer) -> None:
-        """Put the connection of a ``layer`` behind the last node, then its neurons, with what they send one another; ``name`` is its."""
+        """Append the connection and the neurons of ``layer``, and add its recurrent connection; ``name``: prefix of the nodes."""
         import nir
 
-        neuron, gain = _neuron(name, layer)
+        neuron, gain = _build_neuron(name, layer)
         link = layer.connection
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:
             assert isinstance(link, LinearConnection)
             self.flatten(name)
-            weight, bias = _numbers(name, link.synapses().t()), _numbers(name, link.bias)
+            weight, bias = _to_numpy(name, link.synapses().t()), _to_numpy(name, link.bias)
             self.add(f"{name}.current", nir.Affine(weight / gain[:, None], bias / gain))
         self.add(f"{name}.neuron", neuron)
         self.shape = link.shape
         if layer.recurrent is None:
             return
-        blocks = _numbers(name, layer.recurrent.synapses()).reshape(
+        blocks = _to_numpy(name, layer.recurrent.synapses()).reshape(
             layer.recurrent.delays, layer.width, layer.width
         )
         for d, block in enumerate(blocks, 1):
-            # an edge back takes one step by itself
+            # an edge back to a neuron takes one step without a delay
             sender = f"{name}.neuron"
             if d > 1:
                 delay = f"{name}.delay_{d}"
@@ -139,13 +135,13 @@ class _GraphBuilder:
 
         if self.shape != link.inputs:
             raise ExportError(
-                f"--to nir: {name} reads a vector as maps, for which NIR has no primitive behind another node"
+                f"--to nir: {name} reshapes a vector to maps; NIR has no primitive for that behind another node"
             )
         if np.ptp(gain):
             raise ExportError(
-                f"--to nir: {name} has a gain for each neuron, which a kernel that they share cannot hold"
+                f"--to nir: {name} has a gain per neuron; allowed: one gain for all neurons of a convolution"
             )
-        weight, bias = _numbers(name, link.weight) / gain[0], _numbers(name, link.bias) / gain[0]
+        weight, bias = _to_numpy(name, link.weight) / gain[0], _to_numpy(name, link.bias) / gain[0]
         side = (link.stride, link.stride), (link.padding, link.padding)
         _, height, width = link.inputs
         self.add(f"{name}.current", nir.Conv2d((height, width), weight, *side, (1, 1), 1, bias))
@@ -154,11 +150,12 @@ class _GraphBuilder:
             self.add(f"{name}.pool", nir.AvgPool2d(block, block, np.array([0, 0])))
 
 
-def _neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
-    """A layer's neurons as a `nir.LIF`, and by what the weights are to be divided that lead to them, [N].
+def _build_neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
+    """Return a layer's neurons as a `nir.LIF`, and the divisor of their input weights, [N].
 
-    Where all neurons have one decay, r is 1 and weights make up for it: Norse takes no other r. Where decays differ, r does,
-    for snnTorch has one factor for a whole layer. Weights have double precision, so that dividing them loses nothing.
+    If all neurons have the same decay, r is 1 and the weights are divided instead, because Norse accepts no other r. If decays
+    differ, r holds the factor, because snnTorch has one divisor per layer. Weights have double precision, so dividing them
+    loses nothing.
     """
     import nir
 
@@ -191,15 +188,15 @@ def _neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
     return nir.LIF(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
 
 
-def _feedforward(model: SpikingModel) -> FeedForward:
-    """The network of a model, which `Nir.check_network` has let pass."""
+def _get_feedforward(model: SpikingModel) -> FeedForward:
+    """Return the network of a model that passed `Nir.check_network`."""
     assert isinstance(model.network, FeedForward)
     return model.network
 
 
-def _metadata(model: SpikingModel) -> dict[str, Any]:
-    """What no node says; docs/deploying.md has the layout."""
-    network = _feedforward(model)
+def _build_metadata(model: SpikingModel) -> dict[str, Any]:
+    """Build the graph metadata (layout in docs/deploying.md)."""
+    network = _get_feedforward(model)
     settings, decoder = model.settings, network.decoder
     held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
@@ -220,7 +217,7 @@ def _metadata(model: SpikingModel) -> dict[str, Any]:
         "layout": LAYOUT,
         "dt": DT,
         "discretisation": "forward Euler: v <- v + dt / tau * (v_leak - v + r * i); a spike where v >= v_threshold, and the"
-        " reset in the same step; what an edge back to a neuron carries arrives in the next step",
+        " reset in the same step; an edge back to a neuron takes one step",
         "steps": network.steps,
         "stateful": int(network.stateful),
         "inputs": np.array(model.input_shape),
@@ -230,35 +227,36 @@ def _metadata(model: SpikingModel) -> dict[str, Any]:
         "decoder_gain": 1.0 - leak if last else 1.0 / network.steps,
         "decoder_read": decoder.which if isinstance(decoder, Membrane) else "last",
         "decoder_carried": int(network.stateful and isinstance(decoder, Membrane)),
-        "decoder_bias": _numbers("decoder", network.readout.bias),
+        "decoder_bias": _to_numpy("decoder", network.readout.bias),
     }
-    values = {f"encoder_{key}": _numbers(key, value) for key, value in network.encoder.state_dict().items()}
-    if not _direct(model) and not isinstance(model.obs_normalizer, torch.nn.Identity):
-        values["normaliser_mean"], values["normaliser_scale"] = get_normalization(model.obs_normalizer)
+    values = {f"encoder_{key}": _to_numpy(key, value) for key, value in network.encoder.state_dict().items()}
+    if not _is_direct(model) and (normalisation := _get_normalization(model)) is not None:
+        values["normaliser_mean"], values["normaliser_scale"] = normalisation
     return {**metadata, **values}
 
 
-def get_normalization(normaliser: ObservationNormalizer) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and divisor, [O] each, that a ``normaliser`` applies to an observation."""
-    scale = normaliser.std + normaliser.eps
-    return _numbers("normaliser", normaliser.mean), _numbers("normaliser", scale)
+def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `get_normalization`, in double precision. Raises ExportError if a number is not finite."""
+    if (found := get_normalization(model)) is None:
+        return None
+    return _to_numpy("normaliser", found[0]), _to_numpy("normaliser", found[1])
 
 
-def _direct(model: SpikingModel) -> bool:
+def _is_direct(model: SpikingModel) -> bool:
     return model.settings["encoder"]["name"] == "direct"
 
 
-def _is_mean(model: SpikingModel) -> bool:
-    """Whether actions are the network's features as they are."""
+def _outputs_mean(model: SpikingModel) -> bool:
+    """Return whether the actions are the network's output without change."""
     if model.distribution is None:
         return True
     probe = torch.arange(1.0, 1.0 + int(np.prod(model.output_shape))).view(1, *model.output_shape)
     return torch.equal(model.distribution.as_deterministic_output_module().cpu()(probe), probe)
 
 
-def _numbers(name: str, values: Tensor) -> np.ndarray:
-    """In double precision. Raises ExportError where one is not finite."""
+def _to_numpy(name: str, values: Tensor) -> np.ndarray:
+    """Return ``values`` in double precision. Raises ExportError, with ``name``, if one is not finite."""
     numbers = values.detach().cpu().double().numpy()
     if not np.isfinite(numbers).all():
-        raise ExportError(f"--to nir: {name} holds a number that is not finite (nan or infinite)")
+        raise ExportError(f"--to nir: {name} has a number that is not finite (nan or infinite)")
     return numbers

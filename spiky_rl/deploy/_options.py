@@ -1,4 +1,4 @@
-"""The request for an export."""
+"""Options of ``export.py``."""
 
 from __future__ import annotations
 
@@ -15,35 +15,31 @@ from spiky_rl.run.run_plan import RunRequest
 
 
 class ExportOptions(Settings):
-    """What a user asks of an export, besides a `Request`."""
+    """Options of an export, beside a `RunRequest`."""
 
     to: str = option(
         "c",
-        f"export targets with commas: {', '.join(registry.list_names('targets'))}; c-int8 is the same as c_int8",
+        f"targets, separated by commas: {', '.join(registry.list_names('targets'))}; c-int8 means c_int8",
         metavar="TARGETS",
     )
-    out: Path | None = option(None, "output folder; null: exported/ in the run's folder", metavar="FOLDER")
+    out: Path | None = option(
+        None, "folder of the files; null: exported/ in the run's folder", metavar="FOLDER"
+    )
     report: str | None = option(
-        None,
-        "print flash, state and stack of the C targets on a chip, measured with its compiler: cortex-m4",
-        metavar="CHIP",
+        None, "print the memory of the targets in C on this chip: cortex-m4", metavar="CHIP"
     )
 
     @property
     def target_names(self) -> list[str]:
-        """The targets, as the registry has them."""
+        """The targets by their registry names."""
         return [name.strip().replace("-", "_") for name in self.to.split(",")]
 
-    def check_request(self, asked: RunRequest) -> dict[str, Target]:
-        """The targets by name; raise UserError for what cannot be exported, as far as that shows without Isaac Lab.
-
-        Args:
-            asked: The policy.
-        """
-        get_learner(asked.library).require_ability(EXPORTS, "export.py")
-        built = make_targets(self.target_names)
+    def check_request(self, request: RunRequest) -> dict[str, Target]:
+        """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
+        get_learner(request.library).require_ability(EXPORTS, "export.py")
+        targets = make_targets(self.target_names)
         if self.report is not None:
-            require_chip(self.report, built.values())
-        if (agent := merge_known_agent(asked)) is not None:
-            check_expressible(built.values(), agent)
-        return built
+            require_chip(self.report, targets.values())
+        if (agent := merge_known_agent(request)) is not None:
+            check_expressible(targets.values(), agent)
+        return targets

@@ -1,7 +1,8 @@
-"""One control step of a policy as a list of loops: what `torch.export` finds in it, without views, copies and checks.
+"""Intermediate representation of a control step: a list of loops, made from the graph of `torch.export`.
 
-A `Value` is an array with a shape. Pointwise values that run over the same elements and need nothing else of each other
-stand in one `ExportLoop`, so a layer's inner steps are one pass over its neurons. Values that later loops read are `stored`.
+A `Value` is an array; views, copies and checks of the graph are resolved into `ValueView` objects. Pointwise values with the
+same elements, which read each other only at the same element, share an `ExportLoop`, so a layer's inner steps are one pass over
+its neurons. Values that later loops read are ``stored``.
 """
 
 from __future__ import annotations
@@ -21,62 +22,62 @@ type Index = tuple[str, ...]
 
 
 class ExportError(UserError):
-    """A policy that a target cannot express."""
+    """Error: a target cannot express the policy."""
 
 
 @dataclass(eq=False)
 class Value:
-    """An array of one control step."""
+    """An array of a control step."""
 
     name: str
-    """Name in C; of a constant, the dotted path of its origin."""
+    """Name in C; for a constant, the dotted path of its origin."""
     kind: str
-    """input, constant, pointwise, product, convolution, pool, reduction, or join: several one after the other along an axis."""
+    """input, constant, pointwise, product, convolution, pool, reduction, or join (a concatenation along an axis)."""
     shape: tuple[int, ...]
     operation: str = ""
     operands: tuple[ValueView | float | int | None, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     data: Tensor | None = None
-    """A constant's numbers."""
+    """Numbers of a constant."""
     boolean: bool = False
     binary: bool = False
-    """Whether its elements are 0 or 1."""
+    """Whether all elements are 0 or 1."""
     stored: bool = False
     """Whether a later loop reads it."""
     place: str = ""
-    """Dotted path of the module that it belongs to."""
+    """Dotted path of its module."""
 
 
 @dataclass(frozen=True)
 class ValueView:
-    """A value as it is read: under another shape and other indices."""
+    """A view of a value: another shape, with a map of indices."""
 
     value: Value
     shape: tuple[int, ...]
     indices: Callable[[Index], Index]
-    """An index of this view to the value's own."""
+    """Map from an index of the view to an index of the value."""
 
 
 @dataclass
 class ExportLoop:
-    """Values that are computed one after the other for each element; a product, reduction, convolution or join stands alone."""
+    """Pointwise values that are computed one after the other for each element, or a single value of another kind."""
 
     values: list[Value]
 
     @property
     def pointwise(self) -> bool:
-        """Whether it runs over elements."""
+        """Whether the values are pointwise."""
         return self.values[0].kind == "pointwise"
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """Sizes of the dimensions that it runs over."""
+        """Sizes of the loop's axes."""
         return drop_unit_axes(self.values[0].shape)
 
 
 @dataclass(frozen=True)
 class ExportProgram:
-    """A control step: inputs, loops in their order, and outputs, each with the names that the module has for them."""
+    """A control step: inputs by name, loops in their order, and outputs by name."""
 
     inputs: dict[str, Value]
     loops: tuple[ExportLoop, ...]
@@ -84,18 +85,18 @@ class ExportProgram:
 
 
 def drop_unit_axes(shape: Sequence[int]) -> tuple[int, ...]:
-    """A ``shape`` without its axes of one element."""
+    """Return ``shape`` without axes of size 1."""
     return tuple(size for size in shape if size != 1)
 
 
-def indices(shape: Sequence[int], variables: Sequence[str]) -> Index:
-    """A whole index into a ``shape`` from the ``variables`` of the axes that have more than one element."""
+def make_index(shape: Sequence[int], variables: Sequence[str]) -> Index:
+    """Return an index into ``shape``: one of ``variables`` for each axis of more than one element, else ``0``."""
     remaining = iter(variables)
     return tuple("0" if size == 1 else next(remaining) for size in shape)
 
 
 def format_flat_index(shape: Sequence[int], index: Index) -> str:
-    """C of the place of an ``index`` into a ``shape`` in memory, row-major."""
+    """Return the C expression of the row-major offset of ``index`` in an array of this ``shape``."""
     parts, stride = [], 1
     for size, term in zip(reversed(shape), reversed(index), strict=True):
         if term != "0":
@@ -111,12 +112,12 @@ def format_flat_index(shape: Sequence[int], index: Index) -> str:
 
 
 def parenthesize(term: str) -> str:
-    """A ``term`` in parentheses where it is more than a name or a number."""
+    """Put ``term`` in parentheses unless it is a name or a number."""
     return f"({term})" if any(sign in term for sign in "+-*/%") else term
 
 
 def select_needed(values: Sequence[Value], outputs: Sequence[ValueView]) -> list[Value]:
-    """Those of the ``values`` on which the ``outputs`` depend."""
+    """Return the values that the outputs depend on."""
     reached, waiting = set(), [get_storage(view.value) for view in outputs]
     while waiting:
         value = waiting.pop()
@@ -127,7 +128,7 @@ def select_needed(values: Sequence[Value], outputs: Sequence[ValueView]) -> list
 
 
 def fuse_loops(values: Sequence[Value]) -> list[ExportLoop]:
-    """The ``values`` in loops; marks those that another loop than their own reads."""
+    """Group ``values`` into loops, and mark values that another loop reads as stored."""
     loops: list[ExportLoop] = []
     for value in values:
         last = loops[-1] if loops else None
@@ -139,7 +140,7 @@ def fuse_loops(values: Sequence[Value]) -> list[ExportLoop]:
         ):
             inside = {id(member) for member in last.values}
             if all(
-                same_element(value, x)
+                reads_same_element(value, x)
                 for x in value.operands
                 if isinstance(x, ValueView) and id(get_storage(x.value)) in inside
             ):
@@ -156,35 +157,34 @@ def fuse_loops(values: Sequence[Value]) -> list[ExportLoop]:
 
 
 def get_storage(value: Value) -> Value:
-    """Whose memory a ``value`` lies in."""
+    """Return the value in whose memory ``value`` lies: itself, or the original of a reshape."""
     return value.settings.get("memory", value)
 
 
-def same_element(value: Value, x: ValueView) -> bool:
-    """Whether computing an element of a ``value`` takes the same element of its operand ``x``."""
+def reads_same_element(value: Value, x: ValueView) -> bool:
+    """Return whether each element of ``value`` depends only on the same element of its operand ``x``."""
     if drop_unit_axes(x.value.shape) != drop_unit_axes(value.shape):
         return False
     variables = name_loop_variables(value.shape)
-    return element(value, x, variables) == indices(x.value.shape, variables)
+    return make_operand_index(value, x, variables) == make_index(x.value.shape, variables)
 
 
-def element(value: Value, x: ValueView, variables: Sequence[str]) -> Index:
-    """The index into what an operand looks at for an element of a pointwise value, broadcast as torch does.
+def make_operand_index(value: Value, x: ValueView, variables: Sequence[str]) -> Index:
+    """Return the index of the operand's value for an element of a pointwise value, with torch's broadcasting.
 
     Args:
-        value: That is computed.
         x: The operand.
-        variables: Variables of the loops over the value's elements.
+        variables: Loop variables of ``value``.
     """
-    whole = indices(value.shape, variables)[len(value.shape) - len(x.shape) :]
+    whole = make_index(value.shape, variables)[len(value.shape) - len(x.shape) :]
     return x.indices(tuple("0" if size == 1 else term for size, term in zip(x.shape, whole, strict=True)))
 
 
 def name_loop_variables(shape: Sequence[int]) -> list[str]:
-    """Names of the loop variables over a ``shape``."""
+    """Return the names of the loop variables over ``shape``."""
     return [f"i{axis}" for axis in range(len(drop_unit_axes(shape)))]
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """Elements of an array of that ``shape``."""
+    """Return the number of elements of ``shape``."""
     return math.prod(shape)

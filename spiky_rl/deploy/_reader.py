@@ -1,4 +1,4 @@
-"""A module as a program: the operations that `torch.export` finds in it, read one by one."""
+"""Reader of a module: the graph of `torch.export` to an `ExportProgram`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.fx.node import map_arg
 from spiky_rl.deploy._arguments import (
     Arguments,
     is_boolean,
-    name_of,
-    path_of,
-    place_of,
-    without_wrapper,
+    get_operation_name,
+    get_module_path,
+    get_place,
+    strip_wrapper,
 )  # fmt: skip
 from spiky_rl.deploy._program import (
     ExportError,
@@ -27,7 +27,7 @@ from spiky_rl.deploy._program import (
     drop_unit_axes,
     fuse_loops,
     get_storage,
-    indices,
+    make_index,
     name_loop_variables,
     parenthesize,
     select_needed,
@@ -50,28 +50,28 @@ POINTWISE = {
     "elu": ("self", "alpha", "scale", "input_scale"),
     "leaky_relu": ("self", "negative_slope"),
 }
-"""Operations of torch on single elements that have a C expression, and their operands."""
+"""Elementwise operations of torch with a C form, and the names of their operands."""
 ON_TRUTH = {"logical_not", "bitwise_and", "bitwise_or", "bitwise_not"}
-"""Operations that C says for what is true or false alone."""
+"""Operations whose C form is for booleans only."""
 REDUCTIONS = {"sum", "mean", "amax", "amin", "prod"}
 POOLS = {"max_pool2d_with_indices", "avg_pool2d"}
 IDENTITY_OPS = {"alias", "clone", "detach", "lift_fresh_copy", "contiguous", "expand", "repeat"}
 LAYOUT = IDENTITY_OPS | {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "_to_copy"}  # fmt: skip
-"""Operations that leave all numbers of a constant as they are."""
+"""Operations that keep the numbers of a constant."""
 
 
 def read_program(
     module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: tuple[Tensor, ...]
 ) -> ExportProgram:
-    """The loops of a module that maps tensors to tensors.
+    """Read a module that maps tensors to tensors.
 
     Args:
         module: One control step.
-        inputs: Names of what goes in.
-        outputs: Names of what comes out.
-        example: What goes in, [1, ...] each.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        example: Inputs, [1, ...] each.
 
-    Raises ExportError that names the operation for which there is none.
+    Raises ExportError, with the name of the operation, if an operation has no C form.
     """
     with torch.no_grad():
         exported = torch.export.export(module, example).run_decompositions()
@@ -87,7 +87,7 @@ def read_program(
     given = {}
     for node in exported.graph.find_nodes(op="placeholder"):
         if node.name in held:
-            reader.constant(node, tensors[held[node.name]].detach(), without_wrapper(held[node.name]))
+            reader.add_constant(node, tensors[held[node.name]].detach(), strip_wrapper(held[node.name]))
         else:
             name = next(names)
             given[name] = reader.add(node, Value(name, "input", tuple(node.meta["val"].shape)))
@@ -96,8 +96,8 @@ def read_program(
             reader.read(node)
     (result,) = exported.graph.find_nodes(op="output")
     given_back: Any = result.args[0]
-    # rsl_rl's GRU gives a None where its LSTM gives a cell
-    views = [reader.view(x) for x in given_back if x is not None]
+    # rsl_rl's GRU returns None in the place of an LSTM's cell state
+    views = [reader.get_view(x) for x in given_back if x is not None]
     for view in views:
         view.value.stored = True
     return ExportProgram(
@@ -106,31 +106,29 @@ def read_program(
 
 
 class _Reader:
-    """Nodes of a graph to values and views of them."""
+    """Reader of a graph: nodes to values and views."""
 
     def __init__(self) -> None:
         self.views: dict[Node, ValueView] = {}
         self.values: list[Value] = []
         self.numbers: dict[Node, Any] = {}
-        """What depends on nothing but constants."""
+        """Results of nodes that depend on constants only."""
 
-    def view(self, x: object) -> Any:
-        """The view of ``x``, a node; numbers are themselves."""
+    def get_view(self, x: object) -> Any:
+        """Return the view of the node ``x``; numbers are returned as they are."""
         return self.views[x] if isinstance(x, Node) else x
 
     def add(self, node: Node, value: Value) -> Value:
-        """Let a ``node`` stand for a ``value`` as it is; returns the value."""
+        """Set the view of ``node`` to the whole of ``value``, and return ``value``."""
         self.views[node] = ValueView(value, value.shape, lambda index: index)
         return value
 
-    def constant(self, node: Node, data: Tensor, path: str, operation: str = "") -> None:
-        """Let a ``node`` stand for numbers that are known.
+    def add_constant(self, node: Node, data: Tensor, path: str, operation: str = "") -> None:
+        """Set the view of ``node`` to a constant.
 
         Args:
-            node: The node.
-            data: The numbers.
-            path: Where they come from: a module's path and a name in it.
-            operation: What was last done with them; empty: nothing.
+            path: Their origin: the path of a module, and a name in it.
+            operation: The last operation on them; empty if there was none.
         """
         self.numbers[node] = data
         self.add(
@@ -146,30 +144,30 @@ class _Reader:
         )
 
     def read(self, node: Node) -> None:
-        """Take up one operation, a ``node``."""
-        name = name_of(node)
+        """Read an operation."""
+        name = get_operation_name(node)
         if name in ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"):
             return
         if all(x in self.numbers for x in node.all_input_nodes):
             self._evaluate(node, name)
             return
         if name in ("split_with_sizes", "split", "max_pool2d_with_indices"):
-            return  # the elements of what it returns are read one by one
-        if name == "getitem" and name_of(parent := _parent(node)) in POOLS:
+            return  # its results are read one by one, as getitem
+        if name == "getitem" and get_operation_name(parent := _get_parent(node)) in POOLS:
             if node.args[1] != 0:
-                raise ExportError(f"{place_of(node)}: the places of a pooling's maxima have no C form")
-            self._compute(node, parent, name_of(parent))
+                raise ExportError(f"{get_place(node)}: the indices of max pooling have no C form")
+            self._compute(node, parent, get_operation_name(parent))
             return
         if not isinstance(node.meta["val"], Tensor):
-            raise ExportError(f"{place_of(node)}: torch's operation {name!r} has no C form")
+            raise ExportError(f"{get_place(node)}: torch's operation {name!r} has no C form")
         if name == "full_like":
             data = torch.full(node.meta["val"].shape, node.args[1], dtype=node.meta["val"].dtype)  # type: ignore[arg-type]
-            self.constant(node, data, _joined(path_of(node), "full"))
-        elif not self._is_view(node, name):
+            self.add_constant(node, data, _join_path(get_module_path(node), "full"))
+        elif not self._read_view(node, name):
             self._compute(node, node, name)
 
     def _evaluate(self, node: Node, name: str) -> None:
-        """Compute a ``node`` that depends on constants alone by the live policy's arithmetic: torch's own."""
+        """Evaluate a node that depends on constants only, with torch, so that the numbers equal the live policy's."""
         operation: Any = node.target
         arguments: Any = map_arg((node.args, node.kwargs), lambda x: self.numbers[x])
         with torch.no_grad():
@@ -179,15 +177,19 @@ class _Reader:
             return
         sources = [self.views[x].value for x in node.all_input_nodes if x in self.views]
         if not sources:
-            self.constant(node, result, _joined(path_of(node), name.strip("_")))
+            self.add_constant(node, result, _join_path(get_module_path(node), name.strip("_")))
         else:
             last = sources[0].operation if name in LAYOUT else name
-            self.constant(node, result, sources[0].name, last)
+            self.add_constant(node, result, sources[0].name, last)
 
     def _compute(self, node: Node, operation: Node, name: str) -> None:
-        """Let a ``node`` stand for a new value, the result of an ``operation`` with that ``name``."""
+        """Set the view of ``node`` to a new value, the result of ``operation``, which is called ``name``."""
         value = Value(
-            _local(node.name), "pointwise", tuple(node.meta["val"].shape), name, place=place_of(node)
+            _make_local_name(node.name),
+            "pointwise",
+            tuple(node.meta["val"].shape),
+            name,
+            place=get_place(node),
         )
         value.boolean = is_boolean(node)
         arguments = Arguments(operation)
@@ -200,7 +202,7 @@ class _Reader:
         self.add(node, value)
 
     def _fill(self, node: Node, name: str, value: Value, arguments: Arguments) -> None:
-        """Say how a ``value``, of the operation called ``name`` with these ``arguments``, is computed."""
+        """Set kind, operands and settings of ``value``, the result of the operation ``name`` with ``arguments``."""
         if name in POINTWISE:
             self._fill_pointwise(node, name, value, arguments)
         elif name in ("mm", "addmm"):
@@ -208,55 +210,55 @@ class _Reader:
                 arguments.read("mat1", "mat2") if name == "addmm" else arguments.read("self", "mat2")
             )
             if weight not in self.numbers:
-                raise ExportError(
-                    f"{value.place}: a product of two arrays that both change from step to step has no C form"
-                )
+                raise ExportError(f"{value.place}: a product without constant weights has no C form")
             bias = arguments["self"] if name == "addmm" else None
-            value.kind, value.operands = "product", (self.view(matrix),)
-            value.settings = {"weight": self._known(weight), "bias": self._known(bias)}
+            value.kind, value.operands = "product", (self.get_view(matrix),)
+            value.settings = {"weight": self._get_constant(weight), "bias": self._get_constant(bias)}
         elif name == "convolution":
             x, weight, bias = arguments.read("input", "weight", "bias")
             stride, padding, dilation = arguments.read("stride", "padding", "dilation")
             transposed, groups = arguments.read("transposed", "groups")
-            arguments.read("output_padding")  # of transposed ones alone
+            arguments.read("output_padding")  # used by transposed convolutions only
             if transposed or groups != 1 or set(dilation) != {1}:
                 raise ExportError(
                     f"{value.place}: transposed, dilated and grouped convolutions have no C form"
                 )
-            value.kind, value.operands = "convolution", (self.view(x),)
-            value.settings = {"weight": self._known(weight), "bias": self._known(bias)}
+            value.kind, value.operands = "convolution", (self.get_view(x),)
+            value.settings = {"weight": self._get_constant(weight), "bias": self._get_constant(bias)}
             value.settings |= {"stride": stride, "padding": padding}
         elif name in POOLS:
             x, kernel, stride, padding = arguments.read("self", "kernel_size", "stride", "padding")
             if len(value.shape) != 4:
-                raise ExportError(f"{value.place}: pooling of other than maps has no C form")
+                raise ExportError(
+                    f"{value.place}: pooling of {len(value.shape)} axes has no C form; allowed: 4"
+                )
             if name == "avg_pool2d" and set(padding) != {0}:
                 arguments.refuse("padding")
-            value.kind, value.operands = "pool", (self.view(x),)
+            value.kind, value.operands = "pool", (self.get_view(x),)
             value.settings = {
-                "kernel": _pair(kernel),
-                "stride": _pair(stride or kernel),
-                "padding": _pair(padding),
+                "kernel": _make_pair(kernel),
+                "stride": _make_pair(stride or kernel),
+                "padding": _make_pair(padding),
             }
         elif name in REDUCTIONS:
             axes = arguments["dim"] if "dim" in arguments.given else ()
             keep = arguments["keepdim"] if "keepdim" in arguments.given else False
-            x = self.view(arguments["self"])
+            x = self.get_view(arguments["self"])
             count = len(x.shape)
             axes = [axes] if isinstance(axes, int) else axes
             value.kind, value.operands = "reduction", (x,)
             value.settings = {"axes": sorted(a % count for a in axes) or list(range(count)), "keep": keep}
         elif name == "cat":
             parts, axis = arguments.read("tensors", "dim")
-            value.kind, value.operands = "join", tuple(self.view(x) for x in parts)
+            value.kind, value.operands = "join", tuple(self.get_view(x) for x in parts)
             value.settings = {"axis": axis % len(value.shape)}
             value.binary = all(part.value.binary for part in value.operands if isinstance(part, ValueView))
         else:
             raise ExportError(f"{value.place}: torch's operation {name!r} has no C form yet")
 
     def _fill_pointwise(self, node: Node, name: str, value: Value, arguments: Arguments) -> None:
-        """As `_fill`, for an operation on single elements."""
-        value.operands = tuple(self.view(x) for x in arguments.read(*POINTWISE[name]))
+        """As `_fill`, for an elementwise operation."""
+        value.operands = tuple(self.get_view(x) for x in arguments.read(*POINTWISE[name]))
         first = value.operands[0]
         kind = node.meta["val"].dtype
         if name == "gelu":
@@ -280,27 +282,29 @@ class _Reader:
             and first.value.binary
         )
 
-    def _known(self, node: Node | None) -> Value | None:
-        """Return the constant that ``node`` stands for; None for None."""
+    def _get_constant(self, node: Node | None) -> Value | None:
+        """Return the constant of ``node``; None for None."""
         return None if node is None else self.views[node].value
 
-    def _is_view(self, node: Node, name: str) -> bool:
-        """Take up an operation that only looks at its operand in another way."""
+    def _read_view(self, node: Node, name: str) -> bool:
+        """Read an operation that is a view of its operand; return whether it was one."""
         args: Any = node.args
         shape = tuple(node.meta["val"].shape)
         if name == "getitem":
             split, which = args[0], args[1]
-            base, sizes = self.view(split.args[0]), split.args[1]
+            base, sizes = self.get_view(split.args[0]), split.args[1]
             axis = (split.args[2] if len(split.args) > 2 else 0) % len(base.shape)
             start = sum(sizes[:which])
-            self._look(node, base, shape, _shifted(axis, start, 1))
+            self._add_view(node, base, shape, _shift_axis(axis, start, 1))
             return True
-        base = self.view(args[0])
+        base = self.get_view(args[0])
         if name in IDENTITY_OPS:
             before, extra = base.shape, len(shape) - len(base.shape)
             if any(a != b and a != 1 for a, b in zip(before, shape[extra:], strict=True)):
-                raise ExportError(f"{place_of(node)}: a repetition of more than one element has no C form")
-            self._look(
+                raise ExportError(
+                    f"{get_place(node)}: repeating an axis of more than one element has no C form"
+                )
+            self._add_view(
                 node,
                 base,
                 shape,
@@ -308,35 +312,37 @@ class _Reader:
             )
         elif name in ("unsqueeze", "squeeze", "view", "_unsafe_view", "reshape"):
             if drop_unit_axes(base.shape) == drop_unit_axes(shape):
-                self._look(node, base, shape, _resqueezed(shape, base.shape))
+                self._add_view(node, base, shape, _restore_axes(shape, base.shape))
             else:
-                self._reshaped(node, base, shape)
+                self._reshape(node, base, shape)
         elif name in ("permute", "transpose", "t"):
             order = list(args[1]) if name == "permute" else list(range(len(shape)))
             if name != "permute":
                 one, two = (0, 1) if name == "t" else args[1:3]
                 order[one], order[two] = order[two], order[one]
-            self._look(node, base, shape, lambda i: tuple(i[order.index(axis)] for axis in range(len(order))))
+            self._add_view(
+                node, base, shape, lambda i: tuple(i[order.index(axis)] for axis in range(len(order)))
+            )
         elif name in ("select", "slice"):
             axis = args[1] % len(base.shape)
             start = args[2] or 0 if len(args) > 2 else 0
             start = min(start + base.shape[axis] if start < 0 else start, base.shape[axis])
             if name == "slice":
-                self._look(node, base, shape, _shifted(axis, start, args[4] if len(args) > 4 else 1))
+                self._add_view(node, base, shape, _shift_axis(axis, start, args[4] if len(args) > 4 else 1))
             else:
-                self._look(node, base, shape, lambda i: (*i[:axis], str(start), *i[axis:]))
+                self._add_view(node, base, shape, lambda i: (*i[:axis], str(start), *i[axis:]))
         else:
             return False
         return True
 
-    def _look(
+    def _add_view(
         self, node: Node, base: ValueView, shape: tuple[int, ...], at: Callable[[Index], Index]
     ) -> None:
         self.views[node] = ValueView(base.value, shape, lambda index: base.indices(at(index)))
 
-    def _reshaped(self, node: Node, base: ValueView, shape: tuple[int, ...]) -> None:
-        """A view that runs over its operand's memory: the operand is written there first."""
-        whole = indices(base.shape, name_loop_variables(base.shape))
+    def _reshape(self, node: Node, base: ValueView, shape: tuple[int, ...]) -> None:
+        """Set the view of ``node`` to the memory of ``base`` in another shape; a base that is itself a view is copied first."""
+        whole = make_index(base.shape, name_loop_variables(base.shape))
         if base.shape != base.value.shape or base.indices(whole) != whole:
             copy = Value(
                 f"{node.name}_copy",
@@ -345,7 +351,7 @@ class _Reader:
                 "_to_copy",
                 (base,),
                 binary=base.value.binary,
-                place=place_of(node),
+                place=get_place(node),
             )
             self.values.append(copy)
             base = ValueView(copy, copy.shape, lambda index: index)
@@ -363,7 +369,7 @@ class _Reader:
         self.views[node] = ValueView(other, shape, lambda index: index)
 
 
-def _shifted(axis: int, start: int, step: int) -> Callable[[Index], Index]:
+def _shift_axis(axis: int, start: int, step: int) -> Callable[[Index], Index]:
     def at(index: Index) -> Index:
         term = index[axis]
         if term.isdigit():
@@ -377,32 +383,32 @@ def _shifted(axis: int, start: int, step: int) -> Callable[[Index], Index]:
     return at
 
 
-def _resqueezed(shape: Sequence[int], before: Sequence[int]) -> Callable[[Index], Index]:
-    return lambda index: indices(before, [t for size, t in zip(shape, index, strict=True) if size != 1])
+def _restore_axes(shape: Sequence[int], before: Sequence[int]) -> Callable[[Index], Index]:
+    return lambda index: make_index(before, [t for size, t in zip(shape, index, strict=True) if size != 1])
 
 
 def _is_unit_scalar(x: object) -> bool:
     return isinstance(x, int | float) and x == 1
 
 
-def _parent(node: Node) -> Node:
-    """Return the node of whose several results ``node`` is one."""
+def _get_parent(node: Node) -> Node:
+    """Return the operation with several results of which ``node`` takes one."""
     parent = node.args[0]
     assert isinstance(parent, Node)
     return parent
 
 
-def _pair(size: Sequence[int]) -> tuple[int, int]:
-    """Return a ``size`` of one or two numbers as one of two."""
+def _make_pair(size: Sequence[int]) -> tuple[int, int]:
+    """Return one or two numbers as two."""
     return size[0], size[-1]
 
 
-def _local(name: str) -> str:
-    """Return torch's ``name`` of a node as a name in C that no function or keyword has: it ends in a number."""
+def _make_local_name(name: str) -> str:
+    """Return torch's ``name`` of a node as a C name. It ends in a number, unlike keywords and functions."""
     name = name.strip("_")
     return name if name.rpartition("_")[2].isdigit() else f"{name}_0"
 
 
-def _joined(path: str, name: str) -> str:
-    """Return the dotted path of what is called ``name`` in the module ``path``; empty: the policy itself."""
+def _join_path(path: str, name: str) -> str:
+    """Return the dotted path of ``name`` in the module ``path``, which is empty for the policy itself."""
     return f"{path}.{name}" if path else name

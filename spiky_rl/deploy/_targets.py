@@ -1,4 +1,4 @@
-"""Targets by name, and what is refused of a request for them: without torch, so that it is refused at once."""
+"""Targets by name, and checks of a request. Without torch, so that commands fail at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spiky_rl.deploy.base import Target
 
 
 def make_targets(names: Sequence[str]) -> dict[str, Target]:
-    """The targets of these names, each able to write and to be proved here. Raises UserError."""
+    """Build the targets ``names``. Raises UserError for an unknown name, or if this machine cannot write or verify a target."""
     known, built = registry.list_names("targets"), dict[str, Target]()
     for name in names:
         if name not in known:
@@ -22,24 +22,24 @@ def make_targets(names: Sequence[str]) -> dict[str, Target]:
     return built
 
 
-def check_expressible(built: Iterable[Target], agent: PlainMapping) -> None:
-    """Raise ExportError that names the key of an ``agent``, as plain data, that one of the targets cannot express."""
-    for target in built:
+def check_expressible(targets: Iterable[Target], agent: PlainMapping) -> None:
+    """Raise ExportError, with the agent's key, if a target cannot express ``agent``."""
+    for target in targets:
         target.check_network(agent)
 
 
 def make_integer_target(bits: str) -> Target:
-    """The target that makes integers of a network, with weights of this width: ``int8``."""
+    """Build the target that quantises a network to weights of ``bits``: ``int8``."""
     return registry.configure("targets", f"c_{bits}", "--quantize").build()
 
 
-def require_chip(chip: str, built: Iterable[Target]) -> None:
-    """Raise UserError for a chip that is not known, whose compiler is missing, or for which none of the targets writes."""
+def require_chip(chip: str, targets: Iterable[Target]) -> None:
+    """Raise UserError if ``chip`` is unknown, its compiler is missing, or no target writes C."""
     if chip not in _footprint.CHIPS:
         raise UserError(
             f"--report: {chip} given; allowed: {', '.join(_footprint.CHIPS)}{suggest_name(chip, _footprint.CHIPS)}"
         )
-    if not any(target.in_c for target in built):
+    if not any(target.in_c for target in targets):
         in_c = [name for name in registry.list_names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
-        raise UserError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")
+        raise UserError(f"--report: {chip} given without a target in C; allowed: --to {' or '.join(in_c)}")
     _footprint.require_compiler(chip)

@@ -1,4 +1,4 @@
-"""The proof that what was written is the policy: both over a whole episode."""
+"""Verification of exported files: their actions against the live policy's, over a whole episode."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ type Progress = Callable[[float], None]
 
 @dataclass
 class VerificationResult:
-    """How a file's actions compare with the live policy's."""
+    """Comparison of a file's actions with the policy's."""
 
     steps: int = 0
     difference: float = 0.0
-    """Largest one, of the control steps that count as equal."""
+    """Largest difference in the control steps that count as equal."""
     max_error: float = 0.0
-    """Largest one of all others."""
+    """Largest difference in all other control steps."""
     mismatches: int = 0
     """Control steps that differ by more than the target's tolerance."""
-    aside: float = 0.0
-    """Mean difference of the policy that the target made of the live one from the live one; 0 where it is the live one."""
+    reference_difference: float = 0.0
+    """Mean difference between the target's reference policy and the live policy; 0 if they are the same."""
     largest: float = 1.0
-    """Largest action so far, or 1 where no action is larger."""
+    """Largest action so far, at least 1."""
 
     def compare(
         self, returned: list[np.ndarray], wanted: list[np.ndarray], target: Target, model: MLPModel
     ) -> None:
-        """Count a control step of a file of a ``target``, written from ``model``.
+        """Add a control step.
 
         Args:
-            returned: The file's action and, where the file gives it, state.
-            wanted: The same of the policy.
-            target: Says what counts as equal.
+            returned: The file's action and, if the file returns it, state.
+            wanted: Action and state of the policy.
             model: The live policy.
         """
         worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
@@ -54,7 +53,7 @@ class VerificationResult:
         self.add(worst, target.get_tolerance(model) * (self.largest if target.relative else 1.0))
 
     def add(self, worst: float, allowed: float) -> None:
-        """Count a control step whose numbers differ by ``worst`` at most; it is equal where no more is ``allowed``."""
+        """Add a control step with the largest difference ``worst``; up to ``allowed`` it counts as equal."""
         self.steps += 1
         if worst <= allowed:
             self.difference = max(self.difference, worst)
@@ -62,35 +61,33 @@ class VerificationResult:
             self.mismatches += 1
             self.max_error = max(self.max_error, math.inf if math.isnan(worst) else worst)
 
-    def text(self, target: Target, model: MLPModel) -> str:
-        """How the file of a ``target`` compares with the live policy, ``model``, in words."""
+    def format(self, target: Target, model: MLPModel) -> str:
+        """Return the result in words, for a file of ``target`` and the live policy ``model``."""
         limit = target.get_tolerance(model)
         share = " of the largest action so far, or of 1," if target.relative else ""
         allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
         if target.get_reference_model(model) is not model:
             allowed += f" to the policy {target.changed}"
-            changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
+            changed = f"; mean difference of that policy's actions from the live policy's: {self.reference_difference:.2g}"
         return f"{allowed} in {self.steps - self.mismatches} of {self.steps} control steps of an episode{changed}"
 
 
 def verify_targets(
     model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], progress: Progress
 ) -> dict[Path, VerificationResult]:
-    """Run files beside the policy they were written from, each over an episode of the first environment.
+    """Compare files with the policy that they were written from, over an episode of the first environment.
 
     Args:
-        model: The policy.
-        env: Where it acts.
-        targets: Each file's.
-        progress: Told after every control step which share of the longest episode is over.
+        model: The live policy.
+        progress: Called after every control step with the share of the longest episode.
 
-    Raises UserError for a file that differs from the live policy by more than its target allows.
+    Raises UserError if a file differs by more than its target allows.
     """
     agreements: dict[Path, VerificationResult] = {}
     for compiled in dict.fromkeys(target.compiled for target in targets.values()):
         group = {path: target for path, target in targets.items() if target.compiled == compiled}
         backend = dispatch.list_compiled_backends()["cpu"] if compiled else dispatch.REFERENCE
-        agreements |= _episode(model, env, group, backend, progress)
+        agreements |= _run_episode(model, env, group, backend, progress)
     for path, agreement in agreements.items():
         if agreement.mismatches > targets[path].flips * agreement.steps:
             raise UserError(
@@ -100,7 +97,7 @@ def verify_targets(
     return agreements
 
 
-def _episode(
+def _run_episode(
     model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], backend: str, progress: Progress
 ) -> dict[Path, VerificationResult]:
     sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
@@ -126,7 +123,7 @@ def _episode(
                 returned, wanted = session(x.numpy(), before), expected
                 if references[path] is not model:
                     wanted = [references[path](obs).numpy()]
-                    agreements[path].aside += float(np.abs(wanted[0] - expected[0]).mean())
+                    agreements[path].reference_difference += float(np.abs(wanted[0] - expected[0]).mean())
                 agreements[path].compare(returned, wanted, targets[path], model)
             steps += 1
             whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
@@ -135,7 +132,7 @@ def _episode(
                 break
             progress(float(steps / env.max_episode_length))
     for agreement in agreements.values():
-        agreement.aside /= max(steps, 1)
+        agreement.reference_difference /= max(steps, 1)
     if network:
         network.set_backend(before_backend)
     model.to(device)
@@ -144,7 +141,7 @@ def _episode(
 
 
 def get_flat_state(model: MLPModel) -> list[np.ndarray]:
-    """The state that a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
+    """Return the state of ``model`` as a file takes it: one flat array for a spiking policy, rsl_rl's tensors for an ANN."""
     if isinstance(model, SpikingModel):
         if not model.network.stateful:
             return []

@@ -1,8 +1,8 @@
-"""``policy.c`` and ``policy.h``: a trained policy in C99, without a library, memory of its own or global state.
+"""``policy.c`` and ``policy.h``: a trained policy in C99, without libraries, allocation or global state.
 
-The caller owns one struct. A spike adds a row of weights; sums run in the order of the `cpu` backend, with its fused
-multiply-adds where it has them and the target does too, so the actions are bit-equal to the live policy's. Of a convolution that torch
-sums they are bit-equal to the policy whose convolutions the backend's kernels sum: torch's order depends on CPU, batch and threads.
+The caller owns one struct. A spike adds a row of weights. Sums have the order of the `cpu` backend and, if the hardware has
+them, its fused multiply-adds, so the actions are bit-equal to the live policy's. Exception: convolutions that torch sums, in an
+order that depends on CPU, batch and threads. Then the file is bit-equal to the same policy with the backend's convolution kernels.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
 
 STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
-"""What the file compiles under without a warning."""
+"""Flags under which the file compiles without a warning."""
 
 
 OTHER_ORDER = 1e-5
-"""Difference of an action that counts as equal where torch sums in another order, as a share of the largest action so far, or of 1: in
-blocks, so it is up to four times nearer to the result in double precision. Rounding grows with the numbers that are summed, and a small
-action may be the difference of large ones. Over 120 steps, for observations of standard deviations from 1 to 1000, ANNs of 64-64 to
-1024-512-256, GRU, LSTM and reservoirs are off by 4.3e-6 at most."""
+"""Tolerance if torch sums in another order, as a share of the largest action so far, or of 1. torch sums in blocks, so its result is
+up to four times nearer to that in double precision. Rounding errors grow with the summands, and a small action may be the difference
+of large ones. Largest measured error: 4.3e-6, over 120 steps, for observations with standard deviations of 1 to 1000, ANNs of 64-64
+to 1024-512-256, GRU, LSTM and reservoirs."""
 
 
 class C(Target):
@@ -48,7 +48,7 @@ class C(Target):
 
     @override
     def get_tolerance(self, model: MLPModel) -> float:
-        """Tolerance: 0 for spiking networks; for an ANN's layers and a reservoir's readout `OTHER_ORDER`."""
+        """Return 0 for a spiking network, and `OTHER_ORDER` for an ANN and for a reservoir, whose readout torch sums."""
         from spiky_rl.learners.rsl_rl.model import SpikingModel
 
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else OTHER_ORDER
@@ -56,7 +56,7 @@ class C(Target):
     @override
     def get_reference_model(self, model: MLPModel) -> MLPModel:
         from spiky_rl.connections.convolutional import Convolutional
-        from spiky_rl.deploy._int8_network import with_network
+        from spiky_rl.deploy._int8_network import replace_network
         from spiky_rl.kernels import dispatch
         from spiky_rl.learners.rsl_rl.model import SpikingModel
 
@@ -69,7 +69,7 @@ class C(Target):
         for part in network.modules():
             if isinstance(part, Convolutional):
                 part.in_order = part.summed_by_torch
-        return with_network(model, network)
+        return replace_network(model, network)
 
     @override
     def check_requirements(self) -> None:
@@ -79,7 +79,7 @@ class C(Target):
     def check_network(self, agent: PlainMapping) -> None:
         super().check_network(agent)
         actor = get_section(agent, "actor")
-        is_ann = not agent.get("network")  # else a spiking model stands in the place of Isaac Lab's
+        is_ann = not agent.get("network")  # a network replaces the actor's class
         if is_ann and strip_module(str(actor.get("class_name"))) == "CNNModel":
             raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
 
@@ -108,26 +108,25 @@ class C(Target):
 
 
 def read_sizes(path: Path) -> dict[str, int]:
-    """Sizes by name, as the header beside ``path``, a policy.c, declares them."""
+    """Return the sizes that the header of ``path``, a policy.c, declares, by name without POLICY_."""
     text = path.with_suffix(".h").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
 
 
 FLAGS = ("-O3", "-march=native")
-"""Flags that a policy is compiled with for its proof."""
+"""Compiler flags of the verification."""
 
 
 def open_c_session(path: Path, state: int, flags: tuple[str, ...] = FLAGS) -> Session:
-    """Return a session that runs the policy in C in the file ``path``.
+    """Return a session that runs a policy in C.
 
     Args:
         path: A policy.c.
-        state: Floats that its struct is as large as.
-        flags: Those of the compiler.
+        state: Size of its struct, in floats.
     """
-    library, told = load_policy_library(path, flags), read_sizes(path)
+    library, sizes = load_policy_library(path, flags), read_sizes(path)
     held, observation, action = (
-        np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])
+        np.zeros(size, np.float32) for size in (state, sizes["OBSERVATIONS"], sizes["ACTIONS"])
     )
     pointers = [
         numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (held, observation, action)
@@ -144,7 +143,7 @@ def open_c_session(path: Path, state: int, flags: tuple[str, ...] = FLAGS) -> Se
 
 
 def find_compiler() -> list[str]:
-    """The C compiler: what CC says, else cc, gcc or clang; empty: there is none."""
+    """Return the command of the C compiler: CC, or else cc, gcc or clang; empty if none is installed."""
     words = shlex.split(os.environ.get("CC", "")) or [
         next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")
     ]
@@ -152,34 +151,31 @@ def find_compiler() -> list[str]:
 
 
 def require_compiler(target: str) -> None:
-    """Raise UserError where there is no C compiler to prove a ``target`` with."""
+    """Raise UserError, with the name of ``target``, if there is no C compiler."""
     if not find_compiler():
         raise UserError(
-            f"--to {target}: there is no C compiler (cc) for the proof; install one, or name it in CC"
+            f"--to {target}: no C compiler (cc) for the verification; install one, or set CC to its command"
         )
 
 
 def get_vector_width() -> int:
-    """Floats in a vector of the `cpu` backend, which decides what it fuses."""
-    told = subprocess.run(
+    """Return the number of floats in a vector of the `cpu` backend on this machine."""
+    macros = subprocess.run(
         [*find_compiler(), "-march=native", "-dM", "-E", "-x", "c", "-"],
         input="",
         capture_output=True,
         text=True,
         check=True,
     )
-    return 16 if "__AVX512F__" in told.stdout else 8 if "__AVX__" in told.stdout else 4
+    return 16 if "__AVX512F__" in macros.stdout else 8 if "__AVX__" in macros.stdout else 4
 
 
 def load_policy_library(path: Path, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
-    """Compile the policy.c in ``path``, with these ``flags``, into a library of this process.
-
-    Raises UserError with what the compiler says where it refuses the file.
-    """
+    """Compile ``path``, a policy.c, and load it. Raises UserError with the compiler's message if compiling fails."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "policy.so"
         line = [*find_compiler(), *STANDARD, *flags, "-shared", "-fPIC", "-o", str(library), str(path), "-lm"]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"{path}: the compiler refuses it: {done.stderr.strip().splitlines()[0]}")
+            raise UserError(f"{path}: compiling failed: {done.stderr.strip().splitlines()[0]}")
         return ctypes.CDLL(str(library))

@@ -1,10 +1,10 @@
-"""``policy.c`` and ``policy.h`` in integers: int8 weights, fixed-point states, no float within the inner steps.
+"""``policy.c`` and ``policy.h`` in integers: int8 weights, fixed-point states, no floats in the inner steps.
 
-A weight is a whole number of its output neuron's own unit, and so are threshold and bias: a spike adds a row of int8 to an
-accumulator. Ranges come from a rollout of the policy. The file equals a reference in torch to the last bit, and the reference
-can be evaluated in the policy's place; how far both are from the policy in single precision is measured and said.
+Every neuron has a unit; its weights, threshold and bias are whole numbers of it, so a spike adds a row of int8 to an accumulator.
+Ranges come from a rollout of the policy. The file equals a quantised reference in torch to the last bit; the reference can be
+evaluated in the place of the policy. The difference from the policy in single precision is measured and printed.
 
-Source: Jacob et al. (2018), integers alone at inference; Davies et al. (2018), LIF neurons with weights of 8 bits.
+Source: Jacob et al. (2018), integer-arithmetic-only inference; Davies et al. (2018), LIF neurons with weights of 8 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, values
+from spiky_rl.deploy.base import (
+    WHOLE_SPIKES,
+    Session,
+    Target,
+    describe_model,
+    find_values,
+    get_normalization,
+)  # fmt: skip
 from spiky_rl.deploy.c import open_c_session, read_sizes, require_compiler
 
 if TYPE_CHECKING:
@@ -23,14 +30,14 @@ if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 GRADED = ("sigma_delta",)
-"""Neurons whose events are numbers, which have no recurrent form."""
+"""Neurons with graded events, which have no recurrent int8 implementation."""
 
 
 class CInt8(Target):
-    """One C99 file and its header, for chips without a floating-point unit, or without room for 32 bits a weight."""
+    """A C99 file and its header, for chips without a floating-point unit, or without memory for weights of 32 bits."""
 
     observes = in_c = True
-    changed = "in its own numbers"
+    changed = "in int8"
     supported = {
         "network.name": ("feedforward",),
         "network.encoder.name": ("delta", "direct", "rate", "sigma_delta"),
@@ -55,7 +62,7 @@ class CInt8(Target):
     def check_network(self, agent: PlainMapping) -> None:
         super().check_network(agent)
         if get_section(agent, "network").get("recurrent"):
-            for place, neuron in values(agent, "network.neuron.name"):
+            for place, neuron in find_values(agent, "network.neuron.name"):
                 if neuron in GRADED:
                     whole = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
                     raise self.refusal(place, f"{neuron} beside agent.network.recurrent", whole)
@@ -65,23 +72,21 @@ class CInt8(Target):
         self.rollout = rollout
 
     def quantize(self, model: SpikingModel) -> IntegerNetwork:
-        """The network of a ``model`` in integers. Raises ExportError where it has no such form."""
+        """Quantise the network of ``model``. Raises ExportError if it has no int8 implementation."""
         from spiky_rl.deploy import _calibration, _int8_read
 
         self.check_network(describe_model(model))
         if self.rollout is None:
-            raise ExportError(
-                "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
-            )
+            raise ExportError("c_int8: no ranges of the states; call calibrate() with a rollout first")
         network = _int8_read.require_known(model.network)
         return _int8_read.quantize_network(network, _calibration.compute_ranges(model, self.rollout))
 
     @override
     def get_reference_model(self, model: MLPModel) -> SpikingModel:
-        from spiky_rl.deploy._int8_network import with_network
+        from spiky_rl.deploy._int8_network import replace_network
 
         spiking = cast("SpikingModel", model)
-        return with_network(spiking, self.network or self.quantize(spiking))
+        return replace_network(spiking, self.network or self.quantize(spiking))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
@@ -90,9 +95,9 @@ class CInt8(Target):
         from spiky_rl.learners.rsl_rl.export import make_metadata
 
         self.network = self.quantize(cast("SpikingModel", model))
-        text = Int8PolicyWriter(self.network, model.obs_normalizer)
-        header = text.header(make_metadata(model, {}, {}, [], "", "")["usage"])
-        return write_files(folder / "int8", text.source(), header)
+        text = Int8PolicyWriter(self.network, get_normalization(model))
+        header = text.build_header(make_metadata(model, {}, {}, [], "", "")["usage"])
+        return write_files(folder / "int8", text.build_source(), header)
 
     @override
     def open_session(self, path: Path) -> Session:

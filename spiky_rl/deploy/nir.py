@@ -1,9 +1,9 @@
-"""NIR, the Neuromorphic Intermediate Representation: ``policy.nir``, for snnTorch, Norse and what else reads it, and back.
+"""NIR, the Neuromorphic Intermediate Representation: ``policy.nir``, for snnTorch, Norse and other readers; and its reader here.
 
     dv/dt = (v_leak - v + r I) / tau   becomes, by forward Euler with dt,   v <- (1 - dt/tau) v + (r dt/tau) I
 
-NIR's numbers are those of an equation, ours those of a step: tau is chosen such that 1 - dt/tau is the decay of our step, with
-dt = 0.1 ms, which snnTorch takes whatever a file says. docs/deploying.md has the layout of the metadata.
+NIR has parameters of the differential equation, this package those of a step. tau is chosen such that 1 - dt/tau is the decay of a
+step, with dt = 0.1 ms, which snnTorch assumes for every file. docs/deploying.md has the layout of the metadata.
 
 Source: Pedersen et al. (2024), Neuromorphic intermediate representation.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, parts
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._nir_policy import NirPolicy
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Nir(Target):
-    """Weights, LIF neurons and delays as NIR's nodes; encoder and decoder as metadata."""
+    """A NIR graph: weights, LIF neurons and delays as nodes, encoder and decoder as metadata."""
 
     supported = {
         "network.name": ("feedforward",),
@@ -48,13 +48,13 @@ class Nir(Target):
     @override
     def check_network(self, agent: PlainMapping) -> None:
         super().check_network(agent)
-        for place, connection in parts(agent, "network.connection"):
+        for place, connection in find_parts(agent, "network.connection"):
             if not isinstance(connection, Mapping) or connection.get("pool", 1) == 1:
                 continue
             if connection.get("pooling", "max") == "max":
                 raise self.refusal(f"{place}.pooling", "max", ["average"])
         encoder = get_section(agent, "network").get("encoder")
-        for place, name in names_of(encoder, "network.encoder"):
+        for place, name in find_names(encoder, "network.encoder"):
             if ":" in name:
                 raise self.refusal(place, name, registry.list_names("encoders"))
 
@@ -83,17 +83,17 @@ class Nir(Target):
 
 
 def read(path: Path | str) -> NirPolicy:
-    """The policy in the file ``path``, one of ours.
+    """Read the policy in the file ``path``.
 
-    Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
+    Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
     """
     from spiky_rl.deploy import _nir_read
 
     return _nir_read.read_policy(path)
 
 
-def names_of(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of a component and of its parts, each with where it stands below ``place``."""
+def find_names(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of a component and of its parts, each with its dotted path; ``place``: path of the component."""
     if isinstance(settings, str):
         yield f"{place}.name", settings
     elif isinstance(settings, Mapping):
@@ -101,4 +101,4 @@ def names_of(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
             if key == "name" and isinstance(value, str):
                 yield f"{place}.name", value
             elif isinstance(value, Mapping):
-                yield from names_of(value, f"{place}.{key}")
+                yield from find_names(value, f"{place}.{key}")

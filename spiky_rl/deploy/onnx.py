@@ -1,4 +1,4 @@
-"""ONNX: ``policy.onnx``, for ONNX Runtime and what reads its files; the state goes in and comes out."""
+"""ONNX: ``policy.onnx``, for ONNX Runtime and other runtimes; the state is an input and an output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Onnx(Target):
-    """The torch reference of every neuron as a graph. Runtimes sum in different orders."""
+    """An ONNX graph of the torch backend's operations. The tolerance is for runtimes, which sum in other orders."""
 
     stale = ("policy.onnx.data",)
     tolerance = 1e-4
@@ -31,7 +31,7 @@ class Onnx(Target):
         from spiky_rl.learners.rsl_rl.export import write_onnx
 
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
+            warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter
             write_onnx(model, folder / "policy.onnx")
         return folder / "policy.onnx"
 
@@ -41,7 +41,7 @@ class Onnx(Target):
             import onnxruntime
         except ImportError:
             log.warning(
-                "onnxruntime is not installed: %s was written but not compared (pip install onnxruntime)",
+                "onnxruntime is not installed: %s was written but not verified (pip install onnxruntime)",
                 path.name,
             )
             return None

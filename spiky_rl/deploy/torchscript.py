@@ -1,4 +1,4 @@
-"""TorchScript: ``policy.pt``, for libtorch; the state is inside, and ``reset()`` puts it at rest."""
+"""TorchScript: ``policy.pt``, for libtorch; the module holds the state, and ``reset()`` resets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TorchScript(Target):
-    """The torch reference of every neuron, traced."""
+    """A traced module of the torch backend's operations."""
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:

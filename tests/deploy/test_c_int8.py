@@ -81,7 +81,7 @@ def made_once(tmp_path_factory):
 def test_the_file_does_what_the_reference_does(made, case):
     policy, target, path = made(case)
     seen, step = walk(policy, seed=1), target.open_session(path)
-    seen[5] *= 1e6  # far beyond what was calibrated on
+    seen[5] *= 1e6  # far beyond what was calibration_source on
     seen[9, :, 0] = float("nan")
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0
@@ -197,7 +197,7 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
         single.steps == integers.steps == env.max_episode_length
         and single.mismatches == integers.mismatches == 0
     )
-    assert single.aside == 0.0 < integers.aside < 0.1
+    assert single.reference_difference == 0.0 < integers.reference_difference < 0.1
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
@@ -251,7 +251,7 @@ def test_what_has_no_form_in_integers_is_refused_by_name_before_anything_is_writ
 
 
 def test_a_missing_rollout_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="let the target see a rollout"):
+    with pytest.raises(ExportError, match="no ranges of the states; call calibrate"):
         c_int8.CInt8().write(policy_of("lif"), tmp_path)
 
 

@@ -278,7 +278,7 @@ def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
         torch.testing.assert_close(*(link(x) for link in links), rtol=1e-5, atol=1e-5)
     agreement = verify_targets(policy, env, {path: target}, lambda share: None)[path]
     assert (agreement.mismatches, agreement.difference) == (0, 0.0)
-    assert "order in 120 of 120" in agreement.text(target, policy)
+    assert "order in 120 of 120" in agreement.format(target, policy)
     path.write_text(path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1"))
     with pytest.raises(UserError, match="actions differ"):
         verify_targets(policy, env, {path: target}, lambda share: None)

@@ -194,7 +194,7 @@ def no_form(cls, monkeypatch):
 FAILURES = {
     "a wrong file in C": (wrong_sign, C, "policy.c: actions differ"),
     "a wrong TorchScript": (wrong_sign, TorchScript, "policy.pt: actions differ"),
-    "a file that is no C": (not_c, C, "policy.c: the compiler refuses it"),
+    "a file that is no C": (not_c, C, "policy.c: compiling failed"),
     "no form": (no_form, TorchScript, "policy.half: torch's operation"),
 }
 
