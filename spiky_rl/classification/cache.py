@@ -110,7 +110,7 @@ def load_cached(
         cached = _open_cached(path)
         if cached is None:
             raise UserError(
-                f"{path}: differs from what was written; set SPIKY_RL_CACHE to a folder on another disk"
+                f"{path}: read back differently than written; set SPIKY_RL_CACHE to a folder on another disk"
             )
     if cached.skipped and not skip_bad:
         raise EventFileError(f"{cached.skipped[0]}; --skip_bad skips such recordings")

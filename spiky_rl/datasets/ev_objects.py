@@ -29,7 +29,7 @@ class EvObjects(Dataset):
     """The published tensors, packed or unpacked."""
 
     title = "Ev-Objects"
-    licence = "none is named: not to be passed on"
+    licence = "none given: do not redistribute"
     source = "https://github.com/clear-nus/TactileSGNet"
     shape = (POLARITIES, 1, TAXELS)
     window = (0, STEPS)

@@ -35,7 +35,7 @@ class Stemnist(Dataset):
     """The published spikes, packed or unpacked."""
 
     title = "STEMNIST, simulated spikes"
-    licence = "none is named: not to be passed on"
+    licence = "none given: do not redistribute"
     source = "https://github.com/Four-Q/STEMNIST_Classify"
     shape = (1, SIDE, SIDE)
     window = (0, STEPS)

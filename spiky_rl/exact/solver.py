@@ -278,7 +278,7 @@ def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -
     for name in overrides:
         if name not in neuron.params:
             raise UserError(
-                f"parameters: {name!r} is no parameter of this neuron; allowed: {', '.join(neuron.params)}{suggest_name(name, neuron.params)}"
+                f"parameters: {name!r} given; allowed for this neuron: {', '.join(neuron.params)}{suggest_name(name, neuron.params)}"
             )
     table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):

@@ -69,7 +69,7 @@ def get_missing_message() -> str:
     """Return the error message for a missing compiler."""
     if chosen := os.environ.get("CXX", "").strip():
         return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
-    return "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX"
+    return "no C++ compiler found; install g++ (apt install g++) or clang, or set CXX"
 
 
 @cache

@@ -252,7 +252,7 @@ def _check_operand(x: object) -> Expression:
     """Return ``x`` as an operand. Raises `TraceError` if a step cannot compute with it."""
     if isinstance(x, Node):
         if x.op in COMPARISONS:
-            raise TraceError("a comparison is no number; use ops.where(condition, 1.0, 0.0)")
+            raise TraceError("a comparison is not a number; use ops.where(condition, 1.0, 0.0)")
         return x
     if not isinstance(x, int | float):
         raise TraceError(f"a step computes with numbers and its arguments, got {x!r}")

@@ -36,8 +36,8 @@ CAVEATS = (
     "with 5 inner steps it takes rates below about 6 % to beat a quantised ANN (Yan et al. 2024, arXiv 2409.08290)",
     "an ANN may run in int8, where an accumulate saves less",
     "per action or sample: all inner steps, with encoder, neuron updates and readout",
-    "on a GPU none of this holds: a product of spikes costs what one of floats costs; measure time instead",
-    "spikes in training are not those of a deployed network: take the numbers of a playback or a test set",
+    "on a GPU none of this holds: a product of spikes costs as much as one of floats; measure time instead",
+    "spikes in training differ from those of a deployed network: measure a playback or a test set",
 )
 
 

@@ -345,7 +345,7 @@ def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
         ({"input_times": [[1.0], [math.nan]]}, r"input_times\[1\]: expected finite numbers"),
         ({"tau_synapse": 0.0}, "tau_synapse: .* above 0 ms"),
         ({"readouts": [3]}, "readouts: no neuron 3"),
-        ({"parameters": {"taus": 5.0}}, "'taus' is no parameter .* did you mean 'tau'"),
+        ({"parameters": {"taus": 5.0}}, "'taus' given; allowed .* did you mean 'tau'"),
         ({"parameters": {"tau": [1.0, -2.0, 3.0]}}, r"parameters.tau: -2.0 is out of range"),
         ({"start": np.zeros((2, 3))}, r"start: expected the shape \[1, 3\]"),
     ],

@@ -120,9 +120,9 @@ ABSENT = {
     "CXX is no command": ({"CXX": "g++ 'open"}, "does not exist; unset CXX or correct it"),
     "no compiler": (
         {"CXX": None, "PATH": "/nowhere"},
-        "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX",
+        "no C++ compiler found; install g++ (apt install g++) or clang, or set CXX",
     ),
-    "CXX is empty": ({"CXX": " ", "PATH": "/nowhere"}, "there is no C++ compiler; install g++"),
+    "CXX is empty": ({"CXX": " ", "PATH": "/nowhere"}, "no C++ compiler found; install g++"),
 }
 
 

@@ -128,7 +128,7 @@ def test_what_a_function_does_not_use_may_be_left_to_a_star_or_an_underscore(tmp
 
 def test_what_fails_in_the_base_is_to_be_mended_in_the_authors_file(tmp_path):
     text = GOOD.replace("return s.v - p.threshold", "return s.v > p.threshold")
-    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(see mine\.py\)$"):
+    with pytest.raises(RegistryError, match=r"a comparison is not a number; .* \(see mine\.py\)$"):
         check(tmp_path / "mine.py", text)
 
 
