@@ -86,11 +86,9 @@ def compare_agents(
     A missing score leaves out its partner; a non-finite score raises StatisticsError that names agent and task.
 
     Args:
-        scores: By agent.
         baseline: The agent to compare with; None compares all pairs.
         alpha: Probability of a false finding over all comparisons together.
         level: Confidence of intervals.
-        resamples: Number of bootstrap resamples.
         permutations: See `sign_flip_test`.
         seed: Seed of all random numbers.
     """

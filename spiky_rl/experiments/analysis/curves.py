@@ -27,7 +27,6 @@ def make_step_grid(
 
     Args:
         runs: Learning curves of each task's seeds.
-        points: Number of steps.
         agent: Name for messages.
     """
     measured = [steps for task in _collect_curves(runs, agent).values() for steps, _ in task if len(steps)]
@@ -57,7 +56,6 @@ def compute_learning_curve(
         statistic: Function of all runs' scores.
         agent: Name for messages.
         level: Confidence of the intervals.
-        resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
     at = np.asarray(env_steps, dtype=float)

@@ -270,7 +270,6 @@ def compute_robustness(
 
     Args:
         results: Results of its cells, one for each seed.
-        condition: Name of the condition.
         reference: The baseline's mean score; None if there is none.
     """
     measured = [result for result in results if condition in result.conditions]
@@ -307,7 +306,6 @@ def compute_plasticity_gain(
 
     Args:
         results: Results of an agent's cells on a task, one for each seed.
-        condition: Name of the condition.
     """
     if not all(condition in result.plastic and condition in result.conditions for result in results):
         return None

@@ -168,9 +168,6 @@ def analyze_results(
 
     Args:
         design: The study.
-        results: Results of its cells.
-        skipped: Cells without numbers.
-        planned: Planned cells.
         plan_problem: Why the plan cannot be read; empty if it can.
         tuned: Tuned values by agent; None if there are none.
         specs: Merged specifications of agents by their hash.

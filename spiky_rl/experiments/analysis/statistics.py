@@ -158,7 +158,6 @@ def aggregate_interval(
         statistic: Function of all runs' scores.
         agent: Name for messages.
         level: Confidence of the interval.
-        resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
     checked = check_scores(scores, agent)
@@ -194,7 +193,6 @@ def compute_intervals(
         sizes: Runs of each task.
         statistic: Function of all runs' scores.
         level: Confidence of the intervals.
-        resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)

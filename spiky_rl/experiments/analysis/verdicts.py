@@ -74,7 +74,6 @@ def measure(result: CellResult, endpoint: Endpoint, reference: float | None = No
 
     Args:
         result: Result of one seed.
-        endpoint: The endpoint.
         reference: Mean return of the study's baseline; seeds that return hardly a share of it have nothing to keep.
     """
     if endpoint.kept:

@@ -152,7 +152,6 @@ def build_cells(
     """Return all cells, one seed of all agents before the next seed, so that an interrupted study is balanced.
 
     Args:
-        study: The study.
         resolve_agent: Returns the run plan of each combination.
         device: Device of all cells; None lets each cell choose.
         assets: Source of robots of all cells.
@@ -188,7 +187,6 @@ def format_commands(given: CellSpecification, name: str, kind: str, processes: i
     """Return the command lines that reproduce a cell.
 
     Args:
-        given: Its specification.
         name: Name of its folder.
         kind: ``trained`` or ``random``.
         processes: Processes of its training.

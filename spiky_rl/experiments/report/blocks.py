@@ -71,9 +71,6 @@ def make_table(
     """Return a table with a row for each name; columns without any number are left out.
 
     Args:
-        title: Heading.
-        names: Names of the rows.
-        columns: Further columns.
         first: Title of the column of names.
         note: Text below the table.
     """
@@ -88,7 +85,6 @@ def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure |
         name: File stem.
         title: Heading, also for screen readers.
         caption: Text below the figure.
-        draw: Draws it.
     """
     svg = drawing.svg(name, title, draw)
     return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]

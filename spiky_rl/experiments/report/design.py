@@ -100,7 +100,6 @@ def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) 
     """Yield the results of a tuning for the agents with its values.
 
     Args:
-        analysis: Analysis of the study.
         source: The tuning as the study names it.
         stems: File stems of the agents.
     """

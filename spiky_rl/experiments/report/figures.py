@@ -90,8 +90,6 @@ def draw_lines(
     Args:
         analysis: Gives colours, and the baseline, which every panel shows.
         bands: Lines by label.
-        x_unit: Label of x.
-        y_unit: Label of y.
         left: Beginning of x.
         mark: Value of y at a dotted line; None draws none.
         max_lines: Maximum number of lines in one panel.

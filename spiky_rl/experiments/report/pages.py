@@ -30,9 +30,7 @@ def write_pages(
 
     Args:
         folder: Folder of the pages.
-        title: The question.
         subtitle: The source of the report.
-        sections: In their order.
         colours: Colours of names in tables, by name.
         date: In ISO format; None takes today.
     """

@@ -115,7 +115,6 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
 
     Args:
         tolerated: Largest ratio of the two without a threat.
-        unit: Unit of the value.
         value: Returns a cell's value; None if it has none.
     """
 

@@ -158,9 +158,7 @@ def build_task_blocks(
     """Yield the returns of a task as table and figure, the importance of every parameter, and the tuned values.
 
     Args:
-        search: The tuning's search.
         colours: Colours of all agents, by file stem.
-        task: Label of the task.
         outcomes: The agents on it.
     """
     stems, activity = [o.pair.stem for o in outcomes], search.tuning.activity

@@ -93,8 +93,6 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots:
 
     Args:
         folder: The study's folder.
-        study: The study.
-        cells: Its cells.
         robots: Source of their robots.
     """
     ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.is_trained}
@@ -119,7 +117,6 @@ def take_arms(
 
     Args:
         folder: The study's folder.
-        study: The study.
         own: Its own results; a task needs one to tell whether an arm agrees.
     """
     taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()

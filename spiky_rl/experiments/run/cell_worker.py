@@ -90,7 +90,6 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     """Return the training's result, stored or new; an interrupted training resumes.
 
     Args:
-        cell: The cell.
         folder: Its folder.
         out: The study's folder.
         lock: File descriptor of the cell's lock, inherited by the training.
@@ -211,7 +210,6 @@ def run_step(what: str, command: Sequence[str], folder: Path, lock: int, stop_re
 
     Args:
         what: Name of the step, for messages.
-        command: Its command line.
         folder: The cell's folder, with the log.
         lock: File descriptor that it inherits.
         stop_requested: Received stop signals; SIGTERM is passed on.
@@ -263,7 +261,6 @@ def build_result(
     """Return a cell's result from the results of its steps. Raises ResultsError if they are incomplete.
 
     Args:
-        cell: The planned cell.
         folder: Its folder.
         trained: Result of its training; None for random actions.
         evaluated: Result of its evaluation.

@@ -78,7 +78,6 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
 
     Args:
         folder: The study's folder.
-        cells: All of its cells.
         assets: Source of the robots of cells that begin now.
     """
     left = False
@@ -150,8 +149,6 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
 
     Args:
         folder: The study's folder.
-        study: The study.
-        cells: All of its cells.
         assets: Source of the robots of cells that begin now.
     """
     refuse_other_cells(folder, cells, assets)
@@ -168,7 +165,6 @@ def write_cell(folder: Path, cell: Cell, assets: str) -> None:
 
     Args:
         folder: The study's folder.
-        cell: One of its cells.
         assets: Source of its robots.
     """
     own = cell.model_copy(update={"assets": assets})

@@ -92,7 +92,6 @@ class StudyRun:
         """Run the remaining cells; return the states of all cells by name.
 
         Args:
-            engine: Runs the cells.
             gpus: GPUs of this machine to distribute them over.
             changed: Called with the states of running cells.
             stop: Returns whether to stop.
@@ -107,7 +106,6 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
 
     Args:
-        study: The study, with its baseline.
         out: Absolute path of its folder.
         place: Where and how its cells run.
     """

@@ -136,7 +136,6 @@ def compute_cell_share(
 
     Args:
         on_cuda: Whether it runs on a GPU.
-        processes: Number of processes of its training.
         cpus: Given number of cores; None takes one for each process.
         gpus: Given number of GPUs; None takes one for each process on a GPU.
 
@@ -156,7 +155,6 @@ def get_default_folder(study: Study, file: Path | None) -> Path:
     """Return the default folder of a study: its file's folder, or one in logs/compare by name or content.
 
     Args:
-        study: The study.
         file: Its file; None if flags define it.
     """
     if file is not None:

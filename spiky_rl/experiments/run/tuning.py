@@ -116,8 +116,6 @@ class TuningDesign:
         """Return the study of a trial; overrides of the command line follow its values.
 
         Args:
-            pair: Agent and task.
-            overrides: Overrides of the trial.
             share: Share of the trial's budget.
         """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
@@ -131,8 +129,6 @@ class TuningDesign:
 
         Args:
             site: Where they run.
-            pair: Agent and task.
-            overrides: Overrides of the trial.
             rung: Index in `rungs`; each resumes from the one before.
             name: Name of the trial.
         """
@@ -241,7 +237,6 @@ def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -
 
     Args:
         folder: The tuning's folder.
-        tuning: The tuning.
         facts: Hashes of agents on tasks, robots, physics and kernels of its trials, by name.
 
     Raises:

@@ -97,7 +97,6 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
     """Check a tuning and return its pairs of agent and task, each with the budget of a trial.
 
     Args:
-        design: The tuning.
         place: Where trials run.
         robots: Source of their robots.
 

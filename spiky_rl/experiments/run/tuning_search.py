@@ -78,7 +78,6 @@ def start_search(
     It merges the tuning of another command that has begun in the folder since ``design`` was made.
 
     Args:
-        design: The tuning.
         checked: Its pairs and facts.
         check: Returns the same for the merged tuning.
         site: Where and how trials run.
@@ -167,7 +166,6 @@ class TuningSearch:
         """Return a new trial, or one that was left.
 
         Args:
-            pair: Agent and task.
             number: The trial's number. It seeds the sampler, so that equal earlier trials give equal values even after a command was killed.
             lock: Held until the trial is closed.
             left: A trial that was left in the storage, with all, some or none of its values.
@@ -231,7 +229,6 @@ class TuningSearch:
         """Report a trial's end to the storage, if it has ended, and release it; return no cells.
 
         Args:
-            trial: The trial.
             values: Its objectives if it is complete.
             state: How it ended otherwise; None if it failed, and the next command tries it again.
         """

@@ -62,9 +62,6 @@ def open_studies(
     """Open the Optuna study of every pair; create it if needed.
 
     Args:
-        tuning: The tuning.
-        pairs: Agents on tasks.
-        storage: Holds the trials.
         place: File or URL of the storage, for messages.
         begun: Least number of trials of each pair in the storage, by the tuning's folder.
 
@@ -118,35 +115,40 @@ def _find_fault(
 ) -> str:
     """Return the damaged part of a ``trial`` as text; empty if it is valid.
 
-    Args:
-        trial: From the storage.
-        distributions: Distributions of the pair's parameters, by key.
-        objectives: Number of objectives.
-        rungs: Number of rungs.
+    ``distributions`` belong to the pair's parameters, by key.
     """
-    rung, values = trial.user_attrs.get("rung", 0), trial.values
+    rung = trial.user_attrs.get("rung", 0)
     if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
         return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
     if not isinstance(trial.user_attrs.get("diverged", ""), str):
         return f"diverged: {trial.user_attrs['diverged']!r} given; allowed: a text"
+    if trial.state == TrialState.WAITING:
+        return "state: waiting, which no trial of a tuning does"
+    return _find_parameter_fault(trial, distributions) or _find_value_fault(trial, objectives, rungs)
+
+
+def _find_parameter_fault(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> str:
     for key, distribution in trial.distributions.items():
         wanted = distributions.get(key) if trial.number else None
         if distribution != wanted:
             return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
         if not _is_of(distribution, trial.params[key]):
             return f"{key}: {trial.params[key]!r} lies outside of {distribution}"
-    if trial.state == TrialState.WAITING:
-        return "state: waiting, which no trial of a tuning does"
     if trial.state == TrialState.COMPLETE and trial.number and trial.params.keys() != distributions.keys():
         return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
-    if trial.state == TrialState.COMPLETE and (values is None or len(values) != objectives):
+    return ""
+
+
+def _find_value_fault(trial: FrozenTrial, objectives: int, rungs: int) -> str:
+    values, is_complete = trial.values, trial.state == TrialState.COMPLETE
+    if is_complete and (values is None or len(values) != objectives):
         return f"values: {values} given; expected: {objectives}"
     if values is not None and not all(map(_is_finite, values)):
         return f"values: {values} given; expected: finite numbers"
     for step, value in trial.intermediate_values.items():
         if step not in range(rungs) or not _is_finite(value):
             return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {rungs - 1}"
-    if trial.state == TrialState.COMPLETE and objectives == 1 and len(trial.intermediate_values) != rungs:
+    if is_complete and objectives == 1 and len(trial.intermediate_values) != rungs:
         return f"values after rungs: {len(trial.intermediate_values)} given; expected: {rungs}"
     return ""
 
