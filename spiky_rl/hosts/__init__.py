@@ -25,19 +25,20 @@ def get_host(name: str) -> Host:
 def find_host(task: str, key: str = "--task") -> Host:
     """Return the host of a ``task``, given by a file stem of tasks/ or a registered id.
 
-    Raises UnknownTask with the nearest names if no host owns it, and names the flag or ``key`` that gives the task.
+    Imports the module that registers the task if ``task`` names one before a colon.
+
+    Raises UnknownTask with the nearest names if no host owns the task; ``key`` is the flag or key that gives it.
     """
+    from spiky_rl.hosts.base import UnknownTask, make_unknown_task
+
+    module, _, registered_id = task_id(task).rpartition(":")
+    if module:
+        try:
+            load_module(module)
+        except RegistryError as error:
+            raise UnknownTask(f"{key}: {task!r}: {error}") from error.__cause__
     hosts = [get_host(name) for name in list_hosts()]
-    registered_id = task_id(task)
     for host in hosts:
         if host.owns(registered_id):
             return host
-    from spiky_rl.hosts.base import UnknownTask, make_unknown_task
-
-    if ":" in task:
-        try:
-            load_module(task.rpartition(":")[0])
-        except RegistryError as error:
-            raise UnknownTask(f"{key}: {task!r}: {error}") from error.__cause__
-    known = {name for host in hosts for name in host.list_tasks()}
-    raise make_unknown_task(key, task, known)
+    raise make_unknown_task(key, task, {name for host in hosts for name in host.list_tasks()})

@@ -169,10 +169,7 @@ class Host(ABC):
 
     @abstractmethod
     def owns(self, task: str) -> bool:
-        """Return whether a registered id belongs to this host, as far as known without the simulator.
-
-        ``task`` may have no version, and the module that registers the task as a prefix, before a colon.
-        """
+        """Return whether a registered id, with or without its version, belongs to this host, as far as known without the simulator."""
 
     @abstractmethod
     def list_tasks(self) -> Collection[str]:

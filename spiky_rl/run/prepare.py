@@ -142,8 +142,9 @@ def check_without_simulator(
     if isinstance(agent, AgentSpec):
         return
     _, data, file = read_agent(agent)
-    for name in () if ":" in task else list_task_overrides(data):  # importing the module may register them
-        find_host(name, f"{file}: tasks")
+    for name in () if ":" in task else list_task_overrides(data):  # the task's module may register them
+        if ":" not in name:
+            find_host(name, f"{file}: tasks")
     if not is_tuned:
         check_networks(*merge_agent(agent, task_id(task), {}, overrides, task_spec, host=host.title)[1:])
 

@@ -12,6 +12,16 @@ NUM_ENVS = 32
 """Default number of environments: enough for 16 minibatches of a recurrent agent, which need two environments each."""
 
 
+CNN = {
+    "output_channels": [16, 32, 32],
+    "kernel_size": [5, 3, 3],
+    "stride": [2, 2, 2],
+    "padding": "zeros",
+    "activation": "elu",
+}
+"""Convolutions of an ANN on images of any size."""
+
+
 def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
     """Return the settings in the layout of agent files.
 
@@ -21,7 +31,11 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
     from spiky_rl.hosts.gymnasium.spaces import CATEGORICAL
 
     distribution: dict[str, Any] = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
-    model = {"hidden_dims": [64, 64], "activation": "tanh", "obs_normalization": not spaces.is_image}
+    model: dict[str, Any] = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh"}
+    if spaces.is_image:
+        model |= {"class_name": "CNNModel", "hidden_dims": [128], "activation": "elu", "cnn_cfg": CNN}
+    else:
+        model["obs_normalization"] = True
     return {
         "experiment_name": re.sub(r"[^\w.+-]", "_", task),
         "seed": 42,
@@ -31,11 +45,10 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
         "init_at_random_ep_len": False,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
         "actor": {
-            "class_name": "MLPModel",
             **model,
             "distribution_cfg": {"class_name": CATEGORICAL} if spaces.is_discrete else distribution,
         },
-        "critic": {"class_name": "MLPModel", **model},
+        "critic": model,
         "algorithm": {
             "class_name": "PPO",
             "learning_rate": 3.0e-4,

@@ -23,6 +23,9 @@ from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
 
+FRAME_HEIGHT = 480
+"""Height of a frame in pixels, as in a spike raster."""
+
 
 class GymnasiumVecEnv(VecEnv):
     """B environments of a task. An environment is reset in the control step that ends its episode.
@@ -40,11 +43,13 @@ class GymnasiumVecEnv(VecEnv):
     def __init__(
         self, task: GymnasiumTask, device: torch.device | str, num_envs: int, options: SimulationOptions
     ) -> None:
-        self.task_id, self.spaces = task.id, task.spaces
+        self.task_id, self.spaces, self.history = task.id, task.spaces, task.history
         self.device, self.num_envs = torch.device(device), num_envs
         self.num_actions, self.max_episode_length = task.spaces.num_actions, task.max_episode_steps
         self.step_dt, self.clip_actions = task.spaces.step_dt, options.clip_actions
         self.cfg = {"task": task.id, "num_envs": num_envs, "seed": options.seed, **task.settings}
+        self._frames = torch.empty(0)
+        """The latest ``history`` observations, [B, history, ...]."""
         self.seconds_simulation = 0.0
         """Total seconds in `step`."""
         settings: dict[str, Any] = {
@@ -59,11 +64,10 @@ class GymnasiumVecEnv(VecEnv):
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             **settings,
         )
-        self._lengths = torch.zeros(num_envs, dtype=torch.long, device=self.device)
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
         # Gymnasium would seed environment i with seed + i: two runs with neighbouring seeds would share nearly all streams
-        self._observations: NDArray[Any] = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))[0]
+        self._begin(self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))[0])
         if options.video:
             self.open_camera().render()  # raises before a training starts
 
@@ -84,12 +88,12 @@ class GymnasiumVecEnv(VecEnv):
     @override
     def get_observations(self) -> TensorDict:
         """Return the current observations as group ``policy``."""
-        return self._to_groups(self._observations)
+        return self._to_groups(self._frames)
 
     def reset(self) -> tuple[TensorDict, dict[str, Any]]:
         """Begin an episode in every environment, and return the first observations and Gymnasium's infos."""
-        self._observations, infos = self.vector_env.reset()
-        self._lengths.zero_()
+        observations, infos = self.vector_env.reset()
+        self._begin(observations)
         return self.get_observations(), infos
 
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
@@ -103,8 +107,7 @@ class GymnasiumVecEnv(VecEnv):
         for ids in parts:
             for place, own in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
                 seeds[place] = own
-        self._observations, _ = self.vector_env.reset(seed=seeds)
-        self._lengths.zero_()
+        self._begin(self.vector_env.reset(seed=seeds)[0])
         return self.get_observations()
 
     @override
@@ -122,17 +125,22 @@ class GymnasiumVecEnv(VecEnv):
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
         found = self.vector_env.step(self.spaces.to_actions(actions))
-        self._observations, rewards, terminated, truncated, self.latest_infos = found
+        observations, rewards, terminated, truncated, self.latest_infos = found
+        self._require_finite(rewards, observations)
         ended = terminated | truncated
         done = torch.as_tensor(ended, device=self.device)
         self._lengths = (self._lengths + 1) * ~done
         extras: dict[str, Any] = {"time_outs": torch.as_tensor(truncated & ~terminated, device=self.device)}
+        begun = self.spaces.to_tensor(observations, self.device)
         if ended.any():
-            final = self._observations.copy()
+            final = observations.copy()
             for i in np.flatnonzero(ended):
                 final[i] = self.latest_infos["final_obs"][i]
-            extras["final_observations"] = self._to_groups(final)
-        self._require_finite(rewards)
+            last = self._add_frame(self.spaces.to_tensor(final, self.device))
+            extras["final_observations"] = self._to_groups(last)
+            self._frames = torch.where(done.view(-1, *[1] * begun.ndim), self._repeat(begun), last)
+        else:
+            self._frames = self._add_frame(begun)
         self.seconds_simulation += time.perf_counter() - begin
         reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         return self.get_observations(), reward, done.long(), extras
@@ -171,12 +179,25 @@ class GymnasiumVecEnv(VecEnv):
         """Close all environments."""
         self.vector_env.close()
 
-    def _to_groups(self, observations: NDArray[Any]) -> TensorDict:
-        values = self.spaces.to_tensor(observations, self.device)
+    def _begin(self, observations: NDArray[Any]) -> None:
+        """Begin an episode in every environment with its first observation."""
+        self._frames = self._repeat(self.spaces.to_tensor(observations, self.device))
+        self._lengths = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+
+    def _repeat(self, observations: Tensor) -> Tensor:
+        """Return first observations [B, ...] as frames [B, history, ...]."""
+        return observations.unsqueeze(1).repeat_interleave(self.history, 1)
+
+    def _add_frame(self, observations: Tensor) -> Tensor:
+        """Return the frames with ``observations`` [B, ...] as the latest ones."""
+        return torch.cat([self._frames[:, 1:], observations.unsqueeze(1)], dim=1)
+
+    def _to_groups(self, frames: Tensor) -> TensorDict:
+        values = frames.squeeze(1) if self.spaces.is_image else frames.flatten(1)
         return TensorDict({"policy": values}, batch_size=[self.num_envs], device=self.device)
 
-    def _require_finite(self, rewards: NDArray[Any]) -> None:
-        for name, values in (("a reward", rewards), ("an observation", self._observations)):
+    def _require_finite(self, rewards: NDArray[Any], observations: NDArray[Any]) -> None:
+        for name, values in (("a reward", rewards), ("an observation", observations)):
             if not np.isfinite(values).all():
                 raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
 
@@ -188,14 +209,18 @@ class Camera:
         self.env = env
 
     def render(self) -> NDArray[np.uint8]:
-        """Return a frame [H, W, 3]. Raises UserError if the task cannot be rendered."""
+        """Return a frame [480, W, 3] with an even width. Raises UserError if the task cannot be rendered."""
+        from PIL import Image
+
         try:
             frame: Any = self.env.render()
         except (gymnasium.error.DependencyNotInstalled, ImportError, AttributeError) as error:
             raise UserError(f"--video: {error}") from error
         if not isinstance(frame, np.ndarray):
             raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
-        return frame
+        height, width = frame.shape[:2]
+        size = round(width * FRAME_HEIGHT / height / 2) * 2, FRAME_HEIGHT
+        return frame if size == (width, height) else np.asarray(Image.fromarray(frame).resize(size))
 
     def close(self) -> None:
         """Do nothing: the environment closes its own renderer."""

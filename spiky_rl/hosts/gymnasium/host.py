@@ -16,7 +16,7 @@ import yaml
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.registry import RegistryError, load_module
+from spiky_rl.config.registry import load_module
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (
@@ -25,7 +25,6 @@ from spiky_rl.hosts.base import (
     HostTask,
     SimulationOptions,
     TaskRequest,
-    UnknownTask,
     make_unknown_task,
 )
 from spiky_rl.hosts.gymnasium.defaults import NUM_ENVS, make_agent_defaults
@@ -48,6 +47,8 @@ class GymnasiumTask(HostTask):
 
     physics = "gymnasium"
     assets = "the task's own"
+    history = 1
+    """Control steps in one observation."""
 
     def __init__(self, request: TaskRequest) -> None:
         import gymnasium
@@ -89,6 +90,7 @@ class GymnasiumTask(HostTask):
     @override
     def check_agent(self, spec: AgentSpec) -> None:
         self.spaces.check_agent(self.id, spec)
+        self.history = spec.runner.get("history", 1)
 
     @override
     def get_default_num_envs(self, device: str) -> int:
@@ -161,7 +163,10 @@ class Gymnasium(Host):
 
     @override
     def resolve_task(self, name: str) -> str:
-        if (found := _find_id(name)) is None:
+        module, _, registered_id = name.rpartition(":")
+        if module:
+            load_module(module)
+        if (found := _find_id(registered_id)) is None:
             raise make_unknown_task("task", name, self.list_tasks())
         return found
 
@@ -178,17 +183,11 @@ def _list_ids() -> list[str]:
 
 
 def _find_id(task: str) -> str | None:
-    """Return the registered id of a ``task``, the latest version if it names none, or None. Imports the module before a colon."""
-    module, _, name = task.rpartition(":")
-    if module:
-        try:
-            load_module(module)
-        except RegistryError:
-            return None  # `find_host` reports it if no host owns the task
+    """Return the registered id of a ``task``, the latest version if it names none, or None."""
     ids = _list_ids()
-    if name in ids:
-        return name
-    versions = [known for known in ids if strip_version(known) == name and known != name]
+    if task in ids:
+        return task
+    versions = [known for known in ids if strip_version(known) == task]
     return max(versions, key=_get_version) if versions else None
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CATEGORICAL = "CategoricalDistribution"
 """Action distribution of discrete actions."""
 
+LEAST_PIXELS = 16
+"""Smallest side of an image that the default CNN takes."""
+
 
 @dataclass(frozen=True)
 class TaskSpaces:
@@ -52,6 +55,11 @@ class TaskSpaces:
         shape = observations.shape
         if len(shape) == 3:
             shape = (shape[2], *shape[:2])  # Gymnasium's images are [H, W, C]
+            if min(shape[1:]) < LEAST_PIXELS:
+                raise UserError(
+                    f"--task {task}: images of {shape[1]} x {shape[2]} pixels are not available; allowed: at least"
+                    f" {LEAST_PIXELS} x {LEAST_PIXELS}"
+                )
         elif len(shape) != 1:
             raise UserError(
                 f"--task {task}: observations of shape {list(shape)} are not available; allowed: [O] and images [H, W, C]"
@@ -88,9 +96,9 @@ class TaskSpaces:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is not a group of {task}; allowed: policy"
                     )
-        if spec.runner.get("history", 1) > 1:
+        if self.is_image and spec.runner.get("history", 1) > 1:
             raise UserError(
-                f"agent.history: {spec.runner['history']} is not available on tasks of Gymnasium; allowed: 1"
+                f"agent.history: {spec.runner['history']} given, but observations of {task} are images; allowed: 1"
             )
         for role, network in (("actor", spec.network), ("critic", spec.critic_network)):
             model = spec.runner[role].get("class_name", "MLPModel")

@@ -28,8 +28,6 @@ def owns_task(name: str) -> bool:
     """Return whether Isaac Lab has a task ``name``, as far as known without importing it; `resolve_task` checks the rest."""
     if importlib.util.find_spec("isaaclab_tasks") is None:
         return name.startswith(PREFIXES)
-    if ":" in name:  # `resolve_task` imports its module
-        return True
     registered = sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {}
     if spec := registered.get(name):
         return "env_cfg_entry_point" in spec.kwargs

@@ -44,9 +44,9 @@ class Turn(Script):
 
 
 class Picture(Script):
-    """Images of 6 x 5 pixels and 3 colours."""
+    """Images of 20 x 16 pixels and 3 colours."""
 
-    observation_space = spaces.Box(0, 255, (6, 5, 3), np.uint8)
+    observation_space = spaces.Box(0, 255, (20, 16, 3), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -56,7 +56,7 @@ class Picture(Script):
         return self.draw(), *super().step(action)[1:]
 
     def draw(self):
-        return np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+        return np.arange(960).astype(np.uint8).reshape(20, 16, 3)
 
 
 class Groups(Script):

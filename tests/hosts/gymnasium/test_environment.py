@@ -51,6 +51,22 @@ def test_ends_time_limits_and_final_observations_are_those_of_the_script():
                     torch.testing.assert_close(obs["policy"], before + 1.0)
 
 
+def test_history_begins_with_the_first_observation_and_ends_with_the_latest():
+    task = load(f"{SCRIPTS}Script-v0", "env.ends=3")
+    task.history = 3
+    with task.open("cpu", 1, SimulationOptions(seed=0)) as env:
+        seen = [env.get_observations()["policy"][0]]
+        finals = []
+        for _ in range(4):
+            obs, _, _, extras = env.step(torch.zeros(1, 2))
+            seen.append(obs["policy"][0])
+            finals += [extras["final_observations"]["policy"][0]] if "final_observations" in extras else []
+    steps = [[round(float(value)) for value in frames] for frames in seen]
+    assert steps == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 0, 0], [0, 0, 1]]
+    assert [round(float(value)) for value in finals[0]] == [1, 2, 3]
+    assert len(set(seen[3].tolist())) == 1, "nothing of the episode before"
+
+
 def test_observations_of_earlier_steps_do_not_change():
     with open_env(f"{SCRIPTS}Script-v0", 1) as env:
         first = env.get_observations()["policy"]
@@ -75,8 +91,8 @@ def test_the_largest_component_is_the_choice_of_a_discrete_action():
 def test_images_are_channels_first_in_zero_to_one():
     with open_env(f"{SCRIPTS}Picture-v0", 2) as env:
         image = env.get_observations()["policy"]
-        assert image.shape == (2, 3, 6, 5) and image.dtype == torch.float32
-        assert image[1, 2, 4, 3] == np.float32((4 * 5 + 3) * 3 + 2) / np.float32(255)
+        assert image.shape == (2, 3, 20, 16) and image.dtype == torch.float32
+        assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
 
 
 def test_a_task_without_time_limit_gets_one():
@@ -176,7 +192,7 @@ def test_distance_is_the_way_forward():
         measures = env.make_measures()
         measures.reset()
         generator = torch.Generator().manual_seed(0)
-        for episode in range(2):
+        for _ in range(2):
             begin = np.array([e.unwrapped.data.qpos[0] for e in env.vector_env.envs])
             for step in range(20):
                 last = np.array([e.unwrapped.data.qpos[0] for e in env.vector_env.envs])
