@@ -17,7 +17,7 @@ def get_folder(log_root):
     return result.parent
 
 
-def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_path):  # noqa: F811
+def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_path):
     run = ["--task", f"{SCRIPTS}Script-v0", "--agent", "lif_ppo", "--log_root", tmp_path]
     code, out, _ = command("train", *run, *SMALL, "--max_iterations", 2)
     folder = get_folder(tmp_path)
@@ -48,7 +48,7 @@ def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_pa
     assert evaluated["conditions"]["nominal"]["returns"] == [15.0] * 3
 
 
-def test_the_same_seed_gives_the_same_run(command, tmp_path):  # noqa: F811
+def test_the_same_seed_gives_the_same_run(command, tmp_path):
     curves = []
     for place in ("a", "b"):
         run = ["--task", "Pendulum-v1", "--log_root", tmp_path / place, "--seed", 3, "--max_iterations", 3]
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):  # noqa: F811
         (["--video", "env.vectorization_mode=async"], ["--video", "env.vectorization_mode=sync"]),
     ],
 )
-def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp_path):  # noqa: F811
+def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp_path):
     task = [] if "--task" in arguments else ["--task", "Pendulum-v1"]
     code, _, stderr = command("train", *task, *arguments, "--device", "cpu", "--log_root", tmp_path)
     lines = [line for line in stderr.splitlines() if "error:" in line]
@@ -100,6 +100,6 @@ def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp
 
 
 @pytest.mark.parametrize("conditions", ["push", "stress,action_delay_1"])
-def test_conditions_of_robots_are_refused(command, conditions, tmp_path):  # noqa: F811
+def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
     code, _, stderr = command("evaluate", "--task", "Pendulum-v1", "--conditions", conditions)
     assert code == 2 and "--conditions" in stderr and "nominal" in stderr

@@ -78,7 +78,7 @@ def test_a_categorical_distribution_is_torchs():
     torch.testing.assert_close(ours.sample().mean(0), theirs.probs[0], atol=0.015, rtol=0.0)
 
 
-def train_once(command, agent, task, tmp_path, *options):  # noqa: F811
+def train_once(command, agent, task, tmp_path, *options):
     argv = ["--task", task, "--agent", agent, "--device", "cpu", "--log_root", tmp_path, *options]
     code, _, stderr = command("train", *argv, "--max_iterations", 1, "--num_envs", 32, *SMALL)
     assert code == 0, stderr
@@ -93,7 +93,7 @@ def needs_images_or_teacher(agent: str) -> bool:
 
 
 @pytest.mark.parametrize("agent", ["lif_rstdp", "lif_stateful_ppo", "lif_reservoir_ppo", "mlp_history_ppo"])
-def test_agents_train(command, agent, tmp_path):  # noqa: F811
+def test_agents_train(command, agent, tmp_path):
     result = train_once(command, agent, "Pendulum-v1", tmp_path)
     assert (result["task"], result["outcome"], result["physics"]) == ("Pendulum-v1", "finished", "gymnasium")
     assert {"gymnasium", "mujoco"} <= set(result["versions"])
@@ -102,14 +102,14 @@ def test_agents_train(command, agent, tmp_path):  # noqa: F811
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["Pendulum-v1", "CartPole-v1", "Hopper-v5"])
 @pytest.mark.parametrize("agent", AGENTS)
-def test_every_agent_trains_on_every_kind_of_task(command, agent, task, tmp_path):  # noqa: F811
+def test_every_agent_trains_on_every_kind_of_task(command, agent, task, tmp_path):
     if needs_images_or_teacher(agent):
         pytest.skip("it needs images or a teacher")
     assert train_once(command, agent, task, tmp_path)["outcome"] == "finished"
 
 
 @pytest.mark.parametrize("agent", ["mlp_ppo", "lif_conv_ppo"])
-def test_images_train_convolutional_networks(command, agent, tmp_path):  # noqa: F811
+def test_images_train_convolutional_networks(command, agent, tmp_path):
     layers = "agent.network.connection=[{name: convolutional, kernel: 3, padding: 1}, {name: linear}]"
     options = [] if agent == "mlp_ppo" else [layers, "agent.network.layers=[4, 8]"]
     picture = f"{scripted.__name__}:Scripted/Picture-v0"
