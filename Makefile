@@ -83,7 +83,7 @@ build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
 lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live)
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
-	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
+	  --extra isaaclab --extra gymnasium --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
 	  --no-emit-package isaaclab-mujoco --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml - <<<./isaaclab_mujoco >/dev/null
 
