@@ -1,5 +1,7 @@
 """Hosts and learners are asked for their abilities, and what one lacks is refused in one line."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from spiky_rl import hosts, learners

@@ -12,7 +12,11 @@ import importlib, sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None  # an import of it fails, and find_spec finds nothing
 for name in sys.argv[3].split(","):
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:  # of an extra that is not installed
+        if error.name is None or error.name.partition(".")[0] in {"spiky_rl", *sys.argv[1].split(",")}:
+            raise
 from spiky_rl.cli import common
 from spiky_rl.cli.train import train
 sys.exit(common.run(train, ["--task", "Pendulum-v1", "--agent", "lif_ppo", "--device", "cpu", "--max_iterations", "1",
