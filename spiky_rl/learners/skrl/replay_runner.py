@@ -119,6 +119,10 @@ class ReplayRunner(SkrlBaseRunner):
             self._require_memory()
             with silence_skrl():
                 agent.init()
+            if not getattr(self.env, "has_final_observations", False):
+                log.info(
+                    "the environment gives no final observations: at a time limit, the next episode's first one stands for it"
+                )
             if self.progress.env_steps:
                 log.info(
                     "checkpoints hold no replay buffer: learning resumes with %d new transitions",
