@@ -36,6 +36,10 @@ Groups = Annotated[Names, Field(min_length=1, strict=False)]
 """Names of observation groups, at least one."""
 
 
+CATEGORICAL = "CategoricalDistribution"
+"""Name of our distribution of discrete actions."""
+
+
 class ModelSettings(Settings):
     """Actor or critic."""
 
@@ -192,9 +196,7 @@ class Td3Settings(Settings):
         "spiking",
         "TD3: target actor of a spiking actor; spiking: its moving average; proxy: an ANN that imitates it",
     )
-    proxy_learning_rate: float = option(
-        1e-3, "TD3: learning rate of the proxy target's imitation", above=0.0
-    )
+    proxy_learning_rate: float = option(1e-3, "TD3: learning rate of the proxy target's imitation", above=0.0)
 
 
 class SacSettings(Settings):
