@@ -397,10 +397,10 @@ class TaskSpec(Settings):
     @model_validator(mode="after")
     def _check_id(self) -> Self:
         if not self.id:
-            raise RegistryError("id: missing; give the gym id")
+            raise RegistryError("id: missing; give the registered id")
         return self
 
     @property
     def label(self) -> str:
-        """Name of the task in run folders: the gym id, or the file's name if the file changes the environment."""
+        """Name of the task in run folders: the registered id, or the file's name if the file changes the environment."""
         return self.name if self.env else self.id
