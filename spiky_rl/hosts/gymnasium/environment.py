@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -27,7 +26,7 @@ FRAME_HEIGHT = 480
 """Height of a frame in pixels, as in a spike raster."""
 
 
-class GymnasiumVecEnv(VecEnv):
+class GymnasiumVecEnv:
     """B environments of a task. An environment is reset in the control step that ends its episode.
 
     Actions are in [-1, 1], see `TaskSpaces.to_actions`. Rewards are the task's own.
@@ -85,7 +84,6 @@ class GymnasiumVecEnv(VecEnv):
     def episode_length_buf(self, value: Tensor) -> None:
         """Ignore ``value``."""
 
-    @override
     def get_observations(self) -> TensorDict:
         """Return the current observations as group ``policy``."""
         return self._to_groups(self._frames)
@@ -110,7 +108,6 @@ class GymnasiumVecEnv(VecEnv):
         self._begin(self.vector_env.reset(seed=seeds)[0])
         return self.get_observations()
 
-    @override
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 
