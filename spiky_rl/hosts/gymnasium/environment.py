@@ -36,6 +36,8 @@ class GymnasiumVecEnv:
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     has_final_observations = True
     """Whether ``extras`` of `step` have the observations that ended episodes."""
+    takes_task_units = False
+    """Whether actions of `step` are in the task's units, not in [-1, 1]."""
     worlds_reset = 0
     """Number of worlds reset because their physics broke."""
 
@@ -74,6 +76,13 @@ class GymnasiumVecEnv:
     def unwrapped(self) -> gymnasium.vector.VectorEnv:
         """The vector environment."""
         return self.vector_env
+
+    @property
+    def action_bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Smallest and largest action in the task's units, [A] each; None for discrete actions."""
+        if self.spaces.is_discrete:
+            return None
+        return torch.as_tensor(self.spaces.low), torch.as_tensor(self.spaces.high)
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -121,7 +130,7 @@ class GymnasiumVecEnv:
             raise NonFiniteError("an action is not finite", blames_policy=True)
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
-        found = self.vector_env.step(self.spaces.to_actions(actions))
+        found = self.vector_env.step(self.spaces.to_actions(actions, self.takes_task_units))
         observations, rewards, terminated, truncated, self.latest_infos = found
         self._require_finite(rewards, observations)
         ended = terminated | truncated
