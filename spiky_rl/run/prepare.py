@@ -67,6 +67,8 @@ def make_plan(request: RunRequest) -> RunPlan:
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
     for name in data.get("tasks") or {}:
+        if not host.owns(task_id(name)):
+            continue
         try:
             host.resolve_task(task_id(name))
         except UnknownTask as error:

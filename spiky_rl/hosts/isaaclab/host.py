@@ -145,7 +145,7 @@ class IsaacLab(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        return True
+        return not task.rpartition(":")[2].startswith("Mjlab-")
 
     @override
     def check_task(self, key: str, name: str) -> None:

@@ -53,7 +53,10 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
-            super().__init__(env, train_cfg, log_dir, device)
+            groups = {
+                key: dict(train_cfg[key]) for key in ("actor", "critic", "algorithm")
+            }  # rsl_rl 5.4 changes them
+            super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
