@@ -54,7 +54,10 @@ class ModelSettings(Settings):
 class Distribution(Settings):
     """Action distribution."""
 
-    class_name: str = option("GaussianDistribution", "rsl_rl distribution, or module:Class")
+    class_name: str = option(
+        "GaussianDistribution",
+        "rsl_rl distribution, CategoricalDistribution for discrete actions, or module:Class",
+    )
     init_std: float = option(1.0, "initial standard deviation", above=0.0)
     std_type: Literal["scalar", "log"] = option("scalar", "parametrisation of the standard deviation")
     std_range: Range = option((), "lowest and highest standard deviation; empty: rsl_rl's")
@@ -161,6 +164,9 @@ class Algorithm(Settings):
     )
     use_mixed_precision: bool = option(False, "bfloat16 autocast")
     share_cnn_encoders: bool = option(False, "share CNN encoders between actor and critic")
+    reward_normalization: bool = option(
+        False, "divide the rewards in training by the running standard deviation of the discounted return"
+    )
     rnd_cfg: Rnd | None = option(None, "random network distillation; null: none")
     symmetry_cfg: Symmetry | None = option(None, "learning from mirrored samples; null: none")
     distillation_cfg: DistillationSettings | None = option(None, "distillation from a teacher; null: none")
@@ -225,7 +231,9 @@ class AgentFile(RunnerSettings):
     """File of ``agents/``: the agent's layer, a summary, and overrides for tasks."""
 
     summary: str = option("", "description in one sentence")
-    tasks: dict[str, Any] | None = option(None, "overrides for a task, by its name")
+    tasks: dict[str, Any] | None = option(
+        None, "overrides for a task, by its name, or for all tasks of a host: Isaac Lab or Gymnasium"
+    )
 
 
 NETWORKS = ("network", "critic_network")
@@ -247,9 +255,9 @@ DEVICES = ("cpu", "cuda")
 
 
 class TaskSpec(Settings):
-    """Task: an Isaac Lab environment with the default number of environments, a measure and overrides."""
+    """Task: a host's environment with the default number of environments, a measure and overrides."""
 
-    id: str = option("", "gym id that Isaac Lab registers")
+    id: str = option("", "registered id")
     summary: str = option("", "description in one sentence")
     num_envs: dict[str, Annotated[int, Field(ge=1, le=MOST_STEPS)]] = option(
         {"cpu": 256, "cuda": 4096}, "default number of environments by kind of device"
@@ -264,7 +272,7 @@ class TaskSpec(Settings):
     )
     env: dict[str, Any] = option({}, "overrides of the environment's configuration")
     agent: dict[str, Any] = option(
-        {}, "overrides of Isaac Lab's agent configuration, for every agent on this task"
+        {}, "overrides of the host's agent configuration, for every agent on this task"
     )
     name: str = option("", "name of the file")
 

@@ -20,7 +20,8 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
-from spiky_rl.hosts.base import NonFiniteError, UnknownTask
+from spiky_rl.config.spec import strip_version
+from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
@@ -28,10 +29,9 @@ from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, ge
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.stopwatch import Stopwatch
-from spiky_rl.hosts.isaaclab.tasks import make_unknown_task, strip_version
-from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups

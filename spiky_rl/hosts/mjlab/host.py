@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.errors import require_module, suggest_name
 from spiky_rl.config.options import UserError
-from spiky_rl.config.registry import RegistryError, load_module
-from spiky_rl.config.spec import AgentSpec, flatten, load_task
-from spiky_rl.hosts.base import VIDEO, Host, HostTask, SimulationOptions, TaskRequest, UnknownTask
-from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids, make_unknown_task
+from spiky_rl.config.registry import load_module
+from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.hosts.base import VIDEO, Host, HostTask, SimulationOptions, TaskRequest, make_unknown_task
+from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnvCfg
@@ -103,17 +103,13 @@ class Mjlab(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        stem = task.rpartition(":")[2]
-        return stem.startswith(PREFIX)
+        module, _, registered_id = task.rpartition(":")
+        if list_registered_ids() and not module:
+            return registered_id in list_registered_ids()
+        return registered_id.startswith(PREFIX)
 
     @override
-    def check_task(self, key: str, name: str) -> None:
-        known = list_registered_ids()
-        if known and ":" not in name and name not in known and load_task(name) is None:
-            raise make_unknown_task(key, name, known)
-
     def list_tasks(self) -> Collection[str]:
-        """Return the registered ids that are known without mjlab; empty if the list would be incomplete."""
         return list_registered_ids()
 
     @override
@@ -140,10 +136,7 @@ class Mjlab(Host):
 
         module, _, stem = name.rpartition(":")
         if module:
-            try:
-                load_module(module)
-            except RegistryError as error:
-                raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
+            load_module(module)
         known = list_tasks()
         if stem not in known:
             raise make_unknown_task("task", name, known)

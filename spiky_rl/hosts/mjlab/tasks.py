@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Collection
 from pathlib import Path
-
-from spiky_rl.hosts.base import UnknownTask
 
 PREFIX = "Mjlab-"
 """First part of the ids of mjlab's tasks."""
@@ -41,10 +37,3 @@ def list_registered_ids() -> frozenset[str]:
                     return frozenset()
                 ids |= {str(ast.literal_eval(value)) for value in values}
     return frozenset(ids)
-
-
-def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
-    """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` names."""
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return UnknownTask(f"{key}: {name!r} is not registered{hint}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiky_rl.config.registry import RegistryError, format_exception, load_module, shorten
-from spiky_rl.config.spec import SpecError
+from spiky_rl.config.spec import SpecError, is_host_origin
 
 BASES = {
     "actor": "rsl_rl.models:MLPModel",
@@ -24,7 +24,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     """Check every class and function that a configuration names.
 
     Args:
-        config: Configuration of rsl_rl. Options that Isaac Lab registers for its own class are removed if the class in its place
+        config: Configuration of rsl_rl. Options that the host registers for its own class are removed if the class in its place
             does not have them.
         origins: Origin of each value, by path.
 
@@ -34,7 +34,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     trusted = {}
     for role in ("actor", "critic"):
         cls = resolve_class(role, config[role])
-        trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
+        trusted[role] = cls is None or _is_registered(role, cls, origins)
         if cls is not None:
             _check_options(role, cls, config[role], origins, trusted[role])
             _check_images(role, cls, config[role], config["algorithm"])
@@ -48,7 +48,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         if cls is not None:
             # only the task's own model passes missing arguments to the task's own distribution
             _check_options(
-                role, cls, distribution, origins, trusted["actor"] and _is_isaac_labs(role, cls, origins)
+                role, cls, distribution, origins, trusted["actor"] and _is_registered(role, cls, origins)
             )
     if symmetry := config["algorithm"].get("symmetry_cfg"):
         path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
@@ -106,15 +106,15 @@ def _resolve(path: str, name: object) -> object:
         raise SpecError(f"{path}: {shorten(name)} cannot be imported: {format_exception(error)}") from error
 
 
-def _is_set_by_isaaclab(path: str, origins: Mapping[str, str]) -> bool:
-    """Return whether only Isaac Lab's own configuration sets the value at ``path``."""
+def _is_set_by_host(path: str, origins: Mapping[str, str]) -> bool:
+    """Return whether only the host's configuration sets the value at ``path``."""
     below = [origin for key, origin in origins.items() if key == path or key.startswith(f"{path}.")]
-    return bool(below) and set(below) == {"Isaac Lab"}
+    return bool(below) and all(map(is_host_origin, below))
 
 
-def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
-    """Return whether a group has the class that Isaac Lab registers for the task, and not one of our models in its place."""
-    return _is_set_by_isaaclab(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
+def _is_registered(role: str, cls: type, origins: Mapping[str, str]) -> bool:
+    """Return whether a group has the class that the host registers for the task, and not one of our models in its place."""
+    return _is_set_by_host(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
 
 
 def _check_options(
@@ -125,9 +125,9 @@ def _check_options(
     Args:
         role: The group, a key of `BASES`.
         cls: Class of the group.
-        settings: Settings of the group. Unknown options from Isaac Lab's registration are removed unless ``trusted``.
+        settings: Settings of the group. Unknown options from the host's registration are removed unless ``trusted``.
         origins: Origin of each value, by path.
-        trusted: Whether Isaac Lab registers this class for the task; its registered options are then accepted as they are, and
+        trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
             missing arguments may be passed by others.
     """
     path, parameters = f"agent.{role}", inspect.signature(cls).parameters
@@ -138,9 +138,9 @@ def _check_options(
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in [key for key in settings if key != "class_name" and key not in own]:
-        if anything or (trusted and _is_set_by_isaaclab(f"{role}.{key}", origins)):
+        if anything or (trusted and _is_set_by_host(f"{role}.{key}", origins)):
             continue
-        if not _is_set_by_isaaclab(f"{role}.{key}", origins):
+        if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -24,6 +25,7 @@ from spiky_rl.learners.common.interfaces import ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
 from spiky_rl.learners.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -53,9 +55,14 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
-            groups = {
-                key: dict(train_cfg[key]) for key in ("actor", "critic", "algorithm")
-            }  # rsl_rl 5.4 changes them
+            # rsl_rl 5.4 changes these groups, and 5.5 copies them
+            groups = {key: copy.deepcopy(train_cfg[key]) for key in ("actor", "critic", "algorithm")}
+            if (
+                getattr(env, "has_final_observations", False)
+                and groups["algorithm"].get("class_name") == "PPO"
+            ):
+                # rsl_rl's PPO takes the value before a time limit's last step
+                groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
