@@ -18,7 +18,6 @@ from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnvCfg
-    from mjlab.rl import RslRlBaseRunnerCfg
 
 NUM_ENVS = {"cpu": 256, "cuda": 4096}
 """Default number of environments by kind of device; mjlab registers one, and its documentation trains with 4096."""
@@ -33,6 +32,7 @@ class MjlabTask(HostTask):
     def __init__(self, request: TaskRequest) -> None:
         from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
 
+        from spiky_rl.hosts.mjlab.configs import read_agent_defaults
         from spiky_rl.hosts.mjlab.overrides import apply_overrides
 
         self.id = request.name
@@ -43,7 +43,7 @@ class MjlabTask(HostTask):
             self.env_cfg, [*(f"env.{key}={value}" for key, value in values.items()), *request.overrides]
         )
         require_motion(self.env_cfg)
-        self.agent_defaults = read_agent_defaults(load_rl_cfg(self.id))
+        self.agent_defaults = read_agent_defaults(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 
     @override
     def check_agent(self, spec: AgentSpec) -> None:
@@ -145,21 +145,6 @@ class Mjlab(Host):
     @override
     def load_task(self, request: TaskRequest) -> HostTask:
         return MjlabTask(request)
-
-
-def read_agent_defaults(rl_cfg: RslRlBaseRunnerCfg) -> dict[str, Any]:
-    """Return mjlab's configuration of a runner in the layout of agent files, without options of classes that it does not use."""
-    defaults = dataclasses.asdict(rl_cfg)
-    defaults["obs_groups"] = {role: list(groups) for role, groups in defaults["obs_groups"].items()}
-    for model in (defaults["actor"], defaults["critic"]):
-        if model["rnn_type"] is None:
-            for key in ("rnn_type", "rnn_hidden_dim", "rnn_num_layers"):
-                del model[key]
-        for key in ("cnn_cfg", "distribution_cfg"):
-            if model[key] is None:
-                del model[key]
-        model["hidden_dims"] = list(model["hidden_dims"])
-    return defaults
 
 
 def require_motion(env_cfg: ManagerBasedRlEnvCfg) -> None:
