@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,10 +104,11 @@ class Mjlab(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        module, _, registered_id = task.rpartition(":")
-        if list_registered_ids() and not module:
-            return registered_id in list_registered_ids()
-        return registered_id.startswith(PREFIX)
+        registered_id = task.rpartition(":")[2]
+        if (registry := sys.modules.get("mjlab.tasks.registry")) and registered_id in registry.list_tasks():
+            return True  # a module of the user may have registered it
+        known = list_registered_ids()
+        return registered_id in known if known else registered_id.startswith(PREFIX)
 
     @override
     def list_tasks(self) -> Collection[str]:
