@@ -1,4 +1,4 @@
-"""``train.py``: train an agent on an Isaac Lab task."""
+"""``train.py``: train an agent on a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from spiky_rl.run.signals import handle_stop_signals
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "train.py", "Train an agent on an Isaac Lab task.", RunRequest, TrainOptions, verbose=True
+        "train.py",
+        "Train an agent on a task of Gymnasium or Isaac Lab.",
+        RunRequest,
+        TrainOptions,
+        verbose=True,
     )
 
 
@@ -107,7 +111,7 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
 def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
     """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
-    words += ["--rl_library", asked.library] if asked.library != DEFAULT_LEARNER else []
+    words += ["--rl_library", asked.library] if asked.library not in (None, DEFAULT_LEARNER) else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
     words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
     return shlex.join(words)

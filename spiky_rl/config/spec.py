@@ -27,7 +27,7 @@ from spiky_rl.config.options import RegistryError, Settings, get_options, shorte
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
+from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec, get_algorithm
 
 COMMAND_LINE = "command line"
 """Origin of overrides."""
@@ -45,11 +45,16 @@ class AgentSpec(Settings):
     name: str
     runner: dict[str, Any]
     """Merged rsl_rl configuration without the networks. Its values are as written, not parsed by `RunnerSettings` (which checks
-    every layer): parsing would turn 1 into 1.0 and change the digest, and Isaac Lab's layer has further keys."""
+    every layer): parsing would turn 1 into 1.0 and change the digest, and the host's layer has further keys."""
     network: InstanceOf[ComponentSpec] | None = None
     critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
     """Dotted path -> layer that set the value."""
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm: ``ppo``, ``td3`` or ``sac``."""
+        return get_algorithm(get_section(self.runner, "algorithm"))
 
     def get_setting(self, key: str) -> Any:
         """Return the runner's value of ``key``, or the default of `RunnerSettings`."""
@@ -124,6 +129,16 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     return path.stem, data, path.name
 
 
+def read_algorithm(name: str, overrides: Iterable[str] = ()) -> str:
+    """Return the name of the algorithm in an agent's file and ``overrides``, such as ``td3``.
+
+    The overrides for a task are not read: they do not change the algorithm.
+    """
+    _, data, file = read_agent(name)
+    tree, _ = merge([(file, data), ("command line", parse_overrides(overrides))])
+    return get_algorithm(get_section(tree, "algorithm"))
+
+
 def resolve_agent(
     name: str,
     task: str,
@@ -131,7 +146,7 @@ def resolve_agent(
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
-    host: str = "Isaac Lab",
+    host: str = "host",
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -154,7 +169,7 @@ def merge_agent(
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
-    host: str = "Isaac Lab",
+    host: str = "host",
 ) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Merge all layers, with the arguments of `resolve_agent`; check only keys, types and ranges outside the networks.
 
@@ -240,7 +255,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    If a later layer changes the ``name`` of a component, the earlier component's options are dropped.
+    If a later layer changes the ``name`` of a component, or the algorithm, the earlier one's options are dropped.
     """
     tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
@@ -255,8 +270,10 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
                 below = node[key] = dict[str, PlainValue](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
-                if not isinstance(below, dict) or not registry.is_same_entry(
-                    value.get("name", below.get("name")), below.get("name")
+                if (
+                    not isinstance(below, dict)
+                    or not registry.is_same_entry(value.get("name", below.get("name")), below.get("name"))
+                    or (path == "algorithm" and get_algorithm({**below, **value}) != get_algorithm(below))
                 ):
                     below = node[key] = {}
                     for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:

@@ -19,13 +19,14 @@ from spiky_rl.config.spec import (
     merge_agent,
     parse_overrides,
     read_agent,
+    read_algorithm,
     resolve_agent,
     task_id,
 )
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
-from spiky_rl.learners import get_learner
+from spiky_rl.learners import select_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
@@ -52,7 +53,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     tuned = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
-    host, learner = find_host(request.task), get_learner(request.library)
+    host, learner = find_host(request.task), request.learner
     check_without_simulator(
         host, request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None
     )
@@ -88,6 +89,7 @@ def make_plan(request: RunRequest) -> RunPlan:
         spec = resolve_agent(
             request.agent, registered_id, defaults, agent_overrides, task_spec, layer, host.title
         )
+    select_learner(learner.name, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = request.experiment_name or spec.runner.get("experiment_name", "")
@@ -156,21 +158,22 @@ def list_task_overrides(data: PlainMapping) -> list[str]:
 
 
 def merge_agent_on_task(
-    agent: str, task: str, library: str, overrides: Sequence[str]
+    agent: str, task: str, library: str | None, overrides: Sequence[str]
 ) -> tuple[str, AgentSpec]:
     """Return the registered id of a task, and the agent merged for the task.
 
     Args:
         agent: File stem of agents/, or a path.
         task: Registered id, or a file stem of tasks/.
-        library: Name of the learner.
+        library: Name of the learner; None for the agent's.
         overrides: Overrides of the agent.
     """
     task_spec, host = load_task(task), find_host(task)
     check_without_simulator(host, task, agent, overrides, task_spec)
     host.require_installed()
     registered_id = host.resolve_task(task_spec.id if task_spec else task)
-    host_task = host.load_task(TaskRequest(registered_id, get_learner(library)))
+    learner = select_learner(library, read_algorithm(agent, overrides), agent)
+    host_task = host.load_task(TaskRequest(registered_id, learner))
     spec = resolve_agent(
         agent, registered_id, host_task.agent_defaults, overrides, task_spec, host=host.title
     )

@@ -14,10 +14,10 @@ from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
-from spiky_rl.config.spec import AgentSpec, TaskSpec
+from spiky_rl.config.spec import AgentSpec, TaskSpec, read_algorithm
 from spiky_rl.hosts import get_host, list_hosts
 from spiky_rl.hosts.base import ConditionedPolicy, HostTask
-from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners import get_learner, list_learners, select_learner
 
 if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner
@@ -54,9 +54,15 @@ class RunRequest(Settings):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    task: str = option(..., "gym id (with or without -v0), or name of a file in tasks/")
+    task: str = option(
+        ..., "registered id of Gymnasium or Isaac Lab (with or without version), or name of a file in tasks/"
+    )
     agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
-    library: Library = option(DEFAULT_LEARNER, "learning library", flags=["--rl_library"])
+    library: Library | None = option(
+        None,
+        "learning library; null: rsl_rl, or for an agent with another algorithm the library that has it",
+        flags=["--rl_library"],
+    )
     tuning: Path | None = option(
         None, "tuned values for this agent on this task: the file that tune.py wrote, or its folder"
     )
@@ -68,7 +74,7 @@ class RunRequest(Settings):
     )
     seed: int | None = option(
         None,
-        "seed of environment and agent, -1 for a random seed; null: Isaac Lab's, 42",
+        "seed of environment and agent, -1 for a random seed; null: the task's, 42",
         low=-1,
         high=MOST_STEPS,
     )
@@ -79,7 +85,7 @@ class RunRequest(Settings):
         None, "path of a checkpoint or run folder, or latest or best of the newest run of this task and agent"
     )
     experiment_name: str | None = option(
-        None, "name of the task's folder in LOG_ROOT/<library>; null: Isaac Lab's name for the task"
+        None, "name of the task's folder in LOG_ROOT/<library>; null: the host's name for the task"
     )
     assets: Assets = option(
         "auto",
@@ -107,6 +113,15 @@ class RunRequest(Settings):
     spec: AgentSpec | None = option(
         None, "merged agent, as in a study's cell; null: merged when the run is prepared", flags=[]
     )
+
+    @property
+    def learner(self) -> Learner:
+        """Learner of the agent's algorithm, as named or chosen by `select_learner`."""
+        if self.spec is not None:
+            algorithm = self.spec.algorithm
+        else:
+            algorithm = read_algorithm(self.agent, split_overrides(self.overrides)[0])
+        return select_learner(self.library, algorithm, self.agent)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -159,12 +174,12 @@ class RunPlan:
     @property
     def library(self) -> str:
         """Name of the learner."""
-        return self.request.library
+        return self.learner.name
 
     @property
     def learner(self) -> Learner:
         """Learner of the run."""
-        return get_learner(self.request.library)
+        return select_learner(self.request.library, self.spec.algorithm, self.agent)
 
     @property
     def assets(self) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
+from spiky_rl.hosts.isaaclab.host import HOST
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
-from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners, select_learner
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     # a copy, because Isaac Lab later upgrades the object itself, which works only once
     defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
     merged = _merge_agent(task, agent, defaults, library, action)
+    select_learner(library, merged.algorithm, agent)
     if isinstance(registered, Mapping):
         log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
         return learner.make_registered_cfg(merged, registered)
@@ -100,7 +102,7 @@ def _get_entry(library: str) -> str:
 
 
 def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, action: str) -> spec.AgentSpec:
-    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task))
+    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task), host=HOST.title)
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
             f"--agent {agent}: needs a teacher, for which isaaclab train has no option; use spiky train --teacher RUN"
@@ -110,7 +112,9 @@ def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, ac
     command.require_exportable(agent, library, merged.network)
     # LEAPP traces torch operations and cannot trace compiled kernels
     overrides = [] if merged.network is None else ["agent.network.backend=torch"]
-    return spec.resolve_agent(agent, task, defaults, overrides, task_spec=spec.load_task(task))
+    return spec.resolve_agent(
+        agent, task, defaults, overrides, task_spec=spec.load_task(task), host=HOST.title
+    )
 
 
 def _change_cfg(registered: Any, config: PlainMapping) -> None:

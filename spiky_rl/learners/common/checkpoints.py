@@ -157,11 +157,13 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         CheckpointError: There is no such file, or it is damaged or of another library.
     """
     content = read_mapping(path, map_location)
-    required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
-    missing = [key for key in required if key not in content]
+    layouts = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
+    missing = min(([key for key in keys if key not in content] for keys in layouts), key=len)
     if missing:
-        keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
-        other = next((name for name in keys if all(key in content for key in keys[name])), None)
+        others = (
+            (name, keys) for name in list_learners() for keys in get_learner(name).checkpoint_keys.values()
+        )
+        other = next((name for name, keys in others if all(key in content for key in keys)), None)
         hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:

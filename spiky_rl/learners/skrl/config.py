@@ -8,7 +8,7 @@ from typing import Any
 
 from spiky_rl.config.options import get_options
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import ModelSettings, RunnerSettings
+from spiky_rl.config.schema import CATEGORICAL, ModelSettings, RunnerSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
 
@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "check_for_nan": (True,),
     "actor.class_name": ANN_CLASSES,
     "critic.class_name": ANN_CLASSES,
-    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.class_name": ("GaussianDistribution", CATEGORICAL),
     "actor.distribution_cfg.std_type": ("log",),
     "actor.distribution_cfg.action_range": ((), []),
     "algorithm.class_name": ("PPO",),
@@ -131,20 +131,18 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     if value("learning_rate_floor"):
         schedule["min_lr"] = value("learning_rate_floor")
     clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
-    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
-    normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
-    # skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states
-    shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    groups, shared, normalised = list_inputs(tree)
     return {
         "num_steps_per_env": steps,
         "save_interval": run_value("save_interval"),
         "obs_groups": groups,
         "states": not shared,
+        "reward_normalization": value("reward_normalization"),
         "models": {
             "separate": True,
             "policy": {
                 **_make_model_cfg(tree["actor"], spec.network, "Policy", steps),
-                **_get_std(tree["actor"].get("distribution_cfg") or {}),
+                **_get_distribution(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
                 **_make_model_cfg(tree["critic"], spec.critic_network, "Value", steps),
@@ -182,6 +180,16 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "disable_progressbar": True,
         },
     }
+
+
+def list_inputs(tree: Mapping[str, Any]) -> tuple[dict[str, Any], bool, list[bool]]:
+    """Return the observation groups by role, whether the critic reads the actor's input, and whether actor and critic normalise.
+
+    skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states.
+    """
+    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    normalised = [(tree.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")]
+    return groups, groups["actor"] == groups["critic"] and normalised[0] == normalised[1], normalised
 
 
 def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,8 +301,10 @@ def _make_model_cfg(
     return {**settings, "ann": {"activation": model["activation"], **recurrent}}
 
 
-def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the action's standard deviation. Raises SpecError if it has no logarithm."""
+def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the policy's arguments for a distribution. Raises SpecError if the standard deviation has no logarithm."""
+    if distribution.get("class_name") == CATEGORICAL:
+        return {"class": f"{CLASSES}:CategoricalPolicy"}
     first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
     path = "agent.actor.distribution_cfg"
     if first <= 0.0:

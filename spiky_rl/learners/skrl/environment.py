@@ -15,13 +15,30 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.learners.common.interfaces import VectorEnv
 
+SUCCESSORS = "successors"
+"""Key of the infos with the actor's and the critic's observations after a step that ended an episode, see `get_successors`."""
+
 
 class SkrlEnv(Wrapper):
     """skrl wrapper around an rsl_rl environment."""
 
-    def __init__(self, env: VectorEnv, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
-        """Wrap ``env``; ``obs_groups``: groups of ``actor`` and ``critic``; ``states``: whether the critic uses skrl's states."""
+    def __init__(
+        self,
+        env: VectorEnv,
+        obs_groups: Mapping[str, Sequence[str]],
+        states: bool,
+        action_bound: float = np.inf,
+    ) -> None:
+        """Wrap ``env``.
+
+        Args:
+            env: The rsl_rl environment.
+            obs_groups: Observation groups of ``actor`` and ``critic``.
+            states: Whether the critic uses skrl's states.
+            action_bound: Maximum absolute value of an action.
+        """
         super().__init__(env)
+        self.action_bound = action_bound
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
         self._device = torch.device(env.device)
         self._obs = env.get_observations()
@@ -52,8 +69,8 @@ class SkrlEnv(Wrapper):
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """Unbounded action space, as in Isaac Lab."""
-        return _box(self._env.num_actions)
+        """Action space of one environment; by default unbounded, as in Isaac Lab."""
+        return _box(self._env.num_actions, self.action_bound)
 
     def get_actor_observations(self, obs: TensorDict) -> Tensor:
         """Return the actor's observations in ``obs``, [B, O]."""
@@ -64,6 +81,15 @@ class SkrlEnv(Wrapper):
         if self.critic is None:
             return None
         return torch.cat([obs[group] for group in self.critic], dim=-1)
+
+    def get_successors(self, extras: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return the actor's and the critic's observations that follow the latest actions in the same episodes.
+
+        Where an episode ended, the latest observations belong to the next one. An environment with ``final_observations`` in
+        its ``extras`` gives the true successors; of another one, as of Isaac Lab's tasks, the latest observations are returned.
+        """
+        obs = extras.get("final_observations", self._obs)
+        return self.get_actor_observations(obs), self.get_critic_observations(obs)
 
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the current observations without a reset, because a training starts in the current state, as in rsl_rl."""
@@ -80,6 +106,8 @@ class SkrlEnv(Wrapper):
         ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's extras.
         """
         self._obs, rewards, dones, extras = self._env.step(actions)
+        if "final_observations" in extras:
+            extras[SUCCESSORS] = self.get_successors(extras)
         done = dones.view(-1, 1) > 0
         cut = extras.get("time_outs")
         truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)
@@ -98,5 +126,5 @@ class SkrlEnv(Wrapper):
         """Do nothing: the environment is closed where it was opened."""
 
 
-def _box(width: int) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+def _box(width: int, bound: float = np.inf) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-bound, bound, (width,), np.float32)

@@ -7,15 +7,17 @@ every step and the ends of episodes.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack, override
+from typing import Any, ClassVar, Self, TypedDict, Unpack, override
 
 import gymnasium
 import torch
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
+from torch.distributions import OneHotCategorical
 
 from spiky_rl.config import registry
 from spiky_rl.config.plain_data import PlainMapping
@@ -35,6 +37,9 @@ class Spaces(TypedDict):
 
 class SequenceModel(Model):
     """Abstract skrl model that processes control steps in order; subclasses define the meaning of the output."""
+
+    key: ClassVar[str] = "agent.critic_network"
+    """Key of its spiking network, for messages."""
 
     def __init__(
         self,
@@ -61,12 +66,11 @@ class SequenceModel(Model):
         """
         Model.__init__(self, **spaces)
         self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
-        width = self.num_observations if source == "observations" else self.num_states
+        width = self.count_inputs()
         outputs = self.num_actions if outputs is None else outputs
         self.body: SpikingNetwork | AnnModel
         if network is not None:
-            path = "agent.network" if isinstance(self, GaussianMixin) else "agent.critic_network"
-            self.body = registry.configure("networks", dict(network), path).build(
+            self.body = registry.configure("networks", dict(network), self.key).build(
                 inputs=width, outputs=outputs
             )
         else:
@@ -74,6 +78,18 @@ class SequenceModel(Model):
             plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
             self.body = AnnModel(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
+
+    def count_inputs(self) -> int:
+        """Return the width of the input."""
+        return self.num_observations if self.source == "observations" else self.num_states
+
+    def get_input(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the input in skrl's ``inputs``, one row per sample."""
+        return inputs[self.source]
+
+    def copy_for_inference(self) -> Self:
+        """Return a copy with its own weights."""
+        return copy.deepcopy(self)
 
     @property
     def network(self) -> SpikingNetwork | None:
@@ -110,7 +126,7 @@ class SequenceModel(Model):
 
         Samples without states, such as skrl's initialisation of models, start from the zero state.
         """
-        x: Tensor = inputs[self.source]
+        x = self.get_input(inputs)
         if not self.stateful:
             return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
         states = inputs.get("rnn")
@@ -128,6 +144,8 @@ class SequenceModel(Model):
 
 class SpikingPolicy(GaussianMixin, SequenceModel):
     """Gaussian policy with the mean from a spiking network or an ANN, and a std independent of the observations."""
+
+    key = "agent.network"
 
     def __init__(
         self,
@@ -157,6 +175,93 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         # action mean [B, A], log std [A], and the states after the last step
         mean, outputs = self.compute_sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
+
+    @override
+    def copy_for_inference(self) -> Self:
+        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
+        return copy.deepcopy(self, {id(self.distribution()): None})
+
+    @property
+    def noise_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the action noise."""
+        return [self.log_std]
+
+    @property
+    def action_std(self) -> Tensor:
+        """Standard deviation of the sampled actions, [A], clamped to its limits."""
+        return self.log_std.detach().clamp(*self.limits).exp()
+
+    @property
+    def mean_entropy(self) -> float:
+        """Entropy of an action in nats."""
+        return (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
+
+
+class CategoricalPolicy(SequenceModel):
+    """Choice among A actions, with logits from a spiking network or an ANN.
+
+    A sample is a one-hot vector [B, A], and the deterministic action the logits, whose largest component is the most probable
+    action; skrl's own mixin has indices, which an environment of vectors cannot take.
+    """
+
+    key = "agent.network"
+    noise_parameters: Sequence[nn.Parameter] = ()
+    """Parameters of the action noise: none."""
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        sequence_length: int,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with the arguments of `SequenceModel`."""
+        SequenceModel.__init__(
+            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
+        )
+        self._distribution: OneHotCategorical | None = None
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # logits [B, A], and the states after the last step
+        return self.compute_sequences(inputs)
+
+    @override
+    def act(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        """Return sampled actions [B, A] and skrl's outputs, with the log-probability [B, 1] of the sampled or taken actions."""
+        logits, outputs = self.compute(inputs, role)
+        self._distribution = OneHotCategorical(logits=logits)
+        actions = inputs.get("taken_actions")
+        if actions is None:
+            actions = self._distribution.sample()
+        return actions, {**outputs, "log_prob": self._distribution.log_prob(actions).unsqueeze(-1)}
+
+    def get_entropy(self, *, role: str = "") -> Tensor:  # pylint: disable=unused-argument
+        """Return the entropies of the latest distributions, [B, 1]."""
+        return self.distribution().entropy().unsqueeze(-1)
+
+    def distribution(self, *, role: str = "") -> OneHotCategorical:  # pylint: disable=unused-argument
+        """Return the latest distributions."""
+        assert self._distribution is not None, "call act first"
+        return self._distribution
+
+    @property
+    def action_std(self) -> Tensor:
+        """Mean standard deviation of each component of the latest samples, [A]."""
+        return self.distribution().stddev.detach().mean(dim=0)
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean entropy of the latest distributions in nats."""
+        return self.distribution().entropy().mean().item()
+
+    @override
+    def copy_for_inference(self) -> Self:
+        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
+        return copy.deepcopy(self, {id(self._distribution): None})
 
 
 class SpikingValue(DeterministicMixin, SequenceModel):
