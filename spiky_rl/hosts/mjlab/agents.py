@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Our agents in mjlab's own commands: ``train Mjlab-Cartpole-Balance-lif_ppo`` trains lif_ppo on Mjlab-Cartpole-Balance.
 
 mjlab imports this module whenever it is imported itself. The module registers a task only if the command line names one: the id

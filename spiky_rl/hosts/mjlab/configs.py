@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Our agents as mjlab's configurations of runners, for mjlab's own commands and for tasks of one's own."""
 
 from __future__ import annotations
@@ -73,9 +74,13 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
     defaults = read_agent_defaults(rl_cfg)
     spec = resolve_agent(agent, task, defaults, host=TITLE)
     if spec.runner["algorithm"].get("distillation_cfg"):
-        raise SpecError(f"{agent}: needs a teacher, for which mjlab's train has no option; use spiky train --teacher RUN")
+        raise SpecError(
+            f"{agent}: needs a teacher, for which mjlab's train has no option; use spiky train --teacher RUN"
+        )
     if spec.runner.get("history", 1) > 1:
-        raise SpecError(f"{agent}: needs the history of observations in the task's own groups; use spiky train")
+        raise SpecError(
+            f"{agent}: needs the history of observations in the task's own groups; use spiky train"
+        )
     config = get_learner(DEFAULT_LEARNER).make_registered_cfg(spec, defaults)
     changed: dict[str, Any] = {
         "actor": _make_part(config["actor"], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg)),
@@ -93,7 +98,9 @@ def _make_part(settings: Mapping[str, Any], classes: tuple[type[Any], ...]) -> A
     fitting = [cls for cls in classes if set(settings) <= {field.name for field in dataclasses.fields(cls)}]
     if not fitting:
         known = {field.name for cls in classes for field in dataclasses.fields(cls)}
-        raise SpecError(f"{', '.join(sorted(set(settings) - known))}: not available with mjlab's train; use spiky train")
+        raise SpecError(
+            f"{', '.join(sorted(set(settings) - known))}: not available with mjlab's train; use spiky train"
+        )
     return fitting[0](**settings)
 
 

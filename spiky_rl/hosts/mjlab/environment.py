@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """mjlab's environments: opened and closed in silence, timed, and checked for non-finite values."""
 
 from __future__ import annotations

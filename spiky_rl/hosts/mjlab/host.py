@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """mjlab as a host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Measures of a task's aim per episode, besides the reward: distance, time upright, velocity error."""
 
 from __future__ import annotations

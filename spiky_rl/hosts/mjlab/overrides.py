@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Overrides of mjlab's configurations, which are dataclasses and dicts of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """mjlab's runner that writes an ONNX file beside every checkpoint, as its runners of single tasks do."""
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def test_a_policy_is_trained_resumed_played_evaluated_and_exported(command, tmp_
     assert str(folder) in out
     (result,) = results(tmp_path)
     assert result["registered"].startswith(f"{CARTPOLE} of mjlab 1.") and result["env_steps"] == 2 * 10 * 16
-    assert result["physics"] == "mujoco_warp" and {"mjlab", "mujoco-warp", "mujoco", "warp-lang"} <= set(result["versions"])
+    assert result["physics"] == "mujoco_warp" and {"mjlab", "mujoco-warp", "mujoco", "warp-lang"} <= set(
+        result["versions"]
+    )
     assert "decimation: 5" in (folder / "params" / "env.yaml").read_text()
 
     code, _, err = command("train", *run, "--max_iterations", 1, "--checkpoint", folder)
@@ -49,7 +51,9 @@ def test_a_policy_is_trained_resumed_played_evaluated_and_exported(command, tmp_
     assert played["mean_length"] == 10 and 0.4 < played["mean_return"] <= 0.5
     assert played["measures"]["upright"] == pytest.approx(0.5)
 
-    code, _, err = command("evaluate", *run, "--checkpoint", folder, "--device", "cpu", "--episodes", 3, *SHORT)
+    code, _, err = command(
+        "evaluate", *run, "--checkpoint", folder, "--device", "cpu", "--episodes", 3, *SHORT
+    )
     assert code == 0, err
     evaluated = json.loads((folder / "evaluation.json").read_text())
     assert list(evaluated["conditions"]) == ["nominal"] and "mjlab" in evaluated["versions"]
@@ -75,7 +79,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(command, tmp_
     ("argv", "key", "said"),
     [
         (["--task", "Mjlab-Cartpole-Balanc"], "Mjlab-Cartpole-Balanc", CARTPOLE),
-        (["--task", CARTPOLE, "env.rewards.smoth_reward.weight=1"], "env.rewards.smoth_reward", "'smooth_reward'"),
+        (
+            ["--task", CARTPOLE, "env.rewards.smoth_reward.weight=1"],
+            "env.rewards.smoth_reward",
+            "'smooth_reward'",
+        ),
         (["--task", CARTPOLE, "env.sim.mujoco.timestep=fast"], "env.sim.mujoco.timestep", "'fast'"),
         (["--task", CARTPOLE, "physics=mujoco"], "physics=mujoco", "env.key=value"),
         (["--task", CARTPOLE, "agent.obs_groups.actor=[actr]"], "agent.obs_groups.actor", "'actor'"),
@@ -105,7 +113,9 @@ def test_groups_of_environments_begin_in_the_same_states_and_broken_actions_are_
         env.set_trained(False)
         actions = torch.zeros(4, 1)
         actions[2] = float("nan")
-        with pytest.raises(NonFiniteError, match=r"action.*1 of 4 environments, the first is 2|in .* of 4") as caught:
+        with pytest.raises(
+            NonFiniteError, match=r"action.*1 of 4 environments, the first is 2|in .* of 4"
+        ) as caught:
             env.step(actions)
         assert caught.value.blames_policy
 
@@ -113,7 +123,14 @@ def test_groups_of_environments_begin_in_the_same_states_and_broken_actions_are_
 @pytest.mark.slow
 def test_go1_walks_a_few_steps_with_measures_of_its_aim(command, tmp_path):
     run = ["--task", GO1, "--agent", "lif_ppo", "--log_root", tmp_path, "env.episode_length_s=0.2"]
-    small = ["--device", "cpu", "--num_envs", 4, "agent.num_steps_per_env=4", "agent.algorithm.num_mini_batches=1"]
+    small = [
+        "--device",
+        "cpu",
+        "--num_envs",
+        4,
+        "agent.num_steps_per_env=4",
+        "agent.algorithm.num_mini_batches=1",
+    ]
     code, _, err = command("train", *run, *small, "--max_iterations", 1)
     assert code == 0, err
     (folder,) = tmp_path.glob("rsl_rl/*/*")
@@ -127,7 +144,9 @@ def test_go1_walks_a_few_steps_with_measures_of_its_aim(command, tmp_path):
 @pytest.mark.parametrize("agent", ["lif_ppo", "lif_stateful_ppo"])
 def test_spiking_agents_learn_to_balance(command, tmp_path, agent):
     run = ["--task", CARTPOLE, "--agent", agent, "--log_root", tmp_path, "--device", "cpu", "--seed", 0]
-    code, _, err = command("train", *run, "--num_envs", 256, "--max_iterations", 25, "env.episode_length_s=10")
+    code, _, err = command(
+        "train", *run, "--num_envs", 256, "--max_iterations", 25, "env.episode_length_s=10"
+    )
     assert code == 0, err
     (folder,) = tmp_path.glob("rsl_rl/*/*")
     code, _, err = command("play", *run, "--checkpoint", folder, "--episodes", 20, "env.episode_length_s=10")

@@ -85,7 +85,10 @@ def test_a_task_of_ones_own_takes_a_spiking_actor():
     cfg = make_agent_cfg("lif_stateful_ppo", load_rl_cfg(CARTPOLE))
     assert isinstance(cfg.actor, SpikingModelCfg) and cfg.actor.network["stateful"]
     assert cfg.experiment_name == rl_cfg.experiment_name and cfg.critic.class_name == "MLPModel"
-    assert cfg.algorithm.critic_learning_rate == 1e-2 and cfg.algorithm.entropy_coef == rl_cfg.algorithm.entropy_coef
+    assert (
+        cfg.algorithm.critic_learning_rate == 1e-2
+        and cfg.algorithm.entropy_coef == rl_cfg.algorithm.entropy_coef
+    )
     from mjlab.rl import MjlabOnPolicyRunner
     from mjlab.tasks.registry import load_env_cfg
 
@@ -100,7 +103,9 @@ def test_a_task_of_ones_own_takes_a_spiking_actor():
         env.close()
 
 
-@pytest.mark.parametrize(("agent", "said"), [("lif_distilled", "teacher"), ("mlp_history_ppo", "history"), ("lif_pp", "lif_ppo")])
+@pytest.mark.parametrize(
+    ("agent", "said"), [("lif_distilled", "teacher"), ("mlp_history_ppo", "history"), ("lif_pp", "lif_ppo")]
+)
 def test_agents_that_its_command_cannot_train_are_refused(agent, said):
     from mjlab.tasks.registry import load_rl_cfg
 

@@ -9,7 +9,9 @@ from spiky_rl.hosts.base import UnknownTask
 from spiky_rl.hosts.mjlab import agents, host, tasks
 
 INSTALLED = importlib.util.find_spec("mjlab") is not None
-with_mjlab = pytest.mark.skipif(not INSTALLED, reason="needs mjlab, which no environment with Isaac Lab has: make test-mjlab")
+with_mjlab = pytest.mark.skipif(
+    not INSTALLED, reason="needs mjlab, which no environment with Isaac Lab has: make test-mjlab"
+)
 
 
 def test_ids_of_mjlab_belong_to_it():
