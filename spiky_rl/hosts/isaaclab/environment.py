@@ -29,9 +29,9 @@ from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, ge
 from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
-from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.seeding import seed_torch
+from spiky_rl.hosts.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
