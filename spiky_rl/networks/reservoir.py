@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, override
+from typing import TYPE_CHECKING, Annotated, Any, Literal, override
 
 import numpy as np
 import torch
@@ -39,8 +39,10 @@ from spiky_rl.networks._layer import NeuronParameters, run_neuron
 from spiky_rl.networks._readout import make_mlp_readout
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
-from spiky_rl.reservoirs.graphs.base import Wiring
-from spiky_rl.reservoirs.plasticity.base import Plasticity
+
+if TYPE_CHECKING:
+    from spiky_rl.reservoirs.graphs.base import Wiring
+    from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """Measurement of a rate: number of series of observations, control steps in each, and first control steps left out."""

@@ -22,9 +22,8 @@ from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.measure import run_episodes, synchronize_time
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
-from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
 from spiky_rl.run.simulate import open_policy
-from spiky_rl.run.visualized_env import VisualizerSettings
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_ass
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
-from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.seeding import seed_torch
@@ -36,6 +35,7 @@ from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.hosts.isaaclab.camera import Camera
+    from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -343,6 +343,8 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def make_measures(self) -> EpisodeMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
+        from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+
         return EpisodeMeasures(self)  # type: ignore[arg-type]
 
     def make_condition_groups(

@@ -26,7 +26,6 @@ from spiky_rl.hosts.isaaclab.local_assets import (
 from spiky_rl.hosts.isaaclab.local_assets import (
     set_attribute as write_attribute,
 )
-from spiky_rl.hosts.isaaclab.usd import Transformable, UsdPrim, UsdSchema, UsdStage
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
@@ -41,6 +40,15 @@ Usd: Any = importlib.import_module("pxr.Usd")
 UsdGeom: Any = importlib.import_module("pxr.UsdGeom")
 UsdPhysics: Any = importlib.import_module("pxr.UsdPhysics")
 Vt: Any = importlib.import_module("pxr.Vt")
+
+type UsdStage = Any
+"""`pxr.Usd.Stage`."""
+type UsdPrim = Any
+"""`pxr.Usd.Prim`."""
+type UsdSchema = Any
+"""Prim schema, such as `pxr.UsdGeom.Sphere`."""
+type UsdTransformable = Any
+"""`pxr.UsdGeom.Xformable`."""
 
 logger = logging.getLogger(__name__)
 
@@ -354,7 +362,7 @@ def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d,
 
 
 def set_transform(
-    shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
+    shape: UsdTransformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
     """Set a prim's transform in its parent's frame.
 

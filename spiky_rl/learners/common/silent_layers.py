@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from spiky_rl.codecs.encoders.delta import Delta
-from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.metrics.spikes import LayerActivity
 from spiky_rl.networks._layer import SpikingLayer
@@ -64,9 +63,10 @@ def classify_layer(layer: LayerActivity) -> str:
 def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
     """Return whether silence of layer number ``layer`` would be a fault.
 
-    It is not if events carry values, or if an encoder sends no events while its input is constant.
+    It is not if events carry values, or if the encoder sends no events while its input is constant.
     """
-    if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDeltaEncoder):
+    encoder: Encoder | None = getattr(network, "encoder", None)
+    if network.stateful and encoder is not None and encoder.only_changes:
         return False
     layers = get_layers(network)
     return not layers or not layers[layer].neuron.graded
