@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -118,20 +118,7 @@ def load_configs(
     entry = agent_entry if agent_entry in gymnasium.spec(task_id).kwargs else None
     with silence_isaaclab():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
-        choices, values = [], []
-        for override_text in overrides or []:
-            key, _, value = override_text.partition("=")
-            if not value or not (key in SELECTORS or key.startswith("env.")):
-                allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
-                raise OverrideError(f"override {override_text!r}: expected {allowed}or env.KEY=VALUE")
-            if key in SELECTORS or value in presets.get(key, ()):
-                choices.append(override_text)
-            elif key in presets and value.isidentifier():
-                raise OverrideError(
-                    f"{override_text}: {key} has the presets {', '.join(presets[key])}{suggest_name(value, presets[key])}"
-                )
-            else:
-                values.append((key, value))
+        choices, values = _split_overrides(overrides or [], presets)
         try:
             env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
         except ValueError as error:  # Isaac Lab raises it for an unknown preset
@@ -143,6 +130,28 @@ def load_configs(
     entities = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
     check_scene(env_cfg, {name for name in entities if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
+
+
+def _split_overrides(
+    overrides: Sequence[str], presets: Mapping[str, Mapping[str, object]]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Split ``overrides`` into choices of ``presets``, and keys with values. Raises OverrideError for an unknown key or preset."""
+    choices, values = [], []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if not value or not (key in SELECTORS or key.startswith("env.")):
+            allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
+            raise OverrideError(f"override {text!r}: expected {allowed}or env.KEY=VALUE")
+        if key in SELECTORS or value in presets.get(key, ()):
+            choices.append(text)
+        elif key in presets and value.isidentifier():
+            names = presets[key]
+            raise OverrideError(
+                f"{text}: {key} has the presets {', '.join(names)}{suggest_name(value, names)}"
+            )
+        else:
+            values.append((key, value))
+    return choices, values
 
 
 def require_files(env_cfg: EnvCfg) -> None:

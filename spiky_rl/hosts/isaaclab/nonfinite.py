@@ -39,29 +39,35 @@ def explain_non_finite(
         leaves: Observations after the step.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
-    is_none = bool(bad.any())
-    if is_none:
-        what = f"actions not finite {format_environments(bad)}"
+    acted_badly = bool(bad.any())
+    if acted_badly:
+        fault = f"actions not finite {format_environments(bad)}"
     elif env.broken is not None and bool(env.broken.is_excessive):
-        bad, what = env.broken.mask, env.broken.describe()
+        bad, fault = env.broken.mask, env.broken.describe()
     else:
-        bad = ~rewards.isfinite()
-        faults = [f"reward {name}" for name in find_reward_terms(env, bad)]
-        for name, part in iterate_terms(env, leaves):
-            broken = ~part.isfinite().flatten(1).all(1)
-            bad = bad | broken
-            faults += [f"observation {name}"] if broken.any() else []
-        what = f"{', '.join(faults)} not finite {format_environments(bad)}"
+        bad, fault = _find_faults(env, rewards, leaves)
     largest = float(actions.nan_to_num(0.0).abs().max())
     cause = describe_blow_up(env, bad)
-    blames_policy = (is_none or (largest > EXPLODED and env.is_trained)) and not cause
+    blames_policy = (acted_badly or (largest > EXPLODED and env.is_trained)) and not cause
     if blames_policy:  # the action is too large for any simulation
         remedy = ", lower agent.algorithm.learning_rate" if env.is_trained else ""
-        what = f"the policy has exploded{remedy}: {what}"
+        fault = f"the policy has exploded{remedy}: {fault}"
     else:
-        what = f"{what}; {cause or format_settings(env)}"
+        fault = f"{fault}; {cause or format_settings(env)}"
     step = env.unwrapped.common_step_counter
-    return f"environment step {step}: {what}; the largest action was {largest:.3g}", blames_policy
+    return f"environment step {step}: {fault}; the largest action was {largest:.3g}", blames_policy
+
+
+def _find_faults(env: TimedVecEnv, rewards: Tensor, leaves: Leaves) -> tuple[Tensor, str]:
+    """Return the mask [B] of environments with non-finite rewards or observations, and a phrase that names their terms."""
+    bad = ~rewards.isfinite()
+    faults = [f"reward {name}" for name in find_reward_terms(env, bad)]
+    for name, part in iterate_terms(env, leaves):
+        broken = ~part.isfinite().flatten(1).all(1)
+        bad = bad | broken
+        if broken.any():
+            faults.append(f"observation {name}")
+    return bad, f"{', '.join(faults)} not finite {format_environments(bad)}"
 
 
 def format_environments(bad: Tensor) -> str:
