@@ -160,9 +160,8 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
     missing = [key for key in required if key not in content]
     if missing:
-        keys = {name: get_learner(name).checkpoint_keys for name in list_learners()}
-        other = next((name for name in keys if all(key in content for key in keys[name])), None)
-        hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
+        owners = [n for n in list_learners() if content.keys() >= set(get_learner(n).checkpoint_keys)]
+        hint = f"; it is {owners[0]}'s: pass --rl_library {owners[0]}" if owners else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
         for key, value in content.items():

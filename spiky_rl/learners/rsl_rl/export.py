@@ -74,7 +74,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         )  # fmt: skip
         graph = onnx.load(place, load_external_data=False)
         clear_origin(graph)
-        onnx.helper.set_model_props(graph, {key: _text(value) for key, value in described.items()})
+        onnx.helper.set_model_props(graph, {key: _format_value(value) for key, value in described.items()})
         onnx.save(graph, place)
 
 
@@ -141,7 +141,7 @@ def make_metadata(
     }
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -159,7 +159,7 @@ class SpikingModel(MLPModel):
         if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
         else:
-            output = self._output(self.get_latent(obs), masks, hidden_state)
+            output = self._compute_output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
             return output
         if stochastic_output:
@@ -167,7 +167,7 @@ class SpikingModel(MLPModel):
             return self.distribution.sample()
         return self.distribution.deterministic_output(output)
 
-    def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
+    def _compute_output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
         """Return the distribution's input [..., *output_shape] for the network input [..., O], and advance the state."""
         if not self.network.stateful:
             features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
