@@ -275,19 +275,31 @@ class Reservoir(SpikingNetwork):
         if plastic is None:
             spikes, features, states = self._run_neurons(driven, states, keep, potentials)
         else:
-            parts = []
-            for t in range(x.shape[0]):
-                episode = None if keep is None else keep[t : t + 1]
-                part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
-                states = part[2]
-                parts.append(part[:2])
-                plastic.adapt(self.weight, self.bias)
-            spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
+            spikes, features, states = self._run_plastic(driven, states, keep, potentials, plastic)
         if record is not None:
             assert potentials is not None
             self._record(record, x, signal, spikes, torch.stack(potentials), features)
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
         return features, after
+
+    def _run_plastic(
+        self,
+        driven: Tensor,
+        states: list[Tensor],
+        keep: Tensor | None,
+        potentials: list[Tensor] | None,
+        plastic: Plasticity,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run neurons as `_run_neurons` on ``driven``, a current without the bias; weights and bias change after every control step."""
+        parts = []
+        for t in range(driven.shape[0]):
+            episode = None if keep is None else keep[t : t + 1]
+            part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
+            states = part[2]
+            parts.append(part[:2])
+            plastic.adapt(self.weight, self.bias)
+        spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
+        return spikes, features, states
 
     def _run_neurons(
         self,

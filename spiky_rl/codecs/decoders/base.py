@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import WeightQuantizer
+from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import Neuron
