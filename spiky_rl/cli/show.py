@@ -15,7 +15,6 @@ from spiky_rl.config.options import UserError, get_options, suggest_name
 from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml
-from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.run.run_plan import RunRequest
 
 KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
@@ -48,7 +47,7 @@ def parser() -> common.Parser:
         "--task",
         help="with an agent: print its merged specification for this task, with the origin of each value",
     )
-    add_flags(found, RunRequest, only=("library",), library=DEFAULT_LEARNER)
+    add_flags(found, RunRequest, only=("library",), library=None)
     found.add_argument(
         "--out",
         type=Path,
@@ -113,7 +112,7 @@ def show(argv: list[str]) -> int:
     return 0
 
 
-def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:
+def show_agent(name: str, task: str | None, overrides: list[str], library: str | None) -> None:
     """Print an agent's summary and file, or its merged specification for a task with the origin of every value."""
     _, data, _ = read_agent(name)
     parse_overrides(overrides)

@@ -107,7 +107,7 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
 def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
     """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
-    words += ["--rl_library", asked.library] if asked.library != DEFAULT_LEARNER else []
+    words += ["--rl_library", asked.library] if asked.library not in (None, DEFAULT_LEARNER) else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
     words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
     return shlex.join(words)

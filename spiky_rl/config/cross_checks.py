@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
+from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, get_algorithm
 
 REQUIRED_KEYS = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
@@ -23,6 +24,7 @@ SCHEDULES = {
 def check_combination(runner: PlainMapping) -> None:
     """Raise RegistryError naming the key if values of the merged specification ``runner`` contradict each other."""
     actor, algorithm = get_section(runner, "actor"), get_section(runner, "algorithm")
+    check_algorithm(algorithm)
     distribution = get_section(actor, "distribution_cfg")
     if "distribution_cfg" in actor and not distribution.get("class_name"):
         raise RegistryError(
@@ -48,6 +50,26 @@ def _check_weight_schedule(schedule: PlainMapping) -> None:
     steps = _list_numbers([schedule.get("initial_step"), schedule.get("final_step")])
     if mode == "linear" and steps[0] >= steps[1]:
         raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
+
+
+def check_algorithm(algorithm: PlainMapping) -> None:
+    """Raise RegistryError naming the key if the section ``algorithm`` has a key of another algorithm, or learning cannot start."""
+    name = get_algorithm(algorithm)
+    for key, value in algorithm.items():
+        if key in Algorithm.model_fields and key not in ALGORITHM_KEYS[name]:
+            able = [other.upper() for other, keys in ALGORITHM_KEYS.items() if key in keys]
+            raise RegistryError(
+                f"agent.algorithm.{key}: {value} given with class_name: {name.upper()}; allowed with: {', '.join(able)}"
+            )
+    if name == "ppo":
+        return
+    size = algorithm.get("replay_size", Algorithm.default("replay_size"))
+    for key in ("learning_starts", "batch_size"):
+        needed = algorithm.get(key, Algorithm.default(key))
+        if isinstance(size, int) and isinstance(needed, int) and needed > size:
+            raise RegistryError(
+                f"agent.algorithm.{key}: {needed} given; it must be at most replay_size: {size}"
+            )
 
 
 def _list_numbers(value: PlainValue) -> list[float]:

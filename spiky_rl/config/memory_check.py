@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from spiky_rl.config.registry import ComponentSpec, UserError
-from spiky_rl.config.schema import ModelSettings
+from spiky_rl.config.schema import Algorithm, ModelSettings
 from spiky_rl.config.spec import AgentSpec
 
 NUMBER = 4
@@ -22,6 +22,8 @@ TRAINING_COPIES = 4
 """Numbers per trained weight: value, gradient and the two moments of the optimiser."""
 STORED = 10
 """Minimum of numbers that rsl_rl stores per sample: observation, action, its mean and standard deviation, and six more."""
+REPLAYED = 4
+"""Minimum of numbers in a replay buffer per transition: two observations, action and reward."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -59,9 +61,13 @@ def require_memory(parts: Mapping[str, int], available: int) -> None:
 
 def check_run_memory(spec: AgentSpec, num_envs: int, available: int) -> None:
     """Raise UserError naming the largest part if a training of ``spec`` cannot fit into ``available`` bytes."""
-    steps = spec.get_setting("num_steps_per_env")
-    rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
-    stored = {rollout: STORED * NUMBER * num_envs * steps}
+    if spec.algorithm == "ppo":
+        steps = spec.get_setting("num_steps_per_env")
+        rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
+        stored = {rollout: STORED * NUMBER * num_envs * steps}
+    else:
+        size = spec.runner["algorithm"].get("replay_size", Algorithm.default("replay_size"))
+        stored = {f"agent.algorithm.replay_size {size}": REPLAYED * NUMBER * size}
     require_memory({**stored, **compute_model_bytes(spec, f"--num_envs {num_envs}", num_envs)}, available)
 
 

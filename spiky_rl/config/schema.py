@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -54,7 +55,10 @@ class ModelSettings(Settings):
 class Distribution(Settings):
     """Action distribution."""
 
-    class_name: str = option("GaussianDistribution", "rsl_rl distribution, or module:Class")
+    class_name: str = option(
+        "GaussianDistribution",
+        "rsl_rl distribution, CategoricalDistribution for discrete actions, or module:Class",
+    )
     init_std: float = option(1.0, "initial standard deviation", above=0.0)
     std_type: Literal["scalar", "log"] = option("scalar", "parametrisation of the standard deviation")
     std_range: Range = option((), "lowest and highest standard deviation; empty: rsl_rl's")
@@ -126,11 +130,90 @@ class DistillationSettings(Settings):
     max_grad_norm: float = option(1.0, "largest norm of the gradient", above=0.0)
 
 
-class Algorithm(Settings):
-    """PPO."""
+class ReplaySettings(Settings):
+    """Options of the algorithms that replay stored transitions: TD3 and SAC."""
+
+    batch_size: int = option(256, "TD3 and SAC: transitions per gradient step", low=1, high=10_000_000)
+    replay_size: int = option(
+        1_000_000,
+        "TD3 and SAC: transitions in the replay buffer, of all environments together",
+        low=1,
+        high=MOST_STEPS,
+    )
+    learning_starts: int = option(
+        1000,
+        "TD3 and SAC: transitions in the replay buffer before the first gradient step",
+        low=0,
+        high=MOST_STEPS,
+    )
+    random_steps: int = option(
+        1000,
+        "TD3 and SAC: first environment steps of a training with uniformly random actions",
+        low=0,
+        high=MOST_STEPS,
+    )
+    updates_per_step: float = option(
+        1.0, "TD3 and SAC: gradient steps per environment step", above=0.0, high=1000.0
+    )
+    polyak: float = option(
+        0.005,
+        "TD3 and SAC: share of the weights that target networks take over per update",
+        above=0.0,
+        high=1.0,
+    )
+
+
+class Td3Settings(Settings):
+    """Options of TD3 alone."""
+
+    exploration_noise: float = option(
+        0.1,
+        "TD3: standard deviation of the action noise in training",
+        low=0.0,
+        high=10.0,
+        unit="half ranges of the action",
+    )
+    policy_delay: int = option(2, "TD3: critic updates per update of actor and targets", low=1, high=10_000)
+    smoothing_noise: float = option(
+        0.2,
+        "TD3: standard deviation of the noise on the target actor's actions",
+        low=0.0,
+        high=10.0,
+        unit="half ranges of the action",
+    )
+    smoothing_clip: float = option(
+        0.5,
+        "TD3: bound of the noise on the target actor's actions",
+        above=0.0,
+        high=10.0,
+        unit="half ranges of the action",
+    )
+    target: Literal["spiking", "proxy"] = option(
+        "spiking",
+        "TD3: target actor of a spiking actor; spiking: its moving average; proxy: an ANN that imitates it",
+    )
+    proxy_learning_rate: float = option(1e-3, "TD3: learning rate of the proxy target's imitation", above=0.0)
+
+
+class SacSettings(Settings):
+    """Options of SAC alone."""
+
+    learn_entropy: bool = option(True, "SAC: learn the weight of the entropy")
+    initial_entropy: float = option(1.0, "SAC: initial weight of the entropy", above=0.0)
+    target_entropy: float | None = option(
+        None, "SAC: entropy to which its weight is tuned; null: minus the number of actions", unit="nats"
+    )
+    entropy_learning_rate: float | None = option(
+        None, "SAC: learning rate of the weight of the entropy; null: the critic's", above=0.0
+    )
+
+
+class Algorithm(ReplaySettings, Td3Settings, SacSettings):
+    """PPO, TD3 or SAC."""
 
     class_name: str = option(
-        "PPO", "rsl_rl algorithm, or module:Class; spiky_rl replaces 'PPO' by its own subclass"
+        "PPO",
+        "PPO, TD3, SAC, or module:Class of a PPO; spiky_rl replaces each by its own subclass",
     )
     learning_rate: float = option(1e-3, "initial learning rate; 0 keeps the initial weights", low=0.0)
     schedule: Literal["adaptive", "fixed"] = option("adaptive", "schedule of the learning rate")
@@ -138,7 +221,7 @@ class Algorithm(Settings):
     learning_rate_floor: float = option(0.0, "lowest learning rate of the adaptive schedule", low=0.0)
     critic_learning_rate: float | None = option(
         None,
-        "with the fixed schedule: learning rate of the critic and the action noise; null: learning_rate",
+        "learning rate of the critic, and with PPO, in the fixed schedule, of the action noise; null: learning_rate",
         above=0.0,
     )
     std_learning_rate: float | None = option(
@@ -161,6 +244,9 @@ class Algorithm(Settings):
     )
     use_mixed_precision: bool = option(False, "bfloat16 autocast")
     share_cnn_encoders: bool = option(False, "share CNN encoders between actor and critic")
+    reward_normalization: bool = option(
+        False, "divide the rewards in training by the running standard deviation of the discounted return"
+    )
     rnd_cfg: Rnd | None = option(None, "random network distillation; null: none")
     symmetry_cfg: Symmetry | None = option(None, "learning from mirrored samples; null: none")
     distillation_cfg: DistillationSettings | None = option(None, "distillation from a teacher; null: none")
@@ -225,7 +311,9 @@ class AgentFile(RunnerSettings):
     """File of ``agents/``: the agent's layer, a summary, and overrides for tasks."""
 
     summary: str = option("", "description in one sentence")
-    tasks: dict[str, Any] | None = option(None, "overrides for a task, by its name")
+    tasks: dict[str, Any] | None = option(
+        None, "overrides for a task, by its name, or for all tasks of a host: Isaac Lab or Gymnasium"
+    )
 
 
 NETWORKS = ("network", "critic_network")
@@ -240,6 +328,23 @@ SKRL_ONLY = (
     "kl_threshold",
 )
 """Keys of the algorithm that only skrl has."""
+OFF_POLICY = {"TD3": "td3", "SAC": "sac"}
+"""Class name of the algorithm -> name, of the algorithms that replay stored transitions."""
+COMMON_KEYS = ("class_name", "learning_rate", "critic_learning_rate", "gamma", "rewards_shaper_scale")
+"""Keys of every algorithm."""
+ALGORITHM_KEYS = {
+    "ppo": frozenset(Algorithm.__annotations__),
+    "td3": frozenset((*COMMON_KEYS, *ReplaySettings.__annotations__, *Td3Settings.__annotations__)),
+    "sac": frozenset((*COMMON_KEYS, *ReplaySettings.__annotations__, *SacSettings.__annotations__)),
+}
+"""Name of an algorithm -> its keys."""
+
+
+def get_algorithm(settings: Mapping[str, object]) -> str:
+    """Return the name of the algorithm in the section ``algorithm`` of an agent: ``td3``, ``sac`` or else ``ppo``."""
+    return OFF_POLICY.get(str(settings.get("class_name", "")), "ppo")
+
+
 Measure = Literal["", "distance", "upright", "velocity_error"]
 """Measures of a task's episodes besides the return."""
 MEASURES = get_args(Measure)
@@ -247,9 +352,9 @@ DEVICES = ("cpu", "cuda")
 
 
 class TaskSpec(Settings):
-    """Task: an Isaac Lab environment with the default number of environments, a measure and overrides."""
+    """Task: a host's environment with the default number of environments, a measure and overrides."""
 
-    id: str = option("", "gym id that Isaac Lab registers")
+    id: str = option("", "registered id")
     summary: str = option("", "description in one sentence")
     num_envs: dict[str, Annotated[int, Field(ge=1, le=MOST_STEPS)]] = option(
         {"cpu": 256, "cuda": 4096}, "default number of environments by kind of device"
@@ -264,7 +369,7 @@ class TaskSpec(Settings):
     )
     env: dict[str, Any] = option({}, "overrides of the environment's configuration")
     agent: dict[str, Any] = option(
-        {}, "overrides of Isaac Lab's agent configuration, for every agent on this task"
+        {}, "overrides of the host's agent configuration, for every agent on this task"
     )
     name: str = option("", "name of the file")
 

@@ -2,7 +2,7 @@
 
 Later layers override earlier ones:
 
-    Isaac Lab's registered configuration < task < agent < the agent's override for the task < tuned values < command line
+    the host's configuration < task < agent < the agent's override for host or task < tuned values < command line
 
 A specification has the keys of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
 ``algorithm``, ...) and two for spiking networks, ``network`` and ``critic_network``. Errors for unknown keys, wrong types and
@@ -27,7 +27,12 @@ from spiky_rl.config.options import RegistryError, Settings, get_options, shorte
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
+from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec, get_algorithm
+
+COMMAND_LINE = "command line"
+"""Origin of overrides."""
+DEFAULT = "default"
+"""Origin of values that no layer sets."""
 
 
 class SpecError(RegistryError):
@@ -45,6 +50,11 @@ class AgentSpec(Settings):
     critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
     """Dotted path -> layer that set the value."""
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm: ``ppo``, ``td3`` or ``sac``."""
+        return get_algorithm(get_section(self.runner, "algorithm"))
 
     def get_setting(self, key: str) -> Any:
         """Return the runner's value of ``key``, or the default of `RunnerSettings`."""
@@ -81,7 +91,7 @@ def load_task(name: str) -> TaskSpec | None:
 
     If several files have the gym id, return the one that leaves the environment unchanged.
     """
-    stripped, by_id = re.sub(r"-v\d+$", "", name), None
+    stripped, by_id = strip_version(name), None
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
         task = _load_task_file(path)
         if name.endswith(".yaml") or path.stem == name:
@@ -92,9 +102,14 @@ def load_task(name: str) -> TaskSpec | None:
 
 
 def task_id(name: str) -> str:
-    """Return the gym id without version for ``name``, a task's file stem or a gym id."""
+    """Return the gym id for ``name``, a task's file stem or a gym id."""
     known = load_task(name)
-    return known.id if known else re.sub(r"-v\d+$", "", name)
+    return known.id if known else name
+
+
+def strip_version(name: str) -> str:
+    """Return a gym id without its version, such as ``-v0``."""
+    return re.sub(r"-v\d+$", "", name)
 
 
 def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
@@ -114,34 +129,47 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     return path.stem, data, path.name
 
 
+def read_algorithm(name: str, overrides: Iterable[str] = ()) -> str:
+    """Return the name of the algorithm in an agent's file and ``overrides``, such as ``td3``.
+
+    The overrides for a task are not read: they do not change the algorithm.
+    """
+    _, data, file = read_agent(name)
+    tree, _ = merge([(file, data), ("command line", parse_overrides(overrides))])
+    return get_algorithm(get_section(tree, "algorithm"))
+
+
 def resolve_agent(
     name: str,
     task: str,
-    host: PlainMapping,
+    defaults: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
+    host: str = "Isaac Lab",
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
     Args:
         name: Agent file stem or path.
         task: Gym id.
-        host: Isaac Lab's registered agent configuration for the task, as a nested dict.
+        defaults: The host's agent configuration for the task, as a nested dict.
         overrides: ``agent.x.y=value`` from the command line.
         task_spec: Content of the task file, if there is one.
         tuned: (origin, values) of the tuned values.
+        host: Title of the task's host: the origin of ``defaults``, and a key of the agent's overrides for tasks.
     """
-    return build_agent_spec(*merge_agent(name, task, host, overrides, task_spec, tuned))
+    return build_agent_spec(*merge_agent(name, task, defaults, overrides, task_spec, tuned, host))
 
 
 def merge_agent(
     name: str,
     task: str,
-    host: PlainMapping,
+    defaults: PlainMapping,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
+    host: str = "Isaac Lab",
 ) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Merge all layers, with the arguments of `resolve_agent`; check only keys, types and ranges outside the networks.
 
@@ -150,18 +178,17 @@ def merge_agent(
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     layers: list[tuple[str, PlainMapping]] = [
-        ("Isaac Lab", {k: host[k] for k in host if k in get_options(RunnerSettings)})
+        (host, {key: value for key, value in defaults.items() if key in get_options(RunnerSettings)})
     ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, own))
-    layers += [
-        (f"{file} for {t}", v)
-        for t, v in (data.get("tasks") or {}).items()
-        if _matches_task(t, task, task_spec)
-    ]
+    for_tasks = data.get("tasks") or {}
+    if host in for_tasks:
+        layers.append((f"{file} for {host}", for_tasks[host]))
+    layers += [(f"{file} for {t}", v) for t, v in for_tasks.items() if _matches_task(t, task, task_spec)]
     _check_layer(tuned[1], tuned[0])
-    layers += [tuned, ("command line", parse_overrides(overrides))]
+    layers += [tuned, (COMMAND_LINE, parse_overrides(overrides))]
     return stem, *merge(layers)
 
 
@@ -191,11 +218,11 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
 def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
     """Raise RegistryError if an agent sets both ``class_name`` of a model and the spiking network that replaces the model.
 
-    A ``class_name`` from Isaac Lab or a task file is ignored for spiking agents.
+    A ``class_name`` from the host or a task file is ignored for spiking agents.
     """
     for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
-        origin = origins.get(f"{role}.class_name", "Isaac Lab")
-        if tree.get(network) and origin != "Isaac Lab" and not origin.startswith("tasks/"):
+        origin = origins.get(f"{role}.class_name", "")
+        if tree.get(network) and not is_host_origin(origin) and not origin.startswith("tasks/"):
             name = shorten(get_section(tree, role)["class_name"])
             raise RegistryError(
                 f"agent.{role}.class_name: {name} given, but agent.{network} replaces the model; leave out one of the two"
@@ -221,14 +248,14 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             node[keys[-1]] = parse_yaml(value)
         except ReadingError as error:
             raise SpecError(f"command line: {path}: {shorten(value)} is not a value: {error}") from None
-    _check_layer(layer, "command line")
+    _check_layer(layer, COMMAND_LINE)
     return layer
 
 
 def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    If a later layer changes the ``name`` of a component, the earlier component's options are dropped.
+    If a later layer changes the ``name`` of a component, or the algorithm, the earlier one's options are dropped.
     """
     tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
@@ -243,8 +270,10 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
                 below = node[key] = dict[str, PlainValue](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
-                if not isinstance(below, dict) or not registry.is_same_entry(
-                    value.get("name", below.get("name")), below.get("name")
+                if (
+                    not isinstance(below, dict)
+                    or not registry.is_same_entry(value.get("name", below.get("name")), below.get("name"))
+                    or (path == "algorithm" and get_algorithm({**below, **value}) != get_algorithm(below))
                 ):
                     below = node[key] = {}
                     for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
@@ -270,12 +299,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def is_host_origin(origin: str) -> bool:
+    """Return whether a layer with this ``origin`` is a host's configuration; all other layers are files and the command line."""
+    return ".yaml" not in origin and origin not in (COMMAND_LINE, DEFAULT)
+
+
 def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
-    """Return whether an agent's override for ``name`` applies to this task; a gym id covers all task files with that id."""
+    """Return whether an agent's override for ``name`` applies to this task.
+
+    A gym id covers all task files with that id, and an id without version all of its versions.
+    """
     known = load_task(name)
     if known is not None and known.env:
         return task_spec is not None and known.name == task_spec.name
-    return task_id(name).rpartition(":")[2] == task.rpartition(":")[2]
+    wanted, found = (text.rpartition(":")[2] for text in (task_id(name), task))
+    return wanted in (found, strip_version(found)) or strip_version(wanted) == found
 
 
 def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
@@ -373,7 +411,7 @@ def flatten(tree: PlainMapping, prefix: str = "") -> dict[str, Any]:
 
 
 def find_origin(path: str, origins: Mapping[str, str]) -> str:
-    """Return the layer that set the value at ``path`` or below it, or ``default``."""
+    """Return the layer that set the value at ``path`` or below it, or `DEFAULT`."""
     if path in origins:
         return origins[path]
     for known, origin in origins.items():
@@ -381,4 +419,4 @@ def find_origin(path: str, origins: Mapping[str, str]) -> str:
             return origin
     # the short form of a component, such as ``neuron: lif``, sets only its name
     parent, _, leaf = path.rpartition(".")
-    return origins.get(parent, "default") if leaf == "name" else "default"
+    return origins.get(parent, DEFAULT) if leaf == "name" else DEFAULT

@@ -8,7 +8,6 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import Settings, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
-from spiky_rl.learners import get_learner
 from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import merge_known_agent
 from spiky_rl.run.run_plan import RunRequest
@@ -36,7 +35,7 @@ class ExportOptions(Settings):
 
     def check_request(self, request: RunRequest) -> dict[str, Target]:
         """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
-        get_learner(request.library).require_ability(EXPORTS, "export.py")
+        request.learner.require_ability(EXPORTS, "export.py")
         targets = make_targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, targets.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.packages import list_packages, load_package
+from spiky_rl.config.registry import RegistryError, load_module
+from spiky_rl.config.spec import task_id
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.base import Host
@@ -20,10 +22,23 @@ def get_host(name: str) -> Host:
     return load_package("hosts", name)
 
 
-def find_host(task: str) -> Host:
+def find_host(task: str, key: str = "--task") -> Host:
     """Return the host of a ``task``, given by a file stem of tasks/ or a registered id.
 
-    If no host owns the task, return the first one; its `Host.check_task` names the nearest tasks.
+    Imports the module that registers the task if ``task`` names one before a colon.
+
+    Raises UnknownTask with the nearest names if no host owns the task; ``key`` is the flag or key that gives it.
     """
+    from spiky_rl.hosts.base import UnknownTask, make_unknown_task
+
+    module, _, registered_id = task_id(task).rpartition(":")
+    if module:
+        try:
+            load_module(module)
+        except RegistryError as error:
+            raise UnknownTask(f"{key}: {task!r}: {error}") from error.__cause__
     hosts = [get_host(name) for name in list_hosts()]
-    return next((host for host in hosts if host.owns(task)), hosts[0])
+    for host in hosts:
+        if host.owns(registered_id):
+            return host
+    raise make_unknown_task(key, task, {name for host in hosts for name in host.list_tasks()})

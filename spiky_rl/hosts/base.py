@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.spec import strip_version
 
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec, TaskSpec
@@ -26,7 +29,7 @@ NOMINAL = "nominal"
 
 
 class UnknownTask(UserError):
-    """Error about a task that no installed package registers."""
+    """Error about a task that no host registers."""
 
 
 class NonFiniteError(RuntimeError):
@@ -150,6 +153,8 @@ class Host(ABC):
 
     name: ClassVar[str]
     """Name of the package."""
+    title: ClassVar[str]
+    """Name for users, the origin of `HostTask.agent_defaults`; as a key of an agent's ``tasks`` it stands for all tasks of the host."""
     abilities: ClassVar[frozenset[str]]
     """Some of `VIDEO` and `LIVE_VIEW`."""
     distributions: ClassVar[tuple[str, ...]]
@@ -164,16 +169,11 @@ class Host(ABC):
 
     @abstractmethod
     def owns(self, task: str) -> bool:
-        """Return whether a ``task``, given by id or file stem, belongs to this host. Does not import the simulator."""
+        """Return whether a registered id, with or without its version, belongs to this host, as far as known without the simulator."""
 
     @abstractmethod
-    def check_task(self, key: str, name: str) -> None:
-        """Raise UnknownTask with the nearest names for an unknown task, as far as it can be checked without the simulator.
-
-        Args:
-            key: Flag or key that names the task, for messages.
-            name: A file stem of tasks/, or a registered id.
-        """
+    def list_tasks(self) -> Collection[str]:
+        """Return the registered ids that are known without the simulator; empty if the list would be incomplete."""
 
     @abstractmethod
     def require_installed(self, video: bool = False) -> None:
@@ -223,3 +223,12 @@ def parse_nominal(names: str) -> list[str]:
                 f"--conditions: {name!r} given; allowed: {', '.join(allowed)}{suggest_name(name, allowed)}"
             )
     return [NOMINAL]
+
+
+def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
+    """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` ids and files of tasks/."""
+    names = {*known, *registry.list_names("tasks")}
+    close = difflib.get_close_matches(strip_version(name), names, n=4, cutoff=0.5)
+    files = ", ".join(registry.list_names("tasks"))
+    hint = f"did you mean {', '.join(close)}?" if close else f"files of tasks/: {files}"
+    return UnknownTask(f"{key}: {name!r} is not registered; {hint}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spiky_rl.config.errors import UserError
 from spiky_rl.config.packages import list_packages, load_package
 
 if TYPE_CHECKING:
@@ -21,3 +22,32 @@ def list_learners() -> tuple[str, ...]:
 def get_learner(name: str) -> Learner:
     """Return the learner ``name``. Its library is imported only when it trains."""
     return load_package("learners", name)
+
+
+def choose_library(preferred: str, algorithm: str) -> str | None:
+    """Return the name of the ``preferred`` learner, or None for another one if it lacks the ``algorithm``."""
+    return preferred if algorithm in get_learner(preferred).algorithms else None
+
+
+def select_learner(name: str | None, algorithm: str, agent: str) -> Learner:
+    """Return the learner of an agent: the one called ``name``, or else the default or another one with the ``algorithm``.
+
+    Args:
+        name: Value of ``--rl_library``; None if it is not given.
+        algorithm: Name of the agent's algorithm.
+        agent: Name of the agent, for messages.
+
+    Raises:
+        UserError: The named learner does not have the algorithm.
+    """
+    learners = [get_learner(each) for each in dict.fromkeys((DEFAULT_LEARNER, *list_learners()))]
+    able = [learner for learner in learners if algorithm in learner.algorithms]
+    if name is None:
+        return able[0]
+    learner = get_learner(name)
+    if learner not in able:
+        raise UserError(
+            f"--rl_library {name}: not available for --agent {agent}, whose algorithm is {algorithm.upper()}; allowed:"
+            f" {', '.join(each.name for each in able)}"
+        )
+    return learner

@@ -40,8 +40,10 @@ class Learner(ABC):
     extra: ClassVar[str]
     abilities: ClassVar[frozenset[str]]
     """Some of `DISTRIBUTED`, `LOGGERS`, `EXPORTS` and `DISTILLS`."""
-    checkpoint_keys: ClassVar[tuple[str, ...]]
-    """Required keys of its checkpoints."""
+    algorithms: ClassVar[tuple[str, ...]]
+    """Names of its algorithms, some of ``ppo``, ``td3`` and ``sac``."""
+    checkpoint_keys: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Required keys of its checkpoints by algorithm; the first key holds the actor's weights."""
     uses_tf32: ClassVar[bool] = False
     """Whether trainings on a GPU use TF32 and cuDNN's benchmark mode."""
 
@@ -62,8 +64,8 @@ class Learner(ABC):
         """Return the runner's configuration of an agent. Raises SpecError for settings that the library does not support."""
 
     @abstractmethod
-    def get_runner_class(self) -> type[BaseRunner]:
-        """Return the class of the runner, which imports the library."""
+    def get_runner_class(self, algorithm: str) -> type[BaseRunner]:
+        """Return the class of the runner for an ``algorithm`` of `algorithms`, which imports the library."""
 
     @abstractmethod
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

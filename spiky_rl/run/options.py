@@ -10,7 +10,6 @@ from spiky_rl.config import files
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.hosts import find_host
-from spiky_rl.learners import get_learner
 from spiky_rl.learners.base import DISTRIBUTED, EXPORTS, LOGGERS
 from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 
@@ -54,7 +53,7 @@ class EvaluateOptions(Settings):
         if request.video:
             raise UserError("--video: not available with evaluate.py; use play.py")
         if self.quantize_flag:
-            get_learner(request.library).require_ability(EXPORTS, self.quantize_flag)
+            request.learner.require_ability(EXPORTS, self.quantize_flag)
             if request.checkpoint == RANDOM:
                 raise UserError(f"{self.quantize_flag}: needs a checkpoint, not --checkpoint {RANDOM}")
         if request.checkpoint == RANDOM and self.out is None:
@@ -75,7 +74,7 @@ class PlayOptions(VisualizerOptions):
     def check_request(self, request: RunRequest) -> None:
         """Raise UserError for conflicting or unavailable options."""
         if self.export:
-            get_learner(request.library).require_ability(EXPORTS, "--export")
+            request.learner.require_ability(EXPORTS, "--export")
         if self.visualizer:
             find_host(request.task).check_visualizers(self.visualizer, request.video)
 
@@ -84,7 +83,7 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
     """Raise UserError for conflicting or unavailable options of a training."""
     if options.budget is not None and request.max_iterations is not None:
         raise UserError("--budget and --max_iterations: pass only one of them")
-    learner = get_learner(request.library)
+    learner = request.learner
     if request.distributed:
         learner.require_ability(DISTRIBUTED, "--distributed")
     if options.processes:

@@ -19,13 +19,14 @@ from spiky_rl.config.spec import (
     merge_agent,
     parse_overrides,
     read_agent,
+    read_algorithm,
     resolve_agent,
     task_id,
 )
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.hosts import find_host
+from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
-from spiky_rl.learners import get_learner
+from spiky_rl.learners import select_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
@@ -52,7 +53,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     tuned = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
-    host, learner = find_host(request.task), get_learner(request.library)
+    host, learner = find_host(request.task), request.learner
     check_without_simulator(
         host, request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None
     )
@@ -66,7 +67,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     device = resolve_device(request.device, request.distributed)
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
-    _check_agent_tasks(host, data.get("tasks") or {}, file)
+    _check_agent_tasks(host, list_task_overrides(data), file)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
         words = (
@@ -77,7 +78,10 @@ def make_plan(request: RunRequest) -> RunPlan:
     if spec is None:
         layer = ("", {}) if tuned is None else tuned.get_layer(label, stem)
         defaults = host_task.agent_defaults
-        spec = resolve_agent(request.agent, registered_id, defaults, agent_overrides, task_spec, layer)
+        spec = resolve_agent(
+            request.agent, registered_id, defaults, agent_overrides, task_spec, layer, host.title
+        )
+    select_learner(learner.name, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = request.experiment_name or spec.runner.get("experiment_name", "")
@@ -100,7 +104,8 @@ def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
     """Check the tasks for which an agent's ``file`` has settings. Raises UserError for an unknown task; a foreign one only warns."""
     for name in names:
         try:
-            host.resolve_task(task_id(name))
+            if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
+                host.resolve_task(task_id(name))
         except UnknownTask as error:
             if ":" not in name:
                 raise UserError(f"{file}: tasks: {error}") from None
@@ -121,8 +126,8 @@ def merge_known_agent(request: RunRequest) -> PlainMapping | None:
     if request.tuning is not None:  # tuned values depend on the task's registered id
         return None
     task_spec, overrides = load_task(request.task), split_overrides(request.overrides)[0]
-    task = task_spec.id if task_spec else task_id(request.task)
-    return merge_agent(request.agent, task, {}, overrides, task_spec)[1]
+    task, title = task_id(request.task), find_host(request.task).title
+    return merge_agent(request.agent, task, {}, overrides, task_spec, host=title)[1]
 
 
 def check_without_simulator(
@@ -146,34 +151,43 @@ def check_without_simulator(
     Raises:
         UserError: Names the flag or key, the value and the nearest allowed name.
     """
-    host.check_task("--task", task)
     if isinstance(agent, AgentSpec):
         return
     _, data, file = read_agent(agent)
-    for name in () if ":" in task else data.get("tasks") or ():  # importing the module may register them
-        find_host(name).check_task(f"{file}: tasks", name)
+    for name in () if ":" in task else list_task_overrides(data):  # the task's module may register them
+        if ":" not in name:
+            find_host(name, f"{file}: tasks")
     if not is_tuned:
-        registered_id = task_spec.id if task_spec else task_id(task)
-        check_networks(*merge_agent(agent, registered_id, {}, overrides, task_spec)[1:])
+        check_networks(*merge_agent(agent, task_id(task), {}, overrides, task_spec, host=host.title)[1:])
+
+
+def list_task_overrides(data: PlainMapping) -> list[str]:
+    """Return the names of tasks for which an agent file has overrides, without titles of hosts."""
+    titles = [get_host(name).title for name in list_hosts()]
+    return [name for name in data.get("tasks") or () if name not in titles]  # type: ignore[union-attr]
 
 
 def merge_agent_on_task(
-    agent: str, task: str, library: str, overrides: Sequence[str]
+    agent: str, task: str, library: str | None, overrides: Sequence[str]
 ) -> tuple[str, AgentSpec]:
     """Return the registered id of a task, and the agent merged for the task.
 
     Args:
         agent: File stem of agents/, or a path.
         task: Registered id, or a file stem of tasks/.
-        library: Name of the learner.
+        library: Name of the learner; None for the agent's.
         overrides: Overrides of the agent.
     """
     task_spec, host = load_task(task), find_host(task)
     check_without_simulator(host, task, agent, overrides, task_spec)
     host.require_installed()
     registered_id = host.resolve_task(task_spec.id if task_spec else task)
-    host_task = host.load_task(TaskRequest(registered_id, get_learner(library)))
-    return registered_id, resolve_agent(agent, registered_id, host_task.agent_defaults, overrides, task_spec)
+    learner = select_learner(library, read_algorithm(agent, overrides), agent)
+    host_task = host.load_task(TaskRequest(registered_id, learner))
+    spec = resolve_agent(
+        agent, registered_id, host_task.agent_defaults, overrides, task_spec, host=host.title
+    )
+    return registered_id, spec
 
 
 def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str) -> int:

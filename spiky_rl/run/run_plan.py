@@ -14,10 +14,10 @@ from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
-from spiky_rl.config.spec import AgentSpec, TaskSpec
+from spiky_rl.config.spec import AgentSpec, TaskSpec, read_algorithm
 from spiky_rl.hosts import get_host, list_hosts
 from spiky_rl.hosts.base import ConditionedPolicy, HostTask
-from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
+from spiky_rl.learners import get_learner, list_learners, select_learner
 
 if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner
@@ -56,7 +56,11 @@ class RunRequest(Settings):
 
     task: str = option(..., "gym id (with or without -v0), or name of a file in tasks/")
     agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
-    library: Library = option(DEFAULT_LEARNER, "learning library", flags=["--rl_library"])
+    library: Library | None = option(
+        None,
+        "learning library; null: rsl_rl, or for an agent with another algorithm the library that has it",
+        flags=["--rl_library"],
+    )
     tuning: Path | None = option(
         None, "tuned values for this agent on this task: the file that tune.py wrote, or its folder"
     )
@@ -107,6 +111,15 @@ class RunRequest(Settings):
     spec: AgentSpec | None = option(
         None, "merged agent, as in a study's cell; null: merged when the run is prepared", flags=[]
     )
+
+    @property
+    def learner(self) -> Learner:
+        """Learner of the agent's algorithm, as named or chosen by `select_learner`."""
+        if self.spec is not None:
+            algorithm = self.spec.algorithm
+        else:
+            algorithm = read_algorithm(self.agent, split_overrides(self.overrides)[0])
+        return select_learner(self.library, algorithm, self.agent)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -159,12 +172,12 @@ class RunPlan:
     @property
     def library(self) -> str:
         """Name of the learner."""
-        return self.request.library
+        return self.learner.name
 
     @property
     def learner(self) -> Learner:
         """Learner of the run."""
-        return get_learner(self.request.library)
+        return select_learner(self.request.library, self.spec.algorithm, self.agent)
 
     @property
     def assets(self) -> str:

@@ -56,7 +56,12 @@ type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None
 
 
 def require_whole_minibatches(plan: RunPlan) -> None:
-    """Raise UserError if rollouts cannot be split into minibatches. Recurrent agents split rollouts by environment."""
+    """Raise UserError if rollouts cannot be split into minibatches. Recurrent agents split rollouts by environment.
+
+    TD3 and SAC draw their batches from a replay buffer instead.
+    """
+    if plan.spec.algorithm != "ppo":
+        return
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
     samples = plan.num_envs * plan.get_setting("num_steps_per_env")
     if samples < batches:
@@ -178,7 +183,7 @@ class TrainingRun:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        runner_class: Any = plan.learner.get_runner_class()
+        runner_class: Any = plan.learner.get_runner_class(plan.spec.algorithm)
         folder = None if self.folder is None else str(self.folder)
         notes = {"specification": _format_spec_table(plan)}
         runner = runner_class(

@@ -14,11 +14,11 @@ EARLY = {
     "task": (
         "train",
         ["--task", "Isaac-Cartpol-v0"],
-        ["--task: 'Isaac-Cartpol-v0'", "Isaac-Cartpole", "list_envs --all"],
+        ["--task: 'Isaac-Cartpol-v0'", "Isaac-Cartpole"],
         False,
     ),
     "task's file": ("play", ["--task", "cartpol"], ["--task: 'cartpol'", "did you mean cartpole"], False),
-    "task far from all": ("train", ["--task", "zzz"], ["--task: 'zzz'", "list_envs --all"], False),
+    "task far from all": ("train", ["--task", "zzz"], ["--task: 'zzz'", "cartpole"], False),
     "task of an agent's file": (
         "train",
         ["--agent", "{agent}"],

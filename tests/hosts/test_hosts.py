@@ -1,23 +1,25 @@
 """Hosts and learners are asked for their abilities, and what one lacks is refused in one line."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from spiky_rl import hosts, learners
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.base import LIVE_VIEW, VIDEO, Host
+from spiky_rl.hosts.base import LIVE_VIEW, VIDEO, Host, UnknownTask
 from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, LOGGERS, Learner
 
 
 class Bare(Host):
     """A host without any ability."""
 
-    name, abilities, distributions = "bare", frozenset(), ("torch",)
+    name, title, abilities, distributions = "bare", "Bare", frozenset(), ("torch",)
 
     def owns(self, task):
         return True
 
-    def check_task(self, key, name):
-        """Know every task."""
+    def list_tasks(self):
+        return ()
 
     def require_installed(self, video=False):
         """Be installed."""
@@ -36,7 +38,39 @@ class Bare(Host):
 def test_every_host_is_found_by_its_name_and_owns_some_task(name):
     host = hosts.get_host(name)
     assert isinstance(host, Host) and host.name == name and host.abilities <= {VIDEO, LIVE_VIEW}
-    assert hosts.find_host("Isaac-Ant").name == "isaaclab"
+
+
+@pytest.mark.parametrize(
+    "task, host",
+    [
+        ("Isaac-Ant", "isaaclab"),
+        ("Isaac-Ant-v0", "isaaclab"),
+        ("ant", "isaaclab"),
+        ("HalfCheetah-v5", "gymnasium"),
+        ("HalfCheetah", "gymnasium"),
+        ("CartPole-v1", "gymnasium"),
+    ],
+)
+def test_a_task_finds_its_host(task, host):
+    assert hosts.find_host(task).name == host
+
+
+@pytest.mark.parametrize(
+    "task, nearest",
+    [
+        ("HalfCheeta-v5", "HalfCheetah-v5"),
+        pytest.param(
+            "Isaac-Amt-v0",
+            "Isaac-Ant",
+            marks=pytest.mark.skipif(find_spec("isaaclab_tasks") is None, reason="needs Isaac Lab"),
+        ),
+    ],
+)
+def test_an_unknown_task_is_answered_with_the_nearest_names_of_all_hosts(task, nearest):
+    with pytest.raises(UnknownTask) as refused:
+        hosts.find_host(task, "--task")
+    assert str(refused.value).startswith("--task") and task in str(refused.value)
+    assert nearest in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", learners.list_learners())

@@ -141,7 +141,11 @@ class Study(Settings):
         "",
         "agent that all others are compared with and that normalises scores; empty: mlp_ppo if the study has it, else the first",
     )
-    library: Library = option(DEFAULT_LEARNER, "library that trains", flags=["--rl_library"])
+    library: Library = option(
+        DEFAULT_LEARNER,
+        "library that trains; an agent whose algorithm it lacks takes the library that has it",
+        flags=["--rl_library"],
+    )
     tuning: Tunings = option(
         "",
         "tuned values of the agents: a file of tune.py, its folder, or a mapping of agents to these, without agents that are not"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.config.spec import TaskSpec, load_task
+from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.planned import (
@@ -24,7 +24,7 @@ from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visible_gpus, make_environment
 from spiky_rl.hosts import find_host
-from spiky_rl.learners import get_learner
+from spiky_rl.learners import choose_library, get_learner
 from spiky_rl.learners.base import DISTRIBUTED
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
@@ -195,6 +195,7 @@ class AgentResolver:
 
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
         study, place, elsewhere = self.study, self.place, self.place.is_elsewhere
+        agent_overrides = [text for text in study.overrides if text.startswith("agent.")]
         number = study.num_envs
         if elsewhere and number is None and (known := load_task(task)) is not None:
             number = known.num_envs["cuda"]
@@ -202,7 +203,7 @@ class AgentResolver:
             RunRequest(
                 task=task,
                 agent=agent,
-                library=study.library,
+                library=choose_library(study.library, read_algorithm(agent, [*agent_overrides, *varied])),
                 tuning=Path(tuning) if (tuning := find_tuning(study.tuning, agent)) else None,
                 num_envs=number,
                 device="cpu" if elsewhere else place.device,

@@ -20,7 +20,8 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
-from spiky_rl.hosts.base import NonFiniteError, UnknownTask
+from spiky_rl.config.spec import strip_version
+from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
@@ -29,7 +30,6 @@ from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-from spiky_rl.hosts.isaaclab.tasks import make_unknown_task, strip_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 if TYPE_CHECKING:

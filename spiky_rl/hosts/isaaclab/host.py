@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
@@ -138,18 +138,18 @@ class IsaacLabTask(HostTask):
 class IsaacLab(Host):
     """Isaac Lab 3.0 with Newton, native MuJoCo on a CPU, or PhysX."""
 
-    name = "isaaclab"
+    name, title = "isaaclab", "Isaac Lab"
     abilities = frozenset({VIDEO, LIVE_VIEW})
     distributions = ("isaaclab", "newton", "mujoco", "mujoco-warp", "warp-lang", "torch")
     code_packages = ("isaaclab", "isaaclab_rl", "isaaclab_tasks")
 
     @override
     def owns(self, task: str) -> bool:
-        return True
+        return tasks.owns_task(task)
 
     @override
-    def check_task(self, key: str, name: str) -> None:
-        tasks.require_task(key, name)
+    def list_tasks(self) -> Collection[str]:
+        return tasks.list_registered_ids()
 
     @override
     def require_installed(self, video: bool = False) -> None:

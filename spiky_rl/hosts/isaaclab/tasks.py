@@ -3,59 +3,37 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib.metadata
 import importlib.util
-import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from spiky_rl.config import registry
-from spiky_rl.config.spec import load_task
-from spiky_rl.hosts.base import UnknownTask
+from spiky_rl.config.spec import strip_version
 
 OWN = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 """Package of Isaac Lab's PPO configurations for its flat velocity task of the same robot."""
 
 
+PREFIXES = ("Isaac-", "Spiky-")
+"""First letters of the ids of Isaac Lab and of `OWN`."""
 OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")
 """Entry points that register no tasks beyond `OWN`."""
 EXTENSIONS = "isaaclab.tasks"
 """Entry point group of packages that register tasks with Isaac Lab."""
 
 
-def require_task(key: str, name: str) -> None:
-    """Raise UnknownTask with the nearest names for an unknown task, as far as it can be checked without Isaac Lab.
-
-    `resolve_task` of the module `environment` checks the rest.
-
-    Args:
-        key: Flag or key that names the task, for messages.
-        name: A file stem of tasks/, or a gym id with or without ``-v0``.
-    """
-    if ":" in name or load_task(name) is not None:
-        return
+def owns_task(name: str) -> bool:
+    """Return whether Isaac Lab has a task ``name``, as far as known without importing it; `resolve_task` checks the rest."""
+    if importlib.util.find_spec("isaaclab_tasks") is None:
+        return name.startswith(PREFIXES)
+    registered = sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {}
+    if spec := registered.get(name):
+        return "env_cfg_entry_point" in spec.kwargs
     known = list_registered_ids()
-    if "gymnasium" in sys.modules:  # a program may have registered its own task
-        known = known and known | set(sys.modules["gymnasium"].registry)
-    if known and known.isdisjoint((name, strip_version(name))):
-        raise make_unknown_task(key, name, known)
-
-
-def strip_version(name: str) -> str:
-    """Return a gym id without the ``-v0`` of Isaac Lab 2."""
-    return re.sub(r"-v\d+$", "", name)
-
-
-def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
-    """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` names."""
-    names = {*known, *registry.list_names("tasks")}
-    close = difflib.get_close_matches(strip_version(name), names, n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    return UnknownTask(f"{key}: {name!r} is not registered; {hint}`isaaclab list_envs --all` lists all tasks")
+    return not known or not known.isdisjoint((name, strip_version(name)))
 
 
 @functools.cache

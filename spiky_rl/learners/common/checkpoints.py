@@ -157,10 +157,11 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         CheckpointError: There is no such file, or it is damaged or of another library.
     """
     content = read_mapping(path, map_location)
-    required = CLASSIFY_KEYS if library == CLASSIFY else get_learner(library).checkpoint_keys
-    missing = [key for key in required if key not in content]
+    layouts = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
+    missing = min(([key for key in keys if key not in content] for keys in layouts), key=len)
     if missing:
-        owners = [n for n in list_learners() if content.keys() >= set(get_learner(n).checkpoint_keys)]
+        layouts = {n: get_learner(n).checkpoint_keys.values() for n in list_learners()}
+        owners = [n for n in layouts if any(content.keys() >= set(keys) for keys in layouts[n])]
         hint = f"; it is {owners[0]}'s: pass --rl_library {owners[0]}" if owners else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:

@@ -43,7 +43,7 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
     Raises:
         CheckpointError: The teacher learned another task, or another program wrote the file.
     """
-    weights = learner.checkpoint_keys[0]
+    weights = learner.checkpoint_keys["ppo"][0]
     if weights not in read_mapping(str(path)):
         raise CheckpointError(
             f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"

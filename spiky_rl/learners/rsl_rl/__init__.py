@@ -11,14 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
     from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
     from spiky_rl.learners.rsl_rl.model import BurnInMLPModel, SpikingModel
     from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO as SpikingPPO
 
-__all__ = ["BurnInMLPModel", "DistillingPPO", "SpikingModel", "SpikingPPO"]
+__all__ = ["BurnInMLPModel", "CategoricalDistribution", "DistillingPPO", "SpikingModel", "SpikingPPO"]
 
 PLACES = {
     "BurnInMLPModel": "model:BurnInMLPModel",
+    "CategoricalDistribution": "categorical:CategoricalDistribution",
     "DistillingPPO": "distillation:DistillingPPO",
     "SpikingModel": "model:SpikingModel",
     "SpikingPPO": "ppo:RslRlSpikingPPO",

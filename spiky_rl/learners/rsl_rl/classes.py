@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiky_rl.config.registry import RegistryError, format_exception, load_module, shorten
-from spiky_rl.config.spec import SpecError
+from spiky_rl.config.spec import SpecError, is_host_origin
 
 BASES = {
     "actor": "rsl_rl.models:MLPModel",
@@ -24,7 +24,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     """Check every class and function that a configuration names.
 
     Args:
-        config: Configuration of rsl_rl. Options that Isaac Lab registers for its own class are removed if the class in its place
+        config: Configuration of rsl_rl. Options that the host registers for its own class are removed if the class in its place
             does not have them.
         origins: Origin of each value, by path.
 
@@ -34,7 +34,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     trusted = {}
     for role in ("actor", "critic"):
         cls = resolve_class(role, config[role])
-        trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
+        trusted[role] = cls is None or _is_registered(role, cls, origins)
         if cls is not None:
             _check_options(role, cls, config[role], origins, trusted[role])
             _check_images(role, cls, config[role], config["algorithm"])
@@ -49,7 +49,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
 
 
 def _check_distribution(settings: dict[str, object], origins: Mapping[str, str], trusted: bool) -> None:
-    """Check the settings of the actor's distribution; ``trusted``: whether Isaac Lab registers the actor's class for the task."""
+    """Check the settings of the actor's distribution; ``trusted``: whether the host registers the actor's class for the task."""
     for key in ("std_range", "action_range"):
         if key in settings and not settings[key]:
             del settings[key]  # empty means rsl_rl's default
@@ -57,7 +57,7 @@ def _check_distribution(settings: dict[str, object], origins: Mapping[str, str],
     cls = resolve_class(role, settings)
     if cls is not None:
         # only the task's own model passes missing arguments to the task's own distribution
-        _check_options(role, cls, settings, origins, trusted and _is_isaac_labs(role, cls, origins))
+        _check_options(role, cls, settings, origins, trusted and _is_registered(role, cls, origins))
 
 
 def _check_call(path: str, name: object, function: Callable[..., object]) -> None:
@@ -108,15 +108,15 @@ def _resolve(path: str, name: object) -> object:
         raise SpecError(f"{path}: {shorten(name)} cannot be imported: {format_exception(error)}") from error
 
 
-def _is_set_by_isaaclab(path: str, origins: Mapping[str, str]) -> bool:
-    """Return whether only Isaac Lab's own configuration sets the value at ``path``."""
+def _is_set_by_host(path: str, origins: Mapping[str, str]) -> bool:
+    """Return whether only the host's configuration sets the value at ``path``."""
     below = [origin for key, origin in origins.items() if key == path or key.startswith(f"{path}.")]
-    return bool(below) and set(below) == {"Isaac Lab"}
+    return bool(below) and all(map(is_host_origin, below))
 
 
-def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
-    """Return whether a group has the class that Isaac Lab registers for the task, and not one of our models in its place."""
-    return _is_set_by_isaaclab(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
+def _is_registered(role: str, cls: type, origins: Mapping[str, str]) -> bool:
+    """Return whether a group has the class that the host registers for the task, and not one of our models in its place."""
+    return _is_set_by_host(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
 
 
 def _check_options(
@@ -127,9 +127,9 @@ def _check_options(
     Args:
         role: The group, a key of `BASES`.
         cls: Class of the group.
-        settings: Settings of the group. Unknown options from Isaac Lab's registration are removed unless ``trusted``.
+        settings: Settings of the group. Unknown options from the host's registration are removed unless ``trusted``.
         origins: Origin of each value, by path.
-        trusted: Whether Isaac Lab registers this class for the task; its registered options are then accepted as they are, and
+        trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
             missing arguments may be passed by others.
     """
     path, parameters = f"agent.{role}", inspect.signature(cls).parameters.values()
@@ -138,7 +138,7 @@ def _check_options(
     own = {p.name: p for p in arguments if p.name not in PROVIDED_ARGUMENTS}
     unknown = [] if accepts_all else [key for key in settings if key != "class_name" and key not in own]
     for key in unknown:
-        if not _is_set_by_isaaclab(f"{role}.{key}", origins):
+        if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )

@@ -13,7 +13,9 @@ from spiky_rl.learners.common.local_learning import caches_features, check_learn
 from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
 
 CLASSES = "spiky_rl.learners.rsl_rl"
-OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")
+CATEGORICAL = "CategoricalDistribution"
+"""Name of our distribution of discrete actions in agent files."""
+OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate", "reward_normalization")
 """Options of SpikingPPO that rsl_rl's PPO does not have."""
 
 
@@ -45,6 +47,9 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
     check_learning_rates(algorithm)
+    distribution = config["actor"].get("distribution_cfg") or {}
+    if distribution.get("class_name") == CATEGORICAL:
+        distribution["class_name"] = f"{CLASSES}:{CATEGORICAL}"
     if algorithm.get("symmetry_cfg") and any(map(caches_features, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"

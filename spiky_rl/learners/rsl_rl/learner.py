@@ -18,7 +18,8 @@ class RslRl(Learner):
 
     name, distribution, module, extra = "rsl_rl", "rsl-rl-lib", "rsl_rl", "isaaclab"
     abilities = frozenset({DISTRIBUTED, LOGGERS, EXPORTS, DISTILLS})
-    checkpoint_keys = ("actor_state_dict", "critic_state_dict", "iter")
+    algorithms = ("ppo",)
+    checkpoint_keys = {"ppo": ("actor_state_dict", "critic_state_dict", "iter")}
     uses_tf32 = True
 
     @override
@@ -28,7 +29,7 @@ class RslRl(Learner):
         return {"experiment_name": "", **make_runner_cfg(spec)}
 
     @override
-    def get_runner_class(self) -> type[BaseRunner]:
+    def get_runner_class(self, algorithm: str) -> type[BaseRunner]:
         from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 
         return RslRlRunner

@@ -12,11 +12,15 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.model import SpikingModel
+
+REWARD_SCALER = "reward_scaler_state_dict"
+"""Key of the reward scaler in a checkpoint."""
 
 
 class RslRlSpikingPPO(PPO):
-    """rsl_rl's PPO with four more options, without effect by default, and support for local learning rules."""
+    """rsl_rl's PPO with five more options, without effect by default, and support for local learning rules."""
 
     def __init__(
         self,
@@ -28,9 +32,10 @@ class RslRlSpikingPPO(PPO):
         critic_learning_rate: float | None = None,
         std_learning_rate: float | None = None,
         burn_in: int = 0,
+        reward_normalization: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Initialise with the arguments of `PPO` and four more.
+        """Initialise with the arguments of `PPO` and five more.
 
         Args:
             actor: The actor.
@@ -45,6 +50,7 @@ class RslRlSpikingPPO(PPO):
                 rate the std shrinks within tens of iterations; the steps of the mean do not shrink with it and then change the
                 policy more than PPO's clipping can undo.
             burn_in: Number of first control steps of every rollout that recurrent models replay without loss.
+            reward_normalization: Whether to learn from rewards that a `RewardScaler` has scaled.
         """
         self.learning_rate_floor = learning_rate_floor
         for role, model in (("actor", actor), ("critic", critic)):
@@ -53,6 +59,9 @@ class RslRlSpikingPPO(PPO):
         if burn_in:
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
+        self.reward_scaler: RewardScaler | None = None
+        if reward_normalization:
+            self.reward_scaler = RewardScaler(storage.num_envs, self.gamma).to(self.device)
         self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
         for model in self._caching:
             # stored with the observations, so that every sample gets its features in any order
@@ -82,6 +91,44 @@ class RslRlSpikingPPO(PPO):
         for model in self._caching:
             obs = model.add_features(obs)
         return super().act(obs)
+
+    @override
+    def process_env_step(
+        self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Any]
+    ) -> None:
+        """Record a control step as `PPO` does, with scaled rewards if wanted.
+
+        Where only the time limit ended an episode, rsl_rl adds the value of the observation before the step to the reward. If the
+        host gives the observation after the step (``final_observations``), its value is added instead.
+        """
+        cut = extras.get("time_outs", torch.zeros_like(dones)).to(self.device) > 0
+        if self.reward_scaler is not None:
+            ended = dones > 0
+            rewards = self.reward_scaler(rewards, ended & ~cut, ended)
+        if (final := extras.get("final_observations")) is not None:
+            rewards = rewards + self.gamma * self._compute_values(final.to(self.device)) * cut
+            extras = {key: value for key, value in extras.items() if key != "time_outs"}
+        super().process_env_step(obs, rewards, dones, extras)
+
+    def _compute_values(self, obs: TensorDict) -> Tensor:
+        """Return the critic's values [B] of observations, without advancing a state."""
+        for model in self._caching:
+            obs = model.add_features(obs, advance=False)
+        state = self.critic.get_hidden_state()
+        values = self.critic(obs).detach().squeeze(-1)
+        self.critic.reset(hidden_state=state)
+        return values
+
+    @override
+    def save(self) -> dict[str, Any]:
+        scaler = {} if self.reward_scaler is None else {REWARD_SCALER: self.reward_scaler.state_dict()}
+        return super().save() | scaler
+
+    @override
+    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
+        if self.reward_scaler is not None and REWARD_SCALER in loaded_dict:
+            self.reward_scaler.load_state_dict(loaded_dict[REWARD_SCALER])
+        return super().load(loaded_dict, load_cfg, strict)
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:

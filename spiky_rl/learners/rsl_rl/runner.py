@@ -23,6 +23,7 @@ from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
+from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
+            algorithm = train_cfg["algorithm"]
+            if getattr(env, "has_final_observations", False) and algorithm.get("class_name") == "PPO":
+                # rsl_rl's PPO takes the value before a time limit's last step
+                train_cfg = {**train_cfg, "algorithm": {**algorithm, "class_name": f"{CLASSES}:SpikingPPO"}}
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, override
 
@@ -22,7 +21,8 @@ from spiky_rl.learners.common.inference_policy import (
     select_state,
 )  # fmt: skip
 from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.models import SpikingPolicy
+from spiky_rl.learners.skrl.models import SequenceModel
+from spiky_rl.learners.skrl.normalization import NormalizingAgent
 from spiky_rl.learners.skrl.ppo import SpikingAgent
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import State
@@ -36,23 +36,22 @@ class SkrlInferencePolicy(InferencePolicy):
 
     def __init__(
         self,
-        agent: SpikingAgent,
+        agent: NormalizingAgent,
         environment: SkrlEnv,
-        policy: SpikingPolicy | None = None,
+        policy: SequenceModel | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Initialise with the acting ``policy`` and its observation normalisation ``normalise``; None for the agent's own."""
         self.agent, self.environment = agent, environment
         self.normalise = agent.normalize_observations if normalise is None else normalise
-        self.model: SpikingPolicy = agent.policy if policy is None else policy
+        self.model: SequenceModel = agent.policy if policy is None else policy
         self.network, self.ann_operations = self.model.network, self.model.ann_operations
         self._state: State | None = None
 
     @override
     def copy(self) -> SkrlInferencePolicy:
-        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
-        model = copy.deepcopy(self.model, {id(self.model.distribution()): None})
-        return SkrlInferencePolicy(self.agent, self.environment, model, self.agent.copy_normalisation())
+        model, normalise = self.model.copy_for_inference(), self.agent.copy_normalisation()
+        return SkrlInferencePolicy(self.agent, self.environment, model, normalise)
 
     @property
     @override
@@ -82,10 +81,12 @@ class SkrlInferencePolicy(InferencePolicy):
 
     @override
     def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        return _ann_activity(self.model, self.get_network_input(obs[part]), select_state(self._state, part))
+        return compute_ann_activity(
+            self.model, self.get_network_input(obs[part]), select_state(self._state, part)
+        )
 
 
-def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> PolicyActivity:
+def compute_ann_activity(policy: SequenceModel, x: Tensor, state: State | None) -> PolicyActivity:
     """Return the activity of an ANN for input ``x`` [B, O] in ``state`` (None for the zero state)."""
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
     return activity.compute_ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
@@ -102,7 +103,7 @@ def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -
     x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :SAMPLES])
     state = _get_stored_state(agent, -1, slice(SAMPLES))
     if policy.network is None:
-        return _ann_activity(policy, x, state)
+        return compute_ann_activity(policy, x, state)
     return activity.compute_activity(policy.network, x, state, policy.ann_operations, meter)
 
 

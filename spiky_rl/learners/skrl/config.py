@@ -131,10 +131,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     if value("learning_rate_floor"):
         schedule["min_lr"] = value("learning_rate_floor")
     clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
-    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
-    normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
-    # skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states
-    shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    groups, shared, normalised = list_inputs(tree)
     return {
         "num_steps_per_env": steps,
         "save_interval": run_value("save_interval"),
@@ -182,6 +179,16 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "disable_progressbar": True,
         },
     }
+
+
+def list_inputs(tree: Mapping[str, Any]) -> tuple[dict[str, Any], bool, list[bool]]:
+    """Return the observation groups by role, whether the critic reads the actor's input, and whether actor and critic normalise.
+
+    skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states.
+    """
+    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    normalised = [(tree.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")]
+    return groups, groups["actor"] == groups["critic"] and normalised[0] == normalised[1], normalised
 
 
 def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:

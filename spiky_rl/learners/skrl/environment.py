@@ -19,9 +19,23 @@ from spiky_rl.learners.common.interfaces import VectorEnv
 class SkrlEnv(Wrapper):
     """skrl wrapper around an rsl_rl environment."""
 
-    def __init__(self, env: VectorEnv, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
-        """Wrap ``env``; ``obs_groups``: groups of ``actor`` and ``critic``; ``states``: whether the critic uses skrl's states."""
+    def __init__(
+        self,
+        env: VectorEnv,
+        obs_groups: Mapping[str, Sequence[str]],
+        states: bool,
+        action_bound: float = np.inf,
+    ) -> None:
+        """Wrap ``env``.
+
+        Args:
+            env: The rsl_rl environment.
+            obs_groups: Observation groups of ``actor`` and ``critic``.
+            states: Whether the critic uses skrl's states.
+            action_bound: Maximum absolute value of an action.
+        """
         super().__init__(env)
+        self.action_bound = action_bound
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
         self._device = torch.device(env.device)
         self._obs = env.get_observations()
@@ -52,8 +66,8 @@ class SkrlEnv(Wrapper):
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """Unbounded action space, as in Isaac Lab."""
-        return _box(self._env.num_actions)
+        """Action space of one environment; by default unbounded, as in Isaac Lab."""
+        return _box(self._env.num_actions, self.action_bound)
 
     def get_actor_observations(self, obs: TensorDict) -> Tensor:
         """Return the actor's observations in ``obs``, [B, O]."""
@@ -64,6 +78,15 @@ class SkrlEnv(Wrapper):
         if self.critic is None:
             return None
         return torch.cat([obs[group] for group in self.critic], dim=-1)
+
+    def get_successors(self, extras: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return the actor's and the critic's observations that follow the latest actions in the same episodes.
+
+        Where an episode ended, the latest observations belong to the next one. An environment with ``final_observations`` in
+        its ``extras`` gives the true successors; of another one, as of Isaac Lab's tasks, the latest observations are returned.
+        """
+        obs = extras.get("final_observations", self._obs)
+        return self.get_actor_observations(obs), self.get_critic_observations(obs)
 
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the current observations without a reset, because a training starts in the current state, as in rsl_rl."""
@@ -98,5 +121,5 @@ class SkrlEnv(Wrapper):
         """Do nothing: the environment is closed where it was opened."""
 
 
-def _box(width: int) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+def _box(width: int, bound: float = np.inf) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-bound, bound, (width,), np.float32)

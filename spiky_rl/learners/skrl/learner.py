@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import SpecError
 from spiky_rl.learners.base import Learner
 
 if TYPE_CHECKING:
@@ -13,24 +14,39 @@ if TYPE_CHECKING:
     from spiky_rl.learners.common.runner import BaseRunner
 
 
+CRITICS = ("critic_1", "critic_2", "target_critic_1", "target_critic_2")
+
+
 class Skrl(Learner):
-    """skrl: PPO of recurrent and feed-forward policies and values."""
+    """skrl: PPO of recurrent and feed-forward policies and values; TD3 and SAC of stateless actors."""
 
     name, distribution, module, extra = "skrl", "skrl", "skrl", "skrl"
     abilities = frozenset()
-    checkpoint_keys = ("policy", "value", "iter")
+    algorithms = ("ppo", "td3", "sac")
+    checkpoint_keys = {
+        "ppo": ("policy", "value", "iter"),
+        "td3": ("policy", "target_policy", *CRITICS, "iter"),
+        "sac": ("policy", *CRITICS, "entropy", "iter"),
+    }
 
     @override
     def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:
-        from spiky_rl.learners.skrl.config import make_runner_cfg
+        if spec.algorithm == "ppo":
+            from spiky_rl.learners.skrl.config import make_runner_cfg
+        else:
+            from spiky_rl.learners.skrl.replay_config import make_runner_cfg
 
         return make_runner_cfg(spec)
 
     @override
-    def get_runner_class(self) -> type[BaseRunner]:
-        from spiky_rl.learners.skrl.runner import SkrlRunner
+    def get_runner_class(self, algorithm: str) -> type[BaseRunner]:
+        if algorithm == "ppo":
+            from spiky_rl.learners.skrl.runner import SkrlRunner
 
-        return SkrlRunner
+            return SkrlRunner
+        from spiky_rl.learners.skrl.replay_runner import ReplayRunner
+
+        return ReplayRunner
 
     @override
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -43,6 +59,11 @@ class Skrl(Learner):
         from spiky_rl.learners.skrl.components import register_components
         from spiky_rl.learners.skrl.config import make_registered_cfg
 
+        if spec.algorithm != "ppo":
+            raise SpecError(
+                f"agent.algorithm.class_name: {spec.algorithm.upper()}: not available with a host's own skrl command; allowed:"
+                " PPO; scripts/train.py has no such limit"
+            )
         config = make_registered_cfg(spec, registered)
         register_components()
         return config

@@ -7,10 +7,11 @@ every step and the ends of episodes.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack, override
+from typing import Any, ClassVar, Self, TypedDict, Unpack, override
 
 import gymnasium
 import torch
@@ -35,6 +36,9 @@ class Spaces(TypedDict):
 
 class SequenceModel(Model):
     """Abstract skrl model that processes control steps in order; subclasses define the meaning of the output."""
+
+    key: ClassVar[str] = "agent.critic_network"
+    """Key of its spiking network, for messages."""
 
     def __init__(
         self,
@@ -61,12 +65,11 @@ class SequenceModel(Model):
         """
         Model.__init__(self, **spaces)
         self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
-        width = self.num_observations if source == "observations" else self.num_states
+        width = self.count_inputs()
         outputs = self.num_actions if outputs is None else outputs
         self.body: SpikingNetwork | AnnModel
         if network is not None:
-            path = "agent.network" if isinstance(self, GaussianMixin) else "agent.critic_network"
-            self.body = registry.configure("networks", dict(network), path).build(
+            self.body = registry.configure("networks", dict(network), self.key).build(
                 inputs=width, outputs=outputs
             )
         else:
@@ -74,6 +77,18 @@ class SequenceModel(Model):
             plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
             self.body = AnnModel(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
+
+    def count_inputs(self) -> int:
+        """Return the width of the input."""
+        return self.num_observations if self.source == "observations" else self.num_states
+
+    def get_input(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the input in skrl's ``inputs``, one row per sample."""
+        return inputs[self.source]
+
+    def copy_for_inference(self) -> Self:
+        """Return a copy with its own weights."""
+        return copy.deepcopy(self)
 
     @property
     def network(self) -> SpikingNetwork | None:
@@ -110,7 +125,7 @@ class SequenceModel(Model):
 
         Samples without states, such as skrl's initialisation of models, start from the zero state.
         """
-        x: Tensor = inputs[self.source]
+        x = self.get_input(inputs)
         if not self.stateful:
             return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
         states = inputs.get("rnn")
@@ -128,6 +143,8 @@ class SequenceModel(Model):
 
 class SpikingPolicy(GaussianMixin, SequenceModel):
     """Gaussian policy with the mean from a spiking network or an ANN, and a std independent of the observations."""
+
+    key = "agent.network"
 
     def __init__(
         self,
@@ -157,6 +174,11 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         # action mean [B, A], log std [A], and the states after the last step
         mean, outputs = self.compute_sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
+
+    @override
+    def copy_for_inference(self) -> Self:
+        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
+        return copy.deepcopy(self, {id(self.distribution()): None})
 
 
 class SpikingValue(DeterministicMixin, SequenceModel):

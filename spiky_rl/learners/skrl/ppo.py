@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any, override
 
 import torch
 from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
 from skrl.memories.torch import Memory
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiky_rl.learners.skrl.models import SequenceModel, SpikingPolicy
+from spiky_rl.learners.skrl.normalization import NormalizingAgent
 
 
-class SpikingAgent:
+class SpikingAgent(NormalizingAgent):
     """Mixin with our extensions of skrl's agents; comes before a skrl agent in the bases."""
 
     cfg: PPO_CFG
@@ -23,7 +22,6 @@ class SpikingAgent:
     optimizer: torch.optim.Optimizer
     checkpoint_modules: dict[str, Any]
     memory: Memory
-    _observation_preprocessor: Callable[[Tensor], Tensor]
 
     def __init__(self, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent.
@@ -60,15 +58,6 @@ class SpikingAgent:
         """Discard the current rollout and start a new one."""
         self.memory.reset()
         self._rollout = 0
-
-    def normalize_observations(self, observations: Tensor) -> Tensor:
-        """Return normalised ``observations`` [..., O], as input of the policy."""
-        return self._observation_preprocessor(observations)
-
-    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
-        """Return a copy of the observation normalisation, which later training does not change."""
-        normalise = self._observation_preprocessor
-        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
     def get_rollout_tensor(self, name: str) -> Tensor:
         """Return a tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""

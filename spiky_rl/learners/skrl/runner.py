@@ -1,41 +1,33 @@
-"""skrl's runner with the interface, checkpoints and figures of our rsl_rl runner."""
+"""skrl's runner of PPO, with models from our configuration."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, override
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, override
 
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.learners.common.activity import write_figures
-from spiky_rl.learners.common.checkpoints import CheckpointError, check_identity, read_checkpoint
+from spiky_rl.learners.common.activity import PolicyActivity, write_figures
 from spiky_rl.learners.common.interfaces import VectorEnv
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
-from spiky_rl.learners.skrl.activity import SkrlInferencePolicy, compute_last_activity, draw_raster
+from spiky_rl.learners.common.runner import IterationSummary
+from spiky_rl.learners.skrl.activity import compute_last_activity, draw_raster
+from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.components import ComponentRunner
-from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics, write_training
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
-PARTS = {
-    "actor": ("policy", "observation_preprocessor"),
-    "critic": ("value", "value_preprocessor", "state_preprocessor"),
-    "optimizer": ("optimizer",),
-}
-"""Separately loadable parts in rsl_rl's names, and their modules in skrl."""
+class SkrlRunner(SkrlBaseRunner, ComponentRunner):
+    """Runner with skrl's PPO and update, and models from our configuration."""
 
-
-class SkrlRunner(BaseRunner, ComponentRunner):
-    """Runner with skrl's agents and update, and models from our configuration."""
+    parts = {
+        "actor": ("policy", "observation_preprocessor"),
+        "critic": ("value", "value_preprocessor", "state_preprocessor"),
+        "optimizer": ("optimizer",),
+    }
+    same_settings = "agent.algorithm.value_normalization and agent.actor.obs_normalization"
 
     def __init__(
         self,
@@ -48,25 +40,10 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Initialise with the arguments of `BaseRunner.setup_bookkeeping` and of a run.
-
-        Args:
-            env: The rsl_rl environment, which still does timing and checks.
-            config: Configuration from `spiky_rl.learners.skrl.config.make_runner_cfg`.
-            log_dir: Run folder; None to save nothing.
-            device: Device of the models.
-            identity: See `BaseRunner.setup_bookkeeping`.
-            picture_interval: See `BaseRunner.setup_bookkeeping`.
-            notes: See `BaseRunner.setup_bookkeeping`.
-            on_iteration: See `BaseRunner.setup_bookkeeping`.
-        """
-        self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
-        self.environment = SkrlEnv(env, config["obs_groups"], config["states"])
-        self.current_learning_iteration = 0
-        self.episodes = SkrlEpisodeStatistics(env.num_envs, env.device)
-        self._folder, self._elapsed = log_dir, 0.0
-        self._writer: SummaryWriter | None = None
+        """Initialise with the arguments of `SkrlBaseRunner` and `spiky_rl.learners.skrl.config.make_runner_cfg`."""
+        SkrlBaseRunner.__init__(
+            self, env, config, log_dir, device, identity, picture_interval, notes, on_iteration
+        )
         settings = {key: config[key] for key in ("models", "memory", "agent", "trainer")}
         # skrl seeds every generator; use torch's seed, which the caller has set
         seed = torch.initial_seed() % 2**32
@@ -80,61 +57,14 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         """Policy and value function."""
         return self.policy, self.value
 
-    @property
-    def inference_policy(self) -> SkrlInferencePolicy:
-        """Inference policy of the agent."""
-        return SkrlInferencePolicy(self.alg, self.environment)
-
-    @property
-    def folder(self) -> str | None:
-        """Run folder; None if the run is not saved."""
-        return self._folder
-
-    @property
-    def writer(self) -> SummaryWriter | None:
-        """TensorBoard's writer during training."""
-        return self._writer
-
-    def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
-
-        Args:
-            iterations: Number of further iterations.
-            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
-        """
-        if self.folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
-        try:
-            with self.save_on_exit():
-                self.write_text_summaries()
-                self._learn(iterations, init_at_random_ep_len)
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-
-    def _learn(self, iterations: int, init_at_random_ep_len: bool) -> None:
-        if init_at_random_ep_len:
-            self.env.episode_length_buf = torch.randint_like(
-                self.env.episode_length_buf, high=int(self.env.max_episode_length)
-            )
+    @override
+    def _start(self) -> None:
         self.alg.enable_training_mode(True)
         self.alg.reset_rollout()
-        first = self.current_learning_iteration
-        observations, _ = self.environment.reset()
-        for index in range(first, first + iterations):
-            observations, collecting, learning = self._run_iteration(index, observations)
-            self.current_learning_iteration = index
-            self._write_iteration(index, first + iterations - 1, collecting, learning)
-            if self.folder is not None and index % self.cfg["save_interval"] == 0:
-                self.save(str(Path(self.folder) / f"model_{index}.pt"))
-        if self.folder is not None:
-            self.save(str(Path(self.folder) / f"model_{self.current_learning_iteration}.pt"))
 
+    @override
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
-        """Run a rollout and its update; return the next observations and the seconds of both."""
+        # a rollout, and its update at its end
         steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
         begun = collected = time.time()
         for step in range(steps):
@@ -164,46 +94,23 @@ class SkrlRunner(BaseRunner, ComponentRunner):
             agent.post_interaction(**clock)
         return observations, collected - begun, time.time() - collected
 
-    def _write_iteration(self, index: int, last: int, collecting: float, learning: float) -> None:
-        """Record the iteration, and write its scalars under the names of rsl_rl's logger."""
-        self.episodes.fetch()
-        losses = self.compute_losses()
-        self.require_finite(index, losses)
-        env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
-        if self.writer is not None:
-            action_std = self.action_std.mean().item()
-            self._elapsed += collecting + learning
-            seconds = (collecting, learning, self._elapsed)
-            write_training(
-                self.writer,
-                index,
-                losses,
-                self._get_learning_rate(),
-                action_std,
-                env_steps,
-                seconds,
-                self.episodes,
-            )
-        if self.draws_figures(index):
-            write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
-        self.record_iteration(
-            index,
-            last,
-            env_steps,
-            (collecting, learning),
-            losses,
-            (self.episodes.returns, self.episodes.lengths),
-            compute_last_activity(self.alg, self.meter),
-        )
+    @override
+    def _write_figures(self, index: int) -> None:
+        write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
+
+    @override
+    def _compute_activity(self) -> PolicyActivity:
+        return compute_last_activity(self.alg, self.meter)
 
     @property
+    @override
     def action_std(self) -> Tensor:
-        """Standard deviation of the sampled actions, [A], clamped to its limits."""
+        # clamped to its limits
         policy = self.policy
         return policy.log_std.detach().clamp(*policy.limits).exp()
 
+    @override
     def compute_losses(self) -> dict[str, float]:
-        """Return the unweighted losses of the last update, in rsl_rl's names."""
         tracked, agent = self.alg.tracking_data, self.alg
         weight = agent.cfg.value_loss_scale or 1.0
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
@@ -211,52 +118,3 @@ class SkrlRunner(BaseRunner, ComponentRunner):
         tracked.clear()
         entropy = (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
         return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
-
-    @override
-    def save(self, path: str, infos: dict | None = None) -> None:
-        # in the layout of skrl's agents
-        self._write_checkpoint(
-            path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
-        )
-
-    @override
-    def load(
-        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
-    ) -> dict:
-        loaded = read_checkpoint(path, map_location or self.device, "skrl")
-        check_identity(loaded, self.identity, path)
-        parts = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
-        modules = [name for part, names in PARTS.items() if parts.get(part) for name in names]
-        for name in modules:
-            if (name in loaded) != (name in self.alg.checkpoint_modules):
-                owner = "the checkpoint" if name in loaded else "this agent"
-                raise CheckpointError(
-                    f"{path}: only {owner} has a {name}; set agent.algorithm.value_normalization and"
-                    " agent.actor.obs_normalization as in the training of the checkpoint"
-                )
-        with wrap_load_errors(path):
-            for name in modules:
-                if module := self.alg.checkpoint_modules.get(name):
-                    how = {} if name == "optimizer" else {"strict": strict}
-                    module.load_state_dict(loaded[name], **how)
-        if parts.get("iteration"):
-            self._resume(loaded)
-        return loaded.get("infos") or {}
-
-    def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
-        """Return the inference policy on ``device``, in evaluation mode."""
-        self.policy.to(device or self.device)
-        self.alg.enable_training_mode(False, apply_to_models=True)
-        return self.inference_policy
-
-
-@contextlib.contextmanager
-def silence_skrl() -> Iterator[None]:
-    """Suppress skrl's log messages below the level ERROR."""
-    log = logging.getLogger("skrl")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

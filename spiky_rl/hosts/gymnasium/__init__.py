@@ -1,0 +1,1 @@
+"""Gymnasium: its tasks as environments of our learners."""

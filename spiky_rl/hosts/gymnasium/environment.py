@@ -1,0 +1,231 @@
+"""A task of Gymnasium as an rsl_rl environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, override
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
+from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.gymnasium.host import GymnasiumTask
+
+FRAME_HEIGHT = 480
+"""Height of a frame in pixels, as in a spike raster."""
+
+
+class GymnasiumVecEnv(VecEnv):
+    """B environments of a task. An environment is reset in the control step that ends its episode.
+
+    Actions are in [-1, 1], see `TaskSpaces.to_actions`. Rewards are the task's own.
+    """
+
+    checks_finite = True
+    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
+    has_final_observations = True
+    """Whether ``extras`` of `step` have the observations that ended episodes."""
+    worlds_reset = 0
+    """Number of worlds reset because their physics broke."""
+
+    def __init__(
+        self, task: GymnasiumTask, device: torch.device | str, num_envs: int, options: SimulationOptions
+    ) -> None:
+        self.task_id, self.spaces, self.history = task.id, task.spaces, task.history
+        self.device, self.num_envs = torch.device(device), num_envs
+        self.num_actions, self.max_episode_length = task.spaces.num_actions, task.max_episode_steps
+        self.step_dt, self.clip_actions = task.spaces.step_dt, options.clip_actions
+        self.cfg = {"task": task.id, "num_envs": num_envs, "seed": options.seed, **task.settings}
+        self._frames = torch.empty(0)
+        """The latest ``history`` observations, [B, history, ...]."""
+        self.seconds_simulation = 0.0
+        """Total seconds in `step`."""
+        settings: dict[str, Any] = {
+            **task.settings,
+            **({"render_mode": "rgb_array"} if options.video else {}),
+        }
+        self.vector_env: Any = gymnasium.make_vec(
+            task.id,
+            num_envs,
+            # a task's own vector class would have an autoreset of its own
+            vectorization_mode=task.vectorization_mode,
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **settings,
+        )
+        self.latest_infos: Mapping[str, Any] = {}
+        """Gymnasium's infos of the latest step."""
+        # Gymnasium would seed environment i with seed + i: two runs with neighbouring seeds would share nearly all streams
+        self._begin(self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))[0])
+        if options.video:
+            self.open_camera().render()  # raises before a training starts
+
+    @property
+    def unwrapped(self) -> gymnasium.vector.VectorEnv:
+        """The vector environment."""
+        return self.vector_env
+
+    @property
+    def episode_length_buf(self) -> Tensor:
+        """Control steps of the current episodes, [B]. Setting it has no effect: Gymnasium counts the steps itself."""
+        return self._lengths
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: Tensor) -> None:
+        """Ignore ``value``."""
+
+    @override
+    def get_observations(self) -> TensorDict:
+        """Return the current observations as group ``policy``."""
+        return self._to_groups(self._frames)
+
+    def reset(self) -> tuple[TensorDict, dict[str, Any]]:
+        """Begin an episode in every environment, and return the first observations and Gymnasium's infos."""
+        observations, infos = self.vector_env.reset()
+        self._begin(observations)
+        return self.get_observations(), infos
+
+    def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
+        """Begin an episode in every environment and return the first observations.
+
+        Args:
+            parts: Indices of environments; environment i of each part starts in the same state.
+            seed: Seed of the states.
+        """
+        seeds = [0] * self.num_envs
+        for ids in parts:
+            for place, own in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
+                seeds[place] = own
+        self._begin(self.vector_env.reset(seed=seeds)[0])
+        return self.get_observations()
+
+    @override
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
+        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
+
+        ``extras`` has ``time_outs`` [B], true where only the time limit ended an episode, and, if any episode ended,
+        ``final_observations`` with the true successor of every environment's observation.
+
+        Raises NonFiniteError for a non-finite action, reward or observation.
+        """
+        begin = time.perf_counter()
+        if not bool(actions.isfinite().all()):
+            raise NonFiniteError("an action is not finite", blames_policy=True)
+        if self.clip_actions is not None:
+            actions = actions.clamp(-self.clip_actions, self.clip_actions)
+        found = self.vector_env.step(self.spaces.to_actions(actions))
+        observations, rewards, terminated, truncated, self.latest_infos = found
+        self._require_finite(rewards, observations)
+        ended = terminated | truncated
+        done = torch.as_tensor(ended, device=self.device)
+        self._lengths = (self._lengths + 1) * ~done
+        extras: dict[str, Any] = {"time_outs": torch.as_tensor(truncated & ~terminated, device=self.device)}
+        begun = self.spaces.to_tensor(observations, self.device)
+        if ended.any():
+            final = observations.copy()
+            for i in np.flatnonzero(ended):
+                final[i] = self.latest_infos["final_obs"][i]
+            last = self._add_frame(self.spaces.to_tensor(final, self.device))
+            extras["final_observations"] = self._to_groups(last)
+            self._frames = torch.where(done.view(-1, *[1] * begun.ndim), self._repeat(begun), last)
+        else:
+            self._frames = self._add_frame(begun)
+        self.seconds_simulation += time.perf_counter() - begin
+        reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+        return self.get_observations(), reward, done.long(), extras
+
+    def make_measures(self) -> EpisodeMeasures:
+        """Return the measures of the task's aim per episode, besides the reward."""
+        return EpisodeMeasures(self)
+
+    def make_condition_groups(
+        self,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
+    ) -> ConditionGroups:
+        """Divide the environments among conditions, see `ConditionGroups`."""
+        return ConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+
+    def open_camera(self) -> Camera:
+        """Return a camera on environment 0."""
+        return Camera(self.vector_env.envs[0])  # of a SyncVectorEnv
+
+    def get_live_views(self) -> Sequence[Any]:
+        """Return an empty list: the host has no live view."""
+        return []
+
+    @staticmethod
+    def make_deterministic(seed: int) -> None:
+        """Use torch's deterministic kernels and seed its generators. Call it after the networks are initialised."""
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(seed)
+
+    def close(self) -> None:
+        """Close all environments."""
+        self.vector_env.close()
+
+    def _begin(self, observations: NDArray[Any]) -> None:
+        """Begin an episode in every environment with its first observation."""
+        self._frames = self._repeat(self.spaces.to_tensor(observations, self.device))
+        self._lengths = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+
+    def _repeat(self, observations: Tensor) -> Tensor:
+        """Return first observations [B, ...] as frames [B, history, ...]."""
+        return observations.unsqueeze(1).repeat_interleave(self.history, 1)
+
+    def _add_frame(self, observations: Tensor) -> Tensor:
+        """Return the frames with ``observations`` [B, ...] as the latest ones."""
+        return torch.cat([self._frames[:, 1:], observations.unsqueeze(1)], dim=1)
+
+    def _to_groups(self, frames: Tensor) -> TensorDict:
+        values = frames.squeeze(1) if self.spaces.is_image else frames.flatten(1)
+        return TensorDict({"policy": values}, batch_size=[self.num_envs], device=self.device)
+
+    def _require_finite(self, rewards: NDArray[Any], observations: NDArray[Any]) -> None:
+        for name, values in (("a reward", rewards), ("an observation", observations)):
+            if not np.isfinite(values).all():
+                raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
+
+
+class Camera:
+    """Gymnasium's own rendering of an environment."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        self.env = env
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return a frame [480, W, 3] with an even width. Raises UserError if the task cannot be rendered."""
+        from PIL import Image
+
+        try:
+            frame: Any = self.env.render()
+        except (gymnasium.error.DependencyNotInstalled, ImportError, AttributeError) as error:
+            raise UserError(f"--video: {error}") from error
+        if not isinstance(frame, np.ndarray):
+            raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
+        height, width = frame.shape[:2]
+        size = round(width * FRAME_HEIGHT / height / 2) * 2, FRAME_HEIGHT
+        return frame if size == (width, height) else np.asarray(Image.fromarray(frame).resize(size))
+
+    def close(self) -> None:
+        """Do nothing: the environment closes its own renderer."""
+
+
+def draw_seeds(seed: int, count: int) -> list[int]:
+    """Return ``count`` independent seeds, which runs with other seeds do not share."""
+    return [int(value) for value in np.random.SeedSequence(seed).generate_state(count, np.uint32)]

@@ -1,0 +1,247 @@
+"""Gymnasium as a host."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, override
+
+import yaml
+
+from spiky_rl.config import files
+from spiky_rl.config.errors import require_module
+from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.registry import load_module
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
+from spiky_rl.config.spec import AgentSpec, strip_version
+from spiky_rl.hosts.base import (
+    VIDEO,
+    Host,
+    HostTask,
+    SimulationOptions,
+    TaskRequest,
+    make_unknown_task,
+)
+from spiky_rl.hosts.gymnasium.defaults import NUM_ENVS, make_agent_defaults
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+    from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
+
+log = logging.getLogger(__name__)
+
+MAX_EPISODE_STEPS = 10_000
+"""Time limit of an episode, in control steps, on tasks that register none."""
+VECTORIZATION_MODES = ("sync", "async")
+"""Values of the override ``env.vectorization_mode``: all environments in this process, or one process each."""
+
+
+class GymnasiumTask(HostTask):
+    """A task of Gymnasium with the keyword arguments of its environments."""
+
+    physics = "gymnasium"
+    assets = "the task's own"
+    history = 1
+    """Control steps in one observation."""
+
+    def __init__(self, request: TaskRequest) -> None:
+        import gymnasium
+
+        self.id = request.name
+        self.settings = dict(request.task_spec.env) if request.task_spec else {}
+        self.settings |= _parse_overrides(request.overrides)
+        self.vectorization_mode = self.settings.pop("vectorization_mode", "sync")
+        if self.vectorization_mode not in VECTORIZATION_MODES:
+            raise UserError(
+                f"env.vectorization_mode: {self.vectorization_mode!r} given; allowed: {', '.join(VECTORIZATION_MODES)}"
+            )
+        registered = gymnasium.spec(self.id)
+        self.max_episode_steps: int = (
+            self.settings.get("max_episode_steps") or registered.max_episode_steps or MAX_EPISODE_STEPS
+        )
+        if registered.max_episode_steps is None:
+            log.info("%s has no time limit; an episode has at most %d steps", self.id, self.max_episode_steps)
+            self.settings.setdefault("max_episode_steps", MAX_EPISODE_STEPS)
+        self.spaces = self._read_spaces(registered)
+        self.description = f"{self.id} of {_describe_package(registered)}"
+        self.agent_defaults = make_agent_defaults(self.id, self.spaces)
+
+    def _read_spaces(self, registered: EnvSpec) -> TaskSpaces:
+        """Return the spaces of one environment. Raises UserError for unknown settings and spaces that are not available."""
+        import gymnasium
+
+        from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
+
+        try:
+            env = gymnasium.make(self.id, **self.settings)
+        except TypeError as error:
+            raise _explain_setting(error, registered, self.settings) from error
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise UserError(f"--task {self.id}: {error}") from error
+        with closing(env):
+            return TaskSpaces.read(self.id, env)
+
+    @override
+    def check_agent(self, spec: AgentSpec) -> None:
+        self.spaces.check_agent(self.id, spec)
+        self.history = spec.runner.get("history", 1)
+
+    @override
+    def get_default_num_envs(self, device: str) -> int:
+        return NUM_ENVS
+
+    @override
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        """Do nothing: `open` gets all of it."""
+
+    @override
+    def get_physics_on(self, device: str) -> str:
+        return self.physics
+
+    @override
+    @contextmanager
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+        from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
+
+        if options.video and self.vectorization_mode != "sync":
+            raise UserError(
+                "--video: needs env.vectorization_mode=sync, whose environments are in this process"
+            )
+        env = GymnasiumVecEnv(self, device, num_envs, options)
+        try:
+            yield env
+        finally:
+            env.close()
+
+    @override
+    def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
+        environment = {"id": self.id, "vectorization_mode": self.vectorization_mode, **self.settings}
+        for name, content in (("env.yaml", environment), ("agent.yaml", dict(runner_cfg))):
+            files.write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
+
+
+class Gymnasium(Host):
+    """Gymnasium's registered tasks with Box observations and Box or Discrete actions."""
+
+    name, title = "gymnasium", "Gymnasium"
+    abilities = frozenset({VIDEO})
+    distributions = ("gymnasium", "mujoco", "torch")
+
+    @override
+    def owns(self, task: str) -> bool:
+        if importlib.util.find_spec("gymnasium") is None:
+            return (
+                ":" not in task and re.search(r"-v\d+$", task) is not None and not task.startswith("Isaac-")
+            )
+        return _find_id(task) is not None
+
+    @override
+    def list_tasks(self) -> Collection[str]:
+        if importlib.util.find_spec("gymnasium") is None:
+            return ()
+        return _list_ids()
+
+    @override
+    def require_installed(self, video: bool = False) -> None:
+        require_module("gymnasium", "gymnasium")
+        if video:
+            require_module("av", "gymnasium")
+
+    @override
+    def configure_assets(self, source: str) -> str:
+        if source == "nucleus":
+            raise UserError(
+                f"--assets {source}: not available on tasks of {self.title}; allowed: auto, local"
+            )
+        return GymnasiumTask.assets
+
+    @override
+    def resolve_task(self, name: str) -> str:
+        module, _, registered_id = name.rpartition(":")
+        if module:
+            load_module(module)
+        if (found := _find_id(registered_id)) is None:
+            raise make_unknown_task("task", name, self.list_tasks())
+        return found
+
+    @override
+    def load_task(self, request: TaskRequest) -> HostTask:
+        return GymnasiumTask(request)
+
+
+def _list_ids() -> list[str]:
+    """Return the ids in Gymnasium's registry, without those of Isaac Lab, whose environments need its own start."""
+    import gymnasium
+
+    return [name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" not in spec.kwargs]
+
+
+def _find_id(task: str) -> str | None:
+    """Return the registered id of a ``task``, the latest version if it names none, or None."""
+    ids = _list_ids()
+    if task in ids:
+        return task
+    versions = [known for known in ids if strip_version(known) == task]
+    return max(versions, key=_get_version) if versions else None
+
+
+def _get_version(name: str) -> int:
+    found = re.search(r"\d+$", name)
+    return int(found.group()) if found else -1
+
+
+def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
+    """Return ``env.key=value`` texts as keyword arguments. Raises UserError for any other text."""
+    settings: dict[str, Any] = {}
+    for text in overrides:
+        path, _, value = text.partition("=")
+        owner, _, key = path.partition(".")
+        if owner != "env" or not key.isidentifier():
+            raise UserError(
+                f"{text!r}: not available on tasks of {Gymnasium.title}; allowed: env.KEY=VALUE, a keyword argument of gymnasium.make"
+            )
+        try:
+            settings[key] = parse_yaml(value)
+        except ReadingError as error:
+            raise UserError(f"{path}: {value} is not a value: {error}") from None
+    return settings
+
+
+def _explain_setting(error: TypeError, registered: EnvSpec, settings: Mapping[str, Any]) -> Exception:
+    """Return a UserError that names the unknown key among ``settings``, or the ``error`` itself if there is none."""
+    from gymnasium.envs.registration import load_env_creator
+
+    entry = registered.entry_point
+    if isinstance(entry, str):
+        entry = load_env_creator(entry)
+    parameters = inspect.signature(entry).parameters.values() if entry else ()
+    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    allowed += ["max_episode_steps", "vectorization_mode"]
+    for key in settings:
+        if key not in allowed:
+            names = ", ".join(sorted(set(allowed) - {"render_mode"}))
+            return UserError(f"env.{key}: unknown; allowed: {names}{suggest_name(key, allowed)}")
+    return error
+
+
+def _describe_package(registered: EnvSpec) -> str:
+    """Return the package of a task with its version, such as ``Gymnasium 1.4.0``."""
+    import importlib.metadata
+
+    entry = registered.entry_point
+    module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    package = module.partition(":")[0].partition(".")[0]
+    owners = importlib.metadata.packages_distributions().get(package, ())
+    if not owners:
+        return package or "an unknown package"
+    title = Gymnasium.title if owners[0] == "gymnasium" else owners[0]
+    return f"{title} {importlib.metadata.version(owners[0])}"
+
+
+HOST = Gymnasium()

@@ -1,0 +1,57 @@
+"""Measures of a task's aim per episode, besides the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
+
+VELOCITY = "x_velocity"
+"""Key of Gymnasium's infos: forward velocity in m/s, which its MuJoCo robots have."""
+
+
+class EpisodeMeasures:
+    """Measures of every environment's episode: call ``step`` after each environment step, ``reset`` after a full reset.
+
+    ``distance`` is the way forward in m, on tasks that tell the forward velocity.
+    """
+
+    def __init__(self, env: GymnasiumVecEnv) -> None:
+        self.env = env
+        self.distance = np.zeros(env.num_envs)
+
+    def reset(self) -> None:
+        """Start new episodes in all environments."""
+        self.distance[:] = 0.0
+
+    def step(self, dones: Tensor) -> dict[str, Tensor]:
+        """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
+        velocity = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs)
+        if velocity is None:
+            return {}
+        ended = dones.cpu().numpy() > 0
+        self.distance += velocity * self.env.step_dt
+        found = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+        self.distance[ended] = 0.0
+        return {"distance": found}
+
+
+def read_info(infos: Mapping[str, Any], key: str, num_envs: int) -> NDArray[np.float64] | None:
+    """Return a value of all environments' infos after a step, [B], or None if the task does not give it.
+
+    Where an episode ended, ``infos`` are of the next episode, and the ended one's are below ``final_info``.
+    """
+    values, known = np.zeros(num_envs), np.zeros(num_envs, dtype=bool)
+    for source in (infos, infos.get("final_info", {})):
+        if key in source:
+            present = np.asarray(source.get(f"_{key}", np.ones(num_envs, dtype=bool)))
+            values[present] = np.asarray(source[key], dtype=np.float64)[present]
+            known |= present
+    return values if known.any() else None

@@ -1,0 +1,139 @@
+"""Observation and action spaces of a task, and their conversion to tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import AgentSpec
+
+if TYPE_CHECKING:
+    import gymnasium
+
+CATEGORICAL = "CategoricalDistribution"
+"""Action distribution of discrete actions."""
+
+LEAST_PIXELS = 16
+"""Smallest side of an image that the default CNN takes."""
+
+
+@dataclass(frozen=True)
+class TaskSpaces:
+    """Spaces of one environment."""
+
+    observation_shape: tuple[int, ...]
+    """Shape of an observation: (O,), or (C, H, W) for an image."""
+    num_actions: int
+    """A: components of an action, or choices of a discrete one."""
+    is_discrete: bool
+    low: NDArray[np.float32]
+    """Smallest action, [A]; empty for discrete actions."""
+    high: NDArray[np.float32]
+    """Largest action, [A]; empty for discrete actions."""
+    start: int
+    """First discrete action."""
+    action_shape: tuple[int, ...]
+    step_dt: float
+    """Duration of a control step in seconds; 1 / 30 if the task does not tell."""
+
+    @classmethod
+    def read(cls, task: str, env: gymnasium.Env) -> Self:
+        """Return the spaces of an environment. Raises UserError for spaces that are not available."""
+        from gymnasium.spaces import Box, Discrete
+
+        observations, actions = env.observation_space, env.action_space
+        if not isinstance(observations, Box):
+            raise UserError(
+                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box"
+            )
+        shape = observations.shape
+        if len(shape) == 3:
+            shape = (shape[2], *shape[:2])  # Gymnasium's images are [H, W, C]
+            if min(shape[1:]) < LEAST_PIXELS:
+                raise UserError(
+                    f"--task {task}: images of {shape[1]} x {shape[2]} pixels are not available; allowed: at least"
+                    f" {LEAST_PIXELS} x {LEAST_PIXELS}"
+                )
+        elif len(shape) != 1:
+            raise UserError(
+                f"--task {task}: observations of shape {list(shape)} are not available; allowed: [O] and images [H, W, C]"
+            )
+        none = np.zeros(0, np.float32)
+        step_dt = _read_step_dt(env)
+        if isinstance(actions, Discrete):
+            return cls(shape, int(actions.n), True, none, none, int(actions.start), (), step_dt)
+        if not isinstance(actions, Box):
+            raise UserError(
+                f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
+            )
+        low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (actions.low, actions.high))
+        return cls(shape, low.size, False, low, high, 0, actions.shape, step_dt)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether observations are images."""
+        return len(self.observation_shape) == 3
+
+    def check_agent(self, task: str, spec: AgentSpec) -> None:
+        """Raise UserError if an agent's distribution, models or observation groups do not fit the spaces."""
+        name = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name", "")
+        if self.is_discrete != (name == CATEGORICAL):
+            kind, allowed = (
+                ("discrete", CATEGORICAL) if self.is_discrete else ("continuous", "GaussianDistribution")
+            )
+            raise UserError(
+                f"agent.actor.distribution_cfg.class_name: {name} given, but {task} has {kind} actions; allowed: {allowed}"
+            )
+        for role, groups in (spec.runner.get("obs_groups") or {}).items():
+            for group in groups:
+                if group != "policy":
+                    raise UserError(
+                        f"agent.obs_groups.{role}: {group!r} is not a group of {task}; allowed: policy"
+                    )
+        if self.is_image and spec.runner.get("history", 1) > 1:
+            raise UserError(
+                f"agent.history: {spec.runner['history']} given, but observations of {task} are images; allowed: 1"
+            )
+        for role, network in (("actor", spec.network), ("critic", spec.critic_network)):
+            model = spec.runner[role].get("class_name", "MLPModel")
+            if self.is_image and network is None and model == "MLPModel":
+                raise UserError(
+                    f"agent.{role}.class_name: {model} takes vectors, but observations of {task} are images; allowed: CNNModel"
+                )
+
+    def to_tensor(self, observations: NDArray[Any], device: torch.device | str) -> Tensor:
+        """Return Gymnasium's observations [B, ...] as float32 [B, O], or [B, C, H, W] in [0, 1] for images of bytes."""
+        values = torch.as_tensor(observations, device=device)
+        if self.is_image:
+            values = values.permute(0, 3, 1, 2)
+            if values.dtype == torch.uint8:
+                return values.float() / 255.0
+        # a copy, because Gymnasium may write the next observations into the same array
+        return values.to(torch.float32, copy=True)
+
+    def to_actions(self, actions: Tensor) -> NDArray[Any]:
+        """Return a policy's actions [B, A] as Gymnasium's.
+
+        Components are clipped to [-1, 1] and mapped to the bounds; a component without bounds stays as it is. The largest
+        component is the choice of a discrete action.
+        """
+        values = actions.detach().to("cpu", torch.float32).numpy()
+        if self.is_discrete:
+            return self.start + values.argmax(axis=-1)
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
+        scaled = low + (high - low) * (np.clip(values, -1.0, 1.0) + 1.0) / 2.0
+        found = np.where(bounded, np.clip(scaled, low, high), np.clip(values, self.low, self.high))
+        return found.astype(np.float32).reshape(len(values), *self.action_shape)
+
+
+def _read_step_dt(env: gymnasium.Env) -> float:
+    if isinstance(dt := getattr(env.unwrapped, "dt", None), int | float) and dt > 0:
+        return float(dt)
+    return 1.0 / float(env.metadata.get("render_fps") or 30)

@@ -1,0 +1,217 @@
+"""Base class of the runners of skrl's agents, with the interface, checkpoints and figures of our rsl_rl runner."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, override
+
+import torch
+from torch import Tensor
+
+from spiky_rl.learners.common.activity import PolicyActivity
+from spiky_rl.learners.common.checkpoints import CheckpointError, check_identity, read_checkpoint
+from spiky_rl.learners.common.interfaces import VectorEnv
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
+from spiky_rl.learners.skrl.environment import SkrlEnv
+from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics, write_training
+from spiky_rl.learners.skrl.models import SequenceModel
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class SkrlBaseRunner(BaseRunner):
+    """Base class of the runners; subclasses build the agent and run its iterations."""
+
+    parts: ClassVar[Mapping[str, Sequence[str]]]
+    """Separately loadable parts in rsl_rl's names, and their modules in skrl."""
+    same_settings: ClassVar[str]
+    """Settings that decide which modules a checkpoint has, for messages."""
+    policy: SequenceModel
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        config: Mapping[str, Any],
+        log_dir: str | None = None,
+        device: str = "cpu",
+        identity: Mapping[str, object] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
+    ) -> None:
+        """Initialise with the arguments of `BaseRunner.setup_bookkeeping` and of a run.
+
+        Args:
+            env: The rsl_rl environment, which still does timing and checks.
+            config: The learner's configuration of the runner.
+            log_dir: Run folder; None to save nothing.
+            device: Device of the models.
+            identity: See `BaseRunner.setup_bookkeeping`.
+            picture_interval: See `BaseRunner.setup_bookkeeping`.
+            notes: See `BaseRunner.setup_bookkeeping`.
+            on_iteration: See `BaseRunner.setup_bookkeeping`.
+        """
+        self.env, self.device, self.cfg = env, device, config
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        bound = config.get("action_bound", math.inf)
+        self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
+        self.current_learning_iteration = 0
+        self.episodes = SkrlEpisodeStatistics(env.num_envs, env.device)
+        self._folder, self._elapsed = log_dir, 0.0
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def inference_policy(self) -> SkrlInferencePolicy:
+        """Inference policy of the agent."""
+        return SkrlInferencePolicy(self.alg, self.environment)
+
+    @property
+    def folder(self) -> str | None:
+        """Run folder; None if the run is not saved."""
+        return self._folder
+
+    @property
+    def writer(self) -> SummaryWriter | None:
+        """TensorBoard's writer during training."""
+        return self._writer
+
+    @property
+    @abstractmethod
+    def action_std(self) -> Tensor:
+        """Standard deviation of the actions in training, [A]."""
+
+    def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
+        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+
+        Args:
+            iterations: Number of further iterations.
+            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        """
+        if self.folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
+        try:
+            with self.save_on_exit():
+                self.write_text_summaries()
+                self._learn(iterations, init_at_random_ep_len)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _learn(self, iterations: int, init_at_random_ep_len: bool) -> None:
+        if init_at_random_ep_len:
+            self.env.episode_length_buf = torch.randint_like(
+                self.env.episode_length_buf, high=int(self.env.max_episode_length)
+            )
+        self._start()
+        first = self.current_learning_iteration
+        observations, _ = self.environment.reset()
+        for index in range(first, first + iterations):
+            observations, collecting, learning = self._run_iteration(index, observations)
+            self.current_learning_iteration = index
+            self._write_iteration(index, first + iterations - 1, collecting, learning)
+            if self.folder is not None and index % self.cfg["save_interval"] == 0:
+                self.save(str(Path(self.folder) / f"model_{index}.pt"))
+        if self.folder is not None:
+            self.save(str(Path(self.folder) / f"model_{self.current_learning_iteration}.pt"))
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Prepare the agent for training."""
+
+    @abstractmethod
+    def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
+        """Run the control steps and updates of an iteration; return the next observations and the seconds of both."""
+
+    @abstractmethod
+    def compute_losses(self) -> dict[str, float]:
+        """Return the unweighted losses of the latest updates, in rsl_rl's names."""
+
+    @abstractmethod
+    def _write_figures(self, index: int) -> None:
+        """Write action histogram and raster of an iteration."""
+
+    @abstractmethod
+    def _compute_activity(self) -> PolicyActivity:
+        """Return the actor's activity at the end of an iteration."""
+
+    def _write_iteration(self, index: int, last: int, collecting: float, learning: float) -> None:
+        """Record the iteration, and write its scalars under the names of rsl_rl's logger."""
+        self.episodes.fetch()
+        losses = self.compute_losses()
+        self.require_finite(index, losses)
+        env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
+        if self.writer is not None:
+            action_std = self.action_std.mean().item()
+            self._elapsed += collecting + learning
+            seconds = (collecting, learning, self._elapsed)
+            rate = self._get_learning_rate()
+            write_training(self.writer, index, losses, rate, action_std, env_steps, seconds, self.episodes)
+        if self.draws_figures(index):
+            self._write_figures(index)
+        self.record_iteration(
+            index,
+            last,
+            env_steps,
+            (collecting, learning),
+            losses,
+            (self.episodes.returns, self.episodes.lengths),
+            self._compute_activity(),
+        )
+
+    @override
+    def save(self, path: str, infos: dict | None = None) -> None:
+        # in the layout of skrl's agents
+        self._write_checkpoint(
+            path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
+        )
+
+    @override
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        loaded = read_checkpoint(path, map_location or self.device, "skrl")
+        check_identity(loaded, self.identity, path)
+        parts = load_cfg or dict.fromkeys((*self.parts, "iteration"), True)
+        modules = [name for part, names in self.parts.items() if parts.get(part) for name in names]
+        for name in modules:
+            if (name in loaded) != (name in self.alg.checkpoint_modules):
+                owner = "the checkpoint" if name in loaded else "this agent"
+                raise CheckpointError(
+                    f"{path}: only {owner} has a {name}; set {self.same_settings} as in the training of the checkpoint"
+                )
+        with wrap_load_errors(path):
+            for name in modules:
+                if module := self.alg.checkpoint_modules.get(name):
+                    how = {} if name.endswith("optimizer") else {"strict": strict}
+                    module.load_state_dict(loaded[name], **how)
+        if parts.get("iteration"):
+            self._resume(loaded)
+        return loaded.get("infos") or {}
+
+    def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
+        """Return the inference policy on ``device``, in evaluation mode."""
+        self.policy.to(device or self.device)
+        self.alg.enable_training_mode(False, apply_to_models=True)
+        return self.inference_policy
+
+
+@contextlib.contextmanager
+def silence_skrl() -> Iterator[None]:
+    """Suppress skrl's log messages below the level ERROR."""
+    log = logging.getLogger("skrl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

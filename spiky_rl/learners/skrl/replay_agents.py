@@ -1,0 +1,137 @@
+"""skrl's TD3 and SAC with spiking actors, and their replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, override
+
+import torch
+from skrl.agents.torch.sac import SAC
+from skrl.agents.torch.td3 import TD3
+from skrl.memories.torch import RandomMemory
+from torch import nn
+
+from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.replay_models import Actor, ActionValue, ProxyActor
+
+
+class ReplayAgent(NormalizingAgent):
+    """Mixin with our extensions of skrl's off-policy agents; comes before a skrl agent in the bases."""
+
+    policy: Actor
+    critic_1: ActionValue
+    critic_2: ActionValue
+    memory: RandomMemory
+    training: bool
+    policy_optimizer: torch.optim.Optimizer
+    tracking_data: dict[str, list[float]]
+    write_interval: int
+
+    def __init__(self, *, learning_starts: int, updates_per_step: float, **arguments: Any) -> None:
+        """Initialise with the arguments of skrl's agent, and options of ``agent.algorithm``."""
+        super().__init__(**arguments)
+        self.learning_starts, self.updates_per_step = learning_starts, updates_per_step
+        self._due_updates = 0.0
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Optimiser of the actor."""
+        return self.policy_optimizer
+
+    @property
+    def critics(self) -> Sequence[ActionValue]:
+        """Both critics."""
+        return self.critic_1, self.critic_2
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the replay buffer holds enough transitions to learn from."""
+        return len(self.memory) >= max(self.learning_starts, 1)
+
+    def record_transition(self, **transition: Any) -> None:
+        """Store a transition. Raises RuntimeError outside training mode, in which skrl would store nothing without a word."""
+        if not self.training:
+            raise RuntimeError(
+                "the agent is not in training mode, so it would store and learn nothing; call enable_training_mode(True) first"
+            )
+        super().record_transition(**transition)  # type: ignore[misc]  # pylint: disable=no-member
+
+    def post_interaction(self, *, timestep: int, timesteps: int) -> None:
+        """Make the gradient steps that are due after a control step of all environments.
+
+        Args:
+            timestep: Control steps so far.
+            timesteps: Total number of control steps.
+        """
+        if not self.is_learning:
+            return
+        self._due_updates += self.updates_per_step * self.memory.num_envs
+        count = int(self._due_updates)
+        self._due_updates -= count
+        if count:
+            agent: Any = self
+            agent.cfg.gradient_steps = count
+            agent.enable_models_training_mode(True)
+            self.write_interval = 1  # SAC gives its losses only then
+            agent.update(timestep=timestep, timesteps=timesteps)
+            self.write_interval = 0
+            agent.enable_models_training_mode(False)
+
+    def count_update(self) -> None:
+        """Count an iteration in the networks, as PPO counts its updates: slopes and encoder noise depend on it."""
+        for model in (self.policy, *self.critics):
+            if model.network is not None:
+                model.network.count_update()
+
+    def fetch_losses(self) -> dict[str, float]:
+        """Return the mean losses since the last call, by name; empty before the first update."""
+        names = {"Loss / Critic loss": "critic", "Loss / Policy loss": "actor"}
+        names |= {"Coefficient / Entropy coefficient": "entropy_weight"}
+        found = {
+            name: sum(values) / len(values)
+            for tag, name in names.items()
+            if (values := self.tracking_data.get(tag))
+        }
+        self.tracking_data.clear()
+        return found
+
+
+class SpikingTD3(ReplayAgent, TD3):  # type: ignore[misc]
+    """skrl's TD3 with the extensions of `ReplayAgent`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with the arguments of `ReplayAgent`."""
+        super().__init__(**arguments)
+        if isinstance(self.target_policy, ProxyActor):
+            self.checkpoint_modules["proxy_optimizer"] = self.target_policy.optimizer
+
+
+class EntropyWeight(nn.Module):
+    """Logarithm of the weight of SAC's entropy, as a module, so that checkpoints hold it."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.log_value = nn.Parameter(value)
+
+
+class SpikingSAC(ReplayAgent, SAC):  # type: ignore[misc]
+    """skrl's SAC with the extensions of `ReplayAgent`; checkpoints hold the weight of the entropy, which skrl's do not."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with the arguments of `ReplayAgent`."""
+        super().__init__(**arguments)
+        first = torch.full((1,), float(self.cfg.initial_entropy_value), device=self.device).log()
+        self.entropy = EntropyWeight(first)
+        self.checkpoint_modules["entropy"] = self.entropy
+        if self.cfg.learn_entropy:
+            self.log_entropy_coefficient = self.entropy.log_value
+            self.entropy_optimizer = torch.optim.Adam(
+                [self.log_entropy_coefficient], lr=self.cfg.learning_rate[2]  # type: ignore[index]
+            )
+            self.checkpoint_modules["entropy_optimizer"] = self.entropy_optimizer
+
+    @override
+    def post_interaction(self, *, timestep: int, timesteps: int) -> None:
+        # a checkpoint may have changed the weight of the entropy
+        self._entropy_coefficient = self.entropy.log_value.detach().exp()
+        super().post_interaction(timestep=timestep, timesteps=timesteps)

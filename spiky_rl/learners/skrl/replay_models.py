@@ -1,0 +1,206 @@
+"""Models of skrl's TD3 and SAC: bounded actors, a continuous target actor, and critics of actions.
+
+Every model is reset in every control step, because replayed transitions have no state. Actors act in [-1, 1]: the bounds are
+part of the network, so that gradients at a bound are small and not cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack, override
+
+import torch
+from skrl.models.torch import DeterministicMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.learners.skrl.models import SequenceModel, Spaces
+
+LOG_STD = (-5.0, 2.0)
+"""Default range of the logarithm of SAC's standard deviation."""
+
+
+class ReplayModel(SequenceModel):
+    """Abstract stateless model whose moving average may be a target network."""
+
+    def __init__(
+        self,
+        outputs: int | None,
+        source: str,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None,
+        ann: Mapping[str, object] | None,
+        spaces: Spaces,
+    ) -> None:
+        """Build the model with arguments of `SequenceModel`."""
+        super().__init__(outputs, source, 1, 1, hidden_dims, network, ann or {}, spaces)
+
+    @override
+    def update_parameters(self, model: nn.Module, *, polyak: float = 1.0) -> None:
+        """Move the weights by the share ``polyak`` towards those of ``model``, and copy its buffers and extra state.
+
+        skrl pairs parameters by position, and leaves out buffers and extra state, such as running means and the number of
+        updates that slopes depend on. Here, they are paired by name. Time constants and thresholds are averaged as they are
+        stored, so that their averages keep to their ranges.
+        """
+        with torch.no_grad():
+            theirs = dict(model.named_parameters())
+            weights = {name: weight.data for name, weight in self.named_parameters()}
+            sources = [theirs[name].data for name in weights]
+            torch._foreach_lerp_(list(weights.values()), sources, polyak)  # pylint: disable=protected-access
+            buffers = dict(model.named_buffers())
+            for name, buffer in self.named_buffers():
+                buffer.copy_(buffers[name])
+            modules = dict(model.named_modules())
+            for name, module in self.named_modules():
+                if type(module).get_extra_state is not nn.Module.get_extra_state:
+                    module.set_extra_state(modules[name].get_extra_state())
+
+
+class Actor(ReplayModel):
+    """Abstract actor, whose actions are in [-1, 1]."""
+
+    key = "agent.network"
+
+    @override
+    def random_act(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # torch's generator, which a checkpoint holds and a seed determines; skrl draws from the space's own
+        x = self.get_input(inputs)
+        return 2.0 * torch.rand(len(x), self.num_actions, device=x.device) - 1.0, {}
+
+
+class DeterministicActor(DeterministicMixin, Actor):
+    """Actor of TD3: tanh of a spiking network's or an ANN's features."""
+
+    def __init__(
+        self,
+        *,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        Actor.__init__(self, None, "observations", hidden_dims, network, ann, spaces)
+        DeterministicMixin.__init__(self)
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        features, outputs = self.compute_sequences(inputs)
+        return torch.tanh(features), outputs
+
+
+class ProxyActor(DeterministicActor):
+    """Continuous target actor of a spiking actor: an ANN that learns to give the actor's actions.
+
+    The actions of averaged weights jump, because spike trains are no continuous function of weights. An ANN moves smoothly:
+    whenever the actor is updated, it takes one gradient step on its squared error, on the observations at which it last acted.
+    Source: https://arxiv.org/abs/2505.24161
+    """
+
+    def __init__(self, *, learning_rate: float, **arguments: Any) -> None:
+        """Initialise with the arguments of `DeterministicActor` and the learning rate of the imitation."""
+        super().__init__(**arguments)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        self._observations: Tensor | None = None
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        self._observations = self.get_input(inputs)
+        return super().compute(inputs, role)
+
+    @override
+    def freeze_parameters(self, freeze: bool = True) -> None:
+        """Leave the weights trainable, as they are trained by `update_parameters`."""
+
+    @override
+    def update_parameters(self, model: nn.Module, *, polyak: float = 1.0) -> None:
+        """Take one gradient step towards the actions of the actor ``model``; before the first action, do nothing."""
+        if self._observations is None:
+            return
+        assert isinstance(model, DeterministicActor)
+        inputs = {"observations": self._observations}
+        with torch.no_grad():
+            wanted, _ = model.compute(inputs)
+        with torch.enable_grad():
+            loss = functional.mse_loss(self.compute(inputs)[0], wanted)
+            self.optimizer.zero_grad()
+            loss.backward()
+        self.optimizer.step()
+
+
+class SquashedGaussianActor(Actor):
+    """Actor of SAC: tanh of a Gaussian with the mean and the standard deviation from a spiking network or an ANN.
+
+    skrl has no such policy: its Gaussian is unbounded, or clipped without regard to its probability.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        std_range: Sequence[float] = (),
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD` if empty."""
+        outputs = 2 * math.prod(spaces["action_space"].shape or ())  # type: ignore[union-attr]
+        Actor.__init__(self, outputs, "observations", hidden_dims, network, ann, spaces)
+        self.limits = tuple(map(math.log, std_range)) if std_range else LOG_STD
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # without noise
+        features, outputs = self.compute_sequences(inputs)
+        return torch.tanh(features[:, : self.num_actions]), outputs
+
+    def compute_gaussian(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return mean and logarithm of the standard deviation before the tanh, [B, A] each."""
+        mean, scale = self.compute_sequences(inputs)[0].chunk(2, -1)
+        low, high = self.limits
+        return mean, low + 0.5 * (high - low) * (torch.tanh(scale) + 1.0)
+
+    @override
+    def act(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        """Return sampled actions [B, A], and with them ``log_prob`` [B, 1] and ``mean_actions`` [B, A]."""
+        mean, log_std = self.compute_gaussian(inputs)
+        noise = torch.randn_like(mean)
+        before = mean + log_std.exp() * noise
+        log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi)
+        # log(1 - tanh(x)^2), also where it underflows
+        log_prob = log_prob - 2.0 * (math.log(2.0) - before - functional.softplus(-2.0 * before))
+        actions = {"log_prob": log_prob.sum(-1, keepdim=True), "mean_actions": torch.tanh(mean)}
+        return torch.tanh(before), actions
+
+
+class ActionValue(DeterministicMixin, ReplayModel):
+    """Critic of observations and actions, with an ANN or a spiking network."""
+
+    def __init__(
+        self,
+        *,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        source: str = "observations",
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        ReplayModel.__init__(self, 1, source, hidden_dims, network, ann, spaces)
+        DeterministicMixin.__init__(self)
+
+    @override
+    def count_inputs(self) -> int:
+        return super().count_inputs() + self.num_actions
+
+    @override
+    def get_input(self, inputs: Mapping[str, Any]) -> Tensor:
+        return torch.cat([inputs[self.source], inputs["taken_actions"]], -1)
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # value [B, 1]
+        return self.compute_sequences(inputs)

@@ -1,0 +1,252 @@
+"""Runner of skrl's TD3 and SAC: control steps into a replay buffer, and gradient steps out of it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, override
+
+import torch
+from skrl.agents.torch.sac import SAC_CFG
+from skrl.agents.torch.td3 import TD3_CFG
+from skrl.memories.torch import RandomMemory
+from skrl.models.torch import Model
+from skrl.resources.noises.torch import GaussianNoise
+from skrl.resources.preprocessors.torch import RunningStandardScaler
+from torch import Tensor, nn
+
+from spiky_rl.config.memory_check import NUMBER, machine_memory, require_memory
+from spiky_rl.learners.common.activity import (
+    SAMPLES,
+    PolicyActivity,
+    compute_activity,
+    draw_rollout_raster,
+    write_figures,
+)
+from spiky_rl.learners.common.interfaces import VectorEnv
+from spiky_rl.learners.common.runner import IterationSummary
+from spiky_rl.learners.skrl.activity import compute_ann_activity
+from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
+from spiky_rl.learners.skrl.models import Spaces
+from spiky_rl.learners.skrl.replay_agents import SpikingSAC, SpikingTD3
+from spiky_rl.learners.skrl.replay_models import (
+    ActionValue,
+    Actor,
+    DeterministicActor,
+    ProxyActor,
+    SquashedGaussianActor,
+)
+
+log = logging.getLogger(__name__)
+
+CRITICS = ("critic_1", "critic_2")
+
+
+class ReplayRunner(SkrlBaseRunner):
+    """Runner of TD3 and SAC. An iteration is ``num_steps_per_env`` control steps with the gradient steps between them.
+
+    Checkpoints do not hold the replay buffer, which may take gigabytes. A resumed training first fills a new one, with its
+    trained actor, up to ``learning_starts`` transitions.
+    """
+
+    parts = {
+        "actor": ("policy", "observation_preprocessor"),
+        "critic": (
+            *("target_policy", *CRITICS, *(f"target_{name}" for name in CRITICS)),
+            *("state_preprocessor", "entropy"),
+        ),
+        "optimizer": ("policy_optimizer", "critic_optimizer", "proxy_optimizer", "entropy_optimizer"),
+    }
+    same_settings = (
+        "agent.algorithm.class_name, its target and learn_entropy, and agent.actor.obs_normalization"
+    )
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        config: Mapping[str, Any],
+        log_dir: str | None = None,
+        device: str = "cpu",
+        identity: Mapping[str, object] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
+    ) -> None:
+        """Initialise with the arguments of `SkrlBaseRunner` and `spiky_rl.learners.skrl.replay_config.make_runner_cfg`."""
+        super().__init__(env, config, log_dir, device, identity, picture_interval, notes, on_iteration)
+        environment = self.environment
+        spaces: Spaces = {
+            "observation_space": environment.observation_space,
+            "state_space": environment.state_space,
+            "action_space": environment.action_space,
+            "device": device,
+        }
+        models = _make_models(config, spaces)
+        memory_size = -(-config["replay_size"] // env.num_envs)
+        # the buffer takes its memory when a training starts, see `_start`
+        memory = RandomMemory(memory_size=memory_size, num_envs=env.num_envs, device=device, replacement=True)
+        is_td3 = config["algorithm"] == "td3"
+        cfg = (_make_td3_cfg if is_td3 else _make_sac_cfg)(config, spaces, env.num_envs)
+        with silence_skrl():
+            self.alg: SpikingTD3 | SpikingSAC = (SpikingTD3 if is_td3 else SpikingSAC)(
+                models=models, memory=memory, cfg=cfg, **spaces,
+                learning_starts=config["learning_starts"], updates_per_step=config["updates_per_step"],
+            )  # fmt: skip
+        self.policy: Actor = self.alg.policy
+        self._critics = nn.ModuleList(self.alg.critics)
+        self._observations: Tensor | None = None
+
+    @property
+    def models(self) -> Iterable[nn.Module]:
+        """Actor and critics."""
+        return self.policy, self._critics
+
+    @property
+    @override
+    def action_std(self) -> Tensor:
+        if isinstance(self.policy, SquashedGaussianActor):
+            x = self.alg.normalize_observations(self._get_latest())
+            with torch.no_grad():
+                return self.policy.compute_gaussian({"observations": x})[1].exp().mean(0)
+        return torch.full((self.env.num_actions,), self.cfg["agent"]["exploration_noise"])
+
+    @override
+    def _start(self) -> None:
+        agent = self.alg
+        if not agent.memory.tensors:
+            self._require_memory()
+            with silence_skrl():
+                agent.init()
+            if not getattr(self.env, "has_final_observations", False):
+                log.info(
+                    "the environment gives no final observations: at a time limit, the next episode's first one stands for it"
+                )
+            if self.progress.env_steps:
+                log.info(
+                    "checkpoints hold no replay buffer: learning resumes with %d new transitions",
+                    max(self.cfg["learning_starts"], 1),
+                )
+        agent.enable_training_mode(True)
+
+    def _require_memory(self) -> None:
+        """Raise UserError if the replay buffer does not fit into the memory of its device."""
+        memory, policy = self.alg.memory, self.policy
+        numbers = 2 * (policy.num_observations + policy.num_states) + policy.num_actions + 1
+        size = memory.memory_size * memory.num_envs
+        device = torch.device(self.device)
+        on_gpu = device.type == "cuda"
+        available = torch.cuda.mem_get_info(device)[0] if on_gpu else machine_memory()
+        name = f"agent.algorithm.replay_size {self.cfg['replay_size']}"
+        require_memory({name: size * (numbers * NUMBER + 1)}, available)
+
+    @override
+    def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
+        steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
+        learning, begun = 0.0, time.time()
+        for step in range(steps):
+            clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
+            states = environment.state()
+            with torch.no_grad():
+                actions, _ = agent.act(observations, states, **clock)
+                following, rewards, terminated, truncated, extras = environment.step(actions)
+                self.episodes.add_step(rewards, terminated | truncated, extras)
+                successors, next_states = environment.get_successors(extras)
+                agent.record_transition(
+                    observations=observations,
+                    states=states,
+                    actions=actions,
+                    rewards=rewards.clone(),
+                    next_observations=successors,
+                    next_states=next_states,
+                    terminated=terminated,
+                    truncated=truncated,
+                    infos=extras,
+                    **clock,
+                )
+            observations = self._observations = following
+            if agent.is_learning:
+                self.is_recorded = False
+                before = time.time()
+                agent.post_interaction(**clock)
+                learning += time.time() - before
+        agent.count_update()
+        return observations, time.time() - begun - learning, learning
+
+    @override
+    def compute_losses(self) -> dict[str, float]:
+        return self.alg.fetch_losses()
+
+    @override
+    def _write_figures(self, index: int) -> None:
+        memory = self.alg.memory
+        count = min(self.cfg["num_steps_per_env"], len(memory) // memory.num_envs)
+        latest = torch.arange(memory.memory_index - count, memory.memory_index) % memory.memory_size
+        figure = None
+        if self.policy.network is not None:
+            x = self.alg.normalize_observations(memory.get_tensor_by_name("observations")[latest, :1])
+            figure = draw_rollout_raster(self.policy.network, x, None, torch.zeros(count, device=x.device))
+        write_figures(self.writer, index, memory.get_tensor_by_name("actions")[latest], figure)
+
+    @override
+    def _compute_activity(self) -> PolicyActivity:
+        policy = self.policy
+        x = self.alg.normalize_observations(self._get_latest())
+        if policy.network is None:
+            return compute_ann_activity(policy, x, None)
+        return compute_activity(policy.network, x, None, policy.ann_operations, self.meter)
+
+    def _get_latest(self) -> Tensor:
+        """Return the observations of at most `SAMPLES` environments before the next control step."""
+        assert self._observations is not None
+        return self._observations[:SAMPLES]
+
+
+def _make_models(config: Mapping[str, Any], spaces: Spaces) -> dict[str, Model]:
+    """Return actor, critics and their targets."""
+    models: dict[str, Model] = {}
+    if config["algorithm"] == "td3":
+        models["policy"] = DeterministicActor(**config["policy"], **spaces)
+    else:
+        models["policy"] = SquashedGaussianActor(**config["policy"], **spaces)
+    models |= {name: ActionValue(**config["critic"], **spaces) for name in CRITICS}
+    models |= {f"target_{name}": copy.deepcopy(models[name]) for name in CRITICS}
+    if config["algorithm"] != "td3":
+        return models
+    if config["target"] == "proxy":
+        models["target_policy"] = ProxyActor(**config["proxy"], ann={"activation": "relu"}, **spaces)
+    else:
+        models["target_policy"] = copy.deepcopy(models["policy"])
+    return models
+
+
+def _make_common_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> dict[str, Any]:
+    """Return skrl's options of both algorithms; `ReplayAgent` decides when to learn."""
+    values = dict(config["agent"])
+    scale = values.pop("rewards_shaper_scale")
+    for key, space in (("observation", spaces["observation_space"]), ("state", spaces["state_space"])):
+        if values.pop(f"{key}_preprocessor") is not None:
+            values[f"{key}_preprocessor"] = RunningStandardScaler
+            values[f"{key}_preprocessor_kwargs"] = {"size": space, "device": spaces["device"]}
+    if scale != 1.0:
+        values["rewards_shaper"] = lambda rewards, *_: rewards * scale
+    # skrl counts control steps of all environments
+    values["random_timesteps"] = -(-config["random_steps"] // num_envs)
+    return {**values, "learning_starts": 0, "experiment": {"write_interval": 0, "checkpoint_interval": 0}}
+
+
+def _make_td3_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> TD3_CFG:
+    values = _make_common_cfg(config, spaces, num_envs)
+    for key, option in (
+        ("exploration_noise", "exploration_noise"),
+        ("smooth_regularization_noise", "smoothing_noise"),
+    ):
+        std = values.pop(option)
+        values[key] = GaussianNoise if std else None
+        values[f"{key}_kwargs"] = {"mean": 0.0, "std": std, "device": spaces["device"]} if std else {}
+    return TD3_CFG(**values)
+
+
+def _make_sac_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> SAC_CFG:
+    return SAC_CFG(**_make_common_cfg(config, spaces, num_envs))

@@ -1,0 +1,82 @@
+"""Tasks of Gymnasium with scripted episodes, registered on import."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Script(gymnasium.Env):
+    """Step n has reward n and observation n, after a start at a random tenth. ``ends`` at that step, if the limit is not before."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    observation_space: Any = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space: Any = spaces.Box(np.float32([-0.4, 1.0]), np.float32([0.4, 5.0]))
+
+    def __init__(self, ends: int = 0, render_mode: str | None = None) -> None:
+        self.ends, self.render_mode = ends, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.start, self.steps = float(self.np_random.random()) / 10.0, 0
+        self.observed = np.array([self.start])
+        return self.observed, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        self.observed[0] = self.steps + self.start  # into the same array, as some tasks do
+        return self.observed, float(self.steps), self.steps == self.ends, False, {"action": action}
+
+    def render(self):
+        return np.full((8, 12, 3), self.steps, np.uint8)
+
+
+class Turn(Script):
+    """Discrete actions from 3 on; the reward is the action."""
+
+    action_space = spaces.Discrete(4, start=3)
+
+    def step(self, action):
+        observed, _, ended, cut, infos = super().step(action)
+        return observed, float(action), ended, cut, infos
+
+
+class Picture(Script):
+    """Images of 20 x 16 pixels and 3 colours."""
+
+    observation_space = spaces.Box(0, 255, (20, 16, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.draw(), {}
+
+    def step(self, action):
+        return self.draw(), *super().step(action)[1:]
+
+    def draw(self):
+        return np.arange(960).astype(np.uint8).reshape(20, 16, 3)
+
+
+class Groups(Script):
+    """Dict observations."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(0, 1, (1,))})
+
+
+class Choices(Script):
+    """MultiDiscrete actions."""
+
+    action_space = spaces.MultiDiscrete([2, 3])
+
+
+for name, cls, limit in (
+    ("Script-v0", Script, 5),
+    ("Script-v1", Script, None),
+    ("Turn-v0", Turn, 5),
+    ("Picture-v0", Picture, 5),
+    ("Groups-v0", Groups, 5),
+    ("Choices-v0", Choices, 5),
+):
+    gymnasium.register(f"Scripted/{name}", entry_point=cls, max_episode_steps=limit)

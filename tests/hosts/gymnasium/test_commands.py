@@ -1,0 +1,105 @@
+"""Commands on Gymnasium's tasks, from training to film, and what they refuse."""
+
+import json
+
+import pytest
+
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from tests.hosts.gymnasium import scripted
+from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+
+SCRIPTS = f"{scripted.__name__}:Scripted/"
+SMALL = ["--device", "cpu", "--num_envs", 32, "agent.num_steps_per_env=8"]
+
+
+def get_folder(log_root):
+    (result,) = log_root.glob("rsl_rl/*/*/result.json")
+    return result.parent
+
+
+def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_path):
+    run = ["--task", f"{SCRIPTS}Script-v0", "--agent", "lif_ppo", "--log_root", tmp_path]
+    code, out, _ = command("train", *run, *SMALL, "--max_iterations", 2)
+    folder = get_folder(tmp_path)
+    assert code == 0 and str(folder) in out
+    assert (folder / "params" / "env.yaml").read_text().startswith("id: Scripted/Script-v0")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["registered"].startswith("Scripted/Script-v0") and result["env_steps"] == 2 * 8 * 32
+    # 1 + 2 + 3 + 4 + 5, unscaled though PPO learns from scaled rewards
+    assert result["mean_return_final"] == pytest.approx(15.0)
+
+    code, _, _ = command("train", *run, *SMALL, "--max_iterations", 1, "--checkpoint", folder)
+    assert code == 0
+    results = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("rsl_rl/*/*/result.json"))]
+    assert sorted(r["env_steps"] for r in results) == [512, 768]
+
+    play = ["--checkpoint", folder, "--device", "cpu", "--episodes", 4, "--video", "--video_length", 12]
+    code, _, stderr = command("play", *run, *play)
+    assert code == 0, stderr
+    played = json.loads((folder / "playback.json").read_text())
+    assert played["mean_return"] == 15.0 and played["mean_length"] == 5
+    (film,) = folder.glob("videos/play/*.mp4")
+    assert film.stat().st_size > 1000
+
+    code, _, stderr = command("evaluate", *run, "--checkpoint", folder, "--device", "cpu", "--episodes", 3)
+    assert code == 0, stderr
+    evaluated = json.loads((folder / "evaluation.json").read_text())
+    assert list(evaluated["conditions"]) == ["nominal"]
+    assert evaluated["conditions"]["nominal"]["returns"] == [15.0] * 3
+
+
+def test_the_same_seed_gives_the_same_run(command, tmp_path):
+    curves = []
+    for place in ("a", "b"):
+        run = ["--task", "Pendulum-v1", "--log_root", tmp_path / place, "--seed", 3, "--max_iterations", 3]
+        assert command("train", *run, *SMALL, "env.max_episode_steps=20")[0] == 0
+        curves.append(
+            json.loads((get_folder(tmp_path / place) / "result.json").read_text())["curve"]["return"]
+        )
+    assert curves[0] == curves[1] and len(set(curves[0])) > 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--task", "HalfCheeta-v5"], ["--task", "'HalfCheeta-v5'", "HalfCheetah-v5"]),
+        (["--task", f"{SCRIPTS}Groups-v0"], ["Groups-v0", "Dict observations", "allowed: Box"]),
+        (["--task", f"{SCRIPTS}Choices-v0"], ["Choices-v0", "MultiDiscrete actions", "Box and Discrete"]),
+        (
+            ["--task", f"{SCRIPTS}Picture-v0", "--agent", "mlp_ppo", "agent.actor.class_name=MLPModel"],
+            ["agent.actor.class_name", "MLPModel", "images", "CNNModel"],
+        ),
+        (["--task", "no_such_module:Task-v0"], ["--task", "no_such_module"]),
+        (["env.max_episode_step=1"], ["env.max_episode_step", "allowed: g, max", "mean 'max_episode_steps'"]),
+        (["env.vectorization_mode=fork"], ["env.vectorization_mode", "'fork'", "sync, async"]),
+        (["physics=mujoco"], ["physics=mujoco", "Gymnasium"]),
+        (["env.a.b=1"], ["env.a.b=1", "env.KEY=VALUE"]),
+        (["--visualizer", "viser"], ["--visualizer viser", "no live view"]),
+        (["--assets", "nucleus"], ["--assets nucleus", "Gymnasium"]),
+        (["agent.obs_groups.actor=[polcy]"], ["agent.obs_groups.actor", "'polcy'", "allowed: policy"]),
+        (
+            ["agent.actor.distribution_cfg.class_name=CategoricalDistribution"],
+            ["distribution_cfg.class_name", "continuous", "GaussianDistribution"],
+        ),
+        (
+            ["--task", "CartPole-v1", "agent.actor.distribution_cfg.class_name=GaussianDistribution"],
+            ["distribution_cfg.class_name", "discrete", "CategoricalDistribution"],
+        ),
+        (["--agent", "lif_stateful_ppo", "--num_envs", 8], ["--num_envs 8", "at least 32"]),
+        (["--video", "env.vectorization_mode=async"], ["--video", "env.vectorization_mode=sync"]),
+    ],
+)
+def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp_path):
+    task = [] if "--task" in arguments else ["--task", "Pendulum-v1"]
+    code, _, stderr = command("train", *task, *arguments, "--device", "cpu", "--log_root", tmp_path)
+    lines = [line for line in stderr.splitlines() if "error:" in line]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in stderr, stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert not [path for path in tmp_path.rglob("*") if list_checkpoints(path)]
+
+
+@pytest.mark.parametrize("conditions", ["push", "stress,action_delay_1"])
+def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
+    code, _, stderr = command("evaluate", "--task", "Pendulum-v1", "--conditions", conditions)
+    assert code == 2 and "--conditions" in stderr and "nominal" in stderr

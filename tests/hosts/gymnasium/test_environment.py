@@ -1,0 +1,221 @@
+"""Gymnasium's environments as rsl_rl's: against scripted episodes, bare environments and Gymnasium's own wrappers."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
+
+from spiky_rl.hosts import find_host
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
+from spiky_rl.hosts.gymnasium.environment import draw_seeds
+from spiky_rl.learners import get_learner
+from spiky_rl.learners.common.episodes import EpisodeStatistics
+from spiky_rl.learners.common.reward_scaling import CLIP, RewardScaler
+from tests.hosts.gymnasium import scripted
+
+SCRIPTS = f"{scripted.__name__}:Scripted/"
+
+
+def load(task, *overrides):
+    host = find_host(task)
+    return host.load_task(TaskRequest(host.resolve_task(task), get_learner("rsl_rl"), overrides=overrides))
+
+
+def open_env(task, num_envs, *overrides, seed=0, **options):
+    return load(task, *overrides).open("cpu", num_envs, SimulationOptions(seed=seed, **options))
+
+
+def test_ends_time_limits_and_final_observations_are_those_of_the_script():
+    """A limit of 5 steps; an end at step 3, at step 5 together with the limit, or none."""
+    for ends, length, cut in ((3, 3, False), (5, 5, False), (0, 5, True)):
+        with open_env(f"{SCRIPTS}Script-v0", 2, f"env.ends={ends}") as env:
+            start = env.get_observations()["policy"].clone()
+            for step in range(1, 12):
+                before = env.get_observations()["policy"]
+                obs, rewards, dones, extras = env.step(torch.zeros(2, 2))
+                place = (step - 1) % length + 1
+                assert rewards.tolist() == [place, place]
+                assert dones.tolist() == [int(place == length)] * 2
+                assert extras["time_outs"].tolist() == [cut and place == length] * 2
+                assert env.episode_length_buf.tolist() == [place % length] * 2
+                assert ("final_observations" in extras) == (place == length)
+                if (
+                    place == length
+                ):  # the successor of the last observation, not the first one of the next episode
+                    final = extras["final_observations"]["policy"]
+                    torch.testing.assert_close(final, before + 1.0)
+                    assert (obs["policy"] < 0.1).all() and not torch.equal(obs["policy"], start)
+                else:
+                    torch.testing.assert_close(obs["policy"], before + 1.0)
+
+
+def test_history_begins_with_the_first_observation_and_ends_with_the_latest():
+    task = load(f"{SCRIPTS}Script-v0", "env.ends=3")
+    task.history = 3
+    with task.open("cpu", 1, SimulationOptions(seed=0)) as env:
+        seen = [env.get_observations()["policy"][0]]
+        finals = []
+        for _ in range(4):
+            obs, _, _, extras = env.step(torch.zeros(1, 2))
+            seen.append(obs["policy"][0])
+            finals += [extras["final_observations"]["policy"][0]] if "final_observations" in extras else []
+    steps = [[round(float(value)) for value in frames] for frames in seen]
+    assert steps == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 0, 0], [0, 0, 1]]
+    assert [round(float(value)) for value in finals[0]] == [1, 2, 3]
+    assert len(set(seen[3].tolist())) == 1, "nothing of the episode before"
+
+
+def test_observations_of_earlier_steps_do_not_change():
+    with open_env(f"{SCRIPTS}Script-v0", 1) as env:
+        first = env.get_observations()["policy"]
+        value = first.clone()
+        env.step(torch.zeros(1, 2))
+        assert torch.equal(first, value) and first.dtype == torch.float32
+
+
+def test_actions_are_clipped_to_one_and_mapped_to_the_bounds():
+    with open_env(f"{SCRIPTS}Script-v0", 5) as env:
+        env.step(torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5], [1.0, 1.0], [-7.0, 9.0]]))
+        wanted = [[-0.4, 1.0], [0.0, 3.0], [0.2, 4.0], [0.4, 5.0], [-0.4, 5.0]]
+        np.testing.assert_allclose(np.stack(env.latest_infos["action"]), wanted, rtol=1e-6)
+
+
+def test_the_largest_component_is_the_choice_of_a_discrete_action():
+    with open_env(f"{SCRIPTS}Turn-v0", 4) as env:
+        assert env.num_actions == 4
+        assert env.step(torch.eye(4) * 2.0 - 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
+
+
+def test_images_are_channels_first_in_zero_to_one():
+    with open_env(f"{SCRIPTS}Picture-v0", 2) as env:
+        image = env.get_observations()["policy"]
+        assert image.shape == (2, 3, 20, 16) and image.dtype == torch.float32
+        assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
+
+
+def test_a_task_without_time_limit_gets_one():
+    task = load(f"{SCRIPTS}Script-v1")
+    assert task.max_episode_steps == task.settings["max_episode_steps"] == 10_000
+    with open_env(f"{SCRIPTS}Script-v1", 1, "env.max_episode_steps=2") as env:
+        assert [bool(env.step(torch.zeros(1, 2))[3]["time_outs"]) for _ in range(4)] == [False, True] * 2
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_steps_equal_those_of_bare_environments_bit_for_bit(mode):
+    """Hopper ends at different steps in every environment; each bare one is reset when it ends."""
+    generator, seeds = torch.Generator().manual_seed(1), draw_seeds(3, 3)
+    bare = [gymnasium.make("Hopper-v5") for _ in seeds]
+    seen = [env.reset(seed=seed)[0] for env, seed in zip(bare, seeds, strict=True)]
+    with open_env("Hopper-v5", 3, f"env.vectorization_mode={mode}", seed=3) as env:
+        assert torch.equal(env.get_observations()["policy"], torch.tensor(np.stack(seen)).float())
+        ended = 0
+        for _ in range(80):
+            actions = torch.rand(3, 3, generator=generator) * 3 - 1.5
+            obs, rewards, dones, extras = env.step(actions)
+            for i, single in enumerate(bare):
+                found, reward, terminated, truncated, _ = single.step(actions[i].clamp(-1, 1).numpy())
+                assert rewards[i] == np.float32(reward) and dones[i] == (terminated or truncated)
+                if dones[i]:
+                    ended += 1
+                    assert torch.equal(extras["final_observations"]["policy"][i], torch.tensor(found).float())
+                    found = single.reset()[0]
+                assert torch.equal(obs["policy"][i], torch.tensor(found).float())
+        assert ended >= 3
+    for single in bare:
+        single.close()
+
+
+def test_runs_with_neighbouring_seeds_share_no_stream():
+    starts = []
+    for seed in (0, 1):
+        with open_env("Pendulum-v1", 8, seed=seed) as env:
+            starts.append({tuple(row) for row in env.get_observations()["policy"].tolist()})
+    assert len(starts[0] | starts[1]) == 16
+    assert len(set(draw_seeds(0, 1000))) == 1000
+
+
+def test_restart_gives_every_part_the_same_states():
+    with open_env("Pendulum-v1", 6) as env:
+        parts = torch.arange(6).split(3)
+        first = env.restart(parts, 5)["policy"].clone()
+        env.step(torch.zeros(6, 1))
+        again = env.restart(parts, 5)["policy"]
+        other = env.restart(parts, 6)["policy"]
+    assert torch.equal(first, again) and torch.equal(first[:3], first[3:])
+    assert not torch.equal(first, other) and len(set(map(tuple, first.tolist()))) == 3
+
+
+def test_episode_statistics_equal_gymnasiums():
+    options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
+    theirs = RecordEpisodeStatistics(gymnasium.make_vec("Hopper-v5", 4, **options), buffer_length=1000)
+    theirs.reset(seed=draw_seeds(7, 4))
+    ours = EpisodeStatistics(4, "cpu")
+    generator = torch.Generator().manual_seed(2)
+    with open_env("Hopper-v5", 4, seed=7) as env:
+        for _ in range(150):
+            actions = torch.rand(4, 3, generator=generator) * 2 - 1
+            _, rewards, dones, _ = env.step(actions)
+            theirs.step(actions.numpy())
+            ours.add(rewards, dones > 0)
+    ours.fetch()
+    assert len(ours.returns) == len(theirs.return_queue) > 10
+    np.testing.assert_allclose(ours.returns, np.ravel(theirs.return_queue), rtol=1e-5)
+    assert list(ours.lengths) == np.ravel(theirs.length_queue).tolist()
+
+
+def test_scaled_rewards_equal_gymnasiums():
+    options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
+    theirs = NormalizeReward(gymnasium.make_vec("Hopper-v5", 4, **options), gamma=0.98)
+    theirs.reset(seed=draw_seeds(7, 4))
+    ours, saved = RewardScaler(4, 0.98), None
+    generator = torch.Generator().manual_seed(2)
+    with open_env("Hopper-v5", 4, seed=7) as env:
+        for step in range(120):
+            actions = torch.rand(4, 3, generator=generator) * 2 - 1
+            with torch.inference_mode():
+                _, rewards, dones, extras = env.step(actions)
+                scaled = ours(rewards.double(), (dones > 0) & ~extras["time_outs"], dones > 0)
+            wanted = np.clip(theirs.step(actions.numpy())[1], -CLIP, CLIP)
+            # Gymnasium's running return is a float32
+            np.testing.assert_allclose(scaled.numpy(), wanted, rtol=2e-5)
+            if step == 60:
+                saved = {key: value.clone() for key, value in ours.state_dict().items()}
+    restored = RewardScaler(4, 0.98)
+    restored.load_state_dict(saved)
+    assert restored.var == saved["var"] != 1.0
+
+
+def test_distance_is_the_way_forward():
+    with open_env("HalfCheetah-v5", 2, "env.max_episode_steps=20") as env:
+        measures = env.make_measures()
+        measures.reset()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            begin = np.array([e.unwrapped.data.qpos[0] for e in env.vector_env.envs])
+            for step in range(20):
+                last = np.array([e.unwrapped.data.qpos[0] for e in env.vector_env.envs])
+                dones = env.step(torch.rand(2, 6, generator=generator) * 2 - 1)[2]
+                found = measures.step(dones)["distance"]
+                assert len(found) == (2 if step == 19 else 0)
+            end = last + env.latest_infos["final_info"]["x_velocity"] * env.step_dt
+            np.testing.assert_allclose(found.numpy(), end - begin, rtol=1e-5, atol=1e-6)
+
+
+def test_tasks_without_a_velocity_have_no_distance():
+    with open_env("Pendulum-v1", 2) as env:
+        measures = env.make_measures()
+        dones = env.step(torch.zeros(2, 1))[2]
+        assert measures.step(dones) == {}
+
+
+def test_non_finite_values_are_refused():
+    with open_env("Pendulum-v1", 2) as env:
+        with pytest.raises(NonFiniteError) as refused:
+            env.step(torch.tensor([[0.0], [float("nan")]]))
+        assert refused.value.blames_policy
+        env.vector_env.envs[1].unwrapped.state = np.array([np.inf, 0.0])
+        with pytest.raises(NonFiniteError) as refused, np.errstate(invalid="ignore"):
+            env.step(torch.zeros(2, 1))
+        assert not refused.value.blames_policy

@@ -1,0 +1,116 @@
+"""PPO on Gymnasium's tasks: values at time limits, discrete actions, and every agent."""
+
+import json
+
+import pytest
+import torch
+from torch.distributions import OneHotCategorical, kl_divergence
+
+from spiky_rl.config import registry
+from spiky_rl.config.spec import read_agent
+from spiky_rl.learners.common.reward_scaling import RewardScaler
+from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.simulate import open_env
+from tests.hosts.gymnasium import scripted
+from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+
+SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
+AGENTS = [
+    name
+    for name in registry.list_names("agents")
+    if "frames" not in read_agent(name)[1] and not name.endswith("classifier")
+]
+SMALL = ["agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
+
+
+def make_runner(agent, env, plan):
+    torch.manual_seed(0)
+    return plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
+
+
+@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo", "gru_ppo", "lif_reservoir_ppo"])
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
+    """The script of 5 steps is only ever cut; the reward of step n is n."""
+    plan = make_plan(
+        RunRequest(
+            task=SCRIPT,
+            agent=agent,
+            device="cpu",
+            num_envs=32,
+            overrides=(*SMALL, f"agent.algorithm.reward_normalization={str(scales).lower()}"),
+        )
+    )
+    with open_env(plan) as env, torch.inference_mode():
+        alg = make_runner(agent, env, plan).alg
+        scaler = RewardScaler(32, alg.gamma)
+        obs = env.get_observations()
+        for step in range(8):
+            obs, rewards, dones, extras = env.step(alg.act(obs))
+            wanted = scaler(rewards, torch.zeros(32, dtype=bool), dones > 0) if scales else rewards
+            if step == 4:
+                values = alg._compute_values(extras["final_observations"])
+                again = alg._compute_values(extras["final_observations"])
+                assert torch.equal(values, again), "the critic's state does not advance"
+                assert not torch.allclose(values, alg.transition.values.squeeze(-1))
+                wanted = wanted + alg.gamma * values
+            alg.process_env_step(obs, rewards, dones, extras)
+            torch.testing.assert_close(alg.storage.rewards[step].squeeze(-1), wanted)
+
+
+def test_a_categorical_distribution_is_torchs():
+    ours, logits = CategoricalDistribution(4), torch.randn(6, 4)
+    theirs, other = OneHotCategorical(logits=logits), OneHotCategorical(logits=torch.randn(6, 4))
+    ours.update(logits)
+    actions = ours.sample()
+    assert actions.shape == (6, 4) and torch.equal(actions.sum(-1), torch.ones(6))
+    torch.testing.assert_close(ours.log_prob(actions), theirs.log_prob(actions))
+    torch.testing.assert_close(ours.entropy, theirs.entropy())
+    torch.testing.assert_close(ours.std, theirs.variance.sqrt())
+    before = ours.params
+    ours.update(other.logits)
+    torch.testing.assert_close(ours.kl_divergence(before, ours.params), kl_divergence(theirs, other))
+    assert torch.equal(ours.deterministic_output(logits), ours.as_deterministic_output_module()(logits))
+    torch.manual_seed(0)
+    ours.update(logits[:1].expand(20_000, 4))
+    torch.testing.assert_close(ours.sample().mean(0), theirs.probs[0], atol=0.015, rtol=0.0)
+
+
+def train_once(command, agent, task, tmp_path, *options):
+    argv = ["--task", task, "--agent", agent, "--device", "cpu", "--log_root", tmp_path, *options]
+    code, _, stderr = command("train", *argv, "--max_iterations", 1, "--num_envs", 32, *SMALL)
+    assert code == 0, stderr
+    (result,) = tmp_path.glob("*/*/*/result.json")
+    return json.loads(result.read_text())
+
+
+def needs_images_or_teacher(agent: str) -> bool:
+    content = read_agent(agent)[1]
+    connections = (content.get("network") or {}).get("connection")
+    return "distillation_cfg" in content.get("algorithm", {}) or isinstance(connections, list)
+
+
+@pytest.mark.parametrize("agent", ["lif_rstdp", "lif_stateful_ppo", "lif_reservoir_ppo", "mlp_history_ppo"])
+def test_agents_train(command, agent, tmp_path):
+    result = train_once(command, agent, "Pendulum-v1", tmp_path)
+    assert (result["task"], result["outcome"], result["physics"]) == ("Pendulum-v1", "finished", "gymnasium")
+    assert {"gymnasium", "mujoco"} <= set(result["versions"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["Pendulum-v1", "CartPole-v1", "Hopper-v5"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_trains_on_every_kind_of_task(command, agent, task, tmp_path):
+    if needs_images_or_teacher(agent):
+        pytest.skip("it needs images or a teacher")
+    assert train_once(command, agent, task, tmp_path)["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_conv_ppo"])
+def test_images_train_convolutional_networks(command, agent, tmp_path):
+    layers = "agent.network.connection=[{name: convolutional, kernel: 3, padding: 1}, {name: linear}]"
+    options = [] if agent == "mlp_ppo" else [layers, "agent.network.layers=[4, 8]"]
+    picture = f"{scripted.__name__}:Scripted/Picture-v0"
+    assert train_once(command, agent, picture, tmp_path, *options)["outcome"] == "finished"
