@@ -271,7 +271,8 @@ def _make_option_info(field: FieldInfo) -> OptionInfo:
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     return OptionInfo(
         *(field.default, field.description or "", str if choices else kind, many, choices),
-        *(_find_bound(metadata, name) for name in ("ge", "le", "gt", "lt")),
+        *(_find_bound(metadata, "ge"), _find_bound(metadata, "le")),
+        *(_find_bound(metadata, "gt"), _find_bound(metadata, "lt")),
         *(str(extra.pop("unit", "")), extra),
     )
 
@@ -309,7 +310,7 @@ def _format_error(error: ValidationError, path: str, settings: type[Settings]) -
     if (
         first["type"] == "value_error" and is_of_model
     ):  # a validator of several keys, which may name one of them
-        message = str(first["ctx"]["error"])
+        message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
         return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
     info = None if field is None else _make_option_info(field)
