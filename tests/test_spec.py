@@ -72,7 +72,7 @@ def spiking(agent):
 
 
 def resolve(name, *overrides, task=TASK, task_spec=None):
-    return spec.resolve_agent(name, task, copy.deepcopy(HOST), overrides, task_spec)
+    return spec.resolve_agent(name, task, copy.deepcopy(HOST), overrides, task_spec, host="Isaac Lab")
 
 
 def origins(found):

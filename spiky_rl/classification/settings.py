@@ -379,7 +379,7 @@ def parse_dataset_options(
 def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
     """Return an agent with overrides. Raises UserError if it has no network, or its network cannot learn classes."""
     read_agent(agent)
-    spec = resolve_agent(agent, dataset, HOST, overrides)
+    spec = resolve_agent(agent, dataset, HOST, overrides, host="classify.py")
     if spec.network is None:
         raise UserError(f"--agent {agent}: not a spiking agent, it has no `network`")
     if rule := get_local_rule(spec.network):

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 
 if TYPE_CHECKING:
     import gymnasium
 
-CATEGORICAL = "CategoricalDistribution"
-"""Action distribution of discrete actions."""
 
 LEAST_PIXELS = 16
 """Smallest side of an image that the default CNN takes."""

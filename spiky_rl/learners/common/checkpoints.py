@@ -160,8 +160,8 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     layouts = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
     missing = min(([key for key in keys if key not in content] for keys in layouts), key=len)
     if missing:
-        layouts = {n: get_learner(n).checkpoint_keys.values() for n in list_learners()}
-        owners = [n for n in layouts if any(content.keys() >= set(keys) for keys in layouts[n])]
+        known = {n: get_learner(n).checkpoint_keys.values() for n in list_learners()}
+        owners = [n for n in known if any(content.keys() >= set(keys) for keys in known[n])]
         hint = f"; it is {owners[0]}'s: pass --rl_library {owners[0]}" if owners else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:

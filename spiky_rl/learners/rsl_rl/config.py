@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import SKRL_ONLY
+from spiky_rl.config.schema import CATEGORICAL, SKRL_ONLY
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import caches_features, check_learning_rates, get_local_rule
 from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
 
 CLASSES = "spiky_rl.learners.rsl_rl"
-CATEGORICAL = "CategoricalDistribution"
-"""Name of our distribution of discrete actions in agent files."""
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate", "reward_normalization")
 """Options of SpikingPPO that rsl_rl's PPO does not have."""
 
