@@ -71,7 +71,7 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
         env: The rsl_rl environment.
         checkpoint: The checkpoint.
     """
-    runner_class: Any = plan.learner.get_runner_class(plan.spec.algorithm)
+    runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
     runner = runner_class(env, plan.config, None, plan.device, plan.identity)
     runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
     return runner, runner.get_inference_policy(plan.device)

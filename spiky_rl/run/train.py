@@ -183,7 +183,7 @@ class TrainingRun:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        runner_class: Any = plan.learner.get_runner_class(plan.spec.algorithm)
+        runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
         folder = None if self.folder is None else str(self.folder)
         notes = {"specification": _format_spec_table(plan)}
         runner = runner_class(

@@ -427,8 +427,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
-        raise NonFiniteError(*explain_non_finite(self, actions, rewards, leaves))
+        env: Any = self.unwrapped
+        raise NonFiniteError(
+            *explain_non_finite(env, actions, rewards, leaves, self.seen, self.broken, self.is_trained)
+        )
 
     def describe_blow_up(self) -> str:
         """Return a phrase with the physics settings if the latest observations are extremely large, else ""."""
-        return describe_blow_up(self)
+        return describe_blow_up(self.unwrapped, self.seen)  # type: ignore[arg-type]
