@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from spiky_rl.networks.base import SpikingNetwork
 
+MEAN_ACTIONS = "Actions are the mean of the policy, as the environment takes them."
 LARGEST_FILE = 2**31 - 2**24
 """Maximum bytes of weights in one ONNX file (a protobuf); larger weights are written to a separate file."""
 
@@ -129,10 +130,11 @@ def make_metadata(
         begins: Instruction for the state at the start of an episode.
     """
     groups = ", ".join(model.obs_groups)
+    actions_text = getattr(model.distribution, "actions_text", MEAN_ACTIONS)
     return {
         "producer": "spiky_rl",
         "usage": f"One call per control step and robot. Observations are the task's groups {groups}, in this order, as the"
-        " environment gives them; normalisation is inside. Actions are the mean of the policy, as the environment takes them."
+        f" environment gives them; normalisation is inside. {actions_text}"
         + (f" {between}" if state else ""),
         "observations": observations,
         "actions": actions,
