@@ -47,7 +47,7 @@ def register_agents() -> None:
 
 
 def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
-    def configuration() -> Any:
+    def load_cfg() -> Any:
         try:
             action, library = command.get_calling_command()
             return make_agent_cfg(task, agent, library, action)
@@ -56,8 +56,8 @@ def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
             log.error("error: %s", error)
             raise SystemExit(2) from None
 
-    configuration.__name__ = f"{agent}_cfg"
-    return configuration
+    load_cfg.__name__ = f"{agent}_cfg"
+    return load_cfg
 
 
 def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action: str = "") -> Any:
