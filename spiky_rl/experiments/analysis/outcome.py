@@ -134,14 +134,15 @@ class StudyAnalysis:
         spiking = {result.label for result in self.trained if _has_spikes(result)}
         return tuple(label for label in self.labels if label not in spiking)
 
+    def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
+        """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
+        keys = ((label, task) for label in (self.labels if labels is None else labels))
+        return [self.rows[key] for key in keys if key in self.rows]
+
     def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
         """Return (energy of a control step in nJ under an energy ``model``, score) of the agents on a ``task`` with both, by label."""
-        rows = {label: row for (label, other), row in self.rows.items() if other == task}
-        return {
-            label: (row.energy[model].step.estimate, row.mean)
-            for label, row in rows.items()
-            if model in row.energy
-        }
+        rows = [row for row in self.get_task_rows(task) if model in row.energy]
+        return {row.label: (row.energy[model].step.estimate, row.mean) for row in rows}
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""

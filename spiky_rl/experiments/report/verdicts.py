@@ -172,7 +172,7 @@ def compute_advantage(verdict: Verdict) -> Interval:
 
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the agents on a ``task``: seeds, return and energy per metre."""
-    rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
+    rows = analysis.get_task_rows(task)
     energies = {
         m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in TABLE_MODELS
     }
