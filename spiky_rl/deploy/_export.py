@@ -8,7 +8,7 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.deploy._bounds import bound_actions
+from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.deploy._calibration import record_rollout
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._program import ExportError
