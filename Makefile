@@ -5,10 +5,11 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu verify-gpu check format bench results docs build lock clean help
+.PHONY: setup run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
+MJLAB_DEV := onnxruntime pytest pytest-timeout setuptools
 RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterations 60
 
 setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
@@ -17,6 +18,13 @@ setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing 
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv)
 	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./isaaclab_mujoco
+	@touch $@
+
+# mjlab cannot be installed beside Isaac Lab, so it has an environment of its own.
+.venv-mjlab/.stamp: pyproject.toml setup.py requirements-mjlab.lock | $(filter .uv/bin/uv,$(UV))
+	@.venv-mjlab/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv-mjlab)
+	$(UV) pip install --python .venv-mjlab/bin/python --quiet --compile-bytecode --require-hashes --requirements requirements-mjlab.lock
+	$(UV) pip install --python .venv-mjlab/bin/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # A python3.12 on the path first, then pyenv's, then whatever uv knows or can download.
@@ -73,6 +81,9 @@ test-slow: setup ## the slow tests (training runs, builds)
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
+test-mjlab: .venv-mjlab/.stamp ## the tests of mjlab's tasks and of rsl_rl 5.4, in .venv-mjlab (MJLAB_TESTS="-m slow": the slow ones)
+	OMP_NUM_THREADS=1 .venv-mjlab/bin/python -m pytest tests/hosts/mjlab tests/hosts/test_rsl_rl_versions.py $(MJLAB_TESTS)
+
 verify-gpu: setup ## all that waits for a GPU, and a page of it (VERIFY_ARGS=--dry-run: on the CPU)
 	$(BIN)/python scripts/verify_gpu.py $(VERIFY_ARGS)
 
@@ -100,11 +111,13 @@ build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist isaaclab_mujoco
 
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
-lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live)
+lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live), and requirements-mjlab.lock
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
 	  --extra isaaclab --extra gymnasium --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
 	  --no-emit-package isaaclab-mujoco --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml - <<<./isaaclab_mujoco >/dev/null
+	printf '%s\n' $(MJLAB_DEV) | $(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
+	  --extra mjlab --custom-compile-command "make lock" --output-file requirements-mjlab.lock $(LOCK_ARGS) pyproject.toml - >/dev/null
 
 clean: ## remove what the other verbs made, except .venv and logs/
 	rm -rf build dist site .pytest_cache *.egg-info isaaclab_mujoco/build isaaclab_mujoco/.pytest_cache isaaclab_mujoco/src/*.egg-info

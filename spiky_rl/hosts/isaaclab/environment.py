@@ -28,9 +28,9 @@ from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
-from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.seeding import seed_torch
+from spiky_rl.hosts.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,8 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
+    if not _supports_mixed_precision() and algorithm.pop("use_mixed_precision", False):
+        raise SpecError("agent.algorithm.use_mixed_precision: true needs rsl_rl 5.5; set it to false")
     check_learning_rates(algorithm)
     distribution = config["actor"].get("distribution_cfg") or {}
     if distribution.get("class_name") == CATEGORICAL:
@@ -57,6 +60,13 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     _check_distillation(spec, algorithm)
     use_spiking_ppo(spec, algorithm, burn_in)
     return config
+
+
+def _supports_mixed_precision() -> bool:
+    """Return whether rsl_rl's PPO has the option."""
+    from rsl_rl.algorithms import PPO
+
+    return "use_mixed_precision" in inspect.signature(PPO).parameters
 
 
 def _check_burn_in(spec: AgentSpec, burn_in: int, steps: int) -> None:

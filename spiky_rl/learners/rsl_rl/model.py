@@ -96,6 +96,8 @@ class SpikingModel(MLPModel):
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
         """State of the network before the next control step; None for the zero state."""
+        self.is_updating = False
+        """Whether an update has begun that is not counted yet."""
         self.flat = False
         """Whether a host has set the state as one tensor; it is then also returned as one tensor."""
 
@@ -153,6 +155,12 @@ class SpikingModel(MLPModel):
             # rsl_rl uses autocast only in updates, and a current rounded to bfloat16 would flip spikes of the rollout
             with torch.autocast(device, enabled=False):
                 return self.forward(obs, masks, hidden_state, stochastic_output)
+        if self.training and torch.is_grad_enabled():
+            self.is_updating = True
+        elif (
+            self.training and self.is_updating
+        ):  # the first control step after an update by rsl_rl 5.4's own PPO
+            self.end_update()
         if masks is not None and not self.is_recurrent:
             flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = flat
@@ -261,8 +269,14 @@ class SpikingModel(MLPModel):
     @override
     def update_normalization(self, obs: TensorDict) -> None:
         super().update_normalization(obs)
-        if self.training:  # rsl_rl calls this once after every update, which slopes and encoder noise count
-            self.network.count_update()
+        # rsl_rl 5.5 calls this once after every update, rsl_rl 5.4 in every control step of a rollout, without gradients
+        if self.training and torch.is_grad_enabled():
+            self.end_update()
+
+    def end_update(self) -> None:
+        """End an update: slopes and encoder noise count it."""
+        self.is_updating = False
+        self.network.count_update()
 
     @override
     def as_jit(self) -> nn.Module:
@@ -326,10 +340,10 @@ class FlatState:
 
 
 def _as_state(hidden_state: HiddenState) -> State | None:
-    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one."""
+    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one, and rsl_rl 5.4 replays several states as a list."""
     if hidden_state is None:
         return None
-    return hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)
+    return tuple(hidden_state) if isinstance(hidden_state, tuple | list) else (hidden_state,)
 
 
 def _as_list(size: int | list[int]) -> list[int]:

@@ -154,6 +154,11 @@ class RslRlSpikingPPO(PPO):
             else []
         )
         losses = super().update()
+        for model in (actor, self._raw_critic):
+            if (
+                isinstance(model, SpikingModel) and model.is_updating
+            ):  # with rsl_rl 5.4; rsl_rl 5.5 has ended it
+                model.end_update()
         with torch.no_grad():
             for weight, value in learned:
                 weight.copy_(value)

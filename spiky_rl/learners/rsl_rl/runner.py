@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -53,11 +54,15 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
-            algorithm = train_cfg["algorithm"]
-            if getattr(env, "has_final_observations", False) and algorithm.get("class_name") == "PPO":
+            # rsl_rl 5.4 changes these groups, and 5.5 copies them
+            groups = {key: copy.deepcopy(train_cfg[key]) for key in ("actor", "critic", "algorithm")}
+            if (
+                getattr(env, "has_final_observations", False)
+                and groups["algorithm"].get("class_name") == "PPO"
+            ):
                 # rsl_rl's PPO takes the value before a time limit's last step
-                train_cfg = {**train_cfg, "algorithm": {**algorithm, "class_name": f"{CLASSES}:SpikingPPO"}}
-            super().__init__(env, train_cfg, log_dir, device)
+                groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
+            super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)

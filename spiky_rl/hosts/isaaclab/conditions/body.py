@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
+from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
