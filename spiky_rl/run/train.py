@@ -204,21 +204,15 @@ class TrainingRun:
         plan = self.plan
         callback = _IterationCallback(self, runner, stop)
         if self.folder is not None:
-            total = (
-                None
-                if callback.iterations == UNLIMITED_ITERATIONS
-                else callback.first + max(callback.iterations, 0)
-            )
-            resume.write_settings(self.folder, plan, self.options, total)
-        if callback.first and callback.iterations != UNLIMITED_ITERATIONS:
+            resume.write_settings(self.folder, plan, self.options, callback.total_iterations)
+        if callback.first and callback.total_iterations is not None:
             log.info("running %d more iterations", max(callback.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
             with display() as callback.show:
                 runner.on_iteration = callback
-                stop.signal = _max_over_ranks(
-                    stop.signal, plan.device
-                )  # of a stop during the simulator's start
+                # a stop request during the simulator's start may have reached one rank only
+                stop.signal = _max_over_ranks(stop.signal, plan.device)
                 if stop():
                     raise StopTraining
                 if callback.iterations > 0:  # a resumed run may have spent its budget already
@@ -282,6 +276,11 @@ class _IterationCallback:
         self.initial_share: float | None = None
         self.best = float("-inf")
         self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+
+    @property
+    def total_iterations(self) -> int | None:
+        """Iterations of the whole run, with those before a resume; None if a budget ends it."""
+        return None if self.iterations == UNLIMITED_ITERATIONS else self.first + max(self.iterations, 0)
 
     def __call__(self, iteration: IterationSummary) -> None:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
