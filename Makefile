@@ -15,26 +15,26 @@ RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterat
 setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
 
 .venv/.stamp: pyproject.toml setup.py isaaclab_mujoco/pyproject.toml requirements.lock | $(filter .uv/bin/uv,$(UV))
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv,3.12)
 	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./isaaclab_mujoco
 	@touch $@
 
 # mjlab cannot be installed beside Isaac Lab, so it has an environment of its own.
 .venv-mjlab/.stamp: pyproject.toml setup.py requirements-mjlab.lock | $(filter .uv/bin/uv,$(UV))
-	@.venv-mjlab/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv-mjlab)
+	@.venv-mjlab/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv-mjlab,3.12)
 	$(UV) pip install --python .venv-mjlab/bin/python --quiet --compile-bytecode --require-hashes --requirements requirements-mjlab.lock
 	$(UV) pip install --python .venv-mjlab/bin/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# A python3.12 on the path first, then pyenv's, then whatever uv knows or can download.
+# A python of that version on the path first, then pyenv's, then whatever uv knows or can download.
 define make_venv
 { echo "making $(1)"; \
-  for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python 3.12; do \
+  for python in python$(2) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(2)*/bin/python $(2); do \
     $(UV) venv --quiet --clear --python "$$python" $(1) 2>$(1).log && rm $(1).log && exit 0; \
   done; \
   cat $(1).log; rm -f $(1).log; \
-  echo "No Python 3.12 found. Install it (pyenv install 3.12, or your system's python3.12) and try again." >&2; exit 1; }
+  echo "No Python $(2) found. Install it (pyenv install $(2), or your system's python$(2)) and try again." >&2; exit 1; }
 endef
 
 # Some systems ship python3 without venv's own pip; the user's site then takes uv.
@@ -52,6 +52,8 @@ run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no
 
 # Gymnasium's tasks without Isaac Lab, in an environment of their own, with the lock's versions. PyTorch's index has the CPU build,
 # of 0.7 instead of 5 GB; PyPI has the CUDA build alone.
+# GYMNASIUM_PYTHON=3.13 takes the other Python that it works on.
+GYMNASIUM_PYTHON ?= 3.12
 GYMNASIUM := .venv-gymnasium/bin
 install_gymnasium = $(UV) pip install --python $(GYMNASIUM)/python --quiet --compile-bytecode --constraint requirements.lock \
   --editable '.[gymnasium,skrl]' psutil pytest pytest-timeout
@@ -59,7 +61,7 @@ install_gymnasium = $(UV) pip install --python $(GYMNASIUM)/python --quiet --com
 setup-gymnasium: .venv-gymnasium/.stamp ## build .venv-gymnasium: Gymnasium's tasks, without Isaac Lab
 
 .venv-gymnasium/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
-	@$(GYMNASIUM)/python -c '' 2>/dev/null || $(call make_venv,.venv-gymnasium)
+	@[ "$$($(GYMNASIUM)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(GYMNASIUM_PYTHON) ] || $(call make_venv,.venv-gymnasium,$(GYMNASIUM_PYTHON))
 	@$(install_gymnasium) --torch-backend cpu || { echo "no CPU build of torch; taking PyPI's" && $(install_gymnasium); }
 	@touch $@
 
