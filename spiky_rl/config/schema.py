@@ -192,9 +192,7 @@ class Td3Settings(Settings):
         "spiking",
         "TD3: target actor of a spiking actor; spiking: its moving average; proxy: an ANN that imitates it",
     )
-    proxy_learning_rate: float = option(
-        1e-3, "TD3: learning rate of the proxy target's imitation", above=0.0
-    )
+    proxy_learning_rate: float = option(1e-3, "TD3: learning rate of the proxy target's imitation", above=0.0)
 
 
 class SacSettings(Settings):

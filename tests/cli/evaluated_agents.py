@@ -73,7 +73,9 @@ def main(library, logs, *agents):
                     plan = planned(library, logs, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     torch.manual_seed(SEED)
-                    runner = plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
+                    runner = plan.learner.get_runner_class(plan.spec.algorithm)(
+                        env, plan.config, None, "cpu", plan.identity
+                    )
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
                         groups = env.make_condition_groups(NAMES, EPISODES, ["policy"], SEED)

@@ -84,7 +84,9 @@ def main(library, logs, task, iterations, targets, *agents):
                     plan = planned(library, logs, task, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     env.reset()
-                    runner = plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
+                    runner = plan.learner.get_runner_class(plan.spec.algorithm)(
+                        env, plan.config, None, "cpu", plan.identity
+                    )
                     seen = []
                     runner.on_iteration = seen.append
                     runner.learn(int(iterations), True)

@@ -81,7 +81,9 @@ class SkrlInferencePolicy(InferencePolicy):
 
     @override
     def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        return compute_ann_activity(self.model, self.get_network_input(obs[part]), select_state(self._state, part))
+        return compute_ann_activity(
+            self.model, self.get_network_input(obs[part]), select_state(self._state, part)
+        )
 
 
 def compute_ann_activity(policy: SequenceModel, x: Tensor, state: State | None) -> PolicyActivity:

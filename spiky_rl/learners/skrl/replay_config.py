@@ -32,9 +32,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     _check_supported(spec)
     name, tree = spec.algorithm, spec.runner
     actor, critic = get_section(tree, "actor"), get_section(tree, "critic")
-    values = {
-        key: tree["algorithm"].get(key, Algorithm.default(key)) for key in sorted(ALGORITHM_KEYS[name])
-    }
+    values = {key: tree["algorithm"].get(key, Algorithm.default(key)) for key in sorted(ALGORITHM_KEYS[name])}
     groups, shared, normalised = list_inputs(tree)
     rate, critic_rate = values["learning_rate"], values["critic_learning_rate"]
     rates = [rate, rate if critic_rate is None else critic_rate]
@@ -101,7 +99,9 @@ def _make_model_cfg(model: Mapping[str, Any], network: ComponentSpec | None) -> 
 
 def _get_widths(model: Mapping[str, Any], network: ComponentSpec | None) -> list[int]:
     """Return the widths of an actor's hidden layers."""
-    return list(getattr(network.options, "layers", ()) if network is not None else model.get("hidden_dims", ()))
+    return list(
+        getattr(network.options, "layers", ()) if network is not None else model.get("hidden_dims", ())
+    )
 
 
 def _check_supported(spec: AgentSpec) -> None:
@@ -133,5 +133,3 @@ def _check_supported(spec: AgentSpec) -> None:
             if hasattr(network.options, "stateful"):
                 raise SpecError(f"agent.{key}.stateful: true: {where}; allowed: false")
             raise SpecError(f"agent.{key}.name: {network.name}: {where}; allowed: feedforward")
-
-

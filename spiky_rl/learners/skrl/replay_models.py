@@ -204,5 +204,3 @@ class ActionValue(DeterministicMixin, ReplayModel):
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # value [B, 1]
         return self.compute_sequences(inputs)
-
-

@@ -59,7 +59,9 @@ class ReplayRunner(SkrlBaseRunner):
         ),
         "optimizer": ("policy_optimizer", "critic_optimizer", "proxy_optimizer", "entropy_optimizer"),
     }
-    same_settings = "agent.algorithm.class_name, its target and learn_entropy, and agent.actor.obs_normalization"
+    same_settings = (
+        "agent.algorithm.class_name, its target and learn_entropy, and agent.actor.obs_normalization"
+    )
 
     def __init__(
         self,
@@ -84,9 +86,7 @@ class ReplayRunner(SkrlBaseRunner):
         models = _make_models(config, spaces)
         memory_size = -(-config["replay_size"] // env.num_envs)
         # the buffer takes its memory when a training starts, see `_start`
-        memory = RandomMemory(
-            memory_size=memory_size, num_envs=env.num_envs, device=device, replacement=True
-        )
+        memory = RandomMemory(memory_size=memory_size, num_envs=env.num_envs, device=device, replacement=True)
         is_td3 = config["algorithm"] == "td3"
         cfg = (_make_td3_cfg if is_td3 else _make_sac_cfg)(config, spaces, env.num_envs)
         with silence_skrl():

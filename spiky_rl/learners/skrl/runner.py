@@ -118,4 +118,3 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
         tracked.clear()
         entropy = (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
         return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
-
