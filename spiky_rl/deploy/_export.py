@@ -33,7 +33,7 @@ def run_export(
     log.info("starting the simulator to verify the files over an episode")
     with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return write_and_verify(runner.alg.get_policy(), env, folder, targets, progress)
+        return write_and_verify(runner.get_exportable_policy(), env, folder, targets, progress)
 
 
 def write_and_verify(

@@ -275,6 +275,26 @@ class TestActors:
             assert policy.compute_activity(obs).rate > 0.0
 
 
+@pytest.mark.parametrize("normalises", [False, True])
+@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
+def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path):
+    from spiky_rl.deploy._export import write_and_verify
+    from spiky_rl.deploy._targets import make_targets
+
+    flags = [f"agent.{role}.obs_normalization={str(normalises).lower()}" for role in ("actor", "critic")]
+    flags += ["agent.actor.hidden_dims=[8]"] if agent == "mlp_td3" else []
+    run = runner(agent, *flags)
+    run.learn(3)
+    policy, exported = run.get_inference_policy(), run.get_exportable_policy()
+    obs = run.env.get_observations()
+    obs["policy"][0] = 100.0  # beyond the bound of the normalisation
+    with torch.no_grad():
+        torch.testing.assert_close(exported(obs), policy(obs), atol=1e-6, rtol=1e-6)
+    run.env.reset = lambda: (run.env.get_observations(), {})
+    found = write_and_verify(exported, run.env, tmp_path, make_targets(["torchscript", "onnx", "c"]))
+    assert len(found) == 3 and all(each.steps > 0 for each in found.values())
+
+
 @pytest.mark.parametrize(
     "case",
     [
