@@ -5,27 +5,35 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-slow test-gpu verify-gpu check format bench results docs build lock clean help
+.PHONY: setup run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
+MJLAB_DEV := onnxruntime pytest pytest-timeout setuptools
 RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterations 60
 
 setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
 
 .venv/.stamp: pyproject.toml setup.py isaaclab_mujoco/pyproject.toml requirements.lock | $(filter .uv/bin/uv,$(UV))
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(make_venv)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv)
 	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./isaaclab_mujoco
 	@touch $@
 
+# mjlab cannot be installed beside Isaac Lab, so it has an environment of its own.
+.venv-mjlab/.stamp: pyproject.toml setup.py requirements-mjlab.lock | $(filter .uv/bin/uv,$(UV))
+	@.venv-mjlab/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv-mjlab)
+	$(UV) pip install --python .venv-mjlab/bin/python --quiet --compile-bytecode --require-hashes --requirements requirements-mjlab.lock
+	$(UV) pip install --python .venv-mjlab/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # A python3.12 on the path first, then pyenv's, then whatever uv knows or can download.
 define make_venv
-{ echo "making .venv"; \
+{ echo "making $(1)"; \
   for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python 3.12; do \
-    $(UV) venv --quiet --clear --python "$$python" .venv 2>.venv.log && rm .venv.log && exit 0; \
+    $(UV) venv --quiet --clear --python "$$python" $(1) 2>$(1).log && rm $(1).log && exit 0; \
   done; \
-  cat .venv.log; rm -f .venv.log; \
+  cat $(1).log; rm -f $(1).log; \
   echo "No Python 3.12 found. Install it (pyenv install 3.12, or your system's python3.12) and try again." >&2; exit 1; }
 endef
 
@@ -42,6 +50,25 @@ endef
 run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
 	$(BIN)/python scripts/train.py $(RUN_ARGS)
 
+# Gymnasium's tasks without Isaac Lab, in an environment of their own, with the lock's versions. PyTorch's index has the CPU build,
+# of 0.7 instead of 5 GB; PyPI has the CUDA build alone.
+GYMNASIUM := .venv-gymnasium/bin
+install_gymnasium = $(UV) pip install --python $(GYMNASIUM)/python --quiet --compile-bytecode --constraint requirements.lock \
+  --editable '.[gymnasium,skrl]' psutil pytest pytest-timeout
+
+setup-gymnasium: .venv-gymnasium/.stamp ## build .venv-gymnasium: Gymnasium's tasks, without Isaac Lab
+
+.venv-gymnasium/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
+	@$(GYMNASIUM)/python -c '' 2>/dev/null || $(call make_venv,.venv-gymnasium)
+	@$(install_gymnasium) --torch-backend cpu || { echo "no CPU build of torch; taking PyPI's" && $(install_gymnasium); }
+	@touch $@
+
+run-gymnasium: setup-gymnasium ## train a small spiking agent on Gymnasium's CartPole-v1, without Isaac Lab
+	$(GYMNASIUM)/python scripts/train.py --task CartPole-v1 --agent lif_ppo --device cpu
+
+test-gymnasium: setup-gymnasium ## Gymnasium's tests where Isaac Lab is not installed
+	$(GYMNASIUM)/python -m pytest tests/hosts/gymnasium tests/hosts/test_hosts.py $(PYTEST_ARGS)
+
 # A file's tests stay together: some share a simulator or a training run. Files are handed out in their alphabetical order, in
 # which those that start simulators come early, and not by their number of tests: else the longest files would run last.
 # PYTEST_ARGS="--shuffle SEED" draws another order.
@@ -53,6 +80,9 @@ test-slow: setup ## the slow tests (training runs, builds)
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+test-mjlab: .venv-mjlab/.stamp ## the tests of mjlab's tasks and of rsl_rl 5.4, in .venv-mjlab (MJLAB_TESTS="-m slow": the slow ones)
+	OMP_NUM_THREADS=1 .venv-mjlab/bin/python -m pytest tests/hosts/mjlab tests/hosts/test_rsl_rl_versions.py $(MJLAB_TESTS)
 
 verify-gpu: setup ## all that waits for a GPU, and a page of it (VERIFY_ARGS=--dry-run: on the CPU)
 	$(BIN)/python scripts/verify_gpu.py $(VERIFY_ARGS)
@@ -81,11 +111,13 @@ build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist isaaclab_mujoco
 
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
-lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live)
+lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras but isaacsim and live), and requirements-mjlab.lock
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
-	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
+	  --extra isaaclab --extra gymnasium --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
 	  --no-emit-package isaaclab-mujoco --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml - <<<./isaaclab_mujoco >/dev/null
+	printf '%s\n' $(MJLAB_DEV) | $(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
+	  --extra mjlab --custom-compile-command "make lock" --output-file requirements-mjlab.lock $(LOCK_ARGS) pyproject.toml - >/dev/null
 
 clean: ## remove what the other verbs made, except .venv and logs/
 	rm -rf build dist site .pytest_cache *.egg-info isaaclab_mujoco/build isaaclab_mujoco/.pytest_cache isaaclab_mujoco/src/*.egg-info

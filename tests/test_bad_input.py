@@ -354,7 +354,7 @@ def test_the_estimate_is_no_more_than_what_runs_need():
     for agent in registry.list_names("agents"):
         merged = spec.resolve_agent(agent, "Isaac-Ant", copy.deepcopy(HOST))
         memory_check.check_run_memory(merged, 4096, GIGABYTE)
-    assert GIGABYTE < memory_check.machine_memory() < 10**15
+    assert GIGABYTE < memory_check.get_machine_memory() < 10**15
 
 
 COUNTS = {

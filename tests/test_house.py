@@ -125,6 +125,7 @@ def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_yaml
 HOMES = {
     "rsl_rl": "spiky_rl/learners/rsl_rl",
     "isaaclab": "spiky_rl/hosts/isaaclab",
+    "mjlab": "spiky_rl/hosts/mjlab",
     "skrl": "spiky_rl/learners/skrl",
     "cupy": "spiky_rl/kernels/backends/cupy.py",
 }
@@ -283,7 +284,7 @@ def named_packages(tree: ast.Module, kind: str, names: set[str]) -> list[int]:
 @pytest.mark.parametrize("kind", ["hosts", "learners"])
 def test_no_file_outside_its_package_knows_a_host_or_a_learner_by_name(kind):
     names = set(list_packages(kind))
-    assert names == {"hosts": {"isaaclab"}, "learners": {"rsl_rl", "skrl"}}[kind]
+    assert names == {"hosts": {"gymnasium", "isaaclab", "mjlab"}, "learners": {"rsl_rl", "skrl"}}[kind]
     allowed = (f"spiky_rl/{kind}/", *FORMER, *EXPORTED)
     knowing = {m for m in MODULES if not m.startswith(allowed) and named_packages(tree_of(m), kind, names)}
     assert knowing == (EXTRAS if kind == "hosts" else set())

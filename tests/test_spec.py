@@ -72,7 +72,7 @@ def spiking(agent):
 
 
 def resolve(name, *overrides, task=TASK, task_spec=None):
-    return spec.resolve_agent(name, task, copy.deepcopy(HOST), overrides, task_spec)
+    return spec.resolve_agent(name, task, copy.deepcopy(HOST), overrides, task_spec, host="Isaac Lab")
 
 
 def origins(found):
@@ -126,7 +126,7 @@ def test_a_bad_agent_file_is_refused_by_file_key_and_remedy(case, agent):
 
 BAD_TASKS = {
     "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key; did you mean 'summary'"),
-    "no id": ("summary: y", r"bad\.yaml: id: missing; give the gym id"),
+    "no id": ("summary: y", r"bad\.yaml: id: missing; give the registered id"),
     "id as number": ("id: 5", r"bad\.yaml: id: expected text, got 5"),
     "one number": ("id: X\nnum_envs: 5", r"bad\.yaml: num_envs: expected a mapping, got 5"),
     "cpu alone": ("id: X\nnum_envs: {cpu: 5}", r"bad\.yaml: num_envs: expected a number for cpu and one for"),

@@ -192,7 +192,6 @@ def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], wher
 def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError if ``state`` does not fit the ``trainer``'s optimiser; ``where`` is its file and key."""
     (own,), groups = trainer.optimiser.state_dict()["param_groups"], state["param_groups"]
-    weights = list(trainer.network.parameters())
     if len(groups) != 1:
         raise CheckpointError(f"{where}.param_groups: has {len(groups)} values; it must have 1")
     if (params := groups[0]["params"]) != own["params"]:
@@ -203,15 +202,21 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
             raise CheckpointError(
                 f"{where}.param_groups.0.{key}: {shorten(value)} is not this run's; it must be {own[key]}"
             )
+    weights = list(trainer.network.parameters())
     for index, moments in state["state"].items():
         place = f"{where}.state.{index}"
         if index not in range(len(weights)):
             raise CheckpointError(f"{place}: no such weight; allowed: 0 to {len(weights) - 1}")
-        for key, shape in ((STEP, ()), *((k, weights[index].shape) for k in (FIRST_MOMENT, SECOND_MOMENT))):
-            value = moments.get(key)
-            if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-                text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"
-                raise CheckpointError(f"{place}.{key}: {text}; expected numbers of shape {list(shape)}")
+        _require_moments(moments, weights[index], place)
+
+
+def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) -> None:
+    """Raise CheckpointError if the optimiser's ``moments`` do not fit their ``weight``; ``where`` is their file and key."""
+    for key, shape in {STEP: (), FIRST_MOMENT: weight.shape, SECOND_MOMENT: weight.shape}.items():
+        value = moments.get(key)
+        if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+            text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"
+            raise CheckpointError(f"{where}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
 def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) -> None:

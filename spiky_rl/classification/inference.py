@@ -134,19 +134,10 @@ def _load_samples(
     request: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, open_progress: ProgressFactory
 ) -> tuple[Samples, int]:
     """Return the requested samples, with the network's labels, and the number of recordings of other parts. Raises UserError."""
-    given = request.flags
+    given, known = request.flags, identity["classes"]
     folder = samples.get_data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
     name, dataset = _open_dataset(request, identity, folder)
-    where, known = f"--data: {dataset.title} in {str(folder)!r}", identity["classes"]
-    if list(dataset.shape) != identity["shape"]:
-        raise UserError(
-            f"{where} has frames of {list(dataset.shape)}; the network expects {identity['shape']}"
-            " (channels, rows, columns)"
-        )
-    if unknown := [c for c in dataset.classes if c not in known]:
-        raise UserError(
-            f"--data: class {unknown[0]!r} of {dataset.title} is unknown to the network; allowed: {', '.join(known)}"
-        )
+    _require_fit(dataset, identity, folder)
     count, ids = given.get("recordings"), given.get("ids")
     assert count is None or isinstance(count, int)
     chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
@@ -160,6 +151,20 @@ def _load_samples(
     if "window" in dataset.settings() and "window" not in request.dataset_options():
         _warn_of_late_events(found, dataset.window)
     return replace(found, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
+
+
+def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError if the ``dataset`` in ``folder`` has frames or classes that the network of a checkpoint does not know."""
+    if list(dataset.shape) != identity["shape"]:
+        raise UserError(
+            f"--data: {dataset.title} in {str(folder)!r} has frames of {list(dataset.shape)}; the network expects"
+            f" {identity['shape']} (channels, rows, columns)"
+        )
+    known = identity["classes"]
+    if unknown := [c for c in dataset.classes if c not in known]:
+        raise UserError(
+            f"--data: class {unknown[0]!r} of {dataset.title} is unknown to the network; allowed: {', '.join(known)}"
+        )
 
 
 def _warn_of_late_events(recordings: Samples, window: tuple[int, int]) -> None:
@@ -184,19 +189,18 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     others = {"others": "unlabelled"} if request.predict else {}
     if request.dataset not in (None, trained["name"], OWN_DATA):
         return request.dataset, configure_dataset(request.dataset, {**frames, **given}).build(data=folder)
-    # the user names a folder, but not its layout
-    in_any_layout = "data" in request.flags and request.dataset is None
-    if request.dataset != OWN_DATA or trained["name"] == OWN_DATA:
-        options = {key: value for key, value in trained.items() if key != "name"}
-        options |= others if trained["name"] == OWN_DATA else {}
+    if trained["name"] == OWN_DATA:
+        return OWN_DATA, _build_trained_dataset(trained, {**others, **given}, folder)
+    if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):
+        return trained["name"], _build_trained_dataset(trained, given, folder)
+    if request.dataset is None:  # the user names a folder, but not its layout
         try:
-            dataset = configure_dataset(trained["name"], {**options, **given}).build(data=folder)
+            dataset = _build_trained_dataset(trained, given, folder)
             # a dataset that reads no files is the same for any folder
-            if not in_any_layout or any(r.store for r in dataset.recordings):
+            if any(r.store for r in dataset.recordings):
                 return trained["name"], dataset
         except MissingData:
-            if not in_any_layout or trained["name"] == OWN_DATA:
-                raise
+            pass
         log.info(
             "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
         )
@@ -209,6 +213,12 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     }
     options = {**frames, **layout, **others, "names": identity["classes"], **given}
     return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
+
+
+def _build_trained_dataset(trained: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> Dataset:
+    """Return the dataset of a run in ``folder``, with its settings ``trained`` replaced by the ``given`` ones."""
+    options = {key: value for key, value in trained.items() if key != "name"}
+    return configure_dataset(trained["name"], {**options, **given}).build(data=folder)
 
 
 def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:

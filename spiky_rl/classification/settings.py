@@ -270,45 +270,51 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
 
     Raises UserError if the request sets a flag that must not change to another value.
     """
-
-    def refuse(flag: str, now: object, before: object) -> None:
-        raise UserError(
-            f"{flag} {now}: the run of {loaded.path} has {before}; leave it out, or train anew without --checkpoint"
-        )
-
     require_code_named(request, loaded)
-    identity = loaded.identity
-    recorded, overrides = identity["settings"], request.agent_overrides()
+    recorded = loaded.identity["settings"]
     flags, changed = {**ClassifyOptions().model_dump(), **recorded["flags"]}, {}
     for key, now in request.absolute.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue
         if key not in CHANGEABLE_ON_RESUME:
-            refuse(f"--{key}", now, flags[key])
+            _refuse_change(loaded, f"--{key}", now, flags[key])
         changed[key] = [flags[key], now]
         flags[key] = now
-    if request.dataset not in (None, recorded["dataset"]["name"]):
-        refuse("--dataset", request.dataset, recorded["dataset"]["name"])
+    if request.dataset is not None:
+        _refuse_change(loaded, "--dataset", request.dataset, recorded["dataset"]["name"])
     for key, now in request.dataset_options().items():
-        if now != (before := recorded["dataset"].get(key)):
-            refuse(f"dataset.{key}", now, before)
-    if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
-        refuse("--agent", request.agent, identity["agent"])
-    known = flatten(identity["spec"])
-    for key, now in flatten(parse_overrides(overrides)).items():
-        if now != known.get(key):
-            refuse(f"agent.{key}", now, known.get(key))
-    spec = loaded.spec()
-    overridden = tuple(identity.get("overridden", ()))
-    if request.agent is not None:
-        given = load_agent(request.agent, recorded["dataset"]["name"], overrides)
-        if key := _find_difference(
-            now := flatten(given.to_dict()), known := flatten(spec.to_dict()), overridden
-        ):
-            refuse(f"--agent {request.agent}: agent.{key}", now.get(key), known.get(key))
+        _refuse_change(loaded, f"dataset.{key}", now, recorded["dataset"].get(key))
+    spec, overridden = _resume_agent(request, loaded)
     return ClassificationSettings(
         ClassifyOptions(**flags), dict(recorded["dataset"]), spec, changed=changed, overridden=overridden
     )
+
+
+def _resume_agent(request: ClassifyRequest, loaded: LoadedCheckpoint) -> tuple[AgentSpec, tuple[str, ...]]:
+    """Return the checkpoint's agent and its overridden paths. Raises UserError if the request has another agent."""
+    identity, overrides = loaded.identity, request.agent_overrides()
+    if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
+        _refuse_change(loaded, "--agent", request.agent, identity["agent"])
+    known = flatten(identity["spec"])
+    for key, now in flatten(parse_overrides(overrides)).items():
+        _refuse_change(loaded, f"agent.{key}", now, known.get(key))
+    spec, overridden = loaded.spec(), tuple(identity.get("overridden", ()))
+    if request.agent is not None:
+        given = flatten(
+            load_agent(request.agent, identity["settings"]["dataset"]["name"], overrides).to_dict()
+        )
+        known = flatten(spec.to_dict())
+        if key := _find_difference(given, known, overridden):
+            _refuse_change(loaded, f"--agent {request.agent}: agent.{key}", given.get(key), known.get(key))
+    return spec, overridden
+
+
+def _refuse_change(loaded: LoadedCheckpoint, flag: str, now: object, before: object) -> None:
+    """Raise UserError if the value of a ``flag`` differs from the value ``before`` in the resumed run."""
+    if now != before:
+        raise UserError(
+            f"{flag} {now}: the run of {loaded.path} has {before}; leave it out, or train anew without --checkpoint"
+        )
 
 
 def _find_difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
@@ -379,7 +385,7 @@ def parse_dataset_options(
 def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
     """Return an agent with overrides. Raises UserError if it has no network, or its network cannot learn classes."""
     read_agent(agent)
-    spec = resolve_agent(agent, dataset, HOST, overrides)
+    spec = resolve_agent(agent, dataset, HOST, overrides, host="classify.py")
     if spec.network is None:
         raise UserError(f"--agent {agent}: not a spiking agent, it has no `network`")
     if rule := get_local_rule(spec.network):

@@ -122,43 +122,41 @@ def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
 
     A name may be shortened to the text after its last slash if that is unique. Raises UserError that names the file and the recording.
     """
-    try:
-        rows = [
-            row
-            for row in csv.reader(read_regular(ids).decode("utf-8-sig").splitlines())
-            if row and row[0][:1] != "#"
-        ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--ids {str(ids)!r}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    header = (
-        [cell.strip() for cell in rows.pop(0)]
-        if rows and rows[0][0].strip() == "recording"
-        else ["recording"]
-    )
-    by_name = {r.name: r for r in recordings}
-    last = Counter(name.rpartition("/")[2] for name in by_name)
-    by_name |= {
-        name.rpartition("/")[2]: r for name, r in list(by_name.items()) if last[name.rpartition("/")[2]] == 1
-    }
+    where = f"--ids {str(ids)!r}"
+    by_name = _index_by_name(recordings)
     chosen: dict[str, Recording] = {}
-    for row in rows:
-        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+    for cells in _read_rows(ids):
         name, part = cells["recording"], cells.get("part")
         if name not in by_name:
-            raise UserError(
-                f"--ids {str(ids)!r}: there is no recording {name!r}{suggest_name(name, by_name)}"
-            )
+            raise UserError(f"{where}: there is no recording {name!r}{suggest_name(name, by_name)}")
         if part == "":  # not used by the run that wrote the list
             continue
         if part is not None and part not in PARTS:
-            raise UserError(
-                f"--ids {str(ids)!r}: {name!r}: unknown part {part!r}; allowed: {', '.join(PARTS)}"
-            )
+            raise UserError(f"{where}: {name!r}: unknown part {part!r}; allowed: {', '.join(PARTS)}")
         own = by_name[name]
         chosen[own.name] = own if part is None else replace(own, part=part)
     if not chosen:
-        raise UserError(f"--ids {str(ids)!r}: lists no recording")
+        raise UserError(f"{where}: lists no recording")
     order = {r.name: i for i, r in enumerate(recordings)}
     return sorted(chosen.values(), key=lambda r: order[r.name])
+
+
+def _read_rows(ids: Path) -> list[dict[str, str]]:
+    """Return the rows of a list of recordings by column; without a header the only column is ``recording``. Raises UserError."""
+    try:
+        lines = read_regular(ids).decode("utf-8-sig").splitlines()
+        rows = [row for row in csv.reader(lines) if row and not row[0].startswith("#")]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--ids {str(ids)!r}: cannot be read: {reason}") from None
+    has_header = bool(rows) and rows[0][0].strip() == "recording"
+    header = [cell.strip() for cell in rows.pop(0)] if has_header else ["recording"]
+    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in rows]
+
+
+def _index_by_name(recordings: Sequence[Recording]) -> dict[str, Recording]:
+    """Return the ``recordings`` by name, and by the text after the last slash of a name where that is unique."""
+    short_names = [r.name.rpartition("/")[2] for r in recordings]
+    counts = Counter(short_names)
+    unique = {name: r for name, r in zip(short_names, recordings, strict=True) if counts[name] == 1}
+    return {r.name: r for r in recordings} | unique

@@ -49,7 +49,7 @@ def play(argv: list[str]) -> int:
         _export.write_and_verify(policy, env, folder, built, ProgressBar)
 
     def report(playback: running.PlayResult) -> None:
-        print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
+        print_episodes(playback.rows, playback.means, plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
             ann = playback.ann_operations if plan.spec.network is not None else 0.0
             for text in (format_energy(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):

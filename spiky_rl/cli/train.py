@@ -1,4 +1,4 @@
-"""``train.py``: train an agent on an Isaac Lab task."""
+"""``train.py``: train an agent on a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from spiky_rl.run.signals import handle_stop_signals
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "train.py", "Train an agent on an Isaac Lab task.", RunRequest, TrainOptions, verbose=True
+        "train.py",
+        "Train an agent on a task of Gymnasium or Isaac Lab.",
+        RunRequest,
+        TrainOptions,
+        verbose=True,
     )
 
 

@@ -30,7 +30,7 @@ def check_combination(runner: PlainMapping) -> None:
         raise RegistryError(
             "agent.actor.distribution_cfg.class_name: missing; give a class, such as GaussianDistribution"
         )
-    limits, first = _numbers(distribution.get("std_range")), _numbers(distribution.get("init_std"))
+    limits, first = _list_numbers(distribution.get("std_range")), _list_numbers(distribution.get("init_std"))
     if limits and first and not limits[0] <= first[0] <= limits[1]:
         raise RegistryError(
             f"agent.actor.distribution_cfg.init_std: {first[0]} is out of std_range: {limits}"
@@ -40,12 +40,16 @@ def check_combination(runner: PlainMapping) -> None:
             _require_keys(f"agent.algorithm.{group}", get_section(algorithm, group), keys)
     noise = get_section(algorithm, "rnd_cfg")
     if noise.get("weight_schedule") is not None:
-        path, schedule = "agent.algorithm.rnd_cfg.weight_schedule", get_section(noise, "weight_schedule")
-        mode = str(schedule.get("mode"))
-        _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
-        steps = _numbers([schedule.get("initial_step"), schedule.get("final_step")])
-        if mode == "linear" and steps[0] >= steps[1]:
-            raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
+        _check_weight_schedule(get_section(noise, "weight_schedule"))
+
+
+def _check_weight_schedule(schedule: PlainMapping) -> None:
+    """Raise RegistryError naming the key if RND's ``schedule`` lacks a key of its mode, or ends before it begins."""
+    path, mode = "agent.algorithm.rnd_cfg.weight_schedule", str(schedule.get("mode"))
+    _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
+    steps = _list_numbers([schedule.get("initial_step"), schedule.get("final_step")])
+    if mode == "linear" and steps[0] >= steps[1]:
+        raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
 
 
 def check_algorithm(algorithm: PlainMapping) -> None:
@@ -68,7 +72,7 @@ def check_algorithm(algorithm: PlainMapping) -> None:
             )
 
 
-def _numbers(value: PlainValue) -> list[float]:
+def _list_numbers(value: PlainValue) -> list[float]:
     """Return the numbers in a list, or a number as a list; other values are left out."""
     listed = value if isinstance(value, Sequence) else [value]
     return [number for number in listed if isinstance(number, int | float)]

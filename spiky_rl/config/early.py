@@ -17,10 +17,10 @@ LIGHT = ("neurons", "surrogates")
 
 
 def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
-    """Raise SpecError naming layer and key if an agent's networks are invalid, whatever Isaac Lab's own layer adds.
+    """Raise SpecError naming layer and key if an agent's networks are invalid on every task.
 
     Args:
-        tree: All layers merged, except Isaac Lab's.
+        tree: The merged agent, without the simulator's own configuration of the task.
         origins: Dotted path -> layer that set the value.
     """
     try:

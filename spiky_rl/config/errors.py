@@ -48,7 +48,7 @@ def shorten(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def message_of(error: BaseException) -> str:
+def get_error_text(error: BaseException) -> str:
     """Return the text of ``error``, or a note if its ``__str__`` fails: the class may be foreign code."""
     try:
         return str(error)

@@ -1,7 +1,7 @@
 """Lower bound on the memory of a run, checked before a simulator starts.
 
-The simulator's memory and the sizes of observations and actions are not known yet and are left out, so a refused run can
-not fit. All numbers are counted with 32 bits.
+It leaves out the simulator's memory and the sizes of observations and actions, which are not known yet. So a run that is
+refused would not fit, but a run that is allowed may not fit either. All numbers count as 32 bits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def format_bytes(count: int) -> str:
     return f"{size:,.0f} {unit}" if size < 1e6 else f"{size:.0e} {unit}"
 
 
-def machine_memory() -> int:
+def get_machine_memory() -> int:
     """Return the memory of the machine, or the limit of its container if that is lower, in bytes."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

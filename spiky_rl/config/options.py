@@ -263,20 +263,24 @@ def _make_option_info(field: FieldInfo) -> OptionInfo:
     kind, metadata = _strip_annotation(field.annotation), list(field.metadata)
     many = get_origin(kind) in (tuple, list)
     if many or (get_origin(kind) is dict and get_args(kind)):
-        element = get_args(kind)[-1 if not many else 0]
+        element = get_args(kind)[0 if many else -1]
         kind = _strip_annotation(element)
-        marks = getattr(element, "__metadata__", ())  # bounds and validators
-        metadata += [bound for mark in marks for bound in getattr(mark, "metadata", ())]
-    bounds = {
-        name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt", "lt") if hasattr(m, name)
-    }
+        for mark in getattr(element, "__metadata__", ()):  # bounds and validators
+            metadata += getattr(mark, "metadata", ())
     choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     return OptionInfo(
         *(field.default, field.description or "", str if choices else kind, many, choices),
-        *(bounds.get("ge"), bounds.get("le"), bounds.get("gt"), bounds.get("lt")),
+        *(_find_bound(metadata, "ge"), _find_bound(metadata, "le")),
+        *(_find_bound(metadata, "gt"), _find_bound(metadata, "lt")),
         *(str(extra.pop("unit", "")), extra),
     )
+
+
+def _find_bound(metadata: Iterable[object], name: str) -> float | None:
+    """Return the last bound called ``name`` (pydantic's ``ge``, ``le``, ``gt`` or ``lt``) in a field's ``metadata``, or None."""
+    bounds = [getattr(mark, name) for mark in metadata if hasattr(mark, name)]
+    return bounds[-1] if bounds else None
 
 
 def _strip_annotation(annotation: object) -> Any:
@@ -289,33 +293,42 @@ def _strip_annotation(annotation: object) -> Any:
 def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
     """Return the first pydantic error as one line that names the key; unknown keys are reported before all else."""
     errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
-    model, field, keys = settings, None, list(first["loc"])
-    element = first["type"] not in UNKNOWN_KEY and bool(keys) and isinstance(keys[-1], int)
-    for key in keys[:-1] if element else keys:
+    unknown = next((e for e in errors if e["type"] in UNKNOWN_KEY), None)
+    first = unknown or errors[0]
+    keys = first["loc"]
+    is_element = unknown is None and bool(keys) and isinstance(keys[-1], int)
+    path, model, field = _follow_keys(keys[:-1] if is_element else keys, path, settings)
+    if unknown is not None:
+        return UnknownKey(f"{path}: no such key", path, model.model_fields)
+    if first["type"] == "missing":
+        siblings = (e["loc"] for e in errors if e["type"] == "missing")
+        missing = [str(loc[-1]) for loc in siblings if loc[:-1] == keys[:-1]]
+        others = [str(key) for key in first["input"] if key not in model.model_fields]
+        place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
+        return RegistryError(f"{place}missing {', '.join(missing)}{suggest_name(missing[0], others)}")
+    is_of_model = field is None or model is _strip_annotation(field.annotation)
+    if (
+        first["type"] == "value_error" and is_of_model
+    ):  # a validator of several keys, which may name one of them
+        message = str(first.get("ctx", {})["error"])
+        names_a_key = re.match(r"[\w.]+: ", message)
+        return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
+    info = None if field is None else _make_option_info(field)
+    return RegistryError(f"{path}: {_format_reason(first, info, is_element)}".removeprefix(": "))
+
+
+def _follow_keys(
+    keys: Iterable[str | int], path: str, model: type[Settings]
+) -> tuple[str, type[Settings], FieldInfo | None]:
+    """Follow ``keys`` down from ``model`` at ``path``; return the path, the settings there and the last declared field."""
+    field = None
+    for key in keys:
         path = f"{path}.{key}" if path else str(key)
         if isinstance(key, str) and key in model.model_fields:
             field = model.model_fields[key]
             inner = _make_option_info(field).kind
             model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
-    if first["type"] in UNKNOWN_KEY:
-        return UnknownKey(f"{path}: no such key", path, model.model_fields)
-    if first["type"] == "missing":
-        missing = [
-            str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
-        ]
-        others = [str(key) for key in first["input"] if key not in model.model_fields]
-        place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
-        return RegistryError(f"{place}missing {', '.join(missing)}{suggest_name(missing[0], others)}")
-    if first["type"] == "value_error" and (
-        not keys or field is None or model is _strip_annotation(field.annotation)
-    ):
-        message = str(first.get("ctx", {})["error"])
-        names_a_key = re.match(r"[\w.]+: ", message)
-        return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
-    return RegistryError(
-        f"{path}: {_format_reason(first, field and _make_option_info(field), element)}".removeprefix(": ")
-    )
+    return path, model, field
 
 
 class _Error(TypedDict):
@@ -329,28 +342,25 @@ class _Error(TypedDict):
 
 def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> str:
     """Return the reason why a value is refused, and the allowed values."""
-    value, kind = error["input"], error["type"]
+    value, kind, limits = error["input"], error["type"], error.get("ctx", {})
+    bounds = "" if field is None else field.bounds_text
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
-        return f"{shorten(number)} is out of range; it must be {field.bounds_text}"
+        return f"{shorten(number)} is out of range; it must be {bounds}"
     if kind == "finite_number":
-        bounds = f", {field.bounds_text}" if field and field.bounds_text else ""
-        return f"{value!r} is out of range; it must be finite{bounds}"
-    overflows_float = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
-    if overflows_float:
+        return f"{value!r} is out of range; it must be finite{bounds and f', {bounds}'}"
+    if kind == "float_type" and type(value) is int:  # beyond the range of a float
         return _format_out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)
         return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
-    if kind in ("too_short", "too_long"):
-        limits, items = error.get("ctx", {}), list(error["input"])
-        allowed = (
-            f"at least {limits['min_length']}" if kind == "too_short" else f"at most {limits['max_length']}"
-        )
-        return f"{shorten(items)} has {len(items)} values; it must have {allowed}"
+    if kind == "too_short":
+        return f"{shorten([*value])} has {len(value)} values; it must have at least {limits['min_length']}"
+    if kind == "too_long":
+        return f"{shorten([*value])} has {len(value)} values; it must have at most {limits['max_length']}"
     if kind in EXPECTED:
         return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else shorten(value)}"
-    return str(error.get("ctx", {}).get("error") or error["msg"])
+    return str(limits.get("error") or error["msg"])
 
 
 def _get_largest(number: float) -> float:

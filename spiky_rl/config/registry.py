@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
-from spiky_rl.config.errors import UnknownKey, message_of
+from spiky_rl.config.errors import UnknownKey, get_error_text
 from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
 
@@ -130,7 +130,7 @@ class ComponentSpec:
         for key, field in get_options(type(self.options)).items() if not neutral else ():
             if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                 del values[key]
-        parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
+        parts = {key: _get_part_settings(part, neutral) for key, part in self.parts.items()}
         # digests of specifications keep the old name, so that results of before the rename are found again
         name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
         return {"name": name, **values, **parts}
@@ -140,9 +140,9 @@ type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
 """Part of a component: None if it is absent, a tuple if it is a list."""
 
 
-def _settings(part: Part, neutral: bool) -> PlainValue:
+def _get_part_settings(part: Part, neutral: bool) -> PlainValue:
     if isinstance(part, tuple):
-        return [_settings(element, neutral) for element in part]
+        return [_get_part_settings(element, neutral) for element in part]
     return None if part is None else part.settings(neutral)
 
 
@@ -215,34 +215,36 @@ def summary(kind: str, name: str) -> str:
 def resolve(kind: str, name: str) -> type[Component]:
     """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
     name = update_name(kind, name)
-    target, _, attribute = name.rpartition(":")
-    if target:
-        try:
-            module = load_module(target)
-        except RegistryError as error:
-            raise RegistryError(f"{name!r}: {error}") from error.__cause__
-        if not hasattr(module, attribute):
-            public = [key for key in vars(module) if key[0] != "_"]
-            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{suggest_name(attribute, public)}")
-        cls = getattr(module, attribute)
-        base = _get_base_class(kind)
-        if not (inspect.isclass(cls) and issubclass(cls, base)):
-            raise RegistryError(
-                f"{name!r} is not of kind {kind}: it does not derive from {base.__module__}:{base.__name__}"
-            )
-        if missing := [key for key in dir(cls) if _is_abstract(cls, key)]:
-            raise RegistryError(
-                f"{name!r} is incomplete: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
-            )
-        _check_declarations(name, cls)
-        return cls
+    if ":" in name:
+        return _resolve_foreign(kind, name)
     _require_known(kind, name)
-    module = importlib.import_module(_get_module_name(kind, name))
+    module, base = importlib.import_module(_get_module_name(kind, name)), _get_base_class(kind)
     return _get_single_class(
-        module,
-        [cls for cls in _list_defined_classes(module) if issubclass(cls, _get_base_class(kind))],
-        _get_base_class(kind),
+        module, [cls for cls in _list_defined_classes(module) if issubclass(cls, base)], base
     )
+
+
+def _resolve_foreign(kind: str, name: str) -> type[Component]:
+    """Return the class for ``name`` outside the package, ``module:Class`` or ``path/file.py:Class``."""
+    target, _, attribute = name.rpartition(":")
+    try:
+        module = load_module(target)
+    except RegistryError as error:
+        raise RegistryError(f"{name!r}: {error}") from error.__cause__
+    if not hasattr(module, attribute):
+        public = [key for key in vars(module) if key[0] != "_"]
+        raise RegistryError(f"{name!r}: {target} has no {attribute!r}{suggest_name(attribute, public)}")
+    cls, base = getattr(module, attribute), _get_base_class(kind)
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise RegistryError(
+            f"{name!r} is not of kind {kind}: it does not derive from {base.__module__}:{base.__name__}"
+        )
+    if missing := [key for key in dir(cls) if _is_abstract(cls, key)]:
+        raise RegistryError(
+            f"{name!r} is incomplete: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
+        )
+    _check_declarations(name, cls)
+    return cls
 
 
 def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
@@ -275,22 +277,27 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     parts: dict[str, Part] = {}
     for key, (part_kind, default) in cls.parts.items():
         given, place = tree.get(key, default), f"{path}.{key}"
-        if given is None and default is None:
-            parts[key] = None
-        elif isinstance(given, list | tuple) and key in cls.listed:
+        if isinstance(given, list | tuple) and key in cls.listed:
             parts[key] = tuple(
-                (
-                    None
-                    if element is None and default is None
-                    else configure(part_kind, _merge_part_settings(element, default), f"{place}[{i}]")
-                )
+                _configure_part(part_kind, element, default, f"{place}[{i}]")
                 for i, element in enumerate(given)
             )
         else:
-            parts[key] = configure(part_kind, _merge_part_settings(given, default), place)
+            parts[key] = _configure_part(part_kind, given, default, place)
     with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
     return ComponentSpec(name, cls, options, parts)
+
+
+def _configure_part(
+    kind: str, settings: PlainValue, default: str | PlainMapping | None, path: str
+) -> ComponentSpec | None:
+    """Check the settings of a part, merged over its default unless they name a component; None if an optional part is absent."""
+    if settings is None and default is None:
+        return None
+    if isinstance(settings, Mapping) and default is not None and "name" not in settings:
+        settings = {**({"name": default} if isinstance(default, str) else default), **settings}
+    return configure(kind, settings, path)
 
 
 @contextmanager
@@ -332,13 +339,6 @@ def _require_known(kind: str, name: str) -> None:
         )
 
 
-def _merge_part_settings(settings: PlainValue, default: str | PlainMapping | None) -> PlainValue:
-    """Merge a part's settings over its default, unless they name a component themselves."""
-    if not isinstance(settings, Mapping) or default is None or "name" in settings:
-        return settings
-    return {**({"name": default} if isinstance(default, str) else default), **settings}
-
-
 def _list_defined_classes(module: ModuleType) -> list[type]:
     """Return the public classes that a module defines itself."""
     return [
@@ -366,21 +366,22 @@ def _get_single_class(
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
     """Raise RegistryError if a class from outside the package declares its options or parts in another way."""
-    old = isinstance(vars(cls).get("options"), Mapping)
-    own = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
-    if old or not own or not all(field.description for field in cls.Options.model_fields.values()):
+    is_old = isinstance(vars(cls).get("options"), Mapping)
+    is_declared = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
+    if is_old or not is_declared or not all(f.description for f in cls.Options.model_fields.values()):
         raise RegistryError(
             f"{name!r}: its options are not declared; write class Options(Settings) with fields"
             f" key: type = option(default, description); see {Settings.__module__}"
         )
-    fine = isinstance(cls.parts, Mapping) and all(
-        isinstance(part, tuple) and len(part) == 2 and part[0] in COMPONENT_KINDS
-        for part in cls.parts.values()
-    )
-    if not fine:
+    if not isinstance(cls.parts, Mapping) or not all(map(_is_part, cls.parts.values())):
         raise RegistryError(
             f"{name!r}: its parts are not a mapping of keys to (kind, default); kinds: {', '.join(COMPONENT_KINDS)}"
         )
+
+
+def _is_part(declared: object) -> bool:
+    """Return whether ``declared`` is a part's (kind, default)."""
+    return isinstance(declared, tuple) and len(declared) == 2 and declared[0] in COMPONENT_KINDS
 
 
 def _is_abstract(cls: type, key: str) -> bool:
@@ -423,7 +424,7 @@ def format_exception(error: BaseException, file: str | None = None) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
-    text = f"{type(error).__name__}: {message_of(error)}"
+    text = f"{type(error).__name__}: {get_error_text(error)}"
     if isinstance(error, SystemExit):
         text = f"it exits the program (exit code {error.code}); a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""

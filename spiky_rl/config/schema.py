@@ -36,6 +36,10 @@ Groups = Annotated[Names, Field(min_length=1, strict=False)]
 """Names of observation groups, at least one."""
 
 
+CATEGORICAL = "CategoricalDistribution"
+"""Name of our distribution of discrete actions."""
+
+
 class ModelSettings(Settings):
     """Actor or critic."""
 
@@ -393,10 +397,10 @@ class TaskSpec(Settings):
     @model_validator(mode="after")
     def _check_id(self) -> Self:
         if not self.id:
-            raise RegistryError("id: missing; give the gym id")
+            raise RegistryError("id: missing; give the registered id")
         return self
 
     @property
     def label(self) -> str:
-        """Name of the task in run folders: the gym id, or the file's name if the file changes the environment."""
+        """Name of the task in run folders: the registered id, or the file's name if the file changes the environment."""
         return self.name if self.env else self.id

@@ -45,7 +45,7 @@ class AgentSpec(Settings):
     name: str
     runner: dict[str, Any]
     """Merged rsl_rl configuration without the networks. Its values are as written, not parsed by `RunnerSettings` (which checks
-    every layer): parsing would turn 1 into 1.0 and change the digest, and Isaac Lab's layer has further keys."""
+    every layer): parsing would turn 1 into 1.0 and change the digest, and the host's layer has further keys."""
     network: InstanceOf[ComponentSpec] | None = None
     critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
@@ -146,7 +146,7 @@ def resolve_agent(
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
-    host: str = "Isaac Lab",
+    host: str = "host",
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -169,7 +169,7 @@ def merge_agent(
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
     tuned: tuple[str, PlainMapping] = ("", {}),
-    host: str = "Isaac Lab",
+    host: str = "host",
 ) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Merge all layers, with the arguments of `resolve_agent`; check only keys, types and ranges outside the networks.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import WeightQuantizer
+from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels import dispatch
 
 Shape = tuple[int, ...]

@@ -61,18 +61,22 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
         if failure := _find_disk_error(error):
             raise failure from None
         raise ValueError("it does not begin with the header of a .npy") from None
+    _require_kinds(dtype, kinds, fields)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"has the shape {list(shape)}")
+    return Header(shape, dtype, fortran, file.tell())
+
+
+def _require_kinds(dtype: np.dtype, kinds: str, fields: Sequence[str]) -> None:
+    """Raise ValueError if values of ``dtype`` are not of the allowed ``kinds``; see `read_header`."""
     if dtype.hasobject:
         raise ValueError("holds Python objects; it must hold numbers")
     names = dtype.names or ()
     needed = [name for name in names if name in fields] or names
-    values = [dtype[name].base for name in needed] if dtype.names is not None else [dtype]
-    if wrong := [field for field in values if field.kind not in kinds or not field.itemsize]:
-        raise ValueError(
-            f"holds {wrong[0]}; it must hold {'numbers' if kinds == NUMBERS else 'numbers or text'}"
-        )
-    if min(shape, default=0) < 0:
-        raise ValueError(f"has the shape {list(shape)}")
-    return Header(shape, dtype, fortran, file.tell())
+    for field in [dtype] if dtype.names is None else [dtype[name].base for name in needed]:
+        if field.kind not in kinds or not field.itemsize:
+            allowed = "numbers" if kinds == NUMBERS else "numbers or text"
+            raise ValueError(f"holds {field}; it must hold {allowed}")
 
 
 def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) -> np.ndarray:

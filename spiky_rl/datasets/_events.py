@@ -84,17 +84,9 @@ def decode_events(
     if kind == "bin":
         return decode_bytes(data, path)
     try:
-        if kind == "csv":
-            return decode_columns(_parse_csv(data.decode("utf-8-sig")), path, unit)
-        if kind == "npz":
-            return decode_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
-        content = read_array(data, fields=COLUMNS)
-        if names := content.dtype.names:
-            if missing := [key for key in COLUMNS if key not in names]:
-                raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")
-            return decode_columns({key: content[key] for key in COLUMNS}, path, unit)
-        if content.ndim == 2 and content.shape[1] == len(COLUMNS):
-            return decode_columns(dict(zip(COLUMNS, content.T, strict=True)), path, unit)
+        content = _read_content(data, kind)
+        if isinstance(content, Mapping):
+            return decode_columns(content, path, unit)
     except EventFileError:
         raise
     except DAMAGE as error:
@@ -105,6 +97,25 @@ def decode_events(
             f"{path}: is {list(content.shape)}; expected [time, {', '.join(map(str, shape))}] like the others"
         )
     return decode_tensor(content, path)
+
+
+def _read_content(data: bytes, kind: str) -> Mapping[str, ArrayLike] | np.ndarray:
+    """Return the columns t, x, y and p in the content of a .csv, .npz or .npy, or the array of another .npy.
+
+    Raises one of `DAMAGE` if the content is invalid.
+    """
+    if kind == "csv":
+        return _parse_csv(data.decode("utf-8-sig"))
+    if kind == "npz":
+        return read_arrays(io.BytesIO(data), COLUMNS)
+    content = read_array(data, fields=COLUMNS)
+    if names := content.dtype.names:
+        if missing := [key for key in COLUMNS if key not in names]:
+            raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")
+        return {key: content[key] for key in COLUMNS}
+    if content.ndim == 2 and content.shape[1] == len(COLUMNS):
+        return dict(zip(COLUMNS, content.T, strict=True))
+    return content
 
 
 def decode_bytes(data: bytes, path: str) -> Events:
@@ -179,15 +190,16 @@ def _require_count(count: int, path: str) -> None:
 
 def _parse_csv(text: str) -> dict[str, array[float]]:
     """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
-    rows = (row for row in csv.reader(io.StringIO(text)) if row)
+    rows = filter(None, csv.reader(io.StringIO(text)))
     first = next(rows, [])
     header = [cell.strip().lower() for cell in first]
-    named = any(cell in COLUMNS for cell in header)
-    if named and (missing := [key for key in COLUMNS if key not in header]):
+    if set(header).isdisjoint(COLUMNS):
+        header, rows = list(COLUMNS), chain([first] if first else [], rows)
+    if missing := [key for key in COLUMNS if key not in header]:
         raise ValueError(f"no column {missing[0]}; it has {', '.join(header)}")
-    place = {key: header.index(key) if named else i for i, key in enumerate(COLUMNS)}
+    place = {key: header.index(key) for key in COLUMNS}
     columns = {key: array("d") for key in COLUMNS}
-    for count, row in enumerate(rows if named else chain([first] if first else [], rows)):
+    for count, row in enumerate(rows):
         if count == MOST_EVENTS:
             raise ValueError(f"holds more than {MOST_EVENTS:,} events")
         for key, i in place.items():

@@ -97,10 +97,40 @@ def measure_needs(
         EventFileError: If no recording can be read, if some have times in microseconds and others in steps, or if one needs more than
             twice as much as all others.
     """
-    needs: list[list[int]] = []
-    paths: list[str] = []
+    needs, kinds = _measure_readable(recordings, read, time)
+    if len(kinds) > 1:
+        raise EventFileError(
+            f"{kinds[True]}: has times in steps, but {kinds[False]} in microseconds; set dataset.time to us or steps, and --skip_bad"
+            " skips the other recordings"
+        )
+    paths, sizes, steps = list(needs), np.array(list(needs.values())), True in kinds
+    checked = ("end",) if steps else AXES  # tensors of other shapes are refused later, one by one
+    for key in checked if len(sizes) >= SOME else ():
+        if key not in given:
+            _require_like_others(sizes, key, paths)
+    channels, rows, columns = sizes[:, :3].max(0).tolist()
+    if steps:
+        (channels, rows, columns), _ = Counter(tuple(need[:3]) for need in needs.values()).most_common(1)[0]
+    end = max(need[3] for need in needs.values())
+    try:
+        return Needs.check(
+            "", {"channels": channels, "rows": rows, "columns": columns, "end": end, "steps": steps}
+        )
+    except RegistryError as error:
+        largest = paths[int(sizes.max(1).argmax())]
+        raise EventFileError(f"{largest}: {error}") from None
+
+
+def _measure_readable(
+    recordings: Sequence[Recording], read: Callable[[Recording], Events], time: str
+) -> tuple[dict[str, list[int]], dict[bool, str]]:
+    """Return the needs of readable recordings by path, and the first path with times in steps (True) and in microseconds (False).
+
+    Raises EventFileError if no recording can be read; see `measure_needs` for the arguments.
+    """
+    needs: dict[str, list[int]] = {}
     kinds: dict[bool, str] = {}
-    bad = ""
+    first_error = ""
     for recording in recordings:
         assert recording.store is not None
         path = recording.store.path(recording.member)
@@ -109,31 +139,13 @@ def measure_needs(
             if time not in ("", TIMES[steps]):
                 raise EventFileError(f"{path}: has times in {TIMES[steps]}, but dataset.time is {time}")
         except EventFileError as error:  # it is refused or skipped later, when it is read for training
-            bad = bad or str(error)
+            first_error = first_error or str(error)
             continue
         kinds.setdefault(steps, path)
-        needs.append(need)
-        paths.append(path)
+        needs[path] = need
     if not needs:
-        raise EventFileError(f"{bad}; no recording of {len(recordings)} can be read")
-    if len(kinds) > 1:
-        raise EventFileError(
-            f"{kinds[True]}: has times in steps, but {kinds[False]} in microseconds; set dataset.time to us or steps, and --skip_bad"
-            " skips the other recordings"
-        )
-    sizes, steps = np.array(needs), True in kinds
-    for key in AXES if len(sizes) >= SOME else ():
-        if key not in given and not (steps and key != "end"):
-            _require_like_others(sizes, key, paths)
-    channels, rows, columns = sizes[:, :3].max(0).tolist()
-    if steps:
-        (channels, rows, columns), _ = Counter(tuple(need[:3]) for need in needs).most_common(1)[0]
-    values = {"channels": channels, "rows": rows, "columns": columns, "end": max(need[3] for need in needs)}
-    try:
-        return Needs.check("", {**values, "steps": steps})
-    except RegistryError as error:
-        largest = paths[int(sizes.max(1).argmax())]
-        raise EventFileError(f"{largest}: {error}") from None
+        raise EventFileError(f"{first_error}; no recording of {len(recordings)} can be read")
+    return needs, kinds
 
 
 def _require_like_others(sizes: np.ndarray, key: str, paths: Sequence[str]) -> None:

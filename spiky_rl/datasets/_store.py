@@ -197,21 +197,22 @@ def format_unpack_hint(*places: Path | RecordingStore, dataset: str = "") -> str
     Returns:
         ``; there is FILE: unpack it``, or an empty text if there is no such archive.
     """
-    found = list(dict.fromkeys(path for place in places for path in _list_archives(place)))
-    others = (
-        [_normalize(name) for name in registry.list_names("datasets") if name != dataset] if dataset else []
-    )
-    own = _normalize(dataset)
-    matching = [
-        str(path)
-        for path in found
-        if _normalize(path.name).startswith(own) or not _normalize(path.name).startswith(tuple(others))
-    ]
+    found = dict.fromkeys(path for place in places for path in _list_archives(place))
+    matching = [str(path) for path in found if _may_belong_to(path, dataset)]
     if not matching:
         return ""
     more = f" and {len(matching) - NAMED} more" if len(matching) > NAMED else ""
     verb, pronoun = ("is", "it") if len(matching) == 1 else ("are", "them")
     return f"; there {verb} {', '.join(matching[:NAMED])}{more}: unpack {pronoun}"
+
+
+def _may_belong_to(archive: Path, dataset: str) -> bool:
+    """Return whether the name of an ``archive`` begins with that of the ``dataset``, or with that of no dataset."""
+    if not dataset:
+        return True
+    name, names = _normalize(archive.name), registry.list_names("datasets")
+    others = tuple(_normalize(other) for other in names if other != dataset)
+    return name.startswith(_normalize(dataset)) or not name.startswith(others)
 
 
 def _list_archives(place: Path | RecordingStore) -> list[Path]:
@@ -228,6 +229,11 @@ def _list_archives(place: Path | RecordingStore) -> list[Path]:
 def _normalize(name: str) -> str:
     """Return the letters and digits of ``name`` in lower case, so that Ev-Objects equals ev_objects."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _leads_out(path: Path, inside: Path) -> bool:
+    """Return whether ``path`` is a link to a place that is not below the folder ``inside``."""
+    return path.is_symlink() and not path.resolve().is_relative_to(inside)
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -247,11 +253,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             continue
         seen.add(real)
         here = Path(folder)
-        links = [
-            name
-            for name in folders
-            if (here / name).is_symlink() and not (here / name).resolve().is_relative_to(inside)
-        ]
+        links = [name for name in folders if _leads_out(here / name, inside)]
         outward += [(here / name).relative_to(root).as_posix() for name in links]
         files = [name for name in folders if name.endswith(SUFFIXES) and name not in links]
         folders[:] = [name for name in folders if name not in (*files, *links)]

@@ -19,7 +19,7 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, override
+from typing import Annotated, Any, Literal, NamedTuple, override
 
 from pydantic import Field, field_validator
 
@@ -139,18 +139,22 @@ class CustomDataset(Dataset):
         rows = _list_folders(names) if manifest is None else _read_manifest(store, manifest)
         if not rows:
             raise MissingData(f"{self.data}: contains no recording{format_unpack_hint(store)}; {LAYOUT}")
-        found = sorted({label for _, label, _ in rows if label is not None}, key=_natural_sort_key)
-        self.classes = self.classes or tuple(found)
-        if unknown_classes := [name for name in found if name not in self.classes]:
-            self._check_unknown_classes(unknown_classes)
-        label_of = {name: i for i, name in enumerate(self.classes)}
-        recordings = [
-            Recording(name, label_of.get(label or "", UNKNOWN), part, store, name)
-            for name, label, part in rows
-        ]
+        recordings = self._label(rows, store)
         self._infer_layout(recordings)
         self.agent = _choose_agent(self.shape)
         return recordings
+
+    def _label(self, rows: list[ListedRecording], store: RecordingStore) -> list[Recording]:
+        """Return the recordings with their labels, which follow the classes of the options, else the sorted classes of ``rows``."""
+        found = sorted({row.label for row in rows if row.label is not None}, key=_natural_sort_key)
+        self.classes = self.classes or tuple(found)
+        if unknown_classes := [name for name in found if name not in self.classes]:
+            self._check_unknown_classes(unknown_classes)
+        labels = {name: i for i, name in enumerate(self.classes)}
+        return [
+            Recording(row.name, labels.get(row.label or "", UNKNOWN), row.part, store, row.name)
+            for row in rows
+        ]
 
     @override
     def read_events(self, recording: Recording) -> Events:
@@ -186,25 +190,11 @@ class CustomDataset(Dataset):
         """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
         sensor, channels, window = self.given
         if not (sensor and channels and window):
-            stamps = [
-                f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
-            ]
             given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
-            request = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
-            key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
-
-            def measure_once() -> Needs:
-                log.info(
-                    "%s: reading %d recordings once to measure sensor and window", self.data, len(recordings)
-                )
-                return measure_needs(recordings, self.read_events, self.time, given)
-
-            needs = load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure_once)
-            channels, sensor, window = (
-                channels or needs.channels,
-                sensor or (needs.rows, needs.columns),
-                window or (0, needs.end),
-            )
+            needs = self._load_needs(recordings, given)
+            channels = channels or needs.channels
+            sensor = sensor or (needs.rows, needs.columns)
+            window = window or (0, needs.end)
             self.time = self.time or TIMES[needs.steps]
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d; set dataset.channels, .sensor and .window to change this",
@@ -213,6 +203,22 @@ class CustomDataset(Dataset):
         self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
         self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
         self.time = self.time or self._get_first_time(recordings)
+
+    def _load_needs(self, recordings: list[Recording], given: tuple[str, ...]) -> Needs:
+        """Return the needs of the ``recordings`` from the cache, or measure them; ``given`` are keys that the user has set."""
+        stamps = [
+            f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
+        ]
+        request = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
+        key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
+
+        def measure() -> Needs:
+            log.info(
+                "%s: reading %d recordings once to measure sensor and window", self.data, len(recordings)
+            )
+            return measure_needs(recordings, self.read_events, self.time, given)
+
+        return load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure)
 
     def _get_first_time(self, recordings: list[Recording]) -> str:
         """Return the unit of times of the first readable recording."""
@@ -230,45 +236,53 @@ def _choose_agent(shape: tuple[int, int, int]) -> str:
     return next(agent for agent, pixels in min_pixels.items() if min(shape[1:]) >= pixels)
 
 
-def _list_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
-    """Return name, class and part of every recording, from its folders."""
-    split = [name.split("/") for name in names if name.lower().endswith(ENDINGS)]
-    if split and len({parts[0] for parts in split}) == 1 and split[0][0].lower() not in SPLITS:
-        if all(len(parts) > 2 for parts in split):  # one folder around all, as in many archives
-            split = [parts[1:] for parts in split]
-    tops = {parts[0] for parts in split if len(parts) > 2}
-    if (parts_there := sorted(top for top in tops if top.lower() in SPLITS)) and len(tops) > len(parts_there):
-        other = min(tops - {*parts_there})
+class ListedRecording(NamedTuple):
+    """A recording as folders or a manifest describe it."""
+
+    name: str
+    label: str | None
+    """Name of its class; None without one."""
+    part: str
+
+
+def _list_folders(names: list[str]) -> list[ListedRecording]:
+    """Return all recordings among the files ``names``, with classes and parts from their folders. Raises MissingData."""
+    names = [name for name in names if name.lower().endswith(ENDINGS)]
+    folders = _drop_outer_folder([name.split("/")[:-1] for name in names])
+    tops = {place[0] for place in folders if len(place) > 1}
+    splits = sorted(top for top in tops if top.lower() in SPLITS)
+    if splits and (others := tops - {*splits}):
+        other = min(others)
         raise MissingData(
-            f"{other}: unknown split folder beside {parts_there[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
+            f"{other}: unknown split folder beside {splits[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
         )
-    rows: list[tuple[str, str | None, str]] = []
-    for name, parts in zip((n for n in names if n.lower().endswith(ENDINGS)), split, strict=True):
-        part = SPLITS.get(parts[0].lower()) if len(parts) > 2 else None
-        place = parts[1:] if part else parts
-        rows.append((name, place[0] if len(place) > 1 else None, part or "train"))
-    return rows
+    return [_describe_place(name, place) for name, place in zip(names, folders, strict=True)]
 
 
-def _read_manifest(store: RecordingStore, manifest: str) -> list[tuple[str, str | None, str]]:
-    """Return name, class and part of every recording in a manifest. Raises EventFileError that names the row."""
-    path, data = store.path(manifest), store.read(manifest)
-    try:
-        if manifest.endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-        else:
-            arrays = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
-            columns = {key: [str(cell) for cell in arrays[key]] for key in arrays}
-            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    except DAMAGE as error:
-        raise EventFileError(f"{path}: not a manifest, or damaged: {error}") from None
-    rows = [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
+def _drop_outer_folder(folders: list[list[str]]) -> list[list[str]]:
+    """Return the ``folders`` of recordings without one folder around all of them, as many archives have."""
+    is_outer = len({place[0] if place else None for place in folders}) == 1 and all(
+        len(p) > 1 for p in folders
+    )
+    return [place[1:] for place in folders] if is_outer and folders[0][0].lower() not in SPLITS else folders
+
+
+def _describe_place(name: str, place: list[str]) -> ListedRecording:
+    """Return the recording ``name`` in the folders ``place``: CLASS, or a split with CLASS, or neither."""
+    part = SPLITS.get(place[0].lower()) if len(place) > 1 else None
+    inner = place[1:] if part else place
+    return ListedRecording(name, inner[0] if inner else None, part or "train")
+
+
+def _read_manifest(store: RecordingStore, manifest: str) -> list[ListedRecording]:
+    """Return all recordings in a manifest. Raises EventFileError that names the row."""
+    path, rows = store.path(manifest), _read_manifest_rows(store, manifest)
     if not rows or "recording" not in rows[0]:
         raise EventFileError(
             f"{path}: expected columns recording, label and split, and a row for each recording"
         )
-    listed: list[tuple[str, str | None, str]] = []
-    seen: dict[str, int] = {}
+    listed: list[ListedRecording] = []
+    first_rows: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         split = (row.get("split") or "train").strip().lower()
         if split not in SPLITS:
@@ -276,10 +290,26 @@ def _read_manifest(store: RecordingStore, manifest: str) -> list[tuple[str, str 
                 f"{path}: row {number}: unknown split {split!r}; allowed: {', '.join(SPLITS)}{suggest_name(split, SPLITS)}"
             )
         name = (row["recording"] or "").strip()
-        if (first := seen.setdefault(name, number)) != number:
+        if (first := first_rows.setdefault(name, number)) != number:
             raise EventFileError(f"{path}: row {number}: {name!r} is in row {first} already")
-        listed.append((name, (row.get("label") or "").strip() or None, SPLITS[split]))
+        listed.append(ListedRecording(name, (row.get("label") or "").strip() or None, SPLITS[split]))
     return listed
+
+
+def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, str | None]]:
+    """Return the rows of a manifest by the meaning of their columns. Raises EventFileError if it is damaged."""
+    data = store.read(manifest)
+    rows: list[dict[str, str | None]]
+    try:
+        if manifest.endswith(".csv"):
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+        else:
+            arrays = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
+            cells = zip(*([str(cell) for cell in array] for array in arrays.values()), strict=True)
+            rows = [dict(zip(arrays, row, strict=True)) for row in cells]
+    except DAMAGE as error:
+        raise EventFileError(f"{store.path(manifest)}: not a manifest, or damaged: {error}") from None
+    return [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:

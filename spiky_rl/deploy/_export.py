@@ -8,8 +8,10 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.deploy._calibration import record_rollout
 from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
 from spiky_rl.deploy.base import Target
@@ -33,21 +35,35 @@ def run_export(
     log.info("starting the simulator to verify the files over an episode")
     with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return write_and_verify(runner.get_exportable_policy(), env, folder, targets, progress)
+        return write_and_verify(
+            runner.get_exportable_policy(), env, folder, targets, progress, options.raw_actions
+        )
 
 
 def write_and_verify(
-    policy: Any, env: Any, folder: Path, targets: dict[str, Target], progress: ProgressFactory = no_progress
+    policy: Any,
+    env: Any,
+    folder: Path,
+    targets: dict[str, Target],
+    progress: ProgressFactory = no_progress,
+    raw_actions: bool = False,
 ) -> dict[Path, VerificationResult]:
     """Write all targets to a staging folder, verify them, and move the files to ``folder``. If one fails, ``folder`` is unchanged.
 
     Args:
         policy: A model of rsl_rl or a `SpikingModel`.
         env: An rsl_rl environment; the policy acts in it for an episode.
+        progress: Opens the progress display.
+        raw_actions: Whether actions stay in [-1, 1] if the host maps them to a task's bounds.
 
     Returns:
         The verification result of every file.
     """
+    if (bounds := getattr(env, "action_bounds", None)) is not None and not raw_actions:
+        for name, target in targets.items():
+            if not target.maps_actions:
+                raise ExportError(f"{name}: bounds of actions are not available; allowed: --raw_actions")
+        policy, env.takes_task_units = bound_actions(policy, *bounds), True
     if calibrated := [target for target in targets.values() if target.observes]:
         with progress("recording", "an episode") as tell:
             rollout = record_rollout(policy, env, tell)

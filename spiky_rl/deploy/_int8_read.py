@@ -15,7 +15,7 @@ from spiky_rl.codecs.decoders import rate as mean_rate
 from spiky_rl.codecs.decoders import sigma_delta as sums
 from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
 from spiky_rl.connections import linear
-from spiky_rl.connections._quantised import compute_scales, quantize
+from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import (

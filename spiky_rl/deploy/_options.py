@@ -28,6 +28,10 @@ class ExportOptions(Settings):
         None, "print the memory of the targets in C on this chip: cortex-m4", metavar="CHIP"
     )
 
+    raw_actions: bool = option(
+        False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
+    )
+
     @property
     def target_names(self) -> list[str]:
         """The targets by their registry names."""

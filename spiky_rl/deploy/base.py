@@ -59,6 +59,8 @@ class Target(Component):
     """Share of control steps that may differ by more, because a potential near its threshold may or may not give a spike."""
     changed = ""
     """Description of the reference policy if it is not the live one, as in: equal to the policy {changed}."""
+    maps_actions = False
+    """Whether the file can map actions in [-1, 1] to a task's bounds."""
     in_c = False
     """Whether the file is C, so that its memory on a chip can be measured."""
     observes = False

@@ -41,6 +41,7 @@ to 1024-512-256, GRU, LSTM and reservoirs."""
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
+    maps_actions = True
     relative = True
     compiled = True
     in_c = True

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 class Onnx(Target):
     """An ONNX graph of the torch backend's operations. The tolerance is for runtimes, which sum in other orders."""
 
+    maps_actions = True
     stale = ("policy.onnx.data",)
     tolerance = 1e-4
     flips = 0.01

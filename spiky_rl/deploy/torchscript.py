@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class TorchScript(Target):
     """A traced module of the torch backend's operations."""
 
+    maps_actions = True
+
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.learners.rsl_rl.export import write_torchscript

@@ -32,10 +32,12 @@ def run_with_recomputation(
         # the compiler can only trace torch's own checkpointing, which keeps floats
         return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
     packs = dispatch.choose_backend(backend, signal) if binary else None
-    return _Recomputed.apply(run, packs, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
+    return _Recomputation.apply(run, packs, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
 
 
-class _Recomputed(torch.autograd.Function):
+class _Recomputation(torch.autograd.Function):
+    """``run(signal, *others)`` that saves only its inputs; the last ``learned`` of the others are parameters that ``run`` reads."""
+
     @staticmethod
     def forward(
         ctx: Any, run: Run, packs: Backend | None, learned: int, signal: Tensor, *others: Tensor

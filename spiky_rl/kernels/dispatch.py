@@ -47,7 +47,7 @@ def get_backend(name: str) -> Backend:
     """Return the backend called ``name``, available or not. Every call returns the same object."""
     if name not in _BUILT:
         made = registry.ComponentSpec(name, registry.resolve("backends", name), {}, {}).build()
-        made.is_fallback = made if name == REFERENCE else get_backend(REFERENCE)
+        made.fallback = made if name == REFERENCE else get_backend(REFERENCE)
         _BUILT[name] = made
     return _BUILT[name]
 

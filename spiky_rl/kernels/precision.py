@@ -31,9 +31,9 @@ def has_fast_bfloat16() -> bool:
     Intel's AVX-512 has half as many execution units for bfloat16 as for float32, so bfloat16 gains nothing there (400-200 neurons:
     an update takes 1.2 times as long). Intel's tiles (AMX) and the instructions of AMD and ARM are faster.
     """
-    gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in read_cpu_flags() else set())).isdisjoint(
-        read_cpu_flags()
-    )
+    flags = read_cpu_flags()
+    faster = FLAGS - {"avx512_bf16"} if "GenuineIntel" in flags else FLAGS
+    gains = not faster.isdisjoint(flags)
     log.debug(
         "gradients of inputs, and of convolutions' weights, are computed in %s on the CPU",
         "bfloat16" if gains else "float32",

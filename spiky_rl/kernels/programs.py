@@ -52,7 +52,7 @@ def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ..
         width: N.
     """
     varying = tuple(isinstance(p, Tensor) for p in params)
-    name = serialize_key if torch.compiler.is_compiling() else _key
+    name = serialize_key if torch.compiler.is_compiling() else _make_key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
     return NeuronCall(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
@@ -61,7 +61,7 @@ def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ..
 @lru_cache(maxsize=4096)
 def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
     """Return the key in `PROGRAMS` that ``key`` means, and the uniforms computed from ``numbers``. Raises `TraceError` if that fails."""
-    key = key if key in PROGRAMS else _read(key)
+    key = key if key in PROGRAMS else _read_key(key)
     program = PROGRAMS[key]
     names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
     given = dict(zip((*names, "slope"), numbers, strict=True))
@@ -70,17 +70,17 @@ def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float,
 
 def count_states(key: str) -> int:
     """Return how many states the neuron of the program ``key`` has."""
-    return PROGRAMS[key if key in PROGRAMS else _read(key)].states
+    return PROGRAMS[key if key in PROGRAMS else _read_key(key)].states
 
 
-def _shape(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
+def _describe_neuron(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
     # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count
     return tuple(neuron.chosen.items())
 
 
-def _key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
+def _make_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     options = tuple(ops.surrogate.chosen.items())
-    index = (type(neuron), _shape(neuron), type(ops.surrogate), options, varying)
+    index = (type(neuron), _describe_neuron(neuron), type(ops.surrogate), options, varying)
     if index not in _KEYS:
         _KEYS[index] = _register_program(neuron, ops.surrogate, varying)
     return _KEYS[index]
@@ -102,23 +102,23 @@ def serialize_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> s
     surrogate = ops.surrogate
     kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
     options = tuple(surrogate.chosen.items())
-    return _literal((kinds[0], _shape(neuron), kinds[1], options, varying))
+    return _format_literal((kinds[0], _describe_neuron(neuron), kinds[1], options, varying))
 
 
-def _literal(value: object) -> str:
+def _format_literal(value: object) -> str:
     """Return ``repr(value)`` in a form that torch.compile can trace."""
     # imported only here: the import is slow, and a compilation has already done it
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
     if isinstance(value, tuple):
-        return f"({''.join([f'{_literal(x)},' for x in value])})"
+        return f"({''.join([f'{_format_literal(x)},' for x in value])})"
     if isinstance(value, (int, float)):
         value = guard_scalar(value)  # torch.compile replaces a module's changing numbers by symbols
     return f"{value!r}"
 
 
 @cache
-def _read(serialized: str) -> str:
+def _read_key(serialized: str) -> str:
     """Build the program that a text of `serialize_key` describes; return its key in `PROGRAMS`."""
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(serialized)
     neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)

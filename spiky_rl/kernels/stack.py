@@ -129,7 +129,7 @@ class LayerStack:
                 stage but the first reads binary signals.
         """
         if states is not None and len(states) < self.states:
-            raise _shape_error("states", len(states), self.states)
+            raise _make_shape_error("states", len(states), self.states)
         calls, tensors, rest = [], [], None if states is None else list(states)
         for stage in self.stages:
             own = stage.ops or ops
@@ -166,7 +166,7 @@ class LayerStack:
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
-            raise _shape_error("channels", C, self.inputs)
+            raise _make_shape_error("channels", C, self.inputs)
         features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return features
@@ -209,8 +209,12 @@ def _fill(
     numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
     weight = weight.detach().contiguous()
     params = None if call.params is None else call.params.detach().contiguous()
-    layer.weight, layer.bias = weight.data_ptr(), _pointer(bias)
-    layer.params, layer.state, layer.uniforms = _pointer(params), _pointer(state), ctypes.addressof(numbers)
+    layer.weight, layer.bias = weight.data_ptr(), _get_pointer(bias)
+    layer.params, layer.state, layer.uniforms = (
+        _get_pointer(params),
+        _get_pointer(state),
+        ctypes.addressof(numbers),
+    )
     layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
     layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
     layer.N, layer.C = stage.map.out_features, stage.map.in_features
@@ -222,11 +226,11 @@ def _fill(
     return [numbers, weight, params, state, bias, synapses]
 
 
-def _shape_error(name: str, given: int, expected: int) -> ValueError:
+def _make_shape_error(name: str, given: int, expected: int) -> ValueError:
     return ValueError(f"{name}: {given} given; expected: {expected}")
 
 
-def _pointer(x: Tensor | None) -> int | None:
+def _get_pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
@@ -256,7 +260,7 @@ class _Run(torch.autograd.Function):
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         T, K, B, C = x.shape
         if C != stack.inputs:
-            raise _shape_error("channels", C, stack.inputs)
+            raise _make_shape_error("channels", C, stack.inputs)
         wanted = recorded and any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
         layers, held, last, signals, currents = (LayerStruct * len(calls))(), [], [], [], []
@@ -274,17 +278,17 @@ class _Run(torch.autograd.Function):
                 kept = wanted or (counted and i > 0)
                 words = x.new_empty(T, inner, B, programs.count_words(C), dtype=torch.int64) if kept else None
                 signals.append(words)
-                layer.bits = _pointer(signals[-1])
+                layer.bits = _get_pointer(signals[-1])
             else:
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
-                layer.input = _pointer(signals[-1])
+                layer.input = _get_pointer(signals[-1])
             # a first current that is constant over the control step is cheap to compute again
             saves = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
             shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
             currents.append(x.new_empty(shape) if saves else None)
-            layer.current = _pointer(currents[-1])
+            layer.current = _get_pointer(currents[-1])
         c = structures.StackStruct(
-            *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
+            *(ctypes.addressof(layers), x.data_ptr(), _get_pointer(keep), output.data_ptr()),
             count=len(calls),
             T=T,
             K=steps,
@@ -327,8 +331,8 @@ class _Run(torch.autograd.Function):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             state = None if state is None else state.contiguous()
             held.append(_fill(stack.load_kernels, layer, stage, call, weight, bias, state, synapses))
-            setattr(layer, "bits" if stage.binary else "input", _pointer(signals[i]))
-            layer.current = _pointer(currents[i])
+            setattr(layer, "bits" if stage.binary else "input", _get_pointer(signals[i]))
+            layer.current = _get_pointer(currents[i])
             if state is not None and grad_last[i] is not None:
                 held.append([grad_last[i].contiguous()])
                 layer.grad_last = held[-1][0].data_ptr()
@@ -340,9 +344,9 @@ class _Run(torch.autograd.Function):
                 None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
                 for t in (bias, params, state, synapses)
             )
-            layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _pointer(grad_bias)
-            layer.grad_params, layer.grad_state = _pointer(grad_params), _pointer(grad_state)
-            layer.within.grad_weight = _pointer(grad_synapses)
+            layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _get_pointer(grad_bias)
+            layer.grad_params, layer.grad_state = _get_pointer(grad_params), _get_pointer(grad_state)
+            layer.within.grad_weight = _get_pointer(grad_synapses)
             gradients += [
                 grad_weight.t() if stage.output_major else grad_weight,
                 grad_bias,
@@ -352,9 +356,9 @@ class _Run(torch.autograd.Function):
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[5] else None
         c = structures.StackStruct(
-            *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
+            *(ctypes.addressof(layers), _get_pointer(x), _get_pointer(keep)),
             grad_output=grad_output.data_ptr(),
-            grad_x=_pointer(grad_x),
+            grad_x=_get_pointer(grad_x),
             count=n,
             T=T,
             K=ctx.steps,

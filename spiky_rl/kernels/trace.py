@@ -193,7 +193,7 @@ class Node:
         raise TraceError(f"'torch.{name}', or a tensor in a step, {format_unknown_function(name)}")
 
 
-def _refusal(message: str) -> Callable[..., NoReturn]:
+def _make_refusal(message: str) -> Callable[..., NoReturn]:
     def refuse(*_: object) -> NoReturn:
         raise TraceError(message)
 
@@ -201,7 +201,7 @@ def _refusal(message: str) -> Callable[..., NoReturn]:
 
 
 for method, hint in REFUSED.items():
-    setattr(Node, method, _refusal(hint))
+    setattr(Node, method, _make_refusal(hint))
 
 
 class TraceGraph:
@@ -344,7 +344,7 @@ def differentiate(
                 add(x, where(x > 0.0, g, where(x < 0.0, -g, 0.0)))
             case ("max" | "min") as op, x, y:
                 for a, b in ((x, y), (y, x)):
-                    add(a, _share(graph, op, g, a, b))
+                    add(a, _split_gradient(graph, op, g, a, b))
             case "where", condition, x, y:
                 add(x, where(condition, g, 0.0))
                 add(y, where(condition, 0.0, g))
@@ -354,7 +354,7 @@ def differentiate(
     return [adjoints.get(x.index, 0.0) for x in wrt]
 
 
-def _share(graph: TraceGraph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
+def _split_gradient(graph: TraceGraph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
     """Return the gradient of ``x`` in a maximum or minimum of ``x`` and ``y``: all of ``g`` or nothing, or half if both are equal lanes."""
     if not (isinstance(x, Node) and x.lane):
         return 0.0

@@ -13,7 +13,6 @@ from spiky_rl.learners import get_learner, list_learners
 
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec
-    from spiky_rl.learners.common.runner import BaseRunner
 
 DISTRIBUTED = "distributed"
 """Ability to train data-parallel in several processes."""
@@ -66,8 +65,8 @@ class Learner(ABC):
         """Return the runner's configuration of an agent. Raises SpecError for settings that the library does not support."""
 
     @abstractmethod
-    def get_runner_class(self, algorithm: str) -> type[BaseRunner]:
-        """Return the class of the runner for an ``algorithm`` of `algorithms`, which imports the library."""
+    def get_runner_class(self, algorithm: str) -> type[Any]:
+        """Return the class of the runner, a `BaseRunner`, for an ``algorithm`` of `algorithms`. Imports the library."""
 
     @abstractmethod
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -317,9 +317,8 @@ class LocalRule(LearningRule):
             layer, link = layers[index], layers[index].connection
             assert isinstance(link, LinearConnection)
             pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
-            sign, places = _get_dale_signs(link), (
-                link.weight.new_ones(()) if link.mask is None else link.mask != 0
-            )
+            sign = _get_dale_signs(link)
+            places = link.weight.new_ones(()) if link.mask is None else link.mask != 0
             weights = (link.weight.abs() * sign if link.dale else link.weight) * places
             top = self.limit * size
             bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)

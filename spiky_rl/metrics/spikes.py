@@ -52,6 +52,11 @@ def _measure(spikes: Tensor) -> LayerActivity:
     )
 
 
+def get_spikes(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
+    """Return the spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
+    return [layer[0, :, environment].detach() for layer in signal[1:]]
+
+
 def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Return the spikes and potentials of every layer over all inner steps of one environment, [steps, N] each.
 

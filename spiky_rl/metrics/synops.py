@@ -21,9 +21,6 @@ from torch import Tensor
 from torch.nn import grad
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.codecs.decoders.first_spike import FirstSpike
-from spiky_rl.codecs.decoders.linear import LinearDecoder as LastStep
-from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
@@ -150,15 +147,7 @@ def _make_matrix_cost(
 
 
 def _make_readout_cost(decoder: Decoder, signal: int) -> ConnectionCost:
-    weight = decoder.readout.weight.detach().t()
-    if isinstance(decoder, PopulationVector):
-        weight = weight * decoder.mask.t()
-    if isinstance(decoder, LastStep):
-        return _make_matrix_cost(weight, signal, lambda spikes: spikes[:, -1:])
-    if isinstance(decoder, FirstSpike):
-        # the readout's input is the earliness of a neuron's first spike: 1 for the first inner step, 0 for no spike
-        return _make_matrix_cost(weight, signal, lambda spikes: spikes.cummax(1).values.mean(1, keepdim=True))
-    return _make_matrix_cost(weight, signal)
+    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal, decoder.select_events)
 
 
 def _count_reached_weights(connection: Convolutional) -> Tensor:

@@ -102,8 +102,3 @@ def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     small[0].save(
         path, format="GIF", save_all=True, append_images=small[1:], duration=duration, loop=0, optimize=True
     )
-
-
-def get_spikes(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
-    """Return the spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
-    return [layer[0, :, environment].detach() for layer in signal[1:]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import OptionInfo
-from spiky_rl.connections._quantised import WeightQuantizer
+from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.checkpointing import run_with_recomputation

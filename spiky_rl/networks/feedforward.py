@@ -147,16 +147,16 @@ class FeedForward(SpikingNetwork):
                 raise RegistryError(
                     f"{path}.{key}: a list of {len(part)} for {count} layers; give one entry per layer"
                 )
-            for place, each in _list_parts(f"{path}.{key}", part):
-                if key == "neuron":
-                    with error_path(place):
-                        neuron_checks.check_neuron(rule.wrap_neuron(each.build()), surrogate)
-                else:
-                    check_connection_position(place, each, within=key == "recurrent")
-                    if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
-                        raise RegistryError(
-                            f"{path}.quantize: int8 is not available for the connection {each.name!r}"
-                        )
+        for key in ("connection", "recurrent"):
+            for place, each in _list_parts(f"{path}.{key}", parts[key]):
+                check_connection_position(place, each, within=key == "recurrent")
+                if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
+                    raise RegistryError(
+                        f"{path}.quantize: int8 is not available for the connection {each.name!r}"
+                    )
+        for place, each in _list_parts(f"{path}.neuron", parts["neuron"]):
+            with error_path(place):
+                neuron_checks.check_neuron(rule.wrap_neuron(each.build()), surrogate)
 
     def __init__(
         self,
@@ -182,27 +182,14 @@ class FeedForward(SpikingNetwork):
         self.surrogate = self.learning.choose_surrogate(surrogate.build())
         self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=require_flat(inputs), steps=options.steps)
-        stack: list[SpikingLayer] = []
-        shape = get_signal_shape(self.encoder, inputs)
         wanted = options.gradient_precision
         bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
-        binary = self.encoder.binary
-        for i, size in enumerate(options.layers):
-            link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
-            back, cell = _get_layer_part(recurrent, i), self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
-            within: IntraLayerConnection | None = (
-                None if back is None else back.build(inputs=link.shape, outputs=size)
-            )
-            stack.append(
-                SpikingLayer(
-                    link, cell, within, options.backend, binary, bfloat16, options.recompute, self.learning
-                )
-            )
-            shape, binary = link.shape, not cell.graded
-        self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
-        self.decoder: Decoder = decoder.build(inputs=require_flat(shape), outputs=outputs)
-        self.decoder.configure(options.backend, binary, bfloat16)
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
+        shape = get_signal_shape(self.encoder, inputs)
+        stack = self._build_layers(options.layers, connection, recurrent, neuron, shape)
+        self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
+        self.decoder: Decoder = decoder.build(inputs=stack[-1].width, outputs=outputs)
+        self.decoder.configure(options.backend, not stack[-1].neuron.graded, bfloat16)
         if options.quantize == "int8":
             quantize_weights(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
@@ -222,26 +209,60 @@ class FeedForward(SpikingNetwork):
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
+    def _build_layers(
+        self,
+        widths: Sequence[int],
+        connection: ComponentSpec | tuple[ComponentSpec, ...],
+        recurrent: ComponentSpec | tuple[ComponentSpec, ...] | None,
+        neuron: ComponentSpec | tuple[ComponentSpec, ...],
+        shape: Shape,
+    ) -> list[SpikingLayer]:
+        """Build the layers of the given ``widths``; ``shape``: of the encoder's signal."""
+        layers: list[SpikingLayer] = []
+        binary = self.encoder.binary
+        for i, width in enumerate(widths):
+            link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
+            back, cell = _get_layer_part(recurrent, i), self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
+            within: IntraLayerConnection | None = (
+                None if back is None else back.build(inputs=link.shape, outputs=width)
+            )
+            layers.append(
+                SpikingLayer(
+                    *(link, cell, within, self.backend, binary),
+                    *(self.bfloat16_gradient, self.recompute, self.learning),
+                )
+            )
+            shape, binary = link.shape, not cell.graded
+        return layers
+
     @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
-        steps, batch, _ = x.shape
-        span, features = self.learning.truncate, []
-        if record is not None:
-            return self._forward(x, state, keep, record)
-        if state is None and batch > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples():
-            for rows in x.split(CPU_ROWS, 1):
-                features.append(self._forward(rows, None, None, None)[0])
-            return torch.cat(features, 1), ()
-        if state is None or not 0 < span < steps:
-            return self._forward(x, state, keep, None)
-        for t in range(0, steps, span):
+        if record is None and state is None and self._can_split(x):
+            return (
+                torch.cat([self._forward(rows, None, None, None)[0] for rows in x.split(CPU_ROWS, 1)], 1),
+                (),
+            )
+        if record is None and state is not None and 0 < self.learning.truncate < x.shape[0]:
+            return self._forward_truncated(x, state, keep, self.learning.truncate)
+        return self._forward(x, state, keep, record)
+
+    def _forward_truncated(
+        self, x: Tensor, state: State, keep: Tensor | None, span: int
+    ) -> tuple[Tensor, State]:
+        """Compute `forward` in parts of ``span`` control steps; no gradient passes from a part to an earlier one."""
+        features = []
+        for t in range(0, x.shape[0], span):
             own = tuple(s.detach() for s in state) if t else state
             part, episodes = x[t : t + span], None if keep is None else keep[t : t + span]
-            output, state = self._forward(part, own, episodes, None, len(part) / steps)
+            output, state = self._forward(part, own, episodes, None, len(part) / x.shape[0])
             features.append(output)
         return torch.cat(features), state
+
+    def _can_split(self, x: Tensor) -> bool:
+        """Return whether ``x`` [T, B, O] is a large batch on the CPU, of which parts may run one after the other."""
+        return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
 
     @property
     def _has_penalty(self) -> bool:
@@ -263,11 +284,13 @@ class FeedForward(SpikingNetwork):
         """Compute `forward` without splitting; ``share`` is the share of this part in the whole pass, for the penalty."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
-        before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
-        signal, after = self.encoder.encode_stateful(
-            x, None if state is None else tuple(before[:sizes]), keep
-        )
-        before = None if state is None else before[sizes:]
+        encoding: tuple[Tensor, ...] | None = None
+        before: list[Tensor] | None = None
+        if state is not None:
+            count = len(self.encoder.state_sizes)
+            encoding = tuple(s.squeeze(0) for s in state[:count])
+            before = [s.squeeze(0) for s in state[count:]]
+        signal, after = self.encoder.encode_stateful(x, encoding, keep)
         if record is not None and not record.only_signal:
             record.operations.append(self.encoder.count_operations(x))
         if stack := self._choose_fused_run(signal, ops, record):
@@ -329,19 +352,18 @@ class FeedForward(SpikingNetwork):
         record: ForwardRecord | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
         """Run the layers one by one and fill ``record``; return features, new states, and the layers' outputs [T, K, B, N]."""
-        full = None if record is None or record.only_signal else record
         outputs: list[Tensor] = []
         after: list[Tensor] = []
         for layer in self.layers:
-            trace: list[Tensor] | None = None if full is None else []
+            trace: list[Tensor] | None = None if record is None or record.only_signal else []
             own = None if before is None else tuple(before[len(after) : len(after) + layer.states])
             output, new = layer(ops, signal, self.steps, own, keep, trace)
             after += new
             if record is not None:
                 record.signal.append(signal)
-            if full is not None and trace is not None:
-                full.potentials.append(torch.stack(trace).view_as(output))
-                full.operations.append(layer.operations(signal, output))
+                if trace is not None:
+                    record.potentials.append(torch.stack(trace).view_as(output))
+                    record.operations.append(layer.operations(signal, output))
             signal = output
             outputs.append(output)
         rest = None if before is None else tuple(before[len(after) :])
@@ -351,8 +373,8 @@ class FeedForward(SpikingNetwork):
             features, new = self.learning.decode(self.decoder, outputs, rest, keep)
         if record is not None:
             record.signal.append(signal)
-        if full is not None:
-            full.operations.append(self.decoder.operations(signal))
+            if not record.only_signal:
+                record.operations.append(self.decoder.operations(signal))
         return features, (*after, *new), outputs
 
     @property

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, override
+from typing import TYPE_CHECKING, Annotated, Any, Literal, override
 
 import numpy as np
 import torch
@@ -39,8 +39,10 @@ from spiky_rl.networks._layer import NeuronParameters, run_neuron
 from spiky_rl.networks._readout import make_mlp_readout
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
-from spiky_rl.reservoirs.graphs.base import Wiring
-from spiky_rl.reservoirs.plasticity.base import Plasticity
+
+if TYPE_CHECKING:
+    from spiky_rl.reservoirs.graphs.base import Wiring
+    from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """Measurement of a rate: number of series of observations, control steps in each, and first control steps left out."""
@@ -273,19 +275,31 @@ class Reservoir(SpikingNetwork):
         if plastic is None:
             spikes, features, states = self._run_neurons(driven, states, keep, potentials)
         else:
-            parts = []
-            for t in range(x.shape[0]):
-                episode = None if keep is None else keep[t : t + 1]
-                part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
-                states = part[2]
-                parts.append(part[:2])
-                plastic.adapt(self.weight, self.bias)
-            spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
+            spikes, features, states = self._run_plastic(driven, states, keep, potentials, plastic)
         if record is not None:
             assert potentials is not None
             self._record(record, x, signal, spikes, torch.stack(potentials), features)
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
         return features, after
+
+    def _run_plastic(
+        self,
+        driven: Tensor,
+        states: list[Tensor],
+        keep: Tensor | None,
+        potentials: list[Tensor] | None,
+        plastic: Plasticity,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run neurons as `_run_neurons` on ``driven``, a current without the bias; weights and bias change after every control step."""
+        parts = []
+        for t in range(driven.shape[0]):
+            episode = None if keep is None else keep[t : t + 1]
+            part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
+            states = part[2]
+            parts.append(part[:2])
+            plastic.adapt(self.weight, self.bias)
+        spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
+        return spikes, features, states
 
     def _run_neurons(
         self,

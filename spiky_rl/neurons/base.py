@@ -124,7 +124,7 @@ class NamedValues(tuple[Value, ...]):
 
     def __getattr__(self, name: str) -> Value:
         """Raise AttributeError with the known names. Python calls this for unknown names only; the type is for checkers."""
-        decay = decay_of(name)
+        decay = get_decay_name(name)
         hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
         raise AttributeError(f"{self._format_unknown(name)}{hint}")
 
@@ -164,7 +164,7 @@ def make_named_type[Kind: NamedValues](kind: type[Kind], names: Iterable[str]) -
     return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
 
 
-def decay_of(name: str) -> str:
+def get_decay_name(name: str) -> str:
     """Return the name of a time constant's decay: ``decay_w`` for ``tau_w``."""
     return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
 
@@ -232,7 +232,7 @@ class Neuron(Component):
         cls.params = _list_parameters(cls.Options)
         cls.named_states = make_named_type(States, getattr(cls, "states", ()))
         cls.named_params = make_named_type(
-            Params, [decay_of(n) if is_time_constant(p) else n for n, p in cls.params.items()]
+            Params, [get_decay_name(n) if is_time_constant(p) else n for n, p in cls.params.items()]
         )
         cls.named_times = make_named_type(Params, cls.params)
 

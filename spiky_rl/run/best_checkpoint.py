@@ -26,7 +26,7 @@ from spiky_rl.run.run_plan import RunPlan
 log = logging.getLogger(__name__)
 
 MAX_NUMBERED = 3
-"""Number of last numbered checkpoints that are compared with the one of the highest mean return."""
+"""Number of the latest numbered checkpoints to compare with the checkpoint of the highest mean return."""
 MAX_SHARE = 0.25
 """Maximum control steps of the evaluation as a share of the training's control steps; never more than one episode."""
 
@@ -97,10 +97,8 @@ def _compute_returns(
     """Return each policy's mean return over the first episodes of its environments, cut after ``steps``; None if stopped."""
     everywhere = torch.arange(env.num_envs, device=env.device)
     parts = everywhere[: episodes * len(policies)].split(episodes)
-    acting = [
-        *parts[:-1],
-        everywhere[episodes * (len(policies) - 1) :],
-    ]  # the last policy also acts in the remaining environments
+    # the last policy also acts in the remaining environments
+    acting = [*parts[:-1], everywhere[episodes * (len(policies) - 1) :]]
     total = torch.zeros(env.num_envs, device=env.device)
     first = torch.ones_like(total)
     with torch.inference_mode():

@@ -41,5 +41,5 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
 def get_memory(device: str) -> int:
     """Return the bytes of memory of a ``device`` from `resolve_device`."""
     if device == "cpu":
-        return memory_check.machine_memory()
+        return memory_check.get_machine_memory()
     return torch.cuda.get_device_properties(device).total_memory

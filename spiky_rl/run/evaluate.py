@@ -123,7 +123,7 @@ def evaluate(
         "adapting": tables[1] if adapts else None,
         "worlds_reset": resets,
         "cost": cost,
-        "energy_per_metre": energy_per_metre(cost, tables[0][NOMINAL]),
+        "energy_per_metre": compute_nominal_energy(cost, tables[0][NOMINAL]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": get_versions(),
         "provenance": read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
@@ -160,15 +160,12 @@ def measure_conditions(
         report_progress(step.share)
     tables: list[Table] = [{}, {}] if any(groups.adapts) else [{}]
     for index, (name, ids) in enumerate(zip(groups.names, groups.ids, strict=True)):
-        own = [rows[i] for i in ids.tolist()]
-        measured = [key for key in own[0] if key not in ("environment", "return", "length")]
-        tables[groups.adapts[index]][name] = {
+        found = tables[groups.adapts[index]][name] = {
             "text": groups.texts[index],
-            **_summarize_episodes([row["return"] for row in own], [int(row["length"]) for row in own]),
-            **_summarize_activity(acting.activities[index]),
-            "measures": {key: float(torch.tensor([row[key] for row in own]).mean()) for key in measured},
-            **({"recovery": recovery.compute(ids)} if groups.damages[index] or name == NOMINAL else {}),
+            **_summarize_episodes([rows[i] for i in ids.tolist()], acting.activities[index]),
         }
+        if groups.damages[index] or name == NOMINAL:
+            found["recovery"] = recovery.compute(ids)
     return tables, _compute_cost(acting.activities[0], env.num_envs * acting.steps / acting.seconds)
 
 
@@ -207,13 +204,20 @@ class _DisturbedPolicy:
         self.policy.reset(dones)
 
 
-def _summarize_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+def _summarize_episodes(
+    rows: Sequence[Mapping[str, float]], activities: Sequence[tuple[int, PolicyActivity]]
+) -> dict[str, Any]:
+    """Return returns, lengths, activity and mean measures of the episodes ``rows`` of one condition."""
+    returns, lengths = [row["return"] for row in rows], [int(row["length"]) for row in rows]
+    measured = [key for key in rows[0] if key not in ("environment", "return", "length")]
     return {
         "mean_return": statistics.fmean(returns),
         "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
         "returns": returns,
         "mean_length": statistics.fmean(lengths),
         "lengths": lengths,
+        **_summarize_activity(activities),
+        "measures": {key: float(torch.tensor([row[key] for row in rows]).mean()) for key in measured},
     }
 
 
@@ -243,7 +247,9 @@ def _compute_cost(
     }
 
 
-def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]) -> dict[str, float] | None:
+def compute_nominal_energy(
+    cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]
+) -> dict[str, float] | None:
     """Return the undisturbed energy per metre in µJ by energy model, or None if cost or distance is unknown.
 
     Args:

@@ -76,7 +76,8 @@ class PlayOptions(VisualizerOptions):
         """Raise UserError for conflicting or unavailable options."""
         if self.export:
             request.learner.require_ability(EXPORTS, "--export", request.algorithm)
-        find_host(request.task).check_visualizers(self.visualizer or (), request.video)
+        if self.visualizer:
+            find_host(request.task).check_visualizers(self.visualizer, request.video)
 
 
 def check_train_options(request: RunRequest, options: TrainOptions) -> None:
@@ -98,6 +99,7 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         raise UserError(
             "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
         )
-    find_host(request.task).check_visualizers(options.visualizer or (), request.video)
+    if options.visualizer:
+        find_host(request.task).check_visualizers(options.visualizer, request.video)
     if options.run_name:
         files.require_plain_name("--run_name", options.run_name)

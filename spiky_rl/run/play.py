@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.measure import run_episodes, synchronize_time
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
-from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
 from spiky_rl.run.simulate import open_policy
-from spiky_rl.run.visualized_env import VisualizerSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +42,20 @@ class PlayResult:
     actions_per_second: float
     """Actions of all environments per second of the policy's computing time."""
 
+    @cached_property
     def means(self) -> dict[str, float]:
-        """Return the mean over the episodes of every number, by name."""
+        """Mean over the episodes of every number, by name."""
         return {name: statistics.mean(row[name] for row in self.rows) for name in self.rows[0]}
 
+    @property
     def energy_per_metre(self) -> dict[str, float] | None:
-        """Return µJ per metre by energy model over all episodes, or None if distance or cost is unknown."""
+        """µJ per metre by energy model over all episodes; None if distance or cost is unknown."""
         if self.cost is None or "distance" not in self.rows[0]:
             return None
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
         return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
-    def cost_as_dict(self) -> dict[str, Any] | None:
+    def make_cost_dict(self) -> dict[str, Any] | None:
         """Return the cost for ``playback.json``, or None if it is unknown."""
         if self.cost is None:
             return None
@@ -64,9 +66,9 @@ class PlayResult:
             "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
         }
 
-    def as_dict(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
+    def make_result(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
         """Return the content of ``playback.json``."""
-        means, returns = self.means(), [row["return"] for row in self.rows]
+        means, returns = self.means, [row["return"] for row in self.rows]
         return {
             **plan.description,
             "checkpoint": str(checkpoint),
@@ -77,8 +79,8 @@ class PlayResult:
             "firing_rate": means["firing_rate"],
             "synops_per_step": means["operations"],
             "measures": {name: means[name] for name in MEASURES if name in means},
-            "cost": self.cost_as_dict(),
-            "energy_per_metre": self.energy_per_metre(),
+            "cost": self.make_cost_dict(),
+            "energy_per_metre": self.energy_per_metre,
             "rows": self.rows,
             "versions": get_versions(),
         }
@@ -114,7 +116,7 @@ def play(
     with open_policy(plan, checkpoint, live) as (env, runner, policy):
         with progress("playing", f"{options.episodes} episodes") as report_progress:
             playback = play_episodes(env, policy, options.episodes, report_progress)
-        files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
+        files.write_json(folder / "playback.json", playback.make_result(plan, checkpoint))
         report(playback)
         if plan.request.video:
             from spiky_rl.run.video import record_video

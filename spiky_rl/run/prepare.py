@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spiky_rl.config import files, memory_check
@@ -67,15 +67,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     device = resolve_device(request.device, request.distributed)
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
-    for name in list_task_overrides(data):
-        try:
-            if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
-                host.resolve_task(task_id(name))
-        except UnknownTask as error:
-            if ":" not in name:
-                raise UserError(f"{file}: tasks: {error}") from None
-            # not this run's task; its module may not be installed
-            log.warning("%s: tasks: %s", file, error)
+    _check_agent_tasks(host, list_task_overrides(data), file)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
         words = (
@@ -97,8 +89,7 @@ def make_plan(request: RunRequest) -> RunPlan:
         files.require_plain_name("agent.experiment_name", experiment)
     if "experiment_name" in config:
         config["experiment_name"] = experiment
-    seed = host_task.agent_defaults.get("seed", 42) if request.seed is None else request.seed
-    seed = random.randrange(10_000) if seed == -1 else seed
+    seed = _choose_seed(request, host_task)
     rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
     num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
@@ -107,6 +98,25 @@ def make_plan(request: RunRequest) -> RunPlan:
         request, label, host_task, stem, task_spec, spec, config, experiment,
         device, num_envs, seed, host_task.physics, rank,
     )  # fmt: skip
+
+
+def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
+    """Check the tasks for which an agent's ``file`` has settings. Raises UserError for an unknown task; a foreign one only warns."""
+    for name in names:
+        try:
+            if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
+                host.resolve_task(task_id(name))
+        except UnknownTask as error:
+            if ":" not in name:
+                raise UserError(f"{file}: tasks: {error}") from None
+            # not this run's task; its module may not be installed
+            log.warning("%s: tasks: %s", file, error)
+
+
+def _choose_seed(request: RunRequest, host_task: HostTask) -> int:
+    """Return the seed of a run: the given one, a random one for -1, or else the task's."""
+    seed = host_task.agent_defaults.get("seed", 42) if request.seed is None else request.seed
+    return random.randrange(10_000) if seed == -1 else seed
 
 
 def merge_known_agent(request: RunRequest) -> PlainMapping | None:

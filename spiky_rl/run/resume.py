@@ -6,7 +6,7 @@ import ast
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,17 +97,8 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
         )
         return request, options
     check_code(checkpoint.parent / RECORD, settings, request)
-    changes: dict[str, Any] = {}
+    changes, others = _restore_request(settings, request, given)
     changed_options: dict[str, Any] = {}
-    others: list[str] = []
-    for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
-        theirs, ours = getattr(settings, key), getattr(request, key)
-        if key not in given:
-            changes[key] = theirs
-        elif (ours.absolute() if isinstance(ours, Path) else ours) != theirs:
-            others.append(f"--{key} {ours}, not {theirs}")
-    recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
-    changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
     if _is_length_open(request, options):
         left = (settings.max_iterations or 0) - loaded["iter"] - 1
         if settings.budget is not None:
@@ -122,6 +113,23 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     if others:
         log.info("the command line overrides the run's settings: %s", "; ".join(others))
     return request.with_changes(**changes), options.with_changes(**changed_options)
+
+
+def _restore_request(
+    settings: RunSettings, request: RunRequest, given: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return changes of a ``request`` that restore recorded ``settings``, and a text for each ``given`` value that differs."""
+    changes: dict[str, Any] = {}
+    others: list[str] = []
+    for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
+        theirs, ours = getattr(settings, key), getattr(request, key)
+        if key not in given:
+            changes[key] = theirs
+        elif (ours.absolute() if isinstance(ours, Path) else ours) != theirs:
+            others.append(f"--{key} {ours}, not {theirs}")
+    recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
+    changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
+    return changes, others
 
 
 def check_code(record: Path, settings: RunSettings, request: RunRequest) -> None:
@@ -149,9 +157,9 @@ def find_named_code(overrides: Sequence[str]) -> list[str]:
 
 
 def _read_values(override: str) -> dict[str, Any]:
-    """Return all readings of an ``override``'s value by the last part of its key, without URLs.
+    """Return all values that an ``override`` may have, under the last part of its key, without URLs.
 
-    We read YAML; Isaac Lab reads Python literals, or else the text itself.
+    We parse the text as YAML; Isaac Lab parses it as a Python literal, or else takes the text itself.
     """
     path, _, text = override.partition("=")
     values = [text, parse_yaml(text)]

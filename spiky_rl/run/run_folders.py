@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -138,8 +139,7 @@ def find_checkpoint(
 ) -> Path:
     """Return the checkpoint that a name refers to. Raises CheckpointError.
 
-    ``latest`` and ``best`` search the runs from the newest manifest time to the oldest. Damaged checkpoints are skipped with a
-    warning.
+    ``latest`` and ``best`` take it from the run with the newest manifest time. Damaged checkpoints are skipped with a warning.
 
     Args:
         name: ``latest``, ``best``, a run folder or a file.
@@ -152,27 +152,17 @@ def find_checkpoint(
         only: Whether to refuse runs of another seed; if false, the newest run is used if none has ``seed``.
     """
     if name not in ("latest", "best"):
-        path = Path(name)
-        if path.is_file():
-            return path
-        require_checkpoint(name)
-        checkpoints = list_checkpoints(path)
-        if (path := _find_latest_valid(checkpoints, library)) is None:
-            _raise_all_damaged(name, len(checkpoints))
-        return path
+        return _find_named_checkpoint(name, library)
     parent = root / library / experiment
     damaged, seeds = 0, set()
-    for _, run in _list_runs(parent):
-        manifest = _read_manifest(run) or _rebuild_manifest(run, library)
-        if manifest.task != task or agent not in (None, manifest.metadata.agent):
-            continue
+    for run, manifest in _iterate_runs(parent, library, task, agent):
         theirs = manifest.seed
         if seed is not None and theirs not in (None, seed):
             seeds.add(theirs)
             continue
-        checkpoints = list_checkpoints(run) + (
-            [run / BEST] if name == "best" and (run / BEST).is_file() else []
-        )
+        checkpoints = list_checkpoints(run)
+        if name == "best" and (run / BEST).is_file():
+            checkpoints.append(run / BEST)
         path = _find_latest_valid(checkpoints, library)
         if path is None:
             damaged += len(checkpoints)
@@ -195,6 +185,29 @@ def find_checkpoint(
     raise CheckpointError(
         f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint in {str(parent)!r}; train one first"
     )
+
+
+def _find_named_checkpoint(name: str, library: str) -> Path:
+    """Return the file ``name``, or the last readable checkpoint of the run folder ``name``. Raises CheckpointError."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    require_checkpoint(name)
+    checkpoints = list_checkpoints(path)
+    found = _find_latest_valid(checkpoints, library)
+    if found is None:
+        _raise_all_damaged(name, len(checkpoints))
+    return found
+
+
+def _iterate_runs(
+    parent: Path, library: str, task: str, agent: str | None
+) -> Iterator[tuple[Path, Manifest]]:
+    """Yield the runs below ``parent`` of a ``task`` and an ``agent`` (None for any), newest first, with their manifests."""
+    for _, run in _list_runs(parent):
+        manifest = _read_manifest(run) or _rebuild_manifest(run, library)
+        if manifest.task == task and agent in (None, manifest.metadata.agent):
+            yield run, manifest
 
 
 def _find_latest_valid(checkpoints: list[Path], library: str) -> Path | None:
@@ -229,9 +242,9 @@ def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict
         **more,
         "env_steps": progress.env_steps,
         "iterations": progress.iterations,
-        "mean_return_final": _mean(known[-FINAL:]),
+        "mean_return_final": _compute_mean(known[-FINAL:]),
         "mean_return_best": max(known, default=None),
-        "mean_length_final": _mean(lengths[-FINAL:]),
+        "mean_length_final": _compute_mean(lengths[-FINAL:]),
         "seconds_total": progress.seconds_total,
         "seconds_simulation": progress.seconds_simulation,
         "seconds_inference": progress.seconds_inference,
@@ -259,7 +272,7 @@ def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
     }
 
 
-def _mean(values: list[float]) -> float | None:
+def _compute_mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 

@@ -54,7 +54,9 @@ class RunRequest(Settings):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    task: str = option(..., "gym id (with or without -v0), or name of a file in tasks/")
+    task: str = option(
+        ..., "registered id of Gymnasium or Isaac Lab (with or without version), or name of a file in tasks/"
+    )
     agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
     library: Library | None = option(
         None,
@@ -72,7 +74,7 @@ class RunRequest(Settings):
     )
     seed: int | None = option(
         None,
-        "seed of environment and agent, -1 for a random seed; null: Isaac Lab's, 42",
+        "seed of environment and agent, -1 for a random seed; null: the task's, 42",
         low=-1,
         high=MOST_STEPS,
     )
@@ -83,7 +85,7 @@ class RunRequest(Settings):
         None, "path of a checkpoint or run folder, or latest or best of the newest run of this task and agent"
     )
     experiment_name: str | None = option(
-        None, "name of the task's folder in LOG_ROOT/<library>; null: Isaac Lab's name for the task"
+        None, "name of the task's folder in LOG_ROOT/<library>; null: the host's name for the task"
     )
     assets: Assets = option(
         "auto",
@@ -237,6 +239,18 @@ class VisualizerOptions(Settings):
     max_visible_envs: int = option(
         DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MOST_STEPS
     )
+
+
+@dataclass(frozen=True)
+class VisualizerSettings:
+    """Settings of the live view of a run."""
+
+    visualizers: Sequence[str] | None = None
+    """Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own."""
+    visible: int = DEFAULT_VISIBLE_ENVS
+    """Number of environments that are shown."""
+    real_time: bool = False
+    """Whether a control step takes at least its simulated duration."""
 
 
 class TrainOptions(VisualizerOptions):

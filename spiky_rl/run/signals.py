@@ -79,9 +79,9 @@ def handle_stop_signals(message: str) -> Iterator[StopRequest]:
 
 @contextmanager
 def start_simulation[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
-    """Open a simulation that a signal ends at once, and delay a signal during the start until the start is done.
+    """Open a simulation, which a signal ends at once. A signal during the start takes effect after the start.
 
-    Libraries that a simulator loads would otherwise swallow the signal.
+    Libraries that a simulator loads would otherwise swallow it.
     """
     with ExitStack() as entered:
         with handle_stop_signals("stopping once the simulator has started") as request:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.kernels import dispatch
-from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
 from spiky_rl.run.signals import start_simulation
-from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.inference_policy import InferencePolicy
@@ -56,9 +55,11 @@ def _format_backend(plan: RunPlan) -> str:
 
 
 def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
-    """Return ``env`` in a `VisualizedEnv` if ``live`` asks for one, else ``env`` itself."""
+    """Return ``env`` in a `VisualizedEnv` if ``live`` has visualizers or real time, else ``env`` itself."""
     if live is None or not (live.visualizers or live.real_time):
         return env
+    from spiky_rl.run.visualized_env import VisualizedEnv
+
     return VisualizedEnv(env, live.real_time)
 
 
@@ -70,7 +71,7 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
         env: The rsl_rl environment.
         checkpoint: The checkpoint.
     """
-    runner_class: Any = plan.learner.get_runner_class(plan.spec.algorithm)
+    runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
     runner = runner_class(env, plan.config, None, plan.device, plan.identity)
     runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
     return runner, runner.get_inference_policy(plan.device)
@@ -90,6 +91,6 @@ def open_policy(
     with start_simulation(open_env(plan, live)) as plain:
         env = wrap_for_visualizer(plain, live)
         runner, policy = load_inference_policy(plan, env, checkpoint)
-        if isinstance(env, VisualizedEnv) and live is not None and live.visualizers:
+        if live is not None and live.visualizers:
             env.set_policy(policy)
         yield env, runner, policy

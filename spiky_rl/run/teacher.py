@@ -45,29 +45,31 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
         if named is not None:
             raise UserError(f"--teacher {named}: {checkpoint} already holds its teacher; remove --teacher")
         loaded = read_checkpoint(str(checkpoint), library=plan.library)
-        kept = load_teacher_from_student(loaded, checkpoint)
-        _check_code(kept, checkpoint, plan, options)
-        return kept
+        teacher = load_teacher_from_student(loaded, checkpoint)
+        _check_code(teacher, checkpoint, plan, options)
+        return teacher
     if named is None:
         raise UserError(f"--agent {plan.agent}: needs a teacher; pass its run folder with --teacher RUN")
+    path = _find_teacher_checkpoint(named, plan)
+    teacher = read_teacher(path, plan.task, plan.learner)
+    _check_code(teacher, path, plan, options)
+    theirs, ours = teacher.spec.get("history", 1), plan.spec.runner.get("history", 1)
+    if theirs != ours:
+        raise UserError(
+            f"{path}: the teacher observes agent.history={theirs}, the student {ours}; pass agent.history={theirs}"
+        )
+    log.info("teacher: %s, %s", teacher.agent, path)
+    return teacher
+
+
+def _find_teacher_checkpoint(named: str, plan: RunPlan) -> Path:
+    """Return the checkpoint of ``--teacher``. Raises UserError if it is neither a file nor a run folder with checkpoints."""
     path = Path(named)
     if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
         raise UserError(
             f"--teacher {named}: not found; allowed: a checkpoint file, or a run folder with checkpoints"
         )
-    path = run_folders.find_checkpoint(
-        str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent
-    )
-    teacher = read_teacher(path, plan.task, plan.learner)
-    _check_code(teacher, path, plan, options)
-    for key, default in (("history", 1),):
-        theirs, ours = teacher.spec.get(key, default), plan.spec.runner.get(key, default)
-        if theirs != ours:
-            raise UserError(
-                f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
-            )
-    log.info("teacher: %s, %s", teacher.agent, path)
-    return teacher
+    return run_folders.find_checkpoint(named, plan.request.log_root, plan.experiment, plan.task, plan.agent)
 
 
 def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:

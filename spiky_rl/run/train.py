@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,16 +20,15 @@ from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.base import LOGGERS
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.run import resume, run_folders
-from spiky_rl.run import teacher as teachers
-from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.prepare import write_params
 from spiky_rl.run.provenance import read_provenance
-from spiky_rl.run.run_plan import RunPlan, TrainOptions
+from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
 from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
-from spiky_rl.run.visualized_env import VisualizedEnv, VisualizerSettings
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.common.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +74,21 @@ def require_whole_minibatches(plan: RunPlan) -> None:
 def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
     """Return the training of a ``plan``, with its checkpoint and teacher if any. Raises UserError if one is missing."""
     require_whole_minibatches(plan)
-    checkpoint = find_checkpoint(plan, resume=True) if plan.request.checkpoint else None
-    if checkpoint is not None:
+    checkpoint = teacher = None
+    if plan.request.checkpoint:
+        from spiky_rl.run.checkpoint import find_checkpoint
+
+        checkpoint = find_checkpoint(plan, resume=True)
         resume.require_iterations(plan, options, checkpoint)
-    taught_by = teachers.find_teacher(plan, options, checkpoint)
+    if options.teacher is not None or plan.spec.runner["algorithm"].get("distillation_cfg"):
+        from spiky_rl.run.teacher import find_teacher
+
+        teacher = find_teacher(plan, options, checkpoint)
     if LOGGERS in plan.learner.abilities:
         plan.config["logger"] = options.logger
         if options.log_project_name:
             plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
-    return TrainingRun(plan, options, checkpoint, taught_by)
+    return TrainingRun(plan, options, checkpoint, teacher)
 
 
 @dataclass
@@ -146,13 +151,15 @@ class TrainingRun:
                 env = recorder = VideoRecorder(env, folder, request.video_length, options.video_interval)
             env = wrap_for_visualizer(env, live)
             self.runner = self._make_runner(env)
-            if isinstance(env, VisualizedEnv):
+            if live.visualizers:
                 env.set_policy(self.runner.inference_policy)
             outcome = self._learn(self.runner, stop, display)
             if recorder is not None:
                 recorder.finish()
             if self.teacher is not None and self.folder is not None and outcome == "finished":
-                self.returns = teachers.compare_with_teacher(self.runner, plain, plan)
+                from spiky_rl.run.teacher import compare_with_teacher
+
+                self.returns = compare_with_teacher(self.runner, plain, plan)
             if options.choose_best and self.folder is not None and outcome == "finished":
                 self.best = self._choose_best(plain, self.folder, stop)
         return outcome
@@ -176,7 +183,7 @@ class TrainingRun:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
         plan, seed = self.plan, self.plan.seed + self.plan.rank
         torch.manual_seed(seed)
-        runner_class: Any = plan.learner.get_runner_class(plan.spec.algorithm)
+        runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
         folder = None if self.folder is None else str(self.folder)
         notes = {"specification": _format_spec_table(plan)}
         runner = runner_class(
@@ -197,21 +204,15 @@ class TrainingRun:
         plan = self.plan
         callback = _IterationCallback(self, runner, stop)
         if self.folder is not None:
-            total = (
-                None
-                if callback.iterations == UNLIMITED_ITERATIONS
-                else callback.first + max(callback.iterations, 0)
-            )
-            resume.write_settings(self.folder, plan, self.options, total)
-        if callback.first and callback.iterations != UNLIMITED_ITERATIONS:
+            resume.write_settings(self.folder, plan, self.options, callback.total_iterations)
+        if callback.first and callback.total_iterations is not None:
             log.info("running %d more iterations", max(callback.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
             with display() as callback.show:
                 runner.on_iteration = callback
-                stop.signal = _max_over_ranks(
-                    stop.signal, plan.device
-                )  # of a stop during the simulator's start
+                # a stop request during the simulator's start may have reached one rank only
+                stop.signal = _max_over_ranks(stop.signal, plan.device)
                 if stop():
                     raise StopTraining
                 if callback.iterations > 0:  # a resumed run may have spent its budget already
@@ -275,6 +276,11 @@ class _IterationCallback:
         self.initial_share: float | None = None
         self.best = float("-inf")
         self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+
+    @property
+    def total_iterations(self) -> int | None:
+        """Iterations of the whole run, with those before a resume; None if a budget ends it."""
+        return None if self.iterations == UNLIMITED_ITERATIONS else self.first + max(self.iterations, 0)
 
     def __call__(self, iteration: IterationSummary) -> None:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-from spiky_rl.run.run_plan import DEFAULT_VISIBLE_ENVS
 from spiky_rl.run.spike_raster import SpikeRaster
 from spiky_rl.run.wrapper import EnvWrapper
-
-
-@dataclass(frozen=True)
-class VisualizerSettings:
-    """Settings of the live view of a run."""
-
-    visualizers: Sequence[str] | None = None
-    """Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own."""
-    visible: int = DEFAULT_VISIBLE_ENVS
-    """Number of environments that are shown."""
-    real_time: bool = False
-    """Whether a control step takes at least its simulated duration."""
 
 
 class VisualizedEnv(EnvWrapper):

@@ -37,7 +37,7 @@ def test_direct_hands_on_the_observation_for_all_inner_steps():
 
 def test_population_activities_are_the_gaussians_of_evenly_spread_centres():
     x = observations()
-    activity = encoder("population").activity(x)
+    activity = encoder("population").compute_activity(x)
     assert activity.shape == (TIME, BATCH, INPUTS * FIELDS)
     for t in range(TIME):
         for b in range(BATCH):
@@ -96,7 +96,7 @@ def test_poisson_mean_rate_is_the_activity():
     built = encoder({"name": "population", "mode": "poisson"})
     total = torch.zeros(INPUTS * FIELDS)
     with torch.no_grad():
-        activity = built.activity(x)[0, 0]
+        activity = built.compute_activity(x)[0, 0]
         for update in range(DRAWS):
             built.resample_noise(update)
             total += built(x)[0, :, 0].sum(0)

@@ -41,7 +41,7 @@ def test_a_latency_encoders_activities_are_recovered_within_half_a_step(steps):
     torch.nn.init.zeros_(built.readout.bias)
     early, _ = built(encoder(x), None, None)
     recovered = 1 - (1 - early) * steps / (steps - 1)
-    assert (recovered - encoder.activity(x)).abs().max() <= 0.5 / (steps - 1) + 1e-12
+    assert (recovered - encoder.compute_activity(x)).abs().max() <= 0.5 / (steps - 1) + 1e-12
 
 
 def test_the_gradient_reaches_the_first_spike_and_the_steps_before_and_none_after():

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.connections._quantised import compute_scales, quantize
+from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout
 from spiky_rl.deploy._program import ExportError

@@ -22,7 +22,7 @@ from spiky_rl.hosts.isaaclab.conditions.body import (
     SURFACE_FRICTION,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
+from spiky_rl.hosts.seeding import seed_torch
 from tests import processes
 
 SEED, EPISODES, SENSORS = 3, 400, 5

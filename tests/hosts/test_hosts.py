@@ -1,5 +1,7 @@
 """Hosts and learners are asked for their abilities, and what one lacks is refused in one line."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from spiky_rl import hosts, learners
@@ -54,7 +56,15 @@ def test_a_task_finds_its_host(task, host):
 
 
 @pytest.mark.parametrize(
-    "task, nearest", [("HalfCheeta-v5", "HalfCheetah-v5"), ("Isaac-Amt-v0", "Isaac-Ant")]
+    "task, nearest",
+    [
+        ("HalfCheeta-v5", "HalfCheetah-v5"),
+        pytest.param(
+            "Isaac-Amt-v0",
+            "Isaac-Ant",
+            marks=pytest.mark.skipif(find_spec("isaaclab_tasks") is None, reason="needs Isaac Lab"),
+        ),
+    ],
 )
 def test_an_unknown_task_is_answered_with_the_nearest_names_of_all_hosts(task, nearest):
     with pytest.raises(UnknownTask) as refused:

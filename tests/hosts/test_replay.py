@@ -470,11 +470,13 @@ class TestSettings:
     def test_the_buffer_itself_is_checked_before_it_is_made(self, monkeypatch):
         run = runner()
         monkeypatch.setattr(
-            "spiky_rl.learners.skrl.replay_runner.machine_memory", lambda: 400 * (4 * 11 + 1) - 1
+            "spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 400 * (4 * 11 + 1) - 1
         )
         with pytest.raises(UserError, match="agent.algorithm.replay_size"):
             run.learn(1)
-        monkeypatch.setattr("spiky_rl.learners.skrl.replay_runner.machine_memory", lambda: 400 * (4 * 11 + 1))
+        monkeypatch.setattr(
+            "spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 400 * (4 * 11 + 1)
+        )
         run.learn(1)
 
 

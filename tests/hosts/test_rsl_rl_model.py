@@ -77,9 +77,9 @@ class InPlace(SpikingModel):
             for state in self.state:
                 state[:, dones > 0] = 0.0
 
-    def _output(self, x, masks, hidden_state):
+    def _compute_output(self, x, masks, hidden_state):
         before = self.state
-        output = super()._output(x, masks, hidden_state)
+        output = super()._compute_output(x, masks, hidden_state)
         if masks is None and before is not None:
             for old, new in zip(before, self.state, strict=True):
                 old.copy_(new)

@@ -55,7 +55,7 @@ def test_agents_and_the_command_line_change_it_as_they_change_rsl_rls():
     assert config["models"]["policy"]["init_std"] == 0.5
     assert config["models"]["policy"]["network"]["layers"] == [16], "Isaac Lab's hidden layers"
     assert spec.origins["algorithm.gamma"] == "command line"
-    assert spec.origins["algorithm.lam"] == "Isaac Lab"
+    assert spec.origins["algorithm.lam"] == "host"
 
 
 def test_a_floor_is_the_schedules_least_rate():

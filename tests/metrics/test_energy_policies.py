@@ -93,7 +93,7 @@ def test_an_episodes_row_is_of_its_own_environment(host, stateful):
 @pytest.mark.parametrize("stateful", [False, True])
 def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(host, stateful):
     playback = played(host({**SPIKING, "stateful": stateful}))
-    cost = json.loads(json.dumps(playback.cost_as_dict()))
+    cost = json.loads(json.dumps(playback.make_cost_dict()))
     assert cost["effective_macs"] == OBSERVED * 16, "the observation, once per action"
     assert (
         0 < cost["effective_acs"] < cost["dense_operations"] == OBSERVED * 16 + 4 * (16 * 12 + 12 * ACTIONS)

@@ -20,7 +20,7 @@ from spiky_rl.metrics.energy import (
 )
 from spiky_rl.metrics.meter import measure_ann
 from spiky_rl.metrics.sparse_storage import WeightStorage
-from spiky_rl.run.evaluate import energy_per_metre
+from spiky_rl.run.evaluate import compute_nominal_energy
 from spiky_rl.run.play import PlayResult
 from tests.metrics.costs import of_network
 
@@ -252,14 +252,14 @@ def test_a_metre_costs_an_episode_s_energy_by_its_way():
 def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_somewhere():
     cost = of_network(built(), X)
     rows = [{"length": 100, "distance": 1.0}, {"length": 300, "distance": 3.0}]
-    played = PlayResult(rows, cost, 0.0, 1.0).energy_per_metre()
+    played = PlayResult(rows, cost, 0.0, 1.0).energy_per_metre
     assert played is not None and set(played) == set(ENERGY_MODELS)
     assert played["fp32_sram"] == pytest.approx(cost.energy(ENERGY_MODELS["fp32_sram"]) * 400 / 4.0 / 1e6)
     nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
-    assert energy_per_metre(cost.to_dict(), nominal) == pytest.approx(played)
-    assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
-    assert energy_per_metre(cost.to_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
-    assert energy_per_metre(None, nominal) is None
+    assert compute_nominal_energy(cost.to_dict(), nominal) == pytest.approx(played)
+    assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre is None
+    assert compute_nominal_energy(cost.to_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
+    assert compute_nominal_energy(None, nominal) is None
 
 
 def test_results_and_texts_have_the_ann_beside():

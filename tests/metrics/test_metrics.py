@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.metrics.spikes import compute_layer_activity, draw_raster, get_timelines, mean_rate
+from spiky_rl.metrics.spikes import compute_layer_activity, draw_raster, get_spikes, get_timelines, mean_rate
 from spiky_rl.metrics.synops import dense_operations, effective_operations
 from spiky_rl.metrics.video import (
     BACKGROUND,
@@ -14,7 +14,6 @@ from spiky_rl.metrics.video import (
     PIXEL,
     RasterPanel,
     concat_frames,
-    get_spikes,
     write_video,
 )
 from spiky_rl.networks.base import ForwardRecord

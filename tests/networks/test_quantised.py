@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.connections._quantised import MOST, compute_scales
+from spiky_rl.connections._quantization import MOST, compute_scales
 from spiky_rl.run.checkpoint import check_network
 from tests.hosts.point_env import config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,17 +56,12 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     margins = np.zeros(compiled.nbody)
     np.maximum.at(margins, compiled.geom_bodyid, reach)
     frames = find_matching_frames(values, compiled)
+    counts = {name: int(getattr(source.opt, name)) for name in COUNTS}
     for model in worlds.models:
         for name, value in values.items():
             target = getattr(model, name)
             target[...] = value[0].reshape(target.shape)
-        for name in VECTORS:
-            getattr(model.opt, name)[...] = options[name][0]
-        for name in SCALARS:
-            setattr(model.opt, name, float(options[name][0]))
-        for name in COUNTS:
-            setattr(model.opt, name, int(getattr(source.opt, name)))
-        model.opt.impratio = 1.0 / float(options[RATIO][0]) ** 2
+        set_options(model.opt, options, counts)
         clear_simplifications(model)
         for name, value in frames.items():
             getattr(model, name)[:] = value
@@ -75,6 +71,17 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
     thread_options = [model.opt for model in worlds.models]
     worlds.set_inputs([(differing_arrays, worlds.models), (varying_options, thread_options)], inertia)
+
+
+def set_options(target: Any, options: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> None:
+    """Set options on ``target``, an `mujoco.MjOption`: ``options`` [1 or worlds, ...] of the first world, and ``counts``, by name."""
+    for name in VECTORS:
+        getattr(target, name)[...] = options[name][0]
+    for name in SCALARS:
+        setattr(target, name, float(options[name][0]))
+    for name, count in counts.items():
+        setattr(target, name, count)
+    target.impratio = 1.0 / float(options[RATIO][0]) ** 2
 
 
 def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:

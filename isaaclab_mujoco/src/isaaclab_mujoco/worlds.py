@@ -163,16 +163,9 @@ class Worlds:
             )  # pylint: disable=protected-access
         for name, source in (("iterations", "solver_niter"), ("constraints", "nefc")):
             self.set_pointer(batch, name, getattr(data, source))
-        contact = data.contact
-        contacts = batch.contacts
-        contacts.capacity, contacts.addresses = contact.efc_address.shape
-        contacts.rows = data.efc.force.shape[1]
-        self.set_pointer(contacts, "count", data.nacon)
-        self.set_pointer(contacts, "force", data.efc.force)
-        for name, source in CONTACTS.items():
-            self.set_pointer(contacts, name, getattr(contact, source))
+        self._connect_contacts(batch.contacts)
         sizes = {
-            "order": max(1, contacts.capacity),
+            "order": max(1, batch.contacts.capacity),
             "first": self.count + 1,
             "warnings": int(mujoco.mjtWarning.mjNWARNING),
         }
@@ -180,6 +173,15 @@ class Worlds:
             self.set_memory(batch, name, (INTEGER * size)())
         self.set_fields("state", [({name: getattr(data, name) for name in STATES}, self.datas)])
         self.configure_step(wrenches=False, report=False, given_contacts=False)
+
+    def _connect_contacts(self, contacts: ContactsStruct) -> None:
+        """Point ``contacts`` to MuJoCo-Warp's arrays of contacts and of their forces."""
+        contacts.capacity, contacts.addresses = self.data.contact.efc_address.shape
+        contacts.rows = self.data.efc.force.shape[1]
+        self.set_pointer(contacts, "count", self.data.nacon)
+        self.set_pointer(contacts, "force", self.data.efc.force)
+        for name, source in CONTACTS.items():
+            self.set_pointer(contacts, name, getattr(self.data.contact, source))
 
     def configure_step(self, *, wrenches: bool, report: bool, given_contacts: bool) -> None:
         """Choose the results of a step besides the state.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
-from spiky_rl.connections._quantised import WeightQuantizer
+from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import Neuron
@@ -98,6 +98,10 @@ class Decoder(Component, torch.nn.Module):
             f"{type(self).__name__} defines no decode_potentials; a decoder with a potential must"
         )
 
+    def select_events(self, spikes: Tensor) -> Tensor:
+        """Return the events [T, K or 1, B, N] of ``spikes`` [T, K, B, N] that reach the readout's weights."""
+        return spikes
+
     def operations(self, spikes: Tensor) -> Tensor:
-        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: non-zero inputs times F."""
-        return (spikes != 0).sum((1, 3)) * self.readout.out_features
+        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: non-zero events times F."""
+        return (self.select_events(spikes) != 0).sum((1, 3)) * self.readout.out_features

@@ -36,6 +36,7 @@ class FirstSpike(Decoder):
         earliness = 1.0 - torch.stack(alive, dim=1).mean(1)
         return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
-    def operations(self, spikes: Tensor) -> Tensor:
-        """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: F for each neuron that spikes at all."""
-        return (spikes != 0).any(1).sum(-1) * self.readout.out_features
+    @override
+    def select_events(self, spikes: Tensor) -> Tensor:
+        # the earliness of a neuron's first spike: 1 in the first inner step, 0 without a spike
+        return spikes.cummax(1).values.mean(1, keepdim=True)

@@ -29,5 +29,5 @@ class LinearDecoder(Decoder):
         return dispatch.linear(self.backend, last, weight, bias, self.binary, self.bfloat16_gradient), ()
 
     @override
-    def operations(self, spikes: Tensor) -> Tensor:
-        return super().operations(spikes[:, -1:])
+    def select_events(self, spikes: Tensor) -> Tensor:
+        return spikes[:, -1:]

@@ -21,6 +21,8 @@ class Encoder(Component, torch.nn.Module):
     """Whether the signal is 0 or 1."""
     topographic: bool = False
     """Whether the signal is one or more copies of the observation's layout, [copies, O] flattened, so that maps stay maps."""
+    only_changes: bool = False
+    """Whether the encoder, if it carries a state, sends no events while its input is constant."""
     state_sizes: tuple[int, ...] = ()
     """Width of each state that is carried between control steps."""
 

@@ -32,6 +32,7 @@ class Delta(Encoder):
 
     binary = True
     topographic = True
+    only_changes = True
 
     class Options(Settings):
         threshold: float = option(0.1, "change that causes an event, in units of the observation", low=1e-6)

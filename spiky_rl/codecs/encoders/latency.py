@@ -46,14 +46,14 @@ class Latency(Encoder):
         self.centre: Tensor
         self.step: Tensor
 
-    def activity(self, x: Tensor) -> Tensor:
+    def compute_activity(self, x: Tensor) -> Tensor:
         """Return receptive field activities [T, B, O P] in (0, 1] for ``x`` [T, B, O]."""
         distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        activity = self.activity(x.detach())
+        activity = self.compute_activity(x.detach())
         latency = torch.round((self.steps - 1) * (1.0 - activity))
         spikes = (latency.unsqueeze(1) == self.step) & (activity >= self.cutoff).unsqueeze(1)
         return spikes.to(x.dtype)

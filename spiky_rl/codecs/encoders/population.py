@@ -51,14 +51,14 @@ class Population(Encoder):
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
-    def activity(self, x: Tensor) -> Tensor:
+    def compute_activity(self, x: Tensor) -> Tensor:
         """Return receptive field activities [T, B, O P] in (0, 1] for ``x`` [T, B, O]."""
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        activity = self.activity(x)
+        activity = self.compute_activity(x)
         if self.mode == "poisson":
             return self.ops.spike(activity.unsqueeze(1) - self.noise[:, None])
         v, spikes = torch.zeros_like(activity), []

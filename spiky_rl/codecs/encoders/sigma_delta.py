@@ -27,6 +27,7 @@ class SigmaDeltaEncoder(Encoder):
     """[T, B, O] -> events [T, K, B, O], zero after the first inner step; state: the references [B, O]."""
 
     topographic = True
+    only_changes = True
 
     class Options(Settings):
         threshold: float = option(0.1, "smallest change that is sent, in units of the observation", low=0.0)

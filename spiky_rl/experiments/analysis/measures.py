@@ -19,9 +19,15 @@ ARITHMETIC_MODEL = "fp32"
 """Energy model of arithmetic alone, which results of every version support."""
 WINDOW = 5
 """Iterations over which the training return is averaged for the threshold."""
-ARITHMETIC = ("additions", "multiplications", "transcendental")
-COUNTS = ("effective_operations", "effective_acs", "encoder_operations", "neuron_updates", "parameters")
-"""Fields of `spiky_rl.metrics.energy.InferenceCost` in a report."""
+COUNTS = {
+    "effective_operations": ("effective_operations",),
+    "effective_acs": ("effective_acs",),
+    "encoder_operations": ("encoder_operations",),
+    "neuron_updates": ("neuron_updates",),
+    "parameters": ("parameters",),
+    "arithmetic": ("additions", "multiplications", "transcendental"),
+}
+"""Counts in a report, each with the fields of `spiky_rl.metrics.energy.InferenceCost` that it adds; ``arithmetic`` is that of neurons."""
 MIN_SCORE_SHARE = 0.1
 """Share of the baseline's mean score that every seed must reach for shares of scores to be meaningful."""
 
@@ -82,7 +88,7 @@ class AgentTaskRow:
     """Metres between start and end of an undisturbed episode; None if not measured."""
     firing_rate: Interval | None
     counts: Mapping[str, Interval]
-    """Per control step: `COUNTS`, and ``arithmetic``, the operations of neurons; empty if nothing was counted."""
+    """Per control step: `COUNTS`; empty if nothing was counted."""
     episode_operations: Interval | None
     """Effective synaptic operations of an undisturbed episode."""
     energy: Mapping[str, Energy]
@@ -127,34 +133,34 @@ def _require_interval(interval: Interval | None) -> Interval:
 
 
 def compute_row(
-    results: Sequence[CellResult], random: Mapping[str, float], reference: Mapping[str, float]
+    results: Sequence[CellResult],
+    random: Mapping[str, float],
+    reference: Mapping[str, float],
+    can_normalise: bool,
 ) -> AgentTaskRow:
     """Return the measures of an agent on a task.
 
     Args:
         results: Results of its cells, one for each seed.
         random: Score of random actions by task.
-        reference: The baseline's mean score by task; empty if scores of the task cannot be normalised.
+        reference: The baseline's mean score by task.
+        can_normalise: Whether both hold the task, the second one with the higher score.
     """
     first, scores = results[0], {results[0].task: {result.seed: result.score for result in results}}
-    normalised = statistics.normalise(scores, random, reference) if reference else None
+    normalised = None
+    if can_normalise:
+        by_seed = statistics.normalise(scores, random, reference)
+        normalised = statistics.aggregate_interval(drop_seed_names(by_seed))
 
-    def episode(result: CellResult, model: str) -> float | None:
-        energy = compute_step_energy(result, model)
-        return None if energy is None else energy * result.nominal.mean_length
-
-    steps, episodes = (
-        _average_each(results, value, ENERGY_MODELS) for value in (compute_step_energy, episode)
-    )
-    counts = {name: _mean_over_seeds(results, lambda r, n=name: _sum_counts(r, n)) for name in COUNTS}
-    counts["arithmetic"] = _mean_over_seeds(results, lambda r: _sum_counts(r, *ARITHMETIC))
+    steps = _average_each(results, compute_step_energy, ENERGY_MODELS)
+    episodes = _average_each(results, compute_episode_energy, ENERGY_MODELS)
     return AgentTaskRow(
         label=first.label,
         task=first.task,
         by_seed=scores[first.task],
         mean=_require_interval(_mean_over_seeds(results, lambda r: r.score)),
         iqm=statistics.aggregate_interval(drop_seed_names(scores), agent=first.label),
-        normalised=None if normalised is None else statistics.aggregate_interval(drop_seed_names(normalised)),
+        normalised=normalised,
         training=_mean_over_seeds(results, lambda r: r.training and r.training.mean_return_final),
         final_slope=_mean_over_seeds(results, _compute_rise),
         threshold=_summarize_threshold(results),
@@ -163,7 +169,7 @@ def compute_row(
         length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
         distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
         firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
-        counts={name: interval for name, interval in counts.items() if interval is not None},
+        counts=_average_each(results, lambda r, name: _sum_counts(r, *COUNTS[name]), COUNTS),
         episode_operations=_mean_over_seeds(
             results, lambda r: _sum_counts(r, "effective_operations", steps=r.nominal.mean_length)
         ),
@@ -184,6 +190,12 @@ def compute_step_energy(result: CellResult, model: str) -> float | None:
     return None if result.cost is None else result.cost.compute_energy(model)
 
 
+def compute_episode_energy(result: CellResult, model: str) -> float | None:
+    """Return the energy in nJ of an undisturbed episode, like `compute_step_energy`."""
+    energy = compute_step_energy(result, model)
+    return None if energy is None else energy * result.nominal.mean_length
+
+
 def compute_energy_per_metre(result: CellResult, model: str) -> float | None:
     """Return the energy per metre in µJ of the undisturbed episode, like `compute_step_energy`; None also if the robot does not move."""
     return _divide_by_distance(result, compute_step_energy(result, model))
@@ -201,25 +213,23 @@ def choose_energy_models(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
     Models without memory are taken if no row has the counts of memory accesses.
     """
     names = {name for row in rows for name in row.energy}
-    return (
-        MAIN
-        if any(name in names for name in MAIN)
-        else {kind: kind for kind in MAIN.values() if kind in names}
-    )
+    if names & MAIN.keys():
+        return MAIN
+    return {kind: kind for kind in MAIN.values() if kind in names}
 
 
 def _divide_by_distance(result: CellResult, energy: float | None) -> float | None:
     """Return the energy in µJ per metre, from that of a control step in nJ."""
     distance = result.nominal.measures.get("distance", 0.0)
-    return (
-        None if energy is None or distance <= 0.0 else energy * result.nominal.mean_length / distance / 1000.0
-    )
+    if energy is None or distance <= 0.0:
+        return None
+    return energy * result.nominal.mean_length / distance / 1000.0
 
 
 def _average_each(
     results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
-    """Return the mean over seeds of ``value`` under each energy model of ``names`` for which all seeds have one."""
+    """Return the mean over seeds of ``value`` for each of the ``names`` for which all seeds have one."""
     means = {name: _mean_over_seeds(results, lambda r, n=name: value(r, n)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
@@ -250,8 +260,7 @@ def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | No
     if solved is None:
         return None
     reached = [find_steps_to_threshold(result) for result in results]
-    ordered = sorted(math.inf if step is None else step for step in reached)
-    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    median = plain.median(math.inf if step is None else step for step in reached)
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     steps = tuple(step for step in reached if step is not None)
     return ThresholdSummary(solved, len(results), steps, None if math.isinf(median) else median, longest)
@@ -266,14 +275,14 @@ def _compute_rise(result: CellResult) -> float | None:
 def compute_robustness(
     results: Sequence[CellResult], condition: str, reference: float | None
 ) -> RobustnessScore | None:
-    """Return the score of an agent on a task under a condition; None if not measured.
+    """Return the score of an agent on a task under a condition; None for the undisturbed one, and if not measured.
 
     Args:
         results: Results of its cells, one for each seed.
         reference: The baseline's mean score; None if there is none.
     """
     measured = [result for result in results if condition in result.conditions]
-    if not measured:
+    if not measured or condition == "nominal":
         return None
     least = MIN_SCORE_SHARE * max(reference or 0.0, 0.0)
     share = None
@@ -286,11 +295,9 @@ def compute_robustness(
 def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval | None:
     """Return the share of the reward that an agent regains by an episode's end under a ``condition``; None if a seed has none."""
     measured = [result for result in results if condition in result.conditions]
-    return (
-        _mean_over_seeds(measured, lambda r: _get_recovery_share(r.conditions[condition]))
-        if measured
-        else None
-    )
+    if not measured:
+        return None
+    return _mean_over_seeds(measured, lambda r: _get_recovery_share(r.conditions[condition]))
 
 
 def _get_recovery_share(condition: ConditionRecord) -> float | None:

@@ -6,13 +6,15 @@ over tasks.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics as plain
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
 import numpy as np
 
@@ -74,17 +76,11 @@ class StudyAnalysis:
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
     """Tasks of trained agents."""
-    conditions: Mapping[str, str]
-    """Descriptions by name."""
-    anns: tuple[str, ...]
-    """Labels of agents that never spiked."""
     baseline: str | None
     random: Mapping[str, float]
     """Score of random actions by task."""
     reference: Mapping[str, float]
     """The baseline's mean score by task."""
-    solved: Mapping[str, float]
-    """Return of the threshold by task."""
     normalised: bool
     """Whether scores can be normalised on every task."""
     rows: Mapping[tuple[str, str], AgentTaskRow]
@@ -117,14 +113,36 @@ class StudyAnalysis:
     arms: Mapping[str, str] = field(default_factory=dict)
     """Source study by label, for results of other studies."""
 
+    @cached_property
+    def trained(self) -> tuple[CellResult, ...]:
+        """Results of cells that trained an agent."""
+        return tuple(result for result in self.results if result.kind == "trained")
+
+    @cached_property
+    def conditions(self) -> Mapping[str, str]:
+        """Descriptions of the conditions by name."""
+        return {name: c.text for result in self.results for name, c in result.conditions.items()}
+
+    @cached_property
+    def solved(self) -> Mapping[str, float]:
+        """Return of the threshold by task."""
+        return {result.task: result.solved for result in self.trained if result.solved is not None}
+
+    @cached_property
+    def anns(self) -> tuple[str, ...]:
+        """Labels of agents that never spiked."""
+        spiking = {result.label for result in self.trained if _has_spikes(result)}
+        return tuple(label for label in self.labels if label not in spiking)
+
+    def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
+        """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
+        keys = ((label, task) for label in (self.labels if labels is None else labels))
+        return [self.rows[key] for key in keys if key in self.rows]
+
     def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
         """Return (energy of a control step in nJ under an energy ``model``, score) of the agents on a ``task`` with both, by label."""
-        rows = {label: row for (label, other), row in self.rows.items() if other == task}
-        return {
-            label: (row.energy[model].step.estimate, row.mean)
-            for label, row in rows.items()
-            if model in row.energy
-        }
+        rows = [row for row in self.get_task_rows(task) if model in row.energy]
+        return {row.label: (row.energy[model].step.estimate, row.mean) for row in rows}
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
@@ -161,103 +179,147 @@ def analyze_results(
     skipped: Sequence[SkippedCell],
     planned: Sequence[PlannedCell] = (),
     plan_problem: str = "",
-    tuned: Mapping[str, TunedValuesFile] | None = None,
-    specs: Mapping[str, PlainMapping] | None = None,
+    tuned: Mapping[str, TunedValuesFile] = MappingProxyType({}),
+    specs: Mapping[str, PlainMapping] = MappingProxyType({}),
 ) -> StudyAnalysis:
     """Return the analysis of results.
 
     Args:
         design: The study.
         plan_problem: Why the plan cannot be read; empty if it can.
-        tuned: Tuned values by agent; None if there are none.
+        tuned: Tuned values by agent.
         specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
-    cells: dict[tuple[str, str], list[CellResult]] = {}
-    for result in sorted(trained, key=lambda result: result.seed):
-        cells.setdefault((result.label, result.task), []).append(result)
-    tasks = _list_in_order([*planned, *results], "task", {result.task for result in trained})
-    labels = _list_in_order([*planned, *results], "label", {result.label for result in trained})
+    cells = _group_by_agent_and_task(trained)
+    ordered = [*planned, *results]
+    tasks = _keep_known((item.task for item in ordered), {task for _, task in cells})
+    labels = _keep_known((item.label for item in ordered), {label for label, _ in cells})
     baseline = _find_baseline(Path(design.baseline).stem, labels)
-    noise = [result for result in results if result.kind == "random"]
-    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _list_in_order(noise, "task")}
-    reference = {
-        task: plain.fmean(result.score for result in cells[baseline, task])
-        for task in tasks
-        if baseline is not None and (baseline, task) in cells
-    }
-    known = [task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]]
-    rows = {
-        key: compute_row(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()
-    }
-    normalised = bool(tasks) and known == list(tasks)
-    scores: dict[str, dict[str, dict[int, float]]] = {}
-    if normalised or len(tasks) == 1:
-        for label in labels:
-            if all((label, task) in rows for task in tasks):
-                raw = {task: dict(rows[label, task].by_seed) for task in tasks}
-                scores[label] = statistics.normalise(raw, random, reference) if normalised else raw
-    families = {
-        task: {label: {task: r.by_seed} for (label, t), r in rows.items() if t == task} for task in tasks
-    }
-    if len(tasks) > 1 and scores:
-        families = {ALL: scores, **families}
-    conditions = {name: c.text for result in results for name, c in result.conditions.items()}
-    comparisons = {
-        name: _choose_comparisons(family, baseline)
-        for name, family in families.items()
-        if baseline in family and len(family) > 1
-    }
+    random = _average_by_task(result for result in results if result.kind == "random")
+    reference = _average_by_task(result for result in trained if result.label == baseline)
+    known = _find_normalisable_tasks(tasks, random, reference)
+    normalised = bool(tasks) and known == set(tasks)
+    rows = {key: compute_row(runs, random, reference, key[1] in known) for key, runs in cells.items()}
+    scores = _collect_scores(rows, labels, tasks)
+    if normalised:
+        scores = {label: statistics.normalise(own, random, reference) for label, own in scores.items()}
+    elif len(tasks) > 1:
+        scores = {}  # raw scores of several tasks have no common scale
+    families = _group_families(rows, tasks, scores)
+    comparisons = _compare_with_baseline(families, baseline)
+    conditions = list(dict.fromkeys(name for result in results for name in result.conditions))
     return StudyAnalysis(
         design=design,
         results=tuple(results),
         skipped=tuple(skipped),
         planned=tuple(planned),
         plan_problem=plan_problem,
-        tuned=tuned or {},
+        tuned=tuned,
         labels=labels,
         tasks=tasks,
-        conditions=conditions,
-        anns=tuple(label for label in labels if not any(_has_spikes(r) for r in trained if r.label == label)),
         baseline=baseline,
         random=random,
         reference=reference,
-        solved={result.task: result.solved for result in trained if result.solved is not None},
         normalised=normalised,
         rows=rows,
         scores=scores,
-        overall={
-            label: statistics.aggregate_interval(drop_seed_names(seeds)) for label, seeds in scores.items()
-        },
-        curves={key: band for key, runs in cells.items() if (band := _compute_curve(runs)) is not None},
+        overall=_aggregate_over_tasks(scores),
+        curves=_compute_curves(cells),
         profiles=_compute_profiles(scores),
         comparisons=comparisons,
-        pairs={
-            name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)
-        },
-        remaining={
-            (*key, name): rest
-            for key, runs in cells.items()
-            for name in conditions
-            if name != "nominal"
-            and (rest := compute_robustness(runs, name, reference.get(key[1]))) is not None
-        },
-        recovery={
-            (*key, name): share
-            for key, runs in cells.items()
-            for name in conditions
-            if (share := compute_recovery(runs, name)) is not None
-        },
-        adapting={
-            (*key, name): pair
-            for key, runs in cells.items()
-            for name in conditions
-            if (pair := compute_plasticity_gain(runs, name)) is not None
-        },
+        pairs=_compare_all_pairs(families),
+        remaining=_measure_conditions(
+            cells, conditions, lambda runs, name: compute_robustness(runs, name, reference.get(runs[0].task))
+        ),
+        recovery=_measure_conditions(cells, conditions, compute_recovery),
+        adapting=_measure_conditions(cells, conditions, compute_plasticity_gain),
         memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
         verdicts=_judge(design, cells, reference, comparisons, tasks),
-        uncontrolled={task: _list_uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
+        uncontrolled={task: _list_uncontrolled(planned, task, specs, tuned) for task in tasks},
     )
+
+
+def _group_by_agent_and_task(results: Iterable[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
+    """Return the ``results`` by label and task, each list in the order of its seeds."""
+    cells: dict[tuple[str, str], list[CellResult]] = {}
+    for result in sorted(results, key=lambda result: result.seed):
+        cells.setdefault((result.label, result.task), []).append(result)
+    return cells
+
+
+def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
+    """Return the mean score of the ``results`` by task."""
+    scores: dict[str, list[float]] = {}
+    for result in results:
+        scores.setdefault(result.task, []).append(result.score)
+    return {task: plain.fmean(own) for task, own in scores.items()}
+
+
+def _find_normalisable_tasks(
+    tasks: Iterable[str], random: Mapping[str, float], reference: Mapping[str, float]
+) -> set[str]:
+    """Return the ``tasks`` on which the baseline scores above random actions."""
+    return {task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]}
+
+
+def _collect_scores(
+    rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Return raw scores by label, task and seed, of the agents with results on every task."""
+    return {
+        label: {task: dict(rows[label, task].by_seed) for task in tasks}
+        for label in labels
+        if all((label, task) in rows for task in tasks)
+    }
+
+
+def _group_families(
+    rows: Mapping[tuple[str, str], AgentTaskRow], tasks: Sequence[str], scores: Mapping[str, SeededScores]
+) -> dict[str, Mapping[str, SeededScores]]:
+    """Return the scores of agents that are compared with each other: under `ALL` those on a common scale, then by task."""
+    families: dict[str, Mapping[str, SeededScores]] = {ALL: scores} if len(tasks) > 1 and scores else {}
+    for task in tasks:
+        families[task] = {label: {task: row.by_seed} for (label, t), row in rows.items() if t == task}
+    return families
+
+
+def _aggregate_over_tasks(scores: Mapping[str, SeededScores]) -> dict[str, Interval]:
+    """Return the interquartile mean of the ``scores`` of each agent."""
+    return {label: statistics.aggregate_interval(drop_seed_names(own)) for label, own in scores.items()}
+
+
+def _compare_all_pairs(
+    families: Mapping[str, Mapping[str, SeededScores]],
+) -> dict[str, tuple[PairedComparison, ...]]:
+    """Return the comparisons of all pairs of agents: over all tasks, or by task if scores have no common scale."""
+    return {name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)}
+
+
+def _compare_with_baseline(
+    families: Mapping[str, Mapping[str, SeededScores]], baseline: str | None
+) -> dict[str, tuple[PairedComparison, ...]]:
+    """Return the comparisons of each family that has the ``baseline`` and another agent."""
+    return {
+        name: _choose_comparisons(family, baseline)
+        for name, family in families.items()
+        if baseline in family and len(family) > 1
+    }
+
+
+def _measure_conditions[T](
+    cells: Mapping[tuple[str, str], Sequence[CellResult]],
+    conditions: Iterable[str],
+    measure: Callable[[Sequence[CellResult], str], T | None],
+) -> dict[tuple[str, str, str], T]:
+    """Return the value of ``measure`` by label, task and condition, where it has one."""
+    names = list(conditions)
+    return {
+        (*key, name): value
+        for key, runs in cells.items()
+        for name in names
+        if (value := measure(runs, name)) is not None
+    }
 
 
 def _list_uncontrolled(
@@ -293,12 +355,9 @@ def _judge(
     )  # fmt: skip
 
 
-def _list_in_order(
-    items: Iterable[PlannedCell | CellResult], name: Literal["task", "label"], among: set[str] | None = None
-) -> tuple[str, ...]:
-    """Return the values of an attribute in the order of their first occurrence."""
-    values = dict.fromkeys(item.task if name == "task" else item.label for item in items)
-    return tuple(value for value in values if among is None or value in among)
+def _keep_known(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return the ``names`` among the ``known`` ones, each once."""
+    return tuple(name for name in dict.fromkeys(names) if name in known)
 
 
 def _find_baseline(agent: str, labels: Sequence[str]) -> str | None:
@@ -344,6 +403,12 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
     }
 
 
+def _compute_curves(cells: Mapping[tuple[str, str], Sequence[CellResult]]) -> dict[tuple[str, str], Band]:
+    """Return the learning curves over seeds, of agents with a return in each run."""
+    curves = {key: _compute_curve(runs) for key, runs in cells.items()}
+    return {key: curve for key, curve in curves.items() if curve is not None}
+
+
 def _compute_curve(results: Sequence[CellResult]) -> Band | None:
     """Return the learning curve over seeds; None if a run has no return."""
     curves = [result.curve for result in results if result.curve is not None]
@@ -359,16 +424,17 @@ def _compute_memory_dependence(
     rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
 ) -> Iterable[MemoryDependence]:
     """Yield the loss of each agent on a task's twin: `X` and `X_masked` or `X_delayed`, as Isaac-Cartpole and cartpole_masked."""
-
-    def stem(task: str) -> str:
-        return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))
-
-    twins = [(a, b) for a in tasks for b in tasks if stem(b) in (f"{stem(a)}_masked", f"{stem(a)}_delayed")]
-    for task, masked in twins:
+    for task, twin in itertools.product(tasks, tasks):
+        if _get_stem(twin) not in (f"{_get_stem(task)}_masked", f"{_get_stem(task)}_delayed"):
+            continue
         for label in labels:
-            whole, part = rows.get((label, task)), rows.get((label, masked))
-            seeds = sorted(set(whole.by_seed) & set(part.by_seed)) if whole and part else []
-            if whole and part and seeds:
-                drops = [whole.by_seed[seed] - part.by_seed[seed] for seed in seeds]
+            whole, part = (rows[label, t].by_seed if (label, t) in rows else {} for t in (task, twin))
+            if seeds := sorted(whole.keys() & part.keys()):
+                drops = [whole[seed] - part[seed] for seed in seeds]
                 drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
-                yield MemoryDependence(label, task, masked, len(seeds), drop)
+                yield MemoryDependence(label, task, twin, len(seeds), drop)
+
+
+def _get_stem(task: str) -> str:
+    """Return the name of a ``task`` without its package and version, in the spelling of task files."""
+    return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))

@@ -90,7 +90,7 @@ class TuningOutcome:
         low, median, high = statistics.quantiles(returns, n=4, method="inclusive")
         return Interval(median, low, high)
 
-    def importances(self) -> Mapping[str, float]:
+    def compute_importances(self) -> Mapping[str, float]:
         """Return each parameter's share in making a trial one of the best at the first rung (PED-ANOVA); empty for few trials."""
         firsts = self.first_rung_returns
         if len(firsts) < MIN_TRIALS:

@@ -104,22 +104,26 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
     if (path := find_file(folder)) is None:
         return SeedHistory()
     name = folder.absolute().relative_to(path.parent).as_posix()
-    biased: list[Reuse] = []
-    tested: list[Reuse] = []
     uses = read_uses(path)
-    for task in label_tasks(study):
-        listed = uses.get(task, ())
-        own = [i for i, use in enumerate(listed) if use.study == name]
-        tests = [i for i in own if listed[i].use == TESTING]
-        if own and not tests:
-            continue
-        for use in listed[: tests[-1] if tests else len(listed)]:
-            both = tuple(seed for seed in use.seeds if seed in study.seeds)
-            if both and use.use != TESTING:
-                biased.append(Reuse(task, both, use))
-            elif both and use.study != name:
-                tested.append(Reuse(task, both, use))
-    return SeedHistory(tuple(biased), tuple(tested))
+    earlier = [
+        Reuse(task, both, use)
+        for task in label_tasks(study)
+        for use in _list_earlier_uses(uses.get(task, ()), name)
+        if (both := tuple(seed for seed in use.seeds if seed in study.seeds))
+    ]
+    return SeedHistory(
+        biased=tuple(reuse for reuse in earlier if reuse.before.use != TESTING),
+        tested=tuple(r for r in earlier if r.before.use == TESTING and r.before.study != name),
+    )
+
+
+def _list_earlier_uses(uses: Sequence[SeedUse], study: str) -> Sequence[SeedUse]:
+    """Return the ``uses`` before the last test of a ``study``: all if it has none, none if it only tunes or chooses."""
+    own = [i for i, use in enumerate(uses) if use.study == study]
+    tests = [i for i in own if uses[i].use == TESTING]
+    if tests:
+        return uses[: tests[-1]]
+    return () if own else uses
 
 
 def refuse_reused_seeds(folder: Path, study: Study) -> None:

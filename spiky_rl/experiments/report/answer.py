@@ -39,13 +39,10 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
             f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
     yield from build_first_screen(analysis)
-    rows = {
-        title: [format_row(analysis, task) for task in analysis.tasks] for title, format_row in ROWS.items()
-    }
-    rows = {title: cells for title, cells in rows.items() if any(cell != NONE for cell in cells)}
+    rows = {title: [format_row(analysis, t) for t in analysis.tasks] for title, format_row in ROWS.items()}
+    rows = {title: cells for title, cells in rows.items() if set(cells) != {NONE}}
     columns = (
-        Column(task, [cells[i] for cells in rows.values()], is_text=True)
-        for i, task in enumerate(analysis.tasks)
+        Column(task, cells, is_text=True) for task, *cells in zip(analysis.tasks, *rows.values(), strict=True)
     )
     note = f"Energy per control step, and per metre if robots move. {describe_energy_models(analysis.rows.values())}"
     yield make_collapsible(
@@ -56,7 +53,7 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def format_reached(analysis: StudyAnalysis, task: str) -> str:
     """Return the number of runs that reached the threshold of a ``task``."""
-    ends = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
+    ends = [row.threshold for row in analysis.get_task_rows(task) if row.threshold]
     runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
     return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
 
@@ -65,7 +62,7 @@ def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> s
     """Return the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
     known = {
         row.label: row.threshold.median
-        for row in list_rows(analysis, task, labels)
+        for row in analysis.get_task_rows(task, labels)
         if row.threshold and row.threshold.median
     }
     first = min(known, key=known.__getitem__, default=None)
@@ -88,7 +85,7 @@ def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str]
     """Return the lowest energy of a control step, in arithmetic of a ``kind``, among agents of these ``labels``."""
     if (model := get_energy_model_name(analysis, kind)) is None:
         return NONE
-    rows = [row for row in list_rows(analysis, task, labels) if model in row.energy]
+    rows = [row for row in analysis.get_task_rows(task, labels) if model in row.energy]
     first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
     if first is None:
         return NONE
@@ -113,11 +110,6 @@ def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
 def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
     """Return the labels of the spiking agents."""
     return [label for label in analysis.labels if label not in analysis.anns]
-
-
-def list_rows(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> list[AgentTaskRow]:
-    """Return the rows on a ``task`` of the ``labels`` that have one."""
-    return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
 def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:

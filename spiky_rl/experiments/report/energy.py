@@ -50,11 +50,6 @@ def build_energy_section(analysis: StudyAnalysis) -> Iterable[Block]:
     )
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
     for task in analysis.tasks:
-        rows = [
-            row
-            for label in analysis.labels
-            if (row := analysis.rows.get((label, task))) is not None and row.energy
-        ]
         for model, kind in shown.items():
             yield from make_figure(
                 f"pareto_{make_slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
@@ -62,75 +57,97 @@ def build_energy_section(analysis: StudyAnalysis) -> Iterable[Block]:
                 " that no other agent beats in both, by estimates; their names are bold. Names: in the order of energy.",
                 lambda task=task, model=model: figures.draw_pareto(analysis, task, model),
             )  # fmt: skip
-        if rows:
-            yield from build_energy_tables(task, rows, shown, analysis.anns)
+        if rows := [row for row in analysis.get_task_rows(task) if row.energy]:
+            titles = {**shown, **_title_lists(rows, shown)}
+            yield make_step_table(task, rows, titles, analysis.anns)
+            yield from make_metre_table(task, [row for row in rows if row.energy_per_metre], titles)
+            yield make_collapsible(
+                f"Counts on {task}, and all energy models", *make_detail_blocks(task, rows)
+            )
 
 
-def build_energy_tables(
-    task: str, rows: Sequence[AgentTaskRow], shown: Mapping[str, str], anns: Sequence[str]
-) -> Iterable[Block]:
-    """Yield the tables of the energies of ``rows`` on a ``task``, main energy models ``shown`` first; ``anns`` are labels of ANNs."""
-    names = [row.label for row in rows]
-    lists = {
-        AS_LISTS[name]: f"{kind} in lists"
-        for name, kind in shown.items()
-        if name in AS_LISTS and _differs(rows, name, AS_LISTS[name])
-    }
-    titles = {**shown, **lists}
+def _title_lists(rows: Sequence[AgentTaskRow], shown: Mapping[str, str]) -> dict[str, str]:
+    """Return the energy models with lists of synapses that differ from the ``shown`` ones, with the titles of their columns."""
+    pairs = {name: AS_LISTS[name] for name in shown if name in AS_LISTS}
+    return {lists: f"{shown[name]} in lists" for name, lists in pairs.items() if _differs(rows, name, lists)}
+
+
+def make_step_table(
+    task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str], anns: Sequence[str]
+) -> Block:
+    """Return the table of the energies of a control step on a ``task``.
+
+    Args:
+        titles: Titles of columns by energy model.
+        anns: Labels of ANNs, which are compared with no other ANN.
+    """
     has_ann = [bool(row.ann_energy) for row in rows if row.label not in anns]
-    notes = [
-        *([IN_LISTS] if lists else []),
-        *([ANN] if any(has_ann) else []),
-        *([] if all(has_ann) else [LEFT_OUT]),
-    ]
-    steps = [{name: value.step for name, value in row.energy.items()} for row in rows]
-    yield make_table(
+    notes = {
+        IN_LISTS: not titles.keys().isdisjoint(AS_LISTS.values()),
+        ANN: any(has_ann),
+        LEFT_OUT: not all(has_ann),
+    }
+    return make_table(
         f"A control step on {task}",
-        names,
-        *_make_columns(titles, "nJ", steps, [row.ann_energy for row in rows]),
-        note=" ".join(notes),
+        [row.label for row in rows],
+        *_make_columns(titles, "nJ", _list_step_energies(rows), [row.ann_energy for row in rows]),
+        note=" ".join(note for note, applies in notes.items() if applies),
     )
-    if moving := [row for row in rows if row.energy_per_metre]:
-        energies = [row.energy_per_metre for row in moving]
+
+
+def make_metre_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str]) -> Iterable[Block]:
+    """Yield the table of the energies of a metre on a ``task``; nothing if no robot moves. See `make_step_table`."""
+    if rows:
+        energies, ann_energies = zip(
+            *((r.energy_per_metre, r.ann_energy_per_metre) for r in rows), strict=True
+        )
         yield make_table(
             f"A metre on {task}",
-            [row.label for row in moving],
-            Column("way", format_intervals([row.distance for row in moving], each=True), "metres"),
-            *_make_columns(titles, "µJ", energies, [row.ann_energy_per_metre for row in moving]),
+            [row.label for row in rows],
+            Column("way", format_intervals([row.distance for row in rows], each=True), "metres"),
+            *_make_columns(titles, "µJ", energies, ann_energies),
             note="Energy of an undisturbed episode by the distance between its start and its end; the ANN's over the same distance.",
         )
-    models = dict.fromkeys(name for row in rows for name in row.energy)
-    episodes = [{name: value.episode for name, value in row.energy.items()} for row in rows]
-    counts = {key: format_intervals([row.counts.get(key) for row in rows], each=True) for key in COUNTS}
-    parameters = format_intervals([row.counts.get("parameters") for row in rows], each=True)
-    operations = format_intervals([row.episode_operations for row in rows], 1e-3, each=True)
-    yield make_collapsible(
-        f"Counts on {task}, and all energy models",
-        make_table(
-            f"Operations of a control step on {task}",
-            names,
-            *(Column(title, counts[key], "per step") for key, title in COUNTS.items()),
-            Column("parameters", parameters),
-            note="Effective synaptic operations (EFLOPs): operations that took place, including the decoder's; AC: with spikes as inputs,"
-            " accumulates only.",
-        ),
-        Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models]),
-        make_table(
-            f"Energy of a control step on {task}",
-            names,
-            *_make_columns({name: name for name in models}, "nJ", steps),
-            *_make_columns(
-                {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}, "nJ", [row.ann_energy for row in rows]
-            ),
-        ),
-        make_table(
-            f"An episode on {task}",
-            names,
-            Column("length", format_intervals([row.length for row in rows]), "control steps"),
-            Column("synaptic", operations, "thousand operations"),
-            *_make_columns({name: name for name in models}, "µJ", episodes, scale=1e-3),
-        ),
+
+
+def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
+    """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
+    names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
+    titles = {name: name for name in models}
+    counts = {
+        key: format_intervals([row.counts.get(key) for row in rows], each=True)
+        for key in (*COUNTS, "parameters")
+    }
+    yield make_table(
+        f"Operations of a control step on {task}",
+        names,
+        *(Column(title, counts[key], "per step") for key, title in COUNTS.items()),
+        Column("parameters", counts["parameters"]),
+        note="Effective synaptic operations (EFLOPs): operations that took place, including the decoder's; AC: with spikes as inputs,"
+        " accumulates only.",
     )
+    yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models])
+    anns = {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}
+    yield make_table(
+        f"Energy of a control step on {task}",
+        names,
+        *_make_columns(titles, "nJ", _list_step_energies(rows)),
+        *_make_columns(anns, "nJ", [row.ann_energy for row in rows]),
+    )
+    operations = format_intervals([row.episode_operations for row in rows], 1e-3, each=True)
+    episodes = [{name: energy.episode for name, energy in row.energy.items()} for row in rows]
+    yield make_table(
+        f"An episode on {task}",
+        names,
+        Column("length", format_intervals([row.length for row in rows]), "control steps"),
+        Column("synaptic", operations, "thousand operations"),
+        *_make_columns(titles, "µJ", episodes, scale=1e-3),
+    )
+
+
+def _list_step_energies(rows: Iterable[AgentTaskRow]) -> list[dict[str, Interval]]:
+    """Return the energies of a control step by energy model, row by row."""
+    return [{name: energy.step for name, energy in row.energy.items()} for row in rows]
 
 
 def _differs(rows: Iterable[AgentTaskRow], plain: str, lists: str) -> bool:

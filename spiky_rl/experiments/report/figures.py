@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from spiky_rl.experiments.analysis.measures import ThresholdSummary
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
@@ -152,8 +153,7 @@ def draw_scores(analysis: StudyAnalysis) -> Figure:
     if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
         panels[ALL, "normalised score"] = analysis.overall
     for task in analysis.tasks:
-        rows = {label: row.iqm for (label, other), row in analysis.rows.items() if other == task}
-        panels[task, "score (return)"] = rows
+        panels[task, "score (return)"] = {row.label: row.iqm for row in analysis.get_task_rows(task)}
     return draw_intervals(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
 
 
@@ -197,26 +197,23 @@ def draw_intervals(
 
 def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     """Draw return, energy per metre and processor seconds of the agents on a ``task``, in the study's order."""
-    rows = {label: row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None}
-    model, colours = next(iter(MAIN)), get_colors(analysis)
-    found = {
-        ("return", "mean over seeds"): {label: row.mean for label, row in rows.items()},
-        ("energy of a metre", f"µJ, {model}"): {
-            label: row.energy_per_metre.get(model) for label, row in rows.items()
-        },
-        ("compute of a training", "processor seconds"): {label: row.processor for label, row in rows.items()},
-    }
-    panels = {title: own for title, own in found.items() if any(own.values())}
+    rows, model, colours = analysis.get_task_rows(task), next(iter(MAIN)), get_colors(analysis)
     if not rows:
         return None
-    figure, drawn = make_rows(list(rows), list(panels), colours)
+    found = {
+        ("return", "mean over seeds"): [row.mean for row in rows],
+        ("energy of a metre", f"µJ, {model}"): [row.energy_per_metre.get(model) for row in rows],
+        ("compute of a training", "processor seconds"): [row.processor for row in rows],
+    }
+    panels = {title: intervals for title, intervals in found.items() if any(intervals)}
+    figure, drawn = make_rows([row.label for row in rows], list(panels), colours)
     for axes, intervals in zip(drawn, panels.values(), strict=True):
-        estimates = [interval.estimate for interval in intervals.values() if interval is not None]
-        if (own := intervals.get(str(analysis.baseline))) is not None:
-            axes.axvline(own.estimate, **DOTTED)
-        for y, (label, interval) in enumerate(intervals.items()):
-            if interval is not None:
-                draw_interval(axes, y, interval, colours[label])
+        known = {y: interval for y, interval in enumerate(intervals) if interval is not None}
+        for y, interval in known.items():
+            if rows[y].label == analysis.baseline:
+                axes.axvline(interval.estimate, **DOTTED)
+            draw_interval(axes, y, interval, colours[rows[y].label])
+        estimates = [interval.estimate for interval in known.values()]
         if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
             make_logarithmic(axes)
     return figure
@@ -233,9 +230,7 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
         rows = [ends[label, task] for task in tasks if (label, task) in ends]
         return [v for row in rows for v in (math.inf if row.median is None else row.median, -row.reached)]
 
-    labels, colours = sorted((label for label in analysis.labels if order(label)), key=order), get_colors(
-        analysis
-    )
+    labels, colours = sorted(filter(order, analysis.labels), key=order), get_colors(analysis)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
     figure, drawn = make_rows(labels, panels, colours)
     for axes, task in zip(drawn, tasks, strict=True):
@@ -244,18 +239,20 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
         axes.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
         axes.axvline(end, color="#b4bac1", linewidth=0.8)
         for y, label in enumerate(labels):
-            if (row := ends.get((label, task))) is None:
-                continue
-            style: dict[str, Any] = {"color": colours[label]}
-            axes.plot(
-                row.steps, [y] * row.reached, "o", markersize=4.5, alpha=0.5, markeredgewidth=0, **style
-            )
-            if row.median is not None:
-                axes.plot([row.median], [y], "|", markersize=13, markeredgewidth=2, **style)
-            if missed := row.runs - row.reached:
-                axes.plot([end * 1.035], [y], ">", markersize=5, markerfacecolor="white", **style)
-                axes.text(end * 1.06, y, f"{missed} of {row.runs}", va="center", fontsize=8, **style)
+            if (label, task) in ends:
+                _draw_threshold(axes, y, ends[label, task], end, colours[label])
     return figure
+
+
+def _draw_threshold(axes: Axes, y: float, threshold: ThresholdSummary, end: float, colour: str) -> None:
+    """Draw runs and median at height ``y``, and beyond the ``end`` of the budget the number of runs that never reached it."""
+    dots: dict[str, Any] = {"markersize": 4.5, "alpha": 0.5, "markeredgewidth": 0}
+    axes.plot(threshold.steps, [y] * threshold.reached, "o", color=colour, **dots)
+    if threshold.median is not None:
+        axes.plot([threshold.median], [y], "|", markersize=13, markeredgewidth=2, color=colour)
+    if missed := threshold.runs - threshold.reached:
+        axes.plot([end * 1.035], [y], ">", markersize=5, markerfacecolor="white", color=colour)
+        axes.text(end * 1.06, y, f"{missed} of {threshold.runs}", va="center", fontsize=8, color=colour)
 
 
 def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None:
@@ -305,21 +302,26 @@ def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
     for axes in panels[::columns]:
         name_rows(axes, labels, colours, 0.5)
     for axes, task in zip(panels, analysis.tasks, strict=False):
-        shares = np.array(
-            [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
-        )
-        axes.pcolormesh(
-            np.ma.masked_invalid(shares), cmap=SHADES, vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5
-        )
-        axes.set(title=task, xlim=(0, len(conditions)), ylim=(len(labels), 0))
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
+        kept = [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
+        _draw_map(axes, np.array(kept))
+        axes.set_title(task)
         axes.set_xticks(np.arange(len(names)) + 0.5, names, size=8, rotation=90 if is_upright else 0)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        for (y, x), share in np.ndenumerate(shares):
-            text = "–" if math.isnan(share) else f"{share:.0%}"
-            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
     return figure
+
+
+def _draw_map(axes: Axes, shares: np.ndarray) -> None:
+    """Draw ``shares`` [rows, columns] as coloured cells with their numbers, the first row on top."""
+    rows, columns = shares.shape
+    axes.pcolormesh(
+        np.ma.masked_invalid(shares), cmap=SHADES, vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5
+    )
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for (y, x), share in np.ndenumerate(shares):
+        text = "–" if math.isnan(share) else f"{share:.0%}"
+        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
 
 
 def _get_share(analysis: StudyAnalysis, label: str, task: str, condition: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
@@ -42,34 +42,40 @@ def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
         lambda: figures.draw_robustness(analysis),
     )  # fmt: skip
     for task in analysis.tasks:
-        names = [
-            label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.remaining)
-        ]
-        found = {c: [analysis.remaining.get((label, task, c)) for label in names] for c in conditions}
-        shares = (
-            Column(c, [format_interval(one and one.share, 0, 100) for one in own], "%")
-            for c, own in found.items()
-        )
-        scores = (Column(c, format_intervals([one and one.score for one in own])) for c, own in found.items())
-        nominal = Column("nominal", format_intervals([analysis.rows[label, task].mean for label in names]))
-        yield make_collapsible(
-            f"Scores and shares on {task}",
-            make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
-            make_table(f"Score on {task}, return", names, nominal, *scores),
-        )
+        yield make_condition_tables(analysis, task, conditions)
         yield from build_recovery_section(analysis, task)
         yield from build_plasticity_section(analysis, task)
 
 
+def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequence[str]) -> Block:
+    """Return the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``."""
+    measured = {label for label, other, _ in analysis.remaining if other == task}
+    rows = [row for row in analysis.get_task_rows(task) if row.label in measured]
+    names, shares, scores = [row.label for row in rows], list[Column](), list[Column]()
+    for condition in conditions:
+        found = [analysis.remaining.get((label, task, condition)) for label in names]
+        shares.append(Column(condition, [format_interval(one and one.share, 0, 100) for one in found], "%"))
+        scores.append(Column(condition, format_intervals([one and one.score for one in found])))
+    nominal = Column("nominal", format_intervals([row.mean for row in rows]))
+    return make_collapsible(
+        f"Scores and shares on {task}",
+        make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
+        make_table(f"Score on {task}, return", names, nominal, *scores),
+    )
+
+
 def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """Yield the recovery of policies after damage in mid-episode on a ``task``."""
-    shares = {key: share for key, share in analysis.recovery.items() if key[1] == task}
-    names = [label for label in analysis.labels if any(key[0] == label for key in shares)]
-    conditions = [name for name in analysis.conditions if any(key[2] == name for key in shares)]
+    shares = {(label, c): share for (label, t, c), share in analysis.recovery.items() if t == task}
+    measured_labels, measured_conditions = (
+        (set(names) for names in zip(*shares, strict=True)) if shares else ((), ())
+    )
+    names = [label for label in analysis.labels if label in measured_labels]
+    conditions = [name for name in analysis.conditions if name in measured_conditions]
     if len(conditions) < 2:
         return
     columns = (
-        Column(name, [format_interval(shares.get((label, task, name)), 0, 100) for label in names], "%")
+        Column(name, [format_interval(shares.get((label, name)), 0, 100) for label in names], "%")
         for name in conditions
     )
     yield make_table(

@@ -6,11 +6,12 @@ the date.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from spiky_rl.experiments.analysis.comparisons import PairedComparison
-from spiky_rl.experiments.analysis.measures import WINDOW
+from spiky_rl.experiments.analysis.measures import WINDOW, ThresholdSummary
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.report import figures
@@ -36,6 +37,7 @@ from spiky_rl.experiments.report.energy import build_energy_section
 from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.report.robustness import build_memory_section, build_robustness_section
 from spiky_rl.experiments.report.threats import build_threats_section
+from spiky_rl.experiments.run.results import CellResult
 
 
 def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
@@ -77,47 +79,51 @@ def build_sections(analysis: StudyAnalysis) -> list[Section]:
 
 def build_scores_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the main table, and the scores of every seed."""
-    order = sorted(
-        analysis.labels,
-        key=lambda label: -analysis.overall[label].estimate if label in analysis.overall else 1e300,
-    )
-    verdict = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
-    several = len(analysis.tasks) > 1
-    columns: list[Column] = []
-    if analysis.overall and several:
-        overall = format_intervals([analysis.overall.get(label) for label in order])
-        columns.append(Column("All tasks", overall, "normalised, IQM"))
-        columns.append(
-            Column("All tasks", [verdict.get((ALL, label), NONE) for label in order], "verdict", True)
-        )
+    if analysis.labels:
+        yield make_main_table(analysis)
+    for task in analysis.tasks:
+        yield make_collapsible(f"Every seed on {task}", make_seeds_table(analysis, task))
+
+
+def make_main_table(analysis: StudyAnalysis) -> Block:
+    """Return the table of scores and verdicts, the highest score over all tasks first."""
+    overall = analysis.overall
+    order = sorted(analysis.labels, key=lambda label: -overall[label].estimate if label in overall else 1e300)
+    verdicts = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
+
+    def make_verdict_column(name: str, title: str) -> Column:
+        return Column(title, [verdicts.get((name, label), NONE) for label in order], "verdict", True)
+
+    several, columns = len(analysis.tasks) > 1, list[Column]()
+    if overall and several:
+        cells = format_intervals([overall.get(label) for label in order])
+        columns += [Column("All tasks", cells, "normalised, IQM"), make_verdict_column(ALL, "All tasks")]
     for task in analysis.tasks:
         rows = [analysis.rows.get((label, task)) for label in order]
         columns.append(Column(task, format_intervals([row and row.mean for row in rows]), "return, mean"))
         if analysis.normalised and not several:
             cells = format_intervals([row and row.normalised for row in rows])
             columns.append(Column(task, cells, "normalised, IQM"))
-        columns.append(Column(task, [verdict.get((task, label), NONE) for label in order], "verdict", True))
-    if order:
-        note = "IQM: interquartile mean, the mean of the middle half of all runs."
-        if any(analysis.comparisons.values()):
-            note += f" Verdicts are against {analysis.baseline}."
-        yield make_table("Score of the final policy", order, *columns, note=note)
-    for task in analysis.tasks:
-        names = [label for label in analysis.labels if (label, task) in analysis.rows]
-        rows = [analysis.rows[label, task] for label in names]
-        seeds = sorted({seed for row in rows for seed in row.by_seed})
-        yield make_collapsible(
-            f"Every seed on {task}",
-            make_table(
-                f"Scores on {task}, return",
-                names,
-                Column("mean", format_intervals([row.mean for row in rows])),
-                Column("IQM", format_intervals([row.iqm for row in rows])),
-                Column("IQM", format_intervals([row.normalised for row in rows]), "normalised"),
-                Column("training", format_intervals([row.training for row in rows]), "last iterations"),
-                *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
-            ),
-        )
+        columns.append(make_verdict_column(task, task))
+    note = "IQM: interquartile mean, the mean of the middle half of all runs."
+    if verdicts:
+        note += f" Verdicts are against {analysis.baseline}."
+    return make_table("Score of the final policy", order, *columns, note=note)
+
+
+def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
+    """Return the table of the scores of every seed on a ``task``."""
+    rows = analysis.get_task_rows(task)
+    seeds = sorted({seed for row in rows for seed in row.by_seed})
+    return make_table(
+        f"Scores on {task}, return",
+        [row.label for row in rows],
+        Column("mean", format_intervals([row.mean for row in rows])),
+        Column("IQM", format_intervals([row.iqm for row in rows])),
+        Column("IQM", format_intervals([row.normalised for row in rows]), "normalised"),
+        Column("training", format_intervals([row.training for row in rows]), "last iterations"),
+        *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
+    )
 
 
 def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
@@ -164,30 +170,34 @@ def build_tests_section(families: Mapping[str, tuple[PairedComparison, ...]]) ->
             " of 80 % if the effect is as large as observed."
         )
     for name, family in families.items():
-        if not family:
-            continue
-        where = "over all tasks" if name == ALL else f"on {name}"
-        to = f" to {family[0].baseline}" if len({c.baseline for c in family}) == 1 else ""
-        lowest = format_p_value(min(c.min_p_value for c in family))
-        note = f"{format_count(len(family), 'comparison')}: the lowest possible corrected p is {lowest}."
-        if left_out := sum(c.left_out for c in family):
-            note += f" {format_count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
-        differences = format_intervals([c.difference for c in family], least=2)
-        needed = [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family]
-        yield make_table(
-            f"Difference{to} {where}",
-            [c.agent if to else f"{c.agent} − {c.baseline}" for c in family],
-            Column("n", [str(c.pairs) for c in family], "pairs"),
-            Column("difference", differences, "normalised score" if name == ALL else "return"),
-            Column("d", [format_fixed(c.effect) for c in family]),
-            Column("P", format_intervals([c.improvement for c in family])),
-            Column("p", [format_p_value(c.p_value) for c in family], "raw"),
-            Column("p", [format_p_value(c.corrected) for c in family], "Holm"),
-            Column("verdict", [c.verdict for c in family], is_text=True),
-            Column("seeds", needed, "needed"),
-            note=note,
-            first="agent" if to else "pair",
-        )
+        if family:
+            yield make_comparison_table(name, family)
+
+
+def make_comparison_table(name: str, family: Sequence[PairedComparison]) -> Block:
+    """Return the table of the comparisons in a ``family``; its ``name`` is a task or `ALL`."""
+    where = "over all tasks" if name == ALL else f"on {name}"
+    to = f" to {family[0].baseline}" if len({c.baseline for c in family}) == 1 else ""
+    lowest = format_p_value(min(c.min_p_value for c in family))
+    note = f"{format_count(len(family), 'comparison')}: the lowest possible corrected p is {lowest}."
+    if left_out := sum(c.left_out for c in family):
+        note += f" {format_count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
+    differences = format_intervals([c.difference for c in family], least=2)
+    needed = [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family]
+    return make_table(
+        f"Difference{to} {where}",
+        [c.agent if to else f"{c.agent} − {c.baseline}" for c in family],
+        Column("n", [str(c.pairs) for c in family], "pairs"),
+        Column("difference", differences, "normalised score" if name == ALL else "return"),
+        Column("d", [format_fixed(c.effect) for c in family]),
+        Column("P", format_intervals([c.improvement for c in family])),
+        Column("p", [format_p_value(c.p_value) for c in family], "raw"),
+        Column("p", [format_p_value(c.corrected) for c in family], "Holm"),
+        Column("verdict", [c.verdict for c in family], is_text=True),
+        Column("seeds", needed, "needed"),
+        note=note,
+        first="agent" if to else "pair",
+    )
 
 
 def build_efficiency_section(analysis: StudyAnalysis) -> Iterable[Block]:
@@ -200,29 +210,39 @@ def build_efficiency_section(analysis: StudyAnalysis) -> Iterable[Block]:
         lambda: figures.draw_thresholds(analysis),
     )  # fmt: skip
     for task in analysis.tasks:
-        names = [label for label in analysis.labels if (label, task) in analysis.rows]
-        rows = [analysis.rows[label, task] for label in names]
-        ends = [row.threshold for row in rows]
-        reached = [
-            NONE if t is None else f"{t.reached} of {t.runs} ({100 * t.reached / t.runs:.0f} %)" for t in ends
-        ]
-        medians = [
-            NONE if t is None else f"> {format_tick(t.budget)}" if t.median is None else format_tick(t.median)
-            for t in ends
-        ]
-        rates = [None if row.label in analysis.anns else row.firing_rate for row in rows]
-        processor = format_intervals([row.processor for row in rows], each=True)
-        yield make_table(
-            f"Training on {task}",
-            names,
-            Column("reached", reached, "runs"),
-            Column("median", medians, "environment steps"),
-            Column("training", format_intervals([row.seconds for row in rows], each=True), "wall seconds"),
-            Column("training", processor, "processor seconds"),
-            Column("return", format_intervals([row.training for row in rows]), "last iterations"),
-            Column("firing rate", format_intervals(rates, 100), "%, in evaluation"),
-            Column("episode", format_intervals([row.length for row in rows]), "control steps"),
-        )
+        yield make_training_table(analysis, task)
+
+
+def make_training_table(analysis: StudyAnalysis, task: str) -> Block:
+    """Return the table of steps, times and firing rates of the trainings on a ``task``."""
+    rows = analysis.get_task_rows(task)
+    rates = [None if row.label in analysis.anns else row.firing_rate for row in rows]
+    processor = format_intervals([row.processor for row in rows], each=True)
+    return make_table(
+        f"Training on {task}",
+        [row.label for row in rows],
+        Column("reached", [format_reached(row.threshold) for row in rows], "runs"),
+        Column("median", [format_median_steps(row.threshold) for row in rows], "environment steps"),
+        Column("training", format_intervals([row.seconds for row in rows], each=True), "wall seconds"),
+        Column("training", processor, "processor seconds"),
+        Column("return", format_intervals([row.training for row in rows]), "last iterations"),
+        Column("firing rate", format_intervals(rates, 100), "%, in evaluation"),
+        Column("episode", format_intervals([row.length for row in rows]), "control steps"),
+    )
+
+
+def format_reached(threshold: ThresholdSummary | None) -> str:
+    """Return the number of runs that reached a ``threshold``; a dash if the task has none."""
+    if threshold is None:
+        return NONE
+    return f"{threshold.reached} of {threshold.runs} ({100 * threshold.reached / threshold.runs:.0f} %)"
+
+
+def format_median_steps(threshold: ThresholdSummary | None) -> str:
+    """Return the median of the environment steps to a ``threshold``; a dash if the task has none."""
+    if threshold is None:
+        return NONE
+    return f"> {format_tick(threshold.budget)}" if threshold.median is None else format_tick(threshold.median)
 
 
 def build_missing_section(analysis: StudyAnalysis) -> Iterable[Block]:
@@ -240,29 +260,39 @@ def build_missing_section(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def build_versions_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield software, machine and robots of each cell, abbreviated by letters."""
-    results = analysis.results
-    software = [
-        ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in results
-    ]
-    places = [f"{r.machine}; {r.device}; robots: {r.assets}; physics: {r.physics}" for r in results]
-    setups = [f"{packages}; {place}" for packages, place in zip(software, places, strict=True)]
-    letters = {
-        setup: chr(ord("A") + i) if i < 26 else str(i) for i, setup in enumerate(dict.fromkeys(setups))
-    }
-    if results:
-        yield Block("terms", items=[(letter, setup) for setup, letter in letters.items()])
-        table = make_table(
-            "Cells",
-            [r.cell for r in results],
-            Column("hash", [r.hash for r in results], is_text=True),
-            Column("specification", [r.spec_hash or NONE for r in results], is_text=True),
-            Column("obtained with", [letters[setup] for setup in setups], is_text=True),
-            Column("date", [r.date for r in results], is_text=True),
-            Column("environments", [f"{r.num_envs:,}" for r in results]),
-            Column("resumed", [str(r.resumed) for r in results], "times"),
-            first="cell",
-        )
-        yield make_collapsible("Every cell", table)
+    if not analysis.results:
+        return
+    setups = [describe_setup(result) for result in analysis.results]
+    letters = dict(
+        zip(dict.fromkeys(setups), [*ascii_uppercase, *map(str, range(26, len(setups)))], strict=False)
+    )
+    yield Block("terms", items=[(letter, setup) for setup, letter in letters.items()])
+    yield make_collapsible(
+        "Every cell", make_cells_table(analysis.results, [letters[setup] for setup in setups])
+    )
+
+
+def describe_setup(result: CellResult) -> str:
+    """Return the versions of packages, the machine, the robots and the physics of a ``result``."""
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))
+    return (
+        f"{packages}; {result.machine}; {result.device}; robots: {result.assets}; physics: {result.physics}"
+    )
+
+
+def make_cells_table(results: Sequence[CellResult], setups: Sequence[str]) -> Block:
+    """Return the table of hashes and dates of ``results``; ``setups`` name the machine and software of each."""
+    return make_table(
+        "Cells",
+        [r.cell for r in results],
+        Column("hash", [r.hash for r in results], is_text=True),
+        Column("specification", [r.spec_hash or NONE for r in results], is_text=True),
+        Column("obtained with", setups, is_text=True),
+        Column("date", [r.date for r in results], is_text=True),
+        Column("environments", [f"{r.num_envs:,}" for r in results]),
+        Column("resumed", [str(r.resumed) for r in results], "times"),
+        first="cell",
+    )
 
 
 def build_commands_section(analysis: StudyAnalysis) -> Iterable[Block]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial
@@ -45,6 +45,9 @@ from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP
 from spiky_rl.experiments.run.tuning_search import TuningSearch
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 FIXED = "The best of many trials looks better than it is: a study with other seeds measures it."
 
 DEFAULT_MARKER: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
@@ -61,12 +64,7 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     colours = figures.assign_colors(dimensions, anns)
     by_task = {o.pair.label: [p for p in outcomes if p.pair.label == o.pair.label] for o in outcomes}
-    failed = {
-        f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
-        for o in outcomes
-        for t in o.diverged
-    }
-    failed |= search.broken
+    failed = dict(item for outcome in outcomes for item in list_failures(outcome)) | search.broken
     activity = search.tuning.activity
     answers = [block for task, own in by_task.items() for block in build_answer(task, own, activity)]
     sections = [
@@ -81,6 +79,13 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     )
     title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
+
+
+def list_failures(outcome: TuningOutcome) -> Iterable[tuple[str, str]]:
+    """Yield the name and the error of each trial of an ``outcome`` that diverged."""
+    pair = outcome.pair
+    for trial in outcome.diverged:
+        yield f"{pair.stem} trial{trial.number} on {pair.label}", trial.user_attrs["diverged"]
 
 
 def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
@@ -161,24 +166,10 @@ def build_task_blocks(
         colours: Colours of all agents, by file stem.
         outcomes: The agents on it.
     """
-    stems, activity = [o.pair.stem for o in outcomes], search.tuning.activity
-    share = search.tuning.rungs[0]
+    activity, share = search.tuning.activity, search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
     note = f"Sensitivity: return of every sampled trial {first}, without the default configuration, trial 0."
-    defaults = [NONE if o.default_return is None else format_fixed(o.default_return) for o in outcomes]
-    yield make_table(
-        f"Return on {task}",
-        stems,
-        *_make_objective_columns(outcomes, 0, ""),
-        Column("sensitivity", [format_interval(o.sensitivity) for o in outcomes], "median and quartiles"),
-        Column("default", defaults, "at that point"),
-        *_make_objective_columns(outcomes, 1, activity),
-        Column("trials", [str(len(o.ended)) for o in outcomes]),
-        Column("drawn at random", [str(o.random_count) for o in outcomes]),
-        Column("complete", [str(len(o.complete)) for o in outcomes]),
-        Column("diverged", [str(len(o.diverged)) for o in outcomes]),
-        note=f"{note} Trials that are not complete ended early or diverged.",
-    )
+    yield make_returns_table(task, outcomes, activity, note)
     yield from make_figure(
         f"tuning_{make_slug(task)}", f"Default, tuned and sensitivity on {task}",
         f"Default: return of the default configuration; tuned: of the best trial; both after the whole budget of a trial. {note}"
@@ -191,36 +182,56 @@ def build_task_blocks(
             f"Trials by return and {ACTIVITIES[activity]}. Rings: default configurations; large dots: tuned.",
             lambda: draw_activity(activity, colours, outcomes),
         )  # fmt: skip
-    shares = {o.pair.stem: o.importances() for o in outcomes}
-    keys = list(dict.fromkeys(d.key for o in outcomes for d in o.pair.dimensions))
+    shares = {o.pair.stem: o.compute_importances() for o in outcomes}
     if any(shares.values()):
-        columns = (
-            Column(stem, [format_fixed(100 * own[k], 0) if k in own else NONE for k in keys])
-            for stem, own in shares.items()
-        )
-        yield make_table(
+        yield make_parameter_table(
             f"Importance of parameters on {task}, in %",
-            [key.removeprefix("agent.") for key in keys],
-            *columns,
-            first="parameter",
+            list(dict.fromkeys(d.key for o in outcomes for d in o.pair.dimensions)),
+            {stem: {key: format_fixed(100 * v, 0) for key, v in own.items()} for stem, own in shares.items()},
             note=f"Share in making a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough for few trials.",
         )
     else:
         yield make_paragraph(
             f"The importance of parameters is estimated from {MIN_TRIALS} sampled trials on, without the default configuration."
         )
-    best = {
-        o.pair.stem: [] if o.best_trial is None else get_overrides(search, o.pair, o.best_trial)
-        for o in outcomes
-    }
-    tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
+    tuned = {outcome.pair.stem: list_tuned_values(search, outcome) for outcome in outcomes}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
-        columns = (
-            Column(stem, [format_override_value(own.get(key, NONE)) for key in keys])
-            for stem, own in tuned.items()
-        )
-        names = [key.removeprefix("agent.") for key in keys]
-        yield make_table(f"Tuned values on {task}", names, *columns, first="parameter")
+        yield make_parameter_table(f"Tuned values on {task}", keys, tuned)
+
+
+def make_returns_table(task: str, outcomes: Sequence[TuningOutcome], activity: str, note: str) -> Block:
+    """Return the table of objectives and numbers of trials on a ``task``; ``activity`` is the second objective, or empty."""
+    defaults = [NONE if o.default_return is None else format_fixed(o.default_return) for o in outcomes]
+    return make_table(
+        f"Return on {task}",
+        [o.pair.stem for o in outcomes],
+        *_make_objective_columns(outcomes, 0, ""),
+        Column("sensitivity", [format_interval(o.sensitivity) for o in outcomes], "median and quartiles"),
+        Column("default", defaults, "at that point"),
+        *_make_objective_columns(outcomes, 1, activity),
+        Column("trials", [str(len(o.ended)) for o in outcomes]),
+        Column("drawn at random", [str(o.random_count) for o in outcomes]),
+        Column("complete", [str(len(o.complete)) for o in outcomes]),
+        Column("diverged", [str(len(o.diverged)) for o in outcomes]),
+        note=f"{note} Trials that are not complete ended early or diverged.",
+    )
+
+
+def make_parameter_table(
+    title: str, keys: Sequence[str], cells: Mapping[str, Mapping[str, str]], note: str = ""
+) -> Block:
+    """Return a table with a row for each of the ``keys`` and a column for each agent in ``cells``, which are by agent and key."""
+    columns = (Column(stem, [own.get(key, NONE) for key in keys]) for stem, own in cells.items())
+    names = [key.removeprefix("agent.") for key in keys]
+    return make_table(title, names, *columns, first="parameter", note=note)
+
+
+def list_tuned_values(search: TuningSearch, outcome: TuningOutcome) -> dict[str, str]:
+    """Return the values of the best trial of an ``outcome`` as text by key; empty without such a trial."""
+    if outcome.best_trial is None:
+        return {}
+    overrides = (text.split("=", 1) for text in get_overrides(search, outcome.pair, outcome.best_trial))
+    return {key: format_override_value(value) for key, value in overrides}
 
 
 def format_objective(trial: FrozenTrial | None, index: int) -> str:
@@ -243,23 +254,28 @@ def draw_returns(colours: Mapping[str, str], outcomes: Sequence[TuningOutcome]) 
     shown = [o for o in outcomes if o.complete]
     if not shown:
         return None
-    titles = [(what, "return") for what in ("default", "tuned", "sensitivity")]
+    titles = [(title, "return") for title in ("default", "tuned", "sensitivity")]
     figure, (default, tuned, sensitivity) = make_rows([o.pair.stem for o in shown], titles, colours)
     for axes in (tuned, sensitivity):
         axes.sharex(default)
     for y, outcome in enumerate(shown):
-        colour, firsts = colours[outcome.pair.stem], list(outcome.first_rung_returns.values())
+        colour = colours[outcome.pair.stem]
         for axes, trial in ((default, outcome.default_trial), (tuned, outcome.best_trial)):
             if trial is not None:
                 draw_interval(axes, y, Interval(trial.values[0], nan, nan), colour)
-        style: dict[str, Any] = {"markersize": 4, "alpha": 0.4, "markeredgewidth": 0}
-        sensitivity.plot(firsts, [y] * len(firsts), "o", color=colour, **style)
-        if (spread := outcome.sensitivity) is not None:
-            sensitivity.plot([spread.low, spread.high], [y, y], color=colour, linewidth=2.2)
-            sensitivity.plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
-        if outcome.default_return is not None:
-            sensitivity.plot([outcome.default_return], [y], "o", **DEFAULT_MARKER, color=colour)
+        _draw_sensitivity(sensitivity, y, outcome, colour)
     return figure
+
+
+def _draw_sensitivity(axes: Axes, y: float, outcome: TuningOutcome, colour: str) -> None:
+    """Draw the first-rung returns of an ``outcome`` at height ``y``: sampled trials, their median and quartiles, the default."""
+    returns = list(outcome.first_rung_returns.values())
+    axes.plot(returns, [y] * len(returns), "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0)
+    if (spread := outcome.sensitivity) is not None:
+        axes.plot([spread.low, spread.high], [y, y], color=colour, linewidth=2.2)
+        axes.plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
+    if outcome.default_return is not None:
+        axes.plot([outcome.default_return], [y], "o", **DEFAULT_MARKER, color=colour)
 
 
 def draw_activity(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from spiky_rl.experiments.analysis.comparisons import PairedComparison
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict
@@ -24,6 +26,9 @@ from spiky_rl.experiments.report.blocks import (
     make_table,
 )
 from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NARROW = 5.4
 """Width of the picture in inches; its text is legible on a phone."""
@@ -127,39 +132,50 @@ def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Fi
     if not panels:
         return None
     has_one_baseline = len({verdict.comparison.baseline for verdict in verdicts}) == 1
-
-    def name(verdict: Verdict) -> str:
-        compared = verdict.comparison
-        if has_one_baseline:
-            return fit_label(compared.agent, 30)
-        return f"{fit_label(compared.agent, 22)}\n− {fit_label(compared.baseline, 22)}"
-
     row = ROW if has_one_baseline else 1.4 * ROW
     heights = [row * len(rows) for rows in panels.values()]
     figure = Figure(figsize=(NARROW, sum(heights) + HEADING * len(panels)))
     drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
-        axes.set(title=title, ylim=(len(rows) - 0.4, -0.6))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %".replace("-", "−") if value else "0")
-        axes.locator_params(axis="x", nbins=5)
-        axes.tick_params(axis="x", labelsize=7.5, pad=2)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.set_yticks(range(len(rows)), [name(verdict) for verdict in rows], size=8.0)
-        axes.tick_params(axis="y", length=0)
-        if rows[0].margin:
-            axes.axvspan(-100 * rows[0].margin, 100 * rows[0].margin, color=RULE, linewidth=0, zorder=0)
-        axes.axvline(0.0, **DOTTED)
+        names = [_name_row(verdict.comparison, has_one_baseline) for verdict in rows]
+        _style_panel(axes, title, names, rows[0].margin)
         for y, verdict in enumerate(rows):
-            share, colour = compute_advantage(verdict), colours.get(verdict.comparison.agent, INK)
-            percent = Interval(*(100 * v for v in (share.estimate, share.low, share.high)))
-            draw_interval(axes, y, percent, colour)
-            axes.get_yticklabels()[y].set_color(colour)
-            axes.annotate(
-                verdict.text, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                va="center", fontsize=8.0, fontweight="normal" if verdict.text == "undecided" else "bold",
-            )  # fmt: skip
+            _draw_verdict(axes, y, verdict, colours.get(verdict.comparison.agent, INK))
     return figure
+
+
+def _name_row(compared: PairedComparison, has_one_baseline: bool) -> str:
+    """Return the name of a comparison's row: the agent, and the baseline if the picture has several."""
+    if has_one_baseline:
+        return fit_label(compared.agent, 30)
+    return f"{fit_label(compared.agent, 22)}\n− {fit_label(compared.baseline, 22)}"
+
+
+def _style_panel(axes: Axes, title: str, names: Sequence[str], margin: float) -> None:
+    """Give a panel its title, the ``names`` of its rows, an axis in %, a line at zero, and the ``margin`` as a band."""
+    axes.set(title=title, ylim=(len(names) - 0.4, -0.6))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %".replace("-", "−") if value else "0")
+    axes.locator_params(axis="x", nbins=5)
+    axes.tick_params(axis="x", labelsize=7.5, pad=2)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_yticks(range(len(names)), names, size=8.0)
+    axes.tick_params(axis="y", length=0)
+    if margin:
+        axes.axvspan(-100 * margin, 100 * margin, color=RULE, linewidth=0, zorder=0)
+    axes.axvline(0.0, **DOTTED)
+
+
+def _draw_verdict(axes: Axes, y: int, verdict: Verdict, colour: str) -> None:
+    """Draw the advantage of the first agent at height ``y``, with the verdict right of it."""
+    share = compute_advantage(verdict)
+    percent = Interval(*(100 * v for v in (share.estimate, share.low, share.high)))
+    draw_interval(axes, y, percent, colour)
+    axes.get_yticklabels()[y].set_color(colour)
+    axes.annotate(
+        verdict.text, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+        va="center", fontsize=8.0, fontweight="normal" if verdict.text == "undecided" else "bold",
+    )  # fmt: skip
 
 
 def compute_advantage(verdict: Verdict) -> Interval:
@@ -172,7 +188,7 @@ def compute_advantage(verdict: Verdict) -> Interval:
 
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the agents on a ``task``: seeds, return and energy per metre."""
-    rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
+    rows = analysis.get_task_rows(task)
     energies = {
         m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in TABLE_MODELS
     }

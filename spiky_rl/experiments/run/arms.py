@@ -56,19 +56,17 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
         theirs: The cell of the other study.
     """
     result = theirs.result
-    for key in SAME:
-        pair = _format_attribute(result, key), _format_attribute(ours, key)
-        if pair[0] != pair[1]:
-            return key, *pair
-    others, own = _format_overrides(theirs.design), _format_overrides(study)
-    if others != own:
-        return "overrides", others, own
+    pairs = {key: (_format_attribute(result, key), _format_attribute(ours, key)) for key in SAME}
+    pairs["overrides"] = _format_overrides(theirs.design), _format_overrides(study)
+    for key, (other, own) in pairs.items():
+        if other != own:
+            return key, other, own
     for name in study.conditions:
         if name not in result.conditions and name not in theirs.design.conditions:
             return "conditions", ", ".join(theirs.design.conditions), name
     if result.provenance is None or ours.provenance is None:
-        known = ["none" if p is None else "known" for p in (result.provenance, ours.provenance)]
-        return "provenance", known[0], known[1]
+        other, own = ("none" if p is None else "known" for p in (result.provenance, ours.provenance))
+        return "provenance", other, own
     names = list_deciding(ours.task, ours.library)
     versions = {name: ours.versions[name].partition("+")[0] for name in names if name in ours.versions}
     kernels = ours.provenance.model_copy(update={"threads": None})

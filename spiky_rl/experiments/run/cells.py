@@ -80,27 +80,30 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
         folder: The study's folder.
         assets: Source of the robots of cells that begin now.
     """
-    left = False
     for cell in cells:
-        place = folder / "cells" / cell.name
-        for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
-            if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
-                refuse_other_provenance(path, held, cell)
+        _refuse_other_hash(folder / "cells" / cell.name, cell)
+    if all(is_finished(folder / "cells" / cell.name, cell.hash) for cell in cells):
+        return
+    for cell in cells:
+        if (held := read_cell_identity(folder / "cells" / cell.name)) is None:
+            continue
+        for key, theirs, ours in (("robots", held.assets, assets), ("physics", held.physics, cell.physics)):
+            if theirs not in (None, ours):
                 raise StudyError(
-                    f"{path}: hash: {held.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
-                    " or move that cell away to run it again"
+                    f"{folder / 'cells' / cell.name}: {key}: {theirs!r}, but cells that begin now would have {ours!r};"
+                    f" choose another --out, or move cells of other {key} away to run them again"
                 )
-        left |= not is_finished(place, cell.hash)
-    if left:
-        for cell in cells:
-            held = read_cell_identity(folder / "cells" / cell.name)
-            robots, physics = (held.assets, held.physics) if held else (None, None)
-            for what, theirs, ours in (("robots", robots, assets), ("physics", physics, cell.physics)):
-                if theirs not in (None, ours):
-                    raise StudyError(
-                        f"{folder / 'cells' / cell.name}: {what}: {theirs!r}, but cells that begin now would have {ours!r};"
-                        f" choose another --out, or move cells of other {what} away to run them again"
-                    )
+
+
+def _refuse_other_hash(folder: Path, cell: Cell) -> None:
+    """Raise StudyError if the result in ``folder``, or the file of a cell that has begun there, has another hash than ``cell``."""
+    for path in [folder / RESULT, *([folder / CELL] if (folder / "run").exists() else [])]:
+        if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
+            refuse_other_provenance(path, held, cell)
+            raise StudyError(
+                f"{path}: hash: {held.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
+                " or move that cell away to run it again"
+            )
 
 
 def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:

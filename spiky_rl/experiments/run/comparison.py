@@ -116,19 +116,25 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     )
     if study.tuning:
         found = add_base_hashes(found, study, place)
-    if study.plan is not None:
-        own = (cell.label for cell in found if cell.is_trained)
-        labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
-        try:
-            check_agents(study.plan, list(labels))
-        except RegistryError as error:
-            raise StudyError(f"plan.{error}") from None
+    _check_planned_agents(study, found)
     cells = estimate_cells(out, found, resolve.tasks)
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return StudyRun(study, out, place, robots, resolve, cells, finished)
+
+
+def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:
+    """Raise StudyError if the plan of a ``study`` names an agent without ``cells`` that is not an arm."""
+    if study.plan is None:
+        return
+    own = (cell.label for cell in cells if cell.is_trained)
+    labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
+    try:
+        check_agents(study.plan, list(labels))
+    except RegistryError as error:
+        raise StudyError(f"plan.{error}") from None
 
 
 def merge_study(study: Study, out: Path) -> Study:

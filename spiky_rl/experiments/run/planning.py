@@ -196,7 +196,7 @@ class AgentResolver:
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
         study, place, elsewhere = self.study, self.place, self.place.is_elsewhere
         agent_overrides = [text for text in study.overrides if text.startswith("agent.")]
-        number = study.num_envs
+        number, tuning = study.num_envs, find_tuning(study.tuning, agent)
         if elsewhere and number is None and (known := load_task(task)) is not None:
             number = known.num_envs["cuda"]
         plan = make_plan(
@@ -204,7 +204,7 @@ class AgentResolver:
                 task=task,
                 agent=agent,
                 library=choose_library(study.library, read_algorithm(agent, [*agent_overrides, *varied])),
-                tuning=Path(tuning) if (tuning := find_tuning(study.tuning, agent)) else None,
+                tuning=Path(tuning) if tuning else None,
                 num_envs=number,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
@@ -216,12 +216,11 @@ class AgentResolver:
 
         require_whole_minibatches(plan)
         chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
-        if study.plan is not None and (
-            absent := [name for name in study.plan.conditions if name not in chosen]
-        ):
-            raise UserError(
-                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{suggest_name(absent[0], chosen)}"
-            )
+        for name in study.plan.conditions if study.plan is not None else ():
+            if name not in chosen:
+                raise UserError(
+                    f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
+                )
         self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec

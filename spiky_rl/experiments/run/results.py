@@ -259,55 +259,58 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
         planned = {cell.name: cell for cell in read_plan(folder)}
     except ResultsError:
         planned = {}
-    folders = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
-    results: list[CellResult] = []
+    names = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
+    results: dict[tuple[str, str, int], CellResult] = {}
     skipped: list[SkippedCell] = []
-    taken: dict[tuple[str, str, int], str] = {}
     physics: dict[str, str] = {}
-    for cell in [*planned, *(name for name in folders if name not in planned)]:
-        plan = planned.get(cell)
-        outcome = _read_cell(folder / "cells" / cell, plan, bool(planned))
+    for name in dict.fromkeys([*planned, *names]):
+        outcome = _read_cell(folder / "cells" / name, planned.get(name), bool(planned))
         if isinstance(outcome, CellResult):
             key = (outcome.label, outcome.task, outcome.seed)
             first = physics.setdefault(outcome.task, outcome.physics)
-            if key not in taken and outcome.physics == first:
-                taken[key] = cell
-                results.append(outcome)
+            if key in results:
+                reason = f"the same label, task and seed as {results[key].cell}"
+            elif outcome.physics != first:
+                reason = f"its physics is {outcome.physics}, that of others {first}"
+            else:
+                results[key] = outcome
                 continue
-            other = f"its physics is {outcome.physics}, that of others {first}"
-            reason = f"the same label, task and seed as {taken[key]}" if key in taken else other
-            outcome = SkippedCell(cell, "corrupt", reason, *key)
-        elif plan is not None:
-            names = {name: getattr(plan, name) for name in ("label", "task", "seed", "variant")}
-            outcome = dataclasses.replace(outcome, **names)
+            outcome = SkippedCell(name, "corrupt", reason, *key)
         skipped.append(outcome)
-    return tuple(results), tuple(skipped)
+    return tuple(results.values()), tuple(skipped)
 
 
 def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> CellResult | SkippedCell:
-    cell, error = folder.name, folder / ERROR
-    last = (
-        [line for line in error.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        if error.is_file()
-        else []
-    )
+    """Return the result of the cell in ``folder``, or why it has none; ``planned`` is its entry in the plan, if it has one."""
+
+    def skip(status: str, reason: str) -> SkippedCell:
+        keys = ("label", "task", "seed", "variant") if planned is not None else ()
+        return SkippedCell(folder.name, status, reason, **{key: getattr(planned, key) for key in keys})
+
+    last = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
-        if error.is_file():
-            return SkippedCell(cell, "failed", "\n".join(last[-ERROR_LINES:]) or "error.txt is empty")
-        begun = folder.is_dir()
-        return SkippedCell(cell, "missing", "begun, not finished" if begun else "not begun")
+        if last is not None:
+            return skip("failed", last or "error.txt is empty")
+        return skip("missing", "begun, not finished" if folder.is_dir() else "not begun")
     try:
         result = read_result(folder)
     except ResultsError as problem:
         reason = str(problem).replace(f"{folder}/", "")
-        return SkippedCell(cell, "corrupt", "\n".join([reason, *last[-ERROR_LINES:]]))
+        return skip("corrupt", "\n".join(filter(None, [reason, last])))
     if planned is not None and planned.hash != result.hash:
-        return SkippedCell(cell, "stale", f"its hash is {result.hash}, the plan's {planned.hash}")
+        return skip("stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
-        return SkippedCell(
-            cell, "stale", "it is not in plan.json", label=result.label, task=result.task, seed=result.seed
-        )
+        absent = "it is not in plan.json"
+        return SkippedCell(folder.name, "stale", absent, result.label, result.task, result.seed)
     return result
+
+
+def _read_last_error_lines(path: Path) -> str | None:
+    """Return the last lines of the error in ``path``; None if there is no such file."""
+    if not path.is_file():
+        return None
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return "\n".join(lines[-ERROR_LINES:])
 
 
 def read_result(folder: Path) -> CellResult:

@@ -14,6 +14,7 @@ from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
 from spiky_rl.run.provenance import get_deciding_versions
+from spiky_rl.run.run_plan import RunPlan
 
 MAX_TRIALS = 10_000
 
@@ -107,35 +108,46 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
     resolve = AgentResolver(design.study, place)
     for task in design.study.tasks:
         plans = {agent: resolve(task, agent, {}) for agent in design.study.agents}
-        steps = [
-            p.get_setting("max_iterations") * p.num_envs * p.get_setting("num_steps_per_env")
-            for p in plans.values()
-        ]
-        whole = design.study.budget or Budget("env_steps", max(steps) * place.distributed)
+        whole = design.study.budget or Budget(
+            "env_steps", max(map(count_env_steps, plans.values())) * place.distributed
+        )
+        budget = Budget(whole.kind, whole.amount * SHARE)
         for agent, plan in plans.items():
             if design.activity and plan.spec.network is None:
                 raise UserError(f"--activity {design.activity}: {agent} does not spike")
             dimensions = design.space.get_dimensions(agent)
-            budget = Budget(whole.kind, whole.amount * SHARE)
             pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
-            for i in range(max(len(d.extremes) for d in dimensions)):
-                values = [
-                    text
-                    for d in dimensions
-                    for text in d.make_overrides(d.extremes[min(i, len(d.extremes) - 1)])
-                ]
-                AgentResolver(design.make_trial_study(pair, [*design.space.fixed, *values]), place)(
-                    task, agent, {}
-                )
+            check_extremes(design, pair, place)
             found.pairs.append(pair)
-            found.facts[pair.facts["specification"]] = plan.spec.digest
-            found.facts[f"budget on {pair.label}"] = str(pair.budget)
-            found.facts[pair.facts["physics"]] = plan.physics
-            provenance = grid.plan_provenance(plan, place.threads)
-            found.facts[f"{KERNELS} on {pair.label}"] = provenance.kernels
-            if provenance.threads is not None:
-                found.facts["threads"] = str(provenance.threads)
-            for name, version in get_deciding_versions(plan.request.task, plan.library).items():
-                found.facts[f"version of {name}"] = version
+            found.facts.update(collect_facts(pair, plan, place.threads))
     found.facts["robots"] = robots
     return found
+
+
+def count_env_steps(plan: RunPlan) -> int:
+    """Return the environment steps of a training of one process as its task file has it."""
+    return plan.get_setting("max_iterations") * plan.num_envs * plan.get_setting("num_steps_per_env")
+
+
+def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOptions) -> None:
+    """Raise UserError if the agent of a ``pair`` rejects an extreme or a choice of one of its dimensions."""
+    for i in range(max(len(d.extremes) for d in pair.dimensions)):
+        extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
+        values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
+        study = design.make_trial_study(pair, [*design.space.fixed, *values])
+        AgentResolver(study, place)(pair.task, pair.agent, {})
+
+
+def collect_facts(pair: AgentTask, plan: RunPlan, threads: int | None) -> dict[str, str]:
+    """Return hashes, physics and versions of the trials of a ``pair`` by name; ``plan`` is that of its whole training."""
+    provenance = grid.plan_provenance(plan, threads)
+    facts = {
+        pair.facts["specification"]: plan.spec.digest,
+        f"budget on {pair.label}": str(pair.budget),
+        pair.facts["physics"]: plan.physics,
+        f"{KERNELS} on {pair.label}": provenance.kernels,
+    }
+    if provenance.threads is not None:
+        facts["threads"] = str(provenance.threads)
+    versions = get_deciding_versions(plan.request.task, plan.library)
+    return facts | {f"version of {name}": version for name, version in versions.items()}

@@ -69,6 +69,11 @@ class RunningTrial:
         """``lif_ppo trial7``."""
         return f"{self.pair.stem} trial{self.trial.number}"
 
+    @property
+    def title(self) -> str:
+        """``lif_ppo trial7 on Isaac-Ant``."""
+        return f"{self.name} on {self.pair.label}"
+
 
 def start_search(
     design: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
@@ -196,22 +201,12 @@ class TuningSearch:
 
     def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
         """Return the cells of a trial's next rung after the cells of its rung have ended; empty if the trial ends."""
-        where = f"{trial.name} on {trial.pair.label}"
-        unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
-        if unfinished:
-            reason = self.get_failure_reason(unfinished[0])
-            if any(self.has_diverged(cell) for cell in unfinished):
-                state = TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
-                trial.trial.set_user_attr("diverged", reason)
-                log.info("%s: diverged; %s", where, reason)
-                return self.finish_trial(trial, state=state)
-            self.broken[where] = reason
-            log.error("%s: failed; %s", where, reason)
-            return self.finish_trial(trial)
+        if unfinished := [cell for cell in trial.cells if not self.is_finished(cell)]:
+            return self.on_cells_failed(trial, unfinished)
         values = self.compute_objectives(trial.cells)
-        said = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
+        text = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
         share = self.tuning.rungs[trial.rung]
-        log.info("%s: %s after %.0f %% of its budget", where, said, 100 * share)
+        log.info("%s: %s after %.0f %% of its budget", trial.title, text, 100 * share)
         ids = trial.trial.study, trial.trial.number
         if not self.tuning.activity and trial.rung not in get_frozen_trial(*ids).intermediate_values:
             trial.trial.report(values[0], trial.rung)
@@ -222,6 +217,19 @@ class TuningSearch:
         trial.rung += 1
         trial.trial.set_user_attr("rung", trial.rung)
         return self.start_rung(trial)
+
+    def on_cells_failed(self, trial: RunningTrial, unfinished: Sequence[Cell]) -> Sequence[Cell]:
+        """End a trial with ``unfinished`` cells: as diverged, or to be tried again by the next command; return no cells."""
+        reason = self.get_failure_reason(unfinished[0])
+        if any(self.has_diverged(cell) for cell in unfinished):
+            trial.trial.set_user_attr("diverged", reason)
+            log.info("%s: diverged; %s", trial.title, reason)
+            return self.finish_trial(
+                trial, state=TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
+            )
+        self.broken[trial.title] = reason
+        log.error("%s: failed; %s", trial.title, reason)
+        return self.finish_trial(trial)
 
     def finish_trial(
         self, trial: RunningTrial, values: Sequence[float] | None = None, state: TrialState | None = None

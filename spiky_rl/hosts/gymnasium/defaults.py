@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from spiky_rl.config.schema import CATEGORICAL
+
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 
@@ -26,10 +28,8 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
     """Return the settings in the layout of agent files.
 
     They follow CleanRL's for continuous actions, with its 2,048 samples per update from 32 environments instead of one, and a
-    fixed learning rate.
+    fixed learning rate. Scaled rewards matter on all tasks: the clipped value loss moves a value by at most 0.2 per update.
     """
-    from spiky_rl.hosts.gymnasium.spaces import CATEGORICAL
-
     distribution: dict[str, Any] = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
     model: dict[str, Any] = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh"}
     if spaces.is_image:
@@ -63,6 +63,6 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
             "value_loss_coef": 0.5,
             "use_clipped_value_loss": True,
             "max_grad_norm": 0.5,
-            "reward_normalization": not spaces.is_discrete,
+            "reward_normalization": True,
         },
     }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -27,7 +26,7 @@ FRAME_HEIGHT = 480
 """Height of a frame in pixels, as in a spike raster."""
 
 
-class GymnasiumVecEnv(VecEnv):
+class GymnasiumVecEnv:
     """B environments of a task. An environment is reset in the control step that ends its episode.
 
     Actions are in [-1, 1], see `TaskSpaces.to_actions`. Rewards are the task's own.
@@ -37,6 +36,8 @@ class GymnasiumVecEnv(VecEnv):
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     has_final_observations = True
     """Whether ``extras`` of `step` have the observations that ended episodes."""
+    takes_task_units = False
+    """Whether actions of `step` are in the task's units, not in [-1, 1]."""
     worlds_reset = 0
     """Number of worlds reset because their physics broke."""
 
@@ -77,6 +78,13 @@ class GymnasiumVecEnv(VecEnv):
         return self.vector_env
 
     @property
+    def action_bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Smallest and largest action in the task's units, [A] each; None for discrete actions."""
+        if self.spaces.is_discrete:
+            return None
+        return torch.as_tensor(self.spaces.low), torch.as_tensor(self.spaces.high)
+
+    @property
     def episode_length_buf(self) -> Tensor:
         """Control steps of the current episodes, [B]. Setting it has no effect: Gymnasium counts the steps itself."""
         return self._lengths
@@ -85,7 +93,6 @@ class GymnasiumVecEnv(VecEnv):
     def episode_length_buf(self, value: Tensor) -> None:
         """Ignore ``value``."""
 
-    @override
     def get_observations(self) -> TensorDict:
         """Return the current observations as group ``policy``."""
         return self._to_groups(self._frames)
@@ -110,7 +117,6 @@ class GymnasiumVecEnv(VecEnv):
         self._begin(self.vector_env.reset(seed=seeds)[0])
         return self.get_observations()
 
-    @override
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 
@@ -124,7 +130,7 @@ class GymnasiumVecEnv(VecEnv):
             raise NonFiniteError("an action is not finite", blames_policy=True)
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
-        found = self.vector_env.step(self.spaces.to_actions(actions))
+        found = self.vector_env.step(self.spaces.to_actions(actions, self.takes_task_units))
         observations, rewards, terminated, truncated, self.latest_infos = found
         self._require_finite(rewards, observations)
         ended = terminated | truncated

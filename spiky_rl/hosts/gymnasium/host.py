@@ -201,6 +201,12 @@ def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for text in overrides:
         path, _, value = text.partition("=")
+        if path == "physics":  # the cells of a study name it
+            if value != GymnasiumTask.physics:
+                raise UserError(
+                    f"{text}: not available on tasks of {Gymnasium.title}; allowed: {GymnasiumTask.physics}"
+                )
+            continue
         owner, _, key = path.partition(".")
         if owner != "env" or not key.isidentifier():
             raise UserError(

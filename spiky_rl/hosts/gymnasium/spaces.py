@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 
 if TYPE_CHECKING:
     import gymnasium
 
-CATEGORICAL = "CategoricalDistribution"
-"""Action distribution of discrete actions."""
 
 LEAST_PIXELS = 16
 """Smallest side of an image that the default CNN takes."""
@@ -117,20 +116,24 @@ class TaskSpaces:
         # a copy, because Gymnasium may write the next observations into the same array
         return values.to(torch.float32, copy=True)
 
-    def to_actions(self, actions: Tensor) -> NDArray[Any]:
+    def to_actions(self, actions: Tensor, in_task_units: bool = False) -> NDArray[Any]:
         """Return a policy's actions [B, A] as Gymnasium's.
 
-        Components are clipped to [-1, 1] and mapped to the bounds; a component without bounds stays as it is. The largest
-        component is the choice of a discrete action.
+        Components are clipped to [-1, 1] and mapped to the bounds, unless they are in the task's units already; a component
+        without bounds stays as it is. The largest component is the choice of a discrete action.
         """
         values = actions.detach().to("cpu", torch.float32).numpy()
         if self.is_discrete:
             return self.start + values.argmax(axis=-1)
+        if in_task_units:
+            return np.clip(values, self.low, self.high).reshape(len(values), *self.action_shape)
         bounded = np.isfinite(self.low) & np.isfinite(self.high)
-        low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
-        scaled = low + (high - low) * (np.clip(values, -1.0, 1.0) + 1.0) / 2.0
-        found = np.where(bounded, np.clip(scaled, low, high), np.clip(values, self.low, self.high))
-        return found.astype(np.float32).reshape(len(values), *self.action_shape)
+        with np.errstate(invalid="ignore"):
+            middle = np.where(bounded, (self.low + self.high) / 2, 0).astype(np.float32)
+            half = np.where(bounded, (self.high - self.low) / 2, 1).astype(np.float32)
+        limit = np.where(bounded, 1, np.inf).astype(np.float32)
+        mapped = middle + half * np.clip(values, -limit, limit)
+        return np.clip(mapped, self.low, self.high).reshape(len(values), *self.action_shape)
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:

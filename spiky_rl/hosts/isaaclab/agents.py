@@ -16,6 +16,7 @@ from typing import Any
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
+from spiky_rl.hosts.isaaclab.host import HOST
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners, select_learner
 
@@ -46,7 +47,7 @@ def register_agents() -> None:
 
 
 def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
-    def configuration() -> Any:
+    def load_cfg() -> Any:
         try:
             action, library = command.get_calling_command()
             return make_agent_cfg(task, agent, library, action)
@@ -55,8 +56,8 @@ def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
             log.error("error: %s", error)
             raise SystemExit(2) from None
 
-    configuration.__name__ = f"{agent}_cfg"
-    return configuration
+    load_cfg.__name__ = f"{agent}_cfg"
+    return load_cfg
 
 
 def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action: str = "") -> Any:
@@ -101,7 +102,7 @@ def _get_entry(library: str) -> str:
 
 
 def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, action: str) -> spec.AgentSpec:
-    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task))
+    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task), host=HOST.title)
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
             f"--agent {agent}: needs a teacher, for which isaaclab train has no option; use spiky train --teacher RUN"
@@ -111,7 +112,9 @@ def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, ac
     command.require_exportable(agent, library, merged.network)
     # LEAPP traces torch operations and cannot trace compiled kernels
     overrides = [] if merged.network is None else ["agent.network.backend=torch"]
-    return spec.resolve_agent(agent, task, defaults, overrides, task_spec=spec.load_task(task))
+    return spec.resolve_agent(
+        agent, task, defaults, overrides, task_spec=spec.load_task(task), host=HOST.title
+    )
 
 
 def _change_cfg(registered: Any, config: PlainMapping) -> None:

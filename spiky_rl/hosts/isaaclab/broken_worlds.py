@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FAR = 1e9
 """Maximum absolute position or velocity (m, rad, per second) of a valid world; its square is still a finite float32."""
 WINDOW = 100
-"""Control steps of the running count of resets; more resets than worlds in it are over 1 % of all steps."""
+"""Control steps that the running count of resets covers. If the count exceeds the number of worlds, over 1 % of all steps broke."""
 PENALTIES = ("is_terminated", "terminated_penalty")
 """Isaac Lab's reward terms for termination alone, which also apply to a broken world."""
 
@@ -47,7 +47,7 @@ class BrokenWorlds:
         """Whether too many worlds broke in the latest step: all at once, or over 1 % of recent steps."""
         return self.mask.any() & (self.mask.all() | (self.recent > len(self.mask)))
 
-    def quantities(self) -> dict[str, Tensor]:
+    def get_quantities(self) -> dict[str, Tensor]:
         """Return velocities and positions of all articulations and rigid objects by name, [B, ...] each."""
         scene, speeds, places = self.env.scene, {}, {}
         for name, robot in scene.articulations.items():
@@ -64,7 +64,7 @@ class BrokenWorlds:
     def find(self) -> None:
         """Find and count broken worlds after a physics step."""
         self.sizes_before = self.sizes
-        sizes = [values.abs().flatten(1).amax(1) for values in self.quantities().values()]
+        sizes = [values.abs().flatten(1).amax(1) for values in self.get_quantities().values()]
         if sizes:
             self.sizes = torch.stack(sizes)
             self.mask = ~(self.sizes <= FAR).all(0)  # NaN is not below anything
@@ -75,13 +75,13 @@ class BrokenWorlds:
     def describe(self) -> str:
         """Return a phrase with a broken quantity, its value one step before, and the number of worlds. Waits for the device."""
         which, world = (int(index) for index in (~(self.sizes <= FAR)).nonzero()[0])
-        name, now = list(self.quantities())[which], float(self.sizes[which, world])
+        name, now = list(self.get_quantities())[which], float(self.sizes[which, world])
         before = f" after {float(self.sizes_before[which, world]):.3g}" if len(self.sizes_before) else ""
         hit = f"{int(self.mask.sum())} of {len(self.mask)} environments, the first is {world}"
         return f"{name} is {now:.3g}{before} in {hit}; {int(self.count)} such worlds were reset so far"
 
     def _follow_managers(self, env: ManagerBasedRLEnv) -> None:
-        """Make the managers of an ``env`` terminate broken worlds and give them only the reward terms of a termination."""
+        """Make the managers of an ``env`` terminate broken worlds, and keep only the `PENALTIES` of their rewards."""
         terminations, rewards = env.termination_manager, env.reward_manager
         find_ended, pay = terminations.compute, rewards.compute
         is_penalty = torch.tensor(

@@ -57,22 +57,24 @@ def check_numbers(path: str, value: object, current: object) -> None:
         value: New value.
         current: Present value; if it is infinite, the new one may be too.
     """
-    if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
-        if isinstance(value, list | tuple) and len(value) != len(current):
-            raise UserError(
-                f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
-            )
     if isinstance(value, Mapping):
         below = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
             check_numbers(f"{path}.{key}", number, below.get(key))
         return
-    for number in value if isinstance(value, list | tuple) else (value,):
+    numbers = value if isinstance(value, list | tuple) else (value,)
+    if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
+        if numbers is value and len(numbers) != len(current):
+            raise UserError(
+                f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
+            )
+    for number in numbers:
         if isinstance(number, int | float) and not isinstance(number, bool):
             _check_number(path, number, current)
 
 
-def _check_number(path: str, number: float, current: object) -> None:
+def _check_representable(path: str, number: float, current: object) -> None:
+    """Raise UserError if a simulator's 64-bit integers or 32-bit floats cannot hold ``number``."""
     if isinstance(number, int):
         if abs(number) > LARGEST_INTEGER:
             raise UserError(
@@ -85,6 +87,11 @@ def _check_number(path: str, number: float, current: object) -> None:
         raise UserError(
             f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
         )
+
+
+def _check_number(path: str, number: float, current: object) -> None:
+    """Raise UserError if ``number`` at ``path`` is out of range; ``current``: the present value."""
+    _check_representable(path, number, current)
     name = path.rpartition(".")[2]
     if COUNT.search(name):
         check_number(path, number, int, low=1, high=100_000)

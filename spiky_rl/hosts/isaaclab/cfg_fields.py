@@ -58,32 +58,40 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 
-    owner: object = env_cfg
-    node: Any = env_cfg
-    parent, leaf = "", "env"
-    for part in path.split(".")[1:]:
-        owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
-        if part not in get_fields(node):
-            hint = suggest_name(part, get_fields(node)) or f"; it has {', '.join(get_fields(node)) or 'none'}"
-            raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
-        node = get_fields(node)[part]
+    owner, leaf = _find_owner(env_cfg, path)
+    current = get_fields(owner)[leaf]
     declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
-    value, switched_off = parse(text), parse(text) is None and parent != "env"
-    if switched_off and get_fields(node) and ("None" not in declared or path.startswith("env.sim.")):
-        check_absent(path, node)  # simulation fields may default to None, which Isaac Lab replaces
-    if get_fields(node) and not switched_off:
-        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(get_fields(node))}")
-    if not get_fields(node) and not is_compatible(value, node, declared):
+    value = parse(text)
+    if fields := get_fields(current):
+        if value is not None or path.count(".") == 1:
+            raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields)}")
+        if "None" not in declared or path.startswith("env.sim."):
+            check_absent(path, current)  # simulation fields may default to None, which Isaac Lab replaces
+    elif not is_compatible(value, current, declared):
         raise OverrideError(
-            f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
+            f"{path}: expected {declared or type(current).__name__} such as {current!r}, got {text}"
         )
-    check_numbers(path, value, node)
-    if (type(node), type(value)) in ((float, int), (tuple, list)):
-        value = type(node)(value)
+    check_numbers(path, value, current)
+    if (type(current), type(value)) in ((float, int), (tuple, list)):
+        value = type(current)(value)
     if isinstance(owner, dict):
         owner[leaf] = value
     else:
         setattr(owner, leaf, value)
+
+
+def _find_owner(env_cfg: EnvCfg, path: str) -> tuple[Any, str]:
+    """Return the group that has the field at ``path``, and the field's name. Raises OverrideError for an unknown field."""
+    owner: object = None
+    node: Any = env_cfg
+    root, *parts = path.split(".")
+    for depth, part in enumerate(parts):
+        owner, fields = node, get_fields(node)
+        if part not in fields:
+            hint = suggest_name(part, fields) or f"; it has {', '.join(fields) or 'none'}"
+            raise OverrideError(f"{path}: {'.'.join((root, *parts[:depth]))} has no field {part!r}{hint}")
+        node = fields[part]
+    return owner, parts[-1]
 
 
 def is_compatible(value: object, current: object, declared: str) -> bool:

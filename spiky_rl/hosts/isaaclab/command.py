@@ -142,7 +142,14 @@ def get_option_value(option: str, arguments: list[str]) -> str | None:
 def get_calling_command() -> tuple[str, str]:
     """Return the calling Isaac Lab command and its RL library, found in the call stack.
 
-    The command is ``train``, ``play`` or ``export``; empty if no command calls.
+    Isaac Lab 3.0.0 tells an entry point neither of them. It calls the entry point under the key ``--agent`` without arguments.
+    Every library reads the same key, so an entry per library would change the users' commands. A library checks its configuration
+    as soon as it has it (rsl_rl's object, skrl's mapping), so one lazy configuration cannot serve both. `sys.argv` has only
+    Hydra's overrides by then; earlier it has ``--rl_library`` only if the user gives it (a task may register a default library),
+    and never in Isaac Lab's Python API. Modules in `sys.modules` may belong to an earlier call of the same process.
+
+    Returns:
+        ``train``, ``play`` or ``export``, or an empty text if no command calls; and the name of the RL library.
     """
     frame = inspect.currentframe()
     while frame is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -20,9 +20,6 @@ from spiky_rl.hosts.isaaclab.conditions import (
 from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners.common.inference_policy import InferencePolicy
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
 SCALE_STEPS = 100
 """Control steps of random actions for measuring the standard deviation of every observed value."""
@@ -53,7 +50,7 @@ class IsaacLabConditionGroups(ConditionGroups):
 
     def __init__(
         self,
-        env: TimedVecEnv,
+        env: Any,
         names: Sequence[str],
         episodes: int,
         groups: Sequence[str],

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -26,16 +26,16 @@ from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_ass
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
-from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
-from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.seeding import seed_torch
+from spiky_rl.hosts.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.hosts.isaaclab.camera import Camera
+    from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -118,20 +118,7 @@ def load_configs(
     entry = agent_entry if agent_entry in gymnasium.spec(task_id).kwargs else None
     with silence_isaaclab():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
-        choices, values = [], []
-        for override_text in overrides or []:
-            key, _, value = override_text.partition("=")
-            if not value or not (key in SELECTORS or key.startswith("env.")):
-                allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
-                raise OverrideError(f"override {override_text!r}: expected {allowed}or env.KEY=VALUE")
-            if key in SELECTORS or value in presets.get(key, ()):
-                choices.append(override_text)
-            elif key in presets and value.isidentifier():
-                raise OverrideError(
-                    f"{override_text}: {key} has the presets {', '.join(presets[key])}{suggest_name(value, presets[key])}"
-                )
-            else:
-                values.append((key, value))
+        choices, values = _split_overrides(overrides or [], presets)
         try:
             env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
         except ValueError as error:  # Isaac Lab raises it for an unknown preset
@@ -143,6 +130,28 @@ def load_configs(
     entities = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
     check_scene(env_cfg, {name for name in entities if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
+
+
+def _split_overrides(
+    overrides: Sequence[str], presets: Mapping[str, Mapping[str, object]]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Split ``overrides`` into choices of ``presets``, and keys with values. Raises OverrideError for an unknown key or preset."""
+    choices, values = [], []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if not value or not (key in SELECTORS or key.startswith("env.")):
+            allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
+            raise OverrideError(f"override {text!r}: expected {allowed}or env.KEY=VALUE")
+        if key in SELECTORS or value in presets.get(key, ()):
+            choices.append(text)
+        elif key in presets and value.isidentifier():
+            names = presets[key]
+            raise OverrideError(
+                f"{text}: {key} has the presets {', '.join(names)}{suggest_name(value, names)}"
+            )
+        else:
+            values.append((key, value))
+    return choices, values
 
 
 def require_files(env_cfg: EnvCfg) -> None:
@@ -343,6 +352,8 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def make_measures(self) -> EpisodeMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
+        from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+
         return EpisodeMeasures(self)  # type: ignore[arg-type]
 
     def make_condition_groups(
@@ -416,8 +427,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
-        raise NonFiniteError(*explain_non_finite(self, actions, rewards, leaves))
+        env: Any = self.unwrapped
+        raise NonFiniteError(
+            *explain_non_finite(env, actions, rewards, leaves, self.seen, self.broken, self.is_trained)
+        )
 
     def describe_blow_up(self) -> str:
         """Return a phrase with the physics settings if the latest observations are extremely large, else ""."""
-        return describe_blow_up(self)
+        return describe_blow_up(self.unwrapped, self.seen)  # type: ignore[arg-type]

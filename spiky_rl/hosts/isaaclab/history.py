@@ -61,7 +61,7 @@ class HistoryLayout:
         self.new = (age == 0).nonzero().flatten()
         self.past: list[Tensor] = []
         """Perturbed newest values of this and the previous control steps, [B, W] each, latest first."""
-        self.begun: Tensor | None = None
+        self.episode_starts: Tensor | None = None
 
     def select_newest(self, values: Tensor) -> Tensor:
         """Return the columns of ``values`` [B, C] that were measured in this control step, [B, W]."""
@@ -75,17 +75,21 @@ class HistoryLayout:
         if not self.past:
             self.past = [newest] * length
         else:
-            begun = self.begun if self.begun is not None else torch.zeros_like(newest[:, 0], dtype=torch.bool)
-            self.past = [newest, *(torch.where(begun[:, None], newest, old) for old in self.past[:-1])]
-        self.begun = None
+            starts = (
+                self.episode_starts
+                if self.episode_starts is not None
+                else torch.zeros_like(newest[:, 0], dtype=torch.bool)
+            )
+            self.past = [newest, *(torch.where(starts[:, None], newest, old) for old in self.past[:-1])]
+        self.episode_starts = None
         return torch.stack(self.past)[self.age, :, self.source].t()
 
     def reset(self, dones: Tensor | None = None) -> None:
         """Start new episodes where ``dones`` [B], or everywhere without ``dones``, with the next control step."""
         if dones is None:
-            self.past, self.begun = [], None
+            self.past, self.episode_starts = [], None
         else:
-            self.begun = dones.bool()
+            self.episode_starts = dones.bool()
 
 
 def make_history_layout(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> HistoryLayout:

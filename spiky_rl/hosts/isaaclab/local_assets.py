@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.usd import UsdLayer, UsdPrim
 
 if TYPE_CHECKING:
     import numpy as np
     from mujoco._specs import MjSpec  # where it is made: in mujoco itself no checker sees it
     from mujoco._structs import MjModel
+
+# USD's own stubs type nearly everything as None
+type UsdLayer = Any
+"""`pxr.Sdf.Layer`."""
+type UsdPrim = Any
+"""`pxr.Sdf.PrimSpec`."""
 
 LAYOUT = 3
 """Version of the derived files, named in results and checkpoints; increases with every change."""

@@ -43,7 +43,7 @@ class EpisodeMeasures:
         self.steps.zero_()
         self.start = self.last = self.get_positions()
         if self.command is not None:
-            self.off, self.told = (
+            self.velocity_errors, self.commanded = (
                 torch.zeros(len(self.steps), device=self.env.device),
                 self.command.command.clone(),
             )
@@ -59,9 +59,9 @@ class EpisodeMeasures:
             self.start = torch.where(ended[:, None], self.last, self.start)
         if self.command is not None:
             velocity = self.command.robot.data.root_lin_vel_b.torch
-            self.off += (velocity[:, :2] - self.told[:, :2]).norm(dim=-1) * ~ended
-            measures["velocity_error"] = self.off[ended] / (self.steps[ended] - 1).clamp(min=1)
-            self.off, self.told = self.off * ~ended, self.command.command.clone()
+            self.velocity_errors += (velocity[:, :2] - self.commanded[:, :2]).norm(dim=-1) * ~ended
+            measures["velocity_error"] = self.velocity_errors[ended] / (self.steps[ended] - 1).clamp(min=1)
+            self.velocity_errors, self.commanded = self.velocity_errors * ~ended, self.command.command.clone()
         self.steps = self.steps * ~ended
         return measures
 

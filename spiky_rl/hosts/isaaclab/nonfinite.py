@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from tensordict import TensorDict
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
+from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
+from spiky_rl.hosts.isaaclab.workflows import Env
 
 EXPLODED = 1e5
 """Absolute value above which an action or observation counts as exploded; Isaac Lab's are near one."""
@@ -25,7 +24,13 @@ def get_leaves(observations: TensorDict) -> Leaves:
 
 
 def explain_non_finite(
-    env: TimedVecEnv, actions: Tensor, rewards: Tensor, leaves: Leaves
+    env: Env,
+    actions: Tensor,
+    rewards: Tensor,
+    leaves: Leaves,
+    seen: TensorDict | None,
+    broken: BrokenWorlds | None,
+    is_trained: bool,
 ) -> tuple[str, bool]:
     """Return a message about a control step with non-finite values, and whether the policy caused them.
 
@@ -33,35 +38,44 @@ def explain_non_finite(
     broken quantity, and the settings of the simulation.
 
     Args:
-        env: The rsl_rl environment.
+        env: Isaac Lab's own environment without wrappers.
         actions: Actions of the step, [B, A].
         rewards: Rewards of the step, [B].
         leaves: Observations after the step.
+        seen: Observations that the policy saw before the step; None if unknown.
+        broken: The worlds whose physics broke; None if they are not counted.
+        is_trained: Whether the policy has been updated yet; before, its actions cannot have exploded.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
-    is_none = bool(bad.any())
-    if is_none:
-        what = f"actions not finite {format_environments(bad)}"
-    elif env.broken is not None and bool(env.broken.is_excessive):
-        bad, what = env.broken.mask, env.broken.describe()
+    acted_badly = bool(bad.any())
+    if acted_badly:
+        fault = f"actions not finite {format_environments(bad)}"
+    elif broken is not None and bool(broken.is_excessive):
+        bad, fault = broken.mask, broken.describe()
     else:
-        bad = ~rewards.isfinite()
-        faults = [f"reward {name}" for name in find_reward_terms(env, bad)]
-        for name, part in iterate_terms(env, leaves):
-            broken = ~part.isfinite().flatten(1).all(1)
-            bad = bad | broken
-            faults += [f"observation {name}"] if broken.any() else []
-        what = f"{', '.join(faults)} not finite {format_environments(bad)}"
+        bad, fault = _find_faults(env, rewards, leaves)
     largest = float(actions.nan_to_num(0.0).abs().max())
-    cause = describe_blow_up(env, bad)
-    blames_policy = (is_none or (largest > EXPLODED and env.is_trained)) and not cause
+    cause = describe_blow_up(env, seen, bad)
+    blames_policy = (acted_badly or (largest > EXPLODED and is_trained)) and not cause
     if blames_policy:  # the action is too large for any simulation
-        remedy = ", lower agent.algorithm.learning_rate" if env.is_trained else ""
-        what = f"the policy has exploded{remedy}: {what}"
+        remedy = ", lower agent.algorithm.learning_rate" if is_trained else ""
+        fault = f"the policy has exploded{remedy}: {fault}"
     else:
-        what = f"{what}; {cause or format_settings(env)}"
-    step = env.unwrapped.common_step_counter
-    return f"environment step {step}: {what}; the largest action was {largest:.3g}", blames_policy
+        fault = f"{fault}; {cause or format_settings(env)}"
+    step = env.common_step_counter
+    return f"environment step {step}: {fault}; the largest action was {largest:.3g}", blames_policy
+
+
+def _find_faults(env: Env, rewards: Tensor, leaves: Leaves) -> tuple[Tensor, str]:
+    """Return the mask [B] of environments with non-finite rewards or observations, and a phrase that names their terms."""
+    bad = ~rewards.isfinite()
+    faults = [f"reward {name}" for name in find_reward_terms(env, bad)]
+    for name, part in iterate_terms(env, leaves):
+        broken = ~part.isfinite().flatten(1).all(1)
+        bad = bad | broken
+        if broken.any():
+            faults.append(f"observation {name}")
+    return bad, f"{', '.join(faults)} not finite {format_environments(bad)}"
 
 
 def format_environments(bad: Tensor) -> str:
@@ -70,17 +84,18 @@ def format_environments(bad: Tensor) -> str:
     return f"in {len(hit)} of {len(bad)} environments, the first is {hit[0]}"
 
 
-def describe_blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
-    """Return a phrase with the physics settings of an ``env`` if its latest observations are extremely large, else "".
+def describe_blow_up(env: Env, seen: TensorDict | None, worlds: Tensor | None = None) -> str:
+    """Return a phrase with the physics settings of an ``env`` if its observations are extremely large, else "".
 
     Args:
-        env: The rsl_rl environment.
+        env: Isaac Lab's own environment without wrappers.
+        seen: Latest observations of the policy; None if unknown.
         worlds: Mask of the worlds to check, [B]; None for all.
     """
-    if env.seen is None:
+    if seen is None:
         return ""
     sizes = {"": 0.0}
-    for name, part in iterate_terms(env, get_leaves(env.seen)):
+    for name, part in iterate_terms(env, get_leaves(seen)):
         values = part if worlds is None else part[worlds]
         sizes[name] = float(values.abs().nan_to_num(math.inf, math.inf).max()) if values.numel() else 0.0
     name, largest = max(sizes.items(), key=lambda item: item[1])
@@ -89,22 +104,22 @@ def describe_blow_up(env: TimedVecEnv, worlds: Tensor | None = None) -> str:
     return f"the simulation has blown up, with {format_settings(env)}: the policy saw {largest:.3g} in observation {name}"
 
 
-def format_settings(env: TimedVecEnv) -> str:
+def format_settings(env: Env) -> str:
     """Return the settings of an ``env`` that may make a simulation blow up."""
-    sim = env.unwrapped.cfg.sim
+    sim = env.cfg.sim
     gravity = ", ".join(f"{value:g}" for value in sim.gravity)
     return f"env.sim.dt={sim.dt:.6g} and env.sim.gravity=[{gravity}]"
 
 
-def iterate_terms(env: TimedVecEnv, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
+def iterate_terms(env: Env, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
     """Yield the named terms of all observations ``leaves`` of an ``env``."""
     for key, values in leaves.items():
         yield from split_terms(env, ".".join(key) if isinstance(key, tuple) else key, values)
 
 
-def split_terms(env: TimedVecEnv, name: str, values: Tensor) -> list[tuple[str, Tensor]]:
+def split_terms(env: Env, name: str, values: Tensor) -> list[tuple[str, Tensor]]:
     """Return the columns of an observation group ``name`` with ``values`` [B, ...] by term, or whole if its terms are unknown."""
-    manager = getattr(env.unwrapped, "observation_manager", None)
+    manager = getattr(env, "observation_manager", None)
     if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
         return [(name, values)]
     widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
@@ -112,9 +127,9 @@ def split_terms(env: TimedVecEnv, name: str, values: Tensor) -> list[tuple[str, 
     return list(zip(names, values.split(widths, dim=1), strict=True))
 
 
-def find_reward_terms(env: TimedVecEnv, bad: Tensor) -> list[str]:
+def find_reward_terms(env: Env, bad: Tensor) -> list[str]:
     """Return the non-finite reward terms in the first of the ``bad`` environments [B], or ``total`` if all terms are finite."""
-    manager = getattr(env.unwrapped, "reward_manager", None)
+    manager = getattr(env, "reward_manager", None)
     if manager is None or not bad.any():
         return ["total"] if bad.any() else []
     found = manager.get_active_iterable_terms(int(bad.nonzero()[0]))

@@ -1,7 +1,7 @@
 """The physics backend of a run, by name: native MuJoCo of the package `isaaclab_mujoco`, or one of Isaac Lab's own.
 
-Functions import `isaaclab_mujoco` here, and no other module outside this folder does: names and results are read without a
-simulator.
+Only functions import `isaaclab_mujoco`, because names and results are read without a simulator. No module outside the folder
+``hosts/isaaclab`` imports it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from spiky_rl.hosts.isaaclab.local_assets import (
 from spiky_rl.hosts.isaaclab.local_assets import (
     set_attribute as write_attribute,
 )
-from spiky_rl.hosts.isaaclab.usd import Transformable, UsdPrim, UsdSchema, UsdStage
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
@@ -41,6 +40,15 @@ Usd: Any = importlib.import_module("pxr.Usd")
 UsdGeom: Any = importlib.import_module("pxr.UsdGeom")
 UsdPhysics: Any = importlib.import_module("pxr.UsdPhysics")
 Vt: Any = importlib.import_module("pxr.Vt")
+
+type UsdStage = Any
+"""`pxr.Usd.Stage`."""
+type UsdPrim = Any
+"""`pxr.Usd.Prim`."""
+type UsdSchema = Any
+"""Prim schema, such as `pxr.UsdGeom.Sphere`."""
+type UsdTransformable = Any
+"""`pxr.UsdGeom.Xformable`."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,15 +104,18 @@ def load_mujoco_model(path: Path) -> MjModel:
         model = spec.compile()
     except ValueError as error:
         raise AssetError(f"robot: MuJoCo cannot read {path}: {' '.join(str(error).split())}") from None
+    if faults := list_unsupported(model):
+        raise AssetError(f"robot: {path} has {'; '.join(faults)}, which is not supported")
+    return model
+
+
+def list_unsupported(model: MjModel) -> list[str]:
+    """Return the features of a ``model`` that a robot may not have, in words."""
     faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
-    faults += [
-        f"the ball joint {model.joint(i).name!r}" for i in range(model.njnt) if model.jnt_type[i] == BALL
-    ]
-    faults += [
-        f"several joints of the body {model.body(i).name!r}"
-        for i in range(model.nbody)
-        if model.body_jntnum[i] > 1
-    ]
+    balls = [i for i in range(model.njnt) if model.jnt_type[i] == BALL]
+    faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
+    crowded = [i for i in range(model.nbody) if model.body_jntnum[i] > 1]
+    faults += [f"several joints of the body {model.body(i).name!r}" for i in crowded]
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
         for i in range(model.njnt)
@@ -115,9 +126,7 @@ def load_mujoco_model(path: Path) -> MjModel:
     roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
     if len(roots) != 1:
         faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
-    if faults:
-        raise AssetError(f"robot: {path} has {'; '.join(faults)}, which is not supported")
-    return model
+    return faults
 
 
 def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -175,12 +184,16 @@ def make_usd_stage(model: MjModel) -> UsdStage:
             add_geom(stage, model, i, materials)
     for i in range(1 if is_fixed else 2, model.nbody):
         add_joint(stage, model, data, i)
+    add_excluded_pairs(stage, model)
+    return stage
+
+
+def add_excluded_pairs(stage: UsdStage, model: MjModel) -> None:
+    """Add the pairs of bodies of a ``model`` that do not collide."""
     for pair in model.exclude_signature:
         one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
-        if not one or not two:  # the world of a robot that floats; the ground is the task's
-            continue
-        UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
-    return stage
+        if one and two:  # a floating robot has no prim for the world, whose ground is the task's
+            UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
 
 
 def get_prim_path(model: MjModel, body: int) -> str:
@@ -293,24 +306,7 @@ def add_geom(
     """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
-    if kind == SPHERE:
-        shape = define_prim(UsdGeom.Sphere, stage, path)
-        shape.CreateRadiusAttr(float(size[0]))
-    elif kind in (CAPSULE, CYLINDER):
-        shape = define_prim(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
-        shape.CreateRadiusAttr(float(size[0]))
-        shape.CreateHeightAttr(float(2.0 * size[1]))
-        shape.CreateAxisAttr("Z")
-    elif kind == BOX:
-        shape = define_prim(UsdGeom.Cube, stage, path)
-        shape.CreateSizeAttr(2.0)
-    elif kind == MESH:
-        shape = define_prim(UsdGeom.Mesh, stage, path)
-        add_mesh(shape, model, int(model.geom_dataid[number]))
-    else:
-        raise AssetError(
-            f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh"
-        )
+    shape = define_shape(stage, model, number, path)
     turn = to_usd_quaternion(model.geom_quat[number])
     set_transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
     colour = (
@@ -327,6 +323,29 @@ def add_geom(
     prim = stage.GetRootLayer().GetPrimAtPath(path)
     copy_contact_parameters(prim, geom, materials)
     write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
+
+
+def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any:
+    """Define the prim of a ``model``'s geom, given by index, at ``path``; its scale is set later. Raises AssetError."""
+    kind, size = model.geom_type[number], model.geom_size[number]
+    if kind == SPHERE:
+        shape = define_prim(UsdGeom.Sphere, stage, path)
+        shape.CreateRadiusAttr(float(size[0]))
+    elif kind in (CAPSULE, CYLINDER):
+        shape = define_prim(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
+        shape.CreateRadiusAttr(float(size[0]))
+        shape.CreateHeightAttr(float(2.0 * size[1]))
+        shape.CreateAxisAttr("Z")
+    elif kind == BOX:
+        shape = define_prim(UsdGeom.Cube, stage, path)
+        shape.CreateSizeAttr(2.0)
+    elif kind == MESH:
+        shape = define_prim(UsdGeom.Mesh, stage, path)
+        add_mesh(shape, model, int(model.geom_dataid[number]))
+    else:
+        name = model.geom(number).name or number
+        raise AssetError(f"robot: the geom {name!r} is no sphere, capsule, cylinder, box or mesh")
+    return shape
 
 
 def list_body_geoms(model: MjModel, number: int) -> range:
@@ -354,7 +373,7 @@ def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d,
 
 
 def set_transform(
-    shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
+    shape: UsdTransformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
     """Set a prim's transform in its parent's frame.
 

@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from spiky_rl.config.spec import strip_version
@@ -45,16 +46,20 @@ def list_registered_ids() -> frozenset[str]:
     package = importlib.util.find_spec("isaaclab_tasks")
     if package is None or any(not entry.value.startswith(OUR_ENTRIES) for entry in entries):
         return frozenset()
-    ids = {OWN}
-    for folder in package.submodule_search_locations or ():
-        for path in Path(folder).rglob("__init__.py"):
-            text = path.read_text(encoding="utf-8")
-            for node in ast.walk(ast.parse(text)) if "gymnasium" in text else ():
-                values = [word.value for word in getattr(node, "keywords", ()) if word.arg == "id"]
-                if not all(isinstance(value, ast.Constant) for value in values):
-                    return frozenset()
-                ids |= {str(ast.literal_eval(value)) for value in values}
-    return frozenset(ids)
+    folders = map(Path, package.submodule_search_locations or ())
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("__init__.py")]
+    values = [value for text in texts if "gymnasium" in text for value in _iterate_ids(text)]
+    if not all(isinstance(value, ast.Constant) for value in values):
+        return frozenset()
+    return frozenset({OWN, *(str(ast.literal_eval(value)) for value in values)})
+
+
+def _iterate_ids(text: str) -> Iterator[ast.expr]:
+    """Yield the values of all arguments ``id`` in the source ``text`` of a module."""
+    for node in ast.walk(ast.parse(text)):
+        for word in getattr(node, "keywords", ()):
+            if word.arg == "id":
+                yield word.value
 
 
 def register_tasks() -> None:

@@ -30,7 +30,7 @@ class Backend(Component):
     device: ClassVar[str | None] = None
     """Device type for which ``auto`` chooses this backend. It then supports only that device's float32 tensors, and no soft spikes.
     None if it supports all tensors and runs only when an agent names it."""
-    is_fallback: Backend
+    fallback: Backend
     """The torch reference, which runs the parts that this backend does not define."""
 
     def get_unavailable_reason(self) -> str | None:
@@ -43,7 +43,7 @@ class Backend(Component):
 
     def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run neurons with feedback over time, as `run_neuron` does without."""
-        return self.is_fallback.run_recurrent(run)
+        return self.fallback.run_recurrent(run)
 
     def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack | None:
         """Return a function that runs all layers in one call; None if the layers must run one after the other.
@@ -53,7 +53,7 @@ class Backend(Component):
             bfloat16: Whether the gradients of signals may be computed in bfloat16.
             recompute: Whether to keep only the signals of the forward pass and run the layers again in the backward pass.
         """
-        return self.is_fallback.stack(stages, bfloat16, recompute)
+        return self.fallback.stack(stages, bfloat16, recompute)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
@@ -67,7 +67,7 @@ class Backend(Component):
             binary: Whether x is 0 or 1, so that a backend may visit only the ones.
             bfloat16: Whether the gradient of x may be computed in bfloat16.
         """
-        return self.is_fallback.linear(x, weight, bias, binary, bfloat16)
+        return self.fallback.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
         self,
@@ -88,12 +88,12 @@ class Backend(Component):
             binary: Whether x is 0 or 1.
             bfloat16: Whether the gradients of x and weight may be computed in bfloat16.
         """
-        return self.is_fallback.convolution(x, weight, bias, geometry, binary, bfloat16)
+        return self.fallback.convolution(x, weight, bias, geometry, binary, bfloat16)
 
     def pack(self, x: Tensor) -> Tensor:
         """Return the non-zero elements of ``x`` [rows, C] as bits, in [rows, words] of 64 bits."""
-        return self.is_fallback.pack(x)
+        return self.fallback.pack(x)
 
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         """Return ``bits`` [rows, words] as zeros and ones in float32, [rows, ``inputs``]: the inverse of `pack`."""
-        return self.is_fallback.unpack(bits, inputs)
+        return self.fallback.unpack(bits, inputs)

@@ -160,11 +160,9 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     layouts = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
     missing = min(([key for key in keys if key not in content] for keys in layouts), key=len)
     if missing:
-        others = (
-            (name, keys) for name in list_learners() for keys in get_learner(name).checkpoint_keys.values()
-        )
-        other = next((name for name, keys in others if all(key in content for key in keys)), None)
-        hint = f"; it is {other}'s: pass --rl_library {other}" if other is not None else ""
+        known = {n: get_learner(n).checkpoint_keys.values() for n in list_learners()}
+        owners = [n for n in known if any(content.keys() >= set(keys) for keys in known[n])]
+        hint = f"; it is {owners[0]}'s: pass --rl_library {owners[0]}" if owners else ""
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
         for key, value in content.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spiky_rl.learners.common import activity
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.metrics.meter import CostMeter, make_meter
-from spiky_rl.metrics.video import get_spikes
+from spiky_rl.metrics.spikes import get_spikes
 from spiky_rl.networks.base import SpikingNetwork, State
 
 EnvSelection = slice | Tensor

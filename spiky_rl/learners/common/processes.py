@@ -81,6 +81,11 @@ def setup_distributed_env(distributed: bool) -> None:
         return
     if (starter := os.environ.get(STARTER, "")).isdecimal():
         die_with_parent(int(starter))
+    _check_torchrun_variables()
+
+
+def _check_torchrun_variables() -> None:
+    """Raise UserError if torchrun's variables are missing, no numbers, or contradict each other."""
     missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
     if missing:
         raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from spiky_rl.codecs.encoders.delta import Delta
-from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.metrics.spikes import LayerActivity
 from spiky_rl.networks._layer import SpikingLayer
@@ -64,9 +63,10 @@ def classify_layer(layer: LayerActivity) -> str:
 def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
     """Return whether silence of layer number ``layer`` would be a fault.
 
-    It is not if events carry values, or if an encoder sends no events while its input is constant.
+    It is not if events carry values, or if the encoder sends no events while its input is constant.
     """
-    if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDeltaEncoder):
+    encoder: Encoder | None = getattr(network, "encoder", None)
+    if network.stateful and encoder is not None and encoder.only_changes:
         return False
     layers = get_layers(network)
     return not layers or not layers[layer].neuron.graded
@@ -80,17 +80,17 @@ def get_layers(network: SpikingNetwork) -> Sequence[SpikingLayer]:
 def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
     """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
-    layers = get_layers(network)
-    driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
-    parts, gain = [], ""
-    if layers:
-        link, neuron = type(layers[layer].connection).Options, layers[layer].neuron
-        driving += [f"connection.{key}" for key in ("gain", "offset") if key in link.model_fields]
-        driving += ["neuron.gain"] if "gain" in neuron.params else []
-        parts = [f"{less} agent.network.neuron.threshold"] if "threshold" in neuron.params else []
-        gain = neuron.chosen.get("input_gain", "")
-    if driving:
-        parts = [f"{more} {' or '.join(f'agent.network.{key}' for key in driving)}", *parts]
-    if state == "silent" and gain == "ode":
-        parts.append("set agent.network.neuron.input_gain=unit with a tau of a few inner steps")
-    return f"; {', or '.join(parts)}" if parts else ""
+    drive = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
+    others = []
+    if layers := get_layers(network):
+        connection, neuron = type(layers[layer].connection).Options, layers[layer].neuron
+        drive += [f"connection.{key}" for key in ("gain", "offset") if key in connection.model_fields]
+        if "gain" in neuron.params:
+            drive.append("neuron.gain")
+        if "threshold" in neuron.params:
+            others.append(f"{less} agent.network.neuron.threshold")
+        if state == "silent" and neuron.chosen.get("input_gain") == "ode":
+            others.append("set agent.network.neuron.input_gain=unit with a tau of a few inner steps")
+    keys = " or ".join(f"agent.network.{key}" for key in drive)
+    suggestions = [f"{more} {keys}", *others] if drive else others
+    return f"; {', or '.join(suggestions)}" if suggestions else ""

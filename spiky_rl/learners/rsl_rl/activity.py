@@ -93,17 +93,19 @@ def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> Pol
     """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
+    obs: TensorDict = storage.observations[-1][:SAMPLES]  # type: ignore[assignment]
     if not isinstance(actor, SpikingModel):
         hidden = tuple(s[-1][:, :SAMPLES].contiguous() for s in saved or ())
-        obs = storage.observations[-1][:SAMPLES]
         return _ann_activity(actor, obs, hidden if len(hidden) > 1 else next(iter(hidden), None))
     with torch.no_grad():
-        x = actor.get_latent(storage.observations[-1][:SAMPLES])  # type: ignore[arg-type]
-    # no state is stored if nothing is replayed; the state after that step serves as well for counting spikes
-    now = actor.state if actor.network.stateful else None
-    state = tuple(s[-1] for s in saved) if saved else now
-    part = tuple(s[:, :SAMPLES] for s in state) if state else None
-    return activity.compute_activity(actor.network, x, part, actor.ann_operations, meter)
+        x = actor.get_latent(obs)
+    if saved:
+        state = tuple(s[-1] for s in saved)
+    else:  # nothing is replayed, so no state is stored; the state after the step serves as well for counting spikes
+        state = actor.state if actor.network.stateful else None
+    return activity.compute_activity(
+        actor.network, x, select_state(state, slice(SAMPLES)), actor.ann_operations, meter
+    )
 
 
 def draw_raster(algorithm: PPO) -> Figure:

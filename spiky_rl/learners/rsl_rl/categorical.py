@@ -16,6 +16,9 @@ class CategoricalDistribution(Distribution):
     largest component is the most probable action.
     """
 
+    actions_text = "Actions are one number per choice; the largest one is chosen."
+    """Usage of the deterministic output, for exported files."""
+
     def __init__(self, output_dim: int) -> None:
         """Initialise for ``output_dim`` actions."""
         super().__init__(output_dim)

@@ -38,24 +38,26 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         if cls is not None:
             _check_options(role, cls, config[role], origins, trusted[role])
             _check_images(role, cls, config[role], config["algorithm"])
-    distribution = config["actor"].get("distribution_cfg")
-    if distribution:
-        for key in ("std_range", "action_range"):
-            if key in distribution and not distribution[key]:
-                del distribution[key]  # empty means rsl_rl's default
-        role = "actor.distribution_cfg"
-        cls = resolve_class(role, distribution)
-        if cls is not None:
-            # only the task's own model passes missing arguments to the task's own distribution
-            _check_options(
-                role, cls, distribution, origins, trusted["actor"] and _is_registered(role, cls, origins)
-            )
+    if distribution := config["actor"].get("distribution_cfg"):
+        _check_distribution(distribution, origins, trusted["actor"])
     if symmetry := config["algorithm"].get("symmetry_cfg"):
         path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
         function = _resolve(path, symmetry["data_augmentation_func"])
         if not callable(function):
             raise SpecError(f"{path}: {shorten(symmetry['data_augmentation_func'])} is not a function")
         _check_call(path, symmetry["data_augmentation_func"], function)
+
+
+def _check_distribution(settings: dict[str, object], origins: Mapping[str, str], trusted: bool) -> None:
+    """Check the settings of the actor's distribution; ``trusted``: whether the host registers the actor's class for the task."""
+    for key in ("std_range", "action_range"):
+        if key in settings and not settings[key]:
+            del settings[key]  # empty means rsl_rl's default
+    role = "actor.distribution_cfg"
+    cls = resolve_class(role, settings)
+    if cls is not None:
+        # only the task's own model passes missing arguments to the task's own distribution
+        _check_options(role, cls, settings, origins, trusted and _is_registered(role, cls, origins))
 
 
 def _check_call(path: str, name: object, function: Callable[..., object]) -> None:
@@ -130,23 +132,21 @@ def _check_options(
         trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
             missing arguments may be passed by others.
     """
-    path, parameters = f"agent.{role}", inspect.signature(cls).parameters
-    own = {
-        name: p
-        for name, p in parameters.items()
-        if name not in PROVIDED_ARGUMENTS and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in [key for key in settings if key != "class_name" and key not in own]:
-        if anything or (trusted and _is_set_by_host(f"{role}.{key}", origins)):
-            continue
+    path, parameters = f"agent.{role}", inspect.signature(cls).parameters.values()
+    accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    arguments = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    own = {p.name: p for p in arguments if p.name not in PROVIDED_ARGUMENTS}
+    unknown = [] if accepts_all else [key for key in settings if key != "class_name" and key not in own]
+    for key in unknown:
         if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )
-        del settings[key]
-    for key, parameter in own.items():
-        if parameter.default is parameter.empty and key not in settings and not trusted:
+        if not trusted:
+            del settings[key]
+    required = [] if trusted else [p.name for p in own.values() if p.default is p.empty]
+    for key in required:
+        if key not in settings:
             raise SpecError(f"{path}.{key}: missing; {cls.__name__} has no default for it")
 
 

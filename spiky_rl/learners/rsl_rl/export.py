@@ -26,9 +26,9 @@ from spiky_rl.learners.common.inference_policy import clamp_observations, reset_
 if TYPE_CHECKING:
     from rsl_rl.models import MLPModel
 
-    from spiky_rl.learners.rsl_rl.model import SpikingModel
+    from spiky_rl.networks.base import SpikingNetwork
 
-
+MEAN_ACTIONS = "Actions are the mean of the policy, as the environment takes them."
 LARGEST_FILE = 2**31 - 2**24
 """Maximum bytes of weights in one ONNX file (a protobuf); larger weights are written to a separate file."""
 
@@ -75,7 +75,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         )  # fmt: skip
         graph = onnx.load(place, load_external_data=False)
         clear_origin(graph)
-        onnx.helper.set_model_props(graph, {key: _text(value) for key, value in described.items()})
+        onnx.helper.set_model_props(graph, {key: _format_value(value) for key, value in described.items()})
         onnx.save(graph, place)
 
 
@@ -130,10 +130,11 @@ def make_metadata(
         begins: Instruction for the state at the start of an episode.
     """
     groups = ", ".join(model.obs_groups)
+    actions_text = getattr(model.distribution, "actions_text", MEAN_ACTIONS)
     return {
         "producer": "spiky_rl",
         "usage": f"One call per control step and robot. Observations are the task's groups {groups}, in this order, as the"
-        " environment gives them; normalisation is inside. Actions are the mean of the policy, as the environment takes them."
+        f" environment gives them; normalisation is inside. {actions_text}"
         + (f" {between}" if state else ""),
         "observations": observations,
         "actions": actions,
@@ -142,28 +143,31 @@ def make_metadata(
     }
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 class _ControlStep(nn.Module):
     """Control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
 
-    def __init__(self, model: SpikingModel) -> None:
+    def __init__(
+        self, model: MLPModel, network: SpikingNetwork, input_shape: Sequence[int], output_shape: list[int]
+    ) -> None:
+        """Copy the parts of a ``model`` with this ``network``; shapes without the batch."""
         super().__init__()
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
-        self.network = copy.deepcopy(model.network).cpu()
+        self.network = copy.deepcopy(network).cpu()
         self.network.set_backend(dispatch.REFERENCE)
-        self.output_shape = model.output_shape
+        self.output_shape = output_shape
         output = (
             nn.Identity()
             if model.distribution is None
             else model.distribution.as_deterministic_output_module()
         )
         self.deterministic_output = output.cpu()
-        self.sizes = list(model.network.state_sizes)
-        self.is_recurrent = model.network.stateful
-        self.example = torch.zeros(1, *model.input_shape), torch.zeros(1, sum(self.sizes))
+        self.sizes = list(network.state_sizes)
+        self.is_recurrent = network.stateful
+        self.example = torch.zeros(1, *input_shape), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
@@ -176,14 +180,17 @@ class _ControlStep(nn.Module):
 class JitPolicy(nn.Module):
     """Module for ``torch.jit.script`` with internal state of one environment, like rsl_rl's; without a state, of any batch size."""
 
-    def __init__(self, model: SpikingModel) -> None:
+    def __init__(
+        self, model: MLPModel, network: SpikingNetwork, input_shape: Sequence[int], output_shape: list[int]
+    ) -> None:
+        """Copy a ``model`` with this ``network``; shapes without the batch."""
         super().__init__()
-        core = _ControlStep(model).eval()
+        core = _ControlStep(model, network, input_shape, output_shape).eval()
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
         states = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
-        names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
+        names = {"x": list(core.example[0].shape)}, {"": [1, *output_shape]}
         self.about: str = json.dumps(
             make_metadata(
                 model, *names, states, "The state is inside, and a call advances it.", "call reset()"
@@ -210,9 +217,17 @@ class JitPolicy(nn.Module):
 class OnnxPolicy(nn.Module):
     """Module for ``torch.onnx.export``: ``obs -> actions``, or ``obs, state_in -> actions, state_out`` if stateful."""
 
-    def __init__(self, model: SpikingModel, verbose: bool) -> None:
+    def __init__(
+        self,
+        model: MLPModel,
+        network: SpikingNetwork,
+        input_shape: Sequence[int],
+        output_shape: list[int],
+        verbose: bool,
+    ) -> None:
+        """Copy a ``model`` with this ``network``; shapes without the batch. ``verbose``: whether torch prints its progress."""
         super().__init__()
-        self.core = _ControlStep(model)
+        self.core = _ControlStep(model, network, input_shape, output_shape)
         self.is_recurrent = self.core.is_recurrent
         self.verbose = verbose
         self.input_size = model.obs_dim

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite, reset_state
-from spiky_rl.learners.rsl_rl.export import JitPolicy, OnnxPolicy
-from spiky_rl.learners.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -98,6 +96,8 @@ class SpikingModel(MLPModel):
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
         """State of the network before the next control step; None for the zero state."""
+        self.is_updating = False
+        """Whether an update has begun that is not counted yet."""
         self.flat = False
         """Whether a host has set the state as one tensor; it is then also returned as one tensor."""
 
@@ -155,13 +155,19 @@ class SpikingModel(MLPModel):
             # rsl_rl uses autocast only in updates, and a current rounded to bfloat16 would flip spikes of the rollout
             with torch.autocast(device, enabled=False):
                 return self.forward(obs, masks, hidden_state, stochastic_output)
+        if self.training and torch.is_grad_enabled():
+            self.is_updating = True
+        elif (
+            self.training and self.is_updating
+        ):  # the first control step after an update by rsl_rl 5.4's own PPO
+            self.end_update()
         if masks is not None and not self.is_recurrent:
             flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = flat
         if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
         else:
-            output = self._output(self.get_latent(obs), masks, hidden_state)
+            output = self._compute_output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
             return output
         if stochastic_output:
@@ -169,7 +175,7 @@ class SpikingModel(MLPModel):
             return self.distribution.sample()
         return self.distribution.deterministic_output(output)
 
-    def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
+    def _compute_output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
         """Return the distribution's input [..., *output_shape] for the network input [..., O], and advance the state."""
         if not self.network.stateful:
             features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
@@ -263,13 +269,21 @@ class SpikingModel(MLPModel):
     @override
     def update_normalization(self, obs: TensorDict) -> None:
         super().update_normalization(obs)
-        if self.training:  # rsl_rl calls this once after every update, which slopes and encoder noise count
-            self.network.count_update()
+        # rsl_rl 5.5 calls this once after every update, rsl_rl 5.4 in every control step of a rollout, without gradients
+        if self.training and torch.is_grad_enabled():
+            self.end_update()
+
+    def end_update(self) -> None:
+        """End an update: slopes and encoder noise count it."""
+        self.is_updating = False
+        self.network.count_update()
 
     @override
     def as_jit(self) -> nn.Module:
         """Return the deterministic policy for ``torch.jit.script``, with ``forward(obs [1, O])`` and ``reset()``."""
-        return JitPolicy(self)
+        from spiky_rl.learners.rsl_rl.export import JitPolicy
+
+        return JitPolicy(self, self.network, self.input_shape, self.output_shape)
 
     @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
@@ -277,7 +291,9 @@ class SpikingModel(MLPModel):
 
         ``verbose``: whether torch prints its progress.
         """
-        return OnnxPolicy(self, verbose)
+        from spiky_rl.learners.rsl_rl.export import OnnxPolicy
+
+        return OnnxPolicy(self, self.network, self.input_shape, self.output_shape, verbose)
 
 
 class BurnInMLPModel(MLPModel):
@@ -288,23 +304,46 @@ class BurnInMLPModel(MLPModel):
         self.burn_in = burn_in
 
     @override
-    def forward(
-        self,
-        obs: TensorDict,
-        masks: Tensor | None = None,
-        hidden_state: HiddenState = None,
-        stochastic_output: bool = False,
-    ) -> Tensor:
+    def forward(self, obs: TensorDict, masks: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         # with masks the output starts after the burn-in
-        output = super().forward(obs, masks, hidden_state, stochastic_output)
+        output = super().forward(obs, masks, *args, **kwargs)
         return output if masks is None else output[self.burn_in :]
 
 
+class FlatState:
+    """Hidden state of a spiking model as one tensor, for hosts that expect a recurrent module: Isaac Lab's LEAPP export.
+
+    Isaac Lab exports the state of a policy with an attribute ``rnn``: it makes a zero state of the size in ``rnn.rnn``, assigns it
+    to ``rnn.hidden_state`` before a control step, and reads the next state from `SpikingModel.get_hidden_state`. So this class has
+    the attributes of rsl_rl's `RNN` and of its torch module that a host uses.
+    """
+
+    num_layers = 1
+
+    def __init__(self, model: SpikingModel) -> None:
+        self._model = model
+        self.rnn = self
+        self.hidden_size = sum(model.network.state_sizes)
+        """Size S of the whole hidden state, with potentials and all other values."""
+
+    @property
+    def hidden_state(self) -> Tensor | None:
+        """Concatenated states, [1, B, S]; None for the zero state."""
+        state = self._model.state
+        return None if state is None else torch.cat(state, -1)
+
+    @hidden_state.setter
+    def hidden_state(self, value: Tensor | None) -> None:
+        sizes = list(self._model.network.state_sizes)
+        self._model.state = None if value is None else tuple(value.split(sizes, -1))
+        self._model.flat = value is not None
+
+
 def _as_state(hidden_state: HiddenState) -> State | None:
-    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one."""
+    """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one, and rsl_rl 5.4 replays several states as a list."""
     if hidden_state is None:
         return None
-    return hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)
+    return tuple(hidden_state) if isinstance(hidden_state, tuple | list) else (hidden_state,)
 
 
 def _as_list(size: int | list[int]) -> list[int]:

@@ -54,15 +54,9 @@ class RslRlSpikingPPO(PPO):
         """
         self.learning_rate_floor = learning_rate_floor
         for role, model in (("actor", actor), ("critic", critic)):
-            if getattr(model, "burn_in", 0) != burn_in:
-                raise ValueError(
-                    f"burn_in: {burn_in} of the algorithm differs from {getattr(model, 'burn_in', 0)} of the {role}"
-                )
+            if (theirs := getattr(model, "burn_in", 0)) != burn_in:
+                raise ValueError(f"burn_in: {burn_in} of the algorithm differs from {theirs} of the {role}")
         if burn_in:
-            if burn_in >= storage.num_transitions_per_env:
-                raise ValueError(
-                    f"burn_in: {burn_in} given; it must be below the {storage.num_transitions_per_env} control steps of a rollout"
-                )
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
         self.reward_scaler: RewardScaler | None = None
@@ -80,15 +74,16 @@ class RslRlSpikingPPO(PPO):
                     f"critic_learning_rate, std_learning_rate: need the fixed schedule, not {self.schedule!r}"
                 )
             critic_rate = self.learning_rate if critic_learning_rate is None else critic_learning_rate
-            noise = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
-            spiking = [p for p in self.actor.parameters() if not any(p is q for q in noise)]
-            groups = [{"params": spiking, "lr": self.learning_rate}]
-            if std_learning_rate is None:
-                groups.append({"params": [*noise, *self.critic.parameters()], "lr": critic_rate})
-            else:
-                groups.append({"params": list(self.critic.parameters()), "lr": critic_rate})
-                groups.append({"params": noise, "lr": std_learning_rate})
-            self.optimizer = type(self.optimizer)(groups)
+            self.optimizer = type(self.optimizer)(self._group_parameters(critic_rate, std_learning_rate))
+
+    def _group_parameters(self, critic_rate: float, std_rate: float | None) -> list[dict[str, Any]]:
+        """Return the optimizer's groups of parameters: the actor's network, critic and action std, or each of them alone."""
+        std = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
+        spiking = [p for p in self.actor.parameters() if not any(p is q for q in std)]
+        critic, network = list(self.critic.parameters()), {"params": spiking, "lr": self.learning_rate}
+        if std_rate is None:
+            return [network, {"params": [*std, *critic], "lr": critic_rate}]
+        return [network, {"params": critic, "lr": critic_rate}, {"params": std, "lr": std_rate}]
 
     @override
     def act(self, obs: TensorDict) -> Tensor:
@@ -159,6 +154,11 @@ class RslRlSpikingPPO(PPO):
             else []
         )
         losses = super().update()
+        for model in (actor, self._raw_critic):
+            if (
+                isinstance(model, SpikingModel) and model.is_updating
+            ):  # with rsl_rl 5.4; rsl_rl 5.5 has ended it
+                model.end_update()
         with torch.no_grad():
             for weight, value in learned:
                 weight.copy_(value)
@@ -196,6 +196,10 @@ class BurnInStorage(RolloutStorage):
 
     # pylint: disable-next=super-init-not-called
     def __init__(self, storage: RolloutStorage, burn_in: int) -> None:
+        if burn_in >= storage.num_transitions_per_env:
+            raise ValueError(
+                f"burn_in: {burn_in} given; it must be below the {storage.num_transitions_per_env} control steps of a rollout"
+            )
         # shares the buffers that rsl_rl has already allocated
         self.__dict__.update(storage.__dict__)
         self.burn_in = burn_in

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from rsl_rl.env import VecEnv
@@ -22,13 +23,12 @@ from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
-from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
-from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
-from spiky_rl.learners.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.learners.rsl_rl.model import SpikingModel
-from spiky_rl.learners.rsl_rl.teacher import build_teacher
+
+if TYPE_CHECKING:
+    from spiky_rl.learners.common.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,15 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             # the environment already checks for non-finite values; rsl_rl's check waits for the device three times per step
             if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
-            algorithm = train_cfg["algorithm"]
-            if getattr(env, "has_final_observations", False) and algorithm.get("class_name") == "PPO":
+            # rsl_rl 5.4 changes these groups, and 5.5 copies them
+            groups = {key: copy.deepcopy(train_cfg[key]) for key in ("actor", "critic", "algorithm")}
+            if (
+                getattr(env, "has_final_observations", False)
+                and groups["algorithm"].get("class_name") == "PPO"
+            ):
                 # rsl_rl's PPO takes the value before a time limit's last step
-                train_cfg = {**train_cfg, "algorithm": {**algorithm, "class_name": f"{CLASSES}:SpikingPPO"}}
-            super().__init__(env, train_cfg, log_dir, device)
+                groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
+            super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
@@ -102,6 +106,9 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     def set_teacher(self, teacher: Teacher) -> None:
         """Set the ``teacher`` of a distillation; call it before `load`. Raises CheckpointError if the teacher does not fit."""
+        from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
+        from spiky_rl.learners.rsl_rl.teacher import build_teacher
+
         assert isinstance(self.alg, DistillingPPO)
         obs, actions = self.env.get_observations().to(self.device), self.env.num_actions
         self.alg.set_teacher(teacher, build_teacher(teacher, obs, actions, str(self.device)), obs, actions)
@@ -111,6 +118,8 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     @property
     def teacher_policy(self) -> RslRlInferencePolicy:
         """Inference policy of the teacher."""
+        from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
+
         assert isinstance(self.alg, DistillingPPO) and self.alg.distillation is not None
         return RslRlInferencePolicy(self.alg.distillation.teacher)
 
@@ -155,6 +164,8 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
         """Write the policy as TorchScript with a usage description; arguments as for `export_policy_to_onnx`."""
+        from spiky_rl.learners.rsl_rl.export import write_torchscript
+
         write_torchscript(self.alg.get_policy(), Path(path) / filename)
 
     @override
@@ -166,6 +177,8 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             filename: Name of the file in the folder.
             verbose: Whether torch prints its progress.
         """
+        from spiky_rl.learners.rsl_rl.export import write_onnx
+
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)
 
     @override

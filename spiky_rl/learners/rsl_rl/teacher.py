@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+from typing import Any
 
 import torch
 from rsl_rl.models import MLPModel
-from rsl_rl.utils import resolve_class
+from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 
 from spiky_rl.config.spec import build_agent_spec
@@ -35,7 +36,8 @@ def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) 
         raise CheckpointError(
             f"{teacher.path}: the teacher needs the observation groups {', '.join(missing)}, which the task does not have"
         )
-    cls, settings = resolve_class(config["actor"])
+    settings = dict(config["actor"])
+    cls: Any = resolve_callable(settings.pop("class_name"))  # resolve_class needs rsl_rl 5.5
     with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
         model = cls(obs, {"teacher": groups}, "teacher", actions, **settings)
     try:

@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spiky_rl.learners.skrl.models import SpikingPolicy, SpikingValue
+    from spiky_rl.learners.skrl.models import CategoricalPolicy, SpikingPolicy, SpikingValue
     from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO as SpikingPPO
     from spiky_rl.learners.skrl.ppo import SpikingRecurrentPPO
 
-__all__ = ["SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]
+__all__ = ["CategoricalPolicy", "SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]
 
 PLACES = {
+    "CategoricalPolicy": "models:CategoricalPolicy",
     "SpikingPPO": "ppo:SkrlSpikingPPO",
     "SpikingPolicy": "models:SpikingPolicy",
     "SpikingRecurrentPPO": "ppo:SpikingRecurrentPPO",

@@ -8,7 +8,7 @@ from typing import Any
 
 from spiky_rl.config.options import get_options
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import ModelSettings, RunnerSettings
+from spiky_rl.config.schema import CATEGORICAL, ModelSettings, RunnerSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
 
@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "check_for_nan": (True,),
     "actor.class_name": ANN_CLASSES,
     "critic.class_name": ANN_CLASSES,
-    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.class_name": ("GaussianDistribution", CATEGORICAL),
     "actor.distribution_cfg.std_type": ("log",),
     "actor.distribution_cfg.action_range": ((), []),
     "algorithm.class_name": ("PPO",),
@@ -137,11 +137,12 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
         "save_interval": run_value("save_interval"),
         "obs_groups": groups,
         "states": not shared,
+        "reward_normalization": value("reward_normalization"),
         "models": {
             "separate": True,
             "policy": {
                 **_make_model_cfg(tree["actor"], spec.network, "Policy", steps),
-                **_get_std(tree["actor"].get("distribution_cfg") or {}),
+                **_get_distribution(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
                 **_make_model_cfg(tree["critic"], spec.critic_network, "Value", steps),
@@ -300,8 +301,10 @@ def _make_model_cfg(
     return {**settings, "ann": {"activation": model["activation"], **recurrent}}
 
 
-def _get_std(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the action's standard deviation. Raises SpecError if it has no logarithm."""
+def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the policy's arguments for a distribution. Raises SpecError if the standard deviation has no logarithm."""
+    if distribution.get("class_name") == CATEGORICAL:
+        return {"class": f"{CLASSES}:CategoricalPolicy"}
     first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
     path = "agent.actor.distribution_cfg"
     if first <= 0.0:

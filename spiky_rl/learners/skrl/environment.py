@@ -15,6 +15,9 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.learners.common.interfaces import VectorEnv
 
+SUCCESSORS = "successors"
+"""Key of the infos with the actor's and the critic's observations after a step that ended an episode, see `get_successors`."""
+
 
 class SkrlEnv(Wrapper):
     """skrl wrapper around an rsl_rl environment."""
@@ -103,6 +106,8 @@ class SkrlEnv(Wrapper):
         ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's extras.
         """
         self._obs, rewards, dones, extras = self._env.step(actions)
+        if "final_observations" in extras:
+            extras[SUCCESSORS] = self.get_successors(extras)
         done = dones.view(-1, 1) > 0
         cut = extras.get("time_outs")
         truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)

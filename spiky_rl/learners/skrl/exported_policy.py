@@ -17,7 +17,7 @@ from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.replay_models import Actor
 
 
-class BoundedAction(nn.Module):
+class TanhAction(nn.Module):
     """tanh of the first ``num_actions`` features."""
 
     def __init__(self, num_actions: int) -> None:
@@ -29,14 +29,14 @@ class BoundedAction(nn.Module):
         return torch.tanh(features[..., : self.num_actions])
 
 
-class BoundedDistribution(Distribution):
+class TanhDistribution(Distribution):
     """The noise-free action of an actor of TD3 or SAC; there is nothing to sample."""
 
     def __init__(self, output_dim: int, features: int) -> None:
         """Initialise for ``output_dim`` actions and the number of the actor's ``features``."""
         super().__init__(output_dim)
         self.features = features
-        self.action = BoundedAction(output_dim)
+        self.action = TanhAction(output_dim)
 
     @property
     def input_dim(self) -> int:
@@ -49,7 +49,7 @@ class BoundedDistribution(Distribution):
 
     @override
     def as_deterministic_output_module(self) -> nn.Module:
-        return BoundedAction(self.output_dim)
+        return TanhAction(self.output_dim)
 
 
 class ClippedNormalization(nn.Module):
@@ -90,7 +90,7 @@ def make_exported_policy(
         "output_dim": actor.num_actions,
         "hidden_dims": config["hidden_dims"],
         "distribution_cfg": {
-            "class_name": f"{__name__}:{BoundedDistribution.__name__}",
+            "class_name": f"{__name__}:{TanhDistribution.__name__}",
             "features": features,
         },
     }

@@ -17,6 +17,7 @@ import gymnasium
 import torch
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
+from torch.distributions import OneHotCategorical
 
 from spiky_rl.config import registry
 from spiky_rl.config.plain_data import PlainMapping
@@ -179,6 +180,88 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
     def copy_for_inference(self) -> Self:
         # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
         return copy.deepcopy(self, {id(self.distribution()): None})
+
+    @property
+    def noise_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the action noise."""
+        return [self.log_std]
+
+    @property
+    def action_std(self) -> Tensor:
+        """Standard deviation of the sampled actions, [A], clamped to its limits."""
+        return self.log_std.detach().clamp(*self.limits).exp()
+
+    @property
+    def mean_entropy(self) -> float:
+        """Entropy of an action in nats."""
+        return (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
+
+
+class CategoricalPolicy(SequenceModel):
+    """Choice among A actions, with logits from a spiking network or an ANN.
+
+    A sample is a one-hot vector [B, A], and the deterministic action the logits, whose largest component is the most probable
+    action; skrl's own mixin has indices, which an environment of vectors cannot take.
+    """
+
+    key = "agent.network"
+    noise_parameters: Sequence[nn.Parameter] = ()
+    """Parameters of the action noise: none."""
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        sequence_length: int,
+        hidden_dims: Sequence[int],
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
+    ) -> None:
+        """Initialise with the arguments of `SequenceModel`."""
+        SequenceModel.__init__(
+            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
+        )
+        self._distribution: OneHotCategorical | None = None
+
+    @override
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        # logits [B, A], and the states after the last step
+        return self.compute_sequences(inputs)
+
+    @override
+    def act(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+        """Return sampled actions [B, A] and skrl's outputs, with the log-probability [B, 1] of the sampled or taken actions."""
+        logits, outputs = self.compute(inputs, role)
+        self._distribution = OneHotCategorical(logits=logits)
+        actions = inputs.get("taken_actions")
+        if actions is None:
+            actions = self._distribution.sample()
+        return actions, {**outputs, "log_prob": self._distribution.log_prob(actions).unsqueeze(-1)}
+
+    def get_entropy(self, *, role: str = "") -> Tensor:  # pylint: disable=unused-argument
+        """Return the entropies of the latest distributions, [B, 1]."""
+        return self.distribution().entropy().unsqueeze(-1)
+
+    def distribution(self, *, role: str = "") -> OneHotCategorical:  # pylint: disable=unused-argument
+        """Return the latest distributions."""
+        assert self._distribution is not None, "call act first"
+        return self._distribution
+
+    @property
+    def action_std(self) -> Tensor:
+        """Mean standard deviation of each component of the latest samples, [A]."""
+        return self.distribution().stddev.detach().mean(dim=0)
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean entropy of the latest distributions in nats."""
+        return self.distribution().entropy().mean().item()
+
+    @override
+    def copy_for_inference(self) -> Self:
+        # the distribution of the last update holds tensors of an autograd graph, which cannot be copied
+        return copy.deepcopy(self, {id(self._distribution): None})
 
 
 class SpikingValue(DeterministicMixin, SequenceModel):

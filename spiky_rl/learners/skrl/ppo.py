@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, override
 
 import torch
@@ -9,7 +10,9 @@ from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
 from skrl.memories.torch import Memory
 from torch import Tensor
 
-from spiky_rl.learners.skrl.models import SequenceModel, SpikingPolicy
+from spiky_rl.learners.common.reward_scaling import RewardScaler
+from spiky_rl.learners.skrl.environment import SUCCESSORS
+from spiky_rl.learners.skrl.models import CategoricalPolicy, SequenceModel, SpikingPolicy
 from spiky_rl.learners.skrl.normalization import NormalizingAgent
 
 
@@ -17,11 +20,16 @@ class SpikingAgent(NormalizingAgent):
     """Mixin with our extensions of skrl's agents; comes before a skrl agent in the bases."""
 
     cfg: PPO_CFG
-    policy: SpikingPolicy
+    policy: SpikingPolicy | CategoricalPolicy
     value: SequenceModel
     optimizer: torch.optim.Optimizer
     checkpoint_modules: dict[str, Any]
     memory: Memory
+    reward_scaler: RewardScaler | None = None
+    """Scaler of the rewards in training; None if they are not scaled."""
+    _state_preprocessor: Callable[..., Any]
+    _value_preprocessor: Callable[..., Tensor]
+    _rnn_final_states: dict[str, list[Tensor]]
 
     def __init__(self, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent.
@@ -32,15 +40,46 @@ class SpikingAgent(NormalizingAgent):
         super().__init__(**arguments)
         first, second, *third = self.cfg.learning_rate  # type: ignore[misc]
         if third or first != second:
-            noise = self.policy.log_std
-            groups = [{"params": [p for p in self.policy.parameters() if p is not noise], "lr": first}]
+            noise = list(self.policy.noise_parameters)
+            others = [p for p in self.policy.parameters() if not any(p is q for q in noise)]
+            groups = [{"params": others, "lr": first}]
             if third:
                 groups.append({"params": list(self.value.parameters()), "lr": second})
-                groups.append({"params": [noise], "lr": third[0]})
+                groups.append({"params": noise, "lr": third[0]})
             else:
-                groups.append({"params": [noise, *self.value.parameters()], "lr": second})
+                groups.append({"params": [*noise, *self.value.parameters()], "lr": second})
             self.optimizer = torch.optim.Adam(groups)
             self.checkpoint_modules["optimizer"] = self.optimizer
+
+    def record_transition(self, **transition: Any) -> None:
+        """Record a control step as skrl does, with scaled rewards if wanted; ``transition``: skrl's arguments.
+
+        skrl's advantages continue across a time limit into the next episode. If the environment gives the observation after the
+        step, its value is added to the reward instead, and the time limit counts as an end.
+        """
+        rewards, terminated, truncated = (transition[key] for key in ("rewards", "terminated", "truncated"))
+        ended = terminated | truncated
+        if self.reward_scaler is not None:
+            scaled = self.reward_scaler(rewards.squeeze(-1), terminated.squeeze(-1), ended.squeeze(-1))
+            rewards = scaled.unsqueeze(-1)
+        if (successors := transition["infos"].get(SUCCESSORS)) is not None:
+            shape: Any = self.cfg.rewards_shaper
+            factor = 1.0 if shape is None else shape(torch.ones(1), 0, 0).item()  # skrl scales the sum
+            values = self._compute_values(*successors)
+            rewards = rewards + self.cfg.discount_factor * values * truncated / factor
+            transition |= {"terminated": ended, "truncated": torch.zeros_like(truncated)}
+        super().record_transition(**(transition | {"rewards": rewards}))  # type: ignore[misc]  # pylint: disable=no-member
+
+    def _compute_values(self, observations: Tensor, states: Tensor | None) -> Tensor:
+        """Return the values [B, 1] of observations [B, O] and states [B, S] after the latest step, without advancing a state."""
+        inputs: dict[str, Any] = {
+            "observations": self._observation_preprocessor(observations),
+            "states": self._state_preprocessor(states),
+        }
+        if self.value.stateful:
+            inputs["rnn"] = self._rnn_final_states["value"]
+        values, _ = self.value.act(inputs, role="value")
+        return self._value_preprocessor(values, inverse=True)
 
     def update(self, *, timestep: int, timesteps: int) -> None:
         """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.

@@ -17,7 +17,7 @@ from skrl.resources.noises.torch import GaussianNoise
 from skrl.resources.preprocessors.torch import RunningStandardScaler
 from torch import Tensor, nn
 
-from spiky_rl.config.memory_check import NUMBER, machine_memory, require_memory
+from spiky_rl.config.memory_check import NUMBER, get_machine_memory, require_memory
 from spiky_rl.learners.common.activity import (
     SAMPLES,
     PolicyActivity,
@@ -137,7 +137,7 @@ class ReplayRunner(SkrlBaseRunner):
         size = memory.memory_size * memory.num_envs
         device = torch.device(self.device)
         on_gpu = device.type == "cuda"
-        available = torch.cuda.mem_get_info(device)[0] if on_gpu else machine_memory()
+        available = torch.cuda.mem_get_info(device)[0] if on_gpu else get_machine_memory()
         name = f"agent.algorithm.replay_size {self.cfg['replay_size']}"
         require_memory({name: size * (numbers * NUMBER + 1)}, available)
 

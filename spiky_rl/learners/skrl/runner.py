@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, override
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from spiky_rl.learners.common.activity import PolicyActivity, write_figures
 from spiky_rl.learners.common.interfaces import VectorEnv
+from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.common.runner import IterationSummary
 from spiky_rl.learners.skrl.activity import compute_last_activity, draw_raster
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
@@ -24,10 +24,12 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
 
     parts = {
         "actor": ("policy", "observation_preprocessor"),
-        "critic": ("value", "value_preprocessor", "state_preprocessor"),
+        "critic": ("value", "value_preprocessor", "state_preprocessor", "reward_scaler"),
         "optimizer": ("optimizer",),
     }
-    same_settings = "agent.algorithm.value_normalization and agent.actor.obs_normalization"
+    same_settings = (
+        "reward_normalization and value_normalization of agent.algorithm, and agent.actor.obs_normalization,"
+    )
 
     def __init__(
         self,
@@ -51,6 +53,10 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
             ComponentRunner.__init__(self, self.environment, {"seed": seed, **settings})
         self.alg: SkrlSpikingPPO | SpikingRecurrentPPO = self.agent  # type: ignore[assignment]
         self.policy, self.value = self.alg.policy, self.alg.value
+        if config["reward_normalization"]:
+            gamma = self.alg.cfg.discount_factor
+            self.alg.reward_scaler = RewardScaler(env.num_envs, gamma).to(device)
+            self.alg.checkpoint_modules["reward_scaler"] = self.alg.reward_scaler
 
     @property
     def models(self) -> Iterable[nn.Module]:
@@ -105,9 +111,7 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
     @property
     @override
     def action_std(self) -> Tensor:
-        # clamped to its limits
-        policy = self.policy
-        return policy.log_std.detach().clamp(*policy.limits).exp()
+        return self.alg.policy.action_std
 
     @override
     def compute_losses(self) -> dict[str, float]:
@@ -116,5 +120,8 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
         means = {name: sum(values) / len(values) for name, values in found.items()}
         tracked.clear()
-        entropy = (self.action_std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
-        return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
+        return {
+            "value": means["value"] / weight,
+            "surrogate": means["surrogate"],
+            "entropy": agent.policy.mean_entropy,
+        }

@@ -41,7 +41,7 @@ class GrowRequest(Settings):
         needed = {f"--max_size {self.max_size}": 8 * self.max_size**2}  # a matrix of all its edges
         needed[f"--population {self.population}"] = 1000 * self.population  # minimum size of a rule's objects
         needed[f"--hidden {self.hidden}"] = 8 * self.population * (self.hidden or 0)
-        memory_check.require_memory(needed, memory_check.machine_memory())
+        memory_check.require_memory(needed, memory_check.get_machine_memory())
 
     def with_drawn_seed(self) -> GrowRequest:
         """Return the settings with a drawn seed in place of -1."""

@@ -60,6 +60,47 @@ def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
             torch.testing.assert_close(alg.storage.rewards[step].squeeze(-1), wanted)
 
 
+@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo", "gru_ppo"])
+@pytest.mark.parametrize("scales", [False, True])
+def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
+    options = f"agent.algorithm.reward_normalization={str(scales).lower()}"
+    plan = make_plan(
+        RunRequest(
+            task=SCRIPT, agent=agent, device="cpu", num_envs=32, library="skrl", overrides=(*SMALL, options)
+        )
+    )
+    with open_env(plan) as env:
+        runner = make_runner(agent, env, plan)
+        alg, scaler, added = runner.alg, RewardScaler(32, 0.99), {}
+        alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
+        values = alg._compute_values
+        alg._compute_values = lambda *final: added.setdefault(final[0], values(*final))
+        runner._start()
+        runner._run_iteration(0, runner.environment.reset()[0])
+        rollout = {
+            name: alg.get_rollout_tensor(name).squeeze(-1) for name in ("rewards", "terminated", "truncated")
+        }
+    ((final, value),) = added.items()
+    torch.testing.assert_close(final.squeeze(), final.squeeze().round() + 0.05, atol=0.051, rtol=0.0)
+    assert (final > 4.9).all(), "the observation after step 5"
+    for step in range(8):
+        reward = torch.full((32,), step % 5 + 1.0)
+        if scales:
+            cut = torch.full((32,), step == 4)
+            reward = scaler(reward, torch.zeros(32, dtype=bool), cut)
+        wanted = reward + 0.99 * value.squeeze(-1) if step == 4 else reward
+        torch.testing.assert_close(rollout["rewards"][step], wanted)
+        assert (rollout["terminated"][step] == (step == 4)).all()
+    assert not rollout["truncated"].any()
+
+
+@pytest.mark.parametrize("agent", ["lif_ppo", "lif_stateful_ppo", "gru_ppo"])
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_skrl_trains(command, agent, task, tmp_path):
+    result = train_once(command, agent, task, tmp_path, "--rl_library", "skrl")
+    assert (result["library"], result["outcome"]) == ("skrl", "finished")
+
+
 def test_a_categorical_distribution_is_torchs():
     ours, logits = CategoricalDistribution(4), torch.randn(6, 4)
     theirs, other = OneHotCategorical(logits=logits), OneHotCategorical(logits=torch.randn(6, 4))

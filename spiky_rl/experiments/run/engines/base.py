@@ -105,6 +105,11 @@ def get_cell_state(code: int) -> str:
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
 
 
+def name_never_begun(states: Mapping[str, str]) -> dict[str, str]:
+    """Return the ``states`` at the end of an order, in which cells that still wait are stopped."""
+    return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+
+
 def count_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -7,9 +7,9 @@ import subprocess
 import time
 from typing import override
 
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.engines.base import (
     RUNNING,
-    STOPPED,
     WAITING,
     Engine,
     WorkOrder,
@@ -18,6 +18,7 @@ from spiky_rl.experiments.run.engines.base import (
     get_cell_state,
     make_command,
     make_environment,
+    name_never_begun,
     split_gpus,
 )
 
@@ -33,19 +34,15 @@ class LocalEngine(Engine):
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
         taken = dict[str, str | None]()
-        told = False
+        terminated = False
         while order.has_more(waiting, states) or running:
             while waiting and len(running) < order.parallel and not order.stop_requested():
                 cell = waiting.pop(0)
                 taken[cell.name] = choose_gpus(split_gpus(order.gpus, cell.processes), taken.values())
-                running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with
-                    [*make_command(order, cell), str(os.getpid())],
-                    env=make_environment(order.parallel, count_cores(), taken[cell.name]),
-                    stdin=subprocess.DEVNULL,
-                )
+                running[cell.name] = start_cell(order, cell, taken[cell.name])
                 states[cell.name] = RUNNING
-            if order.stop_requested() and not told:
-                told = True
+            if order.stop_requested() and not terminated:
+                terminated = True
                 for process in running.values():
                     process.terminate()
             for name, process in list(running.items()):
@@ -54,4 +51,13 @@ class LocalEngine(Engine):
                     del running[name], taken[name]
             order.on_change(states)
             time.sleep(PAUSE)
-        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+        return name_never_begun(states)
+
+
+def start_cell(order: WorkOrder, cell: Cell, gpus: str | None) -> subprocess.Popen[bytes]:
+    """Start the worker of a ``cell`` on its share of ``gpus``, None leaves the choice to the cell, and return its process."""
+    return subprocess.Popen(
+        [*make_command(order, cell), str(os.getpid())],
+        env=make_environment(order.parallel, count_cores(), gpus),
+        stdin=subprocess.DEVNULL,
+    )

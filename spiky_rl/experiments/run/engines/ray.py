@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, override
 
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.cells import is_finished
 from spiky_rl.experiments.run.engines.base import (
     BROKEN,
@@ -25,6 +26,7 @@ from spiky_rl.experiments.run.engines.base import (
     get_cell_state,
     make_command,
     make_environment,
+    name_never_begun,
 )
 
 if TYPE_CHECKING:
@@ -118,8 +120,7 @@ class RayEngine(Engine):
         import ray
 
         states = {cell.name: WAITING for cell in order.cells}
-        waiting, running = list(order.cells), dict["ObjectRef[int]", str]()
-        hashes = dict[str, str]()
+        waiting, running = list(order.cells), dict["ObjectRef[int]", Cell]()
         threads = max(1, int(self.cpus))
         given = make_environment(order.parallel, threads * order.parallel)
         variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
@@ -127,23 +128,22 @@ class RayEngine(Engine):
         while order.has_more(waiting, states) or running:
             while waiting and len(running) < order.parallel and not order.stop_requested():
                 cell = waiting.pop(0)
-                running[remote.remote(make_command(order, cell), variables)] = cell.name
-                hashes[cell.name] = cell.hash
+                running[remote.remote(make_command(order, cell), variables)] = cell
                 states[cell.name] = RUNNING
             if order.stop_requested():
                 for task in running:
                     ray.cancel(task)
             ended, _ = ray.wait(list(running), timeout=PAUSE)
             for task in ended:
-                name = running.pop(task)
-                states[name] = get_task_state(task)
-                if states[name] == DONE and not is_finished(order.out / "cells" / name, hashes[name]):
+                cell = running.pop(task)
+                states[cell.name] = get_task_state(task)
+                if states[cell.name] == DONE and not is_finished(order.out / "cells" / cell.name, cell.hash):
                     raise EngineError(
-                        f"{order.out}: cell {name} is finished elsewhere, but its result is not here; on a cluster --out"
-                        " must lie in a folder that all machines share"
+                        f"{order.out}: cell {cell.name} is finished elsewhere, but its result is not here; on a cluster"
+                        " --out must lie in a folder that all machines share"
                     )
             order.on_change(states)
-        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+        return name_never_begun(states)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
-from spiky_rl.hosts.isaaclab.seeding import seed_torch
+from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ class Push(EvalCondition):
     requirements = ("robot",)
 
     def begin(self) -> None:
-        self.left = self._interval(len(self.group.ids))
+        self.left = self._draw_intervals(len(self.group.ids))
 
     def step(self) -> None:
         self.left = self.left - self.group.env.step_dt
         due = self.left <= 0.0
-        self.left = torch.where(due, self._interval(len(due)), self.left)
+        self.left = torch.where(due, self._draw_intervals(len(due)), self.left)
         if due.any():
             self._push(self.group.ids[due])
 
-    def _interval(self, count: int) -> Tensor:
+    def _draw_intervals(self, count: int) -> Tensor:
         shortest, longest = PUSH_SECONDS
         return shortest + (longest - shortest) * self.sample_uniform(count)
 

@@ -19,14 +19,14 @@ class Stopwatch:
     def start(self) -> None:
         """Start the clock; work queued before is not counted, even if the device has not finished it."""
         if self._device.type == "cuda":
-            self._event = self._recorded()
+            self._event = self._record_event()
         else:
             self._begun = time.perf_counter()
 
     def stop(self) -> None:
         """Stop the clock; work queued since `start` is counted."""
         if self._event is not None:
-            self._events.append((self._event, self._recorded()))
+            self._events.append((self._event, self._record_event()))
         else:
             self._seconds += time.perf_counter() - self._begun
 
@@ -39,7 +39,7 @@ class Stopwatch:
         self._events.clear()
         return self._seconds
 
-    def _recorded(self) -> torch.cuda.Event:
+    def _record_event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -1,0 +1,66 @@
+# pyright: reportMissingImports=false
+"""Our agents in mjlab's own commands: ``train Mjlab-Cartpole-Balance-lif_ppo`` trains lif_ppo on Mjlab-Cartpole-Balance.
+
+mjlab imports this module whenever it is imported itself. The module registers a task only if the command line names one: the id
+of a task, a hyphen, and the name of a file in ``agents/``. All tasks with all agents would be hundreds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from spiky_rl.config import registry
+from spiky_rl.config.errors import UserError
+
+
+def find_agent(name: str) -> tuple[str, str] | None:
+    """Return (task, agent) of a task's id with an agent's name, or None if the name ends with no agent's."""
+    task, _, agent = name.rpartition("-")
+    return (task, agent) if task and agent in registry.list_names("agents") else None
+
+
+def register_agent(task: str, agent: str) -> str:
+    """Register a ``task`` of mjlab with one of our agents, if mjlab has the task, and return the id.
+
+    Raises SpecError if mjlab's command cannot train the agent.
+    """
+    import mjlab.tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
+    from mjlab.tasks.registry import (
+        list_tasks,
+        load_env_cfg,
+        load_rl_cfg,
+        load_runner_cls,
+        register_mjlab_task,
+    )
+
+    from spiky_rl.hosts.mjlab.configs import make_agent_cfg
+    from spiky_rl.hosts.mjlab.runner import ExportingRunner
+
+    name, rl_cfg = f"{task}-{agent}", load_rl_cfg(task) if task in list_tasks() else None
+    if rl_cfg is not None and name not in list_tasks():
+        own: Any = rl_cfg
+        register_mjlab_task(
+            name,
+            load_env_cfg(task),
+            load_env_cfg(task, play=True),
+            make_agent_cfg(agent, own, task),
+            load_runner_cls(task) or ExportingRunner,
+        )
+    return name
+
+
+def register_named_agent(arguments: Sequence[str]) -> None:
+    """Register the task with one of our agents that a command line names, if it names one; end the command on a bad agent."""
+    found = find_agent(arguments[1]) if len(arguments) > 1 else None
+    if found is None:
+        return
+    try:
+        register_agent(*found)
+    except UserError as error:  # one line as in our own commands; mjlab would print a traceback and go on
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+register_named_agent(sys.argv)

@@ -1,0 +1,197 @@
+# pyright: reportMissingImports=false
+"""mjlab's environments: opened and closed in silence, timed, and checked for non-finite values."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, override
+
+import numpy as np
+import torch
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
+from mjlab.rl import RslRlVecEnvWrapper
+from mjlab.utils.random import seed_rng
+from tensordict import TensorDict
+
+from spiky_rl.hosts.base import NonFiniteError
+from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.mjlab.measures import EpisodeMeasures
+from spiky_rl.hosts.seeding import seed_torch
+from spiky_rl.hosts.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+LARGEST_ACTION = 1e5
+"""Absolute value of an action above which the policy caused non-finite values; actions are near one."""
+
+
+@contextlib.contextmanager
+def silence_mjlab() -> Iterator[None]:
+    """Redirect the prints of mjlab, Warp and MuJoCo to the debug log."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            log.debug("mjlab: %s", line)
+
+
+@contextlib.contextmanager
+def open_environment(
+    env_cfg: ManagerBasedRlEnvCfg, device: str, clip_actions: float | None, video: bool, deterministic: bool
+) -> Iterator[TimedVecEnv]:
+    """Open the task's environments and close them at the end.
+
+    Args:
+        env_cfg: The task's configuration, with number of environments and seed.
+        device: Device of the simulation.
+        clip_actions: Maximum absolute value of an action; None if actions are not clipped.
+        video: Whether environment 0 can be rendered.
+        deterministic: Whether torch uses deterministic kernels; MuJoCo Warp has none.
+    """
+    log.info("building the worlds; the first time on a machine, Warp compiles its kernels for minutes")
+    with silence_mjlab():
+        if deterministic:
+            seed_rng(env_cfg.seed or 0, torch_deterministic=True)
+        env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if video else None)
+    try:
+        with silence_mjlab():
+            wrapped = TimedVecEnv(env, clip_actions)
+        yield wrapped
+    finally:
+        with silence_mjlab():
+            env.close()
+
+
+class TimedVecEnv(RslRlVecEnvWrapper):
+    """rsl_rl environment of mjlab, with a stopwatch and a check for non-finite values."""
+
+    checks_finite = True
+    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
+    is_trained = True
+    """Whether the policy has been updated yet; only then the learner may have made it explode."""
+    worlds_reset = 0
+    """Number of worlds reset because their physics broke; mjlab counts none."""
+
+    def __init__(self, env: ManagerBasedRlEnv, clip_actions: float | None = None) -> None:
+        super().__init__(env, clip_actions)
+        self.stopwatch = Stopwatch(self.device)
+
+    @property
+    def seconds_simulation(self) -> float:
+        """Total seconds in `step`."""
+        return self.stopwatch.seconds
+
+    @property
+    def step_dt(self) -> float:
+        """Duration of a control step in seconds."""
+        return self.unwrapped.step_dt
+
+    def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
+        """Begin an episode in every environment and return the first observations.
+
+        Args:
+            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
+            seed: Seed of the states.
+        """
+        for ids in parts:
+            with seed_torch(seed, self.device):
+                self.unwrapped.reset(env_ids=ids)
+        return self.get_observations()
+
+    def make_measures(self) -> EpisodeMeasures:
+        """Return the measures of the task's aim per episode, besides the reward."""
+        return EpisodeMeasures(self.unwrapped)
+
+    def make_condition_groups(self, *args: Any) -> ConditionGroups:
+        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
+        return ConditionGroups(self, *args)
+
+    def open_camera(self) -> Camera:
+        """Return a camera on environment 0."""
+        return Camera(self.unwrapped)
+
+    def get_live_views(self) -> Sequence[Any]:
+        """Return no live view: mjlab has none that our commands open."""
+        return ()
+
+    def set_default_camera(self) -> None:
+        """Do nothing, because there is no live view."""
+
+    @staticmethod
+    def make_deterministic(seed: int) -> None:
+        """Use torch's deterministic kernels and seed all generators. Call it after the networks are initialised."""
+        seed_rng(seed, torch_deterministic=True)
+
+    def set_trained(self, is_trained: bool) -> None:
+        """Set whether the policy has been updated yet."""
+        self.is_trained = is_trained
+
+    @override
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
+
+        Raises NonFiniteError for a non-finite value; the message names the step, the term and the number of environments.
+        """
+        self.stopwatch.start()
+        observations, rewards, dones, extras = super().step(actions)
+        leaves = dict(observations.items(include_nested=True, leaves_only=True))
+        # all checks together wait for the device once
+        finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
+        if not torch.stack(finite).all():
+            named = {"action": actions, "reward": rewards}
+            named |= {f"observation {name}": part for name, part in self._split_terms(leaves)}
+            raise NonFiniteError(*self._explain(named))
+        self.stopwatch.stop()
+        return observations, rewards, dones, extras
+
+    def _split_terms(self, leaves: dict[Any, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the named terms of all observation groups; a group whose terms are not one vector is yielded whole."""
+        manager = self.unwrapped.observation_manager
+        for key, values in leaves.items():
+            name = ".".join(key) if isinstance(key, tuple) else key
+            if values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
+                yield name, values
+                continue
+            widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
+            parts = values.split(widths, dim=1)
+            for term, part in zip(manager.active_terms[name], parts, strict=True):
+                yield f"{name}.{term}", part
+
+    def _explain(self, named: dict[str, torch.Tensor]) -> tuple[str, bool]:
+        """Return a message about the ``named`` values of a step, [B, ...] each, and whether the policy caused them."""
+        bad = {name: ~values.isfinite().flatten(1).all(1) if values.ndim > 1 else ~values.isfinite() for name, values in named.items()}  # fmt: skip
+        worlds = torch.stack(list(bad.values())).any(0)
+        largest = float(named["action"].nan_to_num(0.0).abs().max())
+        blames_policy = bool(bad["action"].any()) or (largest > LARGEST_ACTION and self.is_trained)
+        remedy = ", lower agent.algorithm.learning_rate" if self.is_trained else ""
+        timestep = self.cfg.sim.mujoco.timestep
+        cause = (
+            f"the policy has exploded{remedy}" if blames_policy else f"env.sim.mujoco.timestep={timestep:.6g}"
+        )
+        return (
+            f"environment step {self.unwrapped.common_step_counter}: {', '.join(name for name, mask in bad.items() if mask.any())}"
+            f" not finite in {int(worlds.sum())} of {len(worlds)} environments, the first is {int(worlds.nonzero()[0])};"
+            f" {cause}; the largest action was {largest:.3g}"
+        ), blames_policy
+
+
+class Camera:
+    """mjlab's offscreen camera on environment 0, as the task's ``viewer`` configures it."""
+
+    def __init__(self, env: ManagerBasedRlEnv) -> None:
+        self.env = env
+
+    def render(self) -> np.ndarray:
+        """Return a picture, uint8 [height, width, 3]."""
+        frame = self.env.render()
+        assert frame is not None
+        return frame
+
+    def close(self) -> None:
+        """Do nothing: the environment closes its renderer."""

@@ -1,0 +1,164 @@
+# pyright: reportMissingImports=false
+"""mjlab as a host."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, override
+
+from spiky_rl.config.errors import require_module, suggest_name
+from spiky_rl.config.options import UserError
+from spiky_rl.config.registry import load_module
+from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.hosts.base import VIDEO, Host, HostTask, SimulationOptions, TaskRequest, make_unknown_task
+from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
+
+if TYPE_CHECKING:
+    from mjlab.envs import ManagerBasedRlEnvCfg
+
+NUM_ENVS = {"cpu": 256, "cuda": 4096}
+"""Default number of environments by kind of device; mjlab registers one, and its documentation trains with 4096."""
+
+
+class MjlabTask(HostTask):
+    """A task of mjlab with its training configuration."""
+
+    physics = "mujoco_warp"
+    assets = "mjlab's own"
+
+    def __init__(self, request: TaskRequest) -> None:
+        from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
+
+        from spiky_rl.hosts.mjlab.configs import read_agent_defaults
+        from spiky_rl.hosts.mjlab.overrides import apply_overrides
+
+        self.id = request.name
+        self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
+        self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
+        values = {} if request.task_spec is None else flatten(request.task_spec.env)
+        apply_overrides(
+            self.env_cfg, [*(f"env.{key}={value}" for key, value in values.items()), *request.overrides]
+        )
+        require_motion(self.env_cfg)
+        self.agent_defaults = read_agent_defaults(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
+
+    @override
+    def check_agent(self, spec: AgentSpec) -> None:
+        known = [name for name, group in self.env_cfg.observations.items() if group is not None]
+        used = spec.runner.get("obs_groups") or {}
+        for role, groups in used.items():
+            for group in groups:
+                if group not in known:
+                    raise UserError(
+                        f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
+                        f"{suggest_name(group, known)}"
+                    )
+        if (steps := spec.runner.get("history", 1)) > 1:
+            for group in {name for role in ("actor", "critic") for name in used.get(role, (role,))}:
+                self.env_cfg.observations[group].history_length = steps
+                self.env_cfg.observations[group].flatten_history_dim = True
+
+    @override
+    def get_default_num_envs(self, device: str) -> int:
+        return NUM_ENVS[device.partition(":")[0]]
+
+    @override
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, seed
+
+    @override
+    def get_physics_on(self, device: str) -> str:
+        return self.physics
+
+    @override
+    @contextmanager
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+        from spiky_rl.hosts.mjlab.environment import open_environment
+
+        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, options.seed
+        with open_environment(
+            self.env_cfg, device, options.clip_actions, options.video, options.deterministic
+        ) as env:
+            yield env
+
+    @override
+    def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
+        from mjlab.utils.os import dump_yaml
+
+        dump_yaml(folder / "env.yaml", dataclasses.asdict(self.env_cfg))
+        dump_yaml(folder / "agent.yaml", dict(runner_cfg))
+
+
+class Mjlab(Host):
+    """mjlab 1.6: manager-based tasks on MuJoCo Warp."""
+
+    name = "mjlab"
+    title = "mjlab"
+    abilities = frozenset({VIDEO})
+    distributions = ("mjlab", "mujoco", "mujoco-warp", "warp-lang", "torch")
+    code_packages = ("mjlab",)
+
+    @override
+    def owns(self, task: str) -> bool:
+        registered_id = task.rpartition(":")[2]
+        if (registry := sys.modules.get("mjlab.tasks.registry")) and registered_id in registry.list_tasks():
+            return True  # a module of the user may have registered it
+        known = list_registered_ids()
+        return registered_id in known if known else registered_id.startswith(PREFIX)
+
+    @override
+    def list_tasks(self) -> Collection[str]:
+        return list_registered_ids()
+
+    @override
+    def require_installed(self, video: bool = False) -> None:
+        require_module("mjlab", "mjlab")
+        if video:
+            require_module("av", "video")
+
+    @override
+    def configure_assets(self, source: str) -> str:
+        if source == "nucleus":
+            raise UserError(
+                "--assets nucleus: not available on tasks of mjlab, which ships its robots; allowed: auto, local"
+            )
+        return MjlabTask.assets
+
+    @override
+    def resolve_task(self, name: str) -> str:
+        from spiky_rl.hosts.mjlab.environment import silence_mjlab
+
+        with silence_mjlab():
+            import mjlab.tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
+            from mjlab.tasks.registry import list_tasks
+
+        module, _, stem = name.rpartition(":")
+        if module:
+            load_module(module)
+        known = list_tasks()
+        if stem not in known:
+            raise make_unknown_task("task", name, known)
+        return stem
+
+    @override
+    def load_task(self, request: TaskRequest) -> HostTask:
+        return MjlabTask(request)
+
+
+def require_motion(env_cfg: ManagerBasedRlEnvCfg) -> None:
+    """Raise UserError if a command of the task tracks a motion whose file does not exist."""
+    for name, command in env_cfg.commands.items():
+        file = getattr(command, "motion_file", None)
+        if file is not None and not Path(file).is_file():
+            key = f"env.commands.{name}.motion_file"
+            raise UserError(
+                f"{key}: {file!r} given; allowed: the .npz file of a motion, as mjlab's csv_to_npz writes it"
+            )
+
+
+HOST = Mjlab()

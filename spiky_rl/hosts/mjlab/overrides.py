@@ -1,0 +1,122 @@
+# pyright: reportMissingImports=false
+"""Overrides of mjlab's configurations, which are dataclasses and dicts of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from spiky_rl.config.errors import UserError, shorten, suggest_name
+from spiky_rl.config.options import check_number
+from spiky_rl.config.safe_loading import ReadingError, parse_yaml
+
+if TYPE_CHECKING:
+    from mjlab.envs import ManagerBasedRlEnvCfg
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "env.sim.mujoco.timestep": {"kind": float, "low": 1e-6, "high": 1.0},
+    "env.sim.mujoco.iterations": {"kind": int, "low": 1, "high": 100_000},
+    "env.sim.mujoco.ls_iterations": {"kind": int, "low": 1, "high": 100_000},
+    "env.decimation": {"kind": int, "low": 1, "high": 100_000},
+    "env.episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
+    "env.scene.env_spacing": {"kind": float, "low": 0.0, "high": 1e6},
+}
+"""Fields of every task's configuration, and their bounds."""
+
+
+class OverrideError(UserError):
+    """Error about an override with an unknown field or an invalid value."""
+
+
+def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> None:
+    """Set fields of a task's configuration.
+
+    Args:
+        env_cfg: The configuration, which is changed.
+        overrides: ``env.PATH=VALUE`` with a YAML value; ``null`` disables a manager's term.
+
+    Raises:
+        OverrideError: Names an unknown field and the nearest one, or an invalid value.
+    """
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path.startswith("env."):
+            raise OverrideError(f"{text!r}: not available on tasks of mjlab; allowed: env.key=value")
+        apply_override(env_cfg, path, value)
+    if not env_cfg.auto_reset:
+        raise OverrideError(
+            "env.auto_reset: false given; allowed: true, because no runner resets environments itself"
+        )
+
+
+def apply_override(env_cfg: ManagerBasedRlEnvCfg, path: str, text: str) -> None:
+    """Set the field at ``path``, which begins with ``env.``, to the YAML value in ``text``. Raises OverrideError."""
+    parents = path.split(".")[:-1]
+    node: Any = env_cfg
+    for depth, name in enumerate(parents[1:], 1):
+        node = _get_field(node, name, ".".join(parents[:depth]))
+    leaf = path.rpartition(".")[2]
+    current = _get_field(node, leaf, ".".join(parents))
+    try:
+        value = parse_yaml(text)
+    except ReadingError as error:
+        raise OverrideError(f"{path}: {shorten(text)} is not a value: {error}") from None
+    if get_fields(current):
+        if not (value is None and isinstance(node, dict)):
+            raise OverrideError(
+                f"{path}: is a group; set one of its fields: {', '.join(get_fields(current))}"
+            )
+    else:
+        value = _convert(path, value, current, _get_type(node, leaf, current))
+        if path in BOUNDS:
+            check_number(path, value, **BOUNDS[path])
+    if isinstance(node, dict):
+        node[leaf] = value
+    else:
+        setattr(node, leaf, value)
+
+
+def get_fields(node: object) -> Mapping[str, Any]:
+    """Return the fields of ``node``, a configuration or a dict; empty for a plain value."""
+    if isinstance(node, Mapping):
+        return node
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return {}
+    return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+
+
+def _get_field(node: object, name: str, parent: str) -> Any:
+    fields = get_fields(node)
+    if name not in fields:
+        hint = suggest_name(name, fields) or f"; it has {', '.join(fields) or 'none'}"
+        raise OverrideError(f"{parent}.{name}: {parent} has no field {name!r}{hint}")
+    return fields[name]
+
+
+def _get_type(owner: object, leaf: str, current: object) -> Any:
+    """Return the declared type of the field ``leaf``, or the type of its ``current`` value if none can be resolved."""
+    try:
+        return typing.get_type_hints(type(owner))[leaf]
+    except (KeyError, NameError):  # an entry of a dict, or an annotation for type checkers alone
+        return Any if current is None else type(current)
+
+
+def _convert(path: str, value: object, current: object, kind: Any) -> Any:
+    """Return ``value`` as a ``kind``. Raises OverrideError for another type, or for a non-finite number unless ``current`` is one."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number) and number != current:
+            raise OverrideError(f"{path}: expected a finite number, got {number}")
+    try:
+        adapter = TypeAdapter[Any](kind, config=ConfigDict(arbitrary_types_allowed=True))
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise OverrideError(
+            f"{path}: {shorten(value)} given, such as {shorten(current)} allowed: {reason}"
+        ) from None

@@ -1,0 +1,78 @@
+"""Exported policies of Gymnasium's tasks: actions in the task's units, equal to the live policy's over an episode."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl.deploy import _targets
+from spiky_rl.deploy._export import write_and_verify
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.c import C
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.simulate import open_env
+from tests.hosts.gymnasium import scripted
+
+SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
+
+
+def make_policy(plan, env):
+    """Perturbed values, as if trained, and actions beyond their bounds."""
+    runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", plan.identity)
+    policy = runner.alg.get_policy()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    return policy.eval()
+
+
+@pytest.mark.parametrize(
+    "agent, task",
+    [("lif_ppo", "InvertedPendulum-v5"), ("mlp_ppo", "Hopper-v5"), ("lif_stateful_ppo", "Hopper-v5")],
+)
+def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
+    """The C file in closed loop on a bare environment, with nothing of ours between them."""
+    plan = make_plan(RunRequest(task=task, agent=agent, device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        written = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c", "torchscript"]))
+        assert {path.name for path in written} == {"policy.c", "policy.pt"}
+        assert all(found.mismatches == 0 and found.steps > 1 for found in written.values())
+    session = C().open_session(tmp_path / "policy.c")
+    bare = gymnasium.make(task)
+    space, seen = bare.action_space, []
+    x, _ = bare.reset(seed=0)
+    for _ in range(40):
+        (action,) = session(x.astype(np.float32)[None], [])
+        seen.append(action[0])
+        x, _, ended, _, _ = bare.step(action[0])
+        if ended:
+            x, _ = bare.reset()
+            session = C().open_session(tmp_path / "policy.c")
+    actions = np.stack(seen)
+    assert (actions >= space.low).all() and (actions <= space.high).all()
+    assert np.abs(actions).max() > 0.5 * space.high.max(), "in the task's units"
+    assert "task's units" in (tmp_path / "policy.h").read_text()
+
+
+def test_targets_without_bounds_are_refused_or_raw(tmp_path):
+    plan = make_plan(RunRequest(task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        with pytest.raises(ExportError, match="c_int8.*--raw_actions"):
+            write_and_verify(policy, env, tmp_path, _targets.make_targets(["c_int8"]))
+        written = write_and_verify(
+            policy, env, tmp_path, _targets.make_targets(["c_int8", "c"]), raw_actions=True
+        )
+        assert len(written) == 2 and not env.takes_task_units
+
+
+def test_a_discrete_policy_is_exported_as_one_number_per_choice(tmp_path):
+    plan = make_plan(RunRequest(task="CartPole-v1", agent="lif_ppo", device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        (found,) = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"])).values()
+    assert found.mismatches == 0
+    assert "one number per choice" in (tmp_path / "policy.h").read_text()
