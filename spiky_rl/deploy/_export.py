@@ -35,7 +35,9 @@ def run_export(
     log.info("starting the simulator to verify the files over an episode")
     with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return write_and_verify(runner.alg.get_policy(), env, folder, targets, progress, options.raw_actions)
+        return write_and_verify(
+            runner.get_exportable_policy(), env, folder, targets, progress, options.raw_actions
+        )
 
 
 def write_and_verify(

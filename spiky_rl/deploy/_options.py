@@ -39,7 +39,7 @@ class ExportOptions(Settings):
 
     def check_request(self, request: RunRequest) -> dict[str, Target]:
         """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
-        request.learner.require_ability(EXPORTS, "export.py")
+        request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
         targets = make_targets(self.target_names)
         if self.report is not None:
             require_chip(self.report, targets.values())

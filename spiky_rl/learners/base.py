@@ -39,6 +39,8 @@ class Learner(ABC):
     extra: ClassVar[str]
     abilities: ClassVar[frozenset[str]]
     """Some of `DISTRIBUTED`, `LOGGERS`, `EXPORTS` and `DISTILLS`."""
+    algorithm_abilities: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Further abilities with some algorithms alone, by algorithm."""
     algorithms: ClassVar[tuple[str, ...]]
     """Names of its algorithms, some of ``ppo``, ``td3`` and ``sac``."""
     checkpoint_keys: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -50,9 +52,9 @@ class Learner(ABC):
         """Raise UserError if the library is not installed."""
         require_module(self.module, self.extra)
 
-    def require_ability(self, ability: str, flag: str) -> None:
-        """Raise UserError if the learner lacks the ``ability`` that a command's ``flag`` needs."""
-        if ability not in self.abilities:
+    def require_ability(self, ability: str, flag: str, algorithm: str = "ppo") -> None:
+        """Raise UserError if the learner lacks, for an ``algorithm``, the ``ability`` that a command's ``flag`` needs."""
+        if ability not in self.abilities | self.algorithm_abilities.get(algorithm, frozenset()):
             able = [name for name in list_learners() if ability in get_learner(name).abilities]
             raise UserError(
                 f"{flag}: not available with --rl_library {self.name}; allowed: {', '.join(able)}"

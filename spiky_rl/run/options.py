@@ -68,13 +68,14 @@ class PlayOptions(VisualizerOptions):
     episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
     real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])
     export: bool = option(
-        False, "export TorchScript and ONNX files and verify them against the policy (rsl_rl only)"
+        False,
+        "export TorchScript and ONNX files and verify them against the policy (rsl_rl, TD3 and SAC only)",
     )
 
     def check_request(self, request: RunRequest) -> None:
         """Raise UserError for conflicting or unavailable options."""
         if self.export:
-            request.learner.require_ability(EXPORTS, "--export")
+            request.learner.require_ability(EXPORTS, "--export", request.algorithm)
         if self.visualizer:
             find_host(request.task).check_visualizers(self.visualizer, request.video)
 

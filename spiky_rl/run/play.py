@@ -124,7 +124,7 @@ def play(
             to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
             videos = record_video(env, policy, to, plan.request.video_length, progress)
         if options.export:
-            export(runner.alg.get_policy(), env, folder / "exported")
+            export(runner.get_exportable_policy(), env, folder / "exported")
     return [*videos, folder / "playback.json"]
 
 

@@ -115,13 +115,16 @@ class RunRequest(Settings):
     )
 
     @property
+    def algorithm(self) -> str:
+        """Name of the agent's algorithm."""
+        if self.spec is not None:
+            return self.spec.algorithm
+        return read_algorithm(self.agent, split_overrides(self.overrides)[0])
+
+    @property
     def learner(self) -> Learner:
         """Learner of the agent's algorithm, as named or chosen by `select_learner`."""
-        if self.spec is not None:
-            algorithm = self.spec.algorithm
-        else:
-            algorithm = read_algorithm(self.agent, split_overrides(self.overrides)[0])
-        return select_learner(self.library, algorithm, self.agent)
+        return select_learner(self.library, self.algorithm, self.agent)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

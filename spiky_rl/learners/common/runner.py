@@ -120,6 +120,10 @@ class BaseRunner(ABC):
     def get_inference_policy(self, device: str | None = None) -> InferencePolicy:
         """Return the inference policy on ``device``, in evaluation mode."""
 
+    def get_exportable_policy(self) -> Any:
+        """Return the trained policy as a model of rsl_rl, which export targets take."""
+        return self.alg.get_policy()
+
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write a checkpoint, atomically.

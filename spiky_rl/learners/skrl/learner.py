@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import SpecError
-from spiky_rl.learners.base import Learner
+from spiky_rl.learners.base import EXPORTS, Learner
 
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec
@@ -22,6 +22,7 @@ class Skrl(Learner):
 
     name, distribution, module, extra = "skrl", "skrl", "skrl", "skrl"
     abilities = frozenset()
+    algorithm_abilities = {"td3": frozenset({EXPORTS}), "sac": frozenset({EXPORTS})}
     algorithms = ("ppo", "td3", "sac")
     checkpoint_keys = {
         "ppo": ("policy", "value", "iter"),

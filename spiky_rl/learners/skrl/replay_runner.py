@@ -175,6 +175,14 @@ class ReplayRunner(SkrlBaseRunner):
         return observations, time.time() - begun - learning, learning
 
     @override
+    def get_exportable_policy(self) -> Any:
+        from spiky_rl.learners.skrl.exported_policy import make_exported_policy
+
+        normalise = self.alg.copy_normalisation()
+        obs, groups = self.env.get_observations(), self.environment.actor
+        return make_exported_policy(self.policy, self.cfg["policy"], normalise, obs, groups)
+
+    @override
     def compute_losses(self) -> dict[str, float]:
         return self.alg.fetch_losses()
 

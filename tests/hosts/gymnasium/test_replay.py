@@ -1,0 +1,83 @@
+"""TD3 and SAC on Gymnasium's tasks, through the commands."""
+
+import json
+
+import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
+
+from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+
+SMALL = [
+    *("agent.critic.hidden_dims=[16]", "agent.algorithm.batch_size=16", "agent.algorithm.replay_size=1000"),
+    *("agent.algorithm.learning_starts=50", "agent.algorithm.random_steps=50", "agent.num_steps_per_env=50"),
+]
+TRAIN = ["--device", "cpu", "--num_envs", 2, "--max_iterations", 2]
+
+
+def last_result(folder):
+    (found,) = folder.glob("*/*/*/result.json")
+    return json.loads(found.read_text())
+
+
+def test_an_agent_trains_resumes_plays_and_is_evaluated_without_naming_a_library(command, tmp_path):
+    own = ["--task", "Pendulum-v1", "--agent", "lif_td3", "--log_root", tmp_path]
+    code, _, stderr = command("train", *own, *TRAIN, *SMALL, "agent.network.layers=[8, 8]")
+    assert code == 0, stderr
+    result = last_result(tmp_path)
+    assert (result["library"], result["outcome"], result["env_steps"]) == ("skrl", "finished", 200)
+    assert 0.0 < result["firing_rate"] < 1.0
+    resumed = [*own, "--checkpoint", "latest", *SMALL, "agent.network.layers=[8, 8]"]
+    code, _, stderr = command("play", *resumed, "--episodes", 2, "--device", "cpu", "--export")
+    assert code == 0, stderr
+    (played,) = tmp_path.glob("*/*/*/playback.json")
+    assert (played.parent / "exported").is_dir()
+    assert -2000.0 < json.loads(played.read_text())["mean_return"] < 0.0
+    code, _, stderr = command(
+        "evaluate", *resumed, "--episodes", 2, "--conditions", "nominal", "--device", "cpu"
+    )
+    assert code == 0, stderr
+    code, _, stderr = command("train", *resumed, "--max_iterations", 1)
+    assert code == 0, stderr
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/*/*/result.json")]
+    assert max(result["env_steps"] for result in results) == 300
+
+
+@pytest.mark.parametrize(
+    ("agent", "flags", "words"),
+    [
+        ("lif_td3", ["--rl_library", "rsl_rl"], ["--rl_library rsl_rl", "TD3", "allowed: skrl"]),
+        ("lif_td3", ["agent.network.stateful=true"], ["agent.network.stateful", "true", "allowed: false"]),
+        ("lif_sac", ["agent.algorithm.replay_size=2000000000"], ["agent.algorithm.replay_size"]),
+        ("lif_ppo", ["agent.algorithm.batch_size=8"], ["agent.algorithm.batch_size", "TD3, SAC"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(command, agent, flags, words, tmp_path):
+    code, _, stderr = command(
+        "train", "--task", "Pendulum-v1", "--agent", agent, "--device", "cpu", "--log_root", tmp_path, *flags
+    )
+    assert code == 2
+    lines = [line for line in stderr.splitlines() if all(word in line for word in words)]
+    assert len(lines) == 1, stderr
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_discrete_actions_are_refused(command, tmp_path):
+    code, _, stderr = command(
+        "train", "--task", "CartPole-v1", "--agent", "lif_td3", "--device", "cpu", "--log_root", tmp_path
+    )
+    assert code == 2 and "agent.actor.distribution_cfg.class_name" in stderr and "TD3" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "steps", "wanted"), [("Pendulum-v1", 10_000, -250.0), ("InvertedPendulum-v5", 20_000, 900.0)]
+)
+def test_a_spiking_actor_solves_it_by_td3(command, task, steps, wanted, tmp_path):
+    own = ["--task", task, "--agent", "lif_td3", "--log_root", tmp_path, "--device", "cpu"]
+    code, _, stderr = command("train", *own, "--num_envs", 1, "--budget", f"env_steps={steps}")
+    assert code == 0, stderr
+    code, _, stderr = command("play", *own, "--checkpoint", "best", "--episodes", 10)
+    assert code == 0, stderr
+    (played,) = tmp_path.glob("*/*/*/playback.json")
+    assert json.loads(played.read_text())["mean_return"] >= wanted

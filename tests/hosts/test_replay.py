@@ -1,0 +1,498 @@
+"""TD3 and SAC: replayed transitions, target networks, bounded actors, checkpoints, and all that replay refuses."""
+
+import json
+import math
+
+import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
+import torch
+from skrl.models.torch import Model
+from tensordict import TensorDict
+from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+
+from spiky_rl.config import memory_check
+from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import SpecError, read_algorithm, resolve_agent
+from spiky_rl.learners import select_learner
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.skrl.learner import LEARNER
+from spiky_rl.learners.skrl.replay_models import ProxyActor
+from spiky_rl.learners.skrl.replay_runner import ReplayRunner
+from tests.hosts.point_env import LIF, PointEnv
+from tests.hosts.skrl_case import runner as ppo_runner
+
+ISAAC = {
+    "num_steps_per_env": 24,
+    "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
+    "actor": {"class_name": "MLPModel", "hidden_dims": [8], "activation": "elu"},
+    "critic": {"class_name": "MLPModel", "hidden_dims": [8], "activation": "elu"},
+    "algorithm": {
+        "class_name": "PPO",
+        "num_learning_epochs": 5,
+        "schedule": "adaptive",
+        "learning_rate": 1e-2,
+    },
+}
+"""Settings of PPO, as a host registers them."""
+SMALL = (
+    "agent.critic.hidden_dims=[16]", "agent.algorithm.batch_size=16", "agent.algorithm.replay_size=400",
+    "agent.algorithm.learning_starts=32", "agent.algorithm.random_steps=16", "agent.num_steps_per_env=10",
+    "agent.algorithm.updates_per_step=0.25",
+)  # fmt: skip
+NETWORK = {"name": "feedforward", "layers": [12, 12], **LIF}
+LEARNED = {**NETWORK, "encoder": {"name": "population", "mode": "poisson", "fields": 3}}
+LEARNED["neuron"] = {"name": "lif", "tau": 2.0, "input_gain": "unit", "learn": ["tau"]}
+
+
+class CutEnv(PointEnv):
+    """The point mass, whose every episode a time limit of five steps cuts, or in every other environment ends; with true successors."""
+
+    has_final_observations = True
+
+    def step(self, actions):
+        self.limit = torch.full_like(self.limit, 5)
+        position, velocity = self.state.split(2, -1)
+        velocity = 0.9 * velocity + 0.1 * actions
+        final = torch.cat([position + 0.1 * velocity, velocity], -1)
+        obs, rewards, dones, extras = super().step(actions)
+        even = torch.arange(self.num_envs) % 2 == 0
+        extras["time_outs"] = (dones > 0) & even
+        if bool((dones > 0).any()):
+            extras["final_observations"] = TensorDict({"policy": final}, [self.num_envs])
+        return obs, rewards, dones, extras
+
+
+def specification(agent="lif_td3", *overrides, network=None, small=SMALL):
+    lines = [*small, *overrides]
+    if network is not None or agent.startswith("lif"):
+        lines.append(f"agent.network={json.dumps(network or NETWORK)}")
+    return resolve_agent(agent, "Isaac-Point", ISAAC, lines)
+
+
+def runner(
+    agent="lif_td3", *overrides, network=None, env=None, seed=0, folder=None, identity=None
+) -> ReplayRunner:
+    torch.manual_seed(seed)
+    config = LEARNER.make_runner_cfg(specification(agent, *overrides, network=network))
+    where = None if folder is None else str(folder)
+    return ReplayRunner(env or CutEnv(4), config, where, identity=identity, picture_interval=2)
+
+
+def weights(run):
+    return {
+        f"{name}.{key}": value.clone()
+        for name, model in run.alg.models.items()
+        for key, value in model.state_dict().items()
+    }
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class TestTransitions:
+    def test_an_ended_episodes_successor_is_its_own_and_only_terminations_end_the_return(self):
+        run = runner("mlp_td3", "agent.actor.hidden_dims=[8]")
+        run.learn(1)
+        stored = {name: run.alg.memory.get_tensor_by_name(name)[:10] for name in run.alg.memory.tensors}
+        position, velocity = stored["observations"].split(2, -1)
+        velocity = 0.9 * velocity + 0.1 * stored["actions"]
+        true = torch.cat([position + 0.1 * velocity, velocity], -1)
+        torch.testing.assert_close(stored["next_observations"], true)
+        ends = torch.zeros(10, 4, dtype=torch.bool)
+        ends[[4, 9]] = True
+        assert torch.equal(stored["terminated"].squeeze(-1), ends & (torch.arange(4) % 2 == 1))
+        assert not torch.allclose(stored["observations"][5], true[4]), "another episode has begun"
+
+    def test_without_final_observations_the_latest_ones_are_stored_and_that_is_said(self, caplog):
+        caplog.set_level("INFO")
+        run = runner("mlp_td3", "agent.actor.hidden_dims=[8]", env=PointEnv(4))
+        run.learn(2)
+        stored = {name: run.alg.memory.get_tensor_by_name(name)[:20] for name in run.alg.memory.tensors}
+        assert torch.equal(stored["next_observations"][:-1], stored["observations"][1:])
+        assert any("final observations" in record.message for record in caplog.records)
+
+    def test_outside_training_mode_nothing_is_stored_and_that_is_an_error(self):
+        run = runner()
+        run.learn(1)
+        run.alg.enable_training_mode(False)
+        with pytest.raises(RuntimeError, match="enable_training_mode"):
+            run.alg.record_transition(rewards=torch.zeros(4, 1))
+
+    def test_an_update_follows_as_many_environment_steps_as_wanted(self):
+        run, calls = runner(), []
+        update = run.alg.update
+
+        def counted(**clock):
+            calls.append(run.alg.cfg.gradient_steps)
+            update(**clock)
+
+        run.alg.update = counted
+        run.learn(3)
+        # 120 transitions, learning from the control step with the 32nd one on: 23 control steps of 4 environments
+        assert sum(calls) == int(23 * 4 * 0.25)
+
+    def test_rewards_are_scaled_in_the_replay_alone(self):
+        run = runner("mlp_td3", "agent.actor.hidden_dims=[8]", "agent.algorithm.rewards_shaper_scale=0.5")
+        run.learn(1)
+        plain = runner("mlp_td3", "agent.actor.hidden_dims=[8]")
+        plain.learn(1)
+        scaled, raw = (r.alg.memory.get_tensor_by_name("rewards")[:10] for r in (run, plain))
+        torch.testing.assert_close(scaled[:4], 0.5 * raw[:4])  # random actions
+        assert run.progress.returns == pytest.approx(plain.progress.returns, rel=0.5)
+
+
+class TestTargets:
+    def test_weights_move_by_name_and_buffers_and_counts_are_copied(self):
+        run = runner(network=LEARNED)
+        actor, target = run.alg.policy, run.alg.target_policy
+        assert any("tau" in name for name, _ in actor.named_parameters())
+        assert [*actor.named_buffers()], "the noise of the encoder"
+        with torch.no_grad():
+            for weight in actor.parameters():
+                weight.add_(torch.rand_like(weight))
+        actor.network.count_update()
+        before = {name: weight.clone() for name, weight in target.named_parameters()}
+        target.update_parameters(actor, polyak=0.25)
+        for name, weight in actor.named_parameters():
+            torch.testing.assert_close(
+                dict(target.named_parameters())[name].data, 0.75 * before[name] + 0.25 * weight.data
+            )
+        assert all(
+            torch.equal(buffer, dict(target.named_buffers())[name]) for name, buffer in actor.named_buffers()
+        )
+        assert target.network.updates == actor.network.updates == 1
+
+    def test_skrls_own_update_leaves_buffers_and_counts_out(self):
+        """Without this our own would not be needed."""
+        run = runner(network=LEARNED)
+        actor, target = run.alg.policy, run.alg.target_policy
+        actor.network.count_update()
+        Model.update_parameters(target, actor, polyak=1.0)
+        assert target.network.updates == 0
+        assert not all(
+            torch.equal(buffer, dict(target.named_buffers())[name]) for name, buffer in actor.named_buffers()
+        )
+
+    def test_targets_follow_in_training_and_are_not_trained(self):
+        run = runner()
+        first = weights(run)
+        run.learn(3)
+        last = weights(run)
+        names = [name for name, _ in run.alg.target_policy.named_parameters()]
+        for name in names:
+            moved = (last[f"target_policy.{name}"] - first[f"target_policy.{name}"]).abs().max()
+            led = (last[f"policy.{name}"] - first[f"policy.{name}"]).abs().max()
+            assert moved < led or led == 0.0
+        assert any(
+            not torch.equal(first[f"target_policy.{name}"], last[f"target_policy.{name}"]) for name in names
+        )
+        assert not any(weight.requires_grad for weight in run.alg.target_policy.parameters())
+
+    def test_a_proxy_learns_the_actors_actions(self):
+        run = runner("lif_td3", "agent.algorithm.target=proxy", "agent.algorithm.proxy_learning_rate=1.0e-2")
+        proxy, actor = run.alg.target_policy, run.alg.policy
+        assert isinstance(proxy, ProxyActor) and proxy.network is None
+        inputs = {"observations": torch.randn(256, 4)}
+
+        def error():
+            with torch.no_grad():
+                return float((proxy.compute(inputs)[0] - actor.compute(inputs)[0]).square().mean())
+
+        before = error()
+        for _ in range(60):
+            proxy.update_parameters(actor, polyak=0.005)
+        assert error() < 0.3 * before
+        run.learn(2)
+        assert run.progress.iterations == 2
+
+
+class TestActors:
+    @pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_sac"])
+    def test_actions_are_within_bounds_with_noise_without_and_at_random(self, agent):
+        run = runner(agent, *(["agent.actor.hidden_dims=[8]"] if agent == "mlp_sac" else []))
+        run.learn(4)
+        stored = run.alg.memory.get_tensor_by_name("actions")[:40]
+        assert stored.abs().max() <= 1.0 and stored.std() > 0.1
+        with torch.no_grad():
+            for weight in run.policy.parameters():
+                weight.mul_(50.0)
+            actions = run.get_inference_policy()(run.env.get_observations())
+        assert actions.abs().max() <= 1.0
+
+    def test_random_actions_are_uniform_and_follow_torchs_seed(self):
+        actor, inputs = runner().policy, {"observations": torch.zeros(4000, 4)}
+        torch.manual_seed(3)
+        first, _ = actor.random_act(inputs)
+        torch.manual_seed(3)
+        assert torch.equal(first, actor.random_act(inputs)[0])
+        assert first.mean().abs() < 0.03 and abs(float(first.std()) - 2.0 / math.sqrt(12.0)) < 0.02
+
+    def test_exploration_noise_is_in_half_ranges(self):
+        run = runner("lif_td3", "agent.algorithm.exploration_noise=0.2")
+        run.learn(1)
+        x = torch.zeros(4000, 4)
+        with torch.no_grad():
+            noisy, _ = run.alg.act(x, None, timestep=1000, timesteps=1000)
+            plain, _ = run.policy.compute({"observations": x})
+        assert float((noisy - plain).std()) == pytest.approx(0.2, rel=0.1)
+        assert float(run.action_std.mean()) == pytest.approx(0.2)
+
+    def test_a_squashed_gaussian_has_torchs_probabilities_also_at_the_bounds(self):
+        actor = runner("lif_sac").policy
+        inputs = {"observations": torch.randn(64, 4)}
+        torch.manual_seed(1)
+        actions, outputs = actor.act(inputs)
+        mean, log_std = actor.compute_gaussian(inputs)
+        theirs = TransformedDistribution(
+            Independent(Normal(mean, log_std.exp()), 1), [TanhTransform(cache_size=1)]
+        )
+        torch.manual_seed(1)
+        noise = torch.randn_like(mean)
+        sample = theirs.transforms[0](mean + log_std.exp() * noise)
+        torch.testing.assert_close(actions, sample)
+        torch.testing.assert_close(
+            outputs["log_prob"].squeeze(-1), theirs.log_prob(sample), atol=1e-4, rtol=1e-4
+        )
+        with torch.no_grad():
+            actor.network.readout.bias.fill_(40.0)
+        actions, outputs = actor.act(inputs)
+        assert torch.equal(actions, torch.ones_like(actions)) and outputs["log_prob"].isfinite().all()
+        outputs["log_prob"].sum().backward()
+        assert all(weight.grad is None or weight.grad.isfinite().all() for weight in actor.parameters())
+
+    def test_playback_is_the_mean_action(self):
+        for agent in ("lif_td3", "lif_sac"):
+            run = runner(agent)
+            run.learn(2)
+            obs = run.env.get_observations()
+            policy = run.get_inference_policy()
+            copied = policy.copy()
+            wanted, _ = run.policy.compute({"observations": obs["policy"]})
+            assert torch.equal(policy(obs), wanted) and torch.equal(copied(obs), wanted)
+            assert policy.compute_activity(obs).rate > 0.0
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
+def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path):
+    from spiky_rl.deploy._export import write_and_verify
+    from spiky_rl.deploy._targets import make_targets
+
+    flags = [f"agent.{role}.obs_normalization={str(normalises).lower()}" for role in ("actor", "critic")]
+    flags += ["agent.actor.hidden_dims=[8]"] if agent == "mlp_td3" else []
+    run = runner(agent, *flags)
+    run.learn(3)
+    policy, exported = run.get_inference_policy(), run.get_exportable_policy()
+    obs = run.env.get_observations()
+    obs["policy"][0] = 100.0  # beyond the bound of the normalisation
+    with torch.no_grad():
+        torch.testing.assert_close(exported(obs), policy(obs), atol=1e-6, rtol=1e-6)
+    run.env.reset = lambda: (run.env.get_observations(), {})
+    found = write_and_verify(exported, run.env, tmp_path, make_targets(["torchscript", "onnx", "c"]))
+    assert len(found) == 3 and all(each.steps > 0 for each in found.values())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("lif_td3", []),
+        ("lif_td3", ["agent.algorithm.target=proxy"]),
+        ("lif_sac", []),
+        ("lif_sac", ["agent.algorithm.learn_entropy=false"]),
+        ("mlp_td3", ["agent.actor.hidden_dims=[8]", "agent.actor.obs_normalization=true"]),
+        ("lif_td3", [f"agent.critic_network={json.dumps(NETWORK)}"]),
+        ("lif_td3", ["agent.critic.obs_normalization=true"]),
+    ],
+    ids=str,
+)
+def test_every_kind_of_agent_trains_saves_and_resumes(case, tmp_path):
+    agent, overrides = case
+    env, path = CutEnv(4), str(tmp_path / "model.pt")
+    run = runner(agent, *overrides, env=env)
+    before = weights(run)
+    losses = []
+    run.on_iteration = lambda iteration: losses.append(iteration.losses)
+    run.learn(3)
+    assert not equal(weights(run), before) and {"critic", "actor"} <= set(losses[-1])
+    assert all(math.isfinite(value) for value in losses[-1].values())
+    run.save(path)
+    other = runner(agent, *overrides, env=env, seed=9)
+    other.load(path)
+    assert equal(weights(other), weights(run))
+    assert other.current_learning_iteration == 3 and other.progress == run.progress
+    for name, module in run.alg.checkpoint_modules.items():
+        if name.endswith("optimizer"):
+            assert len(other.alg.checkpoint_modules[name].state_dict()["state"]) == len(
+                module.state_dict()["state"]
+            )
+    other.learn(2)
+    assert other.progress.iterations == 5 and other.progress.env_steps == 5 * 10 * 4
+
+
+def test_a_resumed_run_fills_a_new_buffer_with_its_actor_and_says_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = str(tmp_path / "model.pt")
+    run = runner("lif_td3", "agent.algorithm.random_steps=40")
+    run.learn(2)
+    run.save(path)
+    other = runner("lif_td3", "agent.algorithm.random_steps=40", seed=5)
+    other.load(path)
+    drawn = []
+    other.policy.random_act = lambda *args, **kwargs: drawn.append(1)
+    other.learn(1)
+    assert not drawn, "the random steps are over"
+    assert any("no replay buffer" in record.message for record in caplog.records)
+    assert len(other.alg.memory) == 40
+
+
+def test_the_weight_of_the_entropy_is_kept(tmp_path):
+    path = str(tmp_path / "model.pt")
+    run = runner("lif_sac", "agent.algorithm.entropy_learning_rate=0.05")
+    run.learn(3)
+    learned = run.alg.entropy.log_value.detach().clone()
+    assert not torch.equal(learned, torch.zeros(1))
+    run.save(path)
+    other = runner("lif_sac", "agent.algorithm.entropy_learning_rate=0.05", seed=5)
+    other.load(path)
+    assert torch.equal(other.alg.entropy.log_value.detach(), learned)
+    other.learn(1)
+    assert float(other.alg._entropy_coefficient) == pytest.approx(float(learned.exp()), rel=0.5)
+
+
+def test_checkpoints_of_another_algorithm_are_refused(tmp_path):
+    path = str(tmp_path / "model.pt")
+    runner("lif_td3").save(path)
+    with pytest.raises(CheckpointError, match="target_policy"):
+        runner("lif_sac").load(path)
+    with pytest.raises(CheckpointError, match="value"):
+        ppo_runner(network=NETWORK).load(path)
+    ppo_runner(network=NETWORK).save(path)
+    with pytest.raises(CheckpointError):
+        runner("lif_td3").load(path)
+
+
+def test_tensorboard_gets_losses_noise_spikes_and_times(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = runner("lif_sac", folder=tmp_path)
+    run.learn(3)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    wanted = {
+        "Loss/critic",
+        "Loss/actor",
+        "Loss/entropy_weight",
+        "Loss/learning_rate",
+        "Policy/mean_std",
+        "Spikes/rate",
+    }
+    wanted |= {"Perf/seconds_learning", "Train/mean_reward", "Cost/operations_per_step"}
+    assert wanted <= set(tags["scalars"])
+    assert "Spikes/raster" in tags["images"]
+    assert (tmp_path / "model_2.pt").is_file()
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("overrides", "key", "given"),
+        [
+            (["agent.network.stateful=true"], "agent.network.stateful", "true"),
+            (["agent.network={name: reservoir, size: 20}"], "agent.network.name", "reservoir"),
+            (
+                ["agent.network={name: reservoir, size: 20, train_input: true}"],
+                "agent.network.name",
+                "reservoir",
+            ),
+            (
+                ["agent.network={name: reservoir, size: 20, plasticity: stdp}"],
+                "agent.network.plasticity",
+                "stdp",
+            ),
+            (["agent.network.learning=rstdp"], "agent.network.learning", "rstdp"),
+            (["agent.critic.class_name=RNNModel"], "agent.critic.class_name", "RNNModel"),
+            (["agent.burn_in=2"], "agent.burn_in", "2"),
+            (
+                ["agent.actor.distribution_cfg.class_name=CategoricalDistribution"],
+                "agent.actor.distribution_cfg.class_name",
+                "Categorical",
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_replay_would_get_wrong_is_refused_by_key_and_value(self, overrides, key, given):
+        with pytest.raises(SpecError) as refused:
+            LEARNER.make_runner_cfg(resolve_agent("lif_td3", "Isaac-Point", ISAAC, overrides))
+        text = str(refused.value)
+        assert key in text and given in text and "allowed" in text and "\n" not in text
+
+    @pytest.mark.parametrize(
+        ("agent", "override", "key"),
+        [
+            ("lif_td3", "agent.algorithm.clip_param=0.1", "agent.algorithm.clip_param"),
+            ("lif_td3", "agent.algorithm.target_entropy=-1.0", "agent.algorithm.target_entropy"),
+            ("lif_sac", "agent.algorithm.policy_delay=2", "agent.algorithm.policy_delay"),
+            ("lif_ppo", "agent.algorithm.replay_size=1000", "agent.algorithm.replay_size"),
+            ("lif_td3", "agent.algorithm.replay_size=100", "agent.algorithm.learning_starts"),
+            ("lif_td3", "agent.algorithm.polyak=0.0", "agent.algorithm.polyak"),
+            ("lif_td3", "agent.algorithm.updates_per_step=-1.0", "agent.algorithm.updates_per_step"),
+            ("lif_td3", "agent.algorithm.target=ann", "agent.algorithm.target"),
+        ],
+    )
+    def test_a_setting_of_another_algorithm_or_out_of_range_is_refused(self, agent, override, key):
+        with pytest.raises(SpecError, match=key):
+            resolve_agent(agent, "Isaac-Point", ISAAC, [override])
+
+    def test_a_proxy_of_an_ann_is_refused(self):
+        with pytest.raises(SpecError, match="agent.algorithm.target"):
+            LEARNER.make_runner_cfg(
+                resolve_agent("mlp_td3", "Isaac-Point", ISAAC, ["agent.algorithm.target=proxy"])
+            )
+
+    def test_another_algorithm_drops_the_settings_of_the_one_before(self):
+        spec = resolve_agent("lif_td3", "Isaac-Point", ISAAC)
+        assert spec.algorithm == "td3" and not {"num_learning_epochs", "schedule"} & set(
+            spec.runner["algorithm"]
+        )
+        back = resolve_agent("lif_td3", "Isaac-Point", ISAAC, ["agent.algorithm.class_name=PPO"])
+        assert back.algorithm == "ppo" and back.runner["algorithm"] == {"class_name": "PPO"}
+        assert resolve_agent("lif_ppo", "Isaac-Point", ISAAC).runner["algorithm"]["num_learning_epochs"] == 5
+
+    def test_the_replay_buffer_counts_in_the_memory_of_a_run(self):
+        spec = resolve_agent("lif_td3", "Isaac-Point", ISAAC, ["agent.algorithm.replay_size=1000000000"])
+        with pytest.raises(UserError, match="agent.algorithm.replay_size"):
+            memory_check.check_run_memory(spec, 1, 10**9)
+        memory_check.check_run_memory(resolve_agent("lif_td3", "Isaac-Point", ISAAC), 1, 10**9)
+
+    def test_the_buffer_itself_is_checked_before_it_is_made(self, monkeypatch):
+        run = runner()
+        monkeypatch.setattr(
+            "spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 400 * (4 * 11 + 1) - 1
+        )
+        with pytest.raises(UserError, match="agent.algorithm.replay_size"):
+            run.learn(1)
+        monkeypatch.setattr(
+            "spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 400 * (4 * 11 + 1)
+        )
+        run.learn(1)
+
+
+class TestLearners:
+    def test_an_agent_gets_the_library_of_its_algorithm(self):
+        for agent, library in (("lif_ppo", "rsl_rl"), ("lif_td3", "skrl"), ("mlp_sac", "skrl")):
+            assert select_learner(None, read_algorithm(agent), agent).name == library
+        assert select_learner("skrl", read_algorithm("lif_ppo"), "lif_ppo").name == "skrl"
+        assert read_algorithm("lif_ppo", ["agent.algorithm.class_name=SAC"]) == "sac"
+
+    def test_a_library_without_the_algorithm_is_refused_in_one_line(self):
+        with pytest.raises(UserError) as refused:
+            select_learner("rsl_rl", "td3", "lif_td3")
+        text = str(refused.value)
+        assert "--rl_library rsl_rl" in text and "allowed: skrl" in text and "\n" not in text
+
+    def test_a_hosts_own_command_has_no_replay(self):
+        with pytest.raises(SpecError, match="agent.algorithm.class_name: TD3"):
+            LEARNER.make_registered_cfg(resolve_agent("lif_td3", "Isaac-Point", ISAAC), {})
