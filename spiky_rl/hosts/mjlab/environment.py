@@ -8,7 +8,7 @@ import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, override
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +132,6 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """Set whether the policy has been updated yet."""
         self.is_trained = is_trained
 
-    @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 

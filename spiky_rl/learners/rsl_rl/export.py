@@ -234,6 +234,15 @@ class OnnxPolicy(nn.Module):
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return action [1, A] and state for ``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S]; only the action if stateless."""
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return self._act(obs, state_in)
+        with (
+            warnings.catch_warnings()
+        ):  # a host's exporter traces; control flow depends only on shapes, as in `JitPolicy`
+            warnings.simplefilter("ignore", TracerWarning)
+            return self._act(obs, state_in)
+
+    def _act(self, obs: Tensor, state_in: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         if state_in is None:
             return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
         return self.core(obs, state_in)

