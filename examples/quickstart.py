@@ -5,7 +5,7 @@ python examples/quickstart.py
 
 import torch
 
-from spiky_rl.config import registry
+import spiky_rl
 
 BATCH, UPDATES = 256, 150
 
@@ -13,25 +13,23 @@ BATCH, UPDATES = 256, 150
 def main() -> float:
     """Train for a few seconds and give the share of right answers."""
     torch.manual_seed(0)
-    neuron = {"name": "lif", "tau": 4.0}
-    settings = {"name": "feedforward", "layers": [32, 32], "steps": 8, "neuron": neuron}
-    network = registry.configure("networks", settings, "network").build(inputs=2, outputs=2)
+    network = spiky_rl.network(2, 2, layers=[32, 32], neuron={"name": "lif", "tau": 4.0}, steps=8)
 
-    # one control step for a batch: observations [T, B, O] -> features [T, B, F], state
-    features, _ = network(torch.randn(1, BATCH, 2), None)
+    # one control step for a batch: observations [B, O] -> features [B, F]
+    features = network(torch.randn(BATCH, 2))
     print(f"features: {list(features.shape)}")
 
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
     right = 0.0
     for update in range(UPDATES):
-        x = torch.randn(1, BATCH, 2)
-        answer = (x[0, :, 1] > x[0, :, 0]).long()
-        features, _ = network(x, None)
-        loss = torch.nn.functional.cross_entropy(features[0], answer)
+        x = torch.randn(BATCH, 2)
+        answer = (x[:, 1] > x[:, 0]).long()
+        features = network(x)
+        loss = torch.nn.functional.cross_entropy(features, answer)
         optimiser.zero_grad()
         loss.backward()  # through spikes, by the surrogate's derivative
         optimiser.step()
-        right = (features[0].argmax(-1) == answer).float().mean().item()
+        right = (features.argmax(-1) == answer).float().mean().item()
         if update % 50 == 49:
             print(f"update {update + 1}: {100 * right:.0f} % right")
     return right

@@ -15,13 +15,14 @@ from spiky_rl.config.packages import list_packages
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"
 FLOORS = [
-    {"__init__", "config"},
+    {"config"},
     {"neurons", "surrogates"},
     {"datasets", "kernels"},
     {"exact"},
     {"codecs", "connections", "penalties", "reservoirs"},
     {"networks"},
     {"learning"},
+    {"__init__", "api"},
     {"metrics"},
     {"learners"},
     {"hosts"},
