@@ -333,7 +333,7 @@ KINDS = {
     "backends": "what runs neurons and connections",
     "datasets": "recordings that are classified",
     "agents": "a network, a rule, and PPO's numbers",
-    "tasks": "a task of Isaac Lab's and its budget",
+    "tasks": "a host's task and its defaults",
     "spaces": "what tuning may change of agents",
 }
 """What README says of the kinds that it lists."""
