@@ -63,7 +63,7 @@ KINDS = {
         "Agents",
         "YAML files with a network, a learning rule and changes to Isaac Lab's own PPO.",
     ),
-    "tasks": ("Tasks", "YAML files with a task of Isaac Lab and its default number of environments."),
+    "tasks": ("Tasks", "YAML files with a host's task and its default number of environments."),
     "spaces": ("Search spaces", "YAML files with the options that `tune.py` may change."),
 }
 """Kind -> title and first words of its page; other kinds have their name as the title."""
