@@ -17,6 +17,7 @@ from spiky_rl.config.registry import load_module
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, SimulationOptions, TaskRequest, make_unknown_task
 from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
+from spiky_rl.learners import DEFAULT_LEARNER
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnvCfg
@@ -37,6 +38,10 @@ class MjlabTask(HostTask):
         from spiky_rl.hosts.mjlab.configs import read_agent_defaults
         from spiky_rl.hosts.mjlab.overrides import apply_overrides
 
+        if request.learner.name != DEFAULT_LEARNER:
+            raise UserError(
+                f"--rl_library {request.learner.name}: not available on tasks of mjlab; allowed: {DEFAULT_LEARNER}"
+            )
         self.id = request.name
         self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)

@@ -98,6 +98,11 @@ def test_bad_input_is_one_line_with_the_key_and_what_is_allowed(command, tmp_pat
     assert code == 2 and key in err and said in err and len(err.splitlines()) == 1
 
 
+def test_other_learners_are_refused():
+    with pytest.raises(ValueError, match="--rl_library skrl.*allowed: rsl_rl"):
+        find_host(CARTPOLE).load_task(TaskRequest(CARTPOLE, get_learner("skrl")))
+
+
 def open_task(name, *overrides, num_envs=4):
     task = find_host(name).load_task(TaskRequest(name, get_learner(DEFAULT_LEARNER), overrides=overrides))
     task.configure("cpu", num_envs, 0)
