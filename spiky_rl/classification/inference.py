@@ -44,7 +44,7 @@ class TrainedClassifier:
     other_parts: int = 0
     """Number of recordings outside the test set, which are left out."""
 
-    def scores(self, indices: np.ndarray) -> np.ndarray:
+    def compute_scores(self, indices: np.ndarray) -> np.ndarray:
         """Return the class probabilities of samples, [samples, classes]."""
         return compute_scores(self.network, self.samples, indices, self.device, self.frames)
 
@@ -94,7 +94,7 @@ def predict(trained: TrainedClassifier, out: Path | None) -> Path:
     rows: list[tuple[str, ...]] = [
         ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
     ]
-    for i, row in enumerate(trained.scores(np.arange(len(recordings)))):
+    for i, row in enumerate(trained.compute_scores(np.arange(len(recordings)))):
         known = classes[recordings.labels[i]] if recordings.labels[i] >= 0 else ""
         seen = "yes" if trained.seen[i] else "no"
         rows.append((recordings.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
@@ -117,7 +117,7 @@ def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[s
             " name other ones with --data"
         )
     counts = compute_confusion(
-        recordings.labels[fresh], trained.scores(fresh).argmax(1), len(recordings.classes)
+        recordings.labels[fresh], trained.compute_scores(fresh).argmax(1), len(recordings.classes)
     )
     right, count = int(counts.trace()), len(fresh)
     result = {

@@ -150,7 +150,7 @@ def write_activity(
             writer.add_scalar(f"Cost/{name}_per_step", getattr(activity.cost, name), index)
         writer.add_scalar("Cost/activation_sparsity", activity.cost.activation_sparsity, index)
         writer.add_scalar(
-            "Cost/energy_nj_per_step", activity.cost.energy(ENERGY_MODELS["fp32"]) / 1000.0, index
+            "Cost/energy_nj_per_step", activity.cost.compute_energy(ENERGY_MODELS["fp32"]) / 1000.0, index
         )
     if activity.layers:
         writer.add_scalar("Spikes/rate", activity.rate, index)
