@@ -103,7 +103,8 @@ def _format_block(rows: Rows) -> str:
     )
     lines = [f"{title}   firing {rates} %" if rates else title]
     lines.append(
-        " " * NAME + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
+        " " * NAME
+        + "".join(f"{f' {mode} ':─^{_get_width(mode) - 3}}".rjust(_get_width(mode)) for mode in modes)
     )
     lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
     for name in list_distinct(rows, "contender"):
@@ -117,13 +118,13 @@ def _format_block(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _width(mode: str) -> int:
+def _get_width(mode: str) -> int:
     return sum(SIZES[name] for name in COLUMNS[mode])
 
 
 def _format_cells(row: Mapping[str, Any], mode: str) -> str:
     if row["failed"]:
-        return "failed".rjust(SIZES["ms"]).ljust(_width(mode))
+        return "failed".rjust(SIZES["ms"]).ljust(_get_width(mode))
     cells = {
         "ms": f"{row['ms']:.3f}",
         "±": f"{row['spread']:.0%}",

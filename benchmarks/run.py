@@ -149,11 +149,11 @@ class Race:
         self.modules: dict[str, Contender] = {}
         self.failures: dict[str, str | None] = {}
         for name in self.names:
-            row = self._row(name, "", 0)
+            row = self._make_row(name, "", 0)
             self.modules[name] = row.attempt(CONTENDERS[name].build, setting)
             self.failures[name] = row.failed
 
-    def _row(self, name: str, mode: str, batch: int) -> Row:
+    def _make_row(self, name: str, mode: str, batch: int) -> Row:
         setting = self.setting
         shape = (
             setting.neuron,
@@ -172,7 +172,7 @@ class Race:
         for kind in self.setting.kinds:
             if kind == "neuron" and mode != "train":
                 continue
-            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
+            rows = [self._make_row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
             if any(row.failed is None for row in rows):
                 self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
             found += rows

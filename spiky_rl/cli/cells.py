@@ -69,13 +69,13 @@ class CellTable(TerminalDisplay):
         """Show the states; without a terminal, print a line per changed cell."""
         for name in self.course.update(states):
             if self.live is None:
-                print(self._line(name), flush=True)
+                print(self._format_line(name), flush=True)
         now = time.monotonic()
         if self.live is not None and now - self.looked > REFRESH:
             self.looked = now
             self.live.update(self.render())
 
-    def _line(self, name: str) -> str:
+    def _format_line(self, name: str) -> str:
         course = self.course
         time_left = "" if course.states[name] == RUNNING else f"  {course.remaining_time} left"
         took = f" in {course.took[name]:.0f} s" if name in course.took else ""
