@@ -30,31 +30,37 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
     contenders.
     """
     kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
+    named = set(names or ())
     for name in names or ():
         check_name("--contenders", name, ("all", *CONTENDERS))
         if name != "all" and CONTENDERS[name].kind not in kinds:
             needed = next(key for key, each in NETWORKS.items() if CONTENDERS[name].kind in each.kinds)
             raise UserError(f"--contenders: {name!r} needs --networks {needed}")
-    every = names is not None and "all" in names
-    found = {
-        name
-        for name, entry in CONTENDERS.items()
-        if entry.kind in kinds
-        and (every or name in (list_default_contenders(networks) if names is None else names))
-    }
-    for name in sorted(found):
-        package = CONTENDERS[name].package
-        if package and importlib.util.find_spec(package) is None:
-            missing = f"{name!r} is not installed; install it with: pip install {package}"
-            if name in (names or ()):
-                raise UserError(f"--contenders: {missing}")
-            sys.stderr.write(f"left out: {missing}\n")
-            found.remove(name)
+    if names is None:
+        candidates = list_default_contenders(networks)
+    elif "all" in named:
+        candidates = [name for name, entry in CONTENDERS.items() if entry.kind in kinds]
+    else:
+        candidates = list(named)
+    found = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
     found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
+    there = {CONTENDERS[name].kind for name in found}
     for network in networks:
-        if not any(CONTENDERS[name].kind in NETWORKS[network].kinds for name in found):
+        if there.isdisjoint(NETWORKS[network].kinds):
             raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
     return [name for name in CONTENDERS if name in found]
+
+
+def is_installed(name: str, required: bool) -> bool:
+    """Return whether the package of a contender is installed, and write to stderr if it is not; raise UserError if it is ``required``."""
+    package = CONTENDERS[name].package
+    if not package or importlib.util.find_spec(package) is not None:
+        return True
+    missing = f"{name!r} is not installed; install it with: pip install {package}"
+    if required:
+        raise UserError(f"--contenders: {missing}")
+    sys.stderr.write(f"left out: {missing}\n")
+    return False
 
 
 def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:

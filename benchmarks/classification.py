@@ -195,7 +195,7 @@ class Race:
         return right / len(test)
 
 
-def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def summarize_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return a row per contender: mean and standard error over seeds of the accuracy after the last epoch, and time per epoch."""
     found = []
     for name in dict.fromkeys(run.contender for run in runs):
@@ -209,7 +209,7 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [{**row, "ratio": base / row["seconds"]} for row in found]
 
 
-def header(agent: str, data: Samples, parts: Split, epochs: int, keeps_memory: bool) -> str:
+def format_header(agent: str, data: Samples, parts: Split, epochs: int, keeps_memory: bool) -> str:
     """Return the header of the output: agent, data, settings, and the meaning of the columns."""
     title = f"synthetic recordings ({data.synthetic}), not N-MNIST" if data.synthetic else data.name
     lines = [
@@ -228,7 +228,7 @@ def header(agent: str, data: Samples, parts: Split, epochs: int, keeps_memory: b
     return "\n".join(lines) + "\n"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table with one line per contender."""
     lines = [f"{'':32}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
     for row in rows:
@@ -267,11 +267,11 @@ def bench(argv: list[str]) -> int:
     agent, data = load(args)
     parts = split(data.labels, data.parts, None, 0, args.split)
     torch.set_num_threads(1)
-    print(header(agent, data, parts, args.epochs, keep_memory()), flush=True)
+    print(format_header(agent, data, parts, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []
     for seed in args.seeds:
         runs += Race(agent, data, parts, seed, args.contenders).run(args.epochs)
-        rows = summary(runs)
+        rows = summarize_runs(runs)
         result = {
             "agent": agent,
             "data": data.name,
@@ -285,6 +285,6 @@ def bench(argv: list[str]) -> int:
             "runs": [asdict(run) for run in runs],
         }
         files.write_json(path, result)
-    print(table(rows))
+    print(format_table(rows))
     print(f"result: {path}")
     return 0

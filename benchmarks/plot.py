@@ -34,7 +34,7 @@ OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
 """Colours from the smallest batch to the largest."""
 
 
-def header(
+def format_header(
     names: Iterable[str], compared: Sequence[Setting], threads: int, rounds: int, keeps_memory: bool
 ) -> str:
     """Return the header of the output: networks, machine, and the meaning of the columns."""
@@ -83,18 +83,18 @@ def get_processor() -> str:
     )
 
 
-def table(rows: Rows) -> str:
+def format_table(rows: Rows) -> str:
     """Return a table of all contenders with one neuron, K and batch size: one line each, modes side by side."""
     groups = ([row for row in rows if get_kind(row) == kind] for kind in REFERENCES)
-    return "\n".join(_table(group) for group in groups if group)
+    return "\n".join(_format_block(group) for group in groups if group)
 
 
 SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reservoir": " reservoir"}
 """Suffix of the neuron's name in a title, by kind of contender."""
 
 
-def _table(rows: Rows) -> str:
-    first, modes = rows[0], unique(rows, "mode")
+def _format_block(rows: Rows) -> str:
+    first, modes = rows[0], list_distinct(rows, "mode")
     kind = get_kind(first)
     rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
     title = f"{first['neuron']}{SUFFIXES[kind]}   K {first['steps']}   batch {first['batch']}"
@@ -103,10 +103,11 @@ def _table(rows: Rows) -> str:
     )
     lines = [f"{title}   firing {rates} %" if rates else title]
     lines.append(
-        " " * NAME + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
+        " " * NAME
+        + "".join(f"{f' {mode} ':─^{_get_width(mode) - 3}}".rjust(_get_width(mode)) for mode in modes)
     )
     lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
-    for name in unique(rows, "contender"):
+    for name in list_distinct(rows, "contender"):
         mine = {row["mode"]: row for row in rows if row["contender"] == name}
         lines.append(f"{name:{NAME}}" + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip())
     for row in rows:
@@ -117,13 +118,13 @@ def _table(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _width(mode: str) -> int:
+def _get_width(mode: str) -> int:
     return sum(SIZES[name] for name in COLUMNS[mode])
 
 
 def _format_cells(row: Mapping[str, Any], mode: str) -> str:
     if row["failed"]:
-        return "failed".rjust(SIZES["ms"]).ljust(_width(mode))
+        return "failed".rjust(SIZES["ms"]).ljust(_get_width(mode))
     cells = {
         "ms": f"{row['ms']:.3f}",
         "±": f"{row['spread']:.0%}",
@@ -139,49 +140,53 @@ def _format_number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def unique(rows: Rows, key: str) -> list[Any]:
+def list_distinct(rows: Rows, key: str) -> list[Any]:
     """Return the distinct values of a column, in order."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
-def panels(rows: Rows) -> list[tuple[str, Rows]]:
+def group_rows(rows: Rows) -> list[tuple[str, Rows]]:
     """Return (title, rows) of each comparison: a neuron in a network in one mode, or a neuron alone."""
     found = []
-    for neuron, kind in itertools.product(unique(rows, "neuron"), REFERENCES):
+    for neuron, kind in itertools.product(list_distinct(rows, "neuron"), REFERENCES):
         mine = [row for row in rows if row["neuron"] == neuron and get_kind(row) == kind]
-        for mode in unique(mine, "mode"):
+        for mode in list_distinct(mine, "mode"):
             found.append((f"{neuron}{SUFFIXES[kind]}, {mode}", [row for row in mine if row["mode"] == mode]))
     return found
 
 
-def summary(rows: Rows) -> str:
+def format_summary(rows: Rows) -> str:
     """Return the ratios of all contenders at all sizes, one table per neuron and mode."""
     blocks = []
-    for title, group in panels(rows):
-        sizes = [(steps, batch) for steps in unique(group, "steps") for batch in unique(group, "batch")]
+    for title, group in group_rows(rows):
+        sizes = [
+            (steps, batch)
+            for steps in list_distinct(group, "steps")
+            for batch in list_distinct(group, "batch")
+        ]
         ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
         first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
         lines = [f"{title}, ratio"]
         lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
         lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
-        for name in unique(group, "contender"):
+        for name in list_distinct(group, "contender"):
             cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
             lines.append(f"{name:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 
-def figure(rows: Rows) -> Figure:
+def draw_figure(rows: Rows) -> Figure:
     """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
-    groups, batches = panels(rows), unique(rows, "batch")
-    columns = max(len(unique(group, "steps")) for _, group in groups)
+    groups, batches = group_rows(rows), list_distinct(rows, "batch")
+    columns = max(len(list_distinct(group, "steps")) for _, group in groups)
     names = [
-        [name for name in unique(group, "contender") if name not in REFERENCES.values()]
+        [name for name in list_distinct(group, "contender") if name not in REFERENCES.values()]
         for _, group in groups
     ]
     heights = [max(1, len(some)) for some in names]
@@ -195,7 +200,7 @@ def figure(rows: Rows) -> Figure:
         [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
     ]
     for (title, group), group_names, line in zip(groups, names, axes, strict=True):
-        reference, inner = REFERENCES[get_kind(group[0])], unique(group, "steps")
+        reference, inner = REFERENCES[get_kind(group[0])], list_distinct(group, "steps")
         for axis in line[len(inner) :]:
             axis.set_visible(False)
         for steps, axis in zip(inner, line, strict=False):

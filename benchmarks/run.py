@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import importlib.util
 import statistics
 import sys
@@ -148,11 +149,11 @@ class Race:
         self.modules: dict[str, Contender] = {}
         self.failures: dict[str, str | None] = {}
         for name in self.names:
-            row = self._row(name, "", 0)
+            row = self._make_row(name, "", 0)
             self.modules[name] = row.attempt(CONTENDERS[name].build, setting)
             self.failures[name] = row.failed
 
-    def _row(self, name: str, mode: str, batch: int) -> Row:
+    def _make_row(self, name: str, mode: str, batch: int) -> Row:
         setting = self.setting
         shape = (
             setting.neuron,
@@ -171,7 +172,7 @@ class Race:
         for kind in self.setting.kinds:
             if kind == "neuron" and mode != "train":
                 continue
-            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
+            rows = [self._make_row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
             if any(row.failed is None for row in rows):
                 self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
             found += rows
@@ -277,23 +278,15 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
     return equal.float().mean().item(), next(iter(cosines), None)
 
 
+OTHER_BENCHMARKS = {"classify": "classification", "latency": "latency", "physics": "physics"}
+"""Modules with benchmarks of their own, by first argument."""
+
+
 def bench(argv: list[str]) -> int:
-    """Run the benchmark; return exit code 1 if a contender failed.
-
-    ``classify``, ``latency`` or ``physics`` as the first argument runs the benchmark of that module.
-    """
-    if argv[:1] == ["classify"]:
-        from benchmarks import classification as bench_classify
-
-        return bench_classify.bench(argv[1:])
-    if argv[:1] == ["latency"]:
-        from benchmarks import latency
-
-        return latency.bench(argv[1:])
-    if argv[:1] == ["physics"]:
-        from benchmarks import physics as bench_physics
-
-        return bench_physics.bench(argv[1:])
+    """Run the benchmark; return exit code 1 if a contender failed. A first argument in `OTHER_BENCHMARKS` runs that benchmark."""
+    if argv[:1] and argv[0] in OTHER_BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{OTHER_BENCHMARKS[argv[0]]}")
+        return module.bench(argv[1:])
     args = parser().parse_args(argv)
     device = resolve_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
@@ -310,27 +303,27 @@ def bench(argv: list[str]) -> int:
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
-    print(bench_plot.header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
+    print(bench_plot.format_header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
     rows: list[dict[str, Any]] = []
     for setting in compared:
         race = Race(setting, names, args.threads)
         for batch in args.batch:
             block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
-            print(bench_plot.table(block), flush=True)
+            print(bench_plot.format_table(block), flush=True)
             rows += block
             if args.json:
                 files.write_json(args.json, rows)
-    print(bench_plot.summary(rows))
-    for line in dict.fromkeys(
-        f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]
-    ):
+    print(bench_plot.format_summary(rows))
+    failures = [f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]]
+    for line in dict.fromkeys(failures):
         sys.stderr.write(f"failed: {line}\n")
     if args.plot:
         files.write_atomically(
-            args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:])
+            args.plot,
+            lambda beside: bench_plot.draw_figure(rows).savefig(beside, format=args.plot.suffix[1:]),
         )
         print(f"plot: {args.plot}")
-    return int(any(row["failed"] for row in rows))
+    return int(bool(failures))
 
 
 def main() -> int:

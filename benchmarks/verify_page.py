@@ -73,15 +73,15 @@ def page(
     if failed := [name for name, outcome in outcomes.items() if outcome.code != 0]:
         parts.append(f"**{len(failed)} of {len(outcomes)} steps failed: {', '.join(failed)}.**")
     facts = {"date": time.strftime("%Y-%m-%d"), **describe_machine()}
-    parts.append(table(("", ""), facts.items()))
+    parts.append(format_table(("", ""), facts.items()))
     rows = (
         (name, one.format_result(), f"{one.seconds:.0f}", f"{name}.log") for name, one in outcomes.items()
     )
-    parts += ["## Steps", table(("step", "outcome", "seconds", "log"), rows)]
+    parts += ["## Steps", format_table(("step", "outcome", "seconds", "log"), rows)]
     parts += ["## Tests that need a GPU", section(lambda: tests(read_tests(folder / RESULTS["tests"])))]
     for name, networks in BENCHES.items():
         parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
-        parts.append(section(lambda name=name: bench(read_rows(folder / RESULTS[name]))))
+        parts.append(section(lambda name=name: describe_benchmark(read_rows(folder / RESULTS[name]))))
     parts.append(f"## Isaac-Ant, {environments:,} environments, {iterations} iterations")
     found, missing = {}, []
     for name in TRAININGS:
@@ -89,7 +89,7 @@ def page(
             found[name] = read_training(folder / RESULTS[name])
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
-    parts += [trainings(found)] * bool(found) + missing
+    parts += [describe_trainings(found)] * bool(found) + missing
     return "\n\n".join(parts) + "\n"
 
 
@@ -108,7 +108,7 @@ def format_reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def format_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
@@ -124,33 +124,35 @@ def tests(found: Tests) -> str:
         parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in found.failed))
     if found.skipped:
         rows = ((count, why) for why, count in sorted(found.skipped.items()))
-        parts.append(table(("skipped", "why"), rows))
+        parts.append(format_table(("skipped", "why"), rows))
     if found.measured:
-        parts += ["Measurements:", table(("", ""), sorted(found.measured.items()))]
+        parts += ["Measurements:", format_table(("", ""), sorted(found.measured.items()))]
     else:
         parts.append("Launches of kernels: none counted, because no test that counts them ran.")
     return "\n\n".join(parts)
 
 
-def bench(rows: Sequence[Mapping[str, Any]]) -> str:
+def describe_benchmark(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the section of a benchmark, with the tables of ``bench.py``. Raises ValueError if there are no rows."""
     from benchmarks import plot as bench_plot
 
     if not rows:
         raise ValueError("no rows")
     blocks = [
-        bench_plot.table([row for row in rows if (row["neuron"], row["steps"], row["batch"]) == size])
+        bench_plot.format_table([row for row in rows if (row["neuron"], row["steps"], row["batch"]) == size])
         for size in dict.fromkeys((row["neuron"], row["steps"], row["batch"]) for row in rows)
     ]
     parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
     if rows[0]["device"] != "cpu":
         parts[0] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set."
-    parts += [f"```text\n{text.rstrip()}\n```" for text in (bench_plot.summary(rows), "\n".join(blocks))]
+    parts += [
+        f"```text\n{text.rstrip()}\n```" for text in (bench_plot.format_summary(rows), "\n".join(blocks))
+    ]
     failed = dict.fromkeys(f"* {row['contender']}: {row['failed']}" for row in rows if row["failed"])
     return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
 
 
-def trainings(found: Mapping[str, Training]) -> str:
+def describe_trainings(found: Mapping[str, Training]) -> str:
     """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
     runs = list(found.values())
     rows: list[Sequence[object]] = [["outcome", *(run.outcome for run in runs)]]
@@ -166,7 +168,7 @@ def trainings(found: Mapping[str, Training]) -> str:
         ["mean return, last", *("-" if r.mean_return is None else f"{r.mean_return:.2f}" for r in runs)]
     )
     rows.append(["firing rate", *(f"{run.firing_rate:.1%}" if run.firing_rate else "-" for run in runs)])
-    parts = [table(("", *(TRAININGS[name].title for name in found)), rows)]
+    parts = [format_table(("", *(TRAININGS[name].title for name in found)), rows)]
     ann = found.get("train_mlp")
     for name in ("train_lif", "train_lif_equal"):
         if ann is not None and name in found:

@@ -68,7 +68,7 @@ def train(
     try:
         ann = build(trainer, seed)
         with open_progress("training the ANN on the same frames") as report_progress:
-            for epoch in ann.epochs():
+            for epoch in ann.run_epochs():
                 count = f"epoch {epoch.index + 1} of {epoch.last + 1}"
                 report_progress((epoch.index + 1) / (epoch.last + 1), count)
                 if stop() and epoch.index < epoch.last:

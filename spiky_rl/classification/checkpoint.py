@@ -74,7 +74,7 @@ class ClassifierIdentity(FileRecord):
     overridden: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _check_agreement(self) -> Self:
         flags, name = self.settings.flags, self.settings.dataset.name
         if name != self.dataset:
             raise RegistryError(f"settings.dataset.name: {name!r} is not the run's dataset {self.dataset!r}")
@@ -106,7 +106,7 @@ class LoadedCheckpoint:
         """The identity of the run that wrote the checkpoint."""
         return self.content["infos"]["spiky_rl"]["identity"]
 
-    def spec(self) -> AgentSpec:
+    def build_spec(self) -> AgentSpec:
         """Return the run's agent; imports the classes that it names. Raises RegistryError that names the file and the key."""
         spec = self.identity["spec"]
         with error_path(f"{self.path}: infos.spiky_rl.identity.spec"):
@@ -141,7 +141,7 @@ def read(path: Path) -> LoadedCheckpoint:
         if dataset["name"] in registry.list_names("datasets"):
             _require_options(dataset)
         if not find_code(loaded.identity["spec"]):
-            loaded.spec()
+            loaded.build_spec()
     except RegistryError as error:
         raise CheckpointError(
             str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"

@@ -44,7 +44,7 @@ class TrainedClassifier:
     other_parts: int = 0
     """Number of recordings outside the test set, which are left out."""
 
-    def scores(self, indices: np.ndarray) -> np.ndarray:
+    def compute_scores(self, indices: np.ndarray) -> np.ndarray:
         """Return the class probabilities of samples, [samples, classes]."""
         return compute_scores(self.network, self.samples, indices, self.device, self.frames)
 
@@ -68,7 +68,7 @@ def load_classifier(
     identity = loaded.identity
     require_code_named(request, loaded)
     device = resolve_device(device)
-    spec = loaded.spec()
+    spec = loaded.build_spec()
     checkpoint.require_memory(loaded, spec, get_memory(device))
     loaded_samples, other_parts = _load_samples(request, identity, only_tests, open_progress)
     frame_mode = spec.runner.get("frames", "turn")
@@ -94,7 +94,7 @@ def predict(trained: TrainedClassifier, out: Path | None) -> Path:
     rows: list[tuple[str, ...]] = [
         ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
     ]
-    for i, row in enumerate(trained.scores(np.arange(len(recordings)))):
+    for i, row in enumerate(trained.compute_scores(np.arange(len(recordings)))):
         known = classes[recordings.labels[i]] if recordings.labels[i] >= 0 else ""
         seen = "yes" if trained.seen[i] else "no"
         rows.append((recordings.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
@@ -117,7 +117,7 @@ def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[s
             " name other ones with --data"
         )
     counts = compute_confusion(
-        recordings.labels[fresh], trained.scores(fresh).argmax(1), len(recordings.classes)
+        recordings.labels[fresh], trained.compute_scores(fresh).argmax(1), len(recordings.classes)
     )
     right, count = int(counts.trace()), len(fresh)
     result = {
@@ -148,7 +148,7 @@ def _load_samples(
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
     found = samples.load_samples(name, dataset, chosen, bool(given.get("skip_bad")), open_progress)
-    if "window" in dataset.settings() and "window" not in request.dataset_options():
+    if "window" in dataset.settings() and "window" not in request.get_dataset_options():
         _warn_of_late_events(found, dataset.window)
     return replace(found, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
 
@@ -184,7 +184,7 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
 
     Custom recordings are taken if the request names a folder only, and the folder does not have the layout of the checkpoint's dataset.
     """
-    trained, given = identity["settings"]["dataset"], request.dataset_options()
+    trained, given = identity["settings"]["dataset"], request.get_dataset_options()
     frames = {key: trained[key] for key in ("bins", "binary")}
     others = {"others": "unlabelled"} if request.predict else {}
     if request.dataset not in (None, trained["name"], OWN_DATA):

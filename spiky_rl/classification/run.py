@@ -309,7 +309,7 @@ class ClassificationRun:
             The outcome: ``finished``, ``stopped`` or ``failed: reason``.
         """
         try:
-            for epoch in self.trainer.epochs():
+            for epoch in self.trainer.run_epochs():
                 path = self.folder / f"model_{epoch.index}.pt"
                 results.save(path, self.trainer, self.identity)
                 before, self.latest = self.latest, path

@@ -185,7 +185,7 @@ class ClassifyRequest(options.Settings):
         for key, value in given.items():
             if value is not None and key not in READING:
                 raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
-        if overrides := self.agent_overrides():
+        if overrides := self.get_agent_overrides():
             raise UserError(
                 f"{overrides[0]!r}: available only for training; {flag} takes the agent from the checkpoint"
             )
@@ -196,11 +196,11 @@ class ClassifyRequest(options.Settings):
         paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATHS if key in self.flags}
         return {**self.flags, **paths}
 
-    def dataset_options(self) -> dict[str, Any]:
+    def get_dataset_options(self) -> dict[str, Any]:
         """Return the dataset's options that are set. Raises UserError for an invalid value."""
         return parse_dataset_options(self.overrides, self.bins, self.binary)
 
-    def agent_overrides(self) -> list[str]:
+    def get_agent_overrides(self) -> list[str]:
         """Return the agent's overrides. Raises UserError for a key of an agent that a classification does not use."""
         found = [text for text in self.overrides if not text.startswith("dataset.")]
         for text in found:
@@ -248,12 +248,12 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
         )
     if request.dataset == OWN_DATA and "data" not in request.flags:
         raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
-    dataset = configure_dataset(request.dataset, request.dataset_options())
+    dataset = configure_dataset(request.dataset, request.get_dataset_options())
     cls = get_dataset_class(dataset)
     flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | request.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
-    agent, overrides = request.agent or cls.agent, request.agent_overrides()
+    agent, overrides = request.agent or cls.agent, request.get_agent_overrides()
     # until the recordings determine the agent, use the agent that accepts the union of all overrides
     spec = load_agent(agent or "lif_linear_classifier", request.dataset, overrides)
     paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
@@ -282,7 +282,7 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
         flags[key] = now
     if request.dataset is not None:
         _refuse_change(loaded, "--dataset", request.dataset, recorded["dataset"]["name"])
-    for key, now in request.dataset_options().items():
+    for key, now in request.get_dataset_options().items():
         _refuse_change(loaded, f"dataset.{key}", now, recorded["dataset"].get(key))
     spec, overridden = _resume_agent(request, loaded)
     return ClassificationSettings(
@@ -292,13 +292,13 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
 
 def _resume_agent(request: ClassifyRequest, loaded: LoadedCheckpoint) -> tuple[AgentSpec, tuple[str, ...]]:
     """Return the checkpoint's agent and its overridden paths. Raises UserError if the request has another agent."""
-    identity, overrides = loaded.identity, request.agent_overrides()
+    identity, overrides = loaded.identity, request.get_agent_overrides()
     if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
         _refuse_change(loaded, "--agent", request.agent, identity["agent"])
     known = flatten(identity["spec"])
     for key, now in flatten(parse_overrides(overrides)).items():
         _refuse_change(loaded, f"agent.{key}", now, known.get(key))
-    spec, overridden = loaded.spec(), tuple(identity.get("overridden", ()))
+    spec, overridden = loaded.build_spec(), tuple(identity.get("overridden", ()))
     if request.agent is not None:
         given = flatten(
             load_agent(request.agent, identity["settings"]["dataset"]["name"], overrides).to_dict()
@@ -333,7 +333,7 @@ def require_code_named(request: ClassifyRequest, loaded: LoadedCheckpoint) -> No
 
     The checkpoint's dataset need not be named if the request names another one, because it is not executed then.
     """
-    named = [request.dataset or "", *list_texts(parse_overrides(request.agent_overrides()))]
+    named = [request.dataset or "", *list_texts(parse_overrides(request.get_agent_overrides()))]
     named += list_texts(read_agent(request.agent)[1]) if request.agent is not None else []
     dataset = loaded.identity["settings"]["dataset"]["name"]
     remedy = "pass {} as for the run, to confirm that code"
@@ -348,7 +348,7 @@ def format_required_arguments(request: ClassifyRequest, settings: Classification
         return []
     words = ["--dataset", request.dataset] if request.dataset else []
     words += ["--agent", request.agent] if request.agent else []
-    return [*words, *(text for text in request.agent_overrides() if find_code(parse_overrides([text])))]
+    return [*words, *(text for text in request.get_agent_overrides() if find_code(parse_overrides([text])))]
 
 
 def configure_dataset(name: str, given: Mapping[str, Any]) -> ComponentSpec:

@@ -25,7 +25,7 @@ from spiky_rl.classification.split import Split
 from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.learners.common.checkpoints import get_random_state, restore_random_state
 from spiky_rl.learners.common.progress import Amount
-from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, mean_rate
+from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, compute_mean_rate
 from spiky_rl.metrics.synops import effective_operations
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 
@@ -228,7 +228,7 @@ class Trainer:
         self.best: dict[str, Any] = {}
         """The network of the best epoch."""
 
-    def epochs(self) -> Iterator[Epoch]:
+    def run_epochs(self) -> Iterator[Epoch]:
         """Train to the last epoch, or until ``patience`` ends it, and yield each epoch. Raises FloatingPointError for a non-finite loss."""
         for index in range(len(self.history.loss), self.settings.epochs):
             if self.settings.patience and self.history.epochs_without_improvement >= self.settings.patience:
@@ -285,7 +285,7 @@ class Trainer:
         with torch.no_grad():
             compute_logits(self.network, to_sequence(frames, self.settings.frames), record)
         layers = compute_layer_activity(record)
-        return layers, mean_rate(layers, record), effective_operations(record)
+        return layers, compute_mean_rate(layers, record), effective_operations(record)
 
     def load_best(self) -> int:
         """Load the network of the best epoch; return the epoch's index."""

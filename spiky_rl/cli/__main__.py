@@ -11,7 +11,7 @@ from spiky_rl.config.registry import suggest_name
 COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
 
 
-def summary(command: str) -> str:
+def get_summary(command: str) -> str:
     """Return the one-line description of a command without importing it."""
     text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
@@ -22,7 +22,7 @@ def main() -> int:
     """Run the command named by the first argument; without an argument, list the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        lines = [f"  {command:<10}{summary(command)}" for command in COMMANDS]
+        lines = [f"  {command:<10}{get_summary(command)}" for command in COMMANDS]
         print("\n".join(["usage: spiky COMMAND ...", "", *lines, "", "for help: spiky COMMAND --help"]))
         return 0
     if name not in COMMANDS:

@@ -18,6 +18,7 @@ from spiky_rl.experiments.run.progress import StudyProgress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 STATUS_TEXT = 12
 """Maximum number of cells in the live table."""
@@ -68,17 +69,29 @@ class CellTable(TerminalDisplay):
         """Show the states; without a terminal, print a line per changed cell."""
         for name in self.course.update(states):
             if self.live is None:
-                print(self._line(name), flush=True)
+                print(self._format_line(name), flush=True)
         now = time.monotonic()
         if self.live is not None and now - self.looked > REFRESH:
             self.looked = now
             self.live.update(self.render())
 
-    def _line(self, name: str) -> str:
+    def _format_line(self, name: str) -> str:
         course = self.course
         time_left = "" if course.states[name] == RUNNING else f"  {course.remaining_time} left"
         took = f" in {course.took[name]:.0f} s" if name in course.took else ""
         return f"[{course.ended}/{len(course.cells)}] {name}: {course.states[name]}{took}{time_left}"
+
+    def _format_row(self, name: str) -> tuple[str | Text, ...]:
+        """Return name, state, progress, return and speed of a cell as text; dashes before its first iteration."""
+        from rich.text import Text
+
+        state = self.course.states[name]
+        text, done = Text(state, style=STYLES.get(state, "")), float(state == DONE)
+        last = folders.read_progress(self.out / "cells" / name) if name in self.course.begun else None
+        if last is None:
+            return name, text, f"{done:.0%}", "-", "-"
+        value = "-" if last.mean_return is None else f"{last.mean_return:.2f}"
+        return name, text, f"{max(done, last.share):.0%}", value, f"{last.steps_per_second:,.0f}"
 
     def render(self) -> RenderableType:
         """Render the table, running cells first."""
@@ -92,16 +105,7 @@ class CellTable(TerminalDisplay):
         for title in ("cell", "state", "progress", "return", "steps/s"):
             rows.add_column(title, justify="left" if title in ("cell", "state") else "right", no_wrap=True)
         for name in course.list_recent(STATUS_TEXT):
-            state = course.states[name]
-            seen = folders.read_progress(self.out / "cells" / name) if name in course.begun else None
-            value = seen and seen.mean_return
-            rows.add_row(
-                name,
-                Text(state, style=STYLES.get(state, "")),
-                f"{1.0 if state == DONE else seen.share if seen else 0.0:.0%}",
-                "-" if value is None else f"{value:.2f}",
-                f"{seen.steps_per_second:,.0f}" if seen else "-",
-            )
+            rows.add_row(*self._format_row(name))
         summary = ", ".join(f"{count} {state}" for state, count in course.counts.items() if count)
         progress = ProgressBar(total=len(course.cells), completed=course.ended, width=60)
         return Group(rows, Text(), progress, Text(f"{summary}; {course.remaining_time} left"))

@@ -15,7 +15,7 @@ from spiky_rl.classification.settings import (
     make_settings,
 )
 from spiky_rl.cli import common
-from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, sparkline
+from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, format_sparkline
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.run.signals import handle_stop_signals
@@ -85,7 +85,7 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
     """Show an epoch and append its accuracy to ``history``; ``first_epoch`` is the first since the start or resume."""
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
     history.append(epoch.accuracy_train if chosen is None else chosen)
-    blocks = sparkline(history)
+    blocks = format_sparkline(history)
     readings = (
         DisplayRow("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
         DisplayRow(

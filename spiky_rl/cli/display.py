@@ -164,7 +164,7 @@ def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> Non
     layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
     readings = [
         DisplayRow("iteration", f"{iteration.index + 1:4d}{of}"),
-        DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", sparkline(progress.returns)),
+        DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", format_sparkline(progress.returns)),
         DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
         *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
         DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
@@ -183,7 +183,7 @@ def format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def sparkline(values: Sequence[float], width: int = 32) -> str:
+def format_sparkline(values: Sequence[float], width: int = 32) -> str:
     """Draw a curve as one line of block characters."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:

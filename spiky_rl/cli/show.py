@@ -68,25 +68,8 @@ def parser() -> common.Parser:
 def show(argv: list[str]) -> int:
     """Print the list or the description."""
     args = parser().parse_intermixed_args(argv)
-    if args.source and (args.kind != "neurons" or args.name is None):
-        raise UserError("--source: only available for a neuron, as in: show.py neurons lif --source")
-    if (args.out or args.compare) and args.kind != RESERVOIR:
-        raise UserError(
-            "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare"
-        )
-    if args.overrides and args.kind not in ("agents", RESERVOIR):
-        raise UserError(
-            f"{args.overrides[0]}: overrides are only available for an agent or a reservoir, not for {args.kind}"
-        )
-    if args.json and not args.compare:
-        raise UserError(
-            "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json"
-        )
+    check_combination(args)
     if args.kind == RESERVOIR:
-        if args.name is None:
-            raise UserError(
-                "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json"
-            )
         show_reservoir(args)
     elif args.kind == SCHEMA:
         from spiky_rl.experiments.design import json_schema
@@ -110,6 +93,31 @@ def show(argv: list[str]) -> int:
     else:
         show_component(args.kind, args.name)
     return 0
+
+
+def check_combination(args: argparse.Namespace) -> None:
+    """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
+    is_reservoir = args.kind == RESERVOIR
+    is_neuron = args.kind == "neurons" and args.name is not None
+    faults = {
+        "--source: only available for a neuron, as in: show.py neurons lif --source": args.source
+        and not is_neuron,
+        "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare": (
+            (args.out or args.compare) and not is_reservoir
+        ),
+        f"{''.join(args.overrides[:1])}: overrides are only available for an agent or a reservoir, not for {args.kind}": (
+            args.overrides and args.kind not in ("agents", RESERVOIR)
+        ),
+        "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json": (
+            args.json and not args.compare
+        ),
+        "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json": (
+            is_reservoir and args.name is None
+        ),
+    }
+    for text, applies in faults.items():
+        if applies:
+            raise UserError(text)
 
 
 def show_agent(name: str, task: str | None, overrides: list[str], library: str | None) -> None:

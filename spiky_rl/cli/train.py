@@ -86,7 +86,7 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     choice = result.get("best")
     held, there = result.get("distillation"), bool(result["iterations"])
-    where = checkpoint_arguments(asked, folder)
+    where = format_checkpoint_arguments(asked, folder)
     tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
     overrides = "".join(f" {shlex.quote(word)}" for word in (*tuning, *asked.overrides))
     code = f" --teacher_code {shlex.quote(','.join(options.teacher_code))}" if options.teacher_code else ""
@@ -108,7 +108,7 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
     )
 
 
-def checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
+def format_checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
     """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
     words += ["--rl_library", asked.library] if asked.library not in (None, DEFAULT_LEARNER) else []

@@ -74,7 +74,9 @@ def tune(argv: list[str]) -> int:
     )
     search = tuning_search.start_search(asked, checked, check, site, place.parallel, how.storage)
     with handle_stop_signals("stopping; running trials keep a checkpoint") as stop:
-        engine.run(WorkOrder((), out, place.parallel, lambda states: None, stop, gpus, search.next_cells))
+        engine.run(
+            WorkOrder((), out, place.parallel, lambda states: None, stop, gpus, search.take_next_cells)
+        )
         interrupted = stop()
     for path in write_tuning_page(search, checked.facts):
         print(path)

@@ -168,7 +168,7 @@ class InferenceCost:
         """Synaptic operations of both kinds, also called EFLOPs, without encoder and neuron updates."""
         return self.effective_macs + self.effective_acs
 
-    def energy(self, price: EnergyModel) -> float:
+    def compute_energy(self, price: EnergyModel) -> float:
         """Return the energy in pJ under the model ``price``. All operations of an encoder count as multiplications."""
         return (
             price.multiply_accumulate * self.effective_macs
@@ -206,7 +206,7 @@ class InferenceCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a result file: all numbers, and ``energy_nj`` by energy model, also of the equal-size ANN."""
-        energies = {name: self.energy(price) / 1000.0 for name, price in ENERGY_MODELS.items()}
+        energies = {name: self.compute_energy(price) / 1000.0 for name, price in ENERGY_MODELS.items()}
         data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.equal_ann is not None:
             data["ann_skipping_zeros"] = self.equal_ann.counts()
@@ -217,7 +217,9 @@ class InferenceCost:
         """Return the energy in nJ of the equal-size ANN by energy model; empty without that ANN."""
         if self.equal_ann is None:
             return {}
-        return {name: self.equal_ann.energy(ENERGY_MODELS[name]) / 1000.0 for name in ANN_ENERGY_MODELS}
+        return {
+            name: self.equal_ann.compute_energy(ENERGY_MODELS[name]) / 1000.0 for name in ANN_ENERGY_MODELS
+        }
 
 
 COUNTS = (
@@ -294,7 +296,7 @@ def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float =
 def format_energy(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
     """Return the energy of ``cost`` with its assumption; the arguments are those of `format_cost`."""
     price = get_energy_model(name)
-    text = f"{cost.energy(price) / 1000.0:,.1f} nJ"
+    text = f"{cost.compute_energy(price) / 1000.0:,.1f} nJ"
     if ann_operations:
         text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
     return f"{text} ({price.text})"
@@ -304,7 +306,7 @@ def format_ann_energy(cost: InferenceCost) -> list[str]:
     """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
     others = cost.get_ann_energies()
     return [
-        f"{cost.energy(ENERGY_MODELS[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
+        f"{cost.compute_energy(ENERGY_MODELS[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
         f" ({ENERGY_MODELS[name].text})"
         for name in MAIN
         if name in others

@@ -7,6 +7,7 @@ network is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,29 +93,53 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
     )
 
 
+@dataclass(frozen=True)
+class _UpdatedUnits:
+    """Units of a network that are updated alike."""
+
+    count: int
+    """Updates per control step."""
+    arithmetic: ArithmeticCounts
+    """Arithmetic of an update."""
+    states: int
+    """State values that an update reads and writes."""
+
+
 def _count_updates(network: SpikingNetwork) -> tuple[float, ArithmeticCounts, float]:
     """Return the neuron updates per control step, their arithmetic, and their reads and writes of states."""
-    kinds: list[tuple[int, ArithmeticCounts, int]] = []
+    kinds: list[_UpdatedUnits] = []
     if isinstance(network, FeedForward):
-        for layer in network.layers:
-            filtered = layer.loop is not None and layer.loop.decay is not None
-            states = len(layer.neuron.states) + filtered
-            kinds.append((layer.width * network.steps, count_neuron(layer.neuron), states))
-        if (potential := network.decoder.potential) is not None:
-            count = network.readout.out_features * network.steps
-            kinds.append((count, count_neuron(potential), len(potential.states)))
+        kinds = _list_feedforward_units(network)
     elif isinstance(network, Reservoir):
-        traces = len(network.trace_decays)
-        each = count_neuron(network.neuron) + count_synapse_and_traces(traces)
-        kinds.append((network.size * network.steps, each, len(network.neuron.states) + 1 + traces))
-        activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
-        for width, module in zip(network.readout_widths, activations, strict=False):
-            kinds.append((width, count_activation(module) or ArithmeticCounts(), 1))
+        kinds = _list_reservoir_units(network)
     return (
-        sum(count for count, _, _ in kinds),
-        sum((each * count for count, each, _ in kinds), ArithmeticCounts()),
-        2.0 * sum(count * states for count, _, states in kinds),
+        sum(kind.count for kind in kinds),
+        sum((kind.arithmetic * kind.count for kind in kinds), ArithmeticCounts()),
+        2.0 * sum(kind.count * kind.states for kind in kinds),
     )
+
+
+def _list_feedforward_units(network: FeedForward) -> list[_UpdatedUnits]:
+    kinds = []
+    for layer in network.layers:
+        filtered = layer.loop is not None and layer.loop.decay is not None
+        states = len(layer.neuron.states) + filtered
+        kinds.append(_UpdatedUnits(layer.width * network.steps, count_neuron(layer.neuron), states))
+    if (potential := network.decoder.potential) is not None:
+        count = network.readout.out_features * network.steps
+        kinds.append(_UpdatedUnits(count, count_neuron(potential), len(potential.states)))
+    return kinds
+
+
+def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
+    traces = len(network.trace_decays)
+    each = count_neuron(network.neuron) + count_synapse_and_traces(traces)
+    states = len(network.neuron.states) + 1 + traces
+    kinds = [_UpdatedUnits(network.size * network.steps, each, states)]
+    activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
+    for width, module in zip(network.readout_widths, activations, strict=False):
+        kinds.append(_UpdatedUnits(width, count_activation(module) or ArithmeticCounts(), 1))
+    return kinds
 
 
 def _measure_equal_ann(network: SpikingNetwork, links: Sequence[synops.ConnectionCost]) -> InferenceCost:

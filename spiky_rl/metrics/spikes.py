@@ -32,13 +32,13 @@ def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
     return [_measure(spikes) for spikes in record.signal[1:]]
 
 
-def mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
+def compute_mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
     """Return the mean firing rate over all neurons of all ``layers`` of a ``record``."""
     widths = [spikes.shape[-1] for spikes in record.signal[1:]]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
-def rate_by_environment(record: ForwardRecord) -> Tensor:
+def compute_rate_by_environment(record: ForwardRecord) -> Tensor:
     """Return the mean firing rate over all neurons of all layers of a ``record`` for every environment, [B]."""
     layers = record.signal[1:]
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)

@@ -14,7 +14,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import merge, parse_overrides, read_agent
 from spiky_rl.reservoirs import memory
 from spiky_rl.reservoirs import narma as narma_task
-from spiky_rl.reservoirs.echo_state import Drive, random_echo_state
+from spiky_rl.reservoirs.echo_state import Drive, draw_echo_state
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.growth import scoring
@@ -59,7 +59,7 @@ def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
         graph = grown.read(Path(name))
         settings = graph.measured.get("network", {**scoring.NETWORK, "seed": 0})
         try:
-            net = scoring.make_reservoir(graph.wiring(), settings)
+            net = scoring.make_reservoir(graph.make_wiring(), settings)
         except (registry.RegistryError, TypeError) as error:
             raise UserError(f"{name}: measured: {error}") from None
         unit, task = graph.measured.get("unit", "fitness"), graph.measured.get("task", "an unnamed task")
@@ -134,7 +134,7 @@ def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
     spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
     found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, REFERENCE]):
-        drives = [random_echo_state(size, make_generator(seed)) for seed in SEEDS]
+        drives = [draw_echo_state(size, make_generator(seed)) for seed in SEEDS]
         found[f"echo state, N = {size}"] = errors(drives)
     return found
 

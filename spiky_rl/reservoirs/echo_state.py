@@ -45,7 +45,7 @@ def scale_weights(weights: np.ndarray, spectral_radius: float) -> np.ndarray:
     return weights * (spectral_radius / largest)
 
 
-def random_echo_state(
+def draw_echo_state(
     size: int,
     generator: np.random.Generator,
     spectral_radius: float = 0.9,

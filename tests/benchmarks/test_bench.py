@@ -84,7 +84,7 @@ def test_the_screen_has_every_contender_and_the_plot_is_a_picture(measured):
     assert all(row["contender"] in shown for row in rows)
     assert "ratio" in shown and "process CPU time" in shown
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert bench_plot.summary(rows).count("plain_loop") == 4
+    assert bench_plot.format_summary(rows).count("plain_loop") == 4
 
 
 def test_a_network_that_computes_something_else_is_found_out(monkeypatch):

@@ -136,14 +136,16 @@ def test_a_summary_is_of_the_last_epochs_and_of_all_times():
         for name, seconds in ((PEER, 6.0), ("spiky_rl", 2.0), (f"{PEER}_folded", 9.0), (COUNTED, 1.0))
         for seed in (0, 1, 2)
     ]
-    base, ours, slower, counted = bench_classify.summary(runs)
+    base, ours, slower, counted = bench_classify.summarize_runs(runs)
     assert slower["ratio"] < 1.0 < counted["ratio"], "the fastest of the same loss is the one to beat"
     assert ours["accuracy"] == pytest.approx(0.6)
     assert ours["standard_error"] == pytest.approx(0.1 / 3**0.5)
     assert base["seconds"] == statistics.median([6, 6, 6, 7, 6, 8]) and base["ratio"] == 1.0
     assert ours["ratio"] == base["seconds"] / ours["seconds"]
-    assert bench_classify.summary(runs[:1])[0]["standard_error"] is None
-    assert all(word in bench_classify.table([base, ours]) for word in (PEER, "spiky_rl", "60.0%", "5.8%"))
+    assert bench_classify.summarize_runs(runs[:1])[0]["standard_error"] is None
+    assert all(
+        word in bench_classify.format_table([base, ours]) for word in (PEER, "spiky_rl", "60.0%", "5.8%")
+    )
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_the_command_shows_both_networks_with_steps_and_neurons_of_their_own(tmp
     assert {(row["contender"].split("_")[-1], row["steps"], row["neuron"]) for row in found} == {
         (name, NETWORKS[name].usual_steps[0], NETWORKS[name].usual_neuron) for name in SEQUENCES
     }
-    assert [title for title, _ in bench_plot.panels(found)] == [
+    assert [title for title, _ in bench_plot.group_rows(found)] == [
         *("alif recurrent, train", "alif recurrent, infer"),
         *("lif reservoir, train", "lif reservoir, infer"),
     ]

@@ -185,7 +185,7 @@ def resume(path):
 
 def test_the_whole_checkpoint_goes_on_and_is_used(good, tmp_path):
     file = damaged(good, tmp_path, f"{FLAGS}/epochs", 2)
-    assert len(list(resume(file).epochs())) == 1
+    assert len(list(resume(file).run_epochs())) == 1
     asked = ClassifyRequest(checkpoint=str(file), evaluate=True)
     assert len(inference.load_classifier(asked, checkpoint.read(file), "cpu", True).samples) == 15
     assert len(DAMAGES) > 200
@@ -198,7 +198,7 @@ def test_a_checkpoint_with_the_old_name_of_its_dataset_goes_on_and_is_used(good,
     put(f"{FLAGS}/epochs", 2)(content)
     torch.save(content, tmp_path / "model.pt")
     trainer = resume(tmp_path / "model.pt")
-    assert trainer.samples.name == "custom" and len(list(trainer.epochs())) == 1
+    assert trainer.samples.name == "custom" and len(list(trainer.run_epochs())) == 1
     for name in (None, "own", "custom"):
         asked = ClassifyRequest(checkpoint=str(tmp_path / "model.pt"), evaluate=True, dataset=name)
         loaded = checkpoint.read(tmp_path / "model.pt")

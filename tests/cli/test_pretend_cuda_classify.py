@@ -27,7 +27,7 @@ def test_every_classifier_trains(agent):
             configured = registry.configure("networks", network, agent)
             built = configured.build(inputs=seen.shape, outputs=len(seen.classes))
             trainer = Trainer(built, seen, parted, SETTINGS, DEVICE)
-        (epoch,) = trainer.epochs()
+        (epoch,) = trainer.run_epochs()
     assert np.isfinite(epoch.loss) and 0.0 <= epoch.accuracy_validation <= 1.0
     assert cuda.cupy.launches["spiky_forward"] > 0 < cuda.cupy.launches["spiky_backward"]
     here = {name for name in cuda.pretence.met if name.startswith(HERE)}

@@ -18,7 +18,7 @@ from spiky_rl.experiments.analysis.measures import Energy
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
-from spiky_rl.experiments.report.drawing import FONTS, STYLE, fit_label, format_tick, svg
+from spiky_rl.experiments.report.drawing import FONTS, STYLE, fit_label, format_tick, render_svg
 from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
 
 AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")
@@ -48,7 +48,7 @@ def many_agents(tmp_path_factory: pytest.TempPathFactory) -> StudyAnalysis:
 
 
 def drawn(analysis: StudyAnalysis, name: str) -> str:
-    text = svg(name, f"Title of {name}", lambda: DRAWN[name](analysis))
+    text = render_svg(name, f"Title of {name}", lambda: DRAWN[name](analysis))
     assert text is not None
     return text
 
@@ -74,7 +74,7 @@ def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_pa
         for (key, row), energy in zip(analysis.rows.items(), (1200.0, 1500.0), strict=True)
     }
     sheet = figures.draw_pareto(replace(analysis, rows=near), CARTPOLE, "fp32")
-    shown = texts(svg("near", "Near", lambda: sheet) or "")
+    shown = texts(render_svg("near", "Near", lambda: sheet) or "")
     assert "1,000" in shown and "2,000" in shown and not any("$" in text for text in shown)
 
 
@@ -100,7 +100,7 @@ def test_figures_on_one_page_share_no_identifier(analysis: StudyAnalysis):
 
 
 def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: StudyAnalysis):
-    picture = svg("scores", 'A "title" & more', lambda: figures.draw_scores(analysis))
+    picture = render_svg("scores", 'A "title" & more', lambda: figures.draw_scores(analysis))
     assert picture is not None
     root = ElementTree.fromstring(picture)
     assert (root.get("role"), root.get("aria-label")) == ("img", 'A "title" & more')
@@ -201,8 +201,8 @@ def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
         tmp_path / "study", ("mlp_ppo",), (CARTPOLE,), [0], truths=truths, conditions=("nominal",)
     )
     analysis = analyze_study(study)
-    assert svg("robustness", "", lambda: figures.draw_robustness(analysis)) is None
-    assert svg("curves", "", lambda: figures.draw_learning_curves(analysis, "another")) is None
+    assert render_svg("robustness", "", lambda: figures.draw_robustness(analysis)) is None
+    assert render_svg("curves", "", lambda: figures.draw_learning_curves(analysis, "another")) is None
 
 
 @pytest.mark.parametrize(

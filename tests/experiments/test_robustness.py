@@ -77,7 +77,7 @@ def test_what_plasticity_gains_is_paired_by_seed(study: Path):
 def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_the_result(study: Path):
     row = analyze_study(study).rows["lif_ppo", CARTPOLE]
     assert {name: interval.estimate for name, interval in row.ann_energy.items()} == {
-        name: pytest.approx(RIVAL.energy(ENERGY_MODELS[name]) / 1000.0) for name in ANN_ENERGY_MODELS
+        name: pytest.approx(RIVAL.compute_energy(ENERGY_MODELS[name]) / 1000.0) for name in ANN_ENERGY_MODELS
     }
     for name, energy in row.energy.items():
         assert row.energy_per_metre[name].estimate == pytest.approx(
@@ -96,7 +96,7 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
     assert result.cost is not None and result.cost.energy_nj == {"fp32": 1e9}
     counts = InferenceCost(**{name: getattr(result.cost, name) for name in RIVAL.counts()})
     for name, price in ENERGY_MODELS.items():
-        energy = counts.energy(price) / 1000.0
+        energy = counts.compute_energy(price) / 1000.0
         assert compute_step_energy(result, name) == pytest.approx(energy)
         metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
         assert compute_energy_per_metre(result, name) == pytest.approx(metre)

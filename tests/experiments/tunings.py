@@ -131,7 +131,7 @@ def run(
     """A tuning to its end."""
     made = search(out, wanted, parallel, storage)
     (engine or Computed()).run(
-        WorkOrder((), out, parallel, lambda states: None, lambda: False, more_cells=made.next_cells)
+        WorkOrder((), out, parallel, lambda states: None, lambda: False, more_cells=made.take_next_cells)
     )
     return made
 

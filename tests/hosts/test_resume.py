@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.cli.train import checkpoint_arguments
+from spiky_rl.cli.train import format_checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.run import resume
@@ -130,7 +130,7 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
     monkeypatch.setattr("sys.argv", [called, "--task", "cartpole"])
     assert common.program("play") == command
     asked = RunRequest(task="cartpole", log_root=Path("my logs"), overrides=WITH)
-    assert checkpoint_arguments(asked, Path("my logs/run")) == (
+    assert format_checkpoint_arguments(asked, Path("my logs/run")) == (
         "--task cartpole --agent lif_ppo --checkpoint 'my logs/run' --log_root 'my logs'"
     )
 

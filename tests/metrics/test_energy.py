@@ -140,7 +140,7 @@ def test_an_mlp_stands_on_the_scale_of_the_spiking_policy():
     assert (ann.effective_acs, ann.neuron_updates, ann.activation_sparsity) == (0, 28, 0)
     elu = updates.count_activation(nn.ELU())
     expected = 4.6 * products + 28 * (0.9 * elu.additions + 7.1 * 3.7 * elu.transcendental)
-    assert ann.energy(ENERGY_MODELS["fp32"]) == pytest.approx(expected)
+    assert ann.compute_energy(ENERGY_MODELS["fp32"]) == pytest.approx(expected)
     # the readout's potential is there in addition; biases are in both
     assert spiking.parameters == ann.parameters
     assert spiking.dense_operations == INPUTS * 16 + STEPS * (16 * 12 + 12 * OUTPUTS)
@@ -151,13 +151,17 @@ def test_energy_is_counts_times_prices():
         mlp_cost(), effective_macs=10.0, effective_acs=100.0, encoder_operations=3.0, neuron_updates=7.0,
         additions=20.0, multiplications=5.0, transcendental=0.0,
     )  # fmt: skip
-    assert cost.energy(get_energy_model("fp32")) == pytest.approx(10 * 4.6 + 100 * 0.9 + 20 * 0.9 + 8 * 3.7)
-    assert cost.energy(get_energy_model("int8")) == pytest.approx(
+    assert cost.compute_energy(get_energy_model("fp32")) == pytest.approx(
+        10 * 4.6 + 100 * 0.9 + 20 * 0.9 + 8 * 3.7
+    )
+    assert cost.compute_energy(get_energy_model("int8")) == pytest.approx(
         10 * 0.23 + 100 * 0.03 + 20 * 0.03 + 8 * 0.2
     )
-    assert cost.energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
+    assert cost.compute_energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
     assert cost.throughput(50.0) == 110 * 50
-    assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(cost.energy(get_energy_model("fp32")) / 1000)
+    assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(
+        cost.compute_energy(get_energy_model("fp32")) / 1000
+    )
 
 
 def test_the_mean_of_costs_is_taken_count_by_count():

@@ -183,7 +183,7 @@ def test_tensorboard_gets_the_cost_beside_its_old_tags(network):
     assert old | new <= set(written)
     assert written["Cost/operations_per_step"] == activity.operations
     assert written["Cost/energy_nj_per_step"] == pytest.approx(
-        activity.cost.energy(ENERGY_MODELS["fp32"]) / 1000
+        activity.cost.compute_energy(ENERGY_MODELS["fp32"]) / 1000
     )
 
 

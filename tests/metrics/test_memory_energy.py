@@ -59,7 +59,7 @@ def test_energy_is_continuous_in_the_number_of_weights_and_never_falls_with_it(n
 
     def energy(weights: int) -> float:
         sizes = {"parameters": weights, "footprint_bytes": 4 * weights, "stored_values": weights}
-        return dataclasses.replace(base, **sizes, index_bytes=weights).energy(ENERGY_MODELS[name])
+        return dataclasses.replace(base, **sizes, index_bytes=weights).compute_energy(ENERGY_MODELS[name])
 
     energies = [energy(weights) for weights in counts]
     assert energies == sorted(energies) and energies[0] < energies[-1]
@@ -76,7 +76,7 @@ def test_a_network_that_just_fits_into_a_memory_is_hardly_cheaper_than_one_that_
             nn.Linear(60, width), nn.ELU(), nn.Linear(width, width), nn.ELU(), nn.Linear(width, 8)
         )
         cost = measure_ann(mlp, lambda mlp=mlp: mlp(torch.ones(1, 60)), 1)
-        energies.append(cost.energy(ENERGY_MODELS["fp32_sram"]) / cost.effective_operations)
+        energies.append(cost.compute_energy(ENERGY_MODELS["fp32_sram"]) / cost.effective_operations)
     assert energies[1] == pytest.approx(energies[0], rel=0.02)
 
 
@@ -86,15 +86,15 @@ def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_tw
     assert cost.state_accesses == 2 * (3 * 2 * 1 + 1 * 2 * 1)
     words = cost.effective_operations + 16
     # everything lies in 8 KB, where 8 bytes cost 10 pJ: 5 pJ for 4 of them, 1.25 for one
-    assert cost.energy(ENERGY_MODELS["fp32_sram"]) == pytest.approx(
-        cost.energy(ENERGY_MODELS["fp32"]) + 5.0 * words
+    assert cost.compute_energy(ENERGY_MODELS["fp32_sram"]) == pytest.approx(
+        cost.compute_energy(ENERGY_MODELS["fp32"]) + 5.0 * words
     )
-    assert cost.energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(
-        cost.energy(ENERGY_MODELS["int8"]) + 1.25 * words
+    assert cost.compute_energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(
+        cost.compute_energy(ENERGY_MODELS["int8"]) + 1.25 * words
     )
     outside = 1950.0 / 2 * cost.effective_operations + 5.0 * 16
-    assert cost.energy(ENERGY_MODELS["fp32_dram"]) == pytest.approx(
-        cost.energy(ENERGY_MODELS["fp32"]) + outside
+    assert cost.compute_energy(ENERGY_MODELS["fp32_dram"]) == pytest.approx(
+        cost.compute_energy(ENERGY_MODELS["fp32"]) + outside
     )
     assert cost.traffic(ENERGY_MODELS["fp32"]) == cost.traffic(ENERGY_MODELS["loihi"]) == 0.0
 
@@ -206,8 +206,8 @@ def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activati
     assert (rival.effective_macs, rival.effective_acs, rival.neuron_updates) == (2 * 3 + 0.5 * 3 * 1, 0.0, 3)
     assert rival.parameters == 2 * 3 + 3 + 3 * 1 + 1 and rival.state_accesses == 2 * 3
     arithmetic = 7.5 * 0.23 + 3 * 0.03
-    assert rival.energy(ENERGY_MODELS["int8"]) == pytest.approx(arithmetic)
-    assert rival.energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
+    assert rival.compute_energy(ENERGY_MODELS["int8"]) == pytest.approx(arithmetic)
+    assert rival.compute_energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
 
 
 def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synapses():
@@ -254,7 +254,9 @@ def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_som
     rows = [{"length": 100, "distance": 1.0}, {"length": 300, "distance": 3.0}]
     played = PlayResult(rows, cost, 0.0, 1.0).energy_per_metre
     assert played is not None and set(played) == set(ENERGY_MODELS)
-    assert played["fp32_sram"] == pytest.approx(cost.energy(ENERGY_MODELS["fp32_sram"]) * 400 / 4.0 / 1e6)
+    assert played["fp32_sram"] == pytest.approx(
+        cost.compute_energy(ENERGY_MODELS["fp32_sram"]) * 400 / 4.0 / 1e6
+    )
     nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
     assert compute_nominal_energy(cost.to_dict(), nominal) == pytest.approx(played)
     assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre is None

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.metrics.spikes import compute_layer_activity, draw_raster, get_spikes, get_timelines, mean_rate
+from spiky_rl.metrics.spikes import (
+    compute_layer_activity,
+    draw_raster,
+    get_spikes,
+    get_timelines,
+    compute_mean_rate,
+)
 from spiky_rl.metrics.synops import dense_operations, effective_operations
 from spiky_rl.metrics.video import (
     BACKGROUND,
@@ -45,7 +51,7 @@ def test_mean_rate_weighs_layers_by_their_neurons():
     record = record_of(wide, narrow)
     layers = compute_layer_activity(record)
     assert [layer.rate for layer in layers] == [0.0, 1.0]
-    assert mean_rate(layers, record) == pytest.approx(2 / 8)
+    assert compute_mean_rate(layers, record) == pytest.approx(2 / 8)
 
 
 def tiny():

@@ -103,10 +103,10 @@ def test_inputs_and_outputs_are_never_removed_and_only_what_they_reach_stays():
 
 def test_the_largest_part_hangs_together_whatever_the_edges_directions():
     apart = cells(7, [(0, 1), (2, 3), (4, 3), (4, 5), (6, 6)], [0, 0, 1, 2, 1, 2, 0])
-    found = dgca.largest_part(apart)
+    found = dgca.extract_largest_part(apart)
     assert found.states.tolist() == [1, 2, 1, 2]
     assert np.argwhere(found.adjacency).tolist() == [[0, 1], [2, 1], [2, 3]]
-    assert dgca.largest_part(cells(0, [])).size == 0
+    assert dgca.extract_largest_part(cells(0, [])).size == 0
 
 
 def test_a_rule_that_removes_dies_and_one_that_stays_is_an_attractor():
@@ -141,25 +141,25 @@ def test_a_renumbered_graph_is_isomorphic_and_one_with_an_edge_moved_is_not(size
     one = CellGraph(generator.random((size, size)) < 2.0 / size, generator.integers(3, size=size))
     order = generator.permutation(size)
     twin = CellGraph(one.adjacency[np.ix_(order, order)], one.states[order])
-    assert dgca.isomorphic(one, twin)
-    assert dgca._fingerprint(one) == dgca._fingerprint(twin)
+    assert dgca.are_isomorphic(one, twin)
+    assert dgca._compute_fingerprint(one) == dgca._compute_fingerprint(twin)
     moved = twin.adjacency.copy()
     (a, b), (c, d) = np.argwhere(moved)[0], np.argwhere(~moved)[0]
     moved[a, b], moved[c, d] = False, True
-    assert not dgca.isomorphic(one, CellGraph(moved, twin.states)) or size == 3
-    assert not dgca.isomorphic(one, CellGraph(twin.adjacency, (twin.states + 1) % 3))
+    assert not dgca.are_isomorphic(one, CellGraph(moved, twin.states)) or size == 3
+    assert not dgca.are_isomorphic(one, CellGraph(twin.adjacency, (twin.states + 1) % 3))
 
 
 def test_graphs_that_look_alike_from_every_node_are_told_apart():
     # two triangles and a hexagon: colours cannot, the search can
     triangles = cells(6, [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)])
     hexagon = cells(6, [(i, (i + 1) % 6) for i in range(6)])
-    assert dgca._fingerprint(triangles) == dgca._fingerprint(hexagon)
-    assert not dgca.isomorphic(triangles, hexagon)
+    assert dgca._compute_fingerprint(triangles) == dgca._compute_fingerprint(hexagon)
+    assert not dgca.are_isomorphic(triangles, hexagon)
 
 
 def test_a_seed_gives_the_rule_and_the_rule_gives_the_graph():
-    rules = [dgca.random_rule(np.random.default_rng(s), hidden=8) for s in (4, 4, 5)]
+    rules = [dgca.draw_rule(np.random.default_rng(s), hidden=8) for s in (4, 4, 5)]
     assert np.array_equal(rules[0].action[1], rules[1].action[1])
     assert not np.array_equal(rules[0].action[0], rules[2].action[0])
     one, same = (dgca.grow(rule) for rule in rules[:2])
@@ -175,7 +175,7 @@ EXPECTED = {
 @pytest.mark.parametrize("hidden", EXPECTED)
 def test_random_rules_end_as_often_one_way_or_another_as_in_the_reference_sheet(hidden):
     generator = np.random.default_rng(0)
-    found = [dgca.grow(dgca.random_rule(generator, hidden), max_size=300) for _ in range(300)]
+    found = [dgca.grow(dgca.draw_rule(generator, hidden), max_size=300) for _ in range(300)]
     ends = collections.Counter(growth.end for growth in found)
     for end, share in EXPECTED[hidden].items():
         # four standard deviations of the difference of two samples of 300

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.reservoirs.growth import evolution, scoring
-from spiky_rl.reservoirs.growth.dgca import grow, largest_part
+from spiky_rl.reservoirs.growth.dgca import grow, extract_largest_part
 from spiky_rl.reservoirs.growth.evolution import GraphLimits, evolve
 
 LIMITS = GraphLimits(min_size=5, max_size=60)
@@ -57,7 +57,7 @@ def test_selection_does_better_than_chance(monkeypatch):
 def test_the_best_is_what_its_rule_grows_and_lies_within_the_limits():
     best, _ = run(1)
     assert best is not None
-    again = largest_part(grow(best.rule, LIMITS.max_size, LIMITS.max_steps).cells)
+    again = extract_largest_part(grow(best.rule, LIMITS.max_size, LIMITS.max_steps).cells)
     assert np.array_equal(again.adjacency, best.cells.adjacency)
     assert density(again) == best.fitness
     assert LIMITS.min_size <= again.size <= LIMITS.max_size
@@ -116,7 +116,7 @@ def test_the_score_is_that_of_a_spiking_reservoir_and_the_same_every_time():
     assert 0.3 < found < 1.2
     graph = scoring.make_graph_file(best.cells, best.rule, score, found)
     assert np.array_equal(graph.adjacency, best.cells.adjacency)
-    net = scoring.make_reservoir(graph.wiring(), graph.measured["network"])
+    net = scoring.make_reservoir(graph.make_wiring(), graph.measured["network"])
     assert score.evaluate(net.drive) == found
     assert score.settings()["unit"] == "NRMSE"
     assert scoring.ReservoirScore("memory", 0).settings()["unit"] == "-memory capacity"

@@ -144,7 +144,7 @@ def test_a_grown_graph_is_wired_by_its_states(file):
 def test_a_graph_without_edges_is_read_too(tmp_path):
     bare = grown.GrownGraph(np.array([0, 2]), np.empty((0, 2), int), graph().rule, 0, 1.0, {}, {})
     grown.write(tmp_path / "bare.json", bare)
-    assert grown.read(tmp_path / "bare.json").wiring().density == 0.0
+    assert grown.read(tmp_path / "bare.json").make_wiring().density == 0.0
 
 
 def test_a_grown_graph_of_another_size_is_refused(file):

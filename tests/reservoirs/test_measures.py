@@ -7,7 +7,7 @@ import pytest
 
 from spiky_rl.reservoirs import memory as reservoir
 from spiky_rl.reservoirs import narma
-from spiky_rl.reservoirs.echo_state import echo_state, random_echo_state, scale_weights
+from spiky_rl.reservoirs.echo_state import echo_state, draw_echo_state, scale_weights
 from spiky_rl.reservoirs.regression import nmse, ridge_regression
 
 SIZE = 12
@@ -61,7 +61,7 @@ def test_what_chance_correlates_is_no_memory():
 
 @pytest.mark.parametrize(("radius", "expected"), [(0.5, 11.5), (0.9, 17.1), (0.99, 17.1)])
 def test_memory_of_an_echo_state_network_is_that_of_the_reference_sheet(radius, expected):
-    drives = [random_echo_state(50, generator(s), radius, 0.1) for s in range(5)]
+    drives = [draw_echo_state(50, generator(s), radius, 0.1) for s in range(5)]
     found = [reservoir.memory_capacity(d, generator(7), 100, ridge=1e-6).total for d in drives]
     assert np.mean(found) == pytest.approx(expected, rel=0.15)
 
@@ -72,7 +72,7 @@ RANKS = {0.5: (21, 1), 0.9: (65, 1), 1.2: (78, 27), 2.0: (85, 85)}
 @pytest.mark.parametrize("radius", RANKS)
 def test_ranks_of_an_echo_state_network_are_those_of_the_reference_sheet(radius):
     kernel, general = RANKS[radius]
-    drives = [random_echo_state(100, generator(s), radius, 0.5) for s in range(3)]
+    drives = [draw_echo_state(100, generator(s), radius, 0.5) for s in range(3)]
     found = np.mean([reservoir.kernel_rank(d, generator(9)).value for d in drives])
     assert found == pytest.approx(kernel, rel=0.15)
     found = np.mean([reservoir.generalisation_rank(d, generator(9)).value for d in drives])
@@ -124,7 +124,7 @@ def test_the_logistic_map_has_the_exponent_log_2():
 
 
 def test_echo_states_fade_below_and_grow_above_the_edge_of_chaos():
-    fading, chaotic = (random_echo_state(100, generator(), radius, 0.1) for radius in (0.8, 2.0))
+    fading, chaotic = (draw_echo_state(100, generator(), radius, 0.1) for radius in (0.8, 2.0))
     assert reservoir.compute_lyapunov(fading, generator()) < -0.1
     assert reservoir.compute_lyapunov(chaotic, generator()) > 0.1
 
@@ -197,7 +197,7 @@ def test_narma_10_by_the_input_alone_is_as_good_as_the_reference_sheet_says(size
 @pytest.mark.parametrize(("size", "expected"), [(50, 0.184), (100, 0.125), (200, 0.076)])
 def test_narma_10_by_an_echo_state_network_is_as_good_as_the_reference_sheet_says(size, expected):
     found = [
-        narma.evaluate_narma(random_echo_state(size, generator(s)), generator(100 + s), ridge=1e-8)
+        narma.evaluate_narma(draw_echo_state(size, generator(s)), generator(100 + s), ridge=1e-8)
         for s in range(5)
     ]
     assert np.mean([f.nmse for f in found]) == pytest.approx(expected, rel=0.2)
@@ -205,7 +205,7 @@ def test_narma_10_by_an_echo_state_network_is_as_good_as_the_reference_sheet_say
 
 
 def test_many_short_series_judge_as_one_long_series_does():
-    drive = random_echo_state(100, generator())
+    drive = draw_echo_state(100, generator())
     one = np.mean([narma.evaluate_narma(drive, generator(s)).nrmse for s in range(3)])
     many = np.mean([narma.evaluate_narma(drive, generator(s), series=20, washout=50).nrmse for s in range(3)])
     assert many == pytest.approx(one, rel=0.15)

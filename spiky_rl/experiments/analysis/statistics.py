@@ -210,7 +210,7 @@ def compute_intervals(
         part = slice(start, start + step)
         repeated = np.asarray(statistic(rows[part][:, index], weights))
         influence = (repeated - repeated.mean(axis=1, keepdims=True)) @ counts / resamples
-        bounds[:, part] = _widened_bca(flat[part], repeated, influence, sizes, level)
+        bounds[:, part] = _compute_widened_bca(flat[part], repeated, influence, sizes, level)
     return estimate, bounds[0].reshape(estimate.shape), bounds[1].reshape(estimate.shape)
 
 
@@ -229,7 +229,7 @@ def _draw_resamples(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarr
     return np.concatenate(drawn, axis=1)
 
 
-def _widened_bca(
+def _compute_widened_bca(
     estimate: np.ndarray, repeated: np.ndarray, influence: np.ndarray, sizes: Sequence[int], level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds [samples] from estimates [samples], resampled ones [samples, resamples] and influences [samples, runs]."""

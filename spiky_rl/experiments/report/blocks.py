@@ -86,7 +86,7 @@ def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure |
         title: Heading, also for screen readers.
         caption: Text below the figure.
     """
-    svg = drawing.svg(name, title, draw)
+    svg = drawing.render_svg(name, title, draw)
     return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]
 
 

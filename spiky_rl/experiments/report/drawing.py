@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
 DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 
-def svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str | None:
+def render_svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str | None:
     """Return the figure that ``draw`` makes as SVG that scales with its column; None if it makes none.
 
     Args:

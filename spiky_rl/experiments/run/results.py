@@ -140,7 +140,7 @@ class CountsRecord(_Counts):
         numbers = self.model_dump(include=set(_COUNTS))
         # this energy model does not use the missing counts
         numbers.update({field: 0 for field in OPTIONAL_KEYS if numbers[field] is None})
-        return InferenceCost(**numbers).energy(model) / 1000.0
+        return InferenceCost(**numbers).compute_energy(model) / 1000.0
 
 
 class CostRecord(CountsRecord):

@@ -124,7 +124,7 @@ class TuningSearch:
         folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
-    def next_cells(self, states: Mapping[str, str]) -> list[Cell]:
+    def take_next_cells(self, states: Mapping[str, str]) -> list[Cell]:
         """Return the cells to begin now, from the ``states`` of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
         cells: list[Cell] = []

@@ -17,8 +17,8 @@ from spiky_rl.metrics.spikes import (
     compute_layer_activity,
     draw_raster,
     get_timelines,
-    mean_rate,
-    rate_by_environment,
+    compute_mean_rate,
+    compute_rate_by_environment,
 )
 from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
@@ -81,8 +81,8 @@ def compute_activity(
     meter = meter or make_meter(network)
     cost = None if meter is None else meter(record)
     return PolicyActivity(
-        layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost,
-        rate_by_environment(record), operations_by_environment(record),
+        layers, compute_mean_rate(layers, record), effective_operations(record), ann_operations, cost,
+        compute_rate_by_environment(record), operations_by_environment(record),
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def write_activity(
             writer.add_scalar(f"Cost/{name}_per_step", getattr(activity.cost, name), index)
         writer.add_scalar("Cost/activation_sparsity", activity.cost.activation_sparsity, index)
         writer.add_scalar(
-            "Cost/energy_nj_per_step", activity.cost.energy(ENERGY_MODELS["fp32"]) / 1000.0, index
+            "Cost/energy_nj_per_step", activity.cost.compute_energy(ENERGY_MODELS["fp32"]) / 1000.0, index
         )
     if activity.layers:
         writer.add_scalar("Spikes/rate", activity.rate, index)

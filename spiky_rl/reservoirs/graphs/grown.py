@@ -61,7 +61,7 @@ class GrownGraph:
         adjacency[self.edges[:, 0], self.edges[:, 1]] = True
         return adjacency
 
-    def wiring(self, strength: float = 1.0) -> Wiring:
+    def make_wiring(self, strength: float = 1.0) -> Wiring:
         """Return the graph as a wiring; inhibitory synapses have ``strength`` times the weight of excitatory ones."""
         inhibits = self.states == INHIBITORY
         weights = self.adjacency.astype(np.float32)
@@ -82,7 +82,7 @@ class Grown(ReservoirGraph):
 
         @field_validator("file")
         @classmethod
-        def _readable(cls, file: str) -> str:
+        def _check_readable(cls, file: str) -> str:
             if file:
                 read(find(file))
             return file
@@ -95,7 +95,7 @@ class Grown(ReservoirGraph):
 
     @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
-        return self._read(size).wiring(self.options.strength)
+        return self._read(size).make_wiring(self.options.strength)
 
     def _read(self, size: int) -> GrownGraph:
         if not self.options.file:
@@ -154,6 +154,16 @@ def read(path: Path) -> GrownGraph:
         data = read_file(path, parse_json)
     except ReadingError as error:
         raise RegistryError(str(error)) from None
+    _check_content(data, path)
+    rule = {name: [np.array(matrix) for matrix in chromosome] for name, chromosome in data["rule"].items()}
+    return GrownGraph(
+        np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,
+        data["seed"], float(data["fitness"]), data["measured"], data["versions"],
+    )  # fmt: skip
+
+
+def _check_content(data: Any, path: Path) -> None:
+    """Raise RegistryError if ``data``, the content of the file at ``path``, is not a grown graph."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise RegistryError(f"{path}: not a file of a grown graph; its format must be {FORMAT!r}")
     if data.get("version") != VERSION:
@@ -170,11 +180,6 @@ def read(path: Path) -> GrownGraph:
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:
             raise RegistryError(f"{path}: edges[{i}]: {edge} given; allowed: nodes 0 to {size - 1}")
-    rule = {name: [np.array(matrix) for matrix in chromosome] for name, chromosome in data["rule"].items()}
-    return GrownGraph(
-        np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,
-        data["seed"], float(data["fitness"]), data["measured"], data["versions"],
-    )  # fmt: skip
 
 
 def _is_number(value: object) -> bool:

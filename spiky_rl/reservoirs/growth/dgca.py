@@ -91,14 +91,14 @@ def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
     return CellGraph(adjacency, np.zeros(size, int), inputs, outputs)
 
 
-def random_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
+def draw_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
     """Return a rule with weights uniform in [-1, 1]; its action network has ``hidden`` neurons, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
     action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
     return GrowthRule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 
-def neighbourhood(cells: CellGraph) -> np.ndarray:
+def collect_neighbourhood(cells: CellGraph) -> np.ndarray:
     """Return G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
@@ -114,7 +114,7 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
 
 def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
     """Return the actions of all nodes of ``cells``: the largest output in each group of the ``rule``'s outputs."""
-    output = _forward(rule.action, neighbourhood(cells))
+    output = _forward(rule.action, collect_neighbourhood(cells))
     action = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
     remove = action == REMOVE
@@ -153,7 +153,7 @@ def prune(cells: CellGraph) -> CellGraph:
     )
 
 
-def largest_part(cells: CellGraph) -> CellGraph:
+def extract_largest_part(cells: CellGraph) -> CellGraph:
     """Return the largest weakly connected part of ``cells`` (of equal ones the first), without marking inputs and outputs."""
     if cells.size == 0:
         return cells
@@ -165,7 +165,7 @@ def largest_part(cells: CellGraph) -> CellGraph:
 def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
     """Return ``cells`` after one step of development by a ``rule``; the result may be empty."""
     cells = prune(restructure(cells, choose_actions(rule, cells)))
-    states = _forward(rule.state, neighbourhood(cells)).argmax(1)
+    states = _forward(rule.state, collect_neighbourhood(cells)).argmax(1)
     return CellGraph(cells.adjacency, states, cells.inputs, cells.outputs)
 
 
@@ -181,7 +181,7 @@ def grow(
         seed: The first graph; None for a single node.
     """
     cells = seed_cells() if seed is None else seed
-    seen: dict[bytes, list[CellGraph]] = {_fingerprint(cells): [cells]}
+    seen: dict[bytes, list[CellGraph]] = {_compute_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
         following = step(rule, cells)
         if following.size == 0:
@@ -189,20 +189,20 @@ def grow(
         if following.size > max_size:
             return GrowthResult(cells, count - 1, "size")
         cells = following
-        alike = seen.setdefault(_fingerprint(cells), [])
-        if any(isomorphic(cells, former) for former in alike):
+        alike = seen.setdefault(_compute_fingerprint(cells), [])
+        if any(are_isomorphic(cells, former) for former in alike):
             return GrowthResult(cells, count, "attractor")
         alike.append(cells)
     return GrowthResult(cells, max_steps, "steps")
 
 
-def _fingerprint(cells: CellGraph) -> bytes:
+def _compute_fingerprint(cells: CellGraph) -> bytes:
     """Return a key that is equal for isomorphic graphs: the sorted rows of G."""
-    seen = neighbourhood(cells)
+    seen = collect_neighbourhood(cells)
     return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
 
 
-def isomorphic(a: CellGraph, b: CellGraph) -> bool:
+def are_isomorphic(a: CellGraph, b: CellGraph) -> bool:
     """Return whether a renumbering of the nodes turns ``a`` into ``b``, states included."""
     if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
         return False

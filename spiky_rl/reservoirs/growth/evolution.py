@@ -12,12 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from spiky_rl.reservoirs.growth.dgca import MAX_STEPS, CellGraph, GrowthRule, grow, largest_part, random_rule
+from spiky_rl.reservoirs.growth.dgca import (
+    MAX_STEPS,
+    CellGraph,
+    GrowthRule,
+    grow,
+    extract_largest_part,
+    draw_rule,
+)
 
 Fitness = Callable[[CellGraph], float]
 """A score such as the NRMSE of a task; lower is better, and a non-finite score is invalid."""
@@ -46,6 +53,11 @@ class Individual:
     rule: GrowthRule
     cells: CellGraph
     fitness: float
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether its graph has a fitness."""
+        return math.isfinite(self.fitness)
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def evolve(
     """
     if population < 2:
         raise ValueError(f"population: {population} is out of range; a tournament needs at least 2")
-    drawn = [random_rule(generator, hidden) for _ in range(population)]
+    drawn = [draw_rule(generator, hidden) for _ in range(population)]
     actions = [_Chromosome(rule.action) for rule in drawn]
     states = [_Chromosome(rule.state) for rule in drawn]
     best: Individual | None = None
@@ -103,26 +115,32 @@ def evolve(
         before = best
         pair = list(zip(_draw_pair(actions, generator), _draw_pair(states, generator), strict=True))
         for attempt in range(ATTEMPTS):
-            if attempt:
-                for action, state in pair:
-                    _renew(action, generator)
-                    _renew(state, generator)
-            individuals = []
-            for action, state in pair:
-                individuals.append(_grow_individual(action, state, fitness, limits, known))
-                growths += 1
-            if any(math.isfinite(individual.fitness) for individual in individuals):
+            for chromosome in (c for own in pair for c in own) if attempt else ():
+                _renew(chromosome, generator)
+            individuals = [_grow_individual(*own, fitness, limits, known) for own in pair]
+            growths += len(individuals)
+            if any(individual.is_valid for individual in individuals):
                 break
         for individual in individuals:
-            if math.isfinite(individual.fitness) and (best is None or individual.fitness < best.fitness):
+            if individual.is_valid and (best is None or individual.fitness < best.fitness):
                 best = individual
         won = int(individuals[1].fitness < individuals[0].fitness)
-        if math.isfinite(individuals[won].fitness):
-            for winner, loser in zip(pair[won], pair[1 - won], strict=True):
-                if loser.record >= individuals[won].fitness:
-                    _recombine(loser, winner, generator)
+        if individuals[won].is_valid:
+            _change_loser(pair[1 - won], pair[won], individuals[won].fitness, generator)
         progress(EvolutionProgress(tournament, growths, len(known), best, best is not before))
     return best
+
+
+def _change_loser(
+    loser: Iterable[_Chromosome],
+    winner: Iterable[_Chromosome],
+    fitness: float,
+    generator: np.random.Generator,
+) -> None:
+    """Recombine the chromosomes of the ``loser`` that were not part of a better individual than the winner, which has this ``fitness``."""
+    for mine, theirs in zip(loser, winner, strict=True):
+        if mine.record >= fitness:
+            _recombine(mine, theirs, generator)
 
 
 def _draw_pair(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
@@ -133,7 +151,7 @@ def _grow_individual(
     action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, known: dict[bytes, float]
 ) -> Individual:
     rule = GrowthRule(action.layers, state.layers)
-    cells = largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
+    cells = extract_largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
     value = math.inf
     if cells.size >= limits.min_size:
         # the same rules meet repeatedly

@@ -80,7 +80,8 @@ class ReservoirScore:
 
     def __call__(self, cells: CellGraph) -> float:
         net = make_reservoir(
-            make_graph_file(cells, GrowthRule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed}
+            make_graph_file(cells, GrowthRule((), ()), self, np.nan).make_wiring(),
+            {**NETWORK, "seed": self.seed},
         )
         return self.evaluate(net.drive)
 
@@ -114,11 +115,11 @@ def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, f
         score.seed,
         fitness,
         score.settings(),
-        _versions(),
+        _get_versions(),
     )
 
 
-def _versions() -> dict[str, str]:
+def _get_versions() -> dict[str, str]:
     import torch
 
     from spiky_rl import __version__
