@@ -21,7 +21,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
         return self.network(observations)
 
 
-def main(steps: int = 30_000) -> float:
+def main(steps: int = 20_000) -> float:
     """Train for ``steps`` control steps; return the mean return of ten episodes without noise."""
     policy = {
         "features_extractor_class": SpikingExtractor,
@@ -29,9 +29,10 @@ def main(steps: int = 30_000) -> float:
         "net_arch": [],  # action and value are linear maps of the features
     }
     envs = make_vec_env("CartPole-v1", n_envs=8, seed=0)
-    settings = {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "learning_rate": 1e-3, "gamma": 0.98}
-    settings["gae_lambda"] = 0.8  # all five as in SB3's zoo
-    model = PPO("MlpPolicy", envs, policy_kwargs=policy, seed=0, device="cpu", **settings)
+    # as in the zoo of Stable-Baselines3, where learning rate and clipping decline to zero
+    settings = {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8}
+    rates = {"learning_rate": lambda left: 1e-3 * left, "clip_range": lambda left: 0.2 * left}
+    model = PPO("MlpPolicy", envs, policy_kwargs=policy, seed=0, device="cpu", **settings, **rates)
     model.learn(steps)
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=10)
     print(f"return: {mean:.0f} of 500")

@@ -59,6 +59,7 @@ class SpikingModule(nn.Module):
         def __call__(
             self, x: Tensor, state: State | None, keep: Tensor | None = None
         ) -> tuple[Tensor, State]: ...
+        def __call__(self, x: Tensor, state: Any = None, keep: Tensor | None = None) -> Any: ...
 
     def forward(
         self, x: Tensor, state: State | None = _OMITTED, keep: Tensor | None = None
@@ -128,18 +129,18 @@ class SpikingModule(nn.Module):
 class NetworkModule(SpikingModule):
     """Spiking network as a torch module: x [B, O] -> y [B, F], or [T, B, O] -> [T, B, F]."""
 
-    def __init__(self, network: SpikingNetwork, inputs: Shape, outputs: int) -> None:
-        """Wrap a built ``network``.
+    def __init__(self, spiking: SpikingNetwork, inputs: Shape, outputs: int) -> None:
+        """Wrap a built network.
 
         Args:
-            network: Encoder, layers or a reservoir, and decoder.
+            spiking: Encoder, layers or a reservoir, and decoder.
             inputs: Shape of one observation.
             outputs: F.
         """
         super().__init__()
-        self.network = network
+        self.network = spiking
         self.inputs, self.outputs = inputs, outputs
-        self.state_sizes = network.state_sizes if network.stateful else ()
+        self.state_sizes = spiking.state_sizes if spiking.stateful else ()
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         return self.network(x, state, keep)
@@ -153,11 +154,11 @@ class NetworkModule(SpikingModule):
 class LayerModule(SpikingModule):
     """Connection and neurons as a torch module: signal [B, C] -> spikes [B, N], or [T, B, C] -> [T, B, N]; always stateful."""
 
-    def __init__(self, network: FeedForward, inputs: Shape) -> None:
-        """Take the only layer of a ``network`` with one inner step; ``inputs`` is the shape of its signal."""
+    def __init__(self, single: FeedForward, inputs: Shape) -> None:
+        """Take the only layer of the network ``single`` with one inner step; ``inputs`` is the shape of its signal."""
         super().__init__()
-        (self.layer,) = network.layers
-        self.ops = TorchOps(network.surrogate, network.surrogate.slope)
+        (self.layer,) = single.layers
+        self.ops = TorchOps(single.surrogate, single.surrogate.slope)
         self.inputs, self.shape = inputs, self.layer.connection.shape
         self.outputs = self.layer.width
         self.state_sizes = (self.layer.width,) * self.layer.states
