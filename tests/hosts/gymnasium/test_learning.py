@@ -101,6 +101,13 @@ def test_skrl_trains(command, agent, task, tmp_path):
     assert (result["library"], result["outcome"]) == ("skrl", "finished")
 
 
+def test_the_runner_refuses_minibatches_without_two_environments():
+    """Without the guard the value loss is not a number after the first update."""
+    plan = make_plan(RunRequest(task=SCRIPT, agent="lif_stateful_ppo", device="cpu", num_envs=8))
+    with open_env(plan) as env, pytest.raises(ValueError, match="num_mini_batches: 16.*at most 4"):
+        make_runner("lif_stateful_ppo", env, plan)
+
+
 def test_a_categorical_distribution_is_torchs():
     ours, logits = CategoricalDistribution(4), torch.randn(6, 4)
     theirs, other = OneHotCategorical(logits=logits), OneHotCategorical(logits=torch.randn(6, 4))
