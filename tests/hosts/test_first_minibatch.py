@@ -6,19 +6,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spiky_rl.config import registry
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import PPO_AGENTS
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
 from tests.hosts.test_rsl_rl_model import rollout
 
 ENVS = 8
-AGENTS = [name for name in registry.list_names("agents") if "classifier" not in name]
 SPIKING = [
-    name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
+    name for name in PPO_AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
 ]
 SCHEDULED = {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]}
 
@@ -76,7 +75,7 @@ def test_ratios_are_one_in_autocast_for_every_spiking_agent(agent):
     assert ratios.numel() >= ENVS and torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
 
 
-@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in SPIKING])
+@pytest.mark.parametrize("agent", [name for name in PPO_AGENTS if name not in SPIKING])
 def test_ratios_are_one_for_every_agent_without_spikes(agent):
     run = agent_runner(agent)
     rollout(run)

@@ -8,11 +8,11 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
-from spiky_rl.config import registry
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from spiky_rl.learners.skrl.config import make_runner_cfg
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from spiky_rl.learners.skrl.runner import SkrlRunner
+from tests.agents import PPO_AGENTS
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import PLAIN, SPIKING, rollout, runner, specification
 
@@ -114,7 +114,7 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
 
 
 REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp")
-VECTORS = [name for name in registry.list_names("agents") if not any(part in name for part in REFUSED)]
+VECTORS = [name for name in PPO_AGENTS if not any(part in name for part in REFUSED)]
 """Images, teachers, plasticity and local rules are refused."""
 
 
