@@ -60,6 +60,32 @@ def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
             torch.testing.assert_close(alg.storage.rewards[step].squeeze(-1), wanted)
 
 
+@pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
+def test_an_end_by_the_task_adds_no_value(library):
+    """The script ends at step 3, before its time limit."""
+    overrides = (*SMALL, "agent.algorithm.reward_normalization=false", "env.ends=3")
+    plan = make_plan(
+        RunRequest(
+            task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32, library=library, overrides=overrides
+        )
+    )
+    with open_env(plan) as env:
+        runner = make_runner("lif_ppo", env, plan)
+        if library == "skrl":
+            runner.alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
+            runner._start()
+            runner._run_iteration(0, runner.environment.reset()[0])
+            rewards = runner.alg.get_rollout_tensor("rewards")
+        else:
+            with torch.inference_mode():
+                obs = env.get_observations()
+                for _ in range(8):
+                    obs, reward, dones, extras = env.step(runner.alg.act(obs))
+                    runner.alg.process_env_step(obs, reward, dones, extras)
+            rewards = runner.alg.storage.rewards
+    assert rewards.squeeze(-1).mean(1).tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
 @pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo", "gru_ppo"])
 @pytest.mark.parametrize("scales", [False, True])
 def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
