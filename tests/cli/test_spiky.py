@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spiky_rl.cli.__main__ import COMMANDS, summary
+from spiky_rl.cli.__main__ import COMMANDS, get_summary
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BENCHMARKS = {"bench", "verify_gpu"}
@@ -22,8 +22,8 @@ def test_every_script_that_ships_is_a_command():
 def test_alone_it_lists_all_commands_and_what_they_do():
     done = spiky()
     assert done.returncode == 0
-    assert all(f"  {name}" in done.stdout and summary(name) in done.stdout for name in COMMANDS)
-    assert all(len(summary(name)) > 10 for name in COMMANDS)
+    assert all(f"  {name}" in done.stdout and get_summary(name) in done.stdout for name in COMMANDS)
+    assert all(len(get_summary(name)) > 10 for name in COMMANDS)
 
 
 def test_it_starts_what_is_named():

@@ -4,18 +4,54 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spiky_rl.experiments.analysis.coverage import (
-    COVERAGE,
-    FALL,
-    POOR,
-    SIZES,
-    STATISTICS,
-    compute_true_value,
-    find_coverage,
-    simulate,
-    simulate_all,
-)  # fmt: skip
+from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
+from spiky_rl.experiments.analysis.statistics import compute_intervals, interquartile_mean, mean
 from spiky_rl.experiments.report.design import describe_coverage
+
+STUDIES, RESAMPLES = 4000, 1000
+"""Simulated studies of a number; resamples of each."""
+POOR = {"no seed is poor": 0.0, "one seed in ten is poor": 0.1, "one seed in five is poor": 0.2}
+"""Share of poor seeds, by description."""
+STATISTICS = {"mean": mean, "interquartile mean": interquartile_mean}
+
+
+def simulate(statistic: str, share: float, seeds: int, studies: int = STUDIES, seed: int = 0) -> float:
+    """Return the share of ``studies`` with a 95 % interval that contains the true value.
+
+    Args:
+        statistic: A name in `STATISTICS`.
+        share: Share of poor seeds.
+        seeds: Seeds of a study.
+        studies: Number of simulated studies.
+        seed: Seed of the scores.
+    """
+    generator = np.random.default_rng((seed, seeds, round(1000 * share)))
+    poor = generator.random((studies, seeds)) < share
+    scores = generator.standard_normal((studies, seeds)) - FALL * poor
+    _, low, high = compute_intervals(scores, [seeds], STATISTICS[statistic], resamples=RESAMPLES)
+    truth = compute_true_value(statistic, share)
+    return float(((low <= truth) & (truth <= high)).mean())
+
+
+def compute_true_value(statistic: str, share: float) -> float:
+    """Return the true value of a ``statistic`` with that ``share`` of poor seeds."""
+    if statistic == "mean":
+        return -FALL * share
+    at = np.linspace(-FALL - 8.0, 8.0, 200_001)
+    below = (1.0 - share) * stats.norm.cdf(at) + share * stats.norm.cdf(at + FALL)
+    middle = (np.arange(100_000) + 0.5) / 200_000 + 0.25
+    return float(np.interp(middle, below, at).mean())
+
+
+def simulate_all(studies: int = STUDIES) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return the content of `COVERAGE` from ``studies`` studies for each number."""
+    return {
+        statistic: {
+            words: tuple(round(100 * simulate(statistic, share, seeds, studies), 1) for seeds in SIZES)
+            for words, share in POOR.items()
+        }
+        for statistic in STATISTICS
+    }
 
 
 @pytest.mark.parametrize(("statistic", "words", "seeds"), [("mean", "one seed in five is poor", 5)])

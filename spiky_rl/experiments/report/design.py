@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from spiky_rl.experiments.analysis.coverage import FALL, SIZES, STATISTICS, find_coverage
+from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
@@ -70,7 +70,7 @@ def list_terms(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
 
 def describe_coverage(seeds: int) -> str:
     """Return how often intervals over ``seeds`` seeds contain the true value; empty if unknown."""
-    shares = {name: find_coverage(name, seeds) for name in STATISTICS}
+    shares = {name: find_coverage(name, seeds) for name in COVERAGE}
     texts = {
         name: ", ".join(f"{share:.0f} % if {words}" for words, share in found.items())
         for name, found in shares.items()
