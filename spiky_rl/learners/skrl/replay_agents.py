@@ -12,13 +12,13 @@ from skrl.memories.torch import RandomMemory
 from torch import nn
 
 from spiky_rl.learners.skrl.normalization import NormalizingAgent
-from spiky_rl.learners.skrl.replay_models import Actor, ActionValue, ProxyActor
+from spiky_rl.learners.skrl.replay_models import ReplayActor, ActionValue, ProxyActor
 
 
 class ReplayAgent(NormalizingAgent):
     """Mixin with our extensions of skrl's off-policy agents; comes before a skrl agent in the bases."""
 
-    policy: Actor
+    policy: ReplayActor
     critic_1: ActionValue
     critic_2: ActionValue
     memory: RandomMemory

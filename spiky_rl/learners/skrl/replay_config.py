@@ -62,7 +62,8 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "initial_entropy_value": values["initial_entropy"],
             "target_entropy": values["target_entropy"],
         }
-        policy["std_range"] = list(get_section(actor, "distribution_cfg").get("std_range") or ())
+        std_range: Any = get_section(actor, "distribution_cfg").get("std_range")
+        policy["std_range"] = list(std_range or ())
     return {
         "algorithm": name,
         "num_steps_per_env": spec.get_setting("num_steps_per_env"),

@@ -49,7 +49,8 @@ class ReplayModel(SequenceModel):
             theirs = dict(model.named_parameters())
             weights = {name: weight.data for name, weight in self.named_parameters()}
             sources = [theirs[name].data for name in weights]
-            torch._foreach_lerp_(list(weights.values()), sources, polyak)  # pylint: disable=protected-access
+            # pylint: disable-next=protected-access  # one call for all weights
+            torch._foreach_lerp_(list(weights.values()), sources, polyak)  # type: ignore[attr-defined]
             buffers = dict(model.named_buffers())
             for name, buffer in self.named_buffers():
                 buffer.copy_(buffers[name])
@@ -59,7 +60,7 @@ class ReplayModel(SequenceModel):
                     module.set_extra_state(modules[name].get_extra_state())
 
 
-class Actor(ReplayModel):
+class ReplayActor(ReplayModel):
     """Abstract actor, whose actions are in [-1, 1]."""
 
     key = "agent.network"
@@ -71,7 +72,7 @@ class Actor(ReplayModel):
         return 2.0 * torch.rand(len(x), self.num_actions, device=x.device) - 1.0, {}
 
 
-class DeterministicActor(DeterministicMixin, Actor):
+class DeterministicActor(DeterministicMixin, ReplayActor):
     """Actor of TD3: tanh of a spiking network's or an ANN's features."""
 
     def __init__(
@@ -83,7 +84,7 @@ class DeterministicActor(DeterministicMixin, Actor):
         **spaces: Unpack[Spaces],
     ) -> None:
         """Initialise with arguments of `SequenceModel`."""
-        Actor.__init__(self, None, "observations", hidden_dims, network, ann, spaces)
+        ReplayActor.__init__(self, None, "observations", hidden_dims, network, ann, spaces)
         DeterministicMixin.__init__(self)
 
     @override
@@ -131,7 +132,7 @@ class ProxyActor(DeterministicActor):
         self.optimizer.step()
 
 
-class SquashedGaussianActor(Actor):
+class SquashedGaussianActor(ReplayActor):
     """Actor of SAC: tanh of a Gaussian with the mean and the standard deviation from a spiking network or an ANN.
 
     skrl has no such policy: its Gaussian is unbounded, or clipped without regard to its probability.
@@ -148,7 +149,7 @@ class SquashedGaussianActor(Actor):
     ) -> None:
         """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD` if empty."""
         outputs = 2 * math.prod(spaces["action_space"].shape or ())  # type: ignore[union-attr]
-        Actor.__init__(self, outputs, "observations", hidden_dims, network, ann, spaces)
+        ReplayActor.__init__(self, outputs, "observations", hidden_dims, network, ann, spaces)
         self.limits = tuple(map(math.log, std_range)) if std_range else LOG_STD
 
     @override

@@ -33,7 +33,7 @@ from spiky_rl.learners.skrl.models import Spaces
 from spiky_rl.learners.skrl.replay_agents import SpikingSAC, SpikingTD3
 from spiky_rl.learners.skrl.replay_models import (
     ActionValue,
-    Actor,
+    ReplayActor,
     DeterministicActor,
     ProxyActor,
     SquashedGaussianActor,
@@ -94,7 +94,7 @@ class ReplayRunner(SkrlBaseRunner):
                 models=models, memory=memory, cfg=cfg, **spaces,
                 learning_starts=config["learning_starts"], updates_per_step=config["updates_per_step"],
             )  # fmt: skip
-        self.policy: Actor = self.alg.policy
+        self.policy: ReplayActor = self.alg.policy
         self._critics = nn.ModuleList(self.alg.critics)
         self._observations: Tensor | None = None
 
@@ -176,11 +176,11 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def get_exportable_policy(self) -> Any:
-        from spiky_rl.learners.skrl.exported_policy import make_exported_policy
+        from spiky_rl.learners.skrl.exported_policy import describe_actor
 
-        normalise = self.alg.copy_normalisation()
+        actor = describe_actor(self.policy, self.cfg["policy"], self.alg.copy_normalisation())
         obs, groups = self.env.get_observations(), self.environment.actor
-        return make_exported_policy(self.policy, self.cfg["policy"], normalise, obs, groups)
+        return actor.build_model(obs, groups, torch.device(self.device))
 
     @override
     def compute_losses(self) -> dict[str, float]:

@@ -1,0 +1,109 @@
+"""Actors that end in a tanh, as of TD3 and SAC, as models of rsl_rl, which export targets take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, override
+
+import torch
+from rsl_rl.models import MLPModel
+from rsl_rl.modules.distribution import Distribution
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+
+
+class TanhAction(nn.Module):
+    """tanh of the first ``num_actions`` features."""
+
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return actions [..., A] for ``features`` [..., F]."""
+        return torch.tanh(features[..., : self.num_actions])
+
+
+class TanhDistribution(Distribution):
+    """The noise-free action of an actor that ends in a tanh; it is for inference only."""
+
+    def __init__(self, output_dim: int, features: int) -> None:
+        """Initialise for ``output_dim`` actions and the number of the actor's ``features``."""
+        super().__init__(output_dim)
+        self.features = features
+        self.action = TanhAction(output_dim)
+
+    @property
+    def input_dim(self) -> int:
+        """Number of features."""
+        return self.features
+
+    @override
+    def deterministic_output(self, mlp_output: Tensor) -> Tensor:
+        return self.action(mlp_output)
+
+    @override
+    def as_deterministic_output_module(self) -> nn.Module:
+        return TanhAction(self.output_dim)
+
+
+class ClippedNormalization(nn.Module):
+    """Observation normalisation with fixed mean and deviation, and a bound."""
+
+    def __init__(self, mean: Tensor, std: Tensor, eps: float, bound: float) -> None:
+        """Initialise; ``mean`` and ``std``: [O] each; ``eps``: added to the deviation."""
+        super().__init__()
+        self.eps, self.bound = eps, bound
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised observations [..., O], at most `bound`."""
+        return torch.clamp((x - self.mean) / (self.std + self.eps), -self.bound, self.bound)
+
+
+@dataclass(frozen=True)
+class TanhActor:
+    """Layers and weights of a trained actor that ends in a tanh."""
+
+    num_actions: int
+    features: int
+    """Number of outputs before the tanh, whose first ones are the actions."""
+    hidden_dims: Sequence[int]
+    weights: Mapping[str, Any]
+    """State of the MLP, or of the network."""
+    activation: str = "elu"
+    """Activation of an MLP."""
+    network: PlainMapping | None = None
+    """Settings of a spiking network; None for an MLP."""
+    normalization: ClippedNormalization | None = None
+
+    def build_model(self, obs: TensorDict, groups: Sequence[str], device: torch.device) -> MLPModel:
+        """Return the actor as a model of rsl_rl on a ``device``; ``groups``: its groups in the observations ``obs`` [B, ...]."""
+        name = f"{TanhDistribution.__module__}:{TanhDistribution.__name__}"
+        arguments: dict[str, Any] = {
+            "obs": obs,
+            "obs_groups": {"actor": list(groups)},
+            "obs_set": "actor",
+            "output_dim": self.num_actions,
+            "hidden_dims": list(self.hidden_dims),
+            "distribution_cfg": {"class_name": name, "features": self.features},
+        }
+        model: MLPModel
+        with torch.random.fork_rng():  # its first weights are replaced
+            if self.network is None:
+                model = MLPModel(**arguments, activation=self.activation)
+                model.mlp.load_state_dict(self.weights)
+            else:
+                model = SpikingModel(**arguments, network=self.network)
+                model.network.load_state_dict(self.weights)
+        if self.normalization is not None:
+            model.obs_normalization = True
+            model.obs_normalizer = self.normalization  # type: ignore[assignment]
+        return model.to(device).eval()
