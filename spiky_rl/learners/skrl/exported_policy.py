@@ -22,13 +22,14 @@ def describe_actor(actor: ReplayActor, config: Mapping[str, Any], normalise: obj
     """
     body: Any = actor.body
     is_ann = isinstance(body, AnnModel)
+    last: Any = body.mlp[-1] if is_ann else body.readout
     scaler = None
     if isinstance(normalise, RunningStandardScaler):
         mean, std = normalise.running_mean.float(), normalise.running_variance.float().sqrt()
         scaler = ClippedNormalization(mean, std, normalise.epsilon, normalise.clip_threshold)
     return TanhActor(
         num_actions=actor.num_actions,
-        features=(body.mlp[-1] if is_ann else body.readout).out_features,
+        features=last.out_features,
         hidden_dims=config["hidden_dims"],
         weights=(body.mlp if is_ann else body).state_dict(),
         activation=config["ann"]["activation"] if is_ann else "elu",
