@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spiky_rl.config import registry
-from spiky_rl.config.spec import resolve_agent
+from spiky_rl.config.spec import read_algorithm, resolve_agent
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts.image_env import ImageEnv
@@ -16,7 +16,11 @@ from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
 from tests.hosts.test_rsl_rl_model import rollout
 
 ENVS = 8
-AGENTS = [name for name in registry.list_names("agents") if "classifier" not in name]
+AGENTS = [
+    name
+    for name in registry.list_names("agents")
+    if "classifier" not in name and read_algorithm(name) == "ppo"
+]
 SPIKING = [
     name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
 ]

@@ -21,7 +21,7 @@ def describe_actor(actor: ReplayActor, config: Mapping[str, Any], normalise: obj
         normalise: Its observation normalisation.
     """
     body: Any = actor.body
-    is_ann = isinstance(body, AnnModel)
+    is_ann = isinstance(actor.body, AnnModel)
     scaler = None
     if isinstance(normalise, RunningStandardScaler):
         mean, std = normalise.running_mean.float(), normalise.running_variance.float().sqrt()
