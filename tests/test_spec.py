@@ -8,8 +8,8 @@ import pytest
 from spiky_rl.config import registry, spec
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import SpecError
+from spiky_rl.learners import select_learner
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
-from tests.agents import is_ppo
 
 TASK = "Isaac-Point"
 MLP = {
@@ -308,13 +308,17 @@ def test_every_agent_parses_resolves_and_configures_the_host(name):
     found = resolve(name)
     assert spec.read_agent(name)[1]["summary"]
     assert {"actor", "critic", "algorithm", "num_steps_per_env"} <= set(found.runner)
-    assert all(origin for _, _, origin in found.list_values())
-    if not is_ppo(name):
-        return  # rsl_rl has PPO alone
-    config = make_runner_cfg(found)
-    for role, network in (("actor", found.network), ("critic", found.critic_network)):
+    networks = {"actor": found.network, "critic": found.critic_network}
+    if found.algorithm == "ppo":
+        config = make_runner_cfg(found)
+        for role, network in networks.items():
+            assert ("SpikingModel" in config[role]["class_name"]) == (network is not None)
+    else:
+        config = select_learner(None, found.algorithm, name).make_runner_cfg(found)
+        config["actor"] = config["policy"]
+    for role, network in networks.items():
         assert ("network" in config[role]) == (network is not None)
-        assert ("SpikingModel" in config[role]["class_name"]) == (network is not None)
+    assert all(origin for _, _, origin in found.list_values())
 
 
 @pytest.mark.parametrize("name", TASKS)

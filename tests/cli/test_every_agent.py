@@ -34,7 +34,11 @@ def refused_by_skrl(agent: str) -> bool:
     return network.parts.get("plasticity") is not None or get_local_rule(network) is not None
 
 
-AGENTS = [name for name in registry.list_names("agents") if takes_vectors(name)]
+AGENTS = [
+    name
+    for name in registry.list_names("agents")
+    if takes_vectors(name) and spec.read_algorithm(name) == "ppo"
+]
 SPIKING = [name for name in AGENTS if "network" in spec.read_agent(name)[1]]
 
 

@@ -18,7 +18,7 @@ from spiky_rl.config.plain_data import PlainMapping, format_override
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
 from spiky_rl.experiments.design.tunings import find_copy
-from spiky_rl.learners import DEFAULT_LEARNER
+from spiky_rl.learners import DEFAULT_LEARNER, choose_library
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
 from spiky_rl.run.run_plan import RunPlan
 
@@ -231,7 +231,7 @@ class _SharedCellInputs:
         named = any(text.startswith("physics=") for text in overrides)
         physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return CellSpecification(
-            task=task, agent=agent, library=plan.library, assets=self.assets, device=self.device, seed=seed,
+            task=task, agent=agent, library=_get_library(study, plan), assets=self.assets, device=self.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
             overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
             conditions=study.conditions, spec=plan.spec.to_dict(), origins=plan.spec.origins,
@@ -266,7 +266,7 @@ def _build_trained_cell(
         **_make_hashes(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=format_commands(specification, name, "trained", processes), specification=specification,
-        budget=study.budget, library=plan.library,
+        budget=study.budget, library=_get_library(study, plan),
     )  # fmt: skip
 
 
@@ -281,8 +281,13 @@ def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Ce
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, given.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=plan.library,
+        library=_get_library(study, plan),
     )  # fmt: skip
+
+
+def _get_library(study: Study, plan: RunPlan) -> str:
+    """Return the name of the study's library, or of the plan's if the study's lacks the agent's algorithm."""
+    return choose_library(study.library, plan.spec.algorithm) or plan.library
 
 
 def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
@@ -311,7 +316,7 @@ def _describe_measurement(given: _SharedCellInputs, plan: RunPlan) -> dict[str, 
         "task": plan.task,
         "task_file": _get_task_data(plan.task_spec),
         "assets": given.assets,
-        "library": plan.library,
+        "library": _get_library(given.study, plan),
         "episodes": given.study.episodes,
         "conditions": list(given.study.conditions),
     }

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import OneHotCategorical, kl_divergence
 
 from spiky_rl.config import registry
-from spiky_rl.config.spec import read_agent
+from spiky_rl.config.spec import read_agent, read_algorithm
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.prepare import make_plan
@@ -20,7 +20,9 @@ SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
 AGENTS = [
     name
     for name in registry.list_names("agents")
-    if "frames" not in read_agent(name)[1] and not name.endswith("classifier")
+    if "frames" not in read_agent(name)[1]
+    and not name.endswith("classifier")
+    and read_algorithm(name) == "ppo"  # test_replay.py has the others
 ]
 SMALL = ["agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
 
