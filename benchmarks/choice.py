@@ -24,7 +24,7 @@ def list_default_contenders(networks: Sequence[str]) -> list[str]:
 
 
 def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
-    """Return the contenders to run, with their references; if ``names`` is None, those of `list_default_contenders`.
+    """Return the contenders to run, with their references; None as ``names`` takes `list_default_contenders`.
 
     Raises UserError for a contender that is unknown, needs another network, or is named but not installed, and for a network without
     contenders.

@@ -1,4 +1,4 @@
-"""Tables and figure of ``bench.py``. Its rows are those of the JSON file."""
+"""Tables and figure of ``bench.py``, from the rows of its JSON file."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class LoadedCheckpoint:
 
 
 def read(path: Path) -> LoadedCheckpoint:
-    """Read a checkpoint and check the types of its content; `require_weights` checks what depends on the network.
+    """Read a checkpoint and check the types of its content; `require_weights` compares the weights with the network.
 
     Nothing that the file names is executed. Raises CheckpointError that names the file and the key.
     """

@@ -146,7 +146,7 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
 
 
 def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
-    """Raise CheckpointError if recordings or split are not those of the resumed run."""
+    """Raise CheckpointError if recordings or split differ from the resumed run."""
     if loaded.identity["data"] != trainer.samples.digest:
         where, remedy = "--data holds", "the folder"
         if ids is not None:

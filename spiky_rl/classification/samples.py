@@ -103,7 +103,7 @@ def load_samples(
     skip_bad: bool = False,
     open_progress: ProgressFactory = no_progress,
 ) -> Samples:
-    """Return recordings of the dataset called ``name`` as samples; the other arguments and errors are those of `load_cached`."""
+    """Return recordings of the dataset called ``name`` as samples. See `load_cached` for the other arguments and the errors."""
     if dataset.synthetic:
         log.warning("synthetic recordings (%s): results are not those of real recordings", dataset.synthetic)
     cached = load_cached(dataset, recordings, skip_bad, open_progress)

@@ -266,7 +266,7 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
 
 
 def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:
-    """Return the settings of a resumed run, which are those of the checkpoint.
+    """Return the settings of a resumed run from its checkpoint.
 
     Raises UserError if the request sets a flag that must not change to another value.
     """

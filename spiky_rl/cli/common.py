@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def setup_logging(verbose: bool) -> None:
-    """Send the package's messages to stderr; those of other libraries only if ``verbose``, or from warnings on."""
+    """Send the package's messages to stderr; of other libraries only warnings and errors, or all messages if ``verbose``."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -25,7 +25,7 @@ from spiky_rl.run.run_plan import split_overrides
 from spiky_rl.run.signals import handle_stop_signals
 
 DEFAULT_SEEDS = "90000,90001"
-"""Default seeds of trials, far from those of studies."""
+"""Default seeds of trials, far from the usual seeds of studies."""
 log = logging.getLogger(__name__)
 
 EXCLUDED_KEYS = ("question", "conditions", "baseline", "tuning")

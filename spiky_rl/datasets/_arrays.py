@@ -80,7 +80,7 @@ def _require_kinds(dtype: np.dtype, kinds: str, fields: Sequence[str]) -> None:
 
 
 def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) -> np.ndarray:
-    """Return the array in the content of a .npy, without a copy; ``kinds`` and ``fields`` are those of `read_header`.
+    """Return the array in the content of a .npy, without a copy. See `read_header` for ``kinds`` and ``fields``.
 
     Raises ValueError if the content is not a valid array.
     """

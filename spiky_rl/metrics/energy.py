@@ -201,7 +201,7 @@ class InferenceCost:
         )
 
     def counts(self) -> dict[str, float]:
-        """Return all numbers of this network by name, without those of ``equal_ann``. `energy` depends on them only."""
+        """Return all numbers of this network by name, without ``equal_ann``. `compute_energy` depends on them only."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "equal_ann"}
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float =
 
 
 def format_energy(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """Return the energy of ``cost`` with its assumption; the arguments are those of `format_cost`."""
+    """Return the energy of ``cost`` with its assumption. See `format_cost` for the arguments."""
     price = get_energy_model(name)
     text = f"{cost.compute_energy(price) / 1000.0:,.1f} nJ"
     if ann_operations:

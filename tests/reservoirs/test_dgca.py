@@ -30,12 +30,12 @@ RING = cells(3, [(0, 1), (1, 2), (2, 0)], [0, 1, 2])
 
 
 def test_a_node_sees_itself_those_before_and_those_after_it():
-    assert dgca.neighbourhood(RING)[0].tolist() == [1, 0, 0, 0, 0, 1, 0, 1, 0]
+    assert dgca.collect_neighbourhood(RING)[0].tolist() == [1, 0, 0, 0, 0, 1, 0, 1, 0]
 
 
 def test_counts_are_divided_by_the_largest():
     star = cells(5, [(1, 0), (2, 0), (3, 0), (4, 0)], [2, 0, 0, 1, 1])
-    assert dgca.neighbourhood(star)[0].tolist() == [0, 0, 0.5, 1, 1, 0, 0, 0, 0]
+    assert dgca.collect_neighbourhood(star)[0].tolist() == [0, 0, 0.5, 1, 1, 0, 0, 0, 0]
 
 
 def test_golden_division_of_a_ring():

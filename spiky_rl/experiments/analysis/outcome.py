@@ -277,7 +277,7 @@ def _collect_scores(
 def _group_families(
     rows: Mapping[tuple[str, str], AgentTaskRow], tasks: Sequence[str], scores: Mapping[str, SeededScores]
 ) -> dict[str, Mapping[str, SeededScores]]:
-    """Return the scores of agents that are compared with each other: under `ALL` those on a common scale, then by task."""
+    """Return the scores of agents that are compared with each other: on the common scale of all tasks under `ALL`, then by task."""
     families: dict[str, Mapping[str, SeededScores]] = {ALL: scores} if len(tasks) > 1 and scores else {}
     for task in tasks:
         families[task] = {label: {task: row.by_seed} for (label, t), row in rows.items() if t == task}

@@ -18,7 +18,7 @@ class Wiring:
     weights: np.ndarray
     """float32 [N, N], from row to column; 0 where there is no synapse. Excitatory weights are about 1; a reservoir scales them."""
     inhibitory: np.ndarray
-    """bool [N]: the outgoing weights of these neurons are at most 0, those of all others at least 0."""
+    """bool [N]: the outgoing weights of these neurons are at most 0, of all others at least 0."""
     position: np.ndarray | None = None
     """float [N, 2 or 3]: positions of the neurons, for spatial graphs."""
 
