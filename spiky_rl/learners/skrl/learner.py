@@ -22,6 +22,7 @@ class Skrl(Learner):
 
     name, distribution, module, extra = "skrl", "skrl", "skrl", "skrl"
     abilities = frozenset()
+    loggers = ("tensorboard", "wandb")
     algorithms = ("ppo", "td3", "sac")
     checkpoint_keys = {
         "ppo": ("policy", "value", "iter"),
