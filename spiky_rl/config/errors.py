@@ -58,7 +58,10 @@ def get_error_text(error: BaseException) -> str:
 
 def require_module(module: str, extra: str) -> None:
     """Raise UserError with the install line if ``module``, which the ``extra`` of spiky-rl installs, is missing."""
-    if importlib.util.find_spec(module) is None:
+    found = importlib.util.find_spec(module)
+    if (
+        found is None or found.origin is None
+    ):  # a folder without code, such as the wandb/ of earlier runs, is no package
         raise UserError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
 
 

@@ -109,7 +109,9 @@ class Rnd(Settings):
 class Symmetry(Settings):
     """Learning from mirrored observations and actions."""
 
-    data_augmentation_func: str = option("", "module:function that mirrors observations and actions")
+    data_augmentation_func: str = option(
+        "", "module:function or path/file.py:function that appends mirrored observations and actions"
+    )
     use_data_augmentation: bool = option(False, "also learn from the mirrored samples")
     use_mirror_loss: bool = option(False, "add a loss on the difference between mirrored actions")
     mirror_loss_coeff: float = option(0.0, "weight of the mirror loss", low=0.0)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 DISTRIBUTED = "distributed"
 """Ability to train data-parallel in several processes."""
-LOGGERS = "loggers"
-"""Ability to write scalars to other services than TensorBoard."""
 EXPORTS = "exports"
 """Ability to export policies, in float and int8."""
 DISTILLS = "distills"
@@ -38,9 +36,11 @@ class Learner(ABC):
     """Module of the library, installed by our extra ``extra``."""
     extra: ClassVar[str]
     abilities: ClassVar[frozenset[str]]
-    """Some of `DISTRIBUTED`, `LOGGERS`, `EXPORTS` and `DISTILLS`."""
+    """Some of `DISTRIBUTED`, `EXPORTS` and `DISTILLS`."""
     algorithm_abilities: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Further abilities with some algorithms alone, by algorithm."""
+    loggers: ClassVar[tuple[str, ...]] = ("tensorboard",)
+    """Available values of ``--logger``."""
     algorithms: ClassVar[tuple[str, ...]]
     """Names of its algorithms, some of ``ppo``, ``td3`` and ``sac``."""
     checkpoint_keys: ClassVar[Mapping[str, tuple[str, ...]]]

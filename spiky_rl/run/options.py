@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from spiky_rl.config import files
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.hosts import find_host
-from spiky_rl.learners.base import DISTRIBUTED, EXPORTS, LOGGERS
+from spiky_rl.learners.base import DISTRIBUTED, EXPORTS
 from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 
 
@@ -89,12 +90,15 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         learner.require_ability(DISTRIBUTED, "--distributed")
     if options.processes:
         learner.require_ability(DISTRIBUTED, "--processes")
-    if options.logger != "tensorboard":
-        learner.require_ability(LOGGERS, "--logger")
-    if options.logger != "tensorboard" and importlib.util.find_spec(options.logger) is None:
+    if options.logger not in learner.loggers:
         raise UserError(
-            f"--logger {options.logger}: not installed; install it with: pip install {options.logger}"
+            f"--logger {options.logger}: not available with --rl_library {learner.name}; allowed:"
+            f" {', '.join(learner.loggers)}"
         )
+    if options.logger == "wandb":
+        require_module("wandb", "wandb")
+    if options.logger == "neptune" and importlib.util.find_spec("neptune") is None:
+        raise UserError("--logger neptune: not installed; install it with: pip install neptune")
     if options.processes and request.distributed:
         raise UserError(
             "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"

@@ -274,8 +274,10 @@ class TrainOptions(VisualizerOptions):
         metavar="KIND=AMOUNT",
     )
     run_name: str = option("", "suffix of the run folder")
-    logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "logger for scalars")
-    log_project_name: str | None = option(None, "project of wandb or neptune")
+    logger: Literal["tensorboard", "wandb", "neptune"] = option(
+        "tensorboard", "logger for scalars; neptune: rsl_rl only"
+    )
+    log_project_name: str = option("spiky_rl", "project of wandb or neptune")
     choose_best: bool = option(
         True, "at the end of a finished training, choose best.pt by a short evaluation without action noise"
     )

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError
-from spiky_rl.learners.base import LOGGERS
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import resume, run_folders
@@ -84,10 +83,9 @@ def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
         from spiky_rl.run.teacher import find_teacher
 
         teacher = find_teacher(plan, options, checkpoint)
-    if LOGGERS in plan.learner.abilities:
-        plan.config["logger"] = options.logger
-        if options.log_project_name:
-            plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
+    plan.config["logger"] = options.logger
+    if options.logger != "tensorboard":
+        plan.config[f"{options.logger}_project"] = options.log_project_name
     return TrainingRun(plan, options, checkpoint, teacher)
 
 

@@ -26,9 +26,9 @@ def takes_vectors(agent: str) -> bool:
 
 
 def refused_by_skrl(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule, or a teacher comes first (tests/hosts/test_skrl_config.py, test_local_rules.py,
-    test_distillation.py)."""
-    if (spec.read_agent(agent)[1].get("algorithm") or {}).get("distillation_cfg"):
+    """Whether a network is plastic or has a local rule, a teacher comes first, or novelty is rewarded
+    (tests/hosts/test_skrl_config.py, test_local_rules.py, test_distillation.py)."""
+    if {"distillation_cfg", "rnd_cfg"} & set(spec.read_agent(agent)[1].get("algorithm") or {}):
         return True
     network = registry.configure("networks", spec.read_agent(agent)[1].get("network") or "feedforward", agent)
     return network.parts.get("plasticity") is not None or get_local_rule(network) is not None

@@ -8,6 +8,8 @@ from tensordict import TensorDict
 class PointEnv(VecEnv):
     """B points in the plane; observation: position and velocity, action: acceleration, reward: minus the distance."""
 
+    step_dt = 0.1
+
     def __init__(self, num_envs: int = 8, seed: int = 0, max_episode_length: int = 20, device: str = "cpu"):
         self.num_envs, self.num_actions = num_envs, 2
         self.max_episode_length = max_episode_length
@@ -19,6 +21,11 @@ class PointEnv(VecEnv):
             3, max_episode_length, (num_envs,), generator=self.generator, device=device
         )
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long, device=device)
+
+    @property
+    def unwrapped(self):
+        """This environment, from which rsl_rl reads ``step_dt``."""
+        return self
 
     def _draw(self, count: int) -> torch.Tensor:
         return torch.randn(count, 4, generator=self.generator, device=self.device)

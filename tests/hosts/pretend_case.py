@@ -28,8 +28,8 @@ def takes_images(agent: str) -> bool:
 
 
 def refused_by_skrl(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule, or a teacher comes first."""
-    if (spec.read_agent(agent)[1].get("algorithm") or {}).get("distillation_cfg"):
+    """Whether a network is plastic or has a local rule, a teacher comes first, or novelty is rewarded."""
+    if {"distillation_cfg", "rnd_cfg"} & set(spec.read_agent(agent)[1].get("algorithm") or {}):
         return True
     network = network_of(agent)
     return network is not None and (
@@ -41,12 +41,18 @@ class World(VecEnv):
     """B environments whose episodes end at different times, on the device and without ever waiting for it."""
 
     checks_finite = True
+    step_dt = 0.1
 
     def __init__(self, images: bool = False, device: str = DEVICE) -> None:
         self.num_envs, self.num_actions, self.device = ENVIRONMENTS, ACTIONS, device
         self.max_episode_length, self.cfg, self.images = 7, {}, images
         self.episode_length_buf = torch.zeros(ENVIRONMENTS, dtype=torch.long, device=device)
         self.limit = torch.arange(2, 2 + ENVIRONMENTS, device=device)
+
+    @property
+    def unwrapped(self):
+        """This environment, from which rsl_rl reads ``step_dt``."""
+        return self
 
     def get_observations(self) -> TensorDict:
         shape = IMAGE if self.images else (OBSERVATIONS,)

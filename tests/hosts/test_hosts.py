@@ -7,7 +7,7 @@ import pytest
 from spiky_rl import hosts, learners
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import LIVE_VIEW, VIDEO, Host, UnknownTask
-from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, LOGGERS, Learner
+from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
 
 
 class Bare(Host):
@@ -77,7 +77,8 @@ def test_an_unknown_task_is_answered_with_the_nearest_names_of_all_hosts(task, n
 def test_every_learner_is_found_by_its_name(name):
     learner = learners.get_learner(name)
     assert isinstance(learner, Learner) and learner.name == name
-    assert learner.abilities <= {DISTRIBUTED, LOGGERS, EXPORTS, DISTILLS}
+    assert learner.abilities <= {DISTRIBUTED, EXPORTS, DISTILLS}
+    assert learner.loggers[0] == "tensorboard"
     assert learners.DEFAULT_LEARNER in learners.list_learners()
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_what_the_user_says_of_the_device_stands():
     arguments = ["isaaclab", "train", "--device", "cuda:0", "--agent", "lif_ppo"]
     command.prepare_isaaclab_command(arguments, AGENTS)
     assert arguments.count("--device") == 1
+
+
+def test_every_process_of_train_multigpu_is_told_its_assets_but_no_device(caplog):
+    found = find_spec("isaaclab_rl.entrypoints.multigpu")
+    assert found is not None
+    arguments = [found.origin, "--rl_library", "rsl_rl", "--agent", "lif_ppo", "--distributed"]
+    before = list(arguments)
+    command.prepare_isaaclab_command(arguments, AGENTS)
+    assert arguments == before, "its device is its rank's"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("spiky_rl: assets for lif_ppo")
 
 
 def ask():
@@ -287,6 +299,7 @@ def test_a_library_that_cannot_train_our_agents_is_refused_in_one_line(tmp_path)
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
     script = """
 import types
+from importlib.util import find_spec
 from spiky_rl.hosts.isaaclab import agents
 import gymnasium
 

@@ -113,9 +113,9 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
     assert run.alg.memory.get_tensor_by_name("terminated").sum() > 4
 
 
-REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp")
+REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp", "rnd")
 VECTORS = [name for name in PPO_AGENTS if not any(part in name for part in REFUSED)]
-"""Images, teachers, plasticity and local rules are refused."""
+"""Images, teachers, plasticity, local rules and random network distillation are refused."""
 
 
 @pytest.mark.parametrize("agent", VECTORS)

@@ -84,6 +84,10 @@ REFUSED = {
         "agent.algorithm.symmetry_cfg",
         "allowed: None",
     ),
+    "agent.algorithm.rnd_cfg={num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [4], weight: 1.0}": (
+        "agent.algorithm.rnd_cfg",
+        "allowed: None",
+    ),
     "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel, RNNModel"),
     "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allowed: log"),
     "agent.algorithm.critic_learning_rate=0.1": ("critic_learning_rate", "schedule=fixed, not adaptive"),

@@ -73,9 +73,9 @@ class GymnasiumVecEnv:
             self.open_camera().render()  # raises before a training starts
 
     @property
-    def unwrapped(self) -> gymnasium.vector.VectorEnv:
-        """The vector environment."""
-        return self.vector_env
+    def unwrapped(self) -> GymnasiumVecEnv:
+        """This environment; rsl_rl reads ``step_dt`` from it."""
+        return self
 
     @property
     def action_bounds(self) -> tuple[Tensor, Tensor] | None:

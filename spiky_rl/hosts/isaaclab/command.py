@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMMANDS = (["train"], ["play"], ["leapp", "export"])
+WORKER = ("entrypoints", "multigpu.py")
+"""Folder and name of the script that every process of ``isaaclab train_multigpu`` runs."""
 BACKENDS = "isaaclab_rl.entrypoints.backends."
 """Package of Isaac Lab's commands, with one module per command and RL library."""
 SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -36,12 +38,16 @@ SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 def prepare_isaaclab_command(arguments: list[str], agents: Collection[str]) -> None:
     """Prepare ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; may add a device to ``arguments``.
 
+    A process of ``isaaclab train_multigpu`` keeps its arguments: Isaac Lab gives it the device of its rank.
+
     Call it before Isaac Lab is imported, which reads the asset root, and before Isaac Lab parses its command line.
     """
     if not names_our_agent(arguments, agents):
         return
     agent = get_option_value("--agent", arguments)
     log.warning("spiky_rl: assets for %s: %s", agent, configure_assets("auto"))
+    if "--distributed" in arguments:
+        return
     import torch
 
     if get_option_value("--device", arguments) is None and not torch.cuda.is_available():
@@ -53,8 +59,9 @@ def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
     """Return whether ``arguments`` is a command line of Isaac Lab that trains, plays or exports one of ``agents``."""
     program = Path(arguments[0])
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
-    known = any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
-    return of_isaaclab and known and get_option_value("--agent", arguments) in agents
+    known = of_isaaclab and any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
+    is_worker = (program.parent.name, program.name) == WORKER
+    return (known or is_worker) and get_option_value("--agent", arguments) in agents
 
 
 def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:

@@ -1,7 +1,8 @@
-"""Interfaces common to all learners: rsl_rl environments, and writers of scalars."""
+"""Interfaces common to all learners: rsl_rl environments and their settings, and writers of scalars."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 import torch
@@ -42,3 +43,17 @@ class ScalarWriter(Protocol):
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Write ``scalar_value`` at ``global_step`` of the curve ``tag``."""
+
+
+class EnvSettings:
+    """Configuration of an environment with the method ``to_dict`` that writers of rsl_rl call."""
+
+    def __init__(self, cfg: Any) -> None:
+        """Keep ``cfg``: a mapping, a dataclass, or an object with ``to_dict``, such as Isaac Lab's."""
+        self.cfg = cfg
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings by name."""
+        if hasattr(self.cfg, "to_dict"):
+            return self.cfg.to_dict()
+        return dataclasses.asdict(self.cfg) if dataclasses.is_dataclass(self.cfg) else dict(self.cfg)  # type: ignore[arg-type]

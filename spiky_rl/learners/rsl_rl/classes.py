@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,11 +42,12 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     if distribution := config["actor"].get("distribution_cfg"):
         _check_distribution(distribution, origins, trusted["actor"])
     if symmetry := config["algorithm"].get("symmetry_cfg"):
-        path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
+        path, name = "agent.algorithm.symmetry_cfg.data_augmentation_func", symmetry["data_augmentation_func"]
+        symmetry["data_augmentation_func"] = _load_file(path, name)
         function = _resolve(path, symmetry["data_augmentation_func"])
         if not callable(function):
-            raise SpecError(f"{path}: {shorten(symmetry['data_augmentation_func'])} is not a function")
-        _check_call(path, symmetry["data_augmentation_func"], function)
+            raise SpecError(f"{path}: {shorten(name)} is not a function")
+        _check_call(path, name, function)
 
 
 def _check_distribution(settings: dict[str, object], origins: Mapping[str, str], trusted: bool) -> None:
@@ -91,12 +93,23 @@ def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
     return cls
 
 
+def _load_file(path: str, name: object) -> object:
+    """Return ``path/file.py:function`` as a name that rsl_rl can import, after loading the file; return any other name as it is."""
+    file, _, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if not file.endswith(".py"):
+        return name
+    try:
+        return f"{load_module(file).__name__}:{function}"
+    except RegistryError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
 def _resolve(path: str, name: object) -> object:
     from rsl_rl.utils import resolve_callable
 
     try:
-        if isinstance(name, str) and ":" in name:
-            load_module(name.rpartition(":")[0])
+        if isinstance(name, str) and ":" in name and (module := name.rpartition(":")[0]) not in sys.modules:
+            load_module(module)
         return resolve_callable(name)  # type: ignore[arg-type]  # it raises for other types
     except RegistryError as error:
         raise SpecError(f"{path}: {shorten(name)}: {error}") from None

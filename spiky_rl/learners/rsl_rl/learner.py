@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.options import UserError
-from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, LOGGERS, Learner
+from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
 
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec
@@ -17,7 +17,8 @@ class RslRl(Learner):
     """rsl_rl: PPO of recurrent and feed-forward actor-critics, with distillation."""
 
     name, distribution, module, extra = "rsl_rl", "rsl-rl-lib", "rsl_rl", "isaaclab"
-    abilities = frozenset({DISTRIBUTED, LOGGERS, EXPORTS, DISTILLS})
+    abilities = frozenset({DISTRIBUTED, EXPORTS, DISTILLS})
+    loggers = ("tensorboard", "wandb", "neptune")
     algorithms = ("ppo",)
     checkpoint_keys = {"ppo": ("actor_state_dict", "critic_state_dict", "iter")}
     uses_tf32 = True

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.learners.common.episodes import EpisodeStatistics
-from spiky_rl.learners.common.interfaces import ScalarWriter
+from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
@@ -69,7 +69,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         self.logger = _QuietLogger(
             log_dir,
             self.cfg,
-            env.cfg,
+            EnvSettings(env.cfg),
             env.num_envs,
             self.is_distributed,
             self.gpu_world_size,
@@ -219,7 +219,11 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
 
 class _QuietLogger(Logger):
-    """rsl_rl's logger without its text output per iteration, and without waiting for the device in every control step."""
+    """rsl_rl's logger without its text output per iteration, and without waiting for the device in every control step.
+
+    With random network distillation, ``Train/mean_reward`` is the return of the task alone; rsl_rl's includes the intrinsic
+    rewards, which ``Rnd/mean_intrinsic_reward`` has.
+    """
 
     after: Callable[[int, int, float, float, dict], None]
     log_dir: str | None
@@ -227,30 +231,36 @@ class _QuietLogger(Logger):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.ended = EpisodeStatistics(self.num_envs, self.device)
+        self.intrinsic = EpisodeStatistics(self.num_envs, self.device)
         self.rewbuffer, self.lenbuffer = self.ended.returns, self.ended.lengths
+        self.erewbuffer, self.irewbuffer = self.ended.returns, self.intrinsic.returns
 
     def init_logging_writer(self) -> None:
         """Initialise the writer as the parent does, but only once."""
         if self.writer is None:
-            super().init_logging_writer()
+            with warnings.catch_warnings():
+                # rsl_rl 5.5 prefers a mapping, which rsl_rl 5.4 does not know
+                warnings.filterwarnings("ignore", r"cfg\['logger'\]", DeprecationWarning)
+                super().init_logging_writer()
 
     @override
     def process_env_step(
         self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic_rewards: Tensor | None = None
     ) -> None:
         # which episodes ended is read at the end of the iteration
+        if self.writer is None:
+            return
+        if report := extras.get("episode", extras.get("log")):
+            self.ep_extras.append(report)
+        self.ended.add(rewards, dones > 0)
         if intrinsic_rewards is not None:
-            # random network distillation has more returns, which only the parent counts
-            super().process_env_step(rewards, dones, extras, intrinsic_rewards)
-        elif self.writer is not None:
-            if report := extras.get("episode", extras.get("log")):
-                self.ep_extras.append(report)
-            self.ended.add(rewards, dones > 0)
+            self.intrinsic.add(intrinsic_rewards, dones > 0)
 
     @override
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
         # writes the scalars, prints nothing, then calls the runner
         self.ended.fetch()
+        self.intrinsic.fetch()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.checkpoints import CheckpointError, check_identity, read_checkpoint
-from spiky_rl.learners.common.interfaces import VectorEnv
+from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
@@ -95,9 +95,7 @@ class SkrlBaseRunner(BaseRunner):
             init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
         """
         if self.folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
+            self._writer = self._open_writer(self.folder)
         try:
             with self.save_on_exit():
                 self.write_text_summaries()
@@ -106,6 +104,20 @@ class SkrlBaseRunner(BaseRunner):
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+
+    def _open_writer(self, folder: str) -> SummaryWriter:
+        """Return the writer of the run ``folder`` for the logger of the configuration."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self.cfg.get("logger", "tensorboard") == "tensorboard":
+            return SummaryWriter(log_dir=folder, flush_secs=10)
+        from spiky_rl.learners.skrl.wandb_writer import WandbWriter
+
+        settings = {
+            "train_cfg": dict(self.cfg),
+            "env_cfg": EnvSettings(getattr(self.env, "cfg", {})).to_dict(),
+        }
+        return WandbWriter(folder, self.cfg["wandb_project"], settings)
 
     def _learn(self, iterations: int, init_at_random_ep_len: bool) -> None:
         if init_at_random_ep_len:
@@ -156,6 +168,8 @@ class SkrlBaseRunner(BaseRunner):
             seconds = (collecting, learning, self._elapsed)
             rate = self._get_learning_rate()
             write_training(self.writer, index, losses, rate, action_std, env_steps, seconds, self.episodes)
+            if save_films := getattr(self.writer, "save_films", None):
+                save_films(index)
         if self.draws_figures(index):
             self._write_figures(index)
         self.record_iteration(
@@ -174,6 +188,8 @@ class SkrlBaseRunner(BaseRunner):
         self._write_checkpoint(
             path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
         )
+        if save_model := getattr(self.writer, "save_model", None):
+            save_model(path)
 
     @override
     def load(

@@ -23,6 +23,7 @@ class Skrl(Learner):
     name, distribution, module, extra = "skrl", "skrl", "skrl", "skrl"
     abilities = frozenset()
     algorithm_abilities = {"td3": frozenset({EXPORTS}), "sac": frozenset({EXPORTS})}
+    loggers = ("tensorboard", "wandb")
     algorithms = ("ppo", "td3", "sac")
     checkpoint_keys = {
         "ppo": ("policy", "value", "iter"),

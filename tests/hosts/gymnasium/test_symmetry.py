@@ -1,0 +1,79 @@
+"""Learning from mirrored samples, as examples/symmetric_ppo.yaml does it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl.config.spec import SpecError
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.simulate import open_env
+from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+
+pytest.importorskip("mujoco", reason="the gymnasium extra is not installed")
+
+AGENT = Path(__file__).parents[3] / "examples" / "symmetric_ppo.yaml"
+TASK, ENVS, STEPS, EPOCHS, BATCHES = "InvertedPendulum-v5", 32, 16, 4, 4
+SMALL = [f"agent.num_steps_per_env={STEPS}", f"agent.algorithm.num_learning_epochs={EPOCHS}"]
+SMALL += [f"agent.algorithm.num_mini_batches={BATCHES}", "agent.algorithm.learning_rate=1e-3"]
+SYMMETRY = "agent.algorithm.symmetry_cfg"
+UNUSED = [f"{SYMMETRY}.use_data_augmentation=false", f"{SYMMETRY}.use_mirror_loss=false"]
+
+
+def train(iterations, overrides=(), watch=lambda alg: None):
+    """Return the losses on symmetry of every iteration; ``watch`` gets the algorithm before the training."""
+    plan = make_plan(
+        RunRequest(task=TASK, agent=str(AGENT), device="cpu", num_envs=ENVS, overrides=(*SMALL, *overrides))
+    )
+    losses = []
+    with open_env(plan) as env:
+        torch.manual_seed(0)
+        runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", plan.identity)
+        watch(runner.alg)
+        runner.on_iteration = lambda iteration: losses.append(iteration.losses["symmetry"])
+        runner.learn(iterations)
+    return losses
+
+
+@pytest.mark.parametrize("overrides", [(), UNUSED], ids=["used", "unused"])
+def test_minibatches_have_the_mirrored_samples(overrides):
+    observed, acted = [], []
+
+    def watch(alg):
+        log_prob = alg.actor.get_output_log_prob
+        alg.critic.register_forward_pre_hook(lambda _, given: observed.append(given[0]["policy"].clone()))
+        alg.actor.get_output_log_prob = lambda actions: (acted.append(actions.clone()), log_prob(actions))[1]
+
+    train(1, overrides, watch)
+    acted, observed = acted[STEPS:], [obs for obs in observed if len(obs) > ENVS]
+    size = ENVS * STEPS // BATCHES
+    assert len(acted) == len(observed) == EPOCHS * BATCHES
+    for samples in (*acted, *observed):
+        assert len(samples) == (size if overrides else 2 * size) and samples.abs().max() > 0
+        assert torch.equal(samples[size:], -samples[: len(samples) - size])
+
+
+def test_the_policy_becomes_symmetric():
+    used, unused = train(6), train(6, UNUSED)
+    assert used[0] > 0 and used[-1] < 0.5 * unused[-1], (used, unused)
+
+
+def test_the_example_is_trained_and_resumed_by_commands(command, tmp_path):
+    run = ["--task", TASK, "--agent", AGENT, "--device", "cpu", "--num_envs", ENVS, "--log_root", tmp_path]
+    code, _, stderr = command("train", *run, *SMALL, "--max_iterations", 1)
+    assert code == 0, stderr
+    (result,) = tmp_path.glob("rsl_rl/*/*/result.json")
+    assert json.loads(result.read_text())["outcome"] == "finished"
+    code, _, stderr = command("train", *run, *SMALL, "--max_iterations", 1, "--checkpoint", result.parent)
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("symetry.py:mirror_signs", "there is no file"), (f"{AGENT.with_name('symmetry.py')}:mirror", "mirror")],
+)
+def test_a_function_that_is_not_there_is_named(name, words):
+    with pytest.raises(SpecError, match=f"data_augmentation_func: .*{words}"):
+        train(1, [f"{SYMMETRY}.data_augmentation_func={name}"])
