@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NATIVE = "isaaclab_mujoco/docs/guide.md"
 """The guide of the package for native physics; its page is `isaaclab_mujoco.md`."""
-LEFT_OUT = r"!spiky_rl\.hosts\.(isaaclab\.live\.\w+_view|mjlab\.(configs|environment|runner))"
-"""Modules that need the extras `live` and `mjlab`, which are not everywhere."""
+LEFT_OUT = r"!spiky_rl\.(hosts\.(isaaclab\.live\.\w+_view|mjlab\.(configs|environment|runner))|learners\.skrl\.wandb_writer)"
+"""Modules that need the extras `live`, `mjlab` and `wandb`, which are not everywhere."""
 BESIDE = (
     "examples/*",
     "examples/exact/*",
