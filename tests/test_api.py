@@ -54,14 +54,14 @@ def test_the_names_are_listed_and_only_their_use_imports_torch():
     code = """
 import json, sys, spiky_rl
 before = [name for name in ("torch", "numpy") if name in sys.modules]
-listed = set(spiky_rl.__all__) <= set(dir(spiky_rl)) and "torch" not in sys.modules
+listed = set(spiky_rl.API_NAMES) <= set(dir(spiky_rl)) and "torch" not in sys.modules
 print(json.dumps([before, listed, spiky_rl.network.__name__, "torch" in sys.modules]))
 """
     assert json.loads(fresh_python("-c", code)) == [[], True, "network", True]
 
 
 def test_every_listed_name_exists_and_no_other():
-    assert all(getattr(spiky_rl, name) is not None for name in spiky_rl.__all__)
+    assert all(getattr(spiky_rl, name) is not None for name in spiky_rl.API_NAMES)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = spiky_rl.nonsense
 
