@@ -12,6 +12,6 @@ def mirror_signs(
     rsl_rl gives the environment ``env``, and ``obs`` [B] or ``actions`` [B, A] or both; each comes back with 2 B samples.
     """
     return (
-        None if obs is None else cat([obs, obs.apply(Tensor.neg)]),
+        None if obs is None else cat([obs, obs.apply(Tensor.neg)]),  # type: ignore[return-value]
         None if actions is None else cat([actions, -actions]),
     )

@@ -1,9 +1,7 @@
 """Data-parallel training, for real on two CPU processes: one run, the steps of both, the same weights in both."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,62 +13,23 @@ if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
 from spiky_rl.learners.common.processes import remove_flag
-from tests.processes import Command
+from tests.ranks import PROBE, train_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, ENVS, ITERATIONS = 2, 32, 3
 STEPS = PROCESSES * ENVS * 16
 """Of an iteration: Isaac-Cartpole's rollouts have 16 control steps."""
-PROBE = """
-import runpy, sys
-import torch
-from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-
-learn = RslRlRunner.learn
-
-def learn_and_tell(self, *arguments, **named):
-    learn(self, *arguments, **named)
-    weights = torch.cat([p.detach().double().flatten() for model in self.models for p in model.parameters()])
-    torch.save(weights, f"{sys.argv[-1]}/weights{self.gpu_global_rank}.pt")
-
-RslRlRunner.learn = learn_and_tell
-from spiky_rl.cli.train import train
-raise SystemExit(train(sys.argv[1:-1]))
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
     """They are told who they are as torchrun tells them; what starts them is tested beside this."""
     import torch
 
-    probe = tmp_path / "probe.py"
-    probe.write_text(PROBE)
     line = ["--distributed", "--task", "cartpole", "--agent", "lif_ppo", "--device", "cpu"]
     line += ["--assets", "local", "--num_envs", ENVS, "--budget", f"env_steps={ITERATIONS * STEPS}"]
-    job = {
-        "WORLD_SIZE": PROCESSES,
-        "LOCAL_WORLD_SIZE": PROCESSES,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-    }
-    with contextlib.ExitStack() as running:
-        ranks = []
-        for rank in range(PROCESSES):
-            variables = {key: str(value) for key, value in {**job, "RANK": rank, "LOCAL_RANK": rank}.items()}
-            command = Command(probe, *line, "--log_root", tmp_path / "logs", tmp_path, variables=variables)
-            ranks.append(running.enter_context(command))
-        for done in [rank.finished() for rank in ranks]:
-            assert done.returncode == 0, done.stdout + done.stderr
-    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("logs/*/*/*/result.json"))
+    result, weights = train_ranks(tmp_path, PROCESSES, line)
     assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
-    first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(PROCESSES))
-    assert torch.equal(first, second)
+    assert torch.equal(*weights)
 
 
 @pytest.mark.gpu

@@ -51,15 +51,31 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     distribution = config["actor"].get("distribution_cfg") or {}
     if distribution.get("class_name") == CATEGORICAL:
         distribution["class_name"] = f"{CLASSES}:{CATEGORICAL}"
-    if algorithm.get("symmetry_cfg") and any(map(caches_features, networks.values())):
-        raise SpecError(
-            "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
-            " mirrored; remove it"
-        )
+    if algorithm.get("symmetry_cfg"):
+        _check_symmetry(config, networks)
     check_classes(config, spec.origins)
     _check_distillation(spec, algorithm)
     use_spiking_ppo(spec, algorithm, burn_in)
     return config
+
+
+def _check_symmetry(config: Mapping[str, Any], networks: Mapping[str, ComponentSpec | None]) -> None:
+    """Raise SpecError if a network of the runner's ``config`` cannot learn from mirrored samples."""
+    if any(map(caches_features, networks.values())):
+        raise SpecError(
+            "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
+            " mirrored; remove it"
+        )
+    for role, network in networks.items():
+        if network is None:
+            is_recurrent = config[role].get("class_name") == "RNNModel"
+        else:
+            is_recurrent = network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
+        if is_recurrent:
+            raise SpecError(
+                f"agent.algorithm.symmetry_cfg: not available with a recurrent {role}, whose hidden states rsl_rl cannot mirror;"
+                " remove it"
+            )
 
 
 def _supports_mixed_precision() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, override
 
-import wandb  # type: ignore[import-not-found]  # of the extra wandb
+import wandb  # type: ignore[import-not-found]  # pylint: disable=import-error  # of the extra wandb
 from torch.utils.tensorboard import SummaryWriter
 
 

@@ -70,6 +70,11 @@ def test_the_example_is_trained_and_resumed_by_commands(command, tmp_path):
     assert code == 0, stderr
 
 
+def test_a_recurrent_actor_is_refused():
+    with pytest.raises(SpecError, match="symmetry_cfg: not available with a recurrent actor"):
+        train(1, ["agent.network.stateful=true"])
+
+
 @pytest.mark.parametrize(
     "name, words",
     [("symetry.py:mirror_signs", "there is no file"), (f"{AGENT.with_name('symmetry.py')}:mirror", "mirror")],
