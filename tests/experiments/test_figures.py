@@ -185,9 +185,12 @@ def test_names_of_conditions_stand_upright_where_their_columns_are_narrower_than
 ):
     (key, rest), *_ = analysis.remaining.items()
     names = [f"observation_delay_{i}" for i in range(18)]
+    first = analysis.results[0]
+    conditions = dict.fromkeys(["nominal", *names], first.nominal)
+    evaluation = first.evaluation.model_copy(update={"conditions": conditions})
     more = replace(
         analysis,
-        conditions=dict.fromkeys(["nominal", *names], ""),
+        results=(first.model_copy(update={"evaluation": evaluation}),),
         remaining={(*key[:2], name): rest for name in names},
     )
     wide = drawn(more, "robustness")
