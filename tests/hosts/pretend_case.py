@@ -6,11 +6,13 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry, spec
 from spiky_rl.learners.common.local_learning import get_local_rule
+from tests.agents import is_ppo
 from tests.hosts.pretend_cuda import DEVICE
 
 ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4
 IMAGE = (2, 34, 34)
-AGENTS = registry.list_names("agents")
+AGENTS = [name for name in registry.list_names("agents") if is_ppo(name)]
+"""Agents that PPO trains, and classifiers."""
 
 
 def network_of(agent: str):

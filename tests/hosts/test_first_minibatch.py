@@ -16,6 +16,7 @@ from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
 from tests.hosts.test_rsl_rl_model import rollout
 
 ENVS = 8
+AGENTS = PPO_AGENTS
 SPIKING = [
     name for name in PPO_AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
 ]

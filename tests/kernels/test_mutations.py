@@ -361,7 +361,7 @@ def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     specification = importlib.util.spec_from_file_location("faulty", path)
     faulty = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(faulty)
-    for name in ("differentiate", "_share"):  # its functions, with the real module's classes
+    for name in ("differentiate", "_split_gradient"):  # its functions, with the real module's classes
         code = getattr(faulty, name).__code__
         monkeypatch.setattr(trace, name, types.FunctionType(code, vars(trace)))
     with pytest.raises(AssertionError, match="gradient"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PLUGINS = "gymnasium.envs"
+"""Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
 """Time limit of an episode, in control steps, on tasks that register none."""
 VECTORIZATION_MODES = ("sync", "async")
@@ -175,11 +180,25 @@ class Gymnasium(Host):
         return GymnasiumTask(request)
 
 
-def _list_ids() -> list[str]:
-    """Return the ids in Gymnasium's registry, without those of Isaac Lab, whose environments need its own start."""
+def _list_ids() -> Collection[str]:
+    """Return the ids in Gymnasium's registry, without those of Isaac Lab, whose environments need its own start.
+
+    Gymnasium is not imported for this: until then, the ids are read from its source.
+    """
+    if "gymnasium" not in sys.modules and not importlib.metadata.entry_points(group=PLUGINS):
+        return _read_ids()
     import gymnasium
 
     return [name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" not in spec.kwargs]
+
+
+@functools.cache
+def _read_ids() -> tuple[str, ...]:
+    """Return the ids that Gymnasium's own source registers."""
+    package = importlib.util.find_spec("gymnasium")
+    assert package is not None and package.origin is not None
+    text = (Path(package.origin).parent / "envs" / "__init__.py").read_text(encoding="utf-8")
+    return tuple(re.findall(r"""^\s+id=["']([^"']+)["']""", text, re.MULTILINE))
 
 
 def _find_id(task: str) -> str | None:
@@ -238,8 +257,6 @@ def _explain_setting(error: TypeError, registered: EnvSpec, settings: Mapping[st
 
 def _describe_package(registered: EnvSpec) -> str:
     """Return the package of a task with its version, such as ``Gymnasium 1.4.0``."""
-    import importlib.metadata
-
     entry = registered.entry_point
     module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
     package = module.partition(":")[0].partition(".")[0]

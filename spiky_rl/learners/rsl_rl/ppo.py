@@ -59,12 +59,6 @@ class RslRlSpikingPPO(PPO):
         if burn_in:
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
-        if (actor.is_recurrent or critic.is_recurrent) and storage.num_envs < 2 * self.num_mini_batches:
-            # rsl_rl splits such rollouts by environment; the loss of a minibatch of one environment is not a number
-            raise ValueError(
-                f"num_mini_batches: {self.num_mini_batches} given for a recurrent model and {storage.num_envs} environments;"
-                f" allowed: at most {storage.num_envs // 2}"
-            )
         self.reward_scaler: RewardScaler | None = None
         if reward_normalization:
             self.reward_scaler = RewardScaler(storage.num_envs, self.gamma).to(self.device)

@@ -18,6 +18,7 @@ from rsl_rl.runners import OnPolicyRunner
 from rsl_rl.utils.logger import Logger
 from torch import Tensor, nn
 
+from spiky_rl.config.options import UserError
 from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.learners.common.episodes import EpisodeStatistics
@@ -141,6 +142,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             num_learning_iterations: Number of further iterations.
             init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
         """
+        self._check_minibatches()
         try:
             with self.save_on_exit():
                 with contextlib.redirect_stdout(io.StringIO()):
@@ -151,6 +153,18 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             self.logger.stop_logging_writer()
             if close := getattr(self.logger.writer, "close", None):
                 close()
+
+    def _check_minibatches(self) -> None:
+        """Raise UserError if a minibatch of a recurrent model had fewer than two environments, whose loss is not a number.
+
+        rsl_rl splits rollouts of recurrent models by environment.
+        """
+        batches, envs = self.alg.num_mini_batches, self.env.num_envs
+        if any(getattr(model, "is_recurrent", False) for model in self.models) and envs < 2 * batches:
+            raise UserError(
+                f"agent.algorithm.num_mini_batches: {batches} given for a recurrent agent and {envs} environments; allowed: at"
+                f" most {envs // 2}"
+            )
 
     def _on_optimizer_step(self, *_: object) -> None:
         """Mark the weights as changed; the optimizer calls this before each of its steps."""

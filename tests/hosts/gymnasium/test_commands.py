@@ -1,6 +1,8 @@
 """Commands on Gymnasium's tasks, from training to film, and what they refuse."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -103,3 +105,14 @@ def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp
 def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
     code, _, stderr = command("evaluate", "--task", "Pendulum-v1", "--conditions", conditions)
     assert code == 2 and "--conditions" in stderr and "nominal" in stderr
+
+
+def test_ids_are_read_from_gymnasiums_source_as_it_registers_them():
+    """Without the ids that Gymnasium keeps only to say that they are gone, and its wrappers of old environments."""
+    code = (
+        "import sys; from spiky_rl.hosts.gymnasium import host; ids = host._list_ids(); early = 'gymnasium' in sys.modules\n"
+        "import gymnasium, re; missing = set(gymnasium.registry) - set(ids)\n"
+        "assert not early and set(ids) <= set(gymnasium.registry)\n"
+        "assert all(re.search('^GymV|-v[23]$', name) for name in missing), missing"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

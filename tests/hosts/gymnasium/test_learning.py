@@ -7,6 +7,7 @@ import torch
 from torch.distributions import OneHotCategorical, kl_divergence
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import read_agent, read_algorithm
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
@@ -132,8 +133,10 @@ def test_skrl_trains(command, agent, task, tmp_path):
 def test_the_runner_refuses_minibatches_without_two_environments():
     """Without the guard the value loss is not a number after the first update."""
     plan = make_plan(RunRequest(task=SCRIPT, agent="lif_stateful_ppo", device="cpu", num_envs=8))
-    with open_env(plan) as env, pytest.raises(ValueError, match="num_mini_batches: 16.*at most 4"):
-        make_runner("lif_stateful_ppo", env, plan)
+    with open_env(plan) as env:
+        runner = make_runner("lif_stateful_ppo", env, plan)
+        with pytest.raises(UserError, match="num_mini_batches: 16.*at most 4"):
+            runner.learn(1)
 
 
 def test_a_categorical_distribution_is_torchs():
