@@ -17,14 +17,14 @@ learn = RslRlRunner.learn
 
 def learn_and_tell(self, *arguments, **named):
     learn(self, *arguments, **named)
-    weights = torch.cat([p.detach().double().flatten() for model in self.models for p in model.parameters()])
+    weights = torch.cat([t.double().flatten() for model in self.models for t in model.state_dict().values()])
     torch.save(weights, f"{sys.argv[-1]}/weights{self.gpu_global_rank}.pt")
 
 RslRlRunner.learn = learn_and_tell
 from spiky_rl.cli.train import train
 raise SystemExit(train(sys.argv[1:-1]))
 """
-"""Trains as train.py with all arguments but the last, a folder into which every rank writes its weights."""
+"""Trains as train.py with all arguments but the last, a folder into which every rank writes its weights and running statistics."""
 
 
 def train_ranks(folder: Path, ranks: int, line: list[object]) -> tuple[dict[str, Any], list[Any]]:
