@@ -4,6 +4,8 @@
 torch when one of its names is first used.
 """
 
+# pylint: disable=useless-import-alias  # for type checkers, such an import is public
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spiky_rl.config.options import RegistryError
+from spiky_rl.config.options import RegistryError, get_options
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, get_algorithm
 
@@ -56,7 +56,7 @@ def check_algorithm(algorithm: PlainMapping) -> None:
     """Raise RegistryError naming the key if the section ``algorithm`` has a key of another algorithm, or learning cannot start."""
     name = get_algorithm(algorithm)
     for key, value in algorithm.items():
-        if key in Algorithm.model_fields and key not in ALGORITHM_KEYS[name]:
+        if key in get_options(Algorithm) and key not in ALGORITHM_KEYS[name]:
             able = [other.upper() for other, keys in ALGORITHM_KEYS.items() if key in keys]
             raise RegistryError(
                 f"agent.algorithm.{key}: {value} given with class_name: {name.upper()}; allowed with: {', '.join(able)}"

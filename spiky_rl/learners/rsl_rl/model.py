@@ -304,9 +304,15 @@ class BurnInMLPModel(MLPModel):
         self.burn_in = burn_in
 
     @override
-    def forward(self, obs: TensorDict, masks: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(
+        self,
+        obs: TensorDict,
+        masks: Tensor | None = None,
+        hidden_state: HiddenState = None,
+        stochastic_output: bool = False,
+    ) -> Tensor:
         # with masks the output starts after the burn-in
-        output = super().forward(obs, masks, *args, **kwargs)
+        output = super().forward(obs, masks, hidden_state, stochastic_output)
         return output if masks is None else output[self.burn_in :]
 
 
