@@ -349,9 +349,8 @@ def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> st
         return f"{shorten(number)} is out of range; it must be {bounds}"
     if kind == "finite_number":
         return f"{value!r} is out of range; it must be finite{bounds and f', {bounds}'}"
-    if (
-        kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
-    ):  # beyond the range of a float
+    # pylint: disable-next=unidiomatic-typecheck  # a bool is no number; an int is beyond the range of a float
+    if kind == "float_type" and type(value) is int:
         return _format_out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)

@@ -134,8 +134,8 @@ def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOption
     for i in range(max(len(d.extremes) for d in pair.dimensions)):
         extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
         values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
-        study = design.make_trial_study(pair, [*design.space.fixed, *values])
-        AgentResolver(study, place)(pair.task, pair.agent, {})
+        trial_study = design.make_trial_study(pair, [*design.space.fixed, *values])
+        AgentResolver(trial_study, place)(pair.task, pair.agent, {})
 
 
 def collect_facts(pair: AgentTask, plan: RunPlan, threads: int | None) -> dict[str, str]:
