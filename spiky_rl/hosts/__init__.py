@@ -38,7 +38,8 @@ def find_host(task: str, key: str = "--task") -> Host:
         except RegistryError as error:
             raise UnknownTask(f"{key}: {task!r}: {error}") from error.__cause__
     hosts = [get_host(name) for name in list_hosts()]
-    for host in hosts:
-        if host.owns(registered_id):
-            return host
+    owners = (host for host in hosts if host.owns(registered_id))
+    if (owner := next(owners, None)) is not None:
+        # a host that cannot list its tasks may own any
+        return owner if owner.list_tasks() else next(owners, owner)
     raise make_unknown_task(key, task, {name for host in hosts for name in host.list_tasks()})

@@ -55,6 +55,15 @@ def test_a_task_finds_its_host(task, host):
     assert hosts.find_host(task).name == host
 
 
+def test_a_host_that_cannot_list_its_tasks_gives_way_to_one_that_owns_the_task(monkeypatch):
+    monkeypatch.setattr(hosts, "list_hosts", lambda: ("a", "b"))
+    given = {"a": Bare(), "b": Bare()}
+    monkeypatch.setattr(hosts, "get_host", given.get)
+    assert hosts.find_host("Some-Task") is given["b"]
+    monkeypatch.setattr(given["b"], "owns", lambda task: False)
+    assert hosts.find_host("Some-Task") is given["a"]
+
+
 @pytest.mark.parametrize(
     "task, nearest",
     [
