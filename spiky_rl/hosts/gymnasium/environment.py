@@ -53,10 +53,11 @@ class GymnasiumVecEnv:
         """The latest ``history`` observations, [B, history, ...]."""
         self.seconds_simulation = 0.0
         """Total seconds in `step`."""
-        settings: dict[str, Any] = {
-            **task.settings,
-            **({"render_mode": "rgb_array"} if options.video else {}),
-        }
+        settings: dict[str, Any] = dict(task.settings)
+        if options.video:
+            settings["render_mode"] = "rgb_array"
+            if task.camera is not None:
+                settings.setdefault("camera_name", task.camera)
         self.vector_env: Any = gymnasium.make_vec(
             task.id,
             num_envs,
@@ -222,6 +223,11 @@ class Camera:
             frame: Any = self.env.render()
         except (gymnasium.error.DependencyNotInstalled, ImportError, AttributeError) as error:
             raise UserError(f"--video: {error}") from error
+        except Exception as error:
+            # of missing graphics: Gymnasium's error, and MuJoCo's, which derives from Exception alone
+            if not (isinstance(error, RuntimeError) or type(error).__module__.startswith("mujoco")):
+                raise
+            raise UserError(f"--video: {error}; allowed values of MUJOCO_GL: egl, osmesa, glfw") from error
         if not isinstance(frame, np.ndarray):
             raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
         height, width = frame.shape[:2]

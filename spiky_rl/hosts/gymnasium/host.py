@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -33,12 +34,15 @@ from spiky_rl.hosts.base import (
 from spiky_rl.hosts.gymnasium.defaults import NUM_ENVS, make_agent_defaults
 
 if TYPE_CHECKING:
+    import gymnasium
     from gymnasium.envs.registration import EnvSpec
 
     from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 
 log = logging.getLogger(__name__)
 
+TRACKING_CAMERA = "track"
+"""Name of the camera that follows the robot in the models of Gymnasium."""
 PLUGINS = "gymnasium.envs"
 """Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
@@ -52,6 +56,8 @@ class GymnasiumTask(HostTask):
 
     physics = "gymnasium"
     assets = "the task's own"
+    camera: str | None = None
+    """Name of the camera that follows the robot; None if the task has none."""
     history = 1
     """Control steps in one observation."""
 
@@ -90,6 +96,7 @@ class GymnasiumTask(HostTask):
         except gymnasium.error.DependencyNotInstalled as error:
             raise UserError(f"--task {self.id}: {error}") from error
         with closing(env):
+            self.camera = _find_camera(env)
             return TaskSpaces.read(self.id, env)
 
     @override
@@ -157,6 +164,8 @@ class Gymnasium(Host):
         require_module("gymnasium", "gymnasium")
         if video:
             require_module("av", "gymnasium")
+            if not os.environ.get("DISPLAY"):
+                os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it at its import
 
     @override
     def configure_assets(self, source: str) -> str:
@@ -178,6 +187,13 @@ class Gymnasium(Host):
     @override
     def load_task(self, request: TaskRequest) -> HostTask:
         return GymnasiumTask(request)
+
+
+def _find_camera(env: gymnasium.Env) -> str | None:
+    """Return the name of the camera that follows a MuJoCo robot; Gymnasium's default camera lets it run out of the picture."""
+    model: Any = getattr(env.unwrapped, "model", None)
+    names = [model.camera(i).name for i in range(getattr(model, "ncam", 0))]
+    return TRACKING_CAMERA if TRACKING_CAMERA in names else None
 
 
 def _list_ids() -> Collection[str]:

@@ -1,6 +1,7 @@
 """Commands on Gymnasium's tasks, from training to film, and what they refuse."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -116,3 +117,30 @@ def test_ids_are_read_from_gymnasiums_source_as_it_registers_them():
         "assert all(re.search('^GymV|-v[23]$', name) for name in missing), missing"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("graphics", ["egl", "disable"])
+def test_mujoco_draws_without_a_display_or_the_remedy_is_named(graphics):
+    """In a process of its own, since MuJoCo reads its graphics once."""
+    code = (
+        "import os, sys; os.environ.pop('DISPLAY', None)\n"
+        "from spiky_rl.hosts import find_host\n"
+        "from spiky_rl.hosts.base import SimulationOptions, TaskRequest\n"
+        "from spiky_rl.config.options import UserError\n"
+        "host = find_host('Hopper-v5'); host.require_installed(video=True)\n"
+        "task = host.load_task(TaskRequest('Hopper-v5', None))\n"
+        "try:\n"
+        "    with task.open('cpu', 1, SimulationOptions(seed=0, video=True)) as env:\n"
+        "        print(env.open_camera().render().shape, env.open_camera().render().std() > 1)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    environment |= {} if graphics == "egl" else {"MUJOCO_GL": graphics}
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
+    if graphics == "disable" or "MUJOCO_GL" in run.stdout:  # no EGL on this machine
+        assert "--video" in run.stdout and "egl" in run.stdout
+    else:
+        assert "(480, 480, 3) True" in run.stdout
