@@ -119,6 +119,7 @@ def test_ids_are_read_from_gymnasiums_source_as_it_registers_them():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graphics", ["egl", "disable"])
 def test_mujoco_draws_without_a_display_or_the_remedy_is_named(graphics):
     """In a process of its own, since MuJoCo reads its graphics once."""

@@ -8,6 +8,7 @@ from tests.ranks import train_ranks
 ENVS, STEPS, ITERATIONS = 16, 8, 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["lif_ppo", "lif_rnd_ppo"])
 def test_two_processes_make_one_run_with_the_same_weights(agent, tmp_path):
     line = ["--distributed", "--task", "Pendulum-v1", "--agent", agent, "--device", "cpu", "--num_envs", ENVS]

@@ -60,6 +60,7 @@ def test_the_policy_becomes_symmetric():
     assert used[0] > 0 and used[-1] < 0.5 * unused[-1], (used, unused)
 
 
+@pytest.mark.slow
 def test_the_example_is_trained_and_resumed_by_commands(command, tmp_path):
     run = ["--task", TASK, "--agent", AGENT, "--device", "cpu", "--num_envs", ENVS, "--log_root", tmp_path]
     code, _, stderr = command("train", *run, *SMALL, "--max_iterations", 1)
