@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
+from spiky_rl.learners.common.action_bounds import ActionBounds
 
 if TYPE_CHECKING:
     import gymnasium
@@ -122,18 +124,15 @@ class TaskSpaces:
         Components are clipped to [-1, 1] and mapped to the bounds, unless they are in the task's units already; a component
         without bounds stays as it is. The largest component is the choice of a discrete action.
         """
-        values = actions.detach().to("cpu", torch.float32).numpy()
+        values = actions.detach().to("cpu", torch.float32)
         if self.is_discrete:
-            return self.start + values.argmax(axis=-1)
-        if in_task_units:
-            return np.clip(values, self.low, self.high).reshape(len(values), *self.action_shape)
-        bounded = np.isfinite(self.low) & np.isfinite(self.high)
-        with np.errstate(invalid="ignore"):
-            middle = np.where(bounded, (self.low + self.high) / 2, 0).astype(np.float32)
-            half = np.where(bounded, (self.high - self.low) / 2, 1).astype(np.float32)
-        limit = np.where(bounded, 1, np.inf).astype(np.float32)
-        mapped = middle + half * np.clip(values, -limit, limit)
-        return np.clip(mapped, self.low, self.high).reshape(len(values), *self.action_shape)
+            return self.start + values.argmax(dim=-1).numpy()
+        found = values if in_task_units else self._bounds(values)
+        return np.clip(found.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
+
+    @functools.cached_property
+    def _bounds(self) -> ActionBounds:
+        return ActionBounds(torch.as_tensor(self.low), torch.as_tensor(self.high))
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:
