@@ -92,6 +92,8 @@ class HostTask(ABC):
     """Source of the robots, in words."""
     physics: str
     """Name of the physics backend. It may change when the environment is opened, see `open`."""
+    replay_num_envs: int | None = None
+    """Default number of environments of algorithms that replay transitions; None if it is that of other algorithms."""
 
     @abstractmethod
     def check_agent(self, spec: AgentSpec) -> None:

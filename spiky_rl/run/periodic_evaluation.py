@@ -70,17 +70,18 @@ class PeriodicEvaluation:
             plan.seed,
             plan.device,
         )
-        self.env = env
+        self.env, self.best = env, float("-inf")
 
-    def __call__(self, runner: BaseRunner) -> None:
+    def __call__(self, runner: BaseRunner) -> bool:
         """Evaluate the policy of ``runner`` if a multiple of the interval has passed since the last evaluation.
 
-        The mean return goes into ``runner.progress`` and to its writer. Raises NonFiniteError for a non-finite action or world.
+        Return whether it was evaluated, and at least as well as before in this process. The mean return goes into
+        ``runner.progress`` and to its writer. Raises NonFiniteError for a non-finite action or world.
         """
         progress = runner.progress
         last = progress.evaluation_steps[-1] if progress.evaluation_steps else 0
         if progress.env_steps // self.interval <= last // self.interval:
-            return
+            return False
         begun = time.perf_counter()
         state = get_random_state(self.device)
         try:
@@ -93,6 +94,8 @@ class PeriodicEvaluation:
         if runner.writer is not None:
             runner.writer.add_scalar("Evaluation/mean_return", value, progress.iterations - 1)
         log.info("evaluation at %d environment steps: %.2f", progress.env_steps, value)
+        self.best = max(self.best, value)
+        return value == self.best
 
     def _compute_returns(self, runner: BaseRunner, env_steps: int) -> list[float]:
         """Return the return of an episode of every environment."""

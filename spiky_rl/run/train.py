@@ -166,7 +166,9 @@ class TrainingRun:
                 from spiky_rl.run.teacher import compare_with_teacher
 
                 self.returns = compare_with_teacher(self.runner, plain, plan)
-            if options.choose_best and self.folder is not None and outcome == "finished":
+            # with evaluations during the training, best.pt is the best of them already
+            choose_best = options.choose_best and not self.runner.progress.evaluations
+            if choose_best and self.folder is not None and outcome == "finished":
                 self.best = self._choose_best(plain, self.folder, stop)
         return outcome
 
@@ -292,8 +294,10 @@ class _IterationCallback:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
+        value = progress.returns[-1]
+        is_best = iteration.index >= self.whole and value > self.best
         if run.evaluation is not None:  # before any checkpoint of this iteration
-            run.evaluation(self.runner)
+            is_best = run.evaluation(self.runner) or (is_best and not progress.evaluations)
         if self.budget is None:
             share = used = (iteration.index - self.first + 1) / self.iterations
         else:
@@ -304,9 +308,8 @@ class _IterationCallback:
             if self.initial_share is None:  # a resumed run has used some of its budget already
                 self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
         self.show(TrainingStep(iteration, share, self.initial_share))
-        value = progress.returns[-1]
         if run.folder is not None:
-            if iteration.index >= self.whole and value > self.best:
+            if is_best:
                 self.best = value
                 self.runner.save(str(run.folder / run_folders.BEST))
             heartbeat = {

@@ -57,6 +57,7 @@ class GymnasiumTask(HostTask):
 
     physics = "gymnasium"
     assets = "the task's own"
+    replay_num_envs = 1
     camera: str | None = None
     """Name of the camera that follows the robot; None if the task has none."""
     history = 1

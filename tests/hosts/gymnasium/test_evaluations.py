@@ -89,6 +89,20 @@ def test_an_interrupted_training_is_evaluated_as_an_uninterrupted_one(command, t
     assert len(set(first)) > 1, "evaluations begin in other states each time"
 
 
+def test_the_best_checkpoint_is_that_of_the_highest_evaluation(command, tmp_path):
+    every = ["agent.evaluation_interval=256", "agent.evaluation_episodes=2", "--max_iterations", 5]
+    folder, result, _ = run(command, tmp_path, *ROLLOUTS, *every, "env.max_episode_steps=40")
+    returns = result["evaluations"]["mean_return"]
+    assert len(returns) == 5 and "best" not in result
+    assert torch.load(folder / "best.pt", weights_only=True)["iter"] == returns.index(max(returns))
+
+
+def test_a_training_without_an_evaluation_yet_has_a_best_checkpoint_as_others_have(command, tmp_path):
+    every = ["agent.evaluation_interval=100000", "--max_iterations", 4, "env.max_episode_steps=10"]
+    folder, result, _ = run(command, tmp_path, *ROLLOUTS, *every)
+    assert (folder / "best.pt").is_file() and "evaluations" not in result and result["best"] is not None
+
+
 def test_means_are_of_the_last_ten_and_the_maximum_is_of_all():
     returns = [float(value) for value in (50, *range(12))]
     progress = TrainingProgress(evaluations=returns, evaluation_steps=range_of(13))

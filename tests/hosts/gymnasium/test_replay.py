@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
 SMALL = [
@@ -60,6 +62,13 @@ def test_what_is_wrong_is_said_in_one_line(command, agent, flags, words, tmp_pat
     lines = [line for line in stderr.splitlines() if all(word in line for word in words)]
     assert len(lines) == 1, stderr
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_replay_has_one_environment_by_default_and_rollouts_have_those_of_the_task():
+    wanted = {("lif_td3", None): 1, ("mlp_sac", None): 1, ("lif_ppo", None): 32, ("lif_td3", 4): 4}
+    for (agent, given), count in wanted.items():
+        request = RunRequest(task="Pendulum-v1", agent=agent, device="cpu", num_envs=given)
+        assert make_plan(request).num_envs == count
 
 
 def test_discrete_actions_are_refused(command, tmp_path):
