@@ -87,3 +87,15 @@ def test_a_spiking_actor_swings_the_pendulum_up_by_td3(command, tmp_path):
     assert code == 0, stderr
     (played,) = tmp_path.glob("*/*/*/playback.json")
     assert json.loads(played.read_text())["mean_return"] >= -250.0  # -148 measured
+
+
+@pytest.mark.slow
+def test_a_spiking_actor_holds_the_inverted_pendulum_by_td3_as_it_ships(command, tmp_path):
+    own = ["--task", "InvertedPendulum-v5", "--agent", "lif_td3", "--log_root", tmp_path, "--device", "cpu"]
+    code, _, stderr = command("train", *own, "--seed", 11)
+    assert code == 0, stderr
+    assert last_result(tmp_path)["max_evaluation"] >= 900.0  # 1000 measured from step 5,500 on
+    code, _, stderr = command("evaluate", *own, "--checkpoint", "best", "--episodes", 10, "--seed", 1000)
+    assert code == 0, stderr
+    (path,) = tmp_path.glob("*/*/*/evaluation.json")
+    assert json.loads(path.read_text())["conditions"]["nominal"]["mean_return"] >= 900.0
