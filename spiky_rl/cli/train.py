@@ -95,6 +95,11 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
         f"{result['agent']} on {result['task']}: {outcome}",
         ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
         ("mean return", f"{final} over the last 10 iterations, {best} at best"),
+        "max_evaluation" in result
+        and (
+            "evaluations",
+            f"{result['last_ten_evaluations']:.2f} over the last 10, {result['max_evaluation']:.2f} at best",
+        ),
         held is not None
         and ("without noise", f"{held['student_return']:.2f}; its teacher: {held['teacher_return']:.2f}"),
         choice is not None

@@ -306,6 +306,13 @@ class RunnerSettings(Settings):
     picture_interval: int = option(
         25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS
     )
+    evaluation_interval: int = option(
+        0,
+        "environment steps between evaluations without action noise during a training, in environments of their own; 0: none",
+        low=0,
+        high=MOST_STEPS,
+    )
+    evaluation_episodes: int = option(10, "episodes of each evaluation during a training", low=1, high=10_000)
     actor: Actor = option(Actor(), "ANN of the actor, and the action distribution")
     critic: ModelSettings = option(ModelSettings(), "ANN of the critic")
     algorithm: Algorithm = option(Algorithm(), "learning algorithm of actor and critic")

@@ -24,6 +24,8 @@ VIDEO = "video"
 """Ability to record videos of a robot."""
 LIVE_VIEW = "live view"
 """Ability to show a run live."""
+SECOND_SIMULATION = "second simulation"
+"""Ability to simulate a task twice in one process."""
 NOMINAL = "nominal"
 """Name of the condition of an undisturbed task, which every host has."""
 
@@ -90,6 +92,8 @@ class HostTask(ABC):
     """Source of the robots, in words."""
     physics: str
     """Name of the physics backend. It may change when the environment is opened, see `open`."""
+    replay_num_envs: int | None = None
+    """Default number of environments of algorithms that replay transitions; None if it is that of other algorithms."""
 
     @abstractmethod
     def check_agent(self, spec: AgentSpec) -> None:
@@ -156,7 +160,7 @@ class Host(ABC):
     title: ClassVar[str]
     """Name for users, the origin of `HostTask.agent_defaults`; as a key of an agent's ``tasks`` it stands for all tasks of the host."""
     abilities: ClassVar[frozenset[str]]
-    """Some of `VIDEO` and `LIVE_VIEW`."""
+    """Some of `VIDEO`, `LIVE_VIEW` and `SECOND_SIMULATION`."""
     distributions: ClassVar[tuple[str, ...]]
     """Distributions that simulate worlds or run networks; another version may give other bits."""
     code_packages: ClassVar[tuple[str, ...]] = ()

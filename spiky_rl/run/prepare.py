@@ -12,6 +12,7 @@ from spiky_rl.config import files, memory_check
 from spiky_rl.config.early import check_networks
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.schema import OFF_POLICY
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
@@ -91,7 +92,7 @@ def make_plan(request: RunRequest) -> RunPlan:
         config["experiment_name"] = experiment
     seed = _choose_seed(request, host_task)
     rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
-    num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device)
+    num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device, spec.algorithm)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
     host_task.configure(device, num_envs, seed)
     return RunPlan(
@@ -190,8 +191,10 @@ def merge_agent_on_task(
     return registered_id, spec
 
 
-def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str) -> int:
-    """Return the number of environments of a run on a ``device``: the task file's, else the host's."""
+def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
+    """Return the number of environments of a run on a ``device``: the host's for replay, the task file's, else the host's."""
+    if algorithm in OFF_POLICY.values() and host_task.replay_num_envs is not None:
+        return host_task.replay_num_envs
     if task_spec is not None:
         return task_spec.num_envs[device.partition(":")[0]]
     return host_task.get_default_num_envs(device)

@@ -33,6 +33,8 @@ STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time format at the start of a run folder's name."""
 FINAL = 10
 """Number of last iterations in ``mean_return_final``."""
+LAST_EVALUATIONS = 10
+"""Number of last evaluations in ``last_ten_evaluations``."""
 
 
 def check_time(text: str) -> str:
@@ -253,6 +255,7 @@ def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict
         "synops_per_step": progress.synops_per_step,
         "worlds_reset": progress.worlds_reset,
         "curve": build_curve(progress),
+        **summarize_evaluations(progress),
         "versions": get_versions(),
     }
     files.write_json(path, result)
@@ -269,6 +272,19 @@ def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
         "seconds": [round(value, 3) for value in progress.seconds],
         "operations": progress.operations,
         "firing_rate": progress.firing,
+    }
+
+
+def summarize_evaluations(progress: TrainingProgress) -> dict[str, Any]:
+    """Return the entries of ``result.json`` about the evaluations during a training; empty if there was none."""
+    returns = progress.evaluations
+    if not returns:
+        return {}
+    return {
+        "last_ten_evaluations": _compute_mean(returns[-LAST_EVALUATIONS:]),
+        "max_evaluation": max(returns),
+        "evaluations": {"env_steps": progress.evaluation_steps, "mean_return": returns},
+        "seconds_evaluation": progress.seconds_evaluation,
     }
 
 

@@ -19,7 +19,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.run import resume, run_folders
+from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.prepare import write_params
 from spiky_rl.run.provenance import read_provenance
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
@@ -28,6 +28,7 @@ from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.teacher import Teacher
+    from spiky_rl.run.periodic_evaluation import PeriodicEvaluation
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def require_whole_minibatches(plan: RunPlan) -> None:
 def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
     """Return the training of a ``plan``, with its checkpoint and teacher if any. Raises UserError if one is missing."""
     require_whole_minibatches(plan)
+    periodic_evaluation.require_available(plan)
     checkpoint = teacher = None
     if plan.request.checkpoint:
         from spiky_rl.run.checkpoint import find_checkpoint
@@ -108,6 +110,8 @@ class TrainingRun:
     """Returns of a finished student and its teacher."""
     best: dict[str, Any] | None = None
     """Choice of the best checkpoint; None if none was made."""
+    evaluation: PeriodicEvaluation | None = None
+    """Evaluation during the training; None if there is none."""
 
     def make_folder(self) -> None:
         """Create the run folder with the run's parameters. Raises UserError if it cannot be written."""
@@ -140,7 +144,11 @@ class TrainingRun:
         plan, options, request, recorder = self.plan, self.options, self.plan.request, None
         live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
-        with plan.learner.use_torch_settings(plan.device), open_env(plan, live) as plain:
+        with (
+            plan.learner.use_torch_settings(plan.device),
+            open_env(plan, live) as plain,
+            periodic_evaluation.open_evaluation(plan) as self.evaluation,
+        ):
             env: Any = plain
             if request.video and self.folder is not None:
                 from spiky_rl.run.video import VideoRecorder
@@ -158,7 +166,9 @@ class TrainingRun:
                 from spiky_rl.run.teacher import compare_with_teacher
 
                 self.returns = compare_with_teacher(self.runner, plain, plan)
-            if options.choose_best and self.folder is not None and outcome == "finished":
+            # with evaluations during the training, best.pt is the best of them already
+            choose_best = options.choose_best and not self.runner.progress.evaluations
+            if choose_best and self.folder is not None and outcome == "finished":
                 self.best = self._choose_best(plain, self.folder, stop)
         return outcome
 
@@ -284,6 +294,10 @@ class _IterationCallback:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
+        value = progress.returns[-1]
+        is_best = iteration.index >= self.whole and value > self.best
+        if run.evaluation is not None:  # before any checkpoint of this iteration
+            is_best = run.evaluation(self.runner) or (is_best and not progress.evaluations)
         if self.budget is None:
             share = used = (iteration.index - self.first + 1) / self.iterations
         else:
@@ -294,9 +308,8 @@ class _IterationCallback:
             if self.initial_share is None:  # a resumed run has used some of its budget already
                 self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
         self.show(TrainingStep(iteration, share, self.initial_share))
-        value = progress.returns[-1]
         if run.folder is not None:
-            if iteration.index >= self.whole and value > self.best:
+            if is_best:
                 self.best = value
                 self.runner.save(str(run.folder / run_folders.BEST))
             heartbeat = {

@@ -194,6 +194,33 @@ def test_a_dry_run_shows_what_is_tuned_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "own", "least"),
+    [
+        (["--budget", "env_steps=12287"], {}, "env_steps=12288"),
+        (["--max_iterations", "11"], {}, "env_steps=12288"),
+        (["--budget", "env_steps=12288"], {"agent.num_steps_per_env": {"low": 16, "high": 32}}, "24576"),
+    ],
+    ids=["budget", "task's budget", "a dimension lengthens iterations"],
+)
+def test_a_first_rung_of_less_than_an_iteration_is_refused_before_a_trial(more, own, least, tmp_path, capsys):
+    line = [*GIVEN[:-2], "--out", str(tmp_path / "out"), "--dry-run"]
+    if own:
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"shared": own, "own": {"lif_ppo": {}}}))
+        line += ["--space", str(tmp_path / "mine.yaml")]
+    given = [f"agent.max_iterations={more[1]}"] if more[0] == "--max_iterations" else more
+    said = refused(tune, [*line, *given], capsys)
+    assert "--budget" in said and f"allowed: {'' if '=' in least else 'env_steps='}{least} or more" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_first_rung_of_one_iteration_and_one_in_seconds_are_planned(tmp_path):
+    line = [*GIVEN[:-2], "--dry-run", "--out", str(tmp_path / "out")]
+    for budget in ("env_steps=12288", "wall=1"):
+        assert tune([*line, "--budget", budget]) == 0
+    assert tune([*line, "--budget", "env_steps=100", "--activity", "firing_rate"]) == 0, "one rung"
+
+
 def test_by_default_a_tuning_has_trials_and_seeds_enough(tmp_path, capsys):
     few = [
         "--agents",

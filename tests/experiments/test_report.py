@@ -263,6 +263,32 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     assert "tunes it on the test" in section(study, "threats")
 
 
+def test_evaluations_during_a_training_stand_beside_the_scores_of_agents_that_have_them(tmp_path: Path):
+    def evaluate(study: Path) -> None:
+        for seed, returns in enumerate(([1.0, 4.0, 2.5], [2.0, 5.0, 3.5])):
+            cell = f"{CARTPOLE}.gru_ppo.seed{seed}"
+            change(study, cell, "training.last_ten_evaluations", sum(returns) / 3)
+            change(study, cell, "training.max_evaluation", max(returns))
+            change(
+                study,
+                cell,
+                "training.evaluations",
+                {"env_steps": [5000, 10000, 15000], "mean_return": returns},
+            )
+
+    plain = {"agents": AGENTS[:2], "tasks": (CARTPOLE,), "seeds": range(2)}
+    study = written(tmp_path / "with", evaluate, **plain)
+    (row,) = [r for r in analyze_study(study).rows.values() if r.label == "gru_ppo"]
+    assert row.last_ten_evaluations is not None and row.max_evaluation is not None
+    assert row.last_ten_evaluations.estimate == 3.0 and row.max_evaluation.estimate == 4.5
+    scores = section(study, "scores")
+    assert "last ten" in scores and "maximum" in scores and "4.5" in scores
+    change(study, f"{CARTPOLE}.gru_ppo.seed0", "training.evaluations.env_steps", [5000])
+    write_report(study, DATE)
+    assert "unequal lengths 1 and 3" in section(study, "missing")
+    assert "last ten" not in section(written(tmp_path / "without", **plain), "scores")
+
+
 def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
     study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
     design, threats = section(study, "design"), section(study, "threats")

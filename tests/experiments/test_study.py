@@ -17,6 +17,13 @@ def build(**more):
     return study.build_study("mine", {**GIVEN, **more})
 
 
+def test_versions_of_a_gymnasium_task_are_tasks_of_their_own_and_isaac_labs_ids_have_none():
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    tasks = ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka-v0", "cartpole"]
+    labels = study.label_tasks(build(tasks=tasks))
+    assert labels == ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka", "Isaac-Cartpole"]
+
+
 def test_seeds_are_ranges_lists_or_both():
     assert study.parse_seeds("0-3") == (0, 1, 2, 3)
     assert study.parse_seeds("7") == study.parse_seeds(7) == (7,)

@@ -75,6 +75,10 @@ class AgentTaskRow:
     """Interquartile mean of the normalised scores."""
     training: Interval | None
     """Mean return of the last iterations, with exploration."""
+    last_ten_evaluations: Interval | None
+    """Mean return of the last ten evaluations during the training; None if a seed has no evaluations, likewise the next one."""
+    max_evaluation: Interval | None
+    """Highest mean return of an evaluation during the training, which overestimates the policy that is kept."""
     final_slope: Interval | None
     """Training return of the last tenth of all iterations minus that of the tenth before."""
     threshold: ThresholdSummary | None
@@ -162,6 +166,10 @@ def compute_row(
         iqm=statistics.aggregate_interval(drop_seed_names(scores), agent=first.label),
         normalised=normalised,
         training=_mean_over_seeds(results, lambda r: r.training and r.training.mean_return_final),
+        last_ten_evaluations=_mean_over_seeds(
+            results, lambda r: r.training and r.training.last_ten_evaluations
+        ),
+        max_evaluation=_mean_over_seeds(results, lambda r: r.training and r.training.max_evaluation),
         final_slope=_mean_over_seeds(results, _compute_rise),
         threshold=_summarize_threshold(results),
         seconds=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_total),

@@ -25,10 +25,11 @@ from spiky_rl.config.options import (
 )
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, hashable
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
-from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
+from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml, strip_version
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
 from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
+from spiky_rl.hosts import get_host, list_hosts
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.run.run_plan import RANDOM, Library
 
@@ -295,7 +296,13 @@ def _check_arms(study: Study) -> None:
 
 def label_tasks(study: Study) -> list[str]:
     """Return the labels of the tasks of a ``study``, as in its cells."""
-    return [task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks]
+    known = {task for host in list_hosts() for task in get_host(host).list_tasks()}
+    labels = []
+    for name in study.tasks:
+        task = load_task(name)
+        # the versions of a task of Gymnasium are tasks of their own
+        labels.append(task.label if task else name if name in known else strip_version(name))
+    return labels
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:

@@ -115,6 +115,11 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the scores of every seed on a ``task``."""
     rows = analysis.get_task_rows(task)
     seeds = sorted({seed for row in rows for seed in row.by_seed})
+    evaluations = [
+        Column("evaluations", format_intervals([row.last_ten_evaluations for row in rows]), "last ten"),
+        Column("evaluations", format_intervals([row.max_evaluation for row in rows]), "maximum"),
+    ]
+    is_evaluated = any(row.max_evaluation is not None for row in rows)
     return make_table(
         f"Scores on {task}, return",
         [row.label for row in rows],
@@ -122,6 +127,7 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
         Column("IQM", format_intervals([row.iqm for row in rows])),
         Column("IQM", format_intervals([row.normalised for row in rows]), "normalised"),
         Column("training", format_intervals([row.training for row in rows]), "last iterations"),
+        *(evaluations if is_evaluated else ()),
         *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
     )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.options import UserError, get_options
+from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
@@ -37,9 +37,7 @@ CPU = "cpu.json"
 """File with the processor time of an uninterrupted training; wall time depends on other jobs of the machine."""
 TAIL = 30
 """Lines of the log in error.txt."""
-TRAINING_FIELDS = tuple(
-    key for key in get_options(TrainingRecord) if key not in ("seconds_cpu", "worlds_reset")
-)
+TRAINING_FIELDS = tuple(key for key, field in TrainingRecord.model_fields.items() if field.is_required())
 """Fields of a training's result that every version has written and that the cell's result contains."""
 EVALUATION_FIELDS = (
     "episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions", "provenance",

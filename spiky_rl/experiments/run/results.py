@@ -44,6 +44,20 @@ Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
 Counts = Annotated[tuple[int, ...], Field(strict=False)]
 
 
+class EvaluationsRecord(FileRecord):
+    """Evaluations during a training, without action noise; equally long lists."""
+
+    env_steps: Counts
+    """Environment steps of the training."""
+    mean_return: Numbers
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if len(self.env_steps) != len(self.mean_return):
+            raise RegistryError(f"unequal lengths {len(self.env_steps)} and {len(self.mean_return)}")
+        return self
+
+
 class TrainingRecord(FileRecord):
     """Measurements of a training."""
 
@@ -59,6 +73,10 @@ class TrainingRecord(FileRecord):
     """Seconds of all processors together; None if not counted, as in a resumed training."""
     worlds_reset: int = 0
     """Number of environments in which the physics failed; 0 in results of earlier versions, where a failure ended the training."""
+    last_ten_evaluations: float | None = None
+    """Mean return of the last ten evaluations during the training; None without evaluations, likewise the next two."""
+    max_evaluation: float | None = None
+    evaluations: EvaluationsRecord | None = None
 
 
 class CurveRecord(FileRecord):

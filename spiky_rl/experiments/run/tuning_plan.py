@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
         robots: Source of their robots.
 
     Raises:
-        UserError: An agent rejects an extreme or a choice of a dimension.
+        UserError: An agent rejects an extreme or a choice of a dimension, or the first rung has less than an iteration.
     """
     found = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
@@ -117,6 +118,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
                 raise UserError(f"--activity {design.activity}: {agent} does not spike")
             dimensions = design.space.get_dimensions(agent)
             pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
+            require_iterations(design, pair, plan, place)
             check_extremes(design, pair, place)
             found.pairs.append(pair)
             found.facts.update(collect_facts(pair, plan, place.threads))
@@ -129,13 +131,37 @@ def count_env_steps(plan: RunPlan) -> int:
     return plan.get_setting("max_iterations") * plan.num_envs * plan.get_setting("num_steps_per_env")
 
 
+def require_iterations(design: TuningDesign, pair: AgentTask, plan: RunPlan, place: ExecutionOptions) -> None:
+    """Raise UserError if the first of several rungs has less than an iteration: two rungs would end after the same iteration.
+
+    Args:
+        design: The design of the tuning.
+        pair: An agent and a task, with the budget of a trial.
+        plan: Run plan of one of its trials.
+        place: Where trials run.
+    """
+    if pair.budget.kind != "env_steps" or len(design.rungs) == 1:
+        return
+    steps = plan.num_envs * plan.get_setting("num_steps_per_env") * place.distributed
+    first = pair.budget.amount * design.rungs[0]
+    if first >= steps:
+        return
+    least = math.ceil(steps / (SHARE * design.rungs[0]))
+    given = design.study.budget or f"none given, so env_steps={pair.budget.amount / SHARE:.12g}"
+    raise UserError(
+        f"--budget: {given}: the first rung of {pair.stem} on {pair.label} has {first:.12g} environment steps, less than an"
+        f" iteration of {steps}; allowed: env_steps={least} or more"
+    )
+
+
 def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOptions) -> None:
-    """Raise UserError if the agent of a ``pair`` rejects an extreme or a choice of one of its dimensions."""
+    """Raise UserError if the agent of a ``pair`` rejects an extreme or a choice of one of its dimensions, or has too long iterations."""
     for i in range(max(len(d.extremes) for d in pair.dimensions)):
         extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
         values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
         trial_study = design.make_trial_study(pair, [*design.space.fixed, *values])
-        AgentResolver(trial_study, place)(pair.task, pair.agent, {})
+        plan = AgentResolver(trial_study, place)(pair.task, pair.agent, {})
+        require_iterations(design, pair, plan, place)
 
 
 def collect_facts(pair: AgentTask, plan: RunPlan, threads: int | None) -> dict[str, str]:

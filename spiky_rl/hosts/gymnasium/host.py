@@ -24,6 +24,7 @@ from spiky_rl.config.registry import load_module
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (
+    SECOND_SIMULATION,
     VIDEO,
     Host,
     HostTask,
@@ -56,6 +57,7 @@ class GymnasiumTask(HostTask):
 
     physics = "gymnasium"
     assets = "the task's own"
+    replay_num_envs = 1
     camera: str | None = None
     """Name of the camera that follows the robot; None if the task has none."""
     history = 1
@@ -142,7 +144,7 @@ class Gymnasium(Host):
     """Gymnasium's registered tasks with Box observations and Box or Discrete actions."""
 
     name, title = "gymnasium", "Gymnasium"
-    abilities = frozenset({VIDEO})
+    abilities = frozenset({VIDEO, SECOND_SIMULATION})
     distributions = ("gymnasium", "mujoco", "torch")
 
     @override
@@ -276,11 +278,12 @@ def _describe_package(registered: EnvSpec) -> str:
     entry = registered.entry_point
     module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
     package = module.partition(":")[0].partition(".")[0]
+    if package == "gymnasium":  # the usual case; a search of all installed packages takes a second
+        return f"{Gymnasium.title} {importlib.metadata.version(package)}"
     owners = importlib.metadata.packages_distributions().get(package, ())
     if not owners:
         return package or "an unknown package"
-    title = Gymnasium.title if owners[0] == "gymnasium" else owners[0]
-    return f"{title} {importlib.metadata.version(owners[0])}"
+    return f"{owners[0]} {importlib.metadata.version(owners[0])}"
 
 
 HOST = Gymnasium()

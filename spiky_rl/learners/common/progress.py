@@ -19,6 +19,7 @@ def check_not_infinite(value: float) -> float:
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0.0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Mean = Annotated[float, Field(allow_inf_nan=True), AfterValidator(check_not_infinite)]
 """Mean over episodes; NaN before the first episode ends."""
 
@@ -48,6 +49,12 @@ class TrainingProgress(Settings):
     """The actor's effective synaptic operations per control step at the end of each iteration."""
     steps: list[Count] = Field(default_factory=list)
     """Environment steps at the end of each iteration."""
+    evaluations: list[Finite] = Field(default_factory=list)
+    """Mean return of each evaluation during the training."""
+    evaluation_steps: list[Count] = Field(default_factory=list)
+    """Environment steps of the training at each evaluation."""
+    seconds_evaluation: Amount = 0.0
+    """Seconds of the evaluations, which `seconds_total` leaves out."""
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -55,6 +62,8 @@ class TrainingProgress(Settings):
         both = {len(self.returns), len(self.lengths)}
         if len(booked) > 1 or len(both) > 1 or max(booked) > max(both):
             raise RegistryError("lists per iteration have different lengths")
+        if len(self.evaluations) != len(self.evaluation_steps):
+            raise RegistryError("lists per evaluation have different lengths")
         return self
 
     @property

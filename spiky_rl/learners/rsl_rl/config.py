@@ -26,7 +26,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     config: dict[str, Any] = copy.deepcopy(dict(spec.runner))
     config.setdefault("obs_groups", {})
     burn_in = config.pop("burn_in", 0)
-    for key in ("picture_interval", "history", "frames"):
+    for key in ("picture_interval", "evaluation_interval", "evaluation_episodes", "history", "frames"):
         config.pop(key, None)
     algorithm = config["algorithm"]
     for key in SKRL_ONLY:

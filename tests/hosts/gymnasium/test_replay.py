@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
 SMALL = [
@@ -62,6 +64,13 @@ def test_what_is_wrong_is_said_in_one_line(command, agent, flags, words, tmp_pat
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_replay_has_one_environment_by_default_and_rollouts_have_those_of_the_task():
+    wanted = {("lif_td3", None): 1, ("mlp_sac", None): 1, ("lif_ppo", None): 32, ("lif_td3", 4): 4}
+    for (agent, given), count in wanted.items():
+        request = RunRequest(task="Pendulum-v1", agent=agent, device="cpu", num_envs=given)
+        assert make_plan(request).num_envs == count
+
+
 def test_discrete_actions_are_refused(command, tmp_path):
     code, _, stderr = command(
         "train", "--task", "CartPole-v1", "--agent", "lif_td3", "--device", "cpu", "--log_root", tmp_path
@@ -78,3 +87,15 @@ def test_a_spiking_actor_swings_the_pendulum_up_by_td3(command, tmp_path):
     assert code == 0, stderr
     (played,) = tmp_path.glob("*/*/*/playback.json")
     assert json.loads(played.read_text())["mean_return"] >= -250.0  # -148 measured
+
+
+@pytest.mark.slow
+def test_a_spiking_actor_holds_the_inverted_pendulum_by_td3_as_it_ships(command, tmp_path):
+    own = ["--task", "InvertedPendulum-v5", "--agent", "lif_td3", "--log_root", tmp_path, "--device", "cpu"]
+    code, _, stderr = command("train", *own, "--seed", 11)
+    assert code == 0, stderr
+    assert last_result(tmp_path)["max_evaluation"] >= 900.0  # 1000 measured from step 5,500 on
+    code, _, stderr = command("evaluate", *own, "--checkpoint", "best", "--episodes", 10, "--seed", 1000)
+    assert code == 0, stderr
+    (path,) = tmp_path.glob("*/*/*/evaluation.json")
+    assert json.loads(path.read_text())["conditions"]["nominal"]["mean_return"] >= 900.0
