@@ -50,6 +50,8 @@ class Cupy:
         self.executes = executes
         self.launches: Counter[str] = Counter()
         self.shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        self.sources: list[str] = []
+        """Of the modules that were loaded."""
         self.devices: list[int | None] = []
         self.streams: list[int] = []
         self.current_stream = STREAM
@@ -150,6 +152,7 @@ def make_module(record: Cupy) -> types.ModuleType:
             ), "the text's own lanes, and no products contracted"
             assert record.devices, "a module is loaded on the device that is current"
             self.code, self._devices = code, list(record.devices)
+            record.sources.append(code)
 
         def get_function(self, name: str) -> RawKernel:
             return RawKernel(self, name)
@@ -177,6 +180,7 @@ def forget() -> None:
     for cached in (
         cupy_backend.compile_kernels,
         cupy_backend.load_bit_kernels,
+        cupy_backend.load_layer_kernels,
         dispatch.require_backend,
         dispatch.resolve_auto,
     ):

@@ -98,7 +98,7 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
         counted = CUPY.launches.total() - counted
     assert counted == cupy.launches.total(), "every launch is counted"
     forward, backward = (
-        cupy.launches[f"spiky_{way}"] + cupy.launches[f"spiky_recurrent_{way}"]
+        sum(cupy.launches[f"spiky_{kind}{way}"] for kind in ("", "layer_", "recurrent_"))
         for way in ("forward", "backward")
     )
     assert forward > 0 and (backward > 0) == learns

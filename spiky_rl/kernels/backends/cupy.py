@@ -19,7 +19,9 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import compiler, operators, programs
 from spiky_rl.kernels.backends._compiled import Compiled
+from spiky_rl.kernels.gpu_stack import GpuStack, LayerKernels
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
+from spiky_rl.kernels.stack import StackStage
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """Options of NVRTC. Without fused multiply-adds the forward is bit-equal to torch's for neurons that only use arithmetic. CuPy adds
@@ -32,6 +34,13 @@ SHARED_BYTES = 48 * 1024
 """Shared memory that a block may use without an explicit request."""
 SCRATCH_FLOATS = 1 << 26
 """Size of an adjoint's scratch memory: 256 MiB."""
+SUMMING_THREADS = 1 << 20
+"""Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. The same on every device, because the order of
+addition follows it."""
+REGISTER_STEPS = 8
+"""Maximum inner steps of one control step whose adjoint fits into registers."""
+READERS = 16
+"""Maximum outputs of a readout whose weights to one neuron fit into a thread's registers."""
 
 
 def get_extra_name() -> str:
@@ -78,6 +87,14 @@ def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any
 
 
 @cache
+def load_layer_kernels(key: str, register_steps: int, readers: int, device: int) -> tuple[Any, Any]:
+    """Compile and load forward and backward of a stack's layer of the neuron ``key`` on a ``device``."""
+    names = ("spiky_layer_forward", "spiky_layer_backward")
+    forward, backward = load_functions(build_layer_source(key, register_steps, readers), names, device)
+    return forward, backward
+
+
+@cache
 def load_bit_kernels(device: int) -> dict[str, Any]:
     """Load the kernels of `bits_gpu.h` on one ``device``, by name."""
     names = ("spiky_pack", "spiky_unpack")
@@ -111,13 +128,30 @@ def build_source(key: str, recurrent: bool = False) -> str:
     return f"{text}\n{programs.read_header('recurrent_gpu')}" if recurrent else text
 
 
-class Cupy(Compiled):
+def build_layer_source(key: str, register_steps: int, readers: int) -> str:
+    """Return the text that `load_layer_kernels` compiles.
+
+    ``register_steps`` and ``readers`` are ``REGISTER_STEPS`` and ``READERS`` of `layer_gpu.h`.
+    """
+    constants = f"#define REGISTER_STEPS {register_steps}\n#define READERS {readers}"
+    text = programs.build_source(programs.PROGRAMS[key])
+    return f"{text}\n{constants}\n{programs.read_header('layer_gpu')}"
+
+
+class Cupy(LayerKernels, Compiled):
     """Kernels for CUDA devices: neurons and bit packing; torch's own functions do the rest."""
 
     device = "cuda"
 
     def get_unavailable_reason(self) -> str | None:
         return get_missing_reason()
+
+    @override
+    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> GpuStack | None:
+        # bfloat16 is for CPUs
+        if recompute or any(stage.feedback for stage in stages):
+            return None
+        return GpuStack(self, stages)
 
     @override
     def linear(
@@ -262,6 +296,70 @@ class Cupy(Compiled):
         )
 
     @override
+    def allocate_activity(self, like: Tensor, widths: Sequence[int]) -> Tensor:
+        return like.new_empty(count_rows(like.shape[2], max(widths)), sum(widths))
+
+    @override
+    def layer_forward(
+        self, run: KernelLaunch, offset: Tensor | None, activity: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        current, state, steps = run.current, run.state, run.steps
+        T, _, B, N = current.shape
+        output = current.new_empty((T, steps, B, N) if offset is None else (T, B, N))
+        last = None if state is None else torch.empty_like(state)
+        rows = B if activity is None else activity.shape[0]
+        width = 0 if activity is None else activity.stride(0)
+        share = rows / max(T * steps * B, 1)
+        values = build_arguments(
+            (current, state, run.params, run.keep, offset, output, last, activity),
+            current,
+            steps,
+            run.uniforms,
+            (np.int32(offset is not None), np.int64(rows * N), np.int64(width), np.float32(share)),
+        )
+        self._launch_layer(run, 0, values, rows * N, 0)
+        return output, last
+
+    @override
+    def layer_backward(
+        self,
+        run: KernelLaunch,
+        grad_output: Tensor | None,
+        grad_last: Tensor | None,
+        charge: Tensor | None,
+        last_step: bool,
+        of_state: bool,
+        of_sums: bool,
+        weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        current, state, steps = run.current, run.state, run.steps
+        T, _, B, N = current.shape
+        floats = 0 if self.count_register_steps(run) else T * steps * programs.PROGRAMS[run.key].states
+        rows = count_rows(B, N, floats) if of_sums or floats else B
+        grad_current = torch.empty_like(current)
+        grad_state = None if state is None or not of_state else torch.empty_like(state)
+        params = 0 if run.params is None else run.params.shape[0]
+        sums = current.new_empty(1 + params, rows, N) if of_sums else None
+        scratch = current.new_empty(floats * rows * N) if floats else None
+        received = (grad_output, weight, grad_last, charge)
+        grads = (None if x is None else x.contiguous() for x in received)
+        pointers = (current, state, run.params, run.keep, *grads, grad_current, grad_state, sums, scratch)
+        share = 1.0 / max(T * steps * B, 1)
+        others = (np.int32(last_step), np.int64(rows * N), np.float32(share))
+        values = build_arguments(pointers, current, steps, run.uniforms, others)
+        self._launch_layer(run, 1, values, rows * N, 0 if weight is None else weight.shape[0])
+        return grad_current, grad_state, sums
+
+    @override
+    def can_read_back(self, run: KernelLaunch, outputs: int) -> bool:
+        return self.count_register_steps(run) > 0 and outputs <= READERS
+
+    @staticmethod
+    def count_register_steps(run: KernelLaunch) -> int:
+        """Return the inner steps of a ``run`` whose adjoint fits into registers, 0 if it does not."""
+        return run.steps if run.current.shape[0] == 1 and run.steps <= REGISTER_STEPS else 0
+
+    @override
     def linear_forward(  # pylint: disable=unused-argument
         self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
@@ -330,6 +428,17 @@ class Cupy(Compiled):
         label = key if which == 0 else f"{key} backward"
         self._run(function, label, values, device, grid, block, shared_bytes)
 
+    def _launch_layer(
+        self, run: KernelLaunch, which: int, values: tuple[np.generic | int, ...], threads: int, readers: int
+    ) -> None:
+        """Launch the forward or backward kernel of a stack's layer."""
+        if threads == 0:
+            return
+        device, steps = run.current.device, self.count_register_steps(run)
+        function = load_layer_kernels(run.key, steps, readers, device.index)[which]
+        label = f"{run.key} layer{' backward' * which}"
+        self._run(function, label, values, device, count_blocks(threads), BLOCK, 0)
+
     def _run(
         self,
         function: Callable[..., None],
@@ -397,6 +506,19 @@ def build_arguments(
         *others,
         *map(np.float32, uniforms),
     )
+
+
+def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
+    """Return how many of ``B`` samples have a thread of their own for each of ``N`` neurons in a kernel that adds up over samples.
+
+    ``scratch_floats`` is the number of floats of scratch memory per thread.
+    """
+    threads = (
+        SUMMING_THREADS if scratch_floats == 0 else min(SUMMING_THREADS, SCRATCH_FLOATS // scratch_floats)
+    )
+    rows = max(1, min(B, threads // max(N, 1)))
+    samples = -(-B // rows)  # per thread; rows for which they are as equal as they can be
+    return -(-B // samples) if B else 1
 
 
 def count_blocks(lanes: int) -> int:
