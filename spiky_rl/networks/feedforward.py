@@ -186,6 +186,7 @@ class FeedForward(SpikingNetwork):
         wanted = options.gradient_precision
         bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
+        self._set_encoder_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         stack = self._build_layers(options.layers, connection, recurrent, neuron, shape)
         self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
@@ -443,6 +444,13 @@ class FeedForward(SpikingNetwork):
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
+        self._set_encoder_backend(backend)
+
+    def _set_encoder_backend(self, backend: str) -> None:
+        """Set the backend of the encoder and of those that it is made of."""
+        for part in self.encoder.modules():
+            if isinstance(part, Encoder):
+                part.backend = backend
 
     def _is_linear_stack(self) -> bool:
         """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.

@@ -55,6 +55,8 @@ class Cupy:
         self.devices: list[int | None] = []
         self.streams: list[int] = []
         self.current_stream = STREAM
+        self.memory = 0
+        """Bytes that the device has."""
         self.module = make_module(self)
 
 
@@ -195,6 +197,11 @@ def installed(executes: bool = True):
         put_in_place(patch, cupy.module)
         patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        patch.setattr(
+            torch.cuda,
+            "get_device_properties",
+            lambda device: types.SimpleNamespace(total_memory=cupy.memory),
+        )
         patch.setattr(
             torch.cuda,
             "current_stream",

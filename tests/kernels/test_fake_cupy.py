@@ -141,6 +141,30 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     assert all(near(a, b, GRADIENT) for a, b in zip(parts, whole, strict=True))
 
 
+@pytest.mark.parametrize("limit", [1, 128, 400, 682, 1024, 5000])
+@pytest.mark.parametrize("unit", [1, 128])
+def test_parts_are_equal_and_within_the_limit(limit, unit):
+    for count in (1, 129, 1000, 1024):
+        part = cupy_backend.count_equal_part(count, limit, unit)
+        assert part % unit == 0 and (part <= limit or part == unit)
+        sizes = [min(part, count - first) for first in range(0, count, part)]
+        fewest = -(-count // max(unit, limit // unit * unit))
+        assert len(sizes) <= fewest and max(sizes) - min(sizes) < unit * len(sizes) + len(sizes)
+
+
+def test_a_recurrent_adjoint_has_as_few_launches_as_the_devices_memory_allows(monkeypatch):
+    job, feedback = call(learned=False, width=61), RecurrentFeedback(1, binary=True)
+    state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
+    loop = RecurrentLaunch(*job[:2], state, *job[3:], feedback, torch.zeros(61, 61))
+    per_row = 4 * TIME * STEPS * 61 * 6
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", 1)
+    for memory, launches in ((0, 3), (2 * per_row * 32, 2), (3 * per_row * 32, 1)):
+        with fake_cupy.on_the_host() as cupy:
+            cupy.memory = memory
+            CUPY.recurrent_backward(loop, torch.ones(TIME, STEPS, 3, 61), None)
+        assert cupy.launches == {"spiky_recurrent_backward": launches}
+
+
 def call(learned=True, width=5):
     """A neuron's arguments, up to the uniforms and steps."""
     neuron = configured("alif", learned)

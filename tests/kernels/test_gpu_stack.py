@@ -1,6 +1,5 @@
 """A stack on a GPU, its kernels' text run on the host: features, states, gradients and penalties are those of the torch reference."""
 
-
 import pytest
 import torch
 

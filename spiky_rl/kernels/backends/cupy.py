@@ -33,7 +33,9 @@ MAX_THREADS = 256
 SHARED_BYTES = 48 * 1024
 """Shared memory that a block may use without an explicit request."""
 SCRATCH_FLOATS = 1 << 26
-"""Size of an adjoint's scratch memory: 256 MiB."""
+"""Size of an adjoint's scratch memory: 256 MiB, or `SCRATCH_SHARE` of the device's memory where that is more."""
+SCRATCH_SHARE = 1 / 32
+"""Largest share of a device's memory that is scratch memory of an adjoint over time."""
 SUMMING_THREADS = 1 << 20
 """Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. The same on every device, because the order of
 addition follows it."""
@@ -187,7 +189,7 @@ class Cupy(LayerKernels, Compiled):
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
         floats = T * steps * programs.PROGRAMS[key].states
-        max_lanes = max(BLOCK, SCRATCH_FLOATS // floats // BLOCK * BLOCK)
+        max_lanes = count_equal_part(B * N, count_scratch_floats(current.device) // floats, BLOCK)
         scratch = current.new_empty(floats * min(max_lanes, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
         pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
@@ -227,7 +229,7 @@ class Cupy(LayerKernels, Compiled):
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         filtered = feedback.decay is not None
         turned, recalled = synapses.t().contiguous(), _make_delay_masks(keep, T, steps, D)
-        max_rows = max(1, SCRATCH_FLOATS // (count * N * (S + 4)))
+        max_rows = count_equal_part(B, count_scratch_floats(current.device) // (count * N * (S + 4)), 1)
         parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
         for first in range(0, B, max_rows):
             rows = min(max_rows, B - first)
@@ -506,6 +508,22 @@ def build_arguments(
         *others,
         *map(np.float32, uniforms),
     )
+
+
+def count_scratch_floats(device: torch.device) -> int:
+    """Return the size of the scratch memory of an adjoint on a ``device``, in floats.
+
+    It follows the device's whole memory, not the free memory, so that equal runs on equal devices add in the same order.
+    """
+    return max(
+        SCRATCH_FLOATS, int(torch.cuda.get_device_properties(device).total_memory * SCRATCH_SHARE) // 4
+    )
+
+
+def count_equal_part(count: int, limit: int, unit: int) -> int:
+    """Return the size of the largest of equal parts of ``count``, a multiple of ``unit``; more than ``limit`` only if that is less than one ``unit``."""
+    parts = max(1, -(-count // max(unit, limit // unit * unit)))
+    return max(unit, -(-count // (parts * unit)) * unit)
 
 
 def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
