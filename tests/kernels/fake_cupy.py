@@ -10,6 +10,7 @@ import re
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 
 import numpy as np
@@ -34,13 +35,19 @@ CAST = re.compile(r"\b(const|unsigned|signed|__restrict__)\b")
 
 def signature(code: str, name: str) -> list[type]:
     """What a kernel takes, parameter by parameter, as its text says."""
+    return list(parameters(code, name)[0])
+
+
+def parameters(code: str, name: str) -> tuple[list[type], list[str]]:
+    """The types and names of a kernel's parameters."""
     begin = re.search(rf"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?{name}\s*\(", code)
     assert begin, f"the text has no kernel {name}"
     text = code[begin.end() : code.index(")", begin.end())]
     for macro, meaning in re.findall(r"^#define (\w+)[ \t]+(.*)$", code, re.MULTILINE):
         text = re.sub(rf"\b{macro}\b", lambda _, meaning=meaning: meaning, text)
-    parameters = [CAST.sub("", parameter).split() for parameter in text.split(",")]
-    return [int if any("*" in word for word in words) else KINDS[words[0]] for words in parameters]
+    words = [CAST.sub("", parameter).split() for parameter in text.split(",")]
+    kinds = [int if any("*" in word for word in each) else KINDS[each[0]] for each in words]
+    return kinds, [each[-1].lstrip("*") for each in words]
 
 
 class Cupy:
@@ -49,6 +56,8 @@ class Cupy:
     def __init__(self, executes: bool = True) -> None:
         self.executes = executes
         self.launches: Counter[str] = Counter()
+        self.on_launch: Callable[[str, dict[str, int]], None] = lambda name, pointers: None
+        """Called with the name of each kernel and its pointers, by the names of its parameters."""
         self.shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
         self.sources: list[str] = []
         """Of the modules that were loaded."""
@@ -100,11 +109,13 @@ def make_module(record: Cupy) -> types.ModuleType:
             "_bytes",
             "_module",
             "_takes",
+            "_names",
             "name",
         )  # a name that CuPy's kernel does not have is refused
 
         def __init__(self, module: "RawModule", name: str) -> None:
-            self._module, self.name, self._takes = module, name, signature(module.code, name)
+            self._module, self.name = module, name
+            self._takes, self._names = parameters(module.code, name)
             self._bytes = UNASKED_SHARED
 
         @property
@@ -140,6 +151,8 @@ def make_module(record: Cupy) -> types.ModuleType:
                     type(value) is kind
                 ), f"argument {i} of {name} is {kind.__name__}, not {type(value).__name__}"
             record.launches[name] += 1
+            pairs = zip(self._names, args, self._takes, strict=True)
+            record.on_launch(name, {label: value for label, value, kind in pairs if kind is int})
             record.shapes.append((name, grid, block))
             if record.executes:
                 library = host_device.compiled(module.code, name)
