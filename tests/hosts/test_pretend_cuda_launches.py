@@ -1,5 +1,6 @@
 """What a minibatch costs a GPU: launches of kernels and of torch's operations, and bytes. The table in docs/performance.md is this one."""
 
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def count(cuda, run) -> tuple[int, int, float]:
 def ann_costs() -> tuple[int, int, float]:
     """Of the MLP that Isaac Lab trains on the Ant."""
     sizes, layers = [ANT_OBSERVATIONS, *ANT_LAYERS, ANT_ACTIONS], []
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layers += [torch.nn.Linear(inputs, outputs), *([torch.nn.ELU()] if i < len(ANT_LAYERS) else [])]
     with pretended() as cuda:
         with cuda.pretence.setting_up():

@@ -62,7 +62,7 @@ class Cupy:
         self.sources: list[str] = []
         """Of the modules that were loaded."""
         self.devices: list[int | None] = []
-        self.streams: list[int] = []
+        self.current_device: int | None = 0
         self.current_stream = STREAM
         self.memory = 0
         """Bytes that the device has."""
@@ -88,28 +88,21 @@ def make_module(record: Cupy) -> types.ModuleType:
 
         @classmethod
         def from_external(cls, obj):
+            assert (
+                record.devices
+            ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
             version, handle = obj.__cuda_stream__()
             assert version == 0, "the version of the protocol"
             stream = cls()
             stream.ptr = handle
             return stream
 
-        def __enter__(self):
-            assert (
-                record.devices
-            ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
-            record.streams.append(self.ptr)
-            return self
-
-        def __exit__(self, *_) -> None:
-            record.streams.pop()
-
     class RawKernel:
         __slots__ = (
             "_bytes",
             "_module",
-            "_takes",
             "_names",
+            "_takes",
             "name",
         )  # a name that CuPy's kernel does not have is refused
 
@@ -128,13 +121,12 @@ def make_module(record: Cupy) -> types.ModuleType:
                 raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
             self._bytes = value
 
-        def __call__(self, grid, block, args, *, shared_mem=0) -> None:
+        def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
             name, module = self.name, self._module
+            current = record.devices[-1] if record.devices else record.current_device
+            assert current == module._devices[-1], f"{name} runs on its module's device"
             assert (
-                record.devices and record.devices[-1] == module._devices[-1]
-            ), f"{name} runs on its module's device"
-            assert (
-                record.streams and record.streams[-1] == record.current_stream
+                type(stream) is Stream and stream.ptr == record.current_stream
             ), f"{name} runs on torch's current stream"
             for sizes, most in ((grid, 2**31), (block, MOST_THREADS)):
                 assert type(sizes) is tuple
@@ -177,6 +169,8 @@ def make_module(record: Cupy) -> types.ModuleType:
     cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
     nvrtc.getVersion = lambda: (13, 0)
     cuda.Device, cuda.Stream, cuda.nvrtc = Device, Stream, nvrtc
+    cuda.runtime = types.ModuleType("cupy_backends.cuda.api.runtime")
+    cuda.runtime.getDevice = lambda: record.devices[-1] if record.devices else record.current_device
     cupy.cuda, cupy.RawModule, cupy.RawKernel = cuda, RawModule, RawKernel
     cupy.is_available = lambda: True
     return cupy
@@ -196,6 +190,8 @@ def forget() -> None:
         cupy_backend.compile_kernels,
         cupy_backend.load_bit_kernels,
         cupy_backend.load_layer_kernels,
+        cupy_backend._load_cupy,
+        cupy_backend.wrap_stream,
         dispatch.require_backend,
         dispatch.resolve_auto,
     ):
@@ -210,6 +206,7 @@ def installed(executes: bool = True):
         put_in_place(patch, cupy.module)
         patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        patch.setattr(torch.cuda, "current_device", lambda: cupy.current_device)
         patch.setattr(
             torch.cuda,
             "get_device_properties",
@@ -231,6 +228,7 @@ def installed(executes: bool = True):
 def on_the_host():
     """The CuPy backend computes on tensors of the CPU; gives the record of what it asked CuPy for."""
     with installed() as cupy, pytest.MonkeyPatch.context() as patch:
+        cupy.current_device = None  # the index of a tensor of the CPU
         patch.setitem(dispatch.list_compiled_backends(), "cpu", "cupy")
         patch.setattr(CUPY, "device", "cpu")
         yield cupy

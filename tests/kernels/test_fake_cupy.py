@@ -207,13 +207,48 @@ def test_each_launch_is_on_the_stream_that_is_then_torchs():
 
 
 def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
-    job = KernelLaunch(*call())
-    with fake_cupy.on_the_host() as cupy:
-        monkeypatch.setattr(cupy_backend._Stream, "__cuda_stream__", lambda _: (0, fake_cupy.STREAM))
+    job, wrap = KernelLaunch(*call()), cupy_backend.wrap_stream
+    with fake_cupy.on_the_host() as cupy, monkeypatch.context() as patch:
+        patch.setattr(cupy_backend, "wrap_stream", lambda device, _: wrap(device, fake_cupy.STREAM))
         CUPY.forward(job, True)
         cupy.current_stream = 7
         with pytest.raises(AssertionError, match="torch's current stream"):
             CUPY.forward(job, True)
+
+
+def test_a_device_that_is_not_current_is_made_current():
+    job = KernelLaunch(*call())
+    with fake_cupy.on_the_host() as cupy:
+        CUPY.forward(job, True)
+        cupy.current_device = 1
+        CUPY.forward(job, True)
+    assert cupy.launches == {"spiky_forward": 2}
+
+
+def test_a_device_that_is_taken_for_the_current_one_is_caught(monkeypatch):
+    job = KernelLaunch(*call())
+    with fake_cupy.on_the_host() as cupy:
+        CUPY.forward(job, True)
+        cupy.current_device = 1
+        monkeypatch.setattr(cupy_backend, "is_current_device", lambda _: True)
+        with pytest.raises(AssertionError, match="runs on its module's device"):
+            CUPY.forward(job, True)
+
+
+def test_a_launch_like_an_earlier_one_makes_no_stream_no_context_and_no_number_anew(monkeypatch):
+    job, made = KernelLaunch(*call()), []
+    caches = (cupy_backend._format_sizes, cupy_backend._format_numbers, cupy_backend._format_layer)
+    with fake_cupy.on_the_host() as cupy:
+        for run in (lambda: CUPY.forward(job, False), lambda: CUPY.layer_forward(job, None, None)):
+            run()
+            before = [cache.cache_info().misses for cache in caches]
+            with monkeypatch.context() as patch:
+                patch.setattr(cupy_backend, "np", None)  # which makes numbers
+                patch.setattr(cupy.module.cuda, "Device", lambda *_: made.append("Device"))
+                patch.setattr(cupy.module.cuda, "Stream", None)
+                run()
+            assert [cache.cache_info().misses for cache in caches] == before
+    assert made == [] and cupy.launches.total() == 4
 
 
 def test_a_loop_that_shares_more_than_a_device_has_is_refused_by_its_key():

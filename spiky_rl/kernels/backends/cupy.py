@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, override
 
 import numpy as np
@@ -108,8 +108,7 @@ def load_functions(code: str, names: Sequence[str], device: int) -> list[Any]:
 
     Raises `CompileError` if CuPy, its libraries or the driver fail.
     """
-    import cupy
-
+    cupy = _load_cupy()
     with cupy.cuda.Device(device):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
@@ -317,7 +316,7 @@ class Cupy(LayerKernels, Compiled):
             current,
             steps,
             run.uniforms,
-            (np.int32(offset is not None), np.int64(rows * N), np.int64(width), np.float32(share)),
+            _format_layer(offset is not None, rows * N, width, share),
         )
         self._launch_layer(run, 0, values, rows * N, 0)
         return output, last
@@ -347,7 +346,7 @@ class Cupy(LayerKernels, Compiled):
         grads = (None if x is None else x.contiguous() for x in received)
         pointers = (current, state, run.params, run.keep, *grads, grad_current, grad_state, sums, scratch)
         share = 1.0 / max(T * steps * B, 1)
-        others = (np.int32(last_step), np.int64(rows * N), np.float32(share))
+        others = _format_layer(last_step, rows * N, None, share)
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         self._launch_layer(run, 1, values, rows * N, 0 if weight is None else weight.shape[0])
         return grad_current, grad_state, sums
@@ -451,11 +450,13 @@ class Cupy(LayerKernels, Compiled):
         block: int,
         shared_bytes: int,
     ) -> None:
-        import cupy
-
-        # take the stream inside the device context, because CuPy assigns a stream to the current device
-        with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
-            function((grid,), (block,), values, shared_mem=shared_bytes)
+        index = device.index
+        stream = wrap_stream(index, torch.cuda.current_stream(device).cuda_stream)
+        if is_current_device(index):
+            function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
+        else:
+            with _load_cupy().cuda.Device(index):
+                function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
         self.launches[label] += 1
 
 
@@ -498,16 +499,28 @@ def build_arguments(
         uniforms: The last arguments, as floats.
         others: Arguments between the sizes and the uniforms.
     """
-    T, K, B, N = current.shape
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
-    # CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types
-    return (
-        *addresses,
-        *map(np.int64, (T, steps, B, N)),
-        np.int32(K == 1),
-        *others,
-        *map(np.float32, uniforms),
-    )
+    T, K, B, N = current.shape
+    return (*addresses, *_format_sizes(T, steps, B, N, K == 1), *others, *_format_numbers(tuple(uniforms)))
+
+
+# CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types, which
+# take longer to make than to find again
+@lru_cache(maxsize=4096)
+def _format_sizes(T: int, K: int, B: int, N: int, constant: bool) -> tuple[np.generic, ...]:
+    return *map(np.int64, (T, K, B, N)), np.int32(constant)
+
+
+@lru_cache(maxsize=4096)
+def _format_numbers(numbers: tuple[float, ...]) -> tuple[np.generic, ...]:
+    return tuple(map(np.float32, numbers))
+
+
+@lru_cache(maxsize=4096)
+def _format_layer(last_step: bool, threads: int, width: int | None, share: float) -> tuple[np.generic, ...]:
+    """Format the numbers of a layer's kernel; ``width`` is for the forward kernel alone."""
+    columns = () if width is None else (np.int64(width),)
+    return np.int32(last_step), np.int64(threads), *columns, np.float32(share)
 
 
 def count_scratch_floats(device: torch.device) -> int:
@@ -585,11 +598,33 @@ def _make_delay_masks(keep: Tensor | None, T: int, steps: int, delays: int) -> l
     return reach
 
 
+@cache
+def _load_cupy() -> Any:
+    """Return the module ``cupy``; an import statement in every launch takes longer."""
+    import cupy
+
+    return cupy
+
+
+def is_current_device(index: int | None) -> bool:
+    """Return whether torch and CuPy both launch on device ``index`` in this thread, so that no device must be made current."""
+    return torch.cuda.current_device() == index and _load_cupy().cuda.runtime.getDevice() == index
+
+
+@cache
+def wrap_stream(device: int, handle: int) -> Any:
+    """Return a stream of torch's on a ``device`` as one of CuPy's. Torch keeps its streams, so that a handle means one stream."""
+    cupy = _load_cupy()
+    # inside the device context, because CuPy assigns a stream to the current device
+    with cupy.cuda.Device(device):
+        return cupy.cuda.Stream.from_external(_Stream(handle))
+
+
 @dataclass(frozen=True)
 class _Stream:
-    """Torch's current stream of a device with the protocol that CuPy needs; torch's own streams have it from 2.10 on."""
+    """A stream with the protocol that CuPy needs; torch's own streams have it from 2.10 on."""
 
-    device: torch.device
+    handle: int
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream(self.device).cuda_stream
+        return 0, self.handle
