@@ -110,10 +110,12 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
     assert any(grad.any() for grad in grads.values()), "a network that nothing flows through proves little"
 
 
+@pytest.mark.parametrize("threads", [1, 700, 1 << 20])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130)], ids=str)
-def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
+def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape, threads):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
-    with fake_cupy.on_the_host() as cupy:
+    with fake_cupy.on_the_host() as cupy, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_backend, "SUMMING_THREADS", threads)
         bits = CUPY.pack(x)
         assert torch.equal(CUPY.unpack(bits, shape[1]), x)
     assert torch.equal(bits, CPU.pack(x))

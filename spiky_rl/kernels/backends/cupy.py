@@ -376,30 +376,25 @@ class Cupy(LayerKernels, Compiled):
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
         """Run `Backend.pack`; write into ``bits`` if given."""
         packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
+        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape)
         return packed
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
-        self._run_bit_kernel("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
+        self._run_bit_kernel("spiky_unpack", bits.contiguous(), x, x.shape)
         return x
 
-    def _run_bit_kernel(
-        self, name: str, source: Tensor, to: Tensor, shape: Sequence[int], lanes: int
-    ) -> None:
-        """Run the kernel ``name`` of `bits_gpu.h` with at least ``lanes`` threads."""
-        values = (source.data_ptr(), to.data_ptr(), *map(np.int64, shape))
-        if lanes:
-            self._run(
-                load_bit_kernels(to.device.index)[name],
-                name,
-                values,
-                to.device,
-                count_blocks(lanes),
-                BLOCK,
-                0,
-            )
+    def _run_bit_kernel(self, name: str, source: Tensor, to: Tensor, shape: Sequence[int]) -> None:
+        """Run the kernel ``name`` of `bits_gpu.h` on floats of this ``shape`` [rows, C]."""
+        rows, inputs = shape
+        if rows * inputs == 0:
+            return
+        width = programs.count_words(inputs) * 64
+        threads = count_rows(rows, width) * width
+        values = (source.data_ptr(), to.data_ptr(), *map(np.int64, (rows, inputs, threads)))
+        kernel = load_bit_kernels(to.device.index)[name]
+        self._run(kernel, name, values, to.device, count_blocks(threads), BLOCK, 0)
 
     def _launch(
         self,
