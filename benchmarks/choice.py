@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.common import check_name
-from benchmarks.contenders import Setting
+from benchmarks.contenders import RATE, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.config import memory_check, registry
 from spiky_rl.config.options import UserError, check_number, get_options
@@ -54,13 +54,20 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
 def is_installed(name: str, required: bool) -> bool:
     """Return whether the package of a contender is installed, and write to stderr if it is not; raise UserError if it is ``required``."""
     package = CONTENDERS[name].package
-    if not package or importlib.util.find_spec(package) is not None:
+    if not package or _find(package):
         return True
     missing = f"{name!r} is not installed; install it with: pip install {package}"
     if required:
         raise UserError(f"--contenders: {missing}")
     sys.stderr.write(f"left out: {missing}\n")
     return False
+
+
+def _find(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package of a package's part
+        return False
 
 
 def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
@@ -72,7 +79,12 @@ def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
             args.control_steps if kind.sequences else 1
         )
         neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))
-        found += [kind(neuron, K, device, control) for neuron in neurons for K in steps]
+        found += [
+            kind(neuron, K, device, control, rate)
+            for neuron in neurons
+            for K in steps
+            for rate in (args.rate if kind.sets_rate else [RATE])
+        ]
     check_sizes(args, found, device)
     return found
 
@@ -95,6 +107,8 @@ def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: s
     for setting in compared:
         get_options(FeedForward.Options)["steps"].require("--steps", setting.steps)
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
+    for rate in args.rate:
+        check_number("--rate", rate, float, low=0.01, high=0.9)
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
     memory_check.require_memory(

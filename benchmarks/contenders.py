@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 WIDTHS = (60, 400, 200, 100, 8)
 ALONE = 256
 """Number of neurons in a benchmark without a network."""
-TARGET = 0.15
-"""Firing rate to which every layer is scaled: spikes per neuron and inner step."""
+RATE = 0.15
+"""Usual firing rate to which every layer is scaled: spikes per neuron and inner step."""
 LIF = {"tau": 2.0, "input_gain": "unit"}
 """Options as in agents/lif_ppo.yaml; other neurons have their defaults."""
 
@@ -51,6 +51,8 @@ class Setting(ABC):
     device: str
     control_steps: int = 1
     """T."""
+    rate: float = RATE
+    """Firing rate to which layers are scaled; a reservoir has the rate of its agent instead."""
 
     kinds: ClassVar[tuple[str, ...]]
     """Kinds of contenders in the comparison; each kind has its reference."""
@@ -60,6 +62,8 @@ class Setting(ABC):
     """Default neuron; the peers run with this one only."""
     usual_steps: ClassVar[tuple[int, ...]]
     """Defaults of K."""
+    sets_rate: ClassVar[bool] = True
+    """Whether its layers are scaled to a firing rate."""
     sequences: ClassVar[bool] = True
     """Whether it runs over `control_steps`; otherwise T is 1."""
 
@@ -103,13 +107,13 @@ class FeedforwardSetting(Setting):
 
     @cached_property
     def reference(self) -> FeedForward:
-        """The network with the weights of all contenders; every layer is scaled to the firing rate `TARGET`."""
+        """The network with the weights of all contenders; every layer is scaled to the firing rate."""
         network, run = self.network(), self.run_neuron()
         signal = network.encoder(self.observations(64).unsqueeze(0))
         with torch.no_grad():
             for layer in network.layers:
                 current = layer.connection(signal)
-                gain = find_gain(current, run)
+                gain = find_gain(current, run, self.rate)
                 for parameter in layer.connection.parameters():
                     parameter.mul_(gain)
                 signal = run(gain * current)
@@ -130,10 +134,10 @@ class FeedforwardSetting(Setting):
         return torch.randn(batch, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(self.device)
 
     def currents(self, batch: int) -> Tensor:
-        """Return noise [1, K, B, N] with which the neuron fires at the rate `TARGET`."""
+        """Return noise [1, K, B, N] with which the neuron fires at the rate."""
         noise = torch.randn(1, self.steps, batch, ALONE, generator=torch.Generator().manual_seed(1))
         noise = noise.to(self.device)
-        return (find_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
+        return (find_gain(noise[:, :, :64], self.run_neuron(), self.rate) * noise).requires_grad_()
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:
@@ -153,11 +157,11 @@ def firing_rate(outputs: Tensor) -> float:
 
 
 @torch.no_grad()
-def find_gain(current: Tensor, run: Run) -> float:
-    """Return the factor of the current with the firing rate closest to `TARGET`, searched by octaves, then by eighths of an octave."""
+def find_gain(current: Tensor, run: Run, rate: float) -> float:
+    """Return the factor of the current with the firing rate closest to ``rate``, searched by octaves, then by eighths of an octave."""
 
     def distance(gain: float) -> float:
-        return abs(firing_rate(run(gain * current)) - TARGET)
+        return abs(firing_rate(run(gain * current)) - rate)
 
     octave = min((2.0**k for k in range(-6, 15)), key=distance)
     return min((octave * 2.0 ** (k / 8) for k in range(-8, 9)), key=distance)
@@ -236,16 +240,17 @@ class PlainLoop(Copy):
 
 
 class Compiled(Contender):
-    """torch.compile of the plain loop, for one shape at a time, which is its fastest form."""
+    """torch.compile of another contender, for one shape at a time, which is its fastest form."""
 
-    def __init__(self, setting: FeedforwardSetting) -> None:
+    def __init__(self, setting: Setting, build: Callable[[Any], Contender]) -> None:
         super().__init__()
-        self.loop = PlainLoop(setting)
-        self.run: Run = self.loop
+        self.eager = build(setting)
+        self.comparable = self.eager.comparable
+        self.run: Run = self.eager
 
     def prepare(self) -> None:
         torch._dynamo.reset()  # without it the ninth shape runs uncompiled # pylint: disable=protected-access
-        self.run = torch.compile(self.loop, dynamic=False)
+        self.run = torch.compile(self.eager, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
@@ -262,7 +267,7 @@ class DenseFloor(Contender):
 
     def __init__(self, setting: FeedforwardSetting) -> None:
         super().__init__()
-        self.steps = setting.steps
+        self.steps, self.rate = setting.steps, setting.rate
         self.weights = [weight.detach() for weight in Copy(setting).parameters() if weight.ndim == 2]
         self.buffers: list[tuple[Tensor, ...]] = []
 
@@ -273,7 +278,7 @@ class DenseFloor(Contender):
             for weight in self.weights:
                 out = rows @ weight.T
                 self.buffers.append((weight, rows, out, torch.empty_like(weight), torch.empty_like(rows)))
-                rows = (torch.rand(self.steps * len(x), len(weight), device=x.device) < TARGET).float()
+                rows = (torch.rand(self.steps * len(x), len(weight), device=x.device) < self.rate).float()
         return self.buffers
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.contenders import ALONE
-from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
+from benchmarks.entries import CONTENDERS, FORMS, NETWORKS, REFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,21 @@ Rows = Sequence[Mapping[str, Any]]
 
 SLOW = 2.0
 """Seconds; a slower first call is reported."""
-NAME = 23
+NAME = 32
 """Width of the column of names, in characters."""
 COLUMNS = {
     "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
     "infer": ("ms", "±", "ratio", "same"),
 }
 SIZES = {"ms": 10, "±": 5, "ratio": 8, "MiB": 10, "same": 6, "cosine": 8}
-OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
-"""Colours from the smallest batch to the largest."""
+COLORS = {
+    "spiky_rl": ("#fdc9a0", "#8f2d05"),
+    "eager torch": ("#c3d0de", "#1f3a56"),
+    "compiled": ("#cbe3c6", "#22591b"),
+    "JAX": ("#ddcbe8", "#53246f"),
+    "other work": ("#dedede", "#4d4d4d"),
+}
+"""Colours from the smallest batch to the largest, by form."""
 
 
 def format_header(
@@ -107,9 +113,14 @@ def _format_block(rows: Rows) -> str:
         + "".join(f"{f' {mode} ':─^{_get_width(mode) - 3}}".rjust(_get_width(mode)) for mode in modes)
     )
     lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
-    for name in list_distinct(rows, "contender"):
-        mine = {row["mode"]: row for row in rows if row["contender"] == name}
-        lines.append(f"{name:{NAME}}" + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip())
+    for form, names in group_contenders(rows):
+        if form:
+            lines.append(form)
+        for name in names:
+            mine = {row["mode"]: row for row in rows if row["contender"] == name}
+            lines.append(
+                f"{'  ' * bool(form) + name:{NAME}}" + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip()
+            )
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:
             lines.append(
@@ -145,13 +156,26 @@ def list_distinct(rows: Rows, key: str) -> list[Any]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
+def group_contenders(rows: Rows) -> list[tuple[str, list[str]]]:
+    """Return (form, contenders) of each form; first the reference, whose form is ""."""
+    names = list_distinct(rows, "contender")
+    rest = [name for name in names if name not in REFERENCES.values()]
+    found = [("", [name for name in names if name in REFERENCES.values()])]
+    found += [(form, [name for name in rest if CONTENDERS[name].form == form]) for form in FORMS]
+    return [(form, some) for form, some in found if some]
+
+
 def group_rows(rows: Rows) -> list[tuple[str, Rows]]:
-    """Return (title, rows) of each comparison: a neuron in a network in one mode, or a neuron alone."""
+    """Return (title, rows) of each comparison: a neuron in a network at one firing rate in one mode, or a neuron alone."""
     found = []
-    for neuron, kind in itertools.product(list_distinct(rows, "neuron"), REFERENCES):
-        mine = [row for row in rows if row["neuron"] == neuron and get_kind(row) == kind]
+    several = len(list_distinct(rows, "rate")) > 1
+    for neuron, kind, rate in itertools.product(
+        list_distinct(rows, "neuron"), REFERENCES, list_distinct(rows, "rate")
+    ):
+        mine = [row for row in rows if (row["neuron"], get_kind(row), row["rate"]) == (neuron, kind, rate)]
         for mode in list_distinct(mine, "mode"):
-            found.append((f"{neuron}{SUFFIXES[kind]}, {mode}", [row for row in mine if row["mode"] == mode]))
+            title = f"{neuron}{SUFFIXES[kind]}, {mode}" + f", firing {100 * rate:.0f} %" * several
+            found.append((title, [row for row in mine if row["mode"] == mode]))
     return found
 
 
@@ -169,9 +193,13 @@ def format_summary(rows: Rows) -> str:
         lines = [f"{title}, ratio"]
         lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
         lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
-        for name in list_distinct(group, "contender"):
-            cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
-            lines.append(f"{name:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
+        for form, names in group_contenders(group):
+            if form:
+                lines.append(form)
+            for name in names:
+                cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
+                label = "  " * bool(form) + name
+                lines.append(f"{label:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -185,10 +213,7 @@ def draw_figure(rows: Rows) -> Figure:
 
     groups, batches = group_rows(rows), list_distinct(rows, "batch")
     columns = max(len(list_distinct(group, "steps")) for _, group in groups)
-    names = [
-        [name for name in list_distinct(group, "contender") if name not in REFERENCES.values()]
-        for _, group in groups
-    ]
+    names = [[name for form, some in group_contenders(group) if form for name in some] for _, group in groups]
     heights = [max(1, len(some)) for some in names]
     size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
     found = Figure(figsize=size, layout="constrained", dpi=150)
@@ -196,9 +221,10 @@ def draw_figure(rows: Rows) -> Figure:
         *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
     shades = [(i + 1) / len(batches) for i in range(len(batches))]
-    palettes = [
-        [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
-    ]
+    palettes = {
+        form: [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades]
+        for form, ends in COLORS.items()
+    }
     for (title, group), group_names, line in zip(groups, names, axes, strict=True):
         reference, inner = REFERENCES[get_kind(group[0])], list_distinct(group, "steps")
         for axis in line[len(inner) :]:
@@ -208,14 +234,16 @@ def draw_figure(rows: Rows) -> Figure:
             axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
             axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
     marks: list[Any] = [
-        tuple(Line2D([], [], marker="o", linestyle="", color=palette[i]) for palette in reversed(palettes))
+        tuple(Line2D([], [], marker="o", linestyle="", color=palettes[form][i]) for form in FORMS[:2])
         for i in range(len(batches))
     ]
+    forms = [form for form in FORMS if any(CONTENDERS[row["contender"]].form == form for row in rows)]
+    marks += [Line2D([], [], marker="s", linestyle="", color=palettes[form][-1]) for form in forms]
     found.legend(
-        *(marks, [f"batch {batch}" for batch in batches]),
+        *(marks, [f"batch {batch}" for batch in batches] + forms),
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
         loc="outside lower center",
-        ncols=len(batches),
+        ncols=min(len(marks), 3 * columns),
         frameon=False,
         fontsize=9,
     )
@@ -227,7 +255,7 @@ def draw_figure(rows: Rows) -> Figure:
 
 
 def _draw_panel(
-    axis: Axes, rows: Rows, names: list[str], palettes: Sequence[list[Any]], batches: list[int]
+    axis: Axes, rows: Rows, names: list[str], palettes: Mapping[str, list[Any]], batches: list[int]
 ) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -237,14 +265,14 @@ def _draw_panel(
         mine = [row for row in rows if row["contender"] == name and row["ratio"]]
         if mine:
             ratios = [row["ratio"] for row in mine]
-            colors = [palettes[name.startswith("spiky_rl")][batches.index(row["batch"])] for row in mine]
+            colors = [palettes[CONTENDERS[name].form][batches.index(row["batch"])] for row in mine]
             axis.plot([min(ratios), max(ratios)], [height] * 2, color="0.85", linewidth=2, zorder=2)
             axis.scatter(
                 *(ratios, [height] * len(mine)), c=colors, s=38, zorder=3, edgecolors="white", linewidths=0.6
             )
     axis.set_yticks(range(len(names)), names[::-1])
     for label in axis.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text().startswith("spiky_rl") else "normal")
+        label.set_fontweight("bold" if CONTENDERS[label.get_text()].form == "spiky_rl" else "normal")
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

@@ -82,14 +82,14 @@ class RecurrentSetting(SequenceSetting):
 
     @cached_property
     def reference(self) -> FeedForward:
-        """The network with the weights of all contenders; the input of every layer is scaled to the firing rate `contenders.TARGET`."""
+        """The network with the weights of all contenders; the input of every layer is scaled to the firing rate."""
         network = self.network()
         ops = TorchOps(network.surrogate)
         signal = network.encoder(self.observations(CALIBRATED))
         with torch.no_grad():
             for layer in network.layers:
                 current, run = layer.connection(signal), partial(self._run, layer, ops)
-                gain = find_gain(current, run)
+                gain = find_gain(current, run, self.rate)
                 for parameter in layer.connection.parameters():
                     parameter.mul_(gain)
                 signal = run(gain * current)
@@ -114,6 +114,7 @@ class ReservoirSetting(SequenceSetting):
     """A fixed reservoir; training runs it without gradients, and its readout forward and backward."""
 
     kinds = ("reservoir",)
+    sets_rate = False
     widths = (60, 256, 8)
     usual_neuron = "lif"
     usual_steps = (10,)

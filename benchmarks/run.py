@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
 from benchmarks.choice import build_settings, choose_contenders
 from benchmarks.common import keep_memory
-from benchmarks.contenders import Contender, Setting
+from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int
@@ -49,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
         epilog="bench.py classify: a classifier of event recordings and snnTorch's; bench.py physics: native MuJoCo and"
-        " MuJoCo-Warp; bench.py latency: exported policies, one action at a time; see their --help.",
+        " MuJoCo-Warp; bench.py latency: exported policies, one action at a time; bench.py updates: gradient steps of PPO and"
+        " TD3; see their --help.",
     )
     counts: dict[str, Any] = {"type": positive_int, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -71,8 +73,17 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     found.add_argument(
+        "--rate",
+        type=float,
+        nargs="+",
+        metavar="R",
+        default=[RATE],
+        help="firing rates of the layers, in spikes per neuron and inner step: 0.05 in sparse networks, 0.4 in classifiers"
+        " (default: %(default)s)",
+    )
+    found.add_argument(
         "--contenders",
-        help=f"all, or some of {', '.join(CONTENDERS)}; default: all that need no compilation",
+        help=f"all, or some of {', '.join(CONTENDERS)}; default: all but the compiled ones",
         default=argparse.SUPPRESS,
         **names,
     )
@@ -104,6 +115,7 @@ class Row:
     steps: int
     batch: int
     control_steps: int
+    rate: float
     device: str
     threads: int
     ms: float | None = None
@@ -161,6 +173,7 @@ class Race:
             setting.steps,
             batch,
             setting.control_steps,
+            setting.rate,
             setting.device,
             self.threads,
         )
@@ -278,7 +291,12 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
     return equal.float().mean().item(), next(iter(cosines), None)
 
 
-OTHER_BENCHMARKS = {"classify": "classification", "latency": "latency", "physics": "physics"}
+OTHER_BENCHMARKS = {
+    "classify": "classification",
+    "latency": "latency",
+    "physics": "physics",
+    "updates": "updates",
+}
 """Modules with benchmarks of their own, by first argument."""
 
 
@@ -303,6 +321,7 @@ def bench(argv: list[str]) -> int:
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
+    jax_contenders.limit_threads(args.threads)
     print(bench_plot.format_header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
     rows: list[dict[str, Any]] = []
     for setting in compared:

@@ -68,6 +68,8 @@ class Recurrent(IntraLayerConnection):
             mask = torch.cat([mask * (drawn == d) for d in range(options.delays)])
         self.register_buffer("mask", mask)
         self.mask: Tensor
+        self.full = mask.shape == (size, size) and bool((mask == 1.0).all())
+        """Whether every neuron connects to all, so that the mask changes nothing."""
 
     def synapses(self) -> Tensor:
         return self.get_effective_weights(self.unrounded_weights())
@@ -75,7 +77,9 @@ class Recurrent(IntraLayerConnection):
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [D N, N]."""
         weight = self.weight.abs() if self.dale else self.weight
-        return weight.repeat(self.delays, 1) * self.mask
+        if self.delays > 1:
+            weight = weight.repeat(self.delays, 1)
+        return weight if self.full else weight * self.mask
 
     def operations(self, events: Tensor) -> Tensor:
         """Count effective operations of spikes [..., N]: each reaches every of its synapses once, at any delay."""

@@ -10,7 +10,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from spiky_rl.neurons.base import Neuron
 
 _PER_STAGE = 5
 """Number of tensors per stage that may have a gradient."""
+_SHAPES = 16
+"""Number of input shapes whose layouts a stack remembers."""
+_ALIGNMENT = 64
+"""Bytes; vectors do not cross cache lines."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,18 @@ class StackStage:
     @property
     def masked(self) -> bool:
         """Whether a mask applies to the map's weights."""
-        return getattr(self.map, "mask", None) is not None
+        return self.map._buffers.get("mask") is not None  # pylint: disable=protected-access
 
     @property
     def weight(self) -> Tensor:
         """The effective weights, after the mask."""
-        return self.map.synapses() if self.masked else self.map.weight
+        # twice as fast as the module's attribute
+        return self.map.synapses() if self.masked else self.map._parameters["weight"]  # pylint: disable=protected-access
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, if it is part of the current."""
+        return self.map._parameters["bias"] if self.biased else None  # pylint: disable=protected-access
 
     @property
     def states(self) -> int:
@@ -91,14 +101,13 @@ class LayerStack:
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self.events = all(stage.binary for stage in stages[1:])
-        self._layers = (LayerStruct * len(stages))()
-        self._stack = structures.StackStruct(layers=ctypes.addressof(self._layers), count=len(stages))
-        self._forward = core.spiky_stack_forward
+        self._calls: list[tuple[TorchOps, programs.NeuronCall] | None] = [None] * len(stages)
+        self._template: _Template | None = None
+        self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
         ]  # pylint: disable=protected-access
-        self._held: list[Any] = []
-        self._seen: tuple[Any, ...] = ()
+        self._rollout: tuple[tuple[Any, ...], Any, list[Any]] = (), None, []
 
     @property
     def masked(self) -> bool:
@@ -116,8 +125,11 @@ class LayerStack:
         states: Sequence[Tensor] | None,
         keep: Tensor | None,
         counted: bool = False,
+        offset: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the last stage's output [T, K, B, N], the states [B, N] of all stages in order, and the rates of all but the last.
+        """Run all stages; return the output, the states [B, N] of all stages in order, and the rates of all but the last.
+
+        The output is the last stage's, [T, K, B, N]; with ``offset`` it is that of the last inner step plus ``offset``, [T, B, N].
 
         Args:
             x: Signal [T, K or 1, B, C].
@@ -127,21 +139,22 @@ class LayerStack:
             keep: [T, B]; 0 where an episode begins with this step.
             counted: Whether to return rates: mean events per inner step, [N] per stage, with gradients. Possible only if every
                 stage but the first reads binary signals.
+            offset: [N].
         """
         if states is not None and len(states) < self.states:
             raise _make_shape_error("states", len(states), self.states)
-        calls, tensors, rest = [], [], None if states is None else list(states)
-        for stage in self.stages:
-            own = stage.ops or ops
-            calls.append(programs.prepare_call(stage.neuron, own, stage.parameters(), stage.map.out_features))
-            count = stage.states
-            state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
-            rest = None if rest is None else rest[count:]
-            tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
-            tensors.append(None if stage.synapses is None else stage.synapses())
+        calls, tensors, rest = [], [offset], None if states is None else list(states)
+        for i, stage in enumerate(self.stages):
+            calls.append(call := self._prepare_call(i, stage, stage.ops or ops))
+            state = None
+            if rest is not None:
+                count = stage.states
+                state, rest = torch.stack(rest[:count]).to(x.dtype), rest[count:]
+            synapses = None if stage.synapses is None else stage.synapses()
+            tensors += (stage.weight, stage.bias, call.params, state, synapses)
         # read the gradient mode here: inside of the autograd function it is always off
-        recorded = torch.is_grad_enabled()
-        output, *found = _Run.apply(self, calls, steps, recorded, counted, x, keep, *tensors)  # type: ignore[misc]
+        run = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
+        output, *found = _Run.apply(run, x, keep, *tensors)  # type: ignore[misc]
         count = len(found) - (len(self.stages) - 1) * counted
         return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
 
@@ -159,10 +172,14 @@ class LayerStack:
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
-        if seen != self._seen:
-            self._prepare(ops)
-            # _prepare copies a weight that is not contiguous; the copy misses later changes, so prepare again in the next call
-            self._seen = seen if all(m["weight"].is_contiguous() for m in maps) else ()
+        known, layers, held = self._rollout
+        if seen != known:
+            calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
+            tensors = [(stage.weight, stage.bias, None, None, None) for stage in self.stages]
+            layers, held = self.fill_layers(calls, [t for own in tensors for t in own])
+            # a weight that is not contiguous was copied; the copy misses later changes, so fill again in the next call
+            known = seen if all(m["weight"].is_contiguous() for m in maps) else ()
+            self._rollout = known, layers, held
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
@@ -170,60 +187,136 @@ class LayerStack:
         features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return features
-        stack = structures.StackStruct.from_buffer_copy(
-            self._stack
-        )  # a copy, because other threads may run the same network
-        stack.x, stack.last_step, stack.offset = x.data_ptr(), features.data_ptr(), offset.data_ptr()
+        # a structure of this call's own, because other threads may run the same network
+        stack = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), count=len(layers))
+        stack.last_step, stack.offset = features.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
-        if self._forward(ctypes.addressof(stack)):
+        if self.core.spiky_stack_forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.launches["stack"] += 1
         return features
 
-    def _prepare(self, ops: TorchOps) -> None:
-        self._held = []
-        for layer, stage in zip(self._layers, self.stages, strict=True):
-            call = programs.prepare_call(
-                stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features
-            )
-            bias = stage.map.bias if stage.biased else None
-            self._held.append(
-                _fill(self.load_kernels, layer, stage, call, stage.map.weight, bias, None, None)
-            )
+    def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
+        """Return the call of stage ``i``; it stays the same until the slope changes, unless the neuron learns."""
+        known = self._calls[i]
+        if known is not None and known[0].slope == ops.slope and known[0].surrogate is ops.surrogate:
+            return known[1]
+        call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
+        self._calls[i] = None if stage.neuron.learn else (ops, call)
+        return call
+
+    def fill_layers(
+        self, calls: Sequence[programs.NeuronCall], tensors: Sequence[Any]
+    ) -> tuple[Any, list[Any]]:
+        """Return an array of `LayerStruct` with its inputs, and the objects that must stay alive while it is used.
+
+        ``tensors`` has weight, bias, parameters, state and synapses of each stage.
+        """
+        key = [(call.key, call.numbers) for call in calls]
+        template = self._template
+        if template is None or template.key != key:
+            template = self._template = _Template(self, calls)
+        layers, held = template.copy(), [template]
+        for i, stage in enumerate(self.stages):
+            layer = layers[i]
+            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
+            operators.check_weight(weight)
+            if not weight.is_contiguous():
+                held.append(weight := weight.detach().contiguous())
+            layer.weight = weight.data_ptr()
+            if bias is not None:
+                layer.bias = bias.data_ptr()
+            if params is not None:
+                held.append(params := params.detach().contiguous())
+                layer.params, layer.parameters = params.data_ptr(), params.shape[0]
+            if state is not None:
+                layer.state = state.data_ptr()
+            if stage.feedback is not None and synapses is not None:
+                held.append(synapses := synapses.detach().contiguous())
+                layer.within.fill(stage.feedback, synapses)
+        return layers, held
+
+    def get_layout(self, T: int, inner: int, steps: int, B: int, wanted: bool, counted: bool) -> _Layout:
+        """Return the places of the tensors that a forward pass keeps; ``inner`` is the number of inner steps of the input."""
+        shape = T, inner, steps, B, wanted, counted
+        layout = self._layouts.get(shape)
+        if layout is None:
+            if len(self._layouts) >= _SHAPES:
+                self._layouts.clear()
+            layout = self._layouts[shape] = _Layout(self, *shape)
+        return layout
 
 
-def _fill(
-    load_kernels: Callable[[str], ctypes.CDLL],
-    layer: LayerStruct,
-    stage: StackStage,
-    call: programs.NeuronCall,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    synapses: Tensor | None,
-) -> list[Any]:
-    """Fill the layer's input fields; return the objects that must stay alive while the layer runs."""
-    operators.check_weight(weight)
-    library = load_kernels(call.key)
-    numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
-    weight = weight.detach().contiguous()
-    params = None if call.params is None else call.params.detach().contiguous()
-    layer.weight, layer.bias = weight.data_ptr(), _get_pointer(bias)
-    layer.params, layer.state, layer.uniforms = (
-        _get_pointer(params),
-        _get_pointer(state),
-        ctypes.addressof(numbers),
-    )
-    layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
-    layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
-    layer.N, layer.C = stage.map.out_features, stage.map.in_features
-    layer.states, layer.parameters = len(stage.neuron.states), 0 if params is None else params.shape[0]
-    layer.binary, layer.output_major = stage.binary, stage.output_major
-    if stage.feedback is not None and synapses is not None:
-        synapses = synapses.detach().contiguous()
-        layer.within.fill(stage.feedback, synapses)
-    return [numbers, weight, params, state, bias, synapses]
+class _Template:
+    """The fields of a stack's `LayerStruct` array that depend on its neurons alone."""
+
+    def __init__(self, stack: LayerStack, calls: Sequence[programs.NeuronCall]) -> None:
+        self.key = [(call.key, call.numbers) for call in calls]
+        self._layers = (LayerStruct * len(calls))()
+        self._numbers = []
+        for layer, stage, call in zip(self._layers, stack.stages, calls, strict=True):
+            library, uniforms = stack.load_kernels(call.key), call.uniforms
+            self._numbers.append(numbers := (ctypes.c_float * max(1, len(uniforms)))(*uniforms))
+            layer.uniforms = ctypes.addressof(numbers)
+            layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
+            layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+            layer.N, layer.C = stage.map.out_features, stage.map.in_features
+            layer.states = len(stage.neuron.states)
+            layer.binary, layer.output_major = stage.binary, stage.output_major
+
+    def copy(self) -> Any:
+        """Return a copy of the array; it is valid while this template lives."""
+        return type(self._layers).from_buffer_copy(self._layers)
+
+
+class _Layout:
+    """Places of what a forward pass keeps, in one piece of memory: per stage its input, as bits or floats, and its current."""
+
+    def __init__(
+        self, stack: LayerStack, T: int, inner: int, steps: int, B: int, wanted: bool, counted: bool
+    ) -> None:
+        self.size = 0
+        self.places: list[tuple[int | None, int | None]] = []
+        """Offsets in bytes of input and current of each stage; None for what is not kept."""
+        for i, stage in enumerate(stack.stages):
+            C, N = stage.map.in_features, stage.map.out_features
+            rows = T * (inner if i == 0 else steps) * B
+            signal = current = None
+            if stage.binary and (wanted or (counted and i > 0)):
+                signal = self._take(8 * rows * programs.count_words(C))
+            elif wanted and not stage.binary and i > 0:
+                signal = self._take(4 * rows * C)
+            # a first current that is constant over the control step is cheap to compute again
+            if wanted and not stack.recompute and not (i == 0 and inner == 1 and stage.feedback is None):
+                current = self._take(4 * (rows if stage.feedback is None else T * steps * B) * N)
+            self.places.append((signal, current))
+
+    def _take(self, count: int) -> int:
+        start, self.size = self.size, self.size + -(-count // _ALIGNMENT) * _ALIGNMENT
+        return start
+
+    def fill(self, layers: Any, stages: Sequence[StackStage], start: int) -> None:
+        """Set the fields of ``layers`` whose memory begins at the address ``start``."""
+        for layer, stage, (signal, current) in zip(layers, stages, self.places, strict=True):
+            if signal is not None and stage.binary:
+                layer.bits = start + signal
+            elif signal is not None:
+                layer.input = start + signal
+            if current is not None:
+                layer.current = start + current
+
+
+class _Request(NamedTuple):
+    """What a call of a stack computes."""
+
+    stack: LayerStack
+    calls: Sequence[programs.NeuronCall]
+    steps: int
+    recorded: bool
+    """Whether gradients are recorded."""
+    counted: bool
+    """Whether rates are returned."""
 
 
 def _make_shape_error(name: str, given: int, expected: int) -> ValueError:
@@ -234,142 +327,117 @@ def _get_pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _compute_rates(core: ctypes.CDLL, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
-    """Return the mean number of events [N] in ``bits`` [T, K, B, words]."""
-    counts, rows = torch.zeros(neurons, dtype=torch.long), bits.shape[0] * bits.shape[1] * bits.shape[2]
-    core.spiky_count(bits.data_ptr(), counts.data_ptr(), rows, neurons)
+def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: Tensor) -> Tensor:
+    """Return the mean number of events [N] in the ``rows`` of words at the address ``bits``."""
+    counts = torch.zeros(neurons, dtype=torch.long)
+    core.spiky_count(bits, counts.data_ptr(), rows, neurons)
     return (counts.double() / max(rows, 1)).to(like)
 
 
 class _Run(torch.autograd.Function):
-    """A call of the stack with states and gradients; tensors per stage: weight, bias, params, state, synapses."""
+    """A call of the stack with gradients; tensors: offset, then per stage weight, bias, params, state, synapses."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        stack: LayerStack,
-        calls: Sequence[programs.NeuronCall],
-        steps: int,
-        recorded: bool,
-        counted: bool,
-        x: Tensor,
-        keep: Tensor | None,
-        *tensors: Any,
-    ) -> Any:
+    def forward(ctx: Any, run: _Request, x: Tensor, keep: Tensor | None, *tensors: Any) -> Any:
+        stack, steps = run.stack, run.steps
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         T, K, B, C = x.shape
         if C != stack.inputs:
             raise _make_shape_error("channels", C, stack.inputs)
-        wanted = recorded and any(ctx.needs_input_grad)
-        output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
-        layers, held, last, signals, currents = (LayerStruct * len(calls))(), [], [], [], []
-        for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
-            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
-            state = None if state is None else state.contiguous()
-            held.append(_fill(stack.load_kernels, layer, stage, call, weight, bias, state, synapses))
-            inner = K if i == 0 else steps
+        wanted = run.recorded and any(ctx.needs_input_grad)
+        offset, *tensors = tensors
+        for i, stage in enumerate(stack.stages):
+            at = _PER_STAGE * i
+            _, _, params, state, _ = tensors[at : at + _PER_STAGE]
+            if state is not None or params is not None or keep is not None:
+                operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
             if state is not None:
-                last.append(torch.empty_like(state))
-                layer.last = last[-1].data_ptr()
-            C = stage.map.in_features
-            if stage.binary:
-                kept = wanted or (counted and i > 0)
-                words = x.new_empty(T, inner, B, programs.count_words(C), dtype=torch.int64) if kept else None
-                signals.append(words)
-                layer.bits = _get_pointer(signals[-1])
-            else:
-                signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
-                layer.input = _get_pointer(signals[-1])
-            # a first current that is constant over the control step is cheap to compute again
-            saves = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
-            shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
-            currents.append(x.new_empty(shape) if saves else None)
-            layer.current = _get_pointer(currents[-1])
-        c = structures.StackStruct(
-            *(ctypes.addressof(layers), x.data_ptr(), _get_pointer(keep), output.data_ptr()),
-            count=len(calls),
-            T=T,
-            K=steps,
-            B=B,
-            constant=K == 1,
-            threads=torch.get_num_threads(),
-        )
+                tensors[at + 3] = state.contiguous()
+        layers, held = stack.fill_layers(run.calls, tensors)
+        last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
+        for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
+            layer.last = state.data_ptr()
+        layout = stack.get_layout(T, K, steps, B, wanted, run.counted)
+        memory = torch.empty(layout.size, dtype=torch.uint8)
+        layout.fill(layers, stack.stages, memory.data_ptr())
+        width = stack.stages[-1].map.out_features
+        output = x.new_empty((T, steps, B, width) if offset is None else (T, B, width))
+        c = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), _get_pointer(keep))
+        if offset is None:
+            c.output = output.data_ptr()
+        else:
+            c.last_step, c.offset = output.data_ptr(), offset.data_ptr()
+        c.count, c.T, c.K, c.B = len(layers), T, steps, B
+        c.constant, c.threads = K == 1, torch.get_num_threads()
         if B > 0 and stack.core.spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         stack.launches["stack"] += 1
-        sent = zip(signals[1:], stack.stages[1:], strict=True) if counted else ()
-        rates = [_compute_rates(stack.core, bits, stage.map.in_features, x) for bits, stage in sent]
+        rates = []
+        if run.counted:
+            rows = T * steps * B
+            rates = [
+                _compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1 : len(layers)]
+            ]
         if wanted:
             ctx.set_materialize_grads(False)
-            ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
+            ctx.run, ctx.layout, ctx.shape, ctx.states = run, layout, x.shape, len(last)
             first = None if stack.stages[0].binary else x
-            ctx.shape, ctx.states = x.shape, len(last)
-            ctx.save_for_backward(first, keep, *tensors, *signals, *currents)
+            ctx.save_for_backward(first, keep, memory, offset, *tensors)
         return output, *last, *rates
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         operators.refuse_second_derivative()
-        stack, calls, n = ctx.stack, ctx.calls, len(ctx.calls)
-        x, keep, *saved = ctx.saved_tensors
-        tensors, signals, currents = (
-            saved[: ctx.count],
-            saved[ctx.count : ctx.count + n],
-            saved[ctx.count + n :],
-        )
+        run, stack = ctx.run, ctx.run.stack
+        x, keep, memory, offset, *tensors = ctx.saved_tensors
         grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
         T, K, B, _ = ctx.shape
-        like = tensors[0]
+        like, empty_like, contiguous = tensors[0], torch.empty_like, torch.contiguous_format
+        layers, held = stack.fill_layers(run.calls, tensors)
+        ctx.layout.fill(layers, stack.stages, memory.data_ptr())
         if grad_output is None:
-            grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
+            width = stack.stages[-1].map.out_features
+            grad_output = like.new_zeros((T, run.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        layers, held = (LayerStruct * n)(), []
-        for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
+        for i, stage in enumerate(stack.stages):
+            layer = layers[i]
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            state = None if state is None else state.contiguous()
-            held.append(_fill(stack.load_kernels, layer, stage, call, weight, bias, state, synapses))
-            setattr(layer, "bits" if stage.binary else "input", _get_pointer(signals[i]))
-            layer.current = _get_pointer(currents[i])
             if state is not None and grad_last[i] is not None:
-                held.append([grad_last[i].contiguous()])
-                layer.grad_last = held[-1][0].data_ptr()
+                held.append(grad := grad_last[i].contiguous())
+                layer.grad_last = grad.data_ptr()
             if i > 0 and grad_rates and grad_rates[i - 1] is not None:
-                held.append([(grad_rates[i - 1] / (T * ctx.steps * B)).contiguous()])
-                layer.charge = held[-1][0].data_ptr()
-            grad_weight = like.new_empty(stage.map.in_features, stage.map.out_features)
+                held.append(charge := (grad_rates[i - 1] / (T * run.steps * B)).contiguous())
+                layer.charge = charge.data_ptr()
+            grad_weight = empty_like(weight, memory_format=contiguous)
             grad_bias, grad_params, grad_state, grad_synapses = (
-                None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+                None if t is None else empty_like(t, memory_format=contiguous)
                 for t in (bias, params, state, synapses)
             )
-            layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _get_pointer(grad_bias)
-            layer.grad_params, layer.grad_state = _get_pointer(grad_params), _get_pointer(grad_state)
-            layer.within.grad_weight = _get_pointer(grad_synapses)
-            gradients += [
-                grad_weight.t() if stage.output_major else grad_weight,
-                grad_bias,
-                grad_params,
-                grad_state,
-                grad_synapses,
-            ]
-        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[5] else None
-        c = structures.StackStruct(
-            *(ctypes.addressof(layers), _get_pointer(x), _get_pointer(keep)),
-            grad_output=grad_output.data_ptr(),
-            grad_x=_get_pointer(grad_x),
-            count=n,
-            T=T,
-            K=ctx.steps,
-            B=B,
-            constant=K == 1,
-            bfloat16=stack.bfloat16,
-            threads=torch.get_num_threads(),
-        )
+            layer.grad_weight = grad_weight.data_ptr()
+            if grad_bias is not None:
+                layer.grad_bias = grad_bias.data_ptr()
+            if grad_params is not None:
+                layer.grad_params = grad_params.data_ptr()
+            if grad_state is not None:
+                layer.grad_state = grad_state.data_ptr()
+            if grad_synapses is not None:
+                layer.within.grad_weight = grad_synapses.data_ptr()
+            gradients += [grad_weight, grad_bias, grad_params, grad_state, grad_synapses]
+        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
+        c = structures.StackStruct(ctypes.addressof(layers), _get_pointer(x), _get_pointer(keep))
+        if offset is None:
+            c.grad_output = grad_output.data_ptr()
+        else:
+            c.grad_last_step = grad_output.data_ptr()
+        c.grad_x = _get_pointer(grad_x)
+        c.count, c.T, c.K, c.B = len(layers), T, run.steps, B
+        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
         elif stack.core.spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         stack.launches["stack backward"] += 1
-        return None, None, None, None, None, grad_x, None, *gradients
+        grad_offset = None if offset is None else grad_output.sum((0, 1))
+        return None, grad_x, None, grad_offset, *gradients

@@ -358,7 +358,10 @@ class FeedForward(SpikingNetwork):
         learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
-        output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty)
+        offset = decoder.readout.bias if decoder.potential is not None and decoder.last_step else None
+        output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty, offset)
+        if offset is not None:
+            return output, new, rates
         if decoder.potential is not None:
             return decoder.decode_potentials(output), new, rates
         features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)

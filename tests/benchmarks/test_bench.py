@@ -11,7 +11,7 @@ from benchmarks import choice as bench_choice
 from benchmarks import plot as bench_plot
 from benchmarks import run as bench
 from benchmarks.contenders import FeedforwardSetting
-from benchmarks.entries import CONTENDERS, REFERENCES, Entry
+from benchmarks.entries import CONTENDERS, FORMS, REFERENCES, Entry
 from spiky_rl.cli import common
 from spiky_rl.config.registry import UserError
 
@@ -20,18 +20,17 @@ FEEDFORWARD = [name for name, entry in CONTENDERS.items() if entry.kind in Feedf
 PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
 
 
+def installed(name):
+    return bench_choice.is_installed(name, required=False)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """One short real run: its rows and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
     sizes = ["--steps", str(STEPS), "--batch", *map(str, BATCHES), "--rounds", "2"]
-    names = [
-        "--contenders",
-        *(n for n in FEEDFORWARD if n not in ("compiled", "sinabs")),
-        "--neurons",
-        "lif",
-        "alif",
-    ]
+    named = [name for name in FEEDFORWARD if CONTENDERS[name].form != "compiled" and installed(name)]
+    names = ["--contenders", *named, "--neurons", "lif", "alif"]
     files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
     shown = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
@@ -69,7 +68,8 @@ def test_contenders_compute_the_same_network_at_the_rates_of_the_comparison(meas
     for row in rows:
         if row["batch"] >= 64:
             assert all(0.05 < rate < 0.25 for rate in row["rates"])
-        if row["contender"] in ("spiky_rl_f32", "spiky_rl_recompute", "spikingjelly") and row["batch"] >= 64:
+        exact = ("spiky_rl_f32", "spiky_rl_recompute", "spikingjelly", "jax")
+        if row["contender"] in exact and row["batch"] >= 64:
             assert row["same"] > 0.9
             assert row["mode"] == "infer" or row["cosine"] > 0.99
     kept = {
@@ -85,6 +85,11 @@ def test_the_screen_has_every_contender_and_the_plot_is_a_picture(measured):
     assert "ratio" in shown and "process CPU time" in shown
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert bench_plot.format_summary(rows).count("plain_loop") == 4
+    summary = bench_plot.format_summary(rows).splitlines()
+    order = [line for line in summary if line in FORMS][:4]
+    assert order == ["spiky_rl", "eager torch", "JAX", "other work"], "each form under its name"
+    mlp = next(i for i, line in enumerate(summary) if line.split()[:1] == ["mlp"])
+    assert summary.index("other work") < mlp
 
 
 def test_a_network_that_computes_something_else_is_found_out(monkeypatch):
@@ -114,6 +119,7 @@ WRONG = {
     "contender": (["--contenders", "spiky_r1"], ["--contenders", "'spiky_r1'", "mean 'spiky_rl'"]),
     "neuron": (["--neurons", "lift"], ["--neurons", "'lift'", "mean 'lif'"]),
     "steps": (["--steps", "0"], ["--steps: 0", "between 1 and"]),
+    "rate": (["--rate", "15"], ["--rate: 15", "between 0.01 and"]),
     "mode": (["--modes", "tain"], ["--modes", "'tain'"]),
     "ending": (["--plot", "x.jpeg"], ["--plot", "'.jpeg'", ".png"]),
     "json": (["--json", "rows.txt"], ["--json", "'.txt'", ".json"]),
@@ -136,6 +142,7 @@ WRONG = {
         ["--batch 10000000", "of memory"],
     ),
     "device": (["--device", "gpu"], ["--device", "'gpu'"]),
+    "minibatch": (["updates", "--minibatch", "64", "65"], ["--minibatch: 65", "multiples of 8"]),
 }
 
 
@@ -156,6 +163,39 @@ def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypa
     everything = bench_choice.choose_contenders(None, ["feedforward", "recurrent", "reservoir"])
     assert not set(everything) & set(PEERS), "the default goes on without"
     assert {"plain_loop", "plain_recurrent", "spiky_rl_reservoir"} <= set(everything)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.4])
+def test_layers_fire_at_the_rate_of_the_comparison(rate):
+    setting = FeedforwardSetting("lif", STEPS, "cpu", rate=rate)
+    found = setting.rates("network", setting.inputs("network", 256))
+    assert all(abs(each - rate) < 0.4 * rate for each in found), found
+
+
+def test_every_contender_has_a_form_and_other_work_says_why():
+    assert {entry.form for entry in CONTENDERS.values()} == set(FORMS)
+    assert all(entry.note for entry in CONTENDERS.values() if entry.form == "other work")
+
+
+@pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
+def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
+    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "jax"], 1)
+    rows = {row.contender: row for row in race.run(64, "train", 1)}
+    assert rows["jax"].failed is None and rows["jax"].same > 0.95 and rows["jax"].cosine > 0.999
+
+
+@pytest.mark.slow
+def test_gradient_steps_of_ppo_and_td3_are_timed_in_turns(tmp_path, monkeypatch):
+    from benchmarks import updates
+
+    monkeypatch.setattr(updates, "LEAST", 1e-3)
+    sizes = ["--minibatch", "16", "--layers", "16", "8", "--rounds", "2", "--task", "Pendulum-v1"]
+    assert common.run(bench.bench, ["updates", *sizes, "--json", str(tmp_path / "rows.json")]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["agent"] for row in rows] == [agent for pair in updates.AGENTS.values() for agent in pair]
+    for mlp, spiking in zip(rows[::2], rows[1::2], strict=True):
+        assert mlp["ratio"] == 1.0 and spiking["ratio"] == pytest.approx(spiking["ms"] / mlp["ms"])
 
 
 def test_without_a_word_the_feedforward_network_is_compared():

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import plot as bench_plot
 from benchmarks import run as bench
-from benchmarks.contenders import TARGET
+from benchmarks.contenders import RATE
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from benchmarks.recurrent_contenders import RecurrentSetting, ReservoirSetting
 from spiky_rl.cli import common
@@ -16,7 +16,7 @@ from spiky_rl.cli import common
 CONTROL, STEPS, BATCH = 12, {"recurrent": 3, "reservoir": 10}, 64
 SEQUENCES = ("recurrent", "reservoir")
 NAMES = [name for name, entry in CONTENDERS.items() if entry.kind in SEQUENCES]
-EXACT = {"spiky_rl_recurrent", "spiky_rl_reservoir", "spikingjelly_reservoir", "norse_reservoir"}
+EXACT = {"spiky_rl_recurrent", "jax_recurrent", "spiky_rl_reservoir", "spikingjelly_reservoir", "norse_reservoir"}
 """What computes the plain loop's network."""
 
 
@@ -42,8 +42,9 @@ def short(monkeypatch):
 
 
 def each(names):
-    """The other packages' reservoirs are slow."""
+    """The other packages' reservoirs and compilations are slow."""
     slow = {name for name in names if CONTENDERS[name].package and CONTENDERS[name].kind == "reservoir"}
+    slow |= {name for name in names if CONTENDERS[name].form == "compiled"}
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
@@ -67,7 +68,7 @@ def test_every_contender_runs_and_is_compared_where_it_is_the_same_network(name,
 def test_every_layer_fires_at_the_rate_of_the_comparison_and_a_reservoir_at_that_of_its_agent(settings):
     layers = settings["recurrent"]
     rates = layers.rates("recurrent", layers.inputs("recurrent", BATCH))
-    assert len(rates) == 2 and all(abs(rate - TARGET) < 0.03 for rate in rates)
+    assert len(rates) == 2 and all(abs(rate - RATE) < 0.03 for rate in rates)
     reservoir = settings["reservoir"]
     [rate] = reservoir.rates("reservoir", reservoir.inputs("reservoir", BATCH))
     assert 0.01 < rate < 0.04, "25 Hz in steps of 1 ms"
@@ -141,5 +142,5 @@ def test_the_command_shows_both_networks_with_steps_and_neurons_of_their_own(tmp
 
 def test_peers_take_part_with_the_usual_neuron_only():
     setting = RecurrentSetting("lif", STEPS["recurrent"], "cpu", CONTROL)
-    names = [name for name in NAMES if CONTENDERS[name].kind == "recurrent"]
+    names = [name for name in NAMES if CONTENDERS[name].kind == "recurrent" and CONTENDERS[name].quick]
     assert bench.Race(setting, names, 1).names == ["plain_recurrent", "spiky_rl_recurrent"]

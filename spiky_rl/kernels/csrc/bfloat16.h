@@ -20,6 +20,19 @@ INLINE uint32_t rounded(float x) {  // nearest, ties to even
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// The first 32 of `count` numbers in bfloat16, as 16 pairs; 0 beyond them.
+INLINE __m512 rounded_pairs(const float *x, long count) {
+  const uint32_t some = count < 32 ? ((uint32_t)1 << count) - 1 : 0xffffffff;
+  __m512i halves[2];
+  for (int i = 0; i < 2; i++) {
+    const __m512i bits = _mm512_maskz_loadu_epi32((__mmask16)(some >> 16 * i), x + 16 * i);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    halves[i] = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff))), 16);
+  }
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(halves[0]));
+  return _mm512_castsi512_ps(_mm512_inserti64x4(low, _mm512_cvtepi32_epi16(halves[1]), 1));
+}
+
 // Whether this process may use the tiles; Linux requires a request, once per process.
 static bool tiles() {
 #if defined(__AMX_BF16__)
@@ -36,19 +49,22 @@ static Half *pack_weights(const float *w, long C, long N) {
   const long width = PADDED(C, 32), depth = PADDED(N, 32);
   Half *packed = (Half *)aligned_alloc(64, sizeof(Half) * depth * width);
   if (!packed) return nullptr;
-  memset(packed, 0, sizeof(Half) * depth * width);
-  for (long c = 0; c < C; c++)
-    for (long n = 0; n < N; n++) packed[((n / 2) * width + c) * 2 + n % 2] = (Half)rounded(w[c * N + n]);
+  for (long c = 0; c < width; c += 16)
+    for (long n = 0; n < depth; n += 32) {
+      __m512 block[16];
+      for (long i = 0; i < 16; i++) block[i] = c + i < C ? rounded_pairs(w + (c + i) * N + n, N - n) : _mm512_setzero_ps();
+      transpose_registers(block);
+      for (long i = 0; i < 16; i++) _mm512_store_ps(packed + ((n / 2 + i) * width + c) * 2, block[i]);
+    }
   return packed;
 }
 
-static void pack_rows(const float *g, Half *packed, long rows, long N) {
+// The rows in bfloat16, padded with zeros to `height` rows of a multiple of 32 numbers.
+static void pack_rows(const float *g, Half *packed, long rows, long N, long height) {
   const long depth = PADDED(N, 32);
-  for (long r = 0; r < rows; r++) {
-    for (long n = 0; n < N; n++) packed[r * depth + n] = (Half)rounded(g[r * N + n]);
-    for (long n = N; n < depth; n++) packed[r * depth + n] = 0;
-  }
-  memset(packed + rows * depth, 0, sizeof(Half) * (PADDED(rows, 32) - rows) * depth);
+  for (long r = 0; r < rows; r++)
+    for (long n = 0; n < depth; n += 32) _mm512_storeu_ps(packed + r * depth + n, rounded_pairs(g + r * N + n, N - n));
+  memset(packed + rows * depth, 0, sizeof(Half) * (height - rows) * depth);
 }
 
 #if defined(__AMX_BF16__)
@@ -91,31 +107,35 @@ static void tile_product(const Half *a, const Half *b, float *y, long rows, long
 }
 #endif
 
-static void dot_product(const Half *a, const Half *b, float *y, long rows, long C, long depth, long width) {
-  alignas(64) float block[32];
-  for (long r = 0; r < rows; r += 4)
-    for (long c = 0; c < C; c += 32) {
-      __m512 sum[4][2] = {};
-      for (long p = 0; p < depth / 2; p++)
-        for (int i = 0; i < 4; i++) {
-          int pair;
-          memcpy(&pair, a + (r + i) * depth + 2 * p, 4);
-          for (int j = 0; j < 2; j++)
-            sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(pair),
-                                         (__m512bh)_mm512_loadu_si512(b + (p * width + c + 16 * j) * 2));
-        }
-      const long size = sizeof(float) * (C - c < 32 ? C - c : 32);
-      for (long i = 0; i < 4 && r + i < rows; i++) {
-        _mm512_store_ps(block, sum[i][0]);
-        _mm512_store_ps(block + 16, sum[i][1]);
-        memcpy(y + (r + i) * C + c, block, size);
-      }
+// y [R, 32] of rows of C numbers; c is the first column.
+template <int R>
+static void dot_tile(const Half *a, const Half *b, float *y, long C, long c, long depth, long width) {
+  __m512 sum[R][2] = {};
+  for (long p = 0; p < depth / 2; p++)
+    for (int i = 0; i < R; i++) {
+      int pair;
+      memcpy(&pair, a + i * depth + 2 * p, 4);
+      for (int j = 0; j < 2; j++)
+        sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(pair),
+                                     (__m512bh)_mm512_loadu_si512(b + (p * width + 16 * j) * 2));
     }
+  const uint32_t some = C - c < 32 ? ((uint32_t)1 << (C - c)) - 1 : 0xffffffff;
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < 2; j++) _mm512_mask_storeu_ps(y + i * C + 16 * j, (__mmask16)(some >> 16 * j), sum[i][j]);
+}
+
+// Takes all rows for 32 columns before the next columns, so that their weights stay in the first-level cache.
+static void dot_product(const Half *a, const Half *b, float *y, long rows, long C, long depth, long width) {
+  for (long c = 0; c < C; c += 32) {
+    long r = 0;
+    for (; r + 4 <= rows; r += 4) dot_tile<4>(a + r * depth, b + c * 2, y + r * C + c, C, c, depth, width);
+    for (; r < rows; r++) dot_tile<1>(a + r * depth, b + c * 2, y + r * C + c, C, c, depth, width);
+  }
 }
 
 // `scratch` holds PADDED(rows, 32) x PADDED(N, 32) halves, aligned to 64 bytes.
 static void rounded_product(const float *g, const Half *packed, Half *scratch, float *y, long rows, long C, long N) {
-  pack_rows(g, scratch, rows, N);
+  pack_rows(g, scratch, rows, N, tiles() ? PADDED(rows, 32) : rows);
 #if defined(__AMX_BF16__)
   if (tiles()) return tile_product(scratch, packed, y, rows, C, PADDED(N, 32), PADDED(C, 32));
 #endif

@@ -196,15 +196,56 @@ static void dense_rows(const float *x, long inputs, const float *w, const float 
   for (; v < vectors; v++) dense_panel<1, false>(x, inputs, w, bias, y, v, outputs, rows);
 }
 
+#ifdef __AVX512F__
+// Transposes 16 x 16 numbers of 32 bits in registers.
+INLINE void transpose_registers(__m512 *a) {
+  __m512 b[16];
+  for (int i = 0; i < 16; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+      a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  for (int half = 0; half < 16; half += 8)
+    for (int i = 0; i < 4; i++) {
+      b[half + i] = _mm512_shuffle_f32x4(a[half + i], a[half + i + 4], 0x88);
+      b[half + i + 4] = _mm512_shuffle_f32x4(a[half + i], a[half + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; i++) {
+    a[i] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88);
+    a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd);
+  }
+}
+#endif
+
+// to [N, width] = the transpose of `count` <= WIDTH rows of w [count, N]; columns beyond `count` are 0.
+static void turn_rows(const float *w, float *to, long count, long N, long width) {
+#ifdef __AVX512F__
+  for (long n = 0; n < N; n += 16) {
+    const __mmask16 some = (__mmask16)(N - n < 16 ? (1 << (N - n)) - 1 : 0xffff);
+    __m512 block[16];
+    for (long i = 0; i < 16; i++) block[i] = i < count ? _mm512_maskz_loadu_ps(some, w + i * N + n) : _mm512_setzero_ps();
+    transpose_registers(block);
+    for (long i = 0; i < 16 && n + i < N; i++) _mm512_storeu_ps(to + (n + i) * width, block[i]);
+  }
+#else
+  for (long n = 0; n < N; n++)
+    for (long i = 0; i < WIDTH; i++) to[n * width + i] = i < count ? w[i * N + n] : 0.0f;
+#endif
+}
+
 // The transpose of weights [C, N], for the backward product, in panels of MV vectors of C: each panel is [N, its vectors], padded
 // with zeros. Null if memory runs out.
 static float *panels_of(const float *w, long C, long N) {
-  float *found = (float *)aligned_alloc(64, sizeof(float) * N * PADDED_ROW(C)), *to = found;
+  float *found = (float *)aligned_alloc(64, sizeof(float) * N * PADDED_ROW(C)), *panel = found;
   const long vectors = PADDED_ROW(C) / WIDTH;
   for (long v = 0; found && v < vectors; v += MV) {
-    const long width = (vectors - v < MV ? vectors - v : MV) * WIDTH;
-    for (long n = 0; n < N; n++)
-      for (long i = 0; i < width; i++, to++) *to = v * WIDTH + i < C ? w[(v * WIDTH + i) * N + n] : 0.0f;
+    const long width = LESS(vectors - v, MV) * WIDTH;
+    for (long i = 0; i < width; i += WIDTH) {
+      const long c = v * WIDTH + i;
+      turn_rows(w + c * N, panel + i, LESS(C - c, WIDTH), N, width);
+    }
+    panel += N * width;
   }
   return found;
 }
@@ -259,17 +300,17 @@ extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const fl
   return failed;
 }
 
-// sum [width] += the rows of `block`, NV vectors wide, whose bits are set in `mask`.
-template <int NV> static void add_rows(const float *block, Word mask, float *sum, long width) {
+// sum [width] += the rows of `block`, NV vectors wide, whose bits are set in `mask`; a `fresh` sum is taken to be 0.
+template <int NV> static void add_rows(const float *block, Word mask, float *sum, long width, bool fresh) {
   F total[NV] = {};
   for (; mask; mask &= mask - 1) {
     const float *row = block + __builtin_ctzll(mask) * NV * WIDTH;
     for (int i = 0; i < NV; i++) total[i] = total[i] + load(row + i * WIDTH);
   }
   for (int i = 0; i < NV; i++)
-    if ((i + 1) * WIDTH <= width) store(sum + i * WIDTH, load(sum + i * WIDTH) + total[i]);
+    if ((i + 1) * WIDTH <= width) store(sum + i * WIDTH, fresh ? total[i] : load(sum + i * WIDTH) + total[i]);
     else
-      for (long j = i * WIDTH; j < width; j++) sum[j] += total[i][j - i * WIDTH];
+      for (long j = i * WIDTH; j < width; j++) sum[j] = (fresh ? 0.0f : sum[j]) + total[i][j - i * WIDTH];
 }
 
 // Transposes 64 x 64 bits in place.
@@ -284,10 +325,10 @@ static void transpose(Word *a) {
 }
 
 // Adds a block of n <= ROWS rows to the gradients of `width` outputs (NV vectors), which begin at `grad`, `grad_w` and
-// `grad_bias`.
+// `grad_bias`. A `fresh` grad_w is overwritten.
 template <int NV>
 static void add_block(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long n, long width, long inputs,
-                      long outputs) {
+                      long outputs, bool fresh) {
   alignas(64) float block[ROWS * NV * WIDTH];  // the gradient, padded to whole cache lines
   for (long i = 0; i < n; i++) {
     memcpy(block + i * NV * WIDTH, grad + i * outputs, sizeof(float) * width);
@@ -298,14 +339,15 @@ static void add_block(const Word *bits, const float *grad, float *grad_w, float 
     for (long i = 0; i < n; i++) tile[i] = bits[i * WORDS(inputs) + w];
     transpose(tile);
     for (long c = 0; c < 64 && w * 64 + c < inputs; c++)
-      if (tile[c]) add_rows<NV>(block, tile[c], grad_w + (w * 64 + c) * outputs, width);
+      if (tile[c] || fresh) add_rows<NV>(block, tile[c], grad_w + (w * 64 + c) * outputs, width, fresh);
   }
-  if (grad_bias) add_rows<NV>(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, width);
+  if (grad_bias) add_rows<NV>(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, width, false);
 }
 
-// Adds the weight gradient [inputs, outputs] and, if grad_bias is given, the bias gradient [outputs], from the events' bits.
+// Adds the weight gradient [inputs, outputs] and, if grad_bias is given, the bias gradient [outputs], from the events' bits. A
+// `fresh` grad_w is overwritten.
 static void add_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows, long inputs,
-                         long outputs) {
+                         long outputs, bool fresh = false) {
   const long vectors = (outputs + WIDTH - 1) / WIDTH, parts = (vectors + TILE - 1) / TILE;
   for (long r = 0; r < rows; r += ROWS)
     for (long part = 0, v = 0; part < parts; part++) {
@@ -313,7 +355,7 @@ static void add_gradient(const Word *bits, const float *grad, float *grad_w, flo
       const long n = rows - r < ROWS ? rows - r : ROWS, width = outputs - first < size * WIDTH ? outputs - first : size * WIDTH;
       float *of_bias = grad_bias ? grad_bias + first : nullptr;
       switch (size) {
-#define CASE(k) case k: add_block<k>(bits + r * WORDS(inputs), grad + r * outputs + first, grad_w + first, of_bias, n, width, inputs, outputs); break;
+#define CASE(k) case k: add_block<k>(bits + r * WORDS(inputs), grad + r * outputs + first, grad_w + first, of_bias, n, width, inputs, outputs, fresh && r == 0); break;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
 #if WIDTH == 16
         CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
@@ -324,9 +366,9 @@ static void add_gradient(const Word *bits, const float *grad, float *grad_w, flo
     }
 }
 
-// The weight gradient of an input that is not binary: [C, N] += x' g, in tiles of RC x NV vectors.
+// The weight gradient of an input that is not binary: [C, N] += x' g, in tiles of RC x NV vectors. A `fresh` sum is overwritten.
 template <int RC, int NV>
-static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v) {
+static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v, bool fresh) {
   F total[RC][NV] = {};
   for (long r = 0; r < rows; r++) {
     F row[NV];
@@ -337,29 +379,30 @@ static void outer_tile(const float *x, const float *g, float *sum, long rows, lo
   for (int k = 0; k < RC; k++)
     for (int i = 0; i < NV; i++) {
       float *to = sum + (c + k) * N + (v + i) * WIDTH;
-      store(to, load(to) + total[k][i]);
+      store(to, fresh ? total[k][i] : load(to) + total[k][i]);
     }
 }
-static void outer_product(const float *x, const float *g, float *sum, long rows, long C, long N) {
+static void outer_product(const float *x, const float *g, float *sum, long rows, long C, long N, bool fresh = false) {
   const long whole = N / WIDTH;
   long v = 0;
   for (; v + MV <= whole; v += MV) {
     long c = 0;
-    for (; c + MR <= C; c += MR) outer_tile<MR, MV>(x, g, sum, rows, C, N, c, v);
-    for (; c < C; c++) outer_tile<1, MV>(x, g, sum, rows, C, N, c, v);
+    for (; c + MR <= C; c += MR) outer_tile<MR, MV>(x, g, sum, rows, C, N, c, v, fresh);
+    for (; c < C; c++) outer_tile<1, MV>(x, g, sum, rows, C, N, c, v, fresh);
   }
   for (; v < whole; v++)
-    for (long c = 0; c < C; c++) outer_tile<1, 1>(x, g, sum, rows, C, N, c, v);
+    for (long c = 0; c < C; c++) outer_tile<1, 1>(x, g, sum, rows, C, N, c, v, fresh);
   for (long r = 0; r < rows; r++)
     for (long c = 0; c < C; c++)
-      for (long n = whole * WIDTH; n < N; n++) sum[c * N + n] += x[r * C + c] * g[r * N + n];
+      for (long n = whole * WIDTH; n < N; n++)
+        sum[c * N + n] = (fresh && r == 0 ? 0.0f : sum[c * N + n]) + x[r * C + c] * g[r * N + n];
 }
 
 extern "C" void spiky_linear_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows,
                                       long inputs, long outputs) {
-  memset(grad_w, 0, sizeof(float) * inputs * outputs);
+  if (rows == 0) memset(grad_w, 0, sizeof(float) * inputs * outputs);
   if (grad_bias) memset(grad_bias, 0, sizeof(float) * outputs);
-  add_gradient(bits, grad, grad_w, grad_bias, rows, inputs, outputs);
+  add_gradient(bits, grad, grad_w, grad_bias, rows, inputs, outputs, true);
 }
 
 extern "C" void spiky_pack(const float *x, Word *bits, long rows, long inputs) {

@@ -34,6 +34,7 @@ struct Stack {
   float *last_step;          // [T, B, N]: output of the last inner step, plus `offset` [N]; or null
   const float *offset;
   const float *grad_output;  // as output
+  const float *grad_last_step;  // as last_step, in place of grad_output; or null
   float *grad_x;             // as x, or null
   long count, T, K, B;
   int constant;  // x is [T, 1, B, C]

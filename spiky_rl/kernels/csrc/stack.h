@@ -109,9 +109,10 @@ extern "C" void spiky_count(const Word *bits, long *counts, long rows, long inpu
     for (long w = 0; w < WORDS(inputs); w++) EACH_EVENT(bits[r * WORDS(inputs) + w], c, w * 64) counts[c]++;
 }
 
-// Adds the gradients of rows b to b + R to those of `layers` (a thread's own copies of the stack's layers).
+// Adds the gradients of rows b to b + R to those of `layers` (a thread's own copies of the stack's layers). The gradients of `fresh`
+// weights are overwritten.
 static int backward_rows(const Stack &s, const Layer *layers, const float *const *panels, const Half *const *packed,
-                         Room &room, long b, long R) {
+                         Room &room, long b, long R, bool fresh) {
   for (long l = s.count - 1, side = 0; l >= 0; l--, side = 1 - side) {
     const Layer &layer = layers[l];
     const bool first = l == 0, top = l == s.count - 1;
@@ -142,9 +143,10 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     if (layer.grad_weight && layer.binary) {
       for (long t = 0; t < steps; t++)
         memcpy(room.bits + t * R * words, layer.bits + (t * s.B + b) * words, sizeof(Word) * R * words);
-      add_gradient(room.bits, gradient, layer.grad_weight, layer.grad_bias, steps * R, C, N);
+      add_gradient(room.bits, gradient, layer.grad_weight, layer.grad_bias, steps * R, C, N, fresh);
     } else if (layer.grad_weight) {
-      for (long t = 0; t < steps; t++) outer_product(input + (t * s.B + b) * C, gradient + t * R * N, layer.grad_weight, R, C, N);
+      for (long t = 0; t < steps; t++)
+        outer_product(input + (t * s.B + b) * C, gradient + t * R * N, layer.grad_weight, R, C, N, fresh && t == 0);
       for (long r = 0; layer.grad_bias && r < steps * R; r++)
         for (long n = 0; n < N; n++) layer.grad_bias[n] += gradient[r * N + n];
     }
@@ -165,6 +167,12 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
         memcpy(s.grad_x + (t * s.B + b) * C, below + t * R * C, sizeof(float) * R * C);
   }
   return 0;
+}
+
+// to [columns, rows] = the transpose of w [rows, columns].
+static void turn_matrix(const float *w, float *to, long rows, long columns) {
+  for (long r = 0; r < rows; r++)
+    for (long c = 0; c < columns; c++) to[c * rows + r] = w[r * columns + c];
 }
 
 // Frees the copies that `prepare` made for the first `count` layers.
@@ -188,8 +196,7 @@ static Layer *prepare(const Stack &s) {
     bool failed = false;
     if (layer.output_major) {
       float *turned = (float *)malloc(sizeof(float) * C * N);
-      for (long n = 0; turned && n < N; n++)
-        for (long c = 0; c < C; c++) turned[c * N + n] = layer.weight[n * C + c];
+      if (turned) turn_matrix(layer.weight, turned, N, C);
       layer.weight = turned, failed = !turned;
     }
     if (layer.weight && layer.binary && N % WIDTH && s.T * s.K * s.B >= MANY) {
@@ -243,6 +250,15 @@ static long gradients_of(const Layer &layer) {
   return layer.C * layer.N + layer.N + layer.parameters * layer.N + synapses_within(layer);
 }
 
+// The gradient of the output, [T, K, B, N], from that of its last inner step. Null if memory runs out.
+static float *spread_last_step(const Stack &s) {
+  const long size = s.B * s.layers[s.count - 1].N;
+  float *found = (float *)calloc(s.T * s.K * size, sizeof(float));
+  for (long t = 0; found && t < s.T; t++)
+    memcpy(found + (t * s.K + s.K - 1) * size, s.grad_last_step + t * size, sizeof(float) * size);
+  return found;
+}
+
 // Overwrites the gradients. Each of several threads adds up its own rows; then the threads' sums are added in order.
 extern "C" int spiky_stack_backward(const Stack *stack) {
   Stack s = *stack;
@@ -258,10 +274,16 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
   const float **panels = (const float **)calloc(n, sizeof(float *));
   const Half **packed = (const Half **)calloc(n, sizeof(Half *));
   float *sums = (float *)calloc(threads > 1 ? threads * size : 1, sizeof(float));
-  int failed = !panels || !packed || !sums;
+  float *spread = s.grad_last_step ? spread_last_step(s) : nullptr;
+  int failed = !panels || !packed || !sums || (s.grad_last_step && !spread);
+  if (spread) s.grad_output = spread;
+  for (long l = 0; l < n; l++)  // the gradients are computed input-major
+    if (s.layers[l].output_major && s.layers[l].grad_weight) {
+      layers[l].grad_weight = (float *)malloc(sizeof(float) * s.layers[l].C * s.layers[l].N);
+      failed |= !layers[l].grad_weight;
+    }
   for (long l = 0; l < n && !failed; l++) {
     const Layer &layer = s.layers[l];
-    if (layer.grad_weight) memset(layer.grad_weight, 0, sizeof(float) * layer.C * layer.N);
     if (layer.grad_bias) memset(layer.grad_bias, 0, sizeof(float) * layer.N);
     if (layer.grad_params) memset(layer.grad_params, 0, sizeof(float) * layer.parameters * layer.N);
     if (layer.within.weight) {
@@ -305,7 +327,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
 #endif
 #pragma omp for schedule(static)
     for (long b = 0; b < s.B; b += R)
-      if (ready) failed |= backward_rows(s, own, panels, packed, room, b, s.B - b < R ? s.B - b : R);
+      if (ready) failed |= backward_rows(s, own, panels, packed, room, b, s.B - b < R ? s.B - b : R, threads == 1 && b == 0);
     free(memory);
     free(own);
   }
@@ -313,7 +335,8 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     const float *place = sums + t * size;
     for (long l = 0; l < n; l++) {
       const Layer &layer = s.layers[l];
-      for (long i = 0; layer.grad_weight && i < layer.C * layer.N; i++) layer.grad_weight[i] += place[i];
+      for (long i = 0; layer.grad_weight && i < layer.C * layer.N; i++)
+        layer.grad_weight[i] = (t ? layer.grad_weight[i] : 0.0f) + place[i];
       for (long i = 0; layer.grad_bias && i < layer.N; i++) layer.grad_bias[i] += place[layer.C * layer.N + i];
       for (long i = 0; layer.grad_params && i < layer.parameters * layer.N; i++)
         layer.grad_params[i] += place[layer.C * layer.N + layer.N + i];
@@ -326,8 +349,12 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     if (panels) free((void *)panels[l]);
     if (packed) free((void *)packed[l]);
     free((void *)layers[l].within.panels);
+    const Layer &given = stack->layers[l];
+    if (!given.output_major || !given.grad_weight) continue;
+    if (!failed) turn_matrix(layers[l].grad_weight, given.grad_weight, given.C, given.N);
+    free(layers[l].grad_weight);
   }
-  free(panels), free(packed), free(sums);
+  free(panels), free(packed), free(sums), free(spread);
   dispose(layers, n);
   return failed;
 }

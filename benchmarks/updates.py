@@ -1,0 +1,186 @@
+"""``bench.py updates``: time of one gradient step of PPO and TD3, with spikes and with an MLP of the same widths.
+
+A step is the learner's own: sampling, losses, both networks forward and backward, clipping and the optimiser. PPO's update has one epoch of
+one minibatch; the environment only fills the rollout or the replay buffer, and is not timed. Agents take turns, on one thread with process
+time, so that other load slows all alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.cli import common
+from spiky_rl.cli.flags import positive_int
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+
+AGENTS = {
+    ("PPO", "rsl_rl"): ("mlp_matched_ppo", "lif_ppo"),
+    ("PPO", "skrl"): ("mlp_matched_ppo", "lif_ppo"),
+    ("TD3", "skrl"): ("mlp_td3", "lif_td3"),
+}
+"""MLP and spiking agent by algorithm and library."""
+LEAST = 0.05
+"""Minimum duration of one measurement in seconds."""
+MOST_ENVS = 1024
+
+
+@dataclass
+class Row:
+    """One agent at one size of minibatch."""
+
+    algorithm: str
+    library: str
+    agent: str
+    minibatch: int
+    ms: float
+    """Median over the rounds."""
+    spread: float
+    """Interquartile range over median."""
+    ratio: float
+    """This time over that of the MLP."""
+
+
+def parser() -> common.Parser:
+    """The command line."""
+    found = common.Parser(
+        prog="bench.py updates",
+        description="Time gradient steps of PPO and TD3 with a spiking actor and with an MLP of its widths.",
+    )
+    found.add_argument("--task", default="HalfCheetah-v5", help="a Gymnasium task with continuous actions")
+    found.add_argument(
+        "--minibatch",
+        type=positive_int,
+        nargs="+",
+        default=[64, 256, 1024, 24576],
+        metavar="N",
+        help="samples of a gradient step",
+    )
+    found.add_argument(
+        "--layers", type=positive_int, nargs="+", default=[400, 200], metavar="N", help="hidden widths"
+    )
+    found.add_argument("--rounds", type=positive_int, default=9, help="interleaved rounds")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    return found
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Run the benchmark."""
+    args = parser().parse_args(argv)
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
+    for size in args.minibatch:
+        split_minibatch(size)
+    common.setup_logging(False)
+    common.log.setLevel(logging.WARNING)
+    torch.set_num_threads(1)
+    print(f"{args.task}, hidden layers {'-'.join(map(str, args.layers))}, one thread, {args.rounds} rounds\n")
+    print(f"{'':<16}{'minibatch':>10}{'MLP, ms':>12}{'spiking, ms':>14}{'times the MLP':>16}")
+    rows: list[Row] = []
+    for (algorithm, library), agents in AGENTS.items():
+        for size in args.minibatch:
+            times = measure(args, algorithm, library, agents, size)
+            middle = [statistics.median(values) for values in times]
+            for agent, values, ms in zip(agents, times, middle, strict=True):
+                quarters = (
+                    statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [ms] * 3
+                )
+                spread = (quarters[2] - quarters[0]) / ms
+                rows.append(Row(algorithm, library, agent, size, ms, spread, ms / middle[0]))
+            print(
+                f"{algorithm + ', ' + library:<16}{size:>10}{middle[0]:>12.2f}{middle[1]:>14.2f}{rows[-1].ratio:>16.2f}",
+                flush=True,
+            )
+            if args.json:
+                files.write_json(args.json, [asdict(row) for row in rows])
+    return 0
+
+
+def split_minibatch(size: int) -> tuple[int, int]:
+    """Return environments and control steps of a rollout of ``size`` samples. Raises UserError if they have no product of that size."""
+    envs = 1
+    while envs * 16 <= size and envs < MOST_ENVS:
+        envs *= 2
+    if size % envs:
+        raise UserError(f"--minibatch: {size} given; allowed: multiples of {envs}")
+    return envs, size // envs
+
+
+def measure(
+    args: Any, algorithm: str, library: str, agents: Sequence[str], size: int
+) -> list[list[float]]:
+    """Return the milliseconds of a gradient step in every round, by agent."""
+    with contextlib.ExitStack() as stack:
+        steps = [
+            stack.enter_context(open_step(args, algorithm, library, agent, size)) for agent in agents
+        ]
+        counts, times = [], [[] for _ in steps]  # type: list[int], list[list[float]]
+        for step in steps:
+            count = 1
+            while time_calls(step, count) < LEAST:
+                count *= 2
+            counts.append(count)
+        for _ in range(args.rounds):
+            gc.collect()
+            for step, count, values in zip(steps, counts, times, strict=True):
+                values.append(time_calls(step, count) / count * 1e3)
+    return times
+
+
+def time_calls(step: Callable[[], Any], count: int) -> float:
+    """Return the process time of ``count`` calls in seconds, after one call that warms the caches."""
+    step()
+    start = time.process_time()
+    for _ in range(count):
+        step()
+    return time.process_time() - start
+
+
+@contextlib.contextmanager
+def open_step(
+    args: Any, algorithm: str, library: str, agent: str, size: int
+) -> Iterator[Callable[[], Any]]:
+    """Open an environment, fill the agent's buffer, and return a function that makes one gradient step."""
+    from spiky_rl.run.prepare import make_plan
+    from spiky_rl.run.run_plan import RunRequest
+    from spiky_rl.run.simulate import open_env
+
+    envs, steps = split_minibatch(size) if algorithm == "PPO" else (8, 128)
+    widths = "[" + ",".join(map(str, args.layers)) + "]"
+    actor = "network.layers" if agent.startswith("lif") else "actor.hidden_dims"
+    settings = {actor: widths, "critic.hidden_dims": widths, "num_steps_per_env": steps}
+    if algorithm == "PPO":
+        settings |= {"algorithm.num_learning_epochs": 1, "algorithm.num_mini_batches": 1}
+    else:
+        settings |= {"algorithm.batch_size": size, "algorithm.learning_starts": envs * steps + 1}
+    overrides = tuple(f"agent.{key}={value}" for key, value in settings.items())
+    request = RunRequest(
+        task=args.task,
+        agent=agent,
+        library=library,
+        num_envs=envs,
+        seed=1,
+        device="cpu",
+        overrides=overrides,
+    )
+    plan = make_plan(request)
+    with open_env(plan) as env:
+        torch.manual_seed(1)
+        runner = plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
+        with contextlib.redirect_stdout(None):
+            runner.learn(1)
+        if library == "rsl_rl":
+            yield runner.alg.update
+        else:
+            runner.alg.enable_models_training_mode(True)
+            yield lambda: runner.alg.update(timestep=0, timesteps=1)
