@@ -24,6 +24,7 @@ from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, r
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
+from spiky_rl.kernels.gpu_stack import ActivityCharge, GpuStack
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
@@ -185,6 +186,7 @@ class FeedForward(SpikingNetwork):
         wanted = options.gradient_precision
         bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
+        self._set_encoder_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         stack = self._build_layers(options.layers, connection, recurrent, neuron, shape)
         self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
@@ -195,7 +197,7 @@ class FeedForward(SpikingNetwork):
         self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        self._stack: tuple[Backend, LayerStack | None] | None = None
+        self._stack: tuple[Backend, LayerStack | GpuStack | None] | None = None
         """Last used backend and its stack of these layers, None if it has none."""
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
@@ -208,6 +210,11 @@ class FeedForward(SpikingNetwork):
             )
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
+        if self.sparsity is not None:
+            factors = torch.tensor(self.sparsity.compute_factors(self.layer_sizes, self.fan_out))
+            factors = factors.repeat_interleave(torch.tensor(self.layer_sizes))
+            self.register_buffer("penalty_factors", factors, persistent=False)
+            self.penalty_factors: Tensor
 
     def _build_layers(
         self,
@@ -294,11 +301,11 @@ class FeedForward(SpikingNetwork):
         if record is not None and not record.only_signal:
             record.operations.append(self.encoder.count_operations(x))
         if stack := self._choose_fused_run(signal, ops, record):
-            features, new, rates = self._forward_fused(stack, ops, signal, before, keep)
+            features, new, rates = self._forward_fused(stack, ops, signal, before, keep, share)
         else:
             features, new, outputs = self._forward_layerwise(ops, signal, before, keep, record)
             rates = [compute_rates(output) for output in outputs] if self._has_penalty else []
-        if self.sparsity is not None and self._has_penalty:
+        if self.sparsity is not None and rates:
             features = add_penalty_gradient(features, share * self.sparsity.compute(rates, self.fan_out))
         if state is None:
             return features, ()
@@ -306,7 +313,7 @@ class FeedForward(SpikingNetwork):
 
     def _choose_fused_run(
         self, signal: Tensor, ops: TorchOps, record: ForwardRecord | None
-    ) -> LayerStack | None:
+    ) -> LayerStack | GpuStack | None:
         """Return the stack that runs all layers in one call, or None to run them one by one.
 
         A stack needs linear connections and a backend that has it. It does not support learning rules that change layers,
@@ -326,14 +333,28 @@ class FeedForward(SpikingNetwork):
 
     def _forward_fused(
         self,
-        stack: LayerStack,
+        stack: LayerStack | GpuStack,
         ops: TorchOps,
         signal: Tensor,
         before: list[Tensor] | None,
         keep: Tensor | None,
+        share: float,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """Run all layers in one call; return features [T, B, F], the new states, and the layers' rates if there is a penalty."""
+        """Run all layers in one call; return features [T, B, F], the new states, and the layers' rates if there is a penalty.
+
+        A stack that adds the penalty's gradient itself, times ``share``, returns no rates.
+        """
         decoder: Any = self._modules["decoder"]
+        if isinstance(stack, GpuStack):
+            charge = self._make_charge(share) if self._has_penalty else None
+            offset = decoder.readout.bias if decoder.last_step else None
+            output, new = stack(signal, self.steps, ops, before, keep, charge, offset)
+            if offset is not None:
+                return output, new, []
+            if decoder.potential is not None:
+                return decoder.decode_potentials(output), new, []
+            features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
+            return features, (*new, *last), []
         learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
@@ -345,6 +366,22 @@ class FeedForward(SpikingNetwork):
             return decoder.decode_potentials(output), new, rates
         features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
         return features, (*new, *last), [*rates, compute_rates(output)] if self._has_penalty else []
+
+    def _make_charge(self, share: float) -> ActivityCharge:
+        """Return the penalty, times ``share``, for a stack that adds its gradient."""
+        assert self.sparsity is not None
+        penalty, factors, widths, fan_out = (
+            self.sparsity,
+            self.penalty_factors,
+            self.layer_sizes,
+            self.fan_out,
+        )
+
+        def compute_gradient(rates: Tensor) -> Tensor:
+            gradient = penalty.compute_gradient(rates, factors, widths, fan_out)
+            return gradient if share == 1.0 else gradient * share
+
+        return ActivityCharge(len(widths), compute_gradient)
 
     def _forward_layerwise(
         self,
@@ -410,6 +447,13 @@ class FeedForward(SpikingNetwork):
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
+        self._set_encoder_backend(backend)
+
+    def _set_encoder_backend(self, backend: str) -> None:
+        """Set the backend of the encoder and of those that it is made of."""
+        for part in self.encoder.modules():
+            if isinstance(part, Encoder):
+                part.backend = backend
 
     def _is_linear_stack(self) -> bool:
         """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.

@@ -34,6 +34,30 @@ class Penalty(Component):
             fan_out: Per layer, the mean number of synapses that an event reaches.
         """
 
+    def compute_factors(self, widths: Sequence[int], fan_out: Sequence[float]) -> list[float]:
+        """Return a factor per layer for `compute_gradient`, from the layers' ``widths`` and ``fan_out``."""
+        return [1.0] * len(widths)
+
+    def compute_gradient(
+        self, rates: Tensor, factors: Tensor, widths: Sequence[int], fan_out: Sequence[float]
+    ) -> Tensor:
+        """Return the gradient [M] of `compute` for the ``rates`` [M] of the neurons of all layers, in order.
+
+        Autograd computes it, unless a penalty has a closed form, which costs a GPU fewer launches.
+
+        Args:
+            rates: [M].
+            factors: [M]; for each neuron its layer's of `compute_factors`.
+            widths: Number of neurons of each layer.
+            fan_out: As for `compute`.
+        """
+        with torch.enable_grad():
+            own = rates.detach().requires_grad_()
+            cost = self.compute(own.split(list(widths)), fan_out)
+        if not cost.requires_grad:
+            return torch.zeros_like(rates)
+        return torch.autograd.grad(cost, own)[0]
+
 
 def compute_rates(output: Tensor) -> Tensor:
     """Return the mean absolute output [N] of neurons for ``output`` [T, K, B, N]: for spikes, the firing rate."""

@@ -44,3 +44,13 @@ class RatePenalty(Penalty):
             beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)
             terms.append(beyond.square().mean())
         return self.options.weight * torch.stack(terms).sum()
+
+    @override
+    def compute_factors(self, widths: Sequence[int], fan_out: Sequence[float]) -> list[float]:
+        return [2.0 * self.options.weight / width for width in widths]
+
+    @override
+    def compute_gradient(
+        self, rates: Tensor, factors: Tensor, widths: Sequence[int], fan_out: Sequence[float]
+    ) -> Tensor:
+        return (rates - rates.clamp(self.options.lower, self.options.upper)) * factors

@@ -32,3 +32,15 @@ class SynopsPenalty(Penalty):
         operations = torch.stack([rate.sum() * fan for rate, fan in zip(rates, fan_out, strict=True)]).sum()
         dense = sum(len(rate) * fan for rate, fan in zip(rates, fan_out, strict=True))
         return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)
+
+    @override
+    def compute_factors(self, widths: Sequence[int], fan_out: Sequence[float]) -> list[float]:
+        dense = sum(width * fan for width, fan in zip(widths, fan_out, strict=True))
+        return [self.options.weight * fan / dense for fan in fan_out]
+
+    @override
+    def compute_gradient(
+        self, rates: Tensor, factors: Tensor, widths: Sequence[int], fan_out: Sequence[float]
+    ) -> Tensor:
+        # the factors times the rates are weight times share
+        return factors * (rates.dot(factors) >= self.options.weight * self.options.upper)

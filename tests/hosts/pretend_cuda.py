@@ -9,6 +9,7 @@ The CuPy backend runs as it is, on a CuPy that launches nothing and checks every
 """
 
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +38,14 @@ VALUE = "_value_on_the_host"
 PACKAGES = ("spiky_rl", "rsl_rl", "skrl", "tests")
 """Whose functions are asked about: the innermost of theirs on the stack."""
 aten, prim = torch.ops.aten, torch.ops.prim
+TWICE = {
+    "spiky_backward": ("current", "scratch"),
+    "spiky_layer_backward": ("current", "scratch"),
+    "spiky_recurrent_backward": ("current", "path", "grad_drive", "arrived", "of_output"),
+}
+"""What an adjoint over time writes and reads back, or reads in both directions."""
+MEMORY = 80 * 10**9
+"""Bytes that the device has: an H100's."""
 EXACT = (torch.bool, torch.uint8, torch.int32, torch.int64)
 
 
@@ -71,6 +80,8 @@ class Pretence(TorchDispatchMode):
         super().__init__()
         self.met: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
+        self.traffic: Counter[str] = Counter()
+        """Bytes that operations and kernels read and write, each tensor once."""
         self.is_setting_up = False
 
     @contextlib.contextmanager
@@ -111,6 +122,8 @@ class Pretence(TorchDispatchMode):
                 self.remember(found, torch.full(found.shape, finite))
         else:
             self.carry(func, args, kwargs, found)
+        if not is_free(func):
+            self.traffic[str(func)] += count_bytes(func, args, found)
         return found
 
     def own(self, func, args, kwargs):
@@ -271,6 +284,19 @@ def is_free(func) -> bool:
     return views or "empty" in func.__name__ or func.__name__.startswith(("detach", "_unsafe_view"))
 
 
+def count_bytes(func, args, found) -> int:
+    """Bytes that an operation reads and writes."""
+    filled = func in (aten.zeros.default, aten.ones.default, aten.zeros_like.default, aten.ones_like.default)
+    tensors = tree_flatten((() if filled else args, found))[0]
+    sizes = {id(x): nbytes(x) for x in tensors if isinstance(x, torch.Tensor)}
+    return sum(sizes.values())
+
+
+def nbytes(x: torch.Tensor) -> int:
+    """Bytes in memory of a tensor, of which an expanded one has fewer than it has numbers."""
+    return math.prod(n for n, stride in zip(x.shape, x.stride(), strict=True) if stride) * x.element_size()
+
+
 def is_pretended() -> bool:
     """Whether tensors that are made now are pretended ones."""
     return isinstance(torch.empty(()), FakeTensor)
@@ -330,7 +356,17 @@ def pretended():
 
         def address(x):
             assert of_cuda(x), f"a kernel is given the address of a tensor of {x.fake_device}"
+            sizes[id(x)] = nbytes(x)
             return id(x)
+
+        def launched(name, pointers):
+            for parameter, pointer in pointers.items():
+                again = TWICE.get(name, ()) if pointers.get("scratch", 1) else ()
+                passes = 2 if parameter in again else 1
+                pretence.traffic[name] += passes * sizes.get(pointer, 0)
+
+        sizes: dict[int, int] = {}
+        cupy.on_launch, cupy.memory = launched, MEMORY
 
         def numbers(x):
             assert not of_cuda(x), "NumPy is given a tensor of the device"

@@ -121,14 +121,14 @@ def test_a_wait_in_a_rollout_or_a_minibatch_is_caught(place, monkeypatch):
 
 
 def test_a_wait_in_a_gradient_is_caught(monkeypatch):
-    backward = CUPY.backward
+    backward = CUPY.layer_backward
 
     def faulty(*args, **kwargs):
         grads = backward(*args, **kwargs)
         assert float(grads[0].abs().max()) < 1e9
         return grads
 
-    monkeypatch.setattr(CUPY, "backward", faulty)
+    monkeypatch.setattr(CUPY, "layer_backward", faulty)
     with pytest.raises(HostSync, match="faulty"):
         train()
 
@@ -177,10 +177,10 @@ def test_a_launch_with_another_argument_than_the_kernels_is_caught(wrong, monkey
         elif wrong == "a float":
             values[-1] = float(values[-1])
         else:
-            size = -len(args[3]) - 2
+            size = -len(args[3]) - len(args[4]) - 2
             values[size] = int(values[size])
         return tuple(values)
 
     monkeypatch.setattr(cupy_backend, "build_arguments", faulty)
-    with pytest.raises(AssertionError, match="spiky_forward"):
+    with pytest.raises(AssertionError, match="spiky_layer_forward"):
         train()

@@ -10,6 +10,7 @@ import re
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 
 import numpy as np
@@ -34,13 +35,19 @@ CAST = re.compile(r"\b(const|unsigned|signed|__restrict__)\b")
 
 def signature(code: str, name: str) -> list[type]:
     """What a kernel takes, parameter by parameter, as its text says."""
+    return list(parameters(code, name)[0])
+
+
+def parameters(code: str, name: str) -> tuple[list[type], list[str]]:
+    """The types and names of a kernel's parameters."""
     begin = re.search(rf"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?{name}\s*\(", code)
     assert begin, f"the text has no kernel {name}"
     text = code[begin.end() : code.index(")", begin.end())]
     for macro, meaning in re.findall(r"^#define (\w+)[ \t]+(.*)$", code, re.MULTILINE):
         text = re.sub(rf"\b{macro}\b", lambda _, meaning=meaning: meaning, text)
-    parameters = [CAST.sub("", parameter).split() for parameter in text.split(",")]
-    return [int if any("*" in word for word in words) else KINDS[words[0]] for words in parameters]
+    words = [CAST.sub("", parameter).split() for parameter in text.split(",")]
+    kinds = [int if any("*" in word for word in each) else KINDS[each[0]] for each in words]
+    return kinds, [each[-1].lstrip("*") for each in words]
 
 
 class Cupy:
@@ -49,10 +56,16 @@ class Cupy:
     def __init__(self, executes: bool = True) -> None:
         self.executes = executes
         self.launches: Counter[str] = Counter()
+        self.on_launch: Callable[[str, dict[str, int]], None] = lambda name, pointers: None
+        """Called with the name of each kernel and its pointers, by the names of its parameters."""
         self.shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        self.sources: list[str] = []
+        """Of the modules that were loaded."""
         self.devices: list[int | None] = []
-        self.streams: list[int] = []
+        self.current_device: int | None = 0
         self.current_stream = STREAM
+        self.memory = 0
+        """Bytes that the device has."""
         self.module = make_module(self)
 
 
@@ -75,32 +88,27 @@ def make_module(record: Cupy) -> types.ModuleType:
 
         @classmethod
         def from_external(cls, obj):
+            assert (
+                record.devices
+            ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
             version, handle = obj.__cuda_stream__()
             assert version == 0, "the version of the protocol"
             stream = cls()
             stream.ptr = handle
             return stream
 
-        def __enter__(self):
-            assert (
-                record.devices
-            ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
-            record.streams.append(self.ptr)
-            return self
-
-        def __exit__(self, *_) -> None:
-            record.streams.pop()
-
     class RawKernel:
         __slots__ = (
             "_bytes",
             "_module",
+            "_names",
             "_takes",
             "name",
         )  # a name that CuPy's kernel does not have is refused
 
         def __init__(self, module: "RawModule", name: str) -> None:
-            self._module, self.name, self._takes = module, name, signature(module.code, name)
+            self._module, self.name = module, name
+            self._takes, self._names = parameters(module.code, name)
             self._bytes = UNASKED_SHARED
 
         @property
@@ -113,13 +121,12 @@ def make_module(record: Cupy) -> types.ModuleType:
                 raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
             self._bytes = value
 
-        def __call__(self, grid, block, args, *, shared_mem=0) -> None:
+        def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
             name, module = self.name, self._module
+            current = record.devices[-1] if record.devices else record.current_device
+            assert current == module._devices[-1], f"{name} runs on its module's device"
             assert (
-                record.devices and record.devices[-1] == module._devices[-1]
-            ), f"{name} runs on its module's device"
-            assert (
-                record.streams and record.streams[-1] == record.current_stream
+                type(stream) is Stream and stream.ptr == record.current_stream
             ), f"{name} runs on torch's current stream"
             for sizes, most in ((grid, 2**31), (block, MOST_THREADS)):
                 assert type(sizes) is tuple
@@ -136,6 +143,8 @@ def make_module(record: Cupy) -> types.ModuleType:
                     type(value) is kind
                 ), f"argument {i} of {name} is {kind.__name__}, not {type(value).__name__}"
             record.launches[name] += 1
+            pairs = zip(self._names, args, self._takes, strict=True)
+            record.on_launch(name, {label: value for label, value, kind in pairs if kind is int})
             record.shapes.append((name, grid, block))
             if record.executes:
                 library = host_device.compiled(module.code, name)
@@ -150,6 +159,7 @@ def make_module(record: Cupy) -> types.ModuleType:
             ), "the text's own lanes, and no products contracted"
             assert record.devices, "a module is loaded on the device that is current"
             self.code, self._devices = code, list(record.devices)
+            record.sources.append(code)
 
         def get_function(self, name: str) -> RawKernel:
             return RawKernel(self, name)
@@ -159,6 +169,8 @@ def make_module(record: Cupy) -> types.ModuleType:
     cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
     nvrtc.getVersion = lambda: (13, 0)
     cuda.Device, cuda.Stream, cuda.nvrtc = Device, Stream, nvrtc
+    cuda.runtime = types.ModuleType("cupy_backends.cuda.api.runtime")
+    cuda.runtime.getDevice = lambda: record.devices[-1] if record.devices else record.current_device
     cupy.cuda, cupy.RawModule, cupy.RawKernel = cuda, RawModule, RawKernel
     cupy.is_available = lambda: True
     return cupy
@@ -177,6 +189,9 @@ def forget() -> None:
     for cached in (
         cupy_backend.compile_kernels,
         cupy_backend.load_bit_kernels,
+        cupy_backend.load_layer_kernels,
+        cupy_backend._load_cupy,
+        cupy_backend.wrap_stream,
         dispatch.require_backend,
         dispatch.resolve_auto,
     ):
@@ -191,6 +206,12 @@ def installed(executes: bool = True):
         put_in_place(patch, cupy.module)
         patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        patch.setattr(torch.cuda, "current_device", lambda: cupy.current_device)
+        patch.setattr(
+            torch.cuda,
+            "get_device_properties",
+            lambda device: types.SimpleNamespace(total_memory=cupy.memory),
+        )
         patch.setattr(
             torch.cuda,
             "current_stream",
@@ -207,6 +228,7 @@ def installed(executes: bool = True):
 def on_the_host():
     """The CuPy backend computes on tensors of the CPU; gives the record of what it asked CuPy for."""
     with installed() as cupy, pytest.MonkeyPatch.context() as patch:
+        cupy.current_device = None  # the index of a tensor of the CPU
         patch.setitem(dispatch.list_compiled_backends(), "cpu", "cupy")
         patch.setattr(CUPY, "device", "cpu")
         yield cupy

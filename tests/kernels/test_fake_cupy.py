@@ -98,7 +98,7 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
         counted = CUPY.launches.total() - counted
     assert counted == cupy.launches.total(), "every launch is counted"
     forward, backward = (
-        cupy.launches[f"spiky_{way}"] + cupy.launches[f"spiky_recurrent_{way}"]
+        sum(cupy.launches[f"spiky_{kind}{way}"] for kind in ("", "layer_", "recurrent_"))
         for way in ("forward", "backward")
     )
     assert forward > 0 and (backward > 0) == learns
@@ -110,10 +110,12 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
     assert any(grad.any() for grad in grads.values()), "a network that nothing flows through proves little"
 
 
+@pytest.mark.parametrize("threads", [1, 700, 1 << 20])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130)], ids=str)
-def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
+def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape, threads):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
-    with fake_cupy.on_the_host() as cupy:
+    with fake_cupy.on_the_host() as cupy, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_backend, "SUMMING_THREADS", threads)
         bits = CUPY.pack(x)
         assert torch.equal(CUPY.unpack(bits, shape[1]), x)
     assert torch.equal(bits, CPU.pack(x))
@@ -139,6 +141,30 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     for kernel in ("spiky_backward", "spiky_recurrent_backward"):
         assert (launched[kernel] > 1) == (most < 1 << 26)
     assert all(near(a, b, GRADIENT) for a, b in zip(parts, whole, strict=True))
+
+
+@pytest.mark.parametrize("limit", [1, 128, 400, 682, 1024, 5000])
+@pytest.mark.parametrize("unit", [1, 128])
+def test_parts_are_equal_and_within_the_limit(limit, unit):
+    for count in (1, 129, 1000, 1024):
+        part = cupy_backend.count_equal_part(count, limit, unit)
+        assert part % unit == 0 and (part <= limit or part == unit)
+        sizes = [min(part, count - first) for first in range(0, count, part)]
+        fewest = -(-count // max(unit, limit // unit * unit))
+        assert len(sizes) <= fewest and max(sizes) - min(sizes) < unit * len(sizes) + len(sizes)
+
+
+def test_a_recurrent_adjoint_has_as_few_launches_as_the_devices_memory_allows(monkeypatch):
+    job, feedback = call(learned=False, width=61), RecurrentFeedback(1, binary=True)
+    state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
+    loop = RecurrentLaunch(*job[:2], state, *job[3:], feedback, torch.zeros(61, 61))
+    per_row = 4 * TIME * STEPS * 61 * 6
+    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", 1)
+    for memory, launches in ((0, 3), (2 * per_row * 32, 2), (3 * per_row * 32, 1)):
+        with fake_cupy.on_the_host() as cupy:
+            cupy.memory = memory
+            CUPY.recurrent_backward(loop, torch.ones(TIME, STEPS, 3, 61), None)
+        assert cupy.launches == {"spiky_recurrent_backward": launches}
 
 
 def call(learned=True, width=5):
@@ -183,13 +209,48 @@ def test_each_launch_is_on_the_stream_that_is_then_torchs():
 
 
 def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
-    job = KernelLaunch(*call())
-    with fake_cupy.on_the_host() as cupy:
-        monkeypatch.setattr(cupy_backend._Stream, "__cuda_stream__", lambda _: (0, fake_cupy.STREAM))
+    job, wrap = KernelLaunch(*call()), cupy_backend.wrap_stream
+    with fake_cupy.on_the_host() as cupy, monkeypatch.context() as patch:
+        patch.setattr(cupy_backend, "wrap_stream", lambda device, _: wrap(device, fake_cupy.STREAM))
         CUPY.forward(job, True)
         cupy.current_stream = 7
         with pytest.raises(AssertionError, match="torch's current stream"):
             CUPY.forward(job, True)
+
+
+def test_a_device_that_is_not_current_is_made_current():
+    job = KernelLaunch(*call())
+    with fake_cupy.on_the_host() as cupy:
+        CUPY.forward(job, True)
+        cupy.current_device = 1
+        CUPY.forward(job, True)
+    assert cupy.launches == {"spiky_forward": 2}
+
+
+def test_a_device_that_is_taken_for_the_current_one_is_caught(monkeypatch):
+    job = KernelLaunch(*call())
+    with fake_cupy.on_the_host() as cupy:
+        CUPY.forward(job, True)
+        cupy.current_device = 1
+        monkeypatch.setattr(cupy_backend, "is_current_device", lambda _: True)
+        with pytest.raises(AssertionError, match="runs on its module's device"):
+            CUPY.forward(job, True)
+
+
+def test_a_launch_like_an_earlier_one_makes_no_stream_no_context_and_no_number_anew(monkeypatch):
+    job, made = KernelLaunch(*call()), []
+    caches = (cupy_backend._format_sizes, cupy_backend._format_numbers, cupy_backend._format_layer)
+    with fake_cupy.on_the_host() as cupy:
+        for run in (lambda: CUPY.forward(job, False), lambda: CUPY.layer_forward(job, None, None)):
+            run()
+            before = [cache.cache_info().misses for cache in caches]
+            with monkeypatch.context() as patch:
+                patch.setattr(cupy_backend, "np", None)  # which makes numbers
+                patch.setattr(cupy.module.cuda, "Device", lambda *_: made.append("Device"))
+                patch.setattr(cupy.module.cuda, "Stream", None)
+                run()
+            assert [cache.cache_info().misses for cache in caches] == before
+    assert made == [] and cupy.launches.total() == 4
 
 
 def test_a_loop_that_shares_more_than_a_device_has_is_refused_by_its_key():

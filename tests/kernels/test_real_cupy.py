@@ -223,13 +223,29 @@ def test_the_real_cupy_passes_on_what_a_kernel_reads():
     assert int.from_bytes(read(CScalar(values[0]).ptr, 8), "little") == current.data_ptr()
 
 
-def test_the_real_cupy_takes_torchs_stream(monkeypatch):
+def test_the_real_cupy_takes_torchs_stream():
     import cupy
 
-    stream = types.SimpleNamespace(cuda_stream=fake_cupy.STREAM)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    taken = cupy.cuda.Stream.from_external(cupy_backend._Stream(torch.device("cuda:0")))
+    taken = cupy.cuda.Stream.from_external(cupy_backend._Stream(fake_cupy.STREAM))
     assert taken.ptr == fake_cupy.STREAM
+
+
+def test_the_real_cupys_kernels_are_launched_on_a_given_stream():
+    import cupy
+
+    class Seen(BaseException):
+        """The stream is looked at."""
+
+    class Stream:
+        @property
+        def ptr(self):
+            raise Seen
+
+    function = cupy.cuda.function.Function.__new__(cupy.cuda.function.Function)
+    with pytest.raises(Seen):
+        function((1,), (1,), (), shared_mem=0, stream=Stream())
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        function((1,), (1,), (), shared_mem=0, streams=Stream())
 
 
 # What it compiles

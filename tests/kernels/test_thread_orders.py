@@ -68,7 +68,7 @@ def test_every_neuron_in_any_order_has_the_bits_of_the_cpu_kernels(program, orde
 @pytest.mark.parametrize("order", ORDERS)
 def test_spikes_in_any_order_are_the_cpus_bits_and_come_back(order):
     with host_device.ordered(ORDERS[order]):
-        test_fake_cupy.test_spikes_are_kept_as_the_cpus_bits_and_come_back((7, 130))
+        test_fake_cupy.test_spikes_are_kept_as_the_cpus_bits_and_come_back((7, 130), 700)
 
 
 @pytest.mark.slow

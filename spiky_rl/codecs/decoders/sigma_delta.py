@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import override
 
-import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value
 
 
 class SigmaDeltaDecoder(Decoder):
@@ -26,6 +27,7 @@ class SigmaDeltaDecoder(Decoder):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         self.state_width = outputs
+        self.adder = Adder.from_options()
 
     @override
     def forward(
@@ -35,10 +37,23 @@ class SigmaDeltaDecoder(Decoder):
         if state is None:
             # add the bias last, as below, so that an episode's first control step has the same bits with and without a state
             return dispatch.linear(self.backend, spikes.sum(1), weight, None) + bias, ()
-        changes, total, sums = dispatch.linear(self.backend, spikes.sum(1), weight, None), state[0], []
-        for t in range(changes.shape[0]):
-            if keep is not None:
-                total = total * keep[t].unsqueeze(-1)
-            total = total + changes[t]
-            sums.append(total)
-        return torch.stack(sums) + bias, (total,)
+        changes = dispatch.linear(self.backend, spikes.sum(1), weight, None)
+        if len(changes) == 1:  # a control step of a rollout or an exported policy: no loop over time
+            total = (state[0] if keep is None else state[0] * keep[0].unsqueeze(-1)) + changes[0]
+            return total.unsqueeze(0) + bias, (total,)
+        sums, (total,) = dispatch.unroll(
+            self.backend, self.adder, SPIKELESS, changes.unsqueeze(1), 1, state, (), keep
+        )
+        return sums.squeeze(1) + bias, (total,)
+
+
+class Adder(Neuron):
+    """The sum of its input; its output is the sum."""
+
+    states = ("total",)
+    graded = True
+
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        total = s.total + current
+        return total, s.replace(total=total)

@@ -25,6 +25,8 @@ class Encoder(Component, torch.nn.Module):
     """Whether the encoder, if it carries a state, sends no events while its input is constant."""
     state_sizes: tuple[int, ...] = ()
     """Width of each state that is carried between control steps."""
+    backend: str = "auto"
+    """Kernel backend of an encoder whose state is a neuron's."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

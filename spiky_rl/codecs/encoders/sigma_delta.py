@@ -21,6 +21,9 @@ from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import Settings, option
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, parameter
 
 
 class SigmaDeltaEncoder(Encoder):
@@ -36,6 +39,7 @@ class SigmaDeltaEncoder(Encoder):
         super().__init__()
         self.width, self.steps, self.threshold = inputs, steps, options.threshold
         self.state_sizes = (inputs,)
+        self.sender = Sender.from_options(threshold=options.threshold)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -47,13 +51,14 @@ class SigmaDeltaEncoder(Encoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
             return self(x), ()
-        reference, events = state[0], []
-        for t in range(x.shape[0]):
-            if keep is not None:
-                reference = reference * keep[t].unsqueeze(-1)
-            events.append(self._make_event(x[t] - reference))
-            reference = reference + events[-1]
-        return self._put_in_first_step(torch.stack(events)), (reference,)
+        if x.shape[0] == 1:  # a control step of a rollout or an exported policy: no loop over time
+            reference = state[0] if keep is None else state[0] * keep[0].unsqueeze(-1)
+            event = self._make_event(x[0] - reference)
+            return self._put_in_first_step(event.unsqueeze(0)), (reference + event,)
+        events, (reference,) = dispatch.unroll(
+            self.backend, self.sender, SPIKELESS, x.unsqueeze(1), 1, state, (self.threshold,), keep
+        )
+        return self._put_in_first_step(events.squeeze(1)), (reference,)
 
     def _make_event(self, change: Tensor) -> Tensor:
         return torch.where(change.abs() >= self.threshold, change, torch.zeros_like(change))
@@ -65,3 +70,21 @@ class SigmaDeltaEncoder(Encoder):
     def count_operations(self, x: Tensor) -> Tensor:
         """Count two per observation: the difference and the move of the reference."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)
+
+
+class Sender(Neuron):
+    """One observation's channel: its input is the observation, its output the event, its state the receiver's copy."""
+
+    states = ("reference",)
+
+    class Options(Neuron.Options):
+        threshold: float = parameter(0.1, "smallest change that is sent", low=0.0, unit="1")
+
+    options: Options
+    graded = True
+
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        change = current - s.reference
+        event = ops.where(ops.abs(change) >= p.threshold, change, 0.0)
+        return event, s.replace(reference=s.reference + event)

@@ -16,6 +16,7 @@ from spiky_rl.config.registry import Component
 from spiky_rl.kernels.launch import NeuronRun
 
 if TYPE_CHECKING:
+    from spiky_rl.kernels.gpu_stack import GpuStack
     from spiky_rl.kernels.stack import LayerStack, StackStage
 
 type Geometry = tuple[Sequence[int], int, int, int]
@@ -45,7 +46,9 @@ class Backend(Component):
         """Run neurons with feedback over time, as `run_neuron` does without."""
         return self.fallback.run_recurrent(run)
 
-    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> LayerStack | None:
+    def stack(
+        self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool
+    ) -> LayerStack | GpuStack | None:
         """Return a function that runs all layers in one call; None if the layers must run one after the other.
 
         Args:

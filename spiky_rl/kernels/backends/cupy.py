@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, override
 
 import numpy as np
@@ -19,7 +19,9 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import compiler, operators, programs
 from spiky_rl.kernels.backends._compiled import Compiled
+from spiky_rl.kernels.gpu_stack import GpuStack, LayerKernels
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
+from spiky_rl.kernels.stack import StackStage
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """Options of NVRTC. Without fused multiply-adds the forward is bit-equal to torch's for neurons that only use arithmetic. CuPy adds
@@ -31,7 +33,16 @@ MAX_THREADS = 256
 SHARED_BYTES = 48 * 1024
 """Shared memory that a block may use without an explicit request."""
 SCRATCH_FLOATS = 1 << 26
-"""Size of an adjoint's scratch memory: 256 MiB."""
+"""Size of an adjoint's scratch memory: 256 MiB, or `SCRATCH_SHARE` of the device's memory where that is more."""
+SCRATCH_SHARE = 1 / 32
+"""Largest share of a device's memory that is scratch memory of an adjoint over time."""
+SUMMING_THREADS = 1 << 20
+"""Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. The same on every device, because the order of
+addition follows it."""
+REGISTER_STEPS = 8
+"""Maximum inner steps of one control step whose adjoint fits into registers."""
+READERS = 16
+"""Maximum outputs of a readout whose weights to one neuron fit into a thread's registers."""
 
 
 def get_extra_name() -> str:
@@ -78,6 +89,14 @@ def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any
 
 
 @cache
+def load_layer_kernels(key: str, register_steps: int, readers: int, device: int) -> tuple[Any, Any]:
+    """Compile and load forward and backward of a stack's layer of the neuron ``key`` on a ``device``."""
+    names = ("spiky_layer_forward", "spiky_layer_backward")
+    forward, backward = load_functions(build_layer_source(key, register_steps, readers), names, device)
+    return forward, backward
+
+
+@cache
 def load_bit_kernels(device: int) -> dict[str, Any]:
     """Load the kernels of `bits_gpu.h` on one ``device``, by name."""
     names = ("spiky_pack", "spiky_unpack")
@@ -89,8 +108,7 @@ def load_functions(code: str, names: Sequence[str], device: int) -> list[Any]:
 
     Raises `CompileError` if CuPy, its libraries or the driver fail.
     """
-    import cupy
-
+    cupy = _load_cupy()
     with cupy.cuda.Device(device):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
@@ -111,13 +129,30 @@ def build_source(key: str, recurrent: bool = False) -> str:
     return f"{text}\n{programs.read_header('recurrent_gpu')}" if recurrent else text
 
 
-class Cupy(Compiled):
+def build_layer_source(key: str, register_steps: int, readers: int) -> str:
+    """Return the text that `load_layer_kernels` compiles.
+
+    ``register_steps`` and ``readers`` are ``REGISTER_STEPS`` and ``READERS`` of `layer_gpu.h`.
+    """
+    constants = f"#define REGISTER_STEPS {register_steps}\n#define READERS {readers}"
+    text = programs.build_source(programs.PROGRAMS[key])
+    return f"{text}\n{constants}\n{programs.read_header('layer_gpu')}"
+
+
+class Cupy(LayerKernels, Compiled):
     """Kernels for CUDA devices: neurons and bit packing; torch's own functions do the rest."""
 
     device = "cuda"
 
     def get_unavailable_reason(self) -> str | None:
         return get_missing_reason()
+
+    @override
+    def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> GpuStack | None:
+        # bfloat16 is for CPUs
+        if recompute or any(stage.feedback for stage in stages):
+            return None
+        return GpuStack(self, stages)
 
     @override
     def linear(
@@ -153,7 +188,7 @@ class Cupy(Compiled):
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
         floats = T * steps * programs.PROGRAMS[key].states
-        max_lanes = max(BLOCK, SCRATCH_FLOATS // floats // BLOCK * BLOCK)
+        max_lanes = count_equal_part(B * N, count_scratch_floats(current.device) // floats, BLOCK)
         scratch = current.new_empty(floats * min(max_lanes, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
         pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
@@ -193,7 +228,7 @@ class Cupy(Compiled):
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         filtered = feedback.decay is not None
         turned, recalled = synapses.t().contiguous(), _make_delay_masks(keep, T, steps, D)
-        max_rows = max(1, SCRATCH_FLOATS // (count * N * (S + 4)))
+        max_rows = count_equal_part(B, count_scratch_floats(current.device) // (count * N * (S + 4)), 1)
         parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
         for first in range(0, B, max_rows):
             rows = min(max_rows, B - first)
@@ -262,6 +297,70 @@ class Cupy(Compiled):
         )
 
     @override
+    def allocate_activity(self, like: Tensor, widths: Sequence[int]) -> Tensor:
+        return like.new_empty(count_rows(like.shape[2], max(widths)), sum(widths))
+
+    @override
+    def layer_forward(
+        self, run: KernelLaunch, offset: Tensor | None, activity: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        current, state, steps = run.current, run.state, run.steps
+        T, _, B, N = current.shape
+        output = current.new_empty((T, steps, B, N) if offset is None else (T, B, N))
+        last = None if state is None else torch.empty_like(state)
+        rows = B if activity is None else activity.shape[0]
+        width = 0 if activity is None else activity.stride(0)
+        share = rows / max(T * steps * B, 1)
+        values = build_arguments(
+            (current, state, run.params, run.keep, offset, output, last, activity),
+            current,
+            steps,
+            run.uniforms,
+            _format_layer(offset is not None, rows * N, width, share),
+        )
+        self._launch_layer(run, 0, values, rows * N, 0)
+        return output, last
+
+    @override
+    def layer_backward(
+        self,
+        run: KernelLaunch,
+        grad_output: Tensor | None,
+        grad_last: Tensor | None,
+        charge: Tensor | None,
+        last_step: bool,
+        of_state: bool,
+        of_sums: bool,
+        weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        current, state, steps = run.current, run.state, run.steps
+        T, _, B, N = current.shape
+        floats = 0 if self.count_register_steps(run) else T * steps * programs.PROGRAMS[run.key].states
+        rows = count_rows(B, N, floats) if of_sums or floats else B
+        grad_current = torch.empty_like(current)
+        grad_state = None if state is None or not of_state else torch.empty_like(state)
+        params = 0 if run.params is None else run.params.shape[0]
+        sums = current.new_empty(1 + params, rows, N) if of_sums else None
+        scratch = current.new_empty(floats * rows * N) if floats else None
+        received = (grad_output, weight, grad_last, charge)
+        grads = (None if x is None else x.contiguous() for x in received)
+        pointers = (current, state, run.params, run.keep, *grads, grad_current, grad_state, sums, scratch)
+        share = 1.0 / max(T * steps * B, 1)
+        others = _format_layer(last_step, rows * N, None, share)
+        values = build_arguments(pointers, current, steps, run.uniforms, others)
+        self._launch_layer(run, 1, values, rows * N, 0 if weight is None else weight.shape[0])
+        return grad_current, grad_state, sums
+
+    @override
+    def can_read_back(self, run: KernelLaunch, outputs: int) -> bool:
+        return self.count_register_steps(run) > 0 and outputs <= READERS
+
+    @staticmethod
+    def count_register_steps(run: KernelLaunch) -> int:
+        """Return the inner steps of a ``run`` whose adjoint fits into registers, 0 if it does not."""
+        return run.steps if run.current.shape[0] == 1 and run.steps <= REGISTER_STEPS else 0
+
+    @override
     def linear_forward(  # pylint: disable=unused-argument
         self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
@@ -277,30 +376,25 @@ class Cupy(Compiled):
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
         """Run `Backend.pack`; write into ``bits`` if given."""
         packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
+        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape)
         return packed
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
-        self._run_bit_kernel("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
+        self._run_bit_kernel("spiky_unpack", bits.contiguous(), x, x.shape)
         return x
 
-    def _run_bit_kernel(
-        self, name: str, source: Tensor, to: Tensor, shape: Sequence[int], lanes: int
-    ) -> None:
-        """Run the kernel ``name`` of `bits_gpu.h` with at least ``lanes`` threads."""
-        values = (source.data_ptr(), to.data_ptr(), *map(np.int64, shape))
-        if lanes:
-            self._run(
-                load_bit_kernels(to.device.index)[name],
-                name,
-                values,
-                to.device,
-                count_blocks(lanes),
-                BLOCK,
-                0,
-            )
+    def _run_bit_kernel(self, name: str, source: Tensor, to: Tensor, shape: Sequence[int]) -> None:
+        """Run the kernel ``name`` of `bits_gpu.h` on floats of this ``shape`` [rows, C]."""
+        rows, inputs = shape
+        if rows * inputs == 0:
+            return
+        width = programs.count_words(inputs) * 64
+        threads = count_rows(rows, width) * width
+        values = (source.data_ptr(), to.data_ptr(), *map(np.int64, (rows, inputs, threads)))
+        kernel = load_bit_kernels(to.device.index)[name]
+        self._run(kernel, name, values, to.device, count_blocks(threads), BLOCK, 0)
 
     def _launch(
         self,
@@ -330,6 +424,17 @@ class Cupy(Compiled):
         label = key if which == 0 else f"{key} backward"
         self._run(function, label, values, device, grid, block, shared_bytes)
 
+    def _launch_layer(
+        self, run: KernelLaunch, which: int, values: tuple[np.generic | int, ...], threads: int, readers: int
+    ) -> None:
+        """Launch the forward or backward kernel of a stack's layer."""
+        if threads == 0:
+            return
+        device, steps = run.current.device, self.count_register_steps(run)
+        function = load_layer_kernels(run.key, steps, readers, device.index)[which]
+        label = f"{run.key} layer{' backward' * which}"
+        self._run(function, label, values, device, count_blocks(threads), BLOCK, 0)
+
     def _run(
         self,
         function: Callable[..., None],
@@ -340,11 +445,13 @@ class Cupy(Compiled):
         block: int,
         shared_bytes: int,
     ) -> None:
-        import cupy
-
-        # take the stream inside the device context, because CuPy assigns a stream to the current device
-        with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
-            function((grid,), (block,), values, shared_mem=shared_bytes)
+        index = device.index
+        stream = wrap_stream(index, torch.cuda.current_stream(device).cuda_stream)
+        if is_current_device(index):
+            function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
+        else:
+            with _load_cupy().cuda.Device(index):
+                function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
         self.launches[label] += 1
 
 
@@ -387,16 +494,57 @@ def build_arguments(
         uniforms: The last arguments, as floats.
         others: Arguments between the sizes and the uniforms.
     """
-    T, K, B, N = current.shape
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
-    # CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types
-    return (
-        *addresses,
-        *map(np.int64, (T, steps, B, N)),
-        np.int32(K == 1),
-        *others,
-        *map(np.float32, uniforms),
+    T, K, B, N = current.shape
+    return (*addresses, *_format_sizes(T, steps, B, N, K == 1), *others, *_format_numbers(tuple(uniforms)))
+
+
+# CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types, which
+# take longer to make than to find again
+@lru_cache(maxsize=4096)
+def _format_sizes(T: int, K: int, B: int, N: int, constant: bool) -> tuple[np.generic, ...]:
+    return *map(np.int64, (T, K, B, N)), np.int32(constant)
+
+
+@lru_cache(maxsize=4096)
+def _format_numbers(numbers: tuple[float, ...]) -> tuple[np.generic, ...]:
+    return tuple(map(np.float32, numbers))
+
+
+@lru_cache(maxsize=4096)
+def _format_layer(last_step: bool, threads: int, width: int | None, share: float) -> tuple[np.generic, ...]:
+    """Format the numbers of a layer's kernel; ``width`` is for the forward kernel alone."""
+    columns = () if width is None else (np.int64(width),)
+    return np.int32(last_step), np.int64(threads), *columns, np.float32(share)
+
+
+def count_scratch_floats(device: torch.device) -> int:
+    """Return the size of the scratch memory of an adjoint on a ``device``, in floats.
+
+    It follows the device's whole memory, not the free memory, so that equal runs on equal devices add in the same order.
+    """
+    return max(
+        SCRATCH_FLOATS, int(torch.cuda.get_device_properties(device).total_memory * SCRATCH_SHARE) // 4
     )
+
+
+def count_equal_part(count: int, limit: int, unit: int) -> int:
+    """Return the size of the largest of equal parts of ``count``, a multiple of ``unit``; more than ``limit`` only if that is less than one ``unit``."""
+    parts = max(1, -(-count // max(unit, limit // unit * unit)))
+    return max(unit, -(-count // (parts * unit)) * unit)
+
+
+def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
+    """Return how many of ``B`` samples have a thread of their own for each of ``N`` neurons in a kernel that adds up over samples.
+
+    ``scratch_floats`` is the number of floats of scratch memory per thread.
+    """
+    threads = (
+        SUMMING_THREADS if scratch_floats == 0 else min(SUMMING_THREADS, SCRATCH_FLOATS // scratch_floats)
+    )
+    rows = max(1, min(B, threads // max(N, 1)))
+    samples = -(-B // rows)  # per thread; rows for which they are as equal as they can be
+    return -(-B // samples) if B else 1
 
 
 def count_blocks(lanes: int) -> int:
@@ -445,11 +593,33 @@ def _make_delay_masks(keep: Tensor | None, T: int, steps: int, delays: int) -> l
     return reach
 
 
+@cache
+def _load_cupy() -> Any:
+    """Return the module ``cupy``; an import statement in every launch takes longer."""
+    import cupy
+
+    return cupy
+
+
+def is_current_device(index: int | None) -> bool:
+    """Return whether torch and CuPy both launch on device ``index`` in this thread, so that no device must be made current."""
+    return torch.cuda.current_device() == index and _load_cupy().cuda.runtime.getDevice() == index
+
+
+@cache
+def wrap_stream(device: int, handle: int) -> Any:
+    """Return a stream of torch's on a ``device`` as one of CuPy's. Torch keeps its streams, so that a handle means one stream."""
+    cupy = _load_cupy()
+    # inside the device context, because CuPy assigns a stream to the current device
+    with cupy.cuda.Device(device):
+        return cupy.cuda.Stream.from_external(_Stream(handle))
+
+
 @dataclass(frozen=True)
 class _Stream:
-    """Torch's current stream of a device with the protocol that CuPy needs; torch's own streams have it from 2.10 on."""
+    """A stream with the protocol that CuPy needs; torch's own streams have it from 2.10 on."""
 
-    device: torch.device
+    handle: int
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream(self.device).cuda_stream
+        return 0, self.handle

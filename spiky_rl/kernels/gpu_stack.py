@@ -1,0 +1,281 @@
+"""A stack of linear maps and neurons on a GPU: a feed-forward network whose penalty on activity is part of its kernels.
+
+Per layer, the forward pass is one matrix product and one kernel, the backward pass one kernel and the two products of its gradients.
+The neurons' kernels add up everything that is a sum over samples: activity, and the gradients of biases and parameters. The signals
+between two layers are kept as the products read them, and currents are kept, so nothing is packed, unpacked or computed again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import operators, programs
+from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.surrogates.base import Surrogate
+
+if TYPE_CHECKING:
+    from spiky_rl.kernels.stack import StackStage
+
+_PER_STAGE = 4
+"""Number of tensors per stage that may have a gradient: weight, bias, params, state."""
+
+
+@dataclass(frozen=True)
+class ActivityCharge:
+    """A penalty on the activity of the first layers of a stack."""
+
+    layers: int
+    """Number of layers that the penalty reads."""
+    compute_gradient: Callable[[Tensor], Tensor]
+    """Returns the penalty's gradient [M] for the mean absolute outputs [M] of all neurons of these layers, in order."""
+
+
+class LayerKernels(ABC):
+    """The kernels that a stack needs: a backend's. All tensors are contiguous float32."""
+
+    @abstractmethod
+    def allocate_activity(self, like: Tensor, widths: Sequence[int]) -> Tensor:
+        """Allocate the mean activities [rows, M] of layers of these ``widths`` for a signal ``like`` [T, K or 1, B, C].
+
+        The mean over the rows is that over all samples and inner steps.
+        """
+
+    @abstractmethod
+    def layer_forward(
+        self, run: KernelLaunch, offset: Tensor | None, activity: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the outputs of a layer's neurons and the states after the last step, None without states.
+
+        Args:
+            run: The launch.
+            offset: [N]; with it the output is [T, B, N]: that of the last inner steps plus the offset.
+            activity: If given, columns of `allocate_activity`, which receive the layer's activity.
+        """
+
+    @abstractmethod
+    def layer_backward(
+        self,
+        run: KernelLaunch,
+        grad_output: Tensor | None,
+        grad_last: Tensor | None,
+        charge: Tensor | None,
+        last_step: bool,
+        of_state: bool,
+        of_sums: bool,
+        weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the gradients of current and state, and partial sums [1 + P, rows, N]; None for what is not wanted.
+
+        The sums over the rows are the gradients of a bias and of the parameters.
+
+        Args:
+            run: The launch of `layer_forward`.
+            grad_output: Gradient of the outputs; None for zero.
+            grad_last: Gradient of the states after the last step, [S, B, N]; None for zero.
+            charge: [N], the gradient of a penalty for the mean absolute output of each neuron; None for zero.
+            last_step: Whether the outputs are those of the last inner steps.
+            of_state: Whether to return the gradient of the state.
+            of_sums: Whether to return the partial sums.
+            weight: [F, N], the weights of a linear map that reads the outputs, if ``grad_output`` is the gradient [T, K, B, F] of
+                that map's output; see `can_read_back`.
+        """
+
+    @abstractmethod
+    def can_read_back(self, run: KernelLaunch, outputs: int) -> bool:
+        """Return whether `layer_backward` of ``run`` supports a linear map with this number of ``outputs``."""
+
+
+class GpuStack:
+    """Layers that run one after the other on a GPU, as one function of autograd.
+
+    Args:
+        kernels: The backend that runs the neurons.
+        stages: The layers, in order; none is recurrent.
+    """
+
+    events = True
+    """Whether the stack supports penalties."""
+
+    def __init__(self, kernels: LayerKernels, stages: Sequence[StackStage]) -> None:
+        self.kernels, self.stages = kernels, tuple(stages)
+        self.inputs = stages[0].map.in_features
+        self.states = sum(stage.states for stage in stages)
+        self._calls: list[tuple[Surrogate, float, programs.NeuronCall] | None] = [None] * len(stages)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a GpuStack cannot be copied or pickled; build a new one")
+
+    def __call__(
+        self,
+        x: Tensor,
+        steps: int,
+        ops: TorchOps,
+        states: Sequence[Tensor] | None,
+        keep: Tensor | None,
+        charge: ActivityCharge | None = None,
+        offset: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the last stage's output and the states [B, N] of all stages in order.
+
+        The output is [T, K, B, N], or [T, B, N], of the last inner steps alone, with an ``offset``.
+
+        Args:
+            x: Signal [T, K or 1, B, C].
+            steps: K.
+            ops: The network's op vocabulary.
+            states: States before the first step, [B, N] each. With None the run starts from the zero state and returns no states.
+            keep: [T, B]; 0 where an episode begins with this step.
+            charge: A penalty, whose gradient the backward pass adds to that of the outputs; None without one.
+            offset: [N], added to the output of the last stage; None for the outputs of all inner steps.
+        """
+        if x.shape[-1] != self.inputs:
+            raise ValueError(f"channels: {x.shape[-1]} given; expected: {self.inputs}")
+        if states is not None and len(states) < self.states:
+            raise ValueError(f"states: {len(states)} given; expected: {self.states}")
+        calls, tensors, rest = [], [], None if states is None else list(states)
+        for i, stage in enumerate(self.stages):
+            calls.append(self._prepare_call(i, stage, stage.ops or ops))
+            state = None if rest is None else _stack_states(rest[: stage.states])
+            rest = None if rest is None else rest[stage.states :]
+            tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
+        # read the gradient mode here: inside of the autograd function it is always off
+        recorded = torch.is_grad_enabled()
+        output, *last = _Run.apply(self, calls, steps, recorded, charge, x, keep, offset, *tensors)  # type: ignore[misc]
+        return output, [s for layer in last for s in layer.unbind(0)]
+
+    def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
+        """Return the call of a stage's neuron. If the neuron learns nothing, the call changes only with ``ops``."""
+        known = self._calls[i]
+        if known is not None and known[0] is ops.surrogate and known[1] == ops.slope:
+            return known[2]
+        call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
+        self._calls[i] = None if stage.neuron.learn else (ops.surrogate, ops.slope, call)
+        return call
+
+
+def _stack_states(states: Sequence[Tensor]) -> Tensor:
+    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(list(states))
+
+
+def _multiply_weights(stage: StackStage, weight: Tensor, signal: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the currents [..., N] of a stage."""
+    return torch.nn.functional.linear(signal, weight if stage.output_major else weight.t(), bias)
+
+
+class _Run(torch.autograd.Function):
+    """A call of the stack; tensors per stage: weight, bias, params, state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        stack: GpuStack,
+        calls: Sequence[programs.NeuronCall],
+        steps: int,
+        recorded: bool,
+        charge: ActivityCharge | None,
+        x: Tensor,
+        keep: Tensor | None,
+        offset: Tensor | None,
+        *tensors: Any,
+    ) -> Any:
+        keep = None if keep is None else keep.to(x.dtype).contiguous()
+        wanted, (T, _, B, _) = recorded and any(ctx.needs_input_grad), x.shape
+        widths = [stage.map.out_features for stage in stack.stages]
+        charged = widths[: charge.layers] if charge is not None and wanted else []
+        activity = stack.kernels.allocate_activity(x, charged) if charged else None
+        signal, signals, currents, last, frozen = x, [], [], [], []
+        with torch.autocast(x.device.type, enabled=False):  # the neurons' kernels compute in float32
+            for i, (stage, call) in enumerate(zip(stack.stages, calls, strict=True)):
+                weight, bias, params, state = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
+                operators.check_shapes(T, B, widths[i], state, params, keep, stage.states)
+                signals.append(signal)
+                currents.append(
+                    torch.nn.functional.linear(
+                        signal, weight if stage.output_major else weight.t(), bias
+                    ).contiguous()
+                )
+                counted = None
+                if activity is not None and i < len(charged):
+                    counted = activity[:, sum(charged[:i]) : sum(charged[: i + 1])]
+                launch = KernelLaunch(call.key, currents[-1], state, params, keep, call.uniforms, steps)
+                signal, after = stack.kernels.layer_forward(
+                    launch, offset if i == len(calls) - 1 else None, counted
+                )
+                if after is not None:
+                    last.append(after)
+                    if not any(
+                        (ctx.needs_input_grad[5], *ctx.needs_input_grad[8 : 8 + _PER_STAGE * (i + 1)])
+                    ):
+                        frozen.append(after)
+        if wanted:
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*frozen)
+            prices = None
+            if charge is not None and activity is not None:
+                prices = charge.compute_gradient(activity.mean(0))
+            ctx.stack, ctx.calls, ctx.steps, ctx.charged = stack, calls, steps, charged
+            ctx.has_offset = offset is not None
+            ctx.save_for_backward(keep, prices, *tensors, *signals, *currents)
+        return signal, *last
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        operators.refuse_second_derivative()
+        stack, calls, charged = ctx.stack, ctx.calls, ctx.charged
+        n = len(calls)
+        keep, prices, *saved = ctx.saved_tensors
+        tensors, signals, currents = (
+            saved[: _PER_STAGE * n],
+            saved[_PER_STAGE * n : (_PER_STAGE + 1) * n],
+            saved[(_PER_STAGE + 1) * n :],
+        )
+        grad, grad_last = grads[0], list(grads[1:])
+        needs_x, needs_offset, needs = (
+            ctx.needs_input_grad[5],
+            ctx.needs_input_grad[7],
+            ctx.needs_input_grad[8:],
+        )
+        grad_offset = grad.sum((0, 1)) if needs_offset and grad is not None else None
+        gradients: list[Tensor | None] = [None] * len(tensors)
+        readout: Tensor | None = None
+        with torch.autocast(currents[0].device.type, enabled=False):
+            for i in reversed(range(n)):
+                stage, call, first = stack.stages[i], calls[i], _PER_STAGE * i
+                if not needs_x and not any(needs[: first + _PER_STAGE]):
+                    break
+                weight, _, params, state = tensors[first : first + _PER_STAGE]
+                of_weight, of_bias, of_params, of_state = needs[first : first + _PER_STAGE]
+                launch = KernelLaunch(call.key, currents[i], state, params, keep, call.uniforms, ctx.steps)
+                grad_current, grad_state, sums = stack.kernels.layer_backward(
+                    launch,
+                    grad,
+                    None if state is None else grad_last.pop(),
+                    None if i >= len(charged) else prices[sum(charged[:i]) : sum(charged[: i + 1])],
+                    ctx.has_offset and i == n - 1,
+                    of_state,
+                    of_bias or of_params,
+                    readout,
+                )
+                if sums is not None:
+                    totals = sums.sum(1)
+                    gradients[first + 1] = totals[0] if of_bias else None
+                    gradients[first + 2] = totals[1:] if of_params else None
+                gradients[first + 3] = grad_state
+                rows = grad_current.view(-1, grad_current.shape[-1])
+                if of_weight:
+                    product = signals[i].reshape(-1, signals[i].shape[-1]).t() @ rows
+                    gradients[first] = product.t() if stage.output_major else product
+                grad, readout = None, None
+                if i > 0 and stage.output_major and stack.kernels.can_read_back(launch, rows.shape[1]):
+                    grad, readout = grad_current, weight
+                elif i > 0 or needs_x:
+                    product = rows @ (weight if stage.output_major else weight.t())
+                    grad = product.view(*grad_current.shape[:-1], -1)
+        return None, None, None, None, None, grad, None, grad_offset, *gradients
