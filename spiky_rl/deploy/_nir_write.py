@@ -19,6 +19,7 @@ from spiky_rl.deploy.base import get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks._nir_graph import DT, LAYOUT
 from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
 from spiky_rl.neurons.lif import Lif
 
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from nir import LIF, NIRGraph, NIRNode
 
 log = logging.getLogger(__name__)
-
-DT = 1e-4
-"""Seconds per inner step in the file. snnTorch assumes this value; Norse has it as an argument."""
-LAYOUT = 1
-"""Version of the metadata's layout. Readers refuse other versions."""
 
 
 def build_graph(model: SpikingModel) -> NIRGraph:

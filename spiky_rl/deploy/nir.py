@@ -87,9 +87,9 @@ def read(path: Path | str) -> NirPolicy:
 
     Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
     """
-    from spiky_rl.deploy import _nir_read
+    from spiky_rl.deploy import _nir_policy
 
-    return _nir_read.read_policy(path)
+    return _nir_policy.read_policy(path)
 
 
 def find_names(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
