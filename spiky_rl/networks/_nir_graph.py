@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ PLACES = {
     "Input": "at the beginning",
 }
 """Places at which a type of node can stand."""
+OLDEST = (1, 0, 7)
+"""Oldest version of nir whose files have the reset and can be read without its own check of shapes."""
 ROUNDED = 1e-6
 """Largest distance of a gain from 1 that counts as rounding of the file's numbers."""
 WHOLE = 1e-3
@@ -145,12 +148,22 @@ def _read_cached(reading: Reading, _modified: int, _size: int) -> NirContent:
         raise RegistryError(f"{reading.file}: damaged: {type(error).__name__}: {text}") from None
 
 
+def require_nir(place: str) -> None:
+    """Raise RegistryError, naming ``place``, if the package nir is absent or older than `OLDEST`."""
+    try:
+        found = version("nir")
+    except PackageNotFoundError:
+        raise RegistryError(f"{place}: nir is not installed; install it with: pip install nir") from None
+    if tuple(int(part) for part in found.split(".")[:3]) < OLDEST:
+        allowed = ".".join(map(str, OLDEST))
+        raise RegistryError(f"{place}: nir {found} is installed; allowed: {allowed} or later")
+
+
 def _read_file(path: str) -> Any:
     """Return the graph of a file as `nir` reads it."""
-    try:
-        import nir
-    except ImportError:
-        raise RegistryError(f"{path}: nir is not installed; install it with: pip install nir") from None
+    require_nir(path)
+    import nir
+
     try:
         # the shapes of nodes are checked here: libraries write sizes of batches into inputs and outputs
         return nir.read(path, type_check=False)
@@ -265,7 +278,7 @@ class _Builder:
             node = self.nodes[link]
             if _kind(node) == "Conv2d":
                 raise self._refuse(link, "as the last node", "Affine, Linear")
-            if content.layers[-1].kind == "LI":
+            if content.layers[-1].kind == "LI" and not self.said:
                 raise self._refuse(link, "behind LI", f"behind {', '.join(SPIKING)}")
             content.readout = _to_double(node.weight), (
                 _to_double(node.bias) if _kind(node) == "Affine" else None
@@ -458,8 +471,6 @@ class _Builder:
             return options, gain, (decay("tau_syn"), decay("tau_mem"), threshold)
         said = node.metadata if self.said else {}
         options["input_gain"] = str(said.get("input_gain", "unit"))
-        if "step_ms" in said:
-            options["dt"] = float(said["step_ms"])
         gain = r if options["input_gain"] == "ode" else r * self.dt / get("tau")
         return options, gain, (decay("tau"), threshold)
 
@@ -470,7 +481,7 @@ class _Builder:
         reset = self.reset or str(said.get("reset", "zero"))
         if reset == "zero":
             self._require(name, "v_reset", get("v_reset"), rest)
-        return {"reset": reset, "dt": 1e3 * self.dt}
+        return {"reset": reset, "dt": float(said.get("step_ms", 1e3 * self.dt))}
 
     def _read_threshold(
         self, name: str, rest: float | np.ndarray, get: Callable[[str], np.ndarray]
