@@ -334,7 +334,7 @@ def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] 
 
 
 def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
-    """Resolve ``file.py:Class`` and ``file.json`` in a file's content relative to its ``folder``, if such a file exists."""
+    """Resolve ``file.py:Class``, ``file.json`` and ``file.nir`` in a file's content relative to its ``folder``, if such a file exists."""
     if isinstance(node, Mapping):
         return {key: _resolve_paths(value, folder) for key, value in node.items()}
     if isinstance(node, list):
@@ -345,7 +345,7 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
             return f"{folder / target}:{attribute}"
         # files of the package stay relative, so that a specification is the same on every machine
         if (
-            node.endswith(".json")
+            node.endswith((".json", ".nir"))
             and os.path.isfile(folder / node)
             and folder != registry.data_dir("agents").absolute()
         ):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.decoders.membrane import Membrane
+from spiky_rl.codecs.decoders.membrane import Membrane, Potential
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
@@ -19,22 +20,23 @@ from spiky_rl.deploy.base import get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks._nir_graph import DT, LAYOUT
 from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
+from spiky_rl.networks.nir import Nir
+from spiky_rl.neurons.cuba_lif import CubaLif
 from spiky_rl.neurons.lif import Lif
 
 if TYPE_CHECKING:
-    from nir import LIF, NIRGraph, NIRNode
+    from nir import NIRGraph, NIRNode
 
 log = logging.getLogger(__name__)
 
-DT = 1e-4
-"""Seconds per inner step in the file. snnTorch assumes this value; Norse has it as an argument."""
-LAYOUT = 1
-"""Version of the metadata's layout. Readers refuse other versions."""
 
+def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
+    """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite.
 
-def build_graph(model: SpikingModel) -> NIRGraph:
-    """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite."""
+    ``old``: for readers of NIR up to 1.0.4, whose LIF subtracts its threshold, and of which some know no Linear.
+    """
     import nir
 
     network = _get_feedforward(model)
@@ -43,9 +45,9 @@ def build_graph(model: SpikingModel) -> NIRGraph:
             f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
         )
     with torch.no_grad():
-        chain = _GraphBuilder(model)
+        chain = _GraphBuilder(model, old)
         for i, layer in enumerate(network.layers):
-            if layer.neuron.graded:
+            if layer.neuron.graded and not isinstance(layer.neuron, Potential):
                 raise ExportError(
                     f"--to nir: agent.network.learning: {model.settings['learning']['name']} given; NIR has no primitive for graded spikes"
                 )
@@ -54,22 +56,32 @@ def build_graph(model: SpikingModel) -> NIRGraph:
         if isinstance(network.decoder, PopulationVector):
             weight = weight * network.decoder.mask
         chain.flatten("readout")
-        chain.add("readout", nir.Linear(_to_numpy("readout", weight)))
+        chain.add("readout", chain.make_map(_to_numpy("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
-        if any(layer.neuron.source_neuron.chosen["reset"] == "subtract" for layer in network.layers):
-            log.warning(
-                "--to nir: the neurons reset by subtraction, but NIR's LIF resets to a value: set the reader to subtract (metadata"
-                " reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
-            )
+        _warn_of_resets(network, old)
         return nir.NIRGraph(chain.nodes, chain.edges, metadata=_build_metadata(model))
+
+
+def _warn_of_resets(network: FeedForward, old: bool) -> None:
+    """Warn of neurons whose reset is not that of NIR's LIF."""
+    said = "zero" if old else "subtract"
+    if all(layer.neuron.source_neuron.chosen.get("reset") != said for layer in network.layers):
+        return
+    does, version = ("subtracts its threshold", " 1.0.4") if old else ("resets to a value", "")
+    log.warning(
+        "--to nir: the neurons have reset: %s, but the LIF of NIR%s %s: set the reader to %s (metadata reset: %s,"
+        " docs/deploying.md), or train with agent.network.neuron.reset=%s",
+        *(said, version, does, said, said, "subtract" if old else "zero"),
+    )
 
 
 class _GraphBuilder:
     """Builder of a chain of nodes."""
 
-    def __init__(self, model: SpikingModel) -> None:
+    def __init__(self, model: SpikingModel, old: bool) -> None:
         import nir
 
+        self.old = old
         self.nodes: dict[str, NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
@@ -89,6 +101,12 @@ class _GraphBuilder:
         if self.last:
             self.edges.append((self.last, name))
         self.nodes[name], self.last = node, name
+
+    def make_map(self, weight: np.ndarray) -> NIRNode:
+        """Return a map without a bias."""
+        import nir
+
+        return nir.Affine(weight, np.zeros(len(weight))) if self.old else nir.Linear(weight)
 
     def flatten(self, name: str) -> None:
         """Append a `nir.Flatten` if the signal consists of maps; ``name``: prefix of its name."""
@@ -127,7 +145,7 @@ class _GraphBuilder:
                 self.edges.append((sender, delay))
                 sender = delay
             back = f"{name}.feedback_{d}"
-            self.nodes[back] = nir.Linear(block.T / gain[:, None])
+            self.nodes[back] = self.make_map(block.T / gain[:, None])
             self.edges += [(sender, back), (back, f"{name}.neuron")]
 
     def _convolve(self, name: str, link: Convolutional, gain: np.ndarray) -> None:
@@ -150,8 +168,8 @@ class _GraphBuilder:
             self.add(f"{name}.pool", nir.AvgPool2d(block, block, np.array([0, 0])))
 
 
-def _build_neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
-    """Return a layer's neurons as a `nir.LIF`, and the divisor of their input weights, [N].
+def _build_neuron(name: str, layer: SpikingLayer) -> tuple[NIRNode, np.ndarray]:
+    """Return a layer's neurons as a node, and the divisor of their input weights, [N].
 
     If all neurons have the same decay, r is 1 and the weights are divided instead, because Norse accepts no other r. If decays
     differ, r holds the factor, because snnTorch has one divisor per layer. Weights have double precision, so dividing them
@@ -159,33 +177,49 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[LIF, np.ndarray]:
     """
     import nir
 
-    neuron = layer.neuron.source_neuron
-    assert isinstance(neuron, Lif)
-    decay, threshold = (
+    neuron, shape = layer.neuron.source_neuron, layer.connection.shape
+    values = [
         np.broadcast_to(
             value.double().numpy() if isinstance(value, Tensor) else value, (layer.width,)
         ).astype(float)
         for value in layer.parameters_of_neuron()
-    )
-    if not (np.isfinite(decay).all() and np.isfinite(threshold).all() and (decay < 1.0).all()):
+    ]
+    decays, threshold = (values, None) if isinstance(neuron, Potential) else (values[:-1], values[-1])
+    if not all(np.isfinite(value).all() for value in values) or any((d > 1.0).any() for d in decays):
         raise ExportError(f"--to nir: {name} has a parameter that is not finite")
-    tau, unit = DT / (1.0 - decay), neuron.chosen["input_gain"] == "unit"
-    own = unit and bool(np.ptp(decay))
-    gain = 1.0 - decay if unit and not own else np.ones(layer.width)
-    numbers = {
-        "tau": tau,
-        "r": 1.0 / (1.0 - decay) if own else np.ones(layer.width),
-        "v_leak": np.zeros(layer.width),
-        "v_threshold": threshold,
-        "v_reset": np.zeros(layer.width),
-    }
-    said = {
-        "reset": neuron.chosen["reset"],
-        "input_gain": neuron.chosen["input_gain"],
-        "step_ms": float(neuron.dt),
-    }
-    shape = layer.connection.shape
-    return nir.LIF(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
+    still, ones, zeros = [bool((d == 1.0).any()) for d in decays], np.ones(layer.width), np.zeros(layer.width)
+    numbers: dict[str, Any] = {} if threshold is None else {"v_threshold": threshold, "v_reset": zeros}
+    said: dict[str, Any] = {"step_ms": float(neuron.dt)}
+    gain, kind = ones, nir.LIF
+    if threshold is not None:
+        said["reset"] = neuron.chosen["reset"]
+    if isinstance(neuron, CubaLif):
+        _require_leak(name, still)
+        tau_syn, tau_mem = (DT / (1.0 - decay) for decay in decays)
+        kind = nir.CubaLIF
+        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
+    elif isinstance(neuron, Potential):
+        _require_leak(name, still)
+        kind, numbers = nir.LI, {"tau": DT / (1.0 - decays[0]), "r": ones}
+    elif (decays[0] == 1.0).all() and neuron.chosen["input_gain"] == "unit":
+        kind = nir.IF
+        numbers["r"] = ones / DT
+    else:
+        assert isinstance(neuron, Lif)
+        _require_leak(name, still)
+        unit = neuron.chosen["input_gain"] == "unit"
+        own = unit and bool(np.ptp(decays[0]))
+        gain = 1.0 - decays[0] if unit and not own else ones
+        said["input_gain"] = neuron.chosen["input_gain"]
+        numbers |= {"tau": DT / (1.0 - decays[0]), "r": 1.0 / (1.0 - decays[0]) if own else ones}
+    if kind is not nir.IF:
+        numbers["v_leak"] = zeros
+    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
+
+
+def _require_leak(name: str, still: list[bool]) -> None:
+    if any(still):
+        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
 
 
 def _get_feedforward(model: SpikingModel) -> FeedForward:
@@ -197,7 +231,7 @@ def _get_feedforward(model: SpikingModel) -> FeedForward:
 def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     """Build the graph metadata (layout in docs/deploying.md)."""
     network = _get_feedforward(model)
-    settings, decoder = model.settings, network.decoder
+    codecs, decoder = get_codecs(model), network.decoder
     held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
     actions = {"output": [1, *model.output_shape]}
@@ -207,9 +241,9 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     leak = (
         decoder.decay
         if isinstance(decoder, Membrane)
-        else 0.0 if settings["decoder"]["name"] == "linear" else 1.0
+        else 0.0 if codecs["decoder"]["name"] == "linear" else 1.0
     )
-    last = isinstance(decoder, Membrane) or settings["decoder"]["name"] == "linear"
+    last = isinstance(decoder, Membrane) or codecs["decoder"]["name"] == "linear"
     metadata: dict[str, Any] = {
         "producer": said["producer"],
         "usage": said["usage"],
@@ -221,8 +255,8 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
         "steps": network.steps,
         "stateful": int(network.stateful),
         "inputs": np.array(model.input_shape),
-        "encoder": json.dumps(settings["encoder"]),
-        "decoder": json.dumps(settings["decoder"]),
+        "encoder": json.dumps(codecs["encoder"]),
+        "decoder": json.dumps(codecs["decoder"]),
         "decoder_decay": leak,
         "decoder_gain": 1.0 - leak if last else 1.0 / network.steps,
         "decoder_read": decoder.which if isinstance(decoder, Membrane) else "last",
@@ -236,14 +270,30 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
 
 
 def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | None:
-    """As `get_normalization`, in double precision. Raises ExportError if a number is not finite."""
-    if (found := get_normalization(model)) is None:
+    """Return mean and divisor of the observations, [O] each, in double precision; None if they are not normalised.
+
+    Raises ExportError if a number is not finite, or if both the agent and its NIR file normalise.
+    """
+    found, network = get_normalization(model), model.network
+    if isinstance(network, Nir) and network.input_mean is not None and network.input_scale is not None:
+        if found is not None:
+            raise ExportError(
+                "agent.actor.obs_normalization: true given for a file that normalises; allowed for nir: false"
+            )
+        found = network.input_mean, network.input_scale
+    if found is None:
         return None
     return _to_numpy("normaliser", found[0]), _to_numpy("normaliser", found[1])
 
 
+def get_codecs(model: SpikingModel) -> Mapping[str, Any]:
+    """Return the settings of encoder and decoder by these names; of a NIR file's network those that it took."""
+    network = model.network
+    return network.codec_settings if isinstance(network, Nir) else model.settings
+
+
 def _is_direct(model: SpikingModel) -> bool:
-    return model.settings["encoder"]["name"] == "direct"
+    return get_codecs(model)["encoder"]["name"] == "direct"
 
 
 def _outputs_mean(model: SpikingModel) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import Settings, option
+from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
 from spiky_rl.learners.base import EXPORTS
@@ -27,6 +28,9 @@ class ExportOptions(Settings):
     report: str | None = option(
         None, "print the memory of the targets in C on this chip: cortex-m4", metavar="CHIP"
     )
+    nir_version: Literal["1.0.4"] | None = option(
+        None, "version of the format of --to nir, for libraries that pin it: 1.0.4; null: the current one"
+    )
 
     raw_actions: bool = option(
         False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
@@ -40,7 +44,10 @@ class ExportOptions(Settings):
     def check_request(self, request: RunRequest) -> dict[str, Target]:
         """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
         request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
-        targets = make_targets(self.target_names)
+        if self.nir_version is not None and "nir" not in self.target_names:
+            raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
+        version = {} if self.nir_version is None else {"nir": {"version": self.nir_version}}
+        targets = make_targets(self.target_names, version)
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:

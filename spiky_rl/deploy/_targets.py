@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
@@ -11,13 +11,16 @@ from spiky_rl.deploy import _footprint
 from spiky_rl.deploy.base import Target
 
 
-def make_targets(names: Sequence[str]) -> dict[str, Target]:
-    """Build the targets ``names``. Raises UserError for an unknown name, or if this machine cannot write or verify a target."""
+def make_targets(
+    names: Sequence[str], options: Mapping[str, PlainMapping] | None = None
+) -> dict[str, Target]:
+    """Build the targets ``names``, with ``options`` by name. Raises UserError for an unknown name, or if this machine cannot write or verify a target."""
     known, built = registry.list_names("targets"), dict[str, Target]()
     for name in names:
         if name not in known:
             raise UserError(f"--to: {name} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
-        built[name] = registry.configure("targets", name, "--to").build()
+        settings = {"name": name, **(options or {}).get(name, {})}
+        built[name] = registry.configure("targets", settings, "--to").build()
         built[name].check_requirements()
     return built
 

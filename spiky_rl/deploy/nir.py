@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, override
+from typing import TYPE_CHECKING, Literal, cast, override
 
 import numpy as np
 
 from spiky_rl.config import files, registry
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
+from spiky_rl.networks._nir_graph import require_nir
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Nir(Target):
     """A NIR graph: weights, LIF neurons and delays as nodes, encoder and decoder as metadata."""
 
     supported = {
-        "network.name": ("feedforward",),
-        "network.neuron.name": ("lif",),
+        "network.name": ("feedforward", "nir"),
+        "network.neuron.name": ("lif", "cuba_lif"),
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": ("linear", "membrane", "population_vector", "rate"),
         "network.learning.name": WHOLE_SPIKES,
@@ -40,10 +41,20 @@ class Nir(Target):
     }
     own = ("network.learning.name", "actor.distribution_cfg.class_name")
 
+    class Options(Settings):
+        version: Literal["current", "1.0.4"] = option(
+            "current",
+            "version of the format: 1.0.4 for libraries that pin nir to it, as sinabs and Rockpool do",
+        )
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.version = (options or self.Options()).version
+
     @override
     def check_requirements(self) -> None:
         if find_spec("nir") is None:
             raise UserError("--to nir: nir is not installed; install it with: pip install nir")
+        require_nir("--to nir")
 
     @override
     def check_network(self, agent: PlainMapping) -> None:
@@ -62,11 +73,21 @@ class Nir(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         import nir
 
-        from spiky_rl.deploy._nir_write import build_graph
+        from spiky_rl.deploy._nir_write import build_graph, get_codecs
 
-        self.check_network(describe_model(model))
-        graph = build_graph(cast("SpikingModel", model))
-        files.write_atomically(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
+        agent = dict(describe_model(model))
+        self.check_network(agent)
+        spiking = cast("SpikingModel", model)
+        self.check_network({**agent, "network": {**spiking.settings, **get_codecs(spiking)}})
+        old = self.version != "current"
+        graph = build_graph(spiking, old)
+
+        def write(beside: Path) -> None:
+            nir.write(str(beside), graph)
+            if old:
+                _age(beside, self.version)
+
+        files.write_atomically(folder / "policy.nir", write)
         return folder / "policy.nir"
 
     @override
@@ -82,14 +103,27 @@ class Nir(Target):
         return step
 
 
+def _age(path: Path, version: str) -> None:
+    """Make the file ``path`` one of an older ``version``, whose neurons have no v_reset and whose reader refuses it."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        del file["version"]
+        file["version"] = version
+        nodes = cast(h5py.Group, file["node/nodes"])
+        for name in nodes:
+            if f"{name}/v_reset" in nodes:
+                del nodes[f"{name}/v_reset"]
+
+
 def read(path: Path | str) -> NirPolicy:
     """Read the policy in the file ``path``.
 
     Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
     """
-    from spiky_rl.deploy import _nir_read
+    from spiky_rl.deploy import _nir_policy
 
-    return _nir_read.read_policy(path)
+    return _nir_policy.read_policy(path)
 
 
 def find_names(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:

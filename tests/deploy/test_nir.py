@@ -3,7 +3,11 @@
 import contextlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,7 +191,7 @@ def altered(path, change):
         (lambda g: g.metadata.update(producer="another"), "not written by export.py"),
         (lambda g: g.metadata.update(encoder=json.dumps({"name": "own.py:Own"})), "names code"),
         (lambda g: g.nodes["layer_0.neuron"].tau.__setitem__(0, np.nan), "layer_0.neuron.tau is not finite"),
-        (lambda g: g.edges.remove(("readout", "output")), "damaged"),
+        (lambda g: g.edges.remove(("readout", "output")), r"readout \(Linear\): edges to none given"),
         (lambda g: g.metadata.pop("decoder_bias"), "decoder_bias"),
     ],
 )
@@ -228,6 +232,81 @@ def observations_of_a_real_episode(tmp_path_factory):
     done = processes.run("-m", "tests.deploy.observations_case", str(path))
     assert done.returncode == 0, done.stderr
     return torch.from_numpy(np.load(path))
+
+
+BACK = {
+    "current-based": (
+        "lif_stateful_ppo",
+        "agent.network.neuron={name: cuba_lif, tau_synapse: 3.0, reset: zero}",
+    ),
+    "plain": ("lif_ppo",),
+    **WAYS,
+}
+
+
+@pytest.mark.parametrize("way", BACK)
+def test_an_export_is_an_agent_again_that_acts_as_before_and_is_exported_alike(way, tmp_path):
+    policy = policy_of(*BACK[way])
+    path, _ = reread(policy, tmp_path)
+    normalised = [key for key in BACK[way] if "obs_normalization" in key]
+    back = agent_runner(
+        *(BACK[way][0], f"agent.network={{name: nir, file: {path}}}"),
+        *(key.replace("true", "false") for key in normalised),
+    )
+    again, seen = back.alg.get_policy().eval(), walk(policy)
+    assert again.network.stateful == policy.network.stateful and again.network.steps == policy.network.steps
+    for backend in ("torch", "cpu"):
+        policy.network.set_backend(backend)
+        again.network.set_backend(backend)
+        expected = live(policy, seen)
+        assert np.abs(expected - expected[0]).max() > 0.0
+        np.testing.assert_array_equal(live(again, seen), expected)
+    (tmp_path / "second").mkdir()
+    again.network.set_backend("torch")
+    assert_equal(again, tmp_path / "second")
+    perturb_learned_values(again)
+    (tmp_path / "third").mkdir()
+    assert_equal(again, tmp_path / "third")
+
+
+def test_an_older_version_of_the_format_has_no_reset_and_is_read_alike(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    policy = policy_of("lif_stateful_ppo", "agent.network.recurrent=recurrent")
+    path = target.Nir.from_options(version="1.0.4").write(policy, tmp_path)
+    with h5py.File(path) as file:
+        nodes = file["node/nodes"]
+        assert file["version"][()] == b"1.0.4"
+        assert not any("v_reset" in node or node["type"][()] == b"Linear" for node in nodes.values())
+    seen, step = walk(policy), target.Nir().open_session(path)
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+
+
+SINABS = os.environ.get("SPIKY_RL_SINABS", "")
+
+
+@pytest.mark.skipif(
+    not SINABS, reason="SPIKY_RL_SINABS names no folder with sinabs, its nir and its nirtorch"
+)
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_sinabs_spikes_as_the_policy_does_with_its_own_nir(reset, tmp_path):
+    policy = policy_of("lif_ppo", WIDE, f"agent.network.neuron.reset={reset}")
+    path, seen = target.Nir.from_options(version="1.0.4").write(policy, tmp_path), walk(policy)
+    np.save(tmp_path / "seen.npy", seen[:, 0].numpy())
+    out = tmp_path / "spikes.npz"
+    command = [sys.executable, Path(__file__).with_name("sinabs_case.py"), path, tmp_path / "seen.npy", out]
+    environment = {**os.environ, "PYTHONPATH": SINABS}
+    done = subprocess.run(
+        [*command, str(policy.network.steps)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(out)
+    assert str(found["version"]) == "1.0.4"
+    different = [
+        (np.stack([spikes[i].numpy() for spikes in live_spikes(policy, seen)]) != found[f"layer_{i}"]).mean()
+        for i in range(2)
+    ]
+    assert 0.02 < found["layer_1"].mean() < 0.9
+    assert max(different) <= DIFFERENT
 
 
 class InSnnTorch:
@@ -273,6 +352,31 @@ class InNorse:
         for layer, node in zip(self.layers, neurons(graph), strict=True):
             if node.metadata["reset"] == "subtract":
                 layer.p = layer.p._replace(reset_method=reset_subtract)
+
+    def rest(self):
+        self.state = None
+
+    def __call__(self, x):
+        out, self.state = self.net(x, self.state)
+        return out
+
+
+class InSpikingJelly:
+    """A file as SpikingJelly's own import makes a network of it."""
+
+    def __init__(self, path):
+        pytest.importorskip("spikingjelly", reason="spikingjelly is not installed")
+        from spikingjelly.activation_based import neuron
+        from spikingjelly.activation_based.nir_exchange.from_nir import import_from_nir
+
+        graph = nir.read(path)
+        self.net, self.state = import_from_nir(graph, dt=float(graph.metadata["dt"])), None
+        modules = list(self.net.modules())
+        self.layers = [m for m in modules if any(isinstance(c, neuron.LIFNode) for c in m.children())]
+        self.layers = [m for m in self.layers if m is not self.net]
+        for layer, node in zip(self.layers, neurons(graph), strict=True):
+            if node.metadata["reset"] == "subtract":
+                layer.module.v_reset = None
 
     def rest(self):
         self.state = None
@@ -332,11 +436,18 @@ def compared(net, policy, seen):
     return different / total, fired / total
 
 
-@pytest.mark.parametrize("library", [InSnnTorch, InNorse])
+@pytest.mark.parametrize("library", [InSnnTorch, InNorse, InSpikingJelly])
 @pytest.mark.parametrize("case", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_libraries_spike_as_the_policy_does(library, case, seen, tmp_path):
     policy = policy_of(*case, WIDE)
     different, rate = compared(library(reread(policy, tmp_path)[0]), policy, seen)
+    assert 0.02 < rate < 0.9
+    assert different <= DIFFERENT
+
+
+def test_spikingjelly_runs_a_recurrent_layer_as_the_policy_does(seen, tmp_path):
+    policy = policy_of("lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}")
+    different, rate = compared(InSpikingJelly(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
     assert different <= DIFFERENT
 

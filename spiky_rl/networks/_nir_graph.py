@@ -1,0 +1,585 @@
+"""Reader of NIR graphs: a chain of layers in numpy from a file of any library. No code of the file is executed.
+
+A NIR file holds differential equations, and a network here takes steps. Forward Euler with the time step dt turns
+
+    tau dv/dt = v_leak - v + r I   into   v <- (1 - dt/tau) v + (r dt/tau) I,   v relative to v_leak,
+
+which is `lif` with the decay 1 - dt/tau and with input weights times r dt/tau. Libraries that read and write NIR take the same
+step. An edge back to a neuron takes one step, and a Delay adds its duration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config.options import RegistryError
+from spiky_rl.config.plain_data import PlainValue
+
+LAYOUT = 1
+"""Version of the metadata's layout in our own files."""
+DT = 1e-4
+"""Seconds per step: of our own files, and of snnTorch and SpikingJelly, which do not write it."""
+PRODUCER = "spiky_rl"
+SPIKING = ("CubaLIF", "IF", "LIF")
+NEURONS = (*SPIKING, "LI")
+MAPS = ("Affine", "Conv2d", "Linear")
+ALLOWED = (*MAPS, *NEURONS, "AvgPool2d", "Delay", "Flatten", "Input", "NIRGraph", "Output")
+"""Types of nodes that can be run."""
+PLACES = {
+    **dict.fromkeys(NEURONS, f"behind {', '.join(MAPS)}"),
+    "AvgPool2d": "one behind a Conv2d, before its neurons",
+    "Flatten": "before a Conv2d, or behind neurons",
+    "Delay": "in feedback to the same neurons",
+    "Input": "at the beginning",
+}
+"""Places at which a type of node can stand."""
+OLDEST = (1, 0, 7)
+"""Oldest version of nir whose files have the reset and can be read without its own check of shapes."""
+ROUNDED = 1e-6
+"""Largest distance of a gain from 1 that counts as rounding of the file's numbers."""
+WHOLE = 1e-3
+"""Largest distance of a delay from a whole number of steps, in steps."""
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Geometry of a convolution with square kernels: shape (C, H, W) of the input, stride, padding, side of the average pooling."""
+
+    inputs: tuple[int, ...]
+    stride: int
+    padding: int
+    pool: int
+
+
+@dataclass
+class NirLayer:
+    """A linear map or convolution with the neurons behind it; all arrays in double precision."""
+
+    name: str
+    """Name of the node of the neurons."""
+    kind: str
+    """Type of that node, one of `NEURONS`."""
+    weight: np.ndarray
+    """[N, C], or [C', C, k, k] of a convolution; times the gain of the neurons."""
+    bias: np.ndarray | None
+    """[N] or [C'], times the gain; None without a bias."""
+    geometry: ConvGeometry | None
+    """None if the weight is a matrix."""
+    shape: tuple[int, ...]
+    """Shape of the current, without the batch."""
+    options: dict[str, PlainValue]
+    """Options of the neuron that change the form of its step."""
+    values: tuple[np.ndarray, ...]
+    """Parameters of the neuron's step in its order, [N] each: decays, then the threshold if it spikes."""
+    feedback: np.ndarray | None = None
+    """Recurrent weights [D N, N], a block per delay from one step on, times the gain; None without feedback."""
+
+    @property
+    def width(self) -> int:
+        """N."""
+        return math.prod(self.shape)
+
+
+@dataclass
+class NirContent:
+    """Content of a file as a network here needs it."""
+
+    own: bool
+    """Whether `spiky export` wrote the file."""
+    inputs: tuple[int, ...]
+    """Shape of an observation."""
+    layers: list[NirLayer]
+    readout: tuple[np.ndarray, np.ndarray | None] | None
+    """Weight [F, N] and bias [F] of a linear map behind the last neurons; None if the graph ends in neurons."""
+    normaliser: tuple[np.ndarray, np.ndarray] | None = None
+    """Mean and divisor of an observation, [O] each."""
+    codecs: dict[str, PlainValue] = field(default_factory=dict)
+    """Settings of encoder and decoder; empty unless the file is our own."""
+    encoder_state: dict[str, np.ndarray] = field(default_factory=dict)
+    steps: int | None = None
+    stateful: bool | None = None
+    digest: int = 0
+    """Number that changes with the nodes and edges of the file."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Choices that a file leaves open."""
+
+    file: str
+    dt: float | None = None
+    """Seconds per inner step; None for the file's."""
+    spike: str | None = None
+    """Whether a neuron spikes ``at`` the threshold or only ``above`` it; None: as the writer does."""
+    reset: str | None = None
+    """Reset of all neurons, ``zero`` or ``subtract``; None for the file's."""
+
+
+def read_content(reading: Reading) -> NirContent:
+    """Read the graph of ``reading.file``. Raises RegistryError that names the file, the node and what is allowed."""
+    try:
+        found = os.stat(reading.file)
+    except FileNotFoundError:
+        raise RegistryError(f"{reading.file}: no such file") from None
+    except OSError as error:
+        raise RegistryError(f"{reading.file}: {error.strerror}") from None
+    return _read_cached(reading, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_cached(reading: Reading, _modified: int, _size: int) -> NirContent:
+    graph = _read_file(reading.file)
+    try:
+        return _Builder(graph, reading).build()
+    except RegistryError as error:
+        raise RegistryError(f"{reading.file}: {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise RegistryError(f"{reading.file}: damaged: {type(error).__name__}: {text}") from None
+
+
+def require_nir(place: str) -> None:
+    """Raise RegistryError, naming ``place``, if the package nir is absent or older than `OLDEST`."""
+    try:
+        found = version("nir")
+    except PackageNotFoundError:
+        raise RegistryError(f"{place}: nir is not installed; install it with: pip install nir") from None
+    if tuple(int(part) for part in found.split(".")[:3]) < OLDEST:
+        allowed = ".".join(map(str, OLDEST))
+        raise RegistryError(f"{place}: nir {found} is installed; allowed: {allowed} or later")
+
+
+def _read_file(path: str) -> Any:
+    """Return the graph of a file as `nir` reads it."""
+    require_nir(path)
+    import nir
+
+    try:
+        # the shapes of nodes are checked here: libraries write sizes of batches into inputs and outputs
+        return nir.read(path, type_check=False)
+    except (OSError, KeyError, ValueError, TypeError, AssertionError, RuntimeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise RegistryError(f"{path}: not a NIR file: {type(error).__name__}: {text}") from None
+
+
+class _Builder:
+    """Builder of a `NirContent` from a graph."""
+
+    def __init__(self, graph: Any, reading: Reading) -> None:
+        self.nodes: dict[str, Any] = {}
+        self.edges: list[tuple[str, str]] = []
+        self._add_graph("", graph)
+        said = dict(graph.metadata)
+        self.said = said if said.get("producer") == PRODUCER else {}
+        if self.said and int(self.said.get("layout", 0)) != LAYOUT:
+            raise RegistryError(f"metadata.layout: {self.said.get('layout')} given; allowed: {LAYOUT}")
+        self.dt = reading.dt or float(self.said.get("dt", DT))
+        self.spike = reading.spike or ("at" if self.said else "above")
+        self.reset = reading.reset
+        for name, node in self.nodes.items():
+            self._check_node(name, node)
+        self.after: dict[str, list[str]] = {}
+        for source, target in self.edges:
+            self.after.setdefault(source, []).append(target)
+
+    def _add_graph(self, prefix: str, graph: Any) -> None:
+        """Add the nodes of ``graph``, and those of the graphs in it, which lose their own inputs and outputs."""
+        begins: dict[str, str] = {}
+        ends: dict[str, str] = {}
+        inner: dict[str, Any] = {}
+        for name, node in graph.nodes.items():
+            path = f"{prefix}{name}"
+            if _kind(node) != "NIRGraph":
+                self.nodes[path] = node
+                continue
+            before = set(self.nodes)
+            self._add_graph(f"{path}.", node)
+            new = [key for key in self.nodes if key not in before]
+            entry = [key for key in new if _kind(self.nodes[key]) == "Input"]
+            leave = [key for key in new if _kind(self.nodes[key]) == "Output"]
+            if len(entry) != 1 or len(leave) != 1:
+                raise RegistryError(
+                    f"{path} (NIRGraph): {len(entry)} inputs and {len(leave)} outputs given; allowed: 1 each"
+                )
+            begins[path], ends[path], inner[path] = entry[0], leave[0], node
+        for source, target in graph.edges:
+            a, b = f"{prefix}{source}", f"{prefix}{target}"
+            self.edges.append((ends.get(a, a), begins.get(b, b)))
+        for path in inner:
+            self._remove(begins[path])
+            self._remove(ends[path])
+
+    def _remove(self, name: str) -> None:
+        """Remove a node that only passes its input on."""
+        before = [a for a, b in self.edges if b == name]
+        behind = [b for a, b in self.edges if a == name]
+        self.edges = [edge for edge in self.edges if name not in edge]
+        self.edges += [(a, b) for a in before for b in behind]
+        del self.nodes[name]
+
+    def _check_node(self, name: str, node: Any) -> None:
+        if _kind(node) not in ALLOWED:
+            raise RegistryError(f"{name}: {_kind(node)} given; allowed: {', '.join(ALLOWED)}")
+        for key, value in vars(node).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise RegistryError(f"{name}.{key} is not finite")
+
+    def build(self) -> NirContent:
+        """Walk from the input to the output."""
+        (first,) = self._list_kind("Input")
+        self._list_kind("Output")
+        content = NirContent(bool(self.said), (), [], None, digest=self._compute_digest())
+        inputs = shape = tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"]))
+        link, pool, seen, name = "", 1, {first}, self._follow(first)
+        while (kind := _kind(self.nodes[name])) != "Output":
+            seen.add(name)
+            if kind in MAPS:
+                if link and self.said and not content.layers and content.normaliser is None:
+                    content.normaliser = self._read_normaliser(link)
+                elif link:
+                    raise self._refuse(name, f"behind {link}", f"behind {', '.join(NEURONS)}")
+                link, inputs = name, shape
+                shape = self._get_map_shape(name, shape)
+            elif kind in NEURONS and link:
+                ways = self._find_feedback(name)
+                seen.update(each for way in ways for each in way)
+                content.layers.append(self._build_layer(name, link, inputs, shape, pool, ways))
+                link, pool = "", 1
+            elif kind == "Flatten" and not (link and _kind(self.nodes[link]) == "Conv2d"):
+                shape = (math.prod(shape),)
+            elif kind == "AvgPool2d" and link and pool == 1 and _kind(self.nodes[link]) == "Conv2d":
+                pool = self._get_pool(name)
+                shape = (shape[0], *(side // pool for side in shape[1:]))
+            else:
+                raise self._refuse(name, f"behind {link or 'neurons'}", PLACES[kind])
+            name = self._follow(name)
+        self._finish(content, link, seen | {name})
+        return content
+
+    def _finish(self, content: NirContent, link: str, seen: set[str]) -> None:
+        """Read what follows the last neurons, and the metadata of our own files."""
+        if left := [name for name in self.nodes if name not in seen]:
+            raise RegistryError(
+                f"{', '.join(left)}: outside the chain from input to output; allowed: feedback"
+            )
+        if not any(layer.kind in SPIKING for layer in content.layers):
+            raise RegistryError(f"no neurons that spike; allowed: {', '.join(SPIKING)}")
+        if link:
+            node = self.nodes[link]
+            if _kind(node) == "Conv2d":
+                raise self._refuse(link, "as the last node", "Affine, Linear")
+            if content.layers[-1].kind == "LI" and not self.said:
+                raise self._refuse(link, "behind LI", f"behind {', '.join(SPIKING)}")
+            content.readout = _to_double(node.weight), (
+                _to_double(node.bias) if _kind(node) == "Affine" else None
+            )
+        first = content.layers[0]
+        content.inputs = first.geometry.inputs if first.geometry is not None else (first.weight.shape[1],)
+        if not self.said:
+            return
+        said = self.said
+        content.steps, content.stateful = int(said["steps"]), bool(said["stateful"])
+        content.inputs = tuple(int(side) for side in said["inputs"])
+        content.codecs = {key: _read_codec(key, said[key]) for key in ("encoder", "decoder")}
+        content.encoder_state = {
+            key.removeprefix("encoder_"): _to_double(value)
+            for key, value in said.items()
+            if key.startswith("encoder_")
+        }
+        if "normaliser_mean" in said:
+            content.normaliser = _to_double(said["normaliser_mean"]), _to_double(said["normaliser_scale"])
+        if content.readout is None:
+            raise RegistryError("damaged: no readout")
+        content.readout = content.readout[0], _to_double(said["decoder_bias"])
+
+    def _list_kind(self, kind: str) -> list[str]:
+        found = [name for name, node in self.nodes.items() if _kind(node) == kind]
+        if len(found) != 1:
+            raise RegistryError(f"{len(found)} nodes {kind} given; allowed: 1")
+        return found
+
+    def _follow(self, name: str) -> str:
+        """Return the node behind ``name``, apart from its feedback."""
+        ahead = [b for b in self.after.get(name, []) if self._trace_back(name, b) is None]
+        if len(ahead) != 1:
+            given = ", ".join(ahead) if ahead else "none"
+            raise RegistryError(
+                f"{name} ({_kind(self.nodes[name])}): edges to {given} given; allowed: 1 edge"
+            )
+        return ahead[0]
+
+    def _trace_back(self, name: str, start: str) -> list[str] | None:
+        """Return the nodes from ``start`` back to the neurons ``name``, without them; None if that way leads elsewhere."""
+        if _kind(self.nodes[name]) not in NEURONS:
+            return None
+        path, here = [], start
+        while here != name:
+            ahead = self.after.get(here, [])
+            if len(ahead) != 1 or here in path or _kind(self.nodes[here]) not in (*MAPS, "Delay"):
+                return None
+            path.append(here)
+            here = ahead[0]
+        return path
+
+    def _find_feedback(self, name: str) -> list[list[str]]:
+        """Return the nodes of each way from the neurons ``name`` back to them."""
+        ways = [self._trace_back(name, start) for start in self.after.get(name, [])]
+        return [way for way in ways if way is not None]
+
+    def _refuse(self, name: str, given: str, allowed: str) -> RegistryError:
+        return RegistryError(f"{name} ({_kind(self.nodes[name])}): {given} given; allowed: {allowed}")
+
+    def _get_map_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape behind a map, for the ``shape`` of its input."""
+        node = self.nodes[name]
+        if _kind(node) != "Conv2d":
+            if node.weight.ndim != 2:
+                raise self._refuse(name, f"weight of shape {list(node.weight.shape)}", "2 dimensions")
+            if math.prod(shape) != node.weight.shape[1]:
+                raise self._refuse(name, f"an input of shape {list(shape)}", f"{node.weight.shape[1]} values")
+            return (node.weight.shape[0],)
+        geometry = self._get_geometry(name, shape)
+        side = node.weight.shape[-1]
+        return (
+            node.weight.shape[0],
+            *((s + 2 * geometry.padding - side) // geometry.stride + 1 for s in geometry.inputs[1:]),
+        )
+
+    def _get_geometry(self, name: str, shape: tuple[int, ...]) -> ConvGeometry:
+        """Return the geometry of a Conv2d without its pooling, for the ``shape`` of its input."""
+        node = self.nodes[name]
+        rows, columns = node.weight.shape[-2:]
+        if rows != columns:
+            raise self._refuse(name, f"kernel {rows} x {columns}", "square kernels")
+        if node.groups != 1:
+            raise self._refuse(name, f"groups {node.groups}", "1")
+        stride = self._get_side(name, "stride", node.stride)
+        if self._get_side(name, "dilation", node.dilation) != 1:
+            raise self._refuse(name, f"dilation {np.atleast_1d(node.dilation).tolist()}", "1")
+        padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
+        if isinstance(padding, str):
+            if padding == "same" and (rows % 2 == 0 or stride != 1):
+                raise self._refuse(name, "padding same", "odd kernels with stride 1")
+            padding = rows // 2 if padding == "same" else 0
+        padding = self._get_side(name, "padding", padding)
+        if padding >= rows:
+            raise self._refuse(name, f"padding {padding}", f"less than the kernel, {rows}")
+        maps = (node.weight.shape[1], *shape[-2:])
+        if len(shape) < 3 or math.prod(maps) != math.prod(shape):
+            raise self._refuse(name, f"an input of shape {list(shape)}", f"[{maps[0]}, height, width]")
+        return ConvGeometry(maps, stride, padding, 1)
+
+    def _get_side(self, name: str, key: str, value: Any) -> int:
+        sides = {int(side) for side in np.atleast_1d(value)}
+        if len(sides) != 1:
+            raise self._refuse(
+                name, f"{key} {np.atleast_1d(value).tolist()}", "the same for rows and columns"
+            )
+        return sides.pop()
+
+    def _get_pool(self, name: str) -> int:
+        """Return the side of the blocks of an AvgPool2d."""
+        node = self.nodes[name]
+        side = self._get_side(name, "kernel_size", node.kernel_size)
+        for key, allowed in (("stride", side), ("padding", 0)):
+            if self._get_side(name, key, getattr(node, key)) != allowed:
+                raise self._refuse(name, f"{key} {np.atleast_1d(getattr(node, key)).tolist()}", str(allowed))
+        return side
+
+    def _build_layer(
+        self,
+        name: str,
+        link: str,
+        inputs: tuple[int, ...],
+        shape: tuple[int, ...],
+        pool: int,
+        back: list[list[str]],
+    ) -> NirLayer:
+        """Build the layer of the neurons ``name`` behind the map ``link``, whose input has the shape ``inputs``."""
+        node, kind = self.nodes[link], _kind(self.nodes[link])
+        options, gain, values = self._read_neurons(name, math.prod(shape))
+        if not self.said:  # a gain of 1 that was written in 32 bits
+            gain = np.where(np.abs(gain - 1.0) < ROUNDED, 1.0, gain)
+        weight = _to_double(node.weight)
+        bias = None if kind == "Linear" else _to_double(node.bias)
+        feedback, constant = self._read_feedback(name, back, math.prod(shape))
+        if constant is not None:
+            if kind == "Conv2d":
+                raise self._refuse(name, "feedback with a bias", "Linear feedback behind a Conv2d")
+            bias = constant if bias is None else bias + constant
+        geometry = None
+        if kind == "Conv2d":
+            own = self._get_geometry(link, inputs)
+            geometry = ConvGeometry(own.inputs, own.stride, own.padding, pool)
+            channels = gain.reshape(shape[0], -1)
+            if np.ptp(channels, axis=1).any():
+                raise self._refuse(name, "r or tau that differ in a channel", "one value per channel")
+            weight = weight * channels[:, :1, None, None]
+            bias = None if bias is None else bias * channels[:, 0]
+        else:
+            weight = weight * gain[:, None]
+            bias = None if bias is None else bias * gain
+        if feedback is not None:
+            feedback = feedback * gain
+        kind = _kind(self.nodes[name])  # of the neurons
+        return NirLayer(name, kind, weight, bias, geometry, shape, options, values, feedback)
+
+    def _read_neurons(
+        self, name: str, width: int
+    ) -> tuple[dict[str, PlainValue], np.ndarray, tuple[np.ndarray, ...]]:
+        """Return the options of the neurons ``name``, the gain of their input [N], and the values of their step."""
+        node, kind = self.nodes[name], _kind(self.nodes[name])
+
+        def get(key: str) -> np.ndarray:
+            value = _to_decimal(getattr(node, key)).reshape(-1)
+            if value.size not in (1, width):
+                raise self._refuse(name, f"{key} of {value.size} values", f"1 or {width}, as the current")
+            return np.broadcast_to(value, (width,)) if value.size == 1 else value
+
+        def decay(key: str) -> np.ndarray:
+            tau = get(key)
+            if (tau < self.dt).any():
+                raise self._refuse(name, f"{key} {tau.min():g} s", f"at least dt, {self.dt:g} s")
+            return 1.0 - self.dt / tau
+
+        r = get("r")
+        if kind == "LI":
+            self._require(name, "v_leak", get("v_leak"), 0.0)
+            return {}, r, (decay("tau"),)
+        if kind == "IF":
+            return (
+                self._read_reset(name, 0.0, get),
+                r * self.dt,
+                (np.ones(width), self._read_threshold(name, 0.0, get)),
+            )
+        rest = get("v_leak")
+        options = self._read_reset(name, rest, get)
+        threshold = self._read_threshold(name, rest, get)
+        if kind == "CubaLIF":
+            self._require(name, "v_leak", rest, 0.0)
+            gain = r * self.dt / get("tau_mem") * get("w_in") * self.dt / get("tau_syn")
+            return options, gain, (decay("tau_syn"), decay("tau_mem"), threshold)
+        said = node.metadata if self.said else {}
+        options["input_gain"] = str(said.get("input_gain", "unit"))
+        gain = r if options["input_gain"] == "ode" else r * self.dt / get("tau")
+        return options, gain, (decay("tau"), threshold)
+
+    def _read_reset(
+        self, name: str, rest: float | np.ndarray, get: Callable[[str], np.ndarray]
+    ) -> dict[str, PlainValue]:
+        said = self.nodes[name].metadata if self.said else {}
+        reset = self.reset or str(said.get("reset", "zero"))
+        if reset == "zero":
+            self._require(name, "v_reset", get("v_reset"), rest)
+        return {"reset": reset, "dt": float(said.get("step_ms", 1e3 * self.dt))}
+
+    def _read_threshold(
+        self, name: str, rest: float | np.ndarray, get: Callable[[str], np.ndarray]
+    ) -> np.ndarray:
+        threshold = get("v_threshold") - rest
+        if not (threshold > 0.0).all():
+            raise self._refuse(
+                name, f"v_threshold - v_leak {threshold.min():g}", "above 0, so that a neuron rests"
+            )
+        if self.spike == "at":
+            return threshold
+        # a neuron here spikes at its threshold: the next larger number of 32 bits is the first above it
+        return np.nextafter(threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)
+
+    def _require(self, name: str, key: str, values: np.ndarray, allowed: float | np.ndarray) -> None:
+        if not np.array_equal(values, np.broadcast_to(allowed, values.shape)):
+            wrong = values[values != allowed][0]
+            text = "v_leak" if isinstance(allowed, np.ndarray) else f"{allowed:g}"
+            raise self._refuse(name, f"{key} {wrong:g}", text)
+
+    def _read_feedback(
+        self, name: str, ways: list[list[str]], width: int
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the weights [D N, N] of the feedback of the neurons ``name``, and the sum of its biases [N]."""
+        blocks: dict[int, np.ndarray] = {}
+        constant: np.ndarray | None = None
+        for way in ways:
+            delay, weight = np.zeros(width), np.eye(width)
+            maps = [each for each in way if _kind(self.nodes[each]) != "Delay"]
+            if (
+                len(maps) > 1
+                or (maps and _kind(self.nodes[maps[0]]) == "Conv2d")
+                or maps != way[len(way) - len(maps) :]
+            ):
+                raise self._refuse(
+                    name, f"feedback over {', '.join(way)}", "Delay, then one Affine or Linear"
+                )
+            for each in way[: len(way) - len(maps)]:
+                delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
+            for each in maps:
+                node = self.nodes[each]
+                weight = _to_double(node.weight)
+                if weight.shape != (width, width):
+                    raise self._refuse(each, f"weight of shape {list(weight.shape)}", str([width, width]))
+                if _kind(node) == "Affine":
+                    constant = _to_double(node.bias) + (0.0 if constant is None else constant)
+            steps = delay / self.dt
+            if (np.abs(steps - np.rint(steps)) > WHOLE).any():
+                raise self._refuse(way[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
+            for step in np.unique(np.rint(steps)):
+                chosen = (np.rint(steps) == step)[:, None] * weight.T
+                blocks[1 + int(step)] = blocks.get(1 + int(step), 0.0) + chosen
+        if not blocks:
+            return None, None
+        empty = np.zeros((width, width))
+        return np.concatenate([blocks.get(d, empty) for d in range(1, max(blocks) + 1)]), constant
+
+    def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        node = self.nodes[name]
+        scale = 1.0 / np.diag(_to_double(node.weight))
+        return -_to_double(node.bias) * scale, scale
+
+    def _compute_digest(self) -> int:
+        """Return 63 bits of a digest of all nodes and edges."""
+        digest = hashlib.sha256(json.dumps(sorted(self.edges)).encode())
+        for name, node in sorted(self.nodes.items()):
+            digest.update(f"{name} {_kind(node)}".encode())
+            for key, value in sorted(vars(node).items()):
+                if isinstance(value, np.ndarray | int | float):
+                    digest.update(key.encode() + np.ascontiguousarray(value).tobytes())
+        return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def _kind(node: Any) -> str:
+    return type(node).__name__
+
+
+def _to_double(values: Any) -> np.ndarray:
+    return np.asarray(values, np.float64)
+
+
+def _to_decimal(values: Any) -> np.ndarray:
+    """Return ``values`` in double precision; of numbers of 32 bits the decimals that they stand for, as 0.002 for a time constant."""
+    values = np.asarray(values)
+    return values.astype(str).astype(np.float64) if values.dtype == np.float32 else _to_double(values)
+
+
+def _read_codec(key: str, text: str) -> PlainValue:
+    """Return the settings of a codec in our own metadata. Raises RegistryError if they name code outside the package."""
+    settings: PlainValue = json.loads(text)
+    for name in _list_names(settings):
+        if ":" in name:
+            raise RegistryError(f"metadata.{key}: {name} names code; allowed: components of the package")
+    return settings
+
+
+def _list_names(settings: PlainValue) -> Sequence[str]:
+    if isinstance(settings, Mapping):
+        named = [str(value) for key, value in settings.items() if key == "name"]
+        return named + [name for value in settings.values() for name in _list_names(value)]
+    return []
