@@ -21,9 +21,7 @@ def compiled(folder: Path) -> Action:
     told = re.findall(r"POLICY_(\w+) = (\d+)", (folder / "policy.h").read_text())
     sizes = {name: int(size) for name, size in told}
     library = ctypes.CDLL(str(Path(__file__).with_name("policy.so")))
-    # a policy in integers says its struct's size in bytes
-    floats = sizes["BYTES"] // 4 if "BYTES" in sizes else sizes["FLOATS"]
-    state, action = np.zeros(floats, np.float32), np.zeros(sizes["ACTIONS"], np.float32)
+    state, action = np.zeros(sizes["BYTES"] // 4, np.float32), np.zeros(sizes["ACTIONS"], np.float32)
     pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
     library.policy_reset.argtypes, library.policy_step.argtypes = [pointer], [pointer] * 3
     library.policy_reset(state)

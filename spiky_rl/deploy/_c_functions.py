@@ -1,19 +1,75 @@
 """Templates of ``policy.c`` and ``policy.h``, and the functions that a policy may call; a file has only those it calls."""
 
-MULTIPLY_ADD = """\
+FUNCTIONS = {
+    "MULTIPLY_ADD": """\
 // a * b + c, with one rounding if the hardware has fused multiply-add
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
 #define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
 #else
 #define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
 #endif
-"""
-FUNCTIONS = {
-    "absolute": "static float absolute(float x) { return x < 0.0f ? -x : x; }\n",
-    "larger": "static float larger(float x, float y) { return x > y || x != x ? x : y; }\n",
-    "smaller": "static float smaller(float x, float y) { return x < y || x != x ? x : y; }\n",
-    "nearest": "static float nearest(float x) { return rintf(x); }\n",
-    "exp": """\
+""",
+    "add_rows": """\
+// Adds a row of weights for every event, in the events' order; four rows at a time, so that a sum is loaded and stored less often.
+static void add_rows(float *restrict sum, const float *restrict weight, const event_index *restrict event, int events,
+                     int width) {
+  int e = 0;
+  for (; e + 4 <= events; e += 4) {
+    const float *a = weight + event[e] * width, *b = weight + event[e + 1] * width;
+    const float *c = weight + event[e + 2] * width, *d = weight + event[e + 3] * width;
+    for (int n = 0; n < width; n++) sum[n] = sum[n] + a[n] + b[n] + c[n] + d[n];
+  }
+  for (; e < events; e++)
+    for (int n = 0; n < width; n++) sum[n] += weight[event[e] * width + n];
+}
+""",
+    "add_products": """\
+// Adds x times a row of weights for every event, with fused multiply-adds where the hardware has them.
+static void add_products(float *restrict sum, const float *restrict weight, const float *restrict x,
+                         const event_index *restrict event, int events, int width) {
+  int e = 0;
+  for (; e + 4 <= events; e += 4) {
+    const float *a = weight + event[e] * width, *b = weight + event[e + 1] * width;
+    const float *c = weight + event[e + 2] * width, *d = weight + event[e + 3] * width;
+    const float p = x[event[e]], q = x[event[e + 1]], r = x[event[e + 2]], t = x[event[e + 3]];
+    for (int n = 0; n < width; n++)
+      sum[n] = MULTIPLY_ADD(t, d[n], MULTIPLY_ADD(r, c[n], MULTIPLY_ADD(q, b[n], MULTIPLY_ADD(p, a[n], sum[n]))));
+  }
+  for (; e < events; e++)
+    for (int n = 0; n < width; n++) sum[n] = MULTIPLY_ADD(x[event[e]], weight[event[e] * width + n], sum[n]);
+}
+""",
+    "add_few_products": """\
+// Adds x times a row of weights for every event; product and sum are rounded separately, as the backend does in narrow rows.
+static void add_few_products(float *restrict sum, const float *restrict weight, const float *restrict x,
+                             const event_index *restrict event, int events, int width) {
+  for (int e = 0; e < events; e++)
+    for (int n = 0; n < width; n++) sum[n] += x[event[e]] * weight[event[e] * width + n];
+}
+""",
+    "observed": """\
+// An observation after normalisation: 0 if it is not a number, and at most the limit.
+static float observed(float x, float limit) { return x != x ? 0.0f : x > limit ? limit : x < -limit ? -limit : x; }
+""",
+    "keep_finite": """\
+// Sets state that is not finite to 0, its value when an episode begins.
+static void keep_finite(float *x, int count) {
+  for (int i = 0; i < count; i++) x[i] = x[i] >= -3.4028235e38f && x[i] <= 3.4028235e38f ? x[i] : 0.0f;
+}
+""",
+    "absolute": """\
+static float absolute(float x) { return x < 0.0f ? -x : x; }
+""",
+    "larger": """\
+static float larger(float x, float y) { return x > y || x != x ? x : y; }
+""",
+    "smaller": """\
+static float smaller(float x, float y) { return x < y || x != x ? x : y; }
+""",
+    "nearest": """\
+static float nearest(float x) { return rintf(x); }
+""",
+    "exponential": """\
 // error of at most 2 units in the last place, as in the neurons' kernels (Cephes)
 static float power_of_two(float y, int n) {
   const int half = n >> 1;
@@ -37,7 +93,7 @@ static float exponential(float x) {
   return x < -103.9721f ? 0.0f : power_of_two(y, (int)n);
 }
 """,
-    "tanh": """\
+    "hyperbolic_tangent": """\
 static float hyperbolic_tangent(float x) {
   const float size = x < 0.0f ? -x : x, z = x * x;
   float y = -5.70498872745e-3f, large;
@@ -52,7 +108,7 @@ static float hyperbolic_tangent(float x) {
   return x != x ? x : x < 0.0f ? -large : large;
 }
 """,
-    "tan": """\
+    "tangent": """\
 static float tangent(float x) {  // |x| < 10
   const float limited = x > -1e4f && x < 1e4f ? x : 0.0f;
   const float n = (limited * 0.636619772367581343f + 12582912.0f) - 12582912.0f;
@@ -69,51 +125,37 @@ static float tangent(float x) {  // |x| < 10
   return ((int)n & 1) ? -1.0f / y : y;
 }
 """,
-    "sqrt": "static float square_root(float x) { return sqrtf(x); }\n",
-    "sigmoid": "static float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }\n",
-    "expm1": "static float exponential_less_one(float x) { return expm1f(x); }\n",
-    "log1p": "static float logarithm_of_one_more(float x) { return log1pf(x); }\n",
-    "trunc": "static float whole_part(float x) { return truncf(x); }\n",
-    "floor": "static float next_below(float x) { return floorf(x); }\n",
-    "ceil": "static float next_above(float x) { return ceilf(x); }\n",
-    "gelu": "static float gaussian_unit(float x) { return x * 0.5f * (1.0f + erff(x * 0.707106781186547524f)); }\n",
-    "gelu_by_tanh": """\
-static float gaussian_unit_by_tanh(float x) {
-  const float inner = 0.797884560802865356f * (x + 0.044715f * (x * x * x));
-  return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
+    "square_root": """\
+static float square_root(float x) { return sqrtf(x); }
+""",
+    "logistic": """\
+static float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
+""",
+    "exponential_less_one": """\
+static float exponential_less_one(float x) { return expm1f(x); }
+""",
+    "gaussian_unit": """\
+static float gaussian_unit(float x) { return x * 0.5f * (1.0f + erff(x * 0.707106781186547524f)); }
+""",
+    "soft_plus": "static float soft_plus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }\n",
+    "beta_mean": """\
+// mean of a Beta distribution with the parameters soft_plus(x) + 1 and soft_plus(y) + 1
+static float beta_mean(float x, float y) {
+  const float a = soft_plus(x) + 1.0f, b = soft_plus(y) + 1.0f;
+  return a / (a + b);
 }
 """,
 }
-C_NAMES = {
-    "sigmoid": "logistic",
-    "exp": "exponential",
-    "tanh": "hyperbolic_tangent",
-    "tan": "tangent",
-    "sqrt": "square_root",
-    "expm1": "exponential_less_one",
-    "log1p": "logarithm_of_one_more",
-    "trunc": "whole_part",
-    "floor": "next_below",
-    "ceil": "next_above",
-    "gelu": "gaussian_unit",
-    "gelu_by_tanh": "gaussian_unit_by_tanh",
+DEPENDENCIES = {
+    "beta_mean": ("soft_plus",),
+    "add_products": ("MULTIPLY_ADD",),
+    "exponential": ("MULTIPLY_ADD",),
+    "tangent": ("MULTIPLY_ADD",),
+    "hyperbolic_tangent": ("MULTIPLY_ADD", "exponential"),
 }
-DEPENDENCIES = {"tanh": ("exp",), "gelu_by_tanh": ("tanh", "exp")}
-MATH_FUNCTIONS = {
-    "nearest",
-    "exp",
-    "tanh",
-    "sqrt",
-    "sigmoid",
-    "expm1",
-    "log1p",
-    "trunc",
-    "floor",
-    "ceil",
-    "gelu",
-}
+"""Functions that a function calls."""
+MATH_FUNCTIONS = {"nearest", "exponential", "square_root", "logistic", "exponential_less_one", "soft_plus", "gaussian_unit"}  # fmt: skip
 """Functions that need <math.h>."""
-
 ARITHMETIC = """\
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "policy.c needs IEEE 754 arithmetic: compile it without -ffast-math, -Ofast and -ffinite-math-only"
@@ -138,43 +180,52 @@ BOUNDS_TEXT = (
 """The header's sentences on invalid observations."""
 
 SOURCE = """\
-// Generated by spiky_rl; policy.h describes inputs and outputs.
-#include "policy.h"
+// Generated by spiky_rl; {name}.h describes inputs and outputs.{note}
+#include "{name}.h"
 
 {math}#include <string.h>
 
 {arithmetic}
-{needed}
-void policy_reset(policy_state *s) {{ memset(s, 0, sizeof *s); }}
+// assumptions: the struct has the declared size, int has at least 32 bits, and a right shift keeps the sign
+typedef char {name}_fits[sizeof({name}_state) <= {NAME}_BYTES ? 1 : -1];
+typedef char {name}_int_is_wide[sizeof(int) >= 4 && (-2 >> 1) == -1 ? 1 : -1];
 
-void policy_step(policy_state *s, const float *observation, float *action) {{
+typedef {index} event_index;  // a channel that sends an event
+{helpers}
+{constants}
+
+void {name}_reset({name}_state *s) {{ memset(s, 0, sizeof *s); }}
+
+void {name}_step({name}_state *s, const float *observation, float *action) {{
 {body}
 }}
 """
 HEADER = """\
 // Generated by spiky_rl.
 {usage}
-// Call policy_reset when an episode begins. Between control steps, the struct holds the state of the policy.
+// Call {name}_reset when an episode begins. Between control steps, the struct holds the state of the policy.
 //
-{bounded}
+{notes}
 //
 {arithmetic}
-#ifndef POLICY_H
-#define POLICY_H
+#ifndef {NAME}_H
+#define {NAME}_H
 
 #include <stdint.h>
 
-enum {{ POLICY_OBSERVATIONS = {inputs}, POLICY_ACTIONS = {outputs}, POLICY_FLOATS = {floats} }};
+enum {{ {NAME}_OBSERVATIONS = {inputs}, {NAME}_ACTIONS = {outputs}, {NAME}_BYTES = {bytes} }};
 
-// All memory that the policy writes to, POLICY_FLOATS in all. The caller owns it. Weights are constants.
+// All memory that the policy writes to. The caller owns it. Weights are constants.
+// {carried} bytes of it are state, kept between control steps. Arrays marked (scratch) are used within one control step.
 typedef struct {{
-{arrays}}} policy_state;
+{fields}
+}} {name}_state;
 
 #ifdef __cplusplus
 extern "C" {{
 #endif
-void policy_reset(policy_state *s);
-void policy_step(policy_state *s, const float *observation, float *action);
+void {name}_reset({name}_state *s);
+void {name}_step({name}_state *s, const float *observation, float *action);
 #ifdef __cplusplus
 }}
 #endif

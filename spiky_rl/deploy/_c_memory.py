@@ -1,105 +1,179 @@
-"""The arrays of a policy's struct, and the assignment of values to them."""
+"""Declarations of a policy in C: arrays of its struct, constants, and the helper functions that it calls."""
 
 from __future__ import annotations
 
-import math
+import itertools
+from dataclasses import dataclass
 
-from spiky_rl.deploy._program import (
-    ExportProgram,
-    Index,
-    Value,
-    ValueView,
-    count_elements,
-    drop_unit_axes,
-    format_flat_index,
-    get_storage,
-    make_index,
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiky_rl.deploy._c_functions import DEPENDENCIES, FUNCTIONS, MATH_FUNCTIONS
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.kernels.emit import format_literal
+
+SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
+"""Bytes of an element, by C type."""
+INTEGERS = (
+    ("int8_t", -127, 127),
+    ("uint8_t", 0, 2**8 - 1),
+    ("int16_t", 1 - 2**15, 2**15 - 1),
+    ("uint16_t", 0, 2**16 - 1),
+    ("int32_t", 1 - 2**31, 2**31 - 1),
 )
+"""C types of constants, the smallest first, with their ranges."""
 
 
-class StructFields:
-    """Arrays of the struct. Values that are never needed at the same time share an array."""
+@dataclass(frozen=True)
+class StructField:
+    """An array of the struct."""
+
+    kind: str
+    name: str
+    size: int
+    text: str
+    carried: bool
+    """Whether it is state that is kept between control steps; else it is scratch memory of one step."""
+
+
+class Declarations:
+    """Struct fields, constants and helper functions of a C file."""
 
     def __init__(self) -> None:
-        self.sizes: dict[str, int] = {}
-        self.names: dict[int, str] = {}
-        self.parts: dict[int, tuple[Value, int]] = {}
-        """Values that are computed in place in the array of a join: the join and the offset, by id."""
-        self.free: dict[int, list[str]] = {}
+        self.fields: dict[str, StructField] = {}
+        self.constants: dict[str, str] = {}
+        """Declarations of constant arrays by name."""
+        self.functions: dict[str, None] = {}
+        self.channels = 1
+        """Largest number of channels whose events are listed."""
 
-    def format_element(self, value: Value, index: Index) -> str:
-        """Return the C expression of the element of ``value`` at ``index``."""
-        whole, start = self.parts.get(id(get_storage(value)), (get_storage(value), 0))
-        place = format_flat_index(value.shape, index)
-        return f"s->{self.names[id(whole)]}[{format_offset(place, start)}]"
+    @property
+    def index_type(self) -> str:
+        """C type of ``event_index``."""
+        return "uint16_t" if self.channels < 2**16 else "int32_t"
 
-    def allocate(self, value: Value) -> None:
-        """Assign an array to ``value``."""
-        size = count_elements(value.shape)
-        free = self.free.setdefault(size, [])
-        name = free.pop() if free else f"a{len(self.sizes)}"
-        self.sizes[name] = size
-        self.names[id(value)] = name
+    @property
+    def size(self) -> int:
+        """Bytes of the struct, rounded up to the alignment of 8."""
+        return -(-sum(self.count_bytes(field) for field in self.fields.values()) // 8) * 8
 
-    def release(self, value: Value) -> None:
-        """Free the array of ``value`` for other values."""
-        self.free[count_elements(value.shape)].append(self.names[id(value)])
+    @property
+    def carried(self) -> int:
+        """Bytes of the state."""
+        return sum(self.count_bytes(field) for field in self.fields.values() if field.carried)
+
+    @property
+    def struct(self) -> str:
+        """Declarations of the struct's arrays, the largest elements first, so that no padding lies between them."""
+        ordered = sorted(
+            self.fields.values(), key=lambda field: (-SIZES[self.resolve(field)], not field.carried)
+        )
+        return "\n".join(
+            f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}{'' if f.carried else ' (scratch)'}"
+            for f in ordered
+        )
+
+    @property
+    def helpers(self) -> str:
+        """Text of the helper functions, in the order in which C needs them."""
+        return "\n".join(text for name, text in FUNCTIONS.items() if name in self.functions)
+
+    @property
+    def needs_math(self) -> bool:
+        """Whether the file needs <math.h>."""
+        return bool(self.functions.keys() & MATH_FUNCTIONS)
+
+    def resolve(self, field: StructField) -> str:
+        """Return the C type of a ``field``'s elements in the header."""
+        return self.index_type if field.kind == "event_index" else field.kind
+
+    def count_bytes(self, field: StructField) -> int:
+        """Return the bytes of a ``field``."""
+        return SIZES[self.resolve(field)] * field.size
+
+    def add_field(self, kind: str, name: str, size: int, text: str, carried: bool = False) -> str:
+        """Declare an array of the struct and return its C expression. The size of the array is that of its largest use.
+
+        Args:
+            kind: C type of its elements.
+            name: Name of the array.
+            size: Number of elements that this use needs.
+            text: Description of its content, for a comment.
+            carried: Whether it is state that is kept between control steps.
+        """
+        known = self.fields.get(name)
+        if known is None or known.size < size:
+            self.fields[name] = StructField(kind, name, size, text, carried)
+        return f"s->{name}"
+
+    def add_constant(self, name: str, values: Tensor, kind: str = "") -> str:
+        """Declare a constant array of ``values``, once, and return its ``name``.
+
+        Args:
+            name: Name of the array.
+            values: Floats, which keep their exact value, or integers; flattened.
+            kind: C type of the elements of integers; empty for the smallest type that holds all.
+        """
+        if name not in self.constants:
+            flat = values.detach().cpu().reshape(-1)
+            self.constants[name] = (
+                format_floats(name, flat) if flat.is_floating_point() else _format_integers(name, flat, kind)
+            )
+        return name
+
+    def format_element(self, name: str, values: Tensor, index: str = "n") -> str:
+        """Return the C expression of element ``index`` of ``values``: a number if all are equal, else of the constant ``name``."""
+        flat = values.detach().cpu().reshape(-1)
+        if bool((flat == flat[0]).all()):
+            return (
+                format_literal(_check_finite(float(flat[0])))
+                if flat.is_floating_point()
+                else str(int(flat[0]))
+            )
+        return f"{self.add_constant(name, flat)}[{index}]"
+
+    def use_function(self, name: str) -> str:
+        """Add the helper function ``name`` of `FUNCTIONS` to the file and return its name."""
+        for needed in (*DEPENDENCIES.get(name, ()), name):
+            if needed not in self.functions:
+                self.functions[needed] = None
+                self.use_function(needed)
+        return name
 
 
-def allocate_fields(program: ExportProgram) -> StructFields:
-    """Assign arrays to the stored values of ``program``, each until its last read."""
-    last: dict[int, int] = {}
-    for i, loop in enumerate(program.loops):
-        for x in (x for value in loop.values for x in value.operands):
-            if isinstance(x, ValueView):
-                last[id(get_storage(x.value))] = i
-    for view in program.outputs.values():
-        last[id(get_storage(view.value))] = len(program.loops)
-    fields = StructFields()
-    for loop in program.loops:
-        _place_parts(fields, loop.values[0])
-    for i, loop in enumerate(program.loops):
-        for value in loop.values:
-            if id(value) in fields.parts:
-                whole = fields.parts[id(value)][0]
-                last[id(whole)] = max(last[id(whole)], last[id(value)], i)
-    held: list[Value] = []
-    for i, loop in enumerate(program.loops):
-        for value in loop.values:
-            whole = fields.parts.get(id(value), (value, 0))[0]
-            if (value.stored or not loop.pointwise) and id(whole) not in fields.names:
-                fields.allocate(whole)
-                held.append(whole)
-        done = [value for value in held if last.get(id(value), i) <= i]
-        for value in done:
-            fields.release(value)
-        held = [value for value in held if value not in done]
-    return fields
+def format_floats(name: str, values: Tensor) -> str:
+    """Return the C declaration of a constant array of floats, [N], with their exact values."""
+    numbers = (_format_number(x) for x in values.float().numpy())
+    return _format_array("float", name, list(numbers), 12)
 
 
-def _place_parts(fields: StructFields, join: Value) -> None:
-    """Place the parts of a ``join`` in its array, if they are computed values that no other join reads."""
-    if join.kind != "join" or math.prod(join.shape[: join.settings["axis"]]) != 1:
-        return
-    start, stride = 0, math.prod(join.shape[join.settings["axis"] + 1 :])
-    for part in join.operands:
-        assert isinstance(part, ValueView)
-        value, variables = part.value, [f"i{axis}" for axis in range(len(drop_unit_axes(part.shape)))]
-        whole = drop_unit_axes(value.shape) == drop_unit_axes(part.shape) and part.indices(
-            make_index(part.shape, variables)
-        ) == make_index(value.shape, variables)
-        if (
-            whole
-            and value.kind not in ("input", "constant", "join")
-            and get_storage(value) is value
-            and id(value) not in fields.parts
-        ):
-            fields.parts[id(value)] = join, start * stride
-        start += part.shape[join.settings["axis"]]
+def _format_integers(name: str, values: Tensor, kind: str) -> str:
+    low, high = int(values.min()), int(values.max())
+    kind = kind or next(k for k, least, most in INTEGERS if least <= low and high <= most)
+    return _format_array(kind, name, [str(x) for x in values.tolist()], 24)
 
 
-def format_offset(term: str, number: int) -> str:
-    """Return the C expression of the index ``term`` plus ``number``."""
-    if term.isdigit():
-        return str(int(term) + number)
-    return f"{term} + {number}" if number else term
+def _format_array(kind: str, name: str, numbers: list[str], columns: int) -> str:
+    rows = [", ".join(row) for row in itertools.batched(numbers, columns)]
+    return f"static const {kind} {name}[{len(numbers)}] = {{\n  " + ",\n  ".join(rows) + "};"
+
+
+def _format_number(x: np.float32) -> str:
+    _check_finite(x)
+    if 0 < abs(x) < 1e-4 or abs(x) >= 1e7:
+        return f"{np.format_float_scientific(x, unique=True, trim='0')}f"
+    return f"{np.format_float_positional(x, unique=True, trim='0')}f"
+
+
+def _check_finite[Number: (float, np.float32)](x: Number) -> Number:
+    if not np.isfinite(x):
+        raise ExportError(f"a weight is {x}; weights must be finite")
+    return x
+
+
+def split_synapses(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the lists of synapses of ``weight`` [C, N]: values, neurons, and the start of each input's list [C + 1]."""
+    there = weight != 0
+    ends = there.sum(1).cumsum(0)
+    return weight[there], there.nonzero()[:, 1], torch.cat([ends.new_zeros(1), ends])

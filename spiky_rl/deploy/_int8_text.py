@@ -7,7 +7,7 @@ import textwrap
 import torch
 from torch import Tensor
 
-from spiky_rl.deploy._c_constants import format_array
+from spiky_rl.deploy._c_memory import format_floats
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT
 from spiky_rl.deploy._c_text import format_comment
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
@@ -158,7 +158,7 @@ class Int8PolicyWriter:
         if self.normalisation is None:
             return "observation[i]"
         mean, deviation = self.normalisation
-        self.memory.constants += [format_array("mean", mean), format_array("deviation", deviation)]
+        self.memory.constants += [format_floats("mean", mean), format_floats("deviation", deviation)]
         return "(observation[i] - mean[i]) / deviation[i]"
 
     def clear_first_step_input(self) -> str:
@@ -353,7 +353,10 @@ class Int8PolicyWriter:
         total = self.add_field("int32_t", "output", count, "readout", bool(readout.sizes))
         event = f"s->value[e] * {weight}" if readout.source.graded else weight
         add = f"for (int e = 0; e < events; e++)\n  {each} {{0}}[f] += {event}[s->event[e] * {count} + f];"
-        self.memory.constants += [format_array("scale", readout.scale), format_array("offset", readout.bias)]
+        self.memory.constants += [
+            format_floats("scale", readout.scale),
+            format_floats("offset", readout.bias),
+        ]
         begin, result = "", f"{total}[f]"
         if readout.kind == "rate":
             begin, lines = f"  memset({total}, 0, sizeof {total});", [add.format(total)]

@@ -129,9 +129,9 @@ def find_values(agent: PlainMapping, path: str) -> Iterator[tuple[str, str]]:
 
 
 def strip_module(name: str) -> str:
-    """Remove the module from the name of a class of rsl_rl, separated by a colon or a dot; keep other names."""
+    """Remove the module from the name of a class of rsl_rl or ours, separated by a colon or a dot; keep other names."""
     parts_of_name = re.split("[:.]", name)
-    return parts_of_name[-1] if parts_of_name[0] == "rsl_rl" else name
+    return parts_of_name[-1] if parts_of_name[0] in ("rsl_rl", "spiky_rl") else name
 
 
 def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:

@@ -16,13 +16,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, override
 
 import numpy as np
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain_data import PlainMapping, get_section
-from spiky_rl.deploy.base import Session, Target, strip_module
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.deploy.base import Session, Target, find_values, strip_module
 
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
@@ -38,9 +38,34 @@ of large ones. Largest measured error: 4.3e-6, over 120 steps, for observations 
 to 1024-512-256, GRU, LSTM and reservoirs."""
 
 
+ENCODERS = ("concat", "delta", "direct", "latency", "population", "rate", "sigma_delta")
+"""Encoders with a form in C."""
+ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
+"""Classes of rsl_rl's ANNs with a form in C, and ours."""
+
+
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
+    supported = {
+        "network.name": ("feedforward", "reservoir"),
+        "network.encoder.name": ENCODERS,
+        "network.encoder.first.name": ENCODERS,
+        "network.encoder.second.name": ENCODERS,
+        "network.connection.name": ("convolutional", "linear"),
+        "network.decoder.name": (
+            "first_spike",
+            "linear",
+            "membrane",
+            "population_vector",
+            "rate",
+            "sigma_delta",
+        ),
+        "actor.distribution_cfg.class_name": (
+            *("BetaDistribution", "CategoricalDistribution", "GaussianDistribution"),
+            *("HeteroscedasticGaussianDistribution", "TanhDistribution"),
+        ),
+    }
     maps_actions = True
     relative = True
     compiled = True
@@ -49,10 +74,16 @@ class C(Target):
 
     @override
     def get_tolerance(self, model: MLPModel) -> float:
-        """Return 0 for a spiking network, and `OTHER_ORDER` for an ANN and for a reservoir, whose readout torch sums."""
+        """Return 0 for a spiking network whose actions are its features, and `OTHER_ORDER` where torch computes the readout or actions."""
         from spiky_rl.learners.rsl_rl.model import SpikingModel
+        from spiky_rl.networks.reservoir import Reservoir
 
-        return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else OTHER_ORDER
+        distribution = getattr(model.distribution, "inner", model.distribution)
+        has_function = type(distribution).__name__ in ("BetaDistribution", "TanhDistribution")
+        is_exact = (
+            isinstance(model, SpikingModel) and not isinstance(model.network, Reservoir) and not has_function
+        )
+        return 0.0 if is_exact else OTHER_ORDER
 
     @override
     def get_reference_model(self, model: MLPModel) -> MLPModel:
@@ -78,62 +109,50 @@ class C(Target):
 
     @override
     def check_network(self, agent: PlainMapping) -> None:
-        super().check_network(agent)
-        actor = get_section(agent, "actor")
-        is_ann = not agent.get("network")  # a network replaces the actor's class
-        if is_ann and strip_module(str(actor.get("class_name"))) == "CNNModel":
-            raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
+        if agent.get("network"):  # a network replaces the actor's class
+            super().check_network(agent)
+            return
+        for path in ("actor.class_name", "actor.distribution_cfg.class_name"):
+            allowed = self.supported.get(path, ANNS)
+            for place, value in find_values(agent, path):
+                if (name := strip_module(value)) not in allowed:
+                    raise self.refusal(place, name, allowed)
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.deploy._ann import AnnStep
         from spiky_rl.deploy._c_text import write_policy
-        from spiky_rl.deploy._reader import read_program
         from spiky_rl.learners.rsl_rl.export import make_metadata
-        from spiky_rl.learners.rsl_rl.model import SpikingModel
 
-        wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
-        if not isinstance(model, SpikingModel):
-            wrapped = AnnStep(wrapped)
-        example = wrapped.get_dummy_inputs()
-        step = read_program(
-            wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example
-        )
-        return write_policy(
-            step, folder, make_metadata(model, {}, {}, [], "", "")["usage"], get_vector_width()
-        )
+        usage = make_metadata(model, {}, {}, [], "", "")["usage"]
+        return write_policy(model, folder, usage, get_vector_width())
 
     @override
     def open_session(self, path: Path) -> Session:
-        return open_c_session(path, read_sizes(path)["FLOATS"])
+        return open_c_session(path)
 
 
 def read_sizes(path: Path) -> dict[str, int]:
-    """Return the sizes that the header of ``path``, a policy.c, declares, by name without POLICY_."""
+    """Return the sizes that the header of ``path``, a policy.c, declares, by name without the policy's name."""
     text = path.with_suffix(".h").read_text(encoding="utf-8")
-    return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
+    sizes = re.findall(rf"\b{path.stem.upper()}_(\w+) = (\d+)", text)
+    return {name: int(size) for name, size in sizes}
 
 
 FLAGS = ("-O3", "-march=native")
 """Compiler flags of the verification."""
 
 
-def open_c_session(path: Path, state: int, flags: tuple[str, ...] = FLAGS) -> Session:
-    """Return a session that runs a policy in C.
-
-    Args:
-        path: A policy.c.
-        state: Size of its struct, in floats.
-    """
+def open_c_session(path: Path, flags: tuple[str, ...] = FLAGS) -> Session:
+    """Return a session that runs a policy in C; ``path``: its source, beside its header."""
     library, sizes = load_policy_library(path, flags), read_sizes(path)
     held, observation, action = (
-        np.zeros(size, np.float32) for size in (state, sizes["OBSERVATIONS"], sizes["ACTIONS"])
+        np.zeros(size, np.float32) for size in (sizes["BYTES"] // 4, sizes["OBSERVATIONS"], sizes["ACTIONS"])
     )
     pointers = [
         numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (held, observation, action)
     ]
-    library.policy_reset(pointers[0])
-    call = library.policy_step
+    getattr(library, f"{path.stem}_reset")(pointers[0])
+    call = getattr(library, f"{path.stem}_step")
 
     def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
         observation[:] = x.reshape(-1)

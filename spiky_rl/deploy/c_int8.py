@@ -22,7 +22,7 @@ from spiky_rl.deploy.base import (
     find_values,
     get_normalization,
 )  # fmt: skip
-from spiky_rl.deploy.c import open_c_session, read_sizes, require_compiler
+from spiky_rl.deploy.c import open_c_session, require_compiler
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout
@@ -97,8 +97,8 @@ class CInt8(Target):
         self.network = self.quantize(cast("SpikingModel", model))
         text = Int8PolicyWriter(self.network, get_normalization(model))
         header = text.build_header(make_metadata(model, {}, {}, [], "", "")["usage"])
-        return write_files(folder / "int8", text.build_source(), header)
+        return write_files(folder / "int8", "policy", text.build_source(), header)
 
     @override
     def open_session(self, path: Path) -> Session:
-        return open_c_session(path, read_sizes(path)["BYTES"] // 4)
+        return open_c_session(path)

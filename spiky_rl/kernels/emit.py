@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.trace import Expression, Node, TraceError, TraceGraph, TraceOps
@@ -54,7 +55,7 @@ def build_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...
 
     Raises `TraceError` if the step leaves the op vocabulary or does not return an output and all states.
     """
-    writer = _Writer(neuron, surrogate, varying)
+    writer = StepWriter(neuron, surrogate, varying)
     if neuron.substeps == 1:
         parts = [writer.write_function("step", neuron.step, True, False)]
     else:
@@ -83,7 +84,22 @@ def build_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...
     )
 
 
-class _Writer:
+class TracedFunction(NamedTuple):
+    """A recorded function of a neuron: the symbols of its arguments, and the expressions that it returns."""
+
+    params: list[Node]
+    states: list[Node]
+    peak: list[Node]
+    """The highest distance to threshold so far; empty if the function does not take it."""
+    current: list[Node]
+    """Empty if the function does not take it."""
+    updates: list[Node]
+    """New states, then the new peak if the function advances a sub-step."""
+    outputs: list[Node]
+    """The output; empty if the function advances a sub-step."""
+
+
+class StepWriter:
     """Writer of one neuron's C functions, which share their uniform slots."""
 
     def __init__(self, neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> None:
@@ -102,23 +118,12 @@ class _Writer:
             has_current: Whether the function takes the current.
             has_peak: Whether the function takes the highest distance to threshold so far.
         """
-        graph, ops = self.graph, TraceOps(self.graph)
-        params = [
-            graph.input(f"p[{sum(self.varying[:i])}]" if varies else key, varies)
-            for i, (key, varies) in enumerate(zip(self.neuron.params, self.varying, strict=True))
-        ]
-        count = len(self.neuron.states)
-        states = [graph.input(f"s[{i}]") for i in range(count)]
-        peak = [graph.input(f"s[{count}]")] if has_peak else []
-        current = [graph.input("i")] if has_current else []
-        named, values = self.neuron.named_states(*states), self.neuron.named_params(*params)
-        first, new = self.check_returned(
-            name, trace.call_function(self.neuron, step, ops, *current, *peak, named, values)
+        graph = self.graph
+        params, states, peak, current, updates, outputs = self.trace_function(
+            name, step, has_current, has_peak
         )
-        # advance returns (peak, states), and the peak is one more state; step and emit return (output, states)
-        updates = [*new, first] if has_current and has_peak else list(new)
+        count = len(states)
         seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
-        outputs = [] if has_current and has_peak else [first]
         seeds += [(x, graph.input("go")) for x in outputs]
         lanes = [p for p in params if p.lane]
         wrt = [*states, *peak, *lanes, *current]
@@ -138,6 +143,32 @@ class _Writer:
             f"INLINE void {name}_adjoint({arguments}const F *s, const F *p, const float *u, "
             f"{'F go, ' if outputs else ''}F *g, F *gp, F &gi) {{\n{adjoint}}}\n"
         )
+
+    def trace_function(
+        self, name: str, step: Callable[..., object], has_current: bool, has_peak: bool
+    ) -> TracedFunction:
+        """Record one function of the neuron; the arguments are as for `write_function`.
+
+        Parameters that vary are called ``p[0]``, ``p[1]``, ..., the others by their names; states ``s[0]``, ``s[1]``, ..., the peak
+        after them; the current ``i``.
+        """
+        graph, ops = self.graph, TraceOps(self.graph)
+        params = [
+            graph.input(f"p[{sum(self.varying[:i])}]" if varies else key, varies)
+            for i, (key, varies) in enumerate(zip(self.neuron.params, self.varying, strict=True))
+        ]
+        count = len(self.neuron.states)
+        states = [graph.input(f"s[{i}]") for i in range(count)]
+        peak = [graph.input(f"s[{count}]")] if has_peak else []
+        current = [graph.input("i")] if has_current else []
+        named, values = self.neuron.named_states(*states), self.neuron.named_params(*params)
+        first, new = self.check_returned(
+            name, trace.call_function(self.neuron, step, ops, *current, *peak, named, values)
+        )
+        # advance returns (peak, states), and the peak is one more state; step and emit return (output, states)
+        advances = has_current and has_peak
+        updates = [*new, first] if advances else list(new)
+        return TracedFunction(params, states, peak, current, updates, [] if advances else [first])
 
     def check_returned(self, name: str, returned: object) -> tuple[Node, Sequence[Node]]:
         """Return the output (or peak) and the states that the function ``name`` has ``returned``.

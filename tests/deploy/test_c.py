@@ -19,7 +19,7 @@ from tests.deploy.trained import trained
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
 STEPS = 120
-LAYER_1 = "c_network_layers_1_connection"
+LAYER_1 = "layers_1_connection"
 """How names of the second layer's arrays begin."""
 FAST = ("lif_ppo", "alif_recurrent_ppo", "sigma_delta_ppo", "quadratic_ppo", "gru_ppo", "lif_population_ppo")
 """One of each kind of program; all others are slow."""
@@ -101,8 +101,8 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
     sizes = dict(re.findall(r"static const \w+ (\w+)\[(\d+)\]", path.read_text()))
     synapses = [round(40 * density) * 300]
     held = [
-        int(sizes[f"{LAYER_1}_weight_mul"]),
-        *(int(sizes.get(f"{LAYER_1}_weight_mul_{name}", 0)) for name in ("neuron", "begin")),
+        int(sizes[f"{LAYER_1}_weight"]),
+        *(int(sizes.get(f"{LAYER_1}_weight_{name}", 0)) for name in ("neuron", "start")),
     ]
     assert held == ([40 * 300, 0, 0] if density == 0.9 else [*synapses, *synapses, 41])
     line = [*c.find_compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
@@ -231,15 +231,32 @@ def test_two_robots_share_the_code_and_nothing_else(tmp_path):
         np.testing.assert_array_equal(one(x.numpy(), [])[0][0], action)
 
 
-def test_an_operation_without_a_c_form_is_named():
-    class Sorted(torch.nn.Module):
-        def forward(self, x):
-            return x.sort(-1)[0]
+OWN_ENCODER = """
+from spiky_rl.codecs.encoders.direct import Direct
 
-    from spiky_rl.deploy._reader import read_program
 
-    with pytest.raises(ExportError, match="torch's operation 'sort' has no C form"):
-        read_program(Sorted(), ["observation"], ["action"], (torch.zeros(1, 4),))
+class Own(Direct):
+    \"\"\"An encoder of one's own.\"\"\"
+"""
+
+
+def test_an_encoder_of_ones_own_is_refused_by_its_key(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_ENCODER)
+    policy = trained("lif_ppo", f"agent.network.encoder='{tmp_path / 'own.py'}:Own'")
+    with pytest.raises(ExportError, match="agent.network.encoder: "):
+        c.C().write(policy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_source_is_independent_of_the_number_of_inner_steps(tmp_path):
+    """24 inner steps of recurrent neurons are one loop: the texts differ in the numbers of steps alone."""
+    texts = {
+        steps: c.C()
+        .write(trained("alif_recurrent_ppo", f"agent.network.steps={steps}"), tmp_path / str(steps))
+        .read_text()
+        for steps in (2, 24)
+    }
+    assert texts[2].replace("k < 2;", "k < 24;") == texts[24]
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path):

@@ -105,7 +105,7 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     monkeypatch.setitem(os.environ, "CC", words[0])
     monkeypatch.setattr(c, "STANDARD", ())
     seen = walk(policy)
-    step = c.open_c_session(path, c.read_sizes(path)["FLOATS"], (*words[1:], "-march=native"))
+    step = c.open_c_session(path, (*words[1:], "-march=native"))
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     np.testing.assert_array_equal(found, live(policy, seen))
 

@@ -20,14 +20,13 @@ from torch.nn import functional
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _c_text, c
+from spiky_rl.deploy import c
+from spiky_rl.deploy._c_ann import format_activation
+from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._reader import read_program
 from spiky_rl.deploy._verification import verify_targets
-from spiky_rl.kernels import convolution
 from tests.deploy.test_c import live, walk
 from tests.deploy.trained import trained
-from tests.kernels.test_convolution import GEOMETRIES, operands
 
 QUICK = ("-O1", "-march=native")
 NET = "agent.network."
@@ -87,7 +86,7 @@ def built(row, stateful):
 
 def assert_equal(policy, folder):
     path, seen = c.C().write(policy, folder), walk(policy)
-    step = c.open_c_session(path, c.read_sizes(path)["FLOATS"], QUICK)
+    step = c.open_c_session(path, QUICK)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0, "it acts"
     np.testing.assert_array_equal(found, live(c.C().get_reference_model(policy), seen))
@@ -121,51 +120,45 @@ def test_no_part_is_left_out():
     assert set(registry.list_names("connections")) <= named
 
 
-class Beside(nn.Module):
-    """Functions of one array [1, N], their results one after the other."""
-
-    def __init__(self, functions):
-        super().__init__()
-        self.functions = functions
-
-    def forward(self, x):
-        return torch.cat([function(x) for function in self.functions], -1)
-
-
-def results(functions, x, folder):
-    """What the functions of x [1, N] are in C, [functions, N]."""
-    step = read_program(Beside(functions), ["observation"], ["action"], (x,))
-    library = c.load_policy_library(_c_text.write_policy(step, folder, "", 1), QUICK)
-    found = np.zeros(len(functions) * x.numel(), np.float32)
-    state = np.zeros(c.read_sizes(folder / "policy.c")["FLOATS"], np.float32)
-    arrays = (state, x.numpy(), found)
-    library.policy_step(*(each.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for each in arrays))
-    return found.reshape(len(functions), -1)
-
-
 def activations():
     """Every name that rsl_rl's ANNs know, and what torch has of the same kinds with other numbers."""
     with pytest.raises(ValueError) as refused:
         resolve_nn_activation("none of them")
     names = re.findall(r"'(\w+)'", str(refused.value).partition("Valid")[2])
     assert {"elu", "selu", "lrelu", "gelu", "mish", "softplus"} <= set(names)
-    others = {
-        "ELU(0.7)": nn.ELU(0.7), "CELU(0.5)": nn.CELU(0.5), "LeakyReLU(0.3)": nn.LeakyReLU(0.3),
-        "GELU(tanh)": nn.GELU("tanh"), "Softplus(2, 1)": nn.Softplus(2.0, 1.0), "Hardtanh": nn.Hardtanh(-0.5, 2.0),
-        "ReLU6": nn.ReLU6(), "Hardswish": nn.Hardswish(), "LogSigmoid": nn.LogSigmoid(), "Softsign": nn.Softsign(),
-        "trunc": torch.trunc, "floor": torch.floor, "ceil": torch.ceil, "round": torch.round,
-    }  # fmt: skip
+    others = {"ELU(0.7)": nn.ELU(0.7), "CELU(0.5)": nn.CELU(0.5), "LeakyReLU(0.3)": nn.LeakyReLU(0.3)}
     return {name: resolve_nn_activation(name) for name in names} | others
 
 
-def test_every_activation_is_torchs(tmp_path):
+ALONE = """
+#include <math.h>
+#include <stdint.h>
+{helpers}
+void function(const float *x, float *y, int count) {{
+  for (int n = 0; n < count; n++) y[n] = {text};
+}}
+"""
+
+
+@pytest.mark.parametrize("name", activations())
+def test_every_activation_is_torchs(name, tmp_path):
     x = torch.cat(
         [torch.linspace(-12.0, 12.0, 241), torch.tensor([-40.0, 25.0, 60.0, 1e-6, -1e-6, 0.5, -2.5])]
-    )[None]
-    found = results(list(activations().values()), x, tmp_path)
-    for (name, function), values in zip(activations().items(), found, strict=True):
-        expected = function(x.double())[0].float()
-        np.testing.assert_allclose(values, expected, rtol=3e-6, atol=3e-7, err_msg=name)
+    )
+    function, memory = activations()[name], Declarations()
+    text = "x[n]" if name == "identity" else format_activation(function, "x[n]", memory.use_function)
+    (tmp_path / "policy.c").write_text(ALONE.format(helpers=memory.helpers, text=text))
+    found = np.zeros(len(x), np.float32)
+    pointers = [each.ctypes.data_as(ctypes.c_void_p) for each in (x.numpy(), found)]
+    c.load_policy_library(
+        tmp_path / "policy.c", ("-O1", "-march=native", "-Wno-missing-prototypes")
+    ).function(*pointers, len(x))
+    np.testing.assert_allclose(found, function(x.double()).float(), rtol=3e-6, atol=3e-7)
+
+
+def test_an_activation_without_a_form_in_c_is_refused():
+    with pytest.raises(ExportError, match="agent.actor.activation: GELU given"):
+        format_activation(nn.GELU("tanh"), "x", str)
 
 
 @pytest.mark.parametrize("activation", ["selu", "gelu"])
@@ -185,47 +178,21 @@ def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
     assert np.abs(found - exact).max() < 8.0 * np.abs(expected - exact).max()
 
 
-POOLINGS = {
-    "maxima": (lambda x: functional.max_pool2d(x.view(1, 2, 5, 4), 2)),
-    "maxima with an edge": (lambda x: functional.max_pool2d(x.view(1, 2, 5, 4), 3, 2, 1)),
-    "means": (lambda x: functional.avg_pool2d(x.view(1, 2, 5, 4), (3, 2), (1, 2))),
+IMAGES = {
+    "pooled by its maximum": "{name: convolutional, kernel: 5, pool: 2, padding: 2}",
+    "by columns": "{name: convolutional, kernel: 3, pool: 2}",
+    "pooled with an edge": "{name: convolutional, kernel: 3, pool: 3, stride: 2, padding: 1}",
+    "pooled by its mean": "{name: convolutional, kernel: 3, pool: 2, pooling: average}",
+    "strided": "{name: convolutional, kernel: 4, stride: 2, padding: 3}",
 }
+"""Geometries of a second convolution, of 9 maps: each order of summation of the backend's kernel."""
 
 
-def test_pooling_is_torchs(tmp_path):
-    x = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
-    for name, function in POOLINGS.items():
-        step = read_program(
-            Beside([lambda x, f=function: f(x).flatten(1)]), ["observation"], ["action"], (x,)
-        )
-        path = _c_text.write_policy(step, tmp_path / name.replace(" ", "_"), "", 1)
-        found = c.open_c_session(path, max(1, c.read_sizes(path)["FLOATS"]), QUICK)(x.numpy(), [])[0]
-        np.testing.assert_array_equal(found, function(x).flatten(1).numpy(), err_msg=name)
-
-
-ORDERS = [
-    GEOMETRIES[0],
-    GEOMETRIES[3],
-    *GEOMETRIES[8:],
-    ((8, 7, 7), 17, 3, 1, 0, 2),  # pooling leaves a column out, and four are too few to be added by columns
-]
-
-
-@pytest.mark.parametrize("geometry", ORDERS, ids=str)
+@pytest.mark.parametrize("geometry", IMAGES)
 def test_currents_of_a_convolution_are_those_of_the_cpus_kernels(geometry, tmp_path):
-    maps, *_, stride, padding, pool = geometry
-    x, weight, bias, shape, *_ = operands(geometry, False)
-    x = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * (x != 0)
-    link = nn.Conv2d(maps[0], weight.shape[0], weight.shape[-1], stride, padding)
-    link.weight, link.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    step = nn.Sequential(nn.Unflatten(1, maps), link, nn.MaxPool2d(pool), nn.Flatten())
-    written = read_program(step, ["observation"], ["action"], (x[:1],))
-    path = _c_text.write_policy(written, tmp_path, "", 1)
-    run = c.open_c_session(path, c.read_sizes(path)["FLOATS"], QUICK)
-    found = np.concatenate([run(row.numpy(), [])[0] for row in x])
-    with torch.no_grad():
-        expected = convolution.convolution(x, weight, bias, shape, False, False)
-    np.testing.assert_array_equal(found, expected.numpy())
+    first = "{name: convolutional, kernel: 5, stride: 2, padding: 2}"
+    links = f"{NET}connection=[{first},{IMAGES[geometry]},linear]"
+    assert_equal(trained("lif_conv_ppo", links, f"{NET}layers=[9,17,16]"), tmp_path)
 
 
 def at_a_threshold(policy):
@@ -279,31 +246,11 @@ def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
     agreement = verify_targets(policy, env, {path: target}, lambda share: None)[path]
     assert (agreement.mismatches, agreement.difference) == (0, 0.0)
     assert "order in 120 of 120" in agreement.format(target, policy)
-    path.write_text(path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1"))
+    wrong = path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1")
+    assert wrong != path.read_text()
+    path.write_text(wrong)
     with pytest.raises(UserError, match="actions differ"):
         verify_targets(policy, env, {path: target}, lambda share: None)
-
-
-UNREAD = {
-    "'sub' with alpha 2": lambda x: torch.sub(x, x * 2, alpha=2),
-    "'addmm' with beta 0.5": lambda x: torch.addmm(x, x, torch.ones(4, 4), beta=0.5),
-    "'round' with decimals 2": lambda x: torch.round(x, decimals=2),
-    "'div' with rounding_mode floor": lambda x: torch.div(x, 0.3, rounding_mode="floor"),
-    "'avg_pool2d' with ceil_mode True": lambda x: functional.avg_pool2d(
-        x.view(1, 1, 2, 2), 2, ceil_mode=True
-    ),
-    "'max_pool2d_with_indices' with dilation": lambda x: functional.max_pool2d(
-        x.view(1, 1, 2, 2), 1, dilation=2
-    ),
-    "'_to_copy' with dtype torch.int64": lambda x: x.long() + x,
-    "'sum' with dtype torch.float64": lambda x: x.sum(-1, dtype=torch.float64),
-}
-
-
-@pytest.mark.parametrize("named", UNREAD)
-def test_an_argument_that_nobody_reads_is_an_error(named):
-    with pytest.raises(ExportError, match=re.escape(named)):
-        read_program(Beside([UNREAD[named]]), ["observation"], ["action"], (torch.ones(1, 4),))
 
 
 OWN = '''
@@ -342,7 +289,7 @@ def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_pa
     path = assert_equal(trained("lif_ppo", f"{NET}neuron={neuron}", f"{NET}layers=[6,5]"), tmp_path)
     source = path.read_text()
     for parameter in ("exp", "volatile", "y1", "memset"):
-        assert f"c_network_layers_0_parameters_of_neuron_{parameter}" in source
+        assert f"layers_0_neuron_{parameter}" in source
     line = [
         *c.find_compiler(),
         *c.STANDARD,
@@ -361,9 +308,9 @@ def test_arrays_have_the_names_of_what_they_hold(tmp_path):
     source = c.C().write(trained("lif_population_ppo"), tmp_path).read_text()
     names = re.findall(r"^static const float (\w+)\[", source, re.MULTILINE)
     assert {
-        "c_network_encoder_centre",
-        "c_network_encoder_log_deviation_exp",
-        "c_network_layers_0_connection_weight",
-        "c_obs_normalizer_mean",
+        "encoder_centre",
+        "encoder_deviation",
+        "layers_0_connection_weight",
+        "obs_normalizer_mean",
     } <= set(names)
-    assert len(set(names)) == len(names) and all(re.fullmatch(r"c_\w{1,61}", name) for name in names)
+    assert len(set(names)) == len(names) and all(re.fullmatch(r"\w{1,63}", name) for name in names)

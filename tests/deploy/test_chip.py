@@ -42,7 +42,7 @@ def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_qu
         assert size * weights < found[path].flash < size * weights + CODE
         assert 0 < found[path].stack < 1_000
     assert found[integers].flash < 0.35 * found[single].flash
-    assert found[single].state == 4 * c.read_sizes(single)["FLOATS"]
+    assert found[single].state == c.read_sizes(single)["BYTES"]
     assert found[integers].state == c.read_sizes(integers)["BYTES"] < found[single].state
 
 

@@ -177,7 +177,7 @@ def not_c(_cls, monkeypatch):
 
     write = _c_text.write_files
     monkeypatch.setattr(
-        _c_text, "write_files", lambda folder, text, header: write(folder, f"{text}}}", header)
+        _c_text, "write_files", lambda folder, name, text, header: write(folder, name, f"{text}}}", header)
     )
 
 

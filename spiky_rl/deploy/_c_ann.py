@@ -1,0 +1,157 @@
+"""Parts of an ANN in C: activations, GRU and LSTM, and the mapping of a policy's features to its action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rsl_rl.modules.distribution import (
+    BetaDistribution,
+    GaussianDistribution,
+    HeteroscedasticGaussianDistribution,
+)
+from torch import Tensor, nn
+
+from spiky_rl.deploy._c_memory import Declarations
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.kernels.emit import format_literal
+from spiky_rl.learners.rsl_rl.action_bounds import BoundedDistribution
+from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
+from spiky_rl.learners.rsl_rl.tanh_actor import TanhDistribution
+
+if TYPE_CHECKING:
+    from spiky_rl.deploy._c_network import NetworkWriter, Signal
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+LARGEST = 3.4028234663852886e38
+"""Largest float."""
+
+
+def format_activation(module: nn.Module, x: str, use_function: Callable[[str], str]) -> str:
+    """Return the C expression of an activation of ``x``. Raises ExportError if the ``module`` has no form in C.
+
+    Args:
+        module: The activation.
+        x: C expression without side effects.
+        use_function: Adds a helper function to the file and returns its name.
+    """
+    kind, settings = type(module), vars(module)
+
+    def number(name: str) -> str:
+        return format_literal(float(settings[name]))
+
+    def exponential_below(scale: str, argument: str) -> str:
+        return f"{x} > 0.0f ? {x} : {scale} * {use_function('exponential_less_one')}({argument})"
+
+    if kind is nn.ELU:
+        return exponential_below(number("alpha"), x)
+    if kind is nn.CELU:
+        return exponential_below(number("alpha"), f"{x} / {number('alpha')}")
+    if kind is nn.SELU:
+        return f"{format_literal(SELU_SCALE)} * ({exponential_below(format_literal(SELU_ALPHA), x)})"
+    if kind is nn.ReLU:
+        return f"{x} > 0.0f ? {x} : 0.0f"
+    if kind is nn.LeakyReLU:
+        return f"{x} > 0.0f ? {x} : {x} * {number('negative_slope')}"
+    if kind is nn.Tanh:
+        return f"{use_function('hyperbolic_tangent')}({x})"
+    if kind is nn.Sigmoid:
+        return f"{use_function('logistic')}({x})"
+    if kind is nn.SiLU:
+        return f"{x} * {use_function('logistic')}({x})"
+    if kind is nn.Mish:
+        return f"{x} * {use_function('hyperbolic_tangent')}({use_function('soft_plus')}({x}))"
+    if kind is nn.GELU and settings["approximate"] == "none":
+        return f"{use_function('gaussian_unit')}({x})"
+    if kind is nn.Softplus and (settings["beta"], settings["threshold"]) == (1.0, 20.0):
+        return f"{use_function('soft_plus')}({x})"
+    raise ExportError(f"agent.actor.activation: {kind.__name__} given; it has no form in C")
+
+
+def write_recurrent(writer: NetworkWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal:
+    """Write one step of recurrent layers and return the output of the last one."""
+    size, is_gru = rnn.hidden_size, isinstance(rnn, nn.GRU)
+    gates = (3 if is_gru else 4) * size
+    logistic, tanh = (writer.memory.use_function(name) for name in ("logistic", "hyperbolic_tangent"))
+    for layer in range(rnn.num_layers):
+        writer.comment(f"{type(rnn).__name__} layer {layer}: {size} units", writer.last)
+        state = writer.memory.add_field("float", f"rnn_hidden_{layer}", size, "hidden state", True)
+        inputs, back = (
+            writer.memory.add_field("float", f"gates_{name}", gates, f"terms of the gates from the {name}")
+            for name in ("input", "state")
+        )
+        for name, source, target in (("ih", signal, inputs), ("hh", type(signal)(state, size, False), back)):
+            weight, bias = getattr(rnn, f"weight_{name}_l{layer}"), getattr(rnn, f"bias_{name}_l{layer}")
+            writer.last += writer.format_product(
+                f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target
+            )
+
+        def gate(function: str, i: int, terms: tuple[str, str] = (inputs, back)) -> str:
+            place = f"{i * size} + n" if i else "n"
+            return f"{function}({' + '.join(f'{term}[{place}]' for term in terms)})"
+
+        if is_gru:
+            new = f"{tanh}({inputs}[{2 * size} + n] + r * {back}[{2 * size} + n])"
+            lines = [f"const float r = {gate(logistic, 0)}, z = {gate(logistic, 1)}, candidate = {new};",
+                     f"{state}[n] = (1.0f - z) * candidate + z * {state}[n];"]  # fmt: skip
+        else:
+            cell = writer.memory.add_field("float", f"rnn_cell_{layer}", size, "cell state", True)
+            lines = [f"const float in = {gate(logistic, 0)}, keep = {gate(logistic, 1)}, out = {gate(logistic, 3)};",
+                     f"{cell}[n] = keep * {cell}[n] + in * {gate(tanh, 2)};",
+                     f"{state}[n] = out * {tanh}({cell}[n]);"]  # fmt: skip
+        writer.last.append(writer.format_loop(size, *lines))
+        signal = type(signal)(state, size, False)
+    return signal
+
+
+def format_action(distribution: Any, features: str, actions: int, memory: Declarations) -> str:
+    """Return the C expression of action n from the array ``features``. Raises ExportError if it has no form in C.
+
+    Args:
+        distribution: The policy's distribution of actions, or None.
+        features: C expression of the network's output.
+        actions: Number of actions.
+        memory: Declarations of the file.
+    """
+    kind = type(distribution)
+    if kind is BoundedDistribution:
+        inner = format_action(distribution.inner, features, actions, memory)
+        return _format_bounds(distribution.bounds, inner, memory)
+    if kind in (
+        type(None),
+        GaussianDistribution,
+        HeteroscedasticGaussianDistribution,
+        CategoricalDistribution,
+    ):
+        return f"{features}[n]"
+    if kind is TanhDistribution:
+        return f"{memory.use_function('hyperbolic_tangent')}({features}[n])"
+    if kind is BetaDistribution:
+        scale, offset = (
+            format_literal(float(x)) for x in (distribution._range_scale, distribution._range_offset)
+        )
+        ratio = f"{memory.use_function('beta_mean')}({features}[n], {features}[{actions} + n])"
+        return f"{ratio} * {scale} + {offset}"
+    known = "BetaDistribution, CategoricalDistribution, GaussianDistribution, HeteroscedasticGaussianDistribution, TanhDistribution"
+    raise ExportError(
+        f"agent.actor.distribution_cfg.class_name: {kind.__name__} given; allowed for c: {known}"
+    )
+
+
+def _format_bounds(bounds: Any, x: str, memory: Declarations) -> str:
+    """Return the C expression of ``x``, clipped and mapped to the task's ``bounds``."""
+    middle, scale = (
+        memory.format_element(f"action_{name}", values)
+        for name, values in (("middle", bounds.middle), ("scale", bounds.scale))
+    )
+    limit = memory.format_element("action_limit", bounds.limit.clamp(max=LARGEST))
+    larger, smaller = memory.use_function("larger"), memory.use_function("smaller")
+    return f"{middle} + {scale} * {smaller}({larger}({x}, -{limit}), {limit})"
+
+
+def get_observation_scale(normalizer: Any) -> tuple[Tensor, Tensor, float] | None:
+    """Return mean and divisor [O] of the observations, and the bound of the result; None if they are not normalised."""
+    if isinstance(normalizer, nn.Identity):
+        return None
+    mean, divisor = normalizer.mean.detach().cpu(), (normalizer.std + normalizer.eps).detach().cpu()
+    return mean, divisor, getattr(normalizer, "bound", float("inf"))

@@ -1,0 +1,170 @@
+"""The step of a neuron in C: the expressions that the kernels record of its equations, for one neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from spiky_rl.kernels import trace
+from spiky_rl.kernels.emit import INFIX, StepWriter, format_literal
+from spiky_rl.kernels.trace import Expression, Node
+from spiky_rl.neurons.base import BELOW_ANY, Neuron
+from spiky_rl.surrogates.rectangle import Rectangle
+
+CALLS = {"exp": "exponential", "tanh": "hyperbolic_tangent", "tan": "tangent", "sqrt": "square_root",
+         "abs": "absolute", "max": "larger", "min": "smaller"}  # fmt: skip
+"""Helper functions of `_c_functions.FUNCTIONS` by operation."""
+LOOSE = {"<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2}
+"""Precedence of the infix operations."""
+
+
+def format_step(
+    neuron: Neuron,
+    params: Sequence[Tensor | float],
+    element: Callable[[str, Tensor], str],
+    use_function: Callable[[str], str],
+    states: Sequence[str],
+    current: str,
+) -> tuple[list[str], str]:
+    """Return C statements of an inner step of one neuron, and the C expression of its output.
+
+    Args:
+        neuron: The neuron.
+        params: Its parameters as they enter the step: numbers, or [N] tensors.
+        element: Returns the C expression of neuron n's value of a parameter, by name and tensor.
+        use_function: Adds a helper function to the file and returns its name.
+        states: C expressions of the states, which the statements read and assign.
+        current: C expression of the current.
+    """
+    varying = tuple(isinstance(value, Tensor) for value in params)
+    writer = StepWriter(neuron, Rectangle.from_options(), varying)
+    numbers = {
+        name: value
+        for name, value in zip(neuron.params, params, strict=True)
+        if not isinstance(value, Tensor)
+    }
+    arrays = [
+        (name, value) for name, value in zip(neuron.params, params, strict=True) if isinstance(value, Tensor)
+    ]
+    inputs = {f"p[{i}]": element(name, value) for i, (name, value) in enumerate(arrays)}
+    inputs |= {f"s[{i}]": f"s_{name}" for i, name in enumerate(neuron.states)} | {"i": "current"}
+    inputs[f"s[{len(neuron.states)}]"] = "peak"
+    local = [f"s_{name}" for name in neuron.states]
+    lines = [f"float {name} = {place};" for name, place in zip(local, states, strict=True)]
+    lines.append(f"const float current = {current};")
+
+    def print_function(
+        name: str, step: Callable[..., object], has_current: bool, has_peak: bool
+    ) -> tuple[list[str], list[str]]:
+        traced = writer.trace_function(name, step, has_current, has_peak)
+        printer = _Printer(numbers, inputs, use_function)
+        return printer.print_values([*traced.updates, *traced.outputs])
+
+    if neuron.substeps == 1:
+        body, (*updates, output) = print_function("step", neuron.step, True, False)
+        lines = [f"const {line}" if line.startswith("float ") else line for line in lines]
+        changed = zip(states, local, updates, strict=True)
+        return [
+            *lines,
+            *body,
+            *(f"{place} = {value};" for place, name, value in changed if value != name),
+        ], output
+    body, updates = print_function("advance", neuron.substep, True, True)
+    lines += [
+        f"float peak = {format_literal(BELOW_ANY)};",
+        f"for (int part = 0; part < {neuron.substeps}; part++) {{",
+    ]
+    lines += [f"  {line}" for line in body]
+    fresh = [f"new_{name}" for name in neuron.states] + ["new_peak"]
+    lines += [f"  const float {name} = {value};" for name, value in zip(fresh, updates, strict=True)]
+    lines += [f"  {name} = {value};" for name, value in zip([*local, "peak"], fresh, strict=True)] + ["}"]
+    body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
+    return [
+        *lines,
+        *body,
+        *(f"{place} = {value};" for place, value in zip(states, updates, strict=True)),
+    ], output
+
+
+class _Printer:
+    """Printer of recorded expressions: one that is used once stands in its place, one that is used more often gets a name."""
+
+    def __init__(
+        self, numbers: Mapping[str, float], inputs: Mapping[str, str], use_function: Callable[[str], str]
+    ) -> None:
+        self.numbers, self.inputs, self.use_function = numbers, inputs, use_function
+        self.names: dict[int, str] = {}
+        self.uses: dict[int, int] = {}
+
+    def print_values(self, values: Sequence[Node]) -> tuple[list[str], list[str]]:
+        """Return statements of the shared subexpressions of ``values``, and the C expressions of the values."""
+        order: list[Node] = []
+        for value in values:
+            self._visit(value, order)
+        lines = []
+        for node in sorted(order, key=lambda node: node.index):
+            is_simple = node.op in ("input", "detach", *trace.COMPARISONS)
+            if self.uses[node.index] > 1 and not is_simple:
+                text = self._format(node)[0]
+                self.names[node.index] = f"t{len(self.names) + 1}"
+                lines.append(f"const float {self.names[node.index]} = {text};")
+        return lines, [self._format(value)[0] for value in values]
+
+    def _visit(self, x: Expression, order: list[Node]) -> None:
+        if not isinstance(x, Node) or not x.lane:
+            return
+        self.uses[x.index] = self.uses.get(x.index, 0) + 1
+        if self.uses[x.index] == 1:
+            order.append(x)
+            for argument in x.args:
+                self._visit(argument, order)
+        elif x.op == "detach":
+            self._visit(x.args[0], order)
+
+    def _format(self, x: Expression) -> tuple[str, int]:
+        """Return the C expression of ``x`` and its precedence."""
+        if not isinstance(x, Node) or not x.lane:
+            return self._format_uniform(x)
+        if x.index in self.names:
+            return self.names[x.index], 9
+        if x.op == "input":
+            return self.inputs[x.name], 9
+        if x.op == "detach":
+            return self._format(x.args[0])
+        if x.op in INFIX:
+            return self._format_infix(x)
+        args = [self._format(argument)[0] for argument in x.args]
+        if x.op == "neg":
+            return f"-{self._bracket(x.args[0], 9)}", 8
+        if x.op in ("spike", "heaviside"):
+            return f"{self._bracket(x.args[0], 1)} >= 0.0f ? 1.0f : 0.0f", -1
+        if x.op == "where":
+            condition = x.args[0]
+            if isinstance(condition, Node) and not condition.lane:
+                return self._format(x.args[1 if trace.evaluate([condition], self.numbers)[0] else 2])
+            return (
+                f"{self._bracket(condition, 0)} ? {self._bracket(x.args[1], 0)} : {self._bracket(x.args[2], 0)}",
+                -1,
+            )
+        return f"{self.use_function(CALLS[x.op])}({', '.join(args)})", 9
+
+    def _format_uniform(self, x: Expression) -> tuple[str, int]:
+        value = trace.evaluate([x], self.numbers)[0] if isinstance(x, Node) else x
+        text = format_literal(value)
+        return text, 8 if text.startswith("-") else 9
+
+    def _format_infix(self, x: Node) -> tuple[str, int]:
+        rank = LOOSE[x.op]
+        left, right = x.args
+        if x.op == "*":
+            one = format_literal(1.0)
+            for factor, other in ((left, right), (right, left)):
+                if not (isinstance(factor, Node) and factor.lane) and self._format_uniform(factor)[0] == one:
+                    return self._format(other)
+        return f"{self._bracket(left, rank)} {x.op} {self._bracket(right, rank + 1)}", rank
+
+    def _bracket(self, x: Expression, least: int) -> str:
+        """Return the C expression of ``x``, in parentheses unless its precedence is at ``least``."""
+        text, rank = self._format(x)
+        return text if rank >= least else f"({text})"
