@@ -51,7 +51,7 @@ class JaxContender(Contender):
         self.jax = importlib.import_module("jax")
         self.numpy = self.jax.numpy
         self.steps, self.leak = setting.steps, float(copy.leak)
-        self.values = [float(value) for value in copy.values]
+        self.values = [float(value) for value in copy.values]  # type: ignore[arg-type]
         """The neuron's parameters, in their order."""
         self.names = [name for name, _ in copy.named_parameters()]
         self.weights: Weights = {

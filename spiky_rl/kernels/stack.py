@@ -60,7 +60,9 @@ class StackStage:
     def weight(self) -> Tensor:
         """The effective weights, after the mask."""
         # twice as fast as the module's attribute
-        return self.map.synapses() if self.masked else self.map._parameters["weight"]  # pylint: disable=protected-access
+        return (
+            self.map.synapses() if self.masked else self.map._parameters["weight"]
+        )  # pylint: disable=protected-access
 
     @property
     def bias(self) -> Tensor | None:
@@ -338,7 +340,7 @@ class _Run(torch.autograd.Function):
     """A call of the stack with gradients; tensors: offset, then per stage weight, bias, params, state, synapses."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Request, x: Tensor, keep: Tensor | None, *tensors: Any) -> Any:
+    def forward(ctx: Any, run: _Request, x: Tensor, keep: Tensor | None, *given: Any) -> Any:
         stack, steps = run.stack, run.steps
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
@@ -346,7 +348,7 @@ class _Run(torch.autograd.Function):
         if C != stack.inputs:
             raise _make_shape_error("channels", C, stack.inputs)
         wanted = run.recorded and any(ctx.needs_input_grad)
-        offset, *tensors = tensors
+        offset, *tensors = given
         for i, stage in enumerate(stack.stages):
             at = _PER_STAGE * i
             _, _, params, state, _ = tensors[at : at + _PER_STAGE]
@@ -354,7 +356,7 @@ class _Run(torch.autograd.Function):
                 operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
             if state is not None:
                 tensors[at + 3] = state.contiguous()
-        layers, held = stack.fill_layers(run.calls, tensors)
+        layers, _held = stack.fill_layers(run.calls, tensors)
         last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
             layer.last = state.data_ptr()
@@ -401,7 +403,7 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros((T, run.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        for i, stage in enumerate(stack.stages):
+        for i in range(len(stack.stages)):
             layer = layers[i]
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             if state is not None and grad_last[i] is not None:
