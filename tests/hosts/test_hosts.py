@@ -6,7 +6,7 @@ import pytest
 
 from spiky_rl import hosts, learners
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.base import LIVE_VIEW, VIDEO, Host, UnknownTask
+from spiky_rl.hosts.base import LIVE_VIEW, SECOND_SIMULATION, VIDEO, Host, UnknownTask
 from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
 
 
@@ -37,7 +37,11 @@ class Bare(Host):
 @pytest.mark.parametrize("name", hosts.list_hosts())
 def test_every_host_is_found_by_its_name_and_owns_some_task(name):
     host = hosts.get_host(name)
-    assert isinstance(host, Host) and host.name == name and host.abilities <= {VIDEO, LIVE_VIEW}
+    assert (
+        isinstance(host, Host)
+        and host.name == name
+        and host.abilities <= {VIDEO, LIVE_VIEW, SECOND_SIMULATION}
+    )
 
 
 @pytest.mark.parametrize(
