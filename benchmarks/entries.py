@@ -33,7 +33,6 @@ from benchmarks.recurrent_contenders import (
     ReservoirSetting,
 )
 
-
 FORMS = ("spiky_rl", "eager torch", "compiled", "JAX", "other work")
 """How contenders run, in the order of tables and figures. Other work, such as an MLP's, is outside of the ranking."""
 
@@ -82,7 +81,9 @@ CONTENDERS = {
     ),
     "sinabs": Entry(_sinabs, "sinabs", note="gradients through the reset"),
     "compiled_plain_loop": Entry(
-        _compiled(build=PlainLoop), **_COMPILED, note="torch.compile, one shape at a time, as all compiled ones"
+        _compiled(build=PlainLoop),
+        **_COMPILED,
+        note="torch.compile, one shape at a time, as all compiled ones",
     ),
     "compiled_spikingjelly": Entry(_compiled(build=_spikingjelly), "spikingjelly", **_COMPILED),
     "compiled_snntorch": Entry(_compiled(build=_snntorch), "snntorch", **_COMPILED, note=_LATE),

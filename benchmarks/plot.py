@@ -119,7 +119,8 @@ def _format_block(rows: Rows) -> str:
         for name in names:
             mine = {row["mode"]: row for row in rows if row["contender"] == name}
             lines.append(
-                f"{'  ' * bool(form) + name:{NAME}}" + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip()
+                f"{'  ' * bool(form) + name:{NAME}}"
+                + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip()
             )
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:

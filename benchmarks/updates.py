@@ -116,14 +116,10 @@ def split_minibatch(size: int) -> tuple[int, int]:
     return envs, size // envs
 
 
-def measure(
-    args: Any, algorithm: str, library: str, agents: Sequence[str], size: int
-) -> list[list[float]]:
+def measure(args: Any, algorithm: str, library: str, agents: Sequence[str], size: int) -> list[list[float]]:
     """Return the milliseconds of a gradient step in every round, by agent."""
     with contextlib.ExitStack() as stack:
-        steps = [
-            stack.enter_context(open_step(args, algorithm, library, agent, size)) for agent in agents
-        ]
+        steps = [stack.enter_context(open_step(args, algorithm, library, agent, size)) for agent in agents]
         counts, times = [], [[] for _ in steps]  # type: list[int], list[list[float]]
         for step in steps:
             count = 1
@@ -147,9 +143,7 @@ def time_calls(step: Callable[[], Any], count: int) -> float:
 
 
 @contextlib.contextmanager
-def open_step(
-    args: Any, algorithm: str, library: str, agent: str, size: int
-) -> Iterator[Callable[[], Any]]:
+def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) -> Iterator[Callable[[], Any]]:
     """Open an environment, fill the agent's buffer, and return a function that makes one gradient step."""
     from spiky_rl.run.prepare import make_plan
     from spiky_rl.run.run_plan import RunRequest
@@ -176,7 +170,9 @@ def open_step(
     plan = make_plan(request)
     with open_env(plan) as env:
         torch.manual_seed(1)
-        runner = plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
+        runner = plan.learner.get_runner_class(plan.spec.algorithm)(
+            env, plan.config, None, "cpu", plan.identity
+        )
         with contextlib.redirect_stdout(None):
             runner.learn(1)
         if library == "rsl_rl":

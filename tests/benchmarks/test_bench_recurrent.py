@@ -16,7 +16,13 @@ from spiky_rl.cli import common
 CONTROL, STEPS, BATCH = 12, {"recurrent": 3, "reservoir": 10}, 64
 SEQUENCES = ("recurrent", "reservoir")
 NAMES = [name for name, entry in CONTENDERS.items() if entry.kind in SEQUENCES]
-EXACT = {"spiky_rl_recurrent", "jax_recurrent", "spiky_rl_reservoir", "spikingjelly_reservoir", "norse_reservoir"}
+EXACT = {
+    "spiky_rl_recurrent",
+    "jax_recurrent",
+    "spiky_rl_reservoir",
+    "spikingjelly_reservoir",
+    "norse_reservoir",
+}
 """What computes the plain loop's network."""
 
 
