@@ -32,9 +32,9 @@ ENVIRONMENT = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton", "TORCH_ALLOW_TF32_CUBLAS_
 rsl_rl's trainings have them."""
 SHORT_SECONDS = 540
 """Duration of ``--short``."""
-SANITIZED = "counted or no_samples or come_back"
+SANITIZED = "counted or no_samples or networks_features"
 """Expression of pytest for tests of `SANITIZED_FILES` that are small enough for compute-sanitizer, which is slow."""
-SANITIZED_FILES = ("tests/kernels/test_gpu.py", "tests/kernels/test_gpu_stack.py")
+SANITIZED_FILES = ("tests/kernels/test_gpu.py", "tests/kernels/test_gpu_recurrent.py")
 
 
 @dataclass(frozen=True)

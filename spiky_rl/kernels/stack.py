@@ -60,7 +60,9 @@ class StackStage:
     def weight(self) -> Tensor:
         """The effective weights, after the mask."""
         # twice as fast as the module's attribute
-        return self.map.synapses() if self.masked else self.map._parameters["weight"]  # pylint: disable=protected-access
+        return (
+            self.map.synapses() if self.masked else self.map._parameters["weight"]
+        )  # pylint: disable=protected-access
 
     @property
     def bias(self) -> Tensor | None:

@@ -69,7 +69,17 @@ class StackStruct(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_void_p)
-            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_last_step", "grad_x")
+            for name in (
+                "layers",
+                "x",
+                "keep",
+                "output",
+                "last_step",
+                "offset",
+                "grad_output",
+                "grad_last_step",
+                "grad_x",
+            )
         ),
         *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
         *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
