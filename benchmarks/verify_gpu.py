@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.common import ROOT
+from benchmarks.verify_packages import find_missing
 from benchmarks.verify_page import BENCHES, TRAININGS, Outcome, page
 from benchmarks.verify_results import RESULTS
 from spiky_rl.cli import common
@@ -24,8 +27,14 @@ OUTCOMES = "outcomes.json"
 """File in the folder with the outcome of each step."""
 
 
-PEERS = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton"}
-"""SpikingJelly's switch for Triton's kernels or an error; by default it falls back to torch silently."""
+ENVIRONMENT = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+"""SpikingJelly's switch for Triton's kernels or an error, by default it falls back to torch silently; and products in TF32, as
+rsl_rl's trainings have them."""
+SHORT_SECONDS = 540
+"""Duration of ``--short``."""
+SANITIZED = "counted or no_samples or networks_features"
+"""Expression of pytest for tests of `SANITIZED_FILES` that are small enough for compute-sanitizer, which is slow."""
+SANITIZED_FILES = ("tests/kernels/test_gpu.py", "tests/kernels/test_gpu_recurrent.py")
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,30 @@ class Size:
     """Further arguments of every call of ``bench.py``."""
     feedforward: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ("tests",)
+    """Files and folders of tests."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """The steps to run, in order, with their time limits in seconds; empty for all."""
 
 
-FULL = Size("cuda", 4096, 100, sequences=("--batch", "1", "512", "4096"))
+COMPILED = ("compiled_plain_loop", "compiled_spikingjelly", "compiled_snntorch")
+FULL = Size(
+    *("cuda", 4096, 100),
+    feedforward=("--batch", "1", "64", "1024", "4096", "65536"),
+    sequences=("--batch", "1", "512", "4096"),
+)
+SHORT = Size(
+    *("cuda", 4096, 12),
+    bench=("--rounds", "3"),
+    feedforward=(
+        *("--batch", "4096", "65536", "--steps", "4", "--contenders"),
+        *("plain_loop", "spiky_rl", "spikingjelly", COMPILED[0], "dense_floor", "mlp"),
+    ),
+    tests=("tests/kernels/test_gpu.py", "tests/kernels/test_gpu_recurrent.py"),
+    limits={"tests": 150, "train_lif": 90, "train_mlp": 90, "bench_feedforward": 150, "sanitizer": 60},
+)
+"""The most telling steps first, in `SHORT_SECONDS`: kernels equal, an iteration beside the MLP's, throughput and peak memory beside
+peers and the bound of the products alone, and memory errors."""
 DRY = Size(
     *("cpu", 8, 3),
     bench=("--rounds", "1", "--batch", "2"),
@@ -57,6 +87,12 @@ class Step:
     name: str
     arguments: tuple[str, ...]
     """Arguments of Python."""
+    needs: tuple[str, ...] = ()
+    """Modules without which it does not start."""
+    prefix: tuple[str, ...] = ()
+    """Program that runs Python, with its arguments."""
+    limit: float | None = None
+    """Time limit in seconds, if it is shorter than that of all steps."""
 
 
 def parser() -> common.Parser:
@@ -67,6 +103,18 @@ def parser() -> common.Parser:
     )
     found.add_argument(
         "--dry-run", action="store_true", help="run small versions of the steps on the CPU, to test them"
+    )
+    found.add_argument(
+        "--short",
+        action="store_true",
+        help=f"run the most telling steps only, in {SHORT_SECONDS // 60} minutes: {', '.join(SHORT.limits)}",
+    )
+    found.add_argument(
+        "--only",
+        nargs="+",
+        metavar="STEP",
+        choices=tuple(RESULTS),
+        help=f"run these steps only: {', '.join(RESULTS)}",
     )
     found.add_argument(
         "--out", type=Path, metavar="FILE", help=f"the page; default: {PAGE}, for a dry run FOLDER/gpu.md"
@@ -89,19 +137,35 @@ def parser() -> common.Parser:
 
 def steps(folder: Path, size: Size) -> list[Step]:
     """Return the steps in their order; they write results and logs into ``folder``."""
-    tests = ("-m", "pytest", "-m", "gpu", "-q", f"--junitxml={folder / RESULTS['tests']}", "tests")
-    found = [Step("tests", tests)]
+    tests = ("-m", "pytest", "-m", "gpu", "-q", f"--junitxml={folder / RESULTS['tests']}", *size.tests)
+    found = [Step("tests", tests, ("cupy",))]
     for name, networks in BENCHES.items():
         own = size.feedforward if networks == ("feedforward",) else size.sequences
         line = ("--device", size.device, "--networks", *networks, *size.bench, *own)
         written = ("--json", str(folder / RESULTS[name]), "--plot", str(folder / f"{name}.png"))
-        found.append(Step(name, (str(ROOT / "scripts/bench.py"), *line, *written)))
+        found.append(Step(name, (str(ROOT / "scripts/bench.py"), *line, *written), ("matplotlib",)))
     for name, training in TRAININGS.items():
         line = ("--task", "Isaac-Ant-v0", "--agent", training.agent, "--device", size.device)
         line += ("--num_envs", str(size.environments), "--max_iterations", str(size.iterations))
         line += ("--log_root", str(folder / RESULTS[name]), *training.overrides)
-        found.append(Step(name, ("-m", "spiky_rl.cli", "train", *line)))
-    return found
+        needs = ("isaaclab", "rsl_rl", "tensorboard")
+        found.append(Step(name, ("-m", "spiky_rl.cli", "train", *line), needs))
+    if size.device != "cpu":
+        prefix = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", "--log-file")
+        small = ("-m", "pytest", "-m", "gpu", "-q", *SANITIZED_FILES, "-k", SANITIZED)
+        found.append(Step("sanitizer", small, ("cupy",), (*prefix, str(folder / RESULTS["sanitizer"]))))
+    if not size.limits:
+        return found
+    by_name = {step.name: step for step in found}
+    return [replace(by_name[name], limit=limit) for name, limit in size.limits.items()]
+
+
+def find_obstacle(step: Step) -> str | None:
+    """Return why a ``step`` cannot start here: what it needs is not installed. None if it can."""
+    missing = find_missing(step.needs)
+    if step.prefix and shutil.which(step.prefix[0]) is None:
+        missing.append(step.prefix[0])
+    return f"not installed: {', '.join(missing)}" if missing else None
 
 
 def run(step: Step, folder: Path, device: str, limit: float) -> Outcome:
@@ -111,11 +175,11 @@ def run(step: Step, folder: Path, device: str, limit: float) -> Outcome:
     with log.open("w", encoding="utf-8") as stream:
         try:
             code = subprocess.run(
-                [sys.executable, *step.arguments],
+                [*step.prefix, sys.executable, *step.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**PEERS, **os.environ, **hidden},
+                env={**ENVIRONMENT, **os.environ, **hidden},
                 timeout=limit,
                 check=False,
             ).returncode
@@ -145,18 +209,46 @@ def read_successful_outcomes(folder: Path, device: str) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in found.items() if outcome.code == 0}
 
 
-def run_all(planned: Sequence[Step], folder: Path, device: str, limit: float) -> Mapping[str, Outcome]:
-    """Run the steps one after the other; a failed step does not stop the others."""
-    outcomes = read_successful_outcomes(folder, device)
+def run_all(
+    planned: Sequence[Step],
+    folder: Path,
+    device: str,
+    limit: float,
+    seconds: float = math.inf,
+    write_page: Callable[[Mapping[str, Outcome]], None] = lambda outcomes: None,
+) -> Mapping[str, Outcome]:
+    """Run the steps one after the other; a failed step does not stop the others.
+
+    Args:
+        planned: The steps.
+        folder: Folder of logs and results.
+        device: ``cpu`` or ``cuda``.
+        limit: Time limit of a step in seconds.
+        seconds: Time limit of all steps; a step for which no time is left does not start.
+        write_page: Called with all outcomes so far, before the first and after every step.
+    """
+    outcomes, start = read_successful_outcomes(folder, device), time.monotonic()
+    obstacles = {step.name: find_obstacle(step) for step in planned}
+    for name, obstacle in obstacles.items():
+        if obstacle and name not in outcomes:
+            print(f"{name}: does not run, {obstacle}", flush=True)
+    write_page(outcomes)
     for number, step in enumerate(planned, start=1):
         label = f"[{number}/{len(planned)}] {step.name}"
         if step.name in outcomes:
             print(f"{label}: ran before", flush=True)
             continue
-        print(f"{label}: {folder / step.name}.log", flush=True)
-        outcome = outcomes[step.name] = run(step, folder, device, limit)
+        left = seconds - (time.monotonic() - start)
+        obstacle = obstacles[step.name] or ("no time left" if left < 1 else None)
+        if obstacle:
+            outcome = Outcome(None, 0.0, obstacle)
+        else:
+            print(f"{label}: {folder / step.name}.log", flush=True)
+            outcome = run(step, folder, device, min(limit, left, step.limit or limit))
+        outcomes[step.name] = outcome
         content = {name: asdict(each) for name, each in outcomes.items()}
         files.write_json(folder / OUTCOMES, {"device": device, "steps": content})
+        write_page(outcomes)
         print(f"{label}: {outcome.format_result()}, {outcome.seconds:.0f} s", flush=True)
     return outcomes
 
@@ -180,6 +272,8 @@ def verify(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     folder = args.folder or Path(f"logs/verify_gpu/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
     out = args.out or (folder / PAGE.name if args.dry_run else PAGE)
+    if args.dry_run and args.short:
+        raise UserError("--short: is for a GPU; leave out --dry-run")
     if args.dry_run and out.resolve() == PAGE.resolve():
         raise UserError(f"--out {str(out)!r}: is the page of a GPU; name another file for a dry run")
     require_checkout()
@@ -188,10 +282,19 @@ def verify(argv: list[str]) -> int:
     files.require_file("--out", out, (".md",))
     files.require_writable("--folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    size = DRY if args.dry_run else FULL
-    outcomes = run_all(steps(folder, size), folder, size.device, args.limit)
-    text = page(folder, outcomes, args.dry_run, size.environments, size.iterations)
-    files.write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    size = DRY if args.dry_run else SHORT if args.short else FULL
+    seconds = SHORT_SECONDS if args.short else math.inf
+
+    def write_page(outcomes: Mapping[str, Outcome]) -> None:
+        text = page(folder, outcomes, args.dry_run, size.environments, size.iterations)
+        files.write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    planned = [step for step in steps(folder, size) if step.name in (args.only or RESULTS)]
+    if not planned:
+        raise UserError(
+            f"--only {' '.join(args.only or ())}: no step of this run; allowed: {', '.join(size.limits or RESULTS)}"
+        )
+    outcomes = run_all(planned, folder, size.device, args.limit, seconds, write_page)
     failed = [name for name, outcome in outcomes.items() if outcome.code != 0]
     for name in failed:
         sys.stderr.write(f"failed: {name}: {outcomes[name].format_result()}; see {folder / name}.log\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ FURTHER = (
     *("tensorboard", "matplotlib", "spikingjelly", "snntorch", "norse"),
 )
 """Modules that single steps, tests or peers need."""
+PROGRAMS = ("compute-sanitizer",)
+"""Programs that single steps need; this one is part of NVIDIA's CUDA toolkit."""
 REMEDY = "make setup installs them all"
 
 
@@ -24,12 +27,17 @@ def find_missing(modules: Iterable[str]) -> list[str]:
     return [name for name in modules if find_spec(name) is None]
 
 
+def find_missing_programs(programs: Iterable[str]) -> list[str]:
+    """Return the ``programs`` that are not on the path."""
+    return [name for name in programs if shutil.which(name) is None]
+
+
 def main() -> int:
     """Report missing packages, then verify; return exit code 2 if no step could run."""
     if missing := find_missing(REQUIRED):
         sys.stderr.write(f"error: not installed: {', '.join(missing)}; {REMEDY}\n")
         return 2
-    if missing := find_missing(FURTHER):
+    if missing := [*find_missing(FURTHER), *find_missing_programs(PROGRAMS)]:
         print(
             f"not installed: {', '.join(missing)}; steps that need them fail or are left out; {REMEDY}",
             flush=True,

@@ -15,6 +15,7 @@ from benchmarks.verify_results import (
     Training,
     describe_machine,
     read_rows,
+    read_sanitizer,
     read_tests,
     read_training,
 )
@@ -32,6 +33,8 @@ class Planned:
     overrides: tuple[str, ...] = ()
 
 
+SIZE = ("neuron", "steps", "batch", "rate")
+"""Keys that the rows of one table of ``bench.py`` share."""
 LAYERS = "[400,200,100]"
 """Isaac Lab's MLP for the Ant."""
 TRAININGS = {
@@ -57,9 +60,13 @@ class Outcome:
     code: int | None
     """Exit code; None if it was stopped at the time limit."""
     seconds: float
+    obstacle: str = ""
+    """Why it did not start; empty if it did."""
 
     def format_result(self) -> str:
         """Return the outcome in words."""
+        if self.obstacle:
+            return f"left out: {self.obstacle}"
         if self.code is None:
             return "failed: time limit"
         return "done" if self.code == 0 else f"failed: exit code {self.code}"
@@ -71,7 +78,9 @@ def page(
     """Return the page. The section of a missing or damaged result says so."""
     parts = ["# A dry run of the GPU verification", DRY_RUN] if is_dry else ["# On a GPU", WRITTEN]
     if failed := [name for name, outcome in outcomes.items() if outcome.code != 0]:
-        parts.append(f"**{len(failed)} of {len(outcomes)} steps failed: {', '.join(failed)}.**")
+        parts.append(
+            f"**{len(failed)} of {len(outcomes)} steps failed or were left out: {', '.join(failed)}.**"
+        )
     facts = {"date": time.strftime("%Y-%m-%d"), **describe_machine()}
     parts.append(format_table(("", ""), facts.items()))
     rows = (
@@ -90,6 +99,10 @@ def page(
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
     parts += [describe_trainings(found)] * bool(found) + missing
+    parts += [
+        "## Memory errors",
+        section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,12 +152,14 @@ def describe_benchmark(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         raise ValueError("no rows")
     blocks = [
-        bench_plot.format_table([row for row in rows if (row["neuron"], row["steps"], row["batch"]) == size])
-        for size in dict.fromkeys((row["neuron"], row["steps"], row["batch"]) for row in rows)
+        bench_plot.format_table([row for row in rows if [row[key] for key in SIZE] == list(size)])
+        for size in dict.fromkeys(tuple(row[key] for key in SIZE) for row in rows)
     ]
     parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
     if rows[0]["device"] != "cpu":
-        parts[0] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set."
+        parts[
+            0
+        ] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set; products are in TF32."
     parts += [
         f"```text\n{text.rstrip()}\n```" for text in (bench_plot.format_summary(rows), "\n".join(blocks))
     ]

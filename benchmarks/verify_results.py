@@ -22,6 +22,7 @@ RESULTS = {
     "train_lif": "lif_ppo",
     "train_lif_equal": "lif_ppo_equal",
     "train_mlp": "mlp_ppo",
+    "sanitizer": "sanitizer.txt",
 }
 """Name of each step's result in the folder; for a training, the folder of its runs."""
 PHASES = ("simulation", "inference", "learning")
@@ -123,6 +124,14 @@ def read_training(root: Path) -> Training:
         result["mean_return_final"],
         result["firing_rate"],
     )
+
+
+def read_sanitizer(path: Path) -> str:
+    """Return compute-sanitizer's summary of errors. Raises OSError or ValueError if its log is missing or incomplete."""
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        if "ERROR SUMMARY" in line:
+            return line.strip("= ")
+    raise ValueError("no summary")
 
 
 def describe_machine() -> dict[str, str]:

@@ -243,18 +243,23 @@ class _Run(torch.autograd.Function):
             ctx.needs_input_grad[8:],
         )
         grad_offset = grad.sum((0, 1)) if needs_offset and grad is not None else None
+        launches = [
+            KernelLaunch(call.key, current, state, params, keep, call.uniforms, ctx.steps)
+            for call, current, params, state in zip(
+                calls, currents, tensors[2::_PER_STAGE], tensors[3::_PER_STAGE], strict=True
+            )
+        ]
         gradients: list[Tensor | None] = [None] * len(tensors)
         readout: Tensor | None = None
         with torch.autocast(currents[0].device.type, enabled=False):
             for i in reversed(range(n)):
-                stage, call, first = stack.stages[i], calls[i], _PER_STAGE * i
+                stage, first = stack.stages[i], _PER_STAGE * i
                 if not needs_x and not any(needs[: first + _PER_STAGE]):
                     break
-                weight, _, params, state = tensors[first : first + _PER_STAGE]
+                weight, *_, state = tensors[first : first + _PER_STAGE]
                 of_weight, of_bias, of_params, of_state = needs[first : first + _PER_STAGE]
-                launch = KernelLaunch(call.key, currents[i], state, params, keep, call.uniforms, ctx.steps)
                 grad_current, grad_state, sums = stack.kernels.layer_backward(
-                    launch,
+                    launches[i],
                     grad,
                     None if state is None else grad_last.pop(),
                     None if i >= len(charged) else prices[sum(charged[:i]) : sum(charged[: i + 1])],
@@ -273,7 +278,8 @@ class _Run(torch.autograd.Function):
                     product = signals[i].reshape(-1, signals[i].shape[-1]).t() @ rows
                     gradients[first] = product.t() if stage.output_major else product
                 grad, readout = None, None
-                if i > 0 and stage.output_major and stack.kernels.can_read_back(launch, rows.shape[1]):
+                can_read_back = i > 0 and stack.kernels.can_read_back(launches[i - 1], rows.shape[1])
+                if can_read_back and stage.output_major:
                     grad, readout = grad_current, weight
                 elif i > 0 or needs_x:
                     product = rows @ (weight if stage.output_major else weight.t())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 
@@ -9,6 +10,9 @@ import torch
 
 from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
+from spiky_rl.kernels.cuda_driver import find_driver_fault
+
+log = logging.getLogger(__name__)
 
 
 def resolve_device(device: str | None, distributed: bool = False) -> str:
@@ -18,8 +22,11 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
         device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
         distributed: Whether this process belongs to a distributed run, where GPU ``LOCAL_RANK`` is used.
     """
+    fault = None if device == "cpu" or torch.cuda.is_available() else find_driver_fault()
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if fault:
+            log.warning("this run is on the CPU: %s", fault)
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
         raise UserError(f"--device {device!r}: unknown device; allowed: cpu, cuda, cuda:N")
     if distributed and device != "cpu":
@@ -27,9 +34,8 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
     if device == "cpu":
         return device
     if not torch.cuda.is_available():
-        raise UserError(
-            f"--device {device}: torch finds no CUDA GPU; use --device cpu, or install a driver for torch {torch.__version__}"
-        )
+        remedy = fault or f"use --device cpu, or install a driver for torch {torch.__version__}"
+        raise UserError(f"--device {device}: torch finds no CUDA GPU; {remedy}")
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise UserError(

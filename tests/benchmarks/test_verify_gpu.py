@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import verify_gpu
 from benchmarks.run import Row
-from benchmarks.verify_gpu import DRY, FULL, Outcome, Step, run_all, steps, verify
+from benchmarks.verify_gpu import DRY, FULL, SHORT, Outcome, Step, run_all, steps, verify
 from benchmarks.verify_page import BENCHES, TRAININGS, page
 from benchmarks.verify_results import RESULTS, read_tests, read_training
 from spiky_rl.cli import common
@@ -35,7 +35,9 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?>
 
 
 def row(contender: str, ms: float, **more) -> dict:
-    made = Row(contender, "lif", "train", 4, 64, 1, "cuda:0", 1, ms, 0.1, 8.0 / ms, 2**20, 1.0, 1.0, 0.5)
+    made = Row(
+        contender, "lif", "train", 4, 64, 1, 0.15, "cuda:0", 1, ms, 0.1, 8.0 / ms, 2**20, 1.0, 1.0, 0.5
+    )
     return asdict(made) | more
 
 
@@ -65,6 +67,9 @@ def left(tmp_path) -> Path:
     leave_training(tmp_path / RESULTS["train_lif"], [9.0, 0.3, 0.3])
     leave_training(tmp_path / RESULTS["train_lif_equal"], [9.0, 0.2, 0.2])
     leave_training(tmp_path / RESULTS["train_mlp"], [1.0, 0.2, 0.2])
+    (tmp_path / RESULTS["sanitizer"]).write_text(
+        "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+    )
     return tmp_path
 
 
@@ -76,11 +81,12 @@ def test_the_page_says_what_every_step_left(left):
         "* `tests/hosts/test_gpu.py::test_c`",
         "| 2 | one \\| two devices |",
         "| 1 | no GL |",
-        "**1 of 6 steps failed: train_mlp.**",
+        "**1 of 7 steps failed or were left out: train_mlp.**",
         "| launches of lif_ppo | 10 |",
         "| train_lif | done | 12 | train_lif.log |",
         "| train_mlp | failed: exit code 1 | 3 | train_mlp.log |",
         "* norse: RuntimeError: no",
+        "compute-sanitizer: ERROR SUMMARY: 0 errors.",
         "## Isaac-Ant, 4,096 environments, 100 iterations",
         "|  | lif_ppo | lif_ppo, layers of mlp_ppo | mlp_ppo |",
         "| learning, s per iteration, median | 0.3000 | 0.2000 | 0.2000 |",
@@ -113,7 +119,7 @@ def test_what_a_step_did_not_leave_or_left_damaged_is_said_and_stops_no_other(da
         path.unlink()
     text = page(left, {"tests": Outcome(None, 60.0)}, False, 4096, 100)
     assert "| tests | failed: time limit | 60 | tests.log |" in text
-    assert text.count("No result (") == 3
+    assert text.count("No result (") == 4
     assert "`train_lif`: no result (" in text and "`train_mlp`: no result (" in text
     assert "lif_ppo, layers of mlp_ppo" in text and str(left) not in text
 
@@ -143,6 +149,82 @@ def test_a_step_that_fails_or_takes_too_long_stops_no_other_and_is_run_again(tmp
     again = run_all([Step("fails", ("-c", told.format(0))), planned[2]], tmp_path, "cpu", 60.0)
     assert {name: outcome.code for name, outcome in again.items()} == {"fails": 0, "runs": 0}
     assert not (tmp_path / "runs.log").exists(), "what ended well is not run again"
+
+
+def test_a_page_is_written_before_the_first_step_and_after_every_one(tmp_path):
+    pages, code = [], "import sys; sys.exit({})"
+    planned = [Step("one", ("-c", code.format(0))), Step("two", ("-c", code.format(1)))]
+    run_all(planned, tmp_path, "cpu", 60.0, write_page=lambda outcomes: pages.append(dict(outcomes)))
+    assert [list(outcomes) for outcomes in pages] == [[], ["one"], ["one", "two"]]
+    kept = json.loads((tmp_path / verify_gpu.OUTCOMES).read_text())["steps"]
+    assert [kept[name]["code"] for name in ("one", "two")] == [0, 1]
+
+
+def test_a_step_whose_needs_are_missing_or_that_has_no_time_left_is_left_out(tmp_path, capsys):
+    planned = [
+        Step("lacks", ("-c", "1"), ("os", "no_such_module")),
+        Step("lacks too", ("-c", "1"), prefix=("no-such-program", "-x")),
+        Step("sleeps", ("-c", "import time; time.sleep(99)"), limit=2.0),
+        Step("late", ("-c", "1")),
+    ]
+    outcomes = run_all(planned, tmp_path, "cpu", 60.0, seconds=2.5)
+    assert [outcome.obstacle for outcome in outcomes.values()] == [
+        *("not installed: no_such_module", "not installed: no-such-program", "", "no time left"),
+    ]
+    assert all(outcome.code is None for outcome in outcomes.values())
+    assert [path.name for path in tmp_path.glob("*.log")] == ["sleeps.log"]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "lacks: does not run, not installed: no_such_module", "before anything has run"
+
+
+def test_the_short_run_fits_and_begins_with_the_kernels(tmp_path):
+    planned = steps(tmp_path, SHORT)
+    assert [step.name for step in planned][:3] == ["tests", "train_lif", "train_mlp"]
+    assert sum(step.limit or 0 for step in planned) <= verify_gpu.SHORT_SECONDS == 540
+
+
+def test_its_benchmarks_name_contenders_that_there_are():
+    from benchmarks.entries import CONTENDERS
+
+    line = SHORT.feedforward[SHORT.feedforward.index("--contenders") + 1 :]
+    assert set(line) <= CONTENDERS.keys() and {"spiky_rl", "spikingjelly", "dense_floor"} <= set(line)
+    assert "65536" in SHORT.feedforward and "65536" in FULL.feedforward
+
+
+def test_products_are_in_tf32(tmp_path):
+    code = "import torch; print(torch.backends.cuda.matmul.allow_tf32)"
+    run_all([Step("asks", ("-c", code))], tmp_path, "cpu", 60.0)
+    assert (tmp_path / "asks.log").read_text() == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dry-run", "--short"], "--short"),
+        (["--dry-run", "--only", "sanitizer"], "--only sanitizer"),
+    ],
+)
+def test_steps_that_there_are_not_are_refused(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert common.run(verify, [*arguments, "--folder", str(tmp_path / "new")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_step_is_refused_with_those_that_there_are(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        verify(["--only", "no_step"])
+    error = capsys.readouterr().err
+    assert all(name in error for name in RESULTS)
+
+
+def test_only_the_named_steps_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    ran = []
+    monkeypatch.setattr(verify_gpu, "run", lambda step, *_: ran.append(step.name) or Outcome(0, 1.0))
+    monkeypatch.setattr(verify_gpu, "find_obstacle", lambda step: None)
+    line = ["--dry-run", "--only", "train_mlp", "tests", "--folder", str(tmp_path / "new")]
+    assert common.run(verify, line) == 0
+    assert ran == ["tests", "train_mlp"] and (tmp_path / "new" / "gpu.md").is_file()
 
 
 NOTES = {
@@ -188,7 +270,7 @@ runpy.run_path("scripts/verify_gpu.py", run_name="__main__")
     ("missing", "line", "lines"),
     [
         (["pydantic_core", "annotated_types"], "error: not installed: pydantic_core, annotated_types; ", 1),
-        (["cupy", "isaaclab"], "not installed: cupy, isaaclab; ", 2),
+        (["cupy", "isaaclab"], "not installed: cupy, isaaclab", 2),
     ],
 )
 def test_its_first_line_says_which_packages_are_missing(missing, line, lines):
@@ -222,9 +304,10 @@ def test_outside_of_a_checkout_it_says_where_to_run_it(tmp_path, monkeypatch, ca
 
 def test_every_step_leaves_its_result_where_the_page_looks(tmp_path):
     assert {step.name for step in steps(tmp_path, FULL)} == RESULTS.keys()
-    for size in (FULL, DRY):
+    for size in (FULL, SHORT, DRY):
         for step in steps(tmp_path, size):
-            assert any(str(tmp_path / RESULTS[step.name]) in argument for argument in step.arguments)
+            line = (*step.prefix, *step.arguments)
+            assert any(str(tmp_path / RESULTS[step.name]) in argument for argument in line)
 
 
 @pytest.mark.slow

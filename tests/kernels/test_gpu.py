@@ -186,13 +186,14 @@ def test_a_device_that_is_not_the_current_one_is_launched_on():
         compare(run("cupy", neuron, parameters, tensors, device=device), expected, TOLERANCE)
 
 
+@pytest.mark.parametrize("sparsity", [None, {"name": "synops", "weight": 40.0}], ids=["free", "penalty"])
 @pytest.mark.parametrize("stateful", [False, True])
 @pytest.mark.parametrize("learn", [[], ["tau", "threshold"]], ids=["numbers", "per-neuron"])
-def test_a_networks_features_and_gradients_are_those_of_the_torch_backend(learn, stateful):
+def test_a_networks_features_and_gradients_are_those_of_the_torch_backend(learn, stateful, sparsity):
     results = []
     for backend in ("cupy", "torch"):
         neuron = {"name": "lif", "tau": 2.0, "input_gain": "unit", "learn": learn}
-        built = network(backend, neuron=neuron, stateful=stateful).cuda()
+        built = network(backend, neuron=neuron, stateful=stateful, sparsity=sparsity).cuda()
         g, time = torch.Generator().manual_seed(1), 3 if stateful else 1
         x = leaf(torch.randn(time, 100, 19, generator=g))
         state = tuple(leaf(s + 0.1) for s in built.zero_state(100, x)) if stateful else None

@@ -1,13 +1,16 @@
 """A stack on a GPU, its kernels' text run on the host: features, states, gradients and penalties are those of the torch reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.kernels.launch import KernelLaunch
 from tests.kernels import fake_cupy, host_device
-from tests.kernels.cases import CPU, near, network
+from tests.kernels.cases import CPU, CUPY, configured, distinct, near, network, vocabulary
 
 pytestmark = pytest.mark.skipif(
     CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
@@ -141,6 +144,29 @@ def test_rows_of_threads_are_as_even_as_can_be_and_within_their_limits(shape):
     assert rows == 1 or rows * N * floats <= cupy_backend.SCRATCH_FLOATS
     samples = -(-B // rows)
     assert rows * (samples - 1) <= B, "no thread has two samples fewer than another"
+
+
+@pytest.mark.parametrize(
+    ("neuron", "steps", "outputs", "registers", "reads_back"),
+    [
+        ("lif", 4, 8, 4, True),
+        ("lif", 8, 16, 8, True),
+        ("lif", 9, 8, 0, False),
+        ("lif", 4, 17, 4, False),
+        ("izhikevich", 8, 12, 8, True),
+        ("izhikevich", 8, 13, 8, False),
+        ("hodgkin_huxley", 8, 1, 0, False),
+    ],
+)
+def test_what_fits_into_registers_follows_states_steps_and_readers(
+    neuron, steps, outputs, registers, reads_back
+):
+    built = configured(neuron, False)
+    call = programs.prepare_call(built, vocabulary(), distinct(built, 5)(), 5)
+    launch = KernelLaunch(call.key, torch.zeros(1, 1, 3, 5), None, None, None, call.uniforms, steps)
+    assert CUPY.count_register_steps(launch) == registers
+    assert CUPY.can_read_back(launch, outputs) == reads_back
+    assert CUPY.count_register_steps(replace(launch, current=torch.zeros(2, 1, 3, 5))) == 0
 
 
 def test_layers_that_learn_nothing_get_no_gradient_and_no_launch():

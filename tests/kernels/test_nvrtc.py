@@ -37,6 +37,18 @@ RECURRENT = {
     "sigma_delta": (66, 80),
 }
 """The same of recurrent loops, whose blocks have 256 threads: up to 255 registers there is room for one."""
+LAYER = {
+    "alif": (54, 64, 95, 128),
+    "hodgkin_huxley": (56, 106, 127, 181),
+    "izhikevich": (48, 87, 154, 228),
+    "lif": (56, 80, 80, 99),
+    "quadratic": (40, 62, 103, 148),
+    "resonate": (61, 72, 112, 156),
+    "sigma_delta": (52, 56, 84, 137),
+}
+"""Of a stack's layer: forward, and backward by `LAYERS`."""
+LAYERS = ((0, 0), (4, 8), (8, 0))
+"""Steps that the adjoint keeps in registers, and outputs of the readout that it reads back: over time; the Ant's; the most steps."""
 HEADROOM = 8
 """For other versions of NVRTC: one unit in which a multiprocessor hands out registers."""
 MOST = (120, 247)
@@ -97,6 +109,51 @@ def check(neuron, surrogate, learned, architecture):
         assert registers <= most + HEADROOM, f"{where}: {registers} registers"
         assert stack == frame, f"{where}: {stack} bytes of stack"
         assert spilled == 0, f"{where}: {spilled} bytes spilled"
+
+
+def layer_text(neuron, learned, steps, readers, surrogate="arctangent"):
+    built = configured(neuron, learned)
+    key = programs.prepare_call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key
+    return cupy_backend.build_layer_source(key, steps, readers)
+
+
+def blocks_at_once(registers: int) -> int:
+    """Blocks of `BLOCK` threads that a multiprocessor of an H100 runs at once: 65,536 registers, handed to warps in units of 256."""
+    per_warp = -(-registers * 32 // 256) * 256
+    return min(2048 // cupy_backend.BLOCK, 65536 // per_warp * 32 // cupy_backend.BLOCK)
+
+
+FAST_LAYERS = [("alif", True, 1), ("lif", False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("neuron", "learned", "kind"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST_LAYERS))
+        for case in itertools.product(NEURONS, [False, True], range(len(LAYERS)))
+    ],
+)
+def test_layers_of_a_stack_keep_to_their_registers_and_leave_room_for_others(neuron, learned, kind):
+    found = measured(layer_text(neuron, learned, *LAYERS[kind]), "90")
+    forward, *backward = LAYER[neuron]
+    limits = {"spiky_layer_forward": forward, "spiky_layer_backward": backward[kind]}
+    for (kernel, limit), frame in zip(limits.items(), STACK.get(neuron, (0, 0)), strict=True):
+        registers, stack, spilled = found[kernel]
+        assert registers <= limit + HEADROOM, f"{kernel}: {registers} registers"
+        assert (stack, spilled) == (frame, 0), f"{kernel}: {stack} bytes of stack, {spilled} spilled"
+        assert blocks_at_once(registers) >= 2
+    if neuron in ("lif", "alif") and LAYERS[kind] == (4, 8):
+        # half of a multiprocessor's threads, each with eight loads on their way, keep its memory busy
+        assert blocks_at_once(found["spiky_layer_backward"][0]) * cupy_backend.BLOCK >= 640
+        assert blocks_at_once(found["spiky_layer_forward"][0]) * cupy_backend.BLOCK >= 1024
+
+
+def test_a_layer_that_spills_or_takes_more_registers_is_seen():
+    source = layer_text("lif", False, 4, 8)
+    registers, stack, spilled = measured(source, "90", "-maxrregcount=32")["spiky_layer_backward"]
+    assert registers <= 32 and stack > 0 and spilled > 0
+    more = measured(layer_text("lif", False, 8, 16), "90")["spiky_layer_backward"][0]
+    assert more > LAYER["lif"][2] + HEADROOM
 
 
 PROGRAMS = [

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import compiler, operators, programs
+from spiky_rl.kernels import compiler, cuda_driver, operators, programs
 from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.gpu_stack import GpuStack, LayerKernels
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
@@ -40,9 +40,11 @@ SUMMING_THREADS = 1 << 20
 """Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. The same on every device, because the order of
 addition follows it."""
 REGISTER_STEPS = 8
-"""Maximum inner steps of one control step whose adjoint fits into registers."""
+"""Maximum inner steps of one control step whose adjoint keeps everything in registers."""
 READERS = 16
-"""Maximum outputs of a readout whose weights to one neuron fit into a thread's registers."""
+"""Maximum outputs of a readout that the adjoint of the layer below reads back."""
+REGISTER_FLOATS = 28
+"""Maximum states in these steps and weights of the readout that a thread keeps in registers."""
 
 
 def get_extra_name() -> str:
@@ -54,7 +56,8 @@ def get_extra_name() -> str:
 def get_missing_reason() -> str | None:
     """Return the reason why kernels cannot run here, with a remedy; None if they can."""
     if not torch.cuda.is_available():
-        return "torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch"
+        usual = "on a machine with one, install NVIDIA's driver and a CUDA build of torch"
+        return f"torch sees no CUDA device; {cuda_driver.find_driver_fault() or usual}"
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed; pip install 'spiky-rl[{get_extra_name()}]'"
     try:
@@ -353,12 +356,14 @@ class Cupy(LayerKernels, Compiled):
 
     @override
     def can_read_back(self, run: KernelLaunch, outputs: int) -> bool:
-        return self.count_register_steps(run) > 0 and outputs <= READERS
+        fits = outputs <= READERS and count_register_floats(run) + outputs <= REGISTER_FLOATS
+        return self.count_register_steps(run) > 0 and fits
 
     @staticmethod
     def count_register_steps(run: KernelLaunch) -> int:
         """Return the inner steps of a ``run`` whose adjoint fits into registers, 0 if it does not."""
-        return run.steps if run.current.shape[0] == 1 and run.steps <= REGISTER_STEPS else 0
+        fits = run.steps <= REGISTER_STEPS and count_register_floats(run) <= REGISTER_FLOATS
+        return run.steps if run.current.shape[0] == 1 and fits else 0
 
     @override
     def linear_forward(  # pylint: disable=unused-argument
@@ -516,6 +521,11 @@ def _format_layer(last_step: bool, threads: int, width: int | None, share: float
     """Format the numbers of a layer's kernel; ``width`` is for the forward kernel alone."""
     columns = () if width is None else (np.int64(width),)
     return np.int32(last_step), np.int64(threads), *columns, np.float32(share)
+
+
+def count_register_floats(run: KernelLaunch) -> int:
+    """Return how many states the adjoint of a control step of ``run`` keeps per lane."""
+    return run.steps * programs.PROGRAMS[run.key].states
 
 
 def count_scratch_floats(device: torch.device) -> int:
