@@ -43,6 +43,7 @@ def mine(tmp_path):
 
 def test_names_are_the_files_of_a_room_without_its_helpers():
     zoo = ["alif", "cuba_lif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
+    zoo.append("sigma_delta_unit")
     assert registry.list_names("neurons") == zoo
     assert registry.list_names("encoders") == [
         "concat",

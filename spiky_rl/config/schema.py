@@ -118,9 +118,26 @@ class Symmetry(Settings):
 
 
 class DistillationSettings(Settings):
-    """Distillation: the student imitates a teacher before PPO continues."""
+    """Distillation: the student imitates a teacher, or is converted from it, before PPO continues."""
 
-    iterations: int = option(20, "iterations of imitation, before PPO", low=1, high=MOST_STEPS)
+    method: Literal["imitation", "conversion"] = option(
+        "imitation",
+        "imitation: the student learns the teacher's actions; conversion: it gets the weights of an ANN, and thresholds from"
+        " its activations",
+        neutral=True,
+    )
+    threshold_share: float = option(
+        0.1,
+        "with conversion: threshold as a share of the standard deviation of each unit's activation",
+        above=0.0,
+        neutral=True,
+    )
+    iterations: int = option(
+        20,
+        "iterations of imitation, or of the teacher's observations for a conversion",
+        low=1,
+        high=MOST_STEPS,
+    )
     value_iterations: int = option(
         5, "iterations between imitation and PPO that train only the critic", low=0, high=MOST_STEPS
     )

@@ -37,6 +37,7 @@ REFUSED = {
     "quadratic_ppo": (NEURON, "quadratic"),
     "resonate_ppo": (NEURON, "resonate"),
     "sigma_delta_ppo": (NEURON, "sigma_delta"),
+    "sigma_delta_converted": (NEURON, "sigma_delta_unit"),
     "lif_eventprop_ppo": (LEARNING, "eventprop"),
     "lif_spikeprop_ppo": (LEARNING, "spikeprop"),
     "lif_latency_ppo": ("agent.network.decoder.name", "first_spike"),

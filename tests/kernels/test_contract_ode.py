@@ -229,7 +229,7 @@ def test_a_neuron_in_millivolts_has_the_gradients_of_one_without_a_unit(backend,
     assert torch.equal(gradient, scaled_gradient) and gradient.abs().max() > 0, "16 is a power of two"
 
 
-STEPS_ONLY = {"cuba_lif", "sigma_delta"}
+STEPS_ONLY = {"cuba_lif", "sigma_delta", "sigma_delta_unit"}
 """Neurons without a flow: the step of other libraries, whose membrane takes an input in full at once, and a sum of changes."""
 
 

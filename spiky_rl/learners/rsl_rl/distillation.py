@@ -3,7 +3,7 @@
 The student acts with noise in its own episodes. The teacher labels the visited states with its actions, and the student's action
 means are trained towards them (behaviour cloning on the student's states, as in DAgger). The errors of a stateful student are
 backpropagated through ``gradient_length`` control steps. Then the untrained critic learns alone for a few iterations, and PPO
-continues.
+continues. With the method conversion the teacher acts instead, and the student gets its weights, see `conversion`.
 
 Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`.
 """
@@ -19,14 +19,16 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import DistillationSettings
+from spiky_rl.learners.rsl_rl.conversion import Converter
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.teacher import Teacher
 
-EXTRA_KEYS = ("iterations", "value_iterations")
+EXTRA_KEYS = ("iterations", "value_iterations", "method", "threshold_share")
 """Our own options; all others belong to rsl_rl's `Distillation`."""
 
 
@@ -40,12 +42,16 @@ class DistillingPPO(RslRlSpikingPPO):
         """Initialise with the arguments of `SpikingPPO`, and ``distillation_cfg`` with the keys of `DistillationSettings`."""
         super().__init__(*args, **kwargs)
         chosen = DistillationSettings.check("algorithm.distillation_cfg", distillation_cfg).model_dump()
-        self.iterations, self.value_iterations = (chosen.pop(key) for key in EXTRA_KEYS)
+        self.iterations, self.value_iterations, self.method, self.threshold_share = (
+            chosen.pop(key) for key in EXTRA_KEYS
+        )
         self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
         self.updates = 0
         """Iterations so far."""
         self.teacher: Teacher | None = None
         self.distillation: Distillation | None = None
+        self.converter: Converter | None = None
+        """With the method conversion, what copies the teacher; None with imitation or without a teacher."""
         self._rollouts = self.storage
 
     def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
@@ -62,6 +68,10 @@ class DistillingPPO(RslRlSpikingPPO):
         student = self.get_policy()
         self.distillation = Distillation(student, model, storage, device=self.device, **self.settings)
         self.distillation.teacher_loaded, self.teacher = True, teacher
+        if self.method == "conversion":
+            if not isinstance(student, SpikingModel):
+                raise RegistryError("agent.network: none given; allowed for a conversion: feedforward")
+            self.converter = Converter(student, model, self.threshold_share)
         ours, theirs = student.distribution, model.distribution
         if self.updates == 0 and ours is not None and theirs is not None and type(ours) is type(theirs):
             ours.load_state_dict(theirs.state_dict())
@@ -75,7 +85,12 @@ class DistillingPPO(RslRlSpikingPPO):
     def act(self, obs: TensorDict) -> Tensor:
         if self.distillation and self.is_distilling:
             self.storage = self.distillation.storage  # others read the current rollout from it
-            return self.distillation.act(obs)
+            actions = self.distillation.act(obs)
+            if self.converter is None:
+                return actions
+            taught = self.distillation.transition.privileged_actions
+            assert taught is not None
+            return taught  # a conversion records what the teacher observes where it acts itself
         self.storage = self._rollouts
         return super().act(obs)
 
@@ -102,8 +117,10 @@ class DistillingPPO(RslRlSpikingPPO):
 
     @override
     def update(self) -> dict[str, float]:
-        """Update by distillation, the critic alone, or PPO, depending on the iteration."""
-        if self.distillation and self.is_distilling:
+        """Update by distillation or conversion, the critic alone, or PPO, depending on the iteration."""
+        if self.converter and self.distillation and self.is_distilling:
+            losses = self._convert(self.converter, self.distillation.storage)
+        elif self.distillation and self.is_distilling:
             seen = self.distillation.storage.observations.flatten(0, 1)
             # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
             teacher = self.distillation.teacher
@@ -127,6 +144,16 @@ class DistillingPPO(RslRlSpikingPPO):
             losses = super().update()
         self.updates += 1
         return losses
+
+    def _convert(self, converter: Converter, rollout: RolloutStorage) -> dict[str, float]:
+        """Convert the teacher with the activations of ``rollout`` and of earlier ones; return the student's error on it."""
+        seen = rollout.observations.flatten(0, 1)
+        converter.record(seen)
+        converter.convert()
+        error = converter.compare(rollout.observations, rollout.dones, rollout.privileged_actions)
+        self.critic.update_normalization(seen)
+        rollout.clear()
+        return {"behavior": error}
 
     @override
     def save(self) -> dict:

@@ -1,0 +1,172 @@
+"""Conversion of an ANN's trained actor into a sigma-delta network of the same sizes.
+
+Weights, biases and normalisation are the ANN's. The threshold of each neuron is a share of the standard deviation that its
+activation has on the observations that the ANN visits: a change that is small beside what the unit usually does is not sent.
+Without thresholds the network would compute what the ANN does; with them each layer's error is below the threshold times the
+sum of the absolute weights.
+
+Sources: O'Connor & Welling (2016), sigma-delta quantised networks; Diehl et al. (2015), thresholds from recorded activations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rsl_rl.models import MLPModel
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from spiky_rl.codecs.decoders.sigma_delta import SigmaDeltaDecoder
+from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.connections.linear import LinearConnection
+from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.neurons.sigma_delta_unit import SigmaDeltaUnit
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ELU: "elu",
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Identity: "identity",
+}
+"""Activation of `SigmaDeltaUnit` by that of an ANN."""
+
+
+class Converter:
+    """Copies an ANN into a student of the same sizes, with thresholds from the activations recorded so far."""
+
+    def __init__(self, student: SpikingModel, teacher: MLPModel, share: float) -> None:
+        """Initialise for a ``student`` and a ``teacher`` on the same observations.
+
+        Args:
+            share: Threshold as a share of the standard deviation of an activation.
+
+        Raises:
+            RegistryError: The student's network cannot hold the teacher.
+        """
+        self.student, self.teacher, self.share = student, teacher, share
+        self.maps, self.activations = _list_modules(teacher)
+        self.layers = self._check_student()
+        self.sums: list[Tensor] = [
+            torch.zeros(2, m.out_features, dtype=torch.float64) for m in self.maps[:-1]
+        ]
+        """Sum and sum of squares of each activation, [2, N] per layer."""
+        self.count = 0
+        """Number of recorded observations."""
+
+    def _check_student(self) -> list[SpikingLayer]:
+        """Return the student's layers. Raises RegistryError, with the key, if it is no sigma-delta copy of the teacher."""
+        network = self.student.network
+        if not isinstance(network, FeedForward) or not isinstance(network.encoder, SigmaDeltaEncoder):
+            raise _refuse("network.encoder", type(network).__name__, "feedforward with sigma_delta")
+        if not isinstance(network.decoder, SigmaDeltaDecoder):
+            raise _refuse("network.decoder", type(network.decoder).__name__, "sigma_delta")
+        if not network.stateful or network.steps != 1:
+            raise _refuse(
+                "network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true"
+            )
+        layers = list(network.layers)
+        sizes, wanted = [layer.width for layer in layers], [m.out_features for m in self.maps[:-1]]
+        if sizes != wanted:
+            raise _refuse("network.layers", str(sizes), f"{wanted}, as the teacher has")
+        for layer, activation in zip(layers, self.activations, strict=True):
+            link, neuron = layer.connection, layer.neuron.source_neuron
+            if not isinstance(link, LinearConnection) or link.mask is not None or link.bias.requires_grad:
+                raise _refuse("network.connection", type(link).__name__, "linear with bias: false, dense")
+            if not isinstance(neuron, SigmaDeltaUnit) or layer.recurrent is not None:
+                raise _refuse("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
+            if neuron.options.activation != activation:
+                raise _refuse("network.neuron.activation", neuron.options.activation, activation)
+            if not {"threshold", "bias"} <= set(neuron.learn):
+                raise _refuse("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
+        ours, theirs = self.student.obs_normalizer, self.teacher.obs_normalizer
+        if type(ours) is not type(theirs):
+            given = not isinstance(ours, nn.Identity)
+            raise _refuse(
+                "actor.obs_normalization", str(given).lower(), f"{str(not given).lower()}, as the teacher"
+            )
+        return layers
+
+    @torch.no_grad()
+    def record(self, observations: TensorDict) -> None:
+        """Record the teacher's activations on ``observations``, [samples, ...]."""
+        x, found = self.teacher.get_latent(observations), iter(self.sums)
+        self.count += len(x)
+        for module in self._get_body():
+            x = module(x)
+            if type(module) in ACTIVATIONS:
+                moments = torch.stack([x.double().sum(0), x.double().square().sum(0)])
+                next(found).add_(moments.cpu())
+
+    def _get_body(self) -> list[nn.Module]:
+        return list(self.teacher.mlp)[: 2 * len(self.layers)]
+
+    def _sum_over_processes(self) -> list[Tensor]:
+        """Return the number of observations and `sums`, over all processes of a distributed training."""
+        parts = [torch.tensor(float(self.count)), *(moments.clone() for moments in self.sums)]
+        if torch.distributed.is_initialized():
+            device = self.student.network.readout.weight.device
+            for i, part in enumerate(parts):
+                moved = part.to(device)
+                torch.distributed.all_reduce(moved)
+                parts[i] = moved.cpu()
+        return parts
+
+    @torch.no_grad()
+    def convert(self) -> None:
+        """Set the student to the teacher, with thresholds from all recorded activations, of all processes."""
+        total, *sums = self._sum_over_processes()
+        self.student.obs_normalizer.load_state_dict(self.teacher.obs_normalizer.state_dict())
+        for layer, link, moments in zip(self.layers, self.maps, sums, strict=False):
+            mean, square = moments / total
+            deviation = (square - mean.square()).clamp(min=0.0).sqrt()
+            values: Any = layer.parameters_of_neuron
+            low, _ = layer.neuron.get_parameter_range("threshold")
+            values.threshold.copy_((self.share * deviation).clamp(min=low or 0.0).log())
+            values.bias.copy_(link.bias)
+            connection: Any = layer.connection
+            connection.weight.copy_(link.weight.t())
+        readout = self.student.network.readout
+        readout.weight.copy_(self.maps[-1].weight)
+        readout.bias.copy_(self.maps[-1].bias)
+
+    @torch.no_grad()
+    def compare(self, observations: TensorDict, dones: Tensor, actions: Tensor) -> float:
+        """Run the student from zero states; return the mean square of its difference to the teacher's ``actions``.
+
+        Args:
+            observations: [T, B, ...].
+            dones: Whether an episode ends with each step, [T, B, 1].
+            actions: Mean actions of the teacher, [T, B, A].
+        """
+        self.student.reset()
+        error = 0.0
+        for x, done, action in zip(observations, dones, actions, strict=True):
+            error += float((self.student(x) - action).square().mean())
+            self.student.reset(done.view(-1))
+        return error / len(actions)
+
+
+def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
+    """Return the linear maps of an ANN and the activations between them. Raises RegistryError if it has other modules."""
+    if type(teacher) is not MLPModel:
+        raise _refuse(
+            "algorithm.distillation_cfg.method", f"conversion of {type(teacher).__name__}", "an MLP"
+        )
+    maps = [module for module in teacher.mlp if isinstance(module, nn.Linear)]
+    between = list(teacher.mlp)[1 : 2 * len(maps) - 2 : 2]
+    for module in between:
+        if type(module) not in ACTIVATIONS:
+            raise _refuse(
+                "algorithm.distillation_cfg.method",
+                f"conversion of {type(module).__name__}",
+                f"activations {', '.join(ACTIVATIONS.values())}",
+            )
+    return maps, [ACTIVATIONS[type(module)] for module in between]
+
+
+def _refuse(key: str, given: str, allowed: str) -> RegistryError:
+    return RegistryError(f"agent.{key}: {given} given; allowed for a conversion: {allowed}")
