@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import Settings, option
+from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
 from spiky_rl.learners.base import EXPORTS
@@ -28,6 +29,12 @@ class ExportOptions(Settings):
         None, "print the memory of the targets in C on this chip: cortex-m4", metavar="CHIP"
     )
 
+    name: str = option(
+        "policy",
+        "prefix of all names in C, and name of its files, so that several policies link",
+        metavar="NAME",
+    )
+
     raw_actions: bool = option(
         False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
     )
@@ -41,6 +48,12 @@ class ExportOptions(Settings):
         """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
         request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
         targets = make_targets(self.target_names)
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name):
+            raise UserError(
+                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _"
+            )
+        for target in targets.values():
+            target.name = self.name
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:
