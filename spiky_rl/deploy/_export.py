@@ -83,6 +83,14 @@ def write_and_verify(
     places = {path: folder / path.relative_to(aside) for path in written}
     for path, agreement in found.items():
         log.info("exported %s: %s", places[path], agreement.format(written[path], policy))
+        if agreement.is_imprecise:
+            log.warning(
+                "%s: its actions differ from the live policy's by %.2g on average, more than a tenth of their spread, %.2g;"
+                " train with agent.network.quantize=int8",
+                places[path],
+                agreement.reference_difference,
+                agreement.action_spread,
+            )
     return {places[path]: agreement for path, agreement in found.items()}
 
 

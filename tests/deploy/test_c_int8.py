@@ -228,6 +228,20 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
         verify_targets(policy, env, {path: target}, lambda share: None)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
+def test_an_export_warns_of_integers_that_act_otherwise(coarse, tmp_path, monkeypatch, caplog):
+    """Weights of three levels in the place of 255 move actions by more than a tenth of their spread."""
+    if coarse:
+        monkeypatch.setattr("spiky_rl.connections._quantization.MOST", 1)
+    policy = trained("lif_stateful_ppo")
+    (found,) = _export.write_and_verify(
+        policy, Restarted(), tmp_path, _targets.make_targets(["c_int8"])
+    ).values()
+    assert found.mismatches == 0 and found.action_spread > 0.0
+    assert found.is_imprecise == coarse
+    assert [record.levelname for record in caplog.records].count("WARNING") == coarse
+
+
 def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
     header = made("alif, recurrent")[2].with_suffix(".h").read_text()
     assert "120 control steps of 1 robot under the policy in single precision" in " ".join(
