@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rsl_rl.modules.distribution import (
-    BetaDistribution,
-    GaussianDistribution,
-    HeteroscedasticGaussianDistribution,
-)
 from torch import Tensor, nn
 
 from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.kernels.emit import format_literal
-from spiky_rl.learners.rsl_rl.action_bounds import BoundedDistribution
-from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
-from spiky_rl.learners.rsl_rl.tanh_actor import TanhDistribution
+from spiky_rl.deploy.base import get_class_name
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._c_network import NetworkWriter, Signal
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+PLAIN_DISTRIBUTIONS = (
+    "GaussianDistribution",
+    "HeteroscedasticGaussianDistribution",
+    "CategoricalDistribution",
+)
+"""Distributions whose action is the first features."""
 LARGEST = 3.4028234663852886e38
 """Largest float."""
 
@@ -113,29 +112,23 @@ def format_action(distribution: Any, features: str, actions: int, memory: Declar
         actions: Number of actions.
         memory: Declarations of the file.
     """
-    kind = type(distribution)
-    if kind is BoundedDistribution:
+    if distribution is None:
+        return f"{features}[n]"
+    kind = get_class_name(distribution)
+    if kind == "BoundedDistribution":
         inner = format_action(distribution.inner, features, actions, memory)
         return _format_bounds(distribution.bounds, inner, memory)
-    if kind in (
-        type(None),
-        GaussianDistribution,
-        HeteroscedasticGaussianDistribution,
-        CategoricalDistribution,
-    ):
+    if kind in PLAIN_DISTRIBUTIONS:
         return f"{features}[n]"
-    if kind is TanhDistribution:
+    if kind == "TanhDistribution":
         return f"{memory.use_function('hyperbolic_tangent')}({features}[n])"
-    if kind is BetaDistribution:
-        scale, offset = (
-            format_literal(float(x)) for x in (distribution._range_scale, distribution._range_offset)
-        )
+    if kind == "BetaDistribution":
+        module = distribution.as_deterministic_output_module()
+        scale, offset = format_literal(module.range_scale), format_literal(module.range_offset)
         ratio = f"{memory.use_function('beta_mean')}({features}[n], {features}[{actions} + n])"
         return f"{ratio} * {scale} + {offset}"
-    known = "BetaDistribution, CategoricalDistribution, GaussianDistribution, HeteroscedasticGaussianDistribution, TanhDistribution"
-    raise ExportError(
-        f"agent.actor.distribution_cfg.class_name: {kind.__name__} given; allowed for c: {known}"
-    )
+    known = ", ".join((*PLAIN_DISTRIBUTIONS, "BetaDistribution", "TanhDistribution"))
+    raise ExportError(f"agent.actor.distribution_cfg.class_name: {kind} given; allowed for c: {known}")
 
 
 def _format_bounds(bounds: Any, x: str, memory: Declarations) -> str:

@@ -13,7 +13,7 @@ from spiky_rl.deploy._c_functions import DEPENDENCIES, FUNCTIONS, MATH_FUNCTIONS
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.kernels.emit import format_literal
 
-SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
+SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1, "int8_t": 1}
 """Bytes of an element, by C type."""
 INTEGERS = (
     ("int8_t", -127, 127),
@@ -45,6 +45,7 @@ class Declarations:
         self.constants: dict[str, str] = {}
         """Declarations of constant arrays by name."""
         self.functions: dict[str, None] = {}
+        self.constant_bytes = 0
         self.channels = 1
         """Largest number of channels whose events are listed."""
 
@@ -55,8 +56,9 @@ class Declarations:
 
     @property
     def size(self) -> int:
-        """Bytes of the struct, rounded up to the alignment of 8."""
-        return -(-sum(self.count_bytes(field) for field in self.fields.values()) // 8) * 8
+        """Bytes of the struct, rounded up to the alignment of its largest elements."""
+        align = max(SIZES[self.resolve(field)] for field in self.fields.values())
+        return -(-sum(self.count_bytes(field) for field in self.fields.values()) // align) * align
 
     @property
     def carried(self) -> int:
@@ -117,9 +119,11 @@ class Declarations:
         """
         if name not in self.constants:
             flat = values.detach().cpu().reshape(-1)
-            self.constants[name] = (
+            text = (
                 format_floats(name, flat) if flat.is_floating_point() else _format_integers(name, flat, kind)
             )
+            self.constants[name] = text
+            self.constant_bytes += flat.numel() * SIZES[text.split()[2]]
         return name
 
     def format_element(self, name: str, values: Tensor, index: str = "n") -> str:

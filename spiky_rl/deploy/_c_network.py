@@ -59,6 +59,9 @@ class Signal:
 class NetworkWriter:
     """Writer of the statements of a control step. They are collected in `once`, `step` and `last`."""
 
+    zero = "0.0f"
+    """0 in the type of graded signals."""
+
     def __init__(self, width: int) -> None:
         """Begin a network; ``width``: floats in a vector of the `cpu` backend, which does not fuse products with fewer outputs."""
         self.memory = Declarations()
@@ -112,7 +115,7 @@ class NetworkWriter:
         event = self.memory.add_field(
             "event_index", "event", signal.width, "channels with an event, in order"
         )
-        there = f"{signal.array}[c]" if signal.binary else f"{signal.array}[c] != 0.0f"
+        there = f"{signal.array}[c]" if signal.binary else f"{signal.array}[c] != {self.zero}"
         return "events = 0;\n" + self.format_loop(
             signal.width, f"{event}[events] = (event_index)c;", f"events += {there};", index="c"
         )

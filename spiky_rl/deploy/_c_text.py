@@ -6,26 +6,36 @@ import copy
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rsl_rl.models import MLPModel, RNNModel
 
 from spiky_rl.config import files
 from spiky_rl.deploy._c_ann import format_action, get_observation_scale, write_recurrent
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT, BOUNDS_TEXT, HEADER, SOURCE
-from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.deploy._c_network import NetworkWriter, Signal
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
+from spiky_rl.deploy._int8_network import IntegerNetwork
+from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.learners.rsl_rl.model import BurnInMLPModel, SpikingModel
+from spiky_rl.deploy.base import get_class_name
+from spiky_rl.deploy.c import ANNS
+from spiky_rl.learners.rsl_rl.model import SpikingModel
 
-ANNS = (MLPModel, RNNModel, BurnInMLPModel)
-"""Models without spikes that have a form in C."""
+if TYPE_CHECKING:
+    from spiky_rl.learners.rsl_rl.model import MLPModel
 
 
-def write_policy(model: MLPModel, folder: Path, usage: str, width: int, name: str = "policy") -> Path:
+def write_policy(
+    model: MLPModel,
+    folder: Path,
+    usage: str,
+    width: int,
+    name: str = "policy",
+    contract: PolicyContract | None = None,
+) -> Path:
     """Write ``NAME.c`` and ``NAME.h`` into ``folder``, which is created if missing, and return the path of ``NAME.c``.
 
     Args:
@@ -34,12 +44,53 @@ def write_policy(model: MLPModel, folder: Path, usage: str, width: int, name: st
         usage: Description of inputs and outputs, for the header.
         width: Floats in a vector of the `cpu` backend on this machine. The backend does not fuse products with fewer outputs.
         name: Prefix of all names that other files see.
+        contract: Description of the policy's place in its environment, if it is known.
 
     Raises ExportError, with the agent's key, if a part has no form in C.
     """
     writer, actions = NetworkWriter(width), _count_actions(model)
-    memory = writer.memory
-    count = _count_observations(model)
+    observed, count = write_observations(writer, model)
+    with torch.no_grad():
+        if isinstance(model, SpikingModel):
+            network = copy.deepcopy(model.network).cpu()
+            features, stateful = writer.write_network(network, observed, count), network.stateful
+        else:
+            signal, stateful = Signal(observed, count, False), hasattr(model, "rnn")
+            if (kind := get_class_name(model)) not in ANNS:
+                raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
+            rnn: Any = getattr(model, "rnn", None)
+            signal = write_recurrent(writer, rnn.rnn, signal) if stateful else signal
+            features = writer.write_mlp("mlp", model.mlp, signal)
+    writer.comment("action", writer.last)
+    action = format_action(model.distribution, features.array, actions, writer.memory)
+    writer.last.append(writer.format_loop(actions, f"action[n] = {action};"))
+    notes = BOUNDS_TEXT.format(bound=f"{BOUND:g}")
+    return write_files(
+        folder, name, *format_files(name, writer, usage, notes, count, actions, stateful, contract)
+    )
+
+
+def write_integers(
+    model: SpikingModel,
+    network: IntegerNetwork,
+    folder: Path,
+    usage: str,
+    name: str = "policy",
+    contract: PolicyContract | None = None,
+) -> Path:
+    """Write ``model`` with the quantised ``network``; the other arguments are those of `write_policy`."""
+    writer, actions = Int8Writer(), network.decoding.weight.shape[1]
+    observed, count = write_observations(writer, model)
+    writer.write_integers(network, observed, count)
+    notes = describe_values(network)
+    return write_files(
+        folder, name, *format_files(name, writer, usage, notes, count, actions, network.stateful, contract)
+    )
+
+
+def write_observations(writer: NetworkWriter, model: MLPModel) -> tuple[str, int]:
+    """Write the normalisation of the observations; return their C array and their number."""
+    memory, count = writer.memory, _count_observations(model)
     observed = memory.add_field("float", "input", count, "observation after normalisation")
     read, limit = "observation[c]", BOUND
     if (scale := get_observation_scale(model.obs_normalizer)) is not None:
@@ -49,28 +100,7 @@ def write_policy(model: MLPModel, folder: Path, usage: str, width: int, name: st
     call = f"{memory.use_function('observed')}({read}, {format_literal(limit)})"
     writer.comment("observations, normalised", writer.once)
     writer.once.append(writer.format_loop(count, f"{observed}[c] = {call};", index="c"))
-    with torch.no_grad():
-        if isinstance(model, SpikingModel):
-            network = copy.deepcopy(model.network).cpu()
-            features, stateful = writer.write_network(network, observed, count), network.stateful
-        else:
-            signal, stateful = Signal(observed, count, False), isinstance(model, RNNModel)
-            if type(model) not in ANNS:
-                known = ", ".join(kind.__name__ for kind in ANNS)
-                raise ExportError(
-                    f"agent.actor.class_name: {type(model).__name__} given; allowed for c: {known}"
-                )
-            rnn: Any = getattr(model, "rnn", None)
-            signal = write_recurrent(writer, rnn.rnn, signal) if stateful else signal
-            features = writer.write_mlp("mlp", model.mlp, signal)
-    writer.comment("action", writer.last)
-    action = format_action(model.distribution, features.array, actions, memory)
-    writer.last.append(writer.format_loop(actions, f"action[n] = {action};"))
-    body = format_body(writer, stateful)
-    notes = format_comment(BOUNDS_TEXT.format(bound=f"{BOUND:g}"))
-    return write_files(
-        folder, name, *format_files(name, memory, body, usage, notes, count, actions, stateful)
-    )
+    return observed, count
 
 
 def format_body(writer: NetworkWriter, stateful: bool) -> str:
@@ -93,27 +123,28 @@ def format_body(writer: NetworkWriter, stateful: bool) -> str:
 
 def format_files(
     name: str,
-    memory: Declarations,
-    body: str,
+    writer: NetworkWriter,
     usage: str,
     notes: str,
     inputs: int,
     outputs: int,
     stateful: bool,
+    contract: PolicyContract | None,
 ) -> tuple[str, str]:
     """Return the texts of ``NAME.c`` and ``NAME.h``.
 
     Args:
         name: Prefix of all names that other files see.
-        memory: Declarations of the file.
-        body: Statements of a control step.
+        writer: The statements of a control step, and the declarations of the file.
         usage: Description of inputs and outputs.
-        notes: Comment of the header on invalid values.
+        notes: Sentences of the header on invalid values.
         inputs: Number of observations.
         outputs: Number of actions.
         stateful: Whether state is kept between control steps.
+        contract: Description of the policy's place in its environment, or None.
     """
-    names = {"name": name, "NAME": name.upper()}
+    names, memory = {"name": name, "NAME": name.upper()}, writer.memory
+    body = format_body(writer, stateful)
     source = SOURCE.format(
         **names,
         note="",
@@ -127,7 +158,10 @@ def format_files(
     header = HEADER.format(
         **names,
         usage=format_comment(usage),
-        notes=notes,
+        contract="".join(f"// {line}\n" for line in format_contract(contract, name, inputs, outputs)),
+        macros=format_macros(contract, name),
+        flash=memory.constant_bytes,
+        notes=format_comment(notes),
         arithmetic=format_comment(ARITHMETIC_TEXT),
         inputs=inputs,
         outputs=outputs,

@@ -10,6 +10,7 @@ from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.deploy._calibration import record_rollout
+from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
@@ -35,9 +36,11 @@ def run_export(
     log.info("starting the simulator to verify the files over an episode")
     with open_policy(plan, checkpoint) as (env, runner, _):
         folder = options.out or checkpoint.parent / "exported"
-        return write_and_verify(
-            runner.get_exportable_policy(), env, folder, targets, progress, options.raw_actions
-        )
+        policy = runner.get_exportable_policy()
+        contract = describe_contract(env, policy.obs_groups, plan.agent, plan.task, checkpoint)
+        for target in targets.values():
+            target.contract = contract
+        return write_and_verify(policy, env, folder, targets, progress, options.raw_actions)
 
 
 def write_and_verify(
@@ -80,6 +83,14 @@ def write_and_verify(
     places = {path: folder / path.relative_to(aside) for path in written}
     for path, agreement in found.items():
         log.info("exported %s: %s", places[path], agreement.format(written[path], policy))
+        if agreement.is_imprecise:
+            log.warning(
+                "%s: its actions differ from the live policy's by %.2g on average, more than a tenth of their spread, %.2g;"
+                " train with agent.network.quantize=int8",
+                places[path],
+                agreement.reference_difference,
+                agreement.action_spread,
+            )
     return {places[path]: agreement for path, agreement in found.items()}
 
 

@@ -47,11 +47,17 @@ def measure_footprint(policy: Path, chip: str) -> Footprint:
     prefix, machine, _ = CHIPS[chip]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "state.c").write_text('#include "policy.h"\npolicy_state state;\n', encoding="utf-8")
+        text = f'#include "{policy.stem}.h"\n{policy.stem}_state state;\n'
+        (folder / "state.c").write_text(text, encoding="utf-8")
         compiler = [f"{prefix}-gcc", *STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}"]
         _run_tool([*compiler, "-fstack-usage", "-c", str(policy), "-o", "policy.o"], folder, policy)
         _run_tool([*compiler, "-c", "state.c", "-o", "state.o"], folder, policy)
-        entries = ("-Wl,--gc-sections", "-Wl,-e,policy_step", "-Wl,-u,policy_reset", "-nostartfiles")
+        entries = (
+            "-Wl,--gc-sections",
+            f"-Wl,-e,{policy.stem}_step",
+            f"-Wl,-u,{policy.stem}_reset",
+            "-nostartfiles",
+        )
         _run_tool([*compiler, *entries, "policy.o", "-o", "policy.elf", "-lm"], folder, policy)
         text, data, _ = _measure_sections(prefix, "policy.elf", folder)
         frames = [int(line.split("\t")[1]) for line in (folder / "policy.su").read_text().splitlines()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._int8_stages import Int8Encoder, Int8Readout, Int8SigmaDeltaStage, Int8SpikingStage
+from spiky_rl.deploy._int8_layers import Int8Encoder, Int8Layer, Int8Readout
 from spiky_rl.kernels import dispatch
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
@@ -31,7 +31,7 @@ class IntegerNetwork(SpikingNetwork):
         self,
         origin: FeedForward,
         encoding: Int8Encoder,
-        stages: Sequence[Int8SpikingStage | Int8SigmaDeltaStage],
+        stages: Sequence[Int8Layer],
         readout: Int8Readout,
         calibration_source: str,
     ) -> None:

@@ -10,31 +10,41 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders import linear as last_spikes
-from spiky_rl.codecs.decoders import membrane, population_vector
+from spiky_rl.codecs.decoders import first_spike, membrane, population_vector
 from spiky_rl.codecs.decoders import rate as mean_rate
 from spiky_rl.codecs.decoders import sigma_delta as sums
-from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.codecs.encoders import concat, delta, direct, latency, population, rate, sigma_delta
 from spiky_rl.connections import linear
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._int8_stages import (
+from spiky_rl.deploy._int8_arithmetic import (
     CURRENT_LIMIT,
     DECAY_BITS,
     NARROW_LIMIT,
+    ONE_BITS,
     SUM_LIMIT,
     WIDE_LIMIT,
+)
+from spiky_rl.deploy._int8_layers import (
+    FIELD_BITS,
+    REAL_BITS,
+    REAL_LIMIT,
+    TABLE_BITS,
     Int8Encoder,
     Int8Format,
+    Int8Layer,
+    Int8QuadraticLayer,
     Int8Readout,
-    Int8SigmaDeltaStage,
-    Int8SpikingStage,
-)  # fmt: skip
+    Int8SigmaDeltaLayer,
+    Int8SpikingLayer,
+)
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.neurons import alif
+from spiky_rl.neurons import alif, quadratic
 from spiky_rl.neurons import sigma_delta as changes
 
 ENCODERS = {
@@ -42,10 +52,13 @@ ENCODERS = {
     sigma_delta.SigmaDeltaEncoder: "sigma_delta",
     delta.Delta: "delta",
     rate.RateEncoder: "rate",
+    latency.Latency: "latency",
+    population.Population: "population",
+    concat.ConcatEncoder: "concat",
 }
 DECODERS = {
     membrane.Membrane: "membrane", mean_rate.RateDecoder: "rate", population_vector.PopulationVector: "rate",
-    last_spikes.LinearDecoder: "linear", sums.SigmaDeltaDecoder: "sigma_delta",
+    last_spikes.LinearDecoder: "linear", sums.SigmaDeltaDecoder: "sigma_delta", first_spike.FirstSpike: "first_spike",
 }  # fmt: skip
 OBSERVED_ROOM, STATE_ROOM = 4.0, 2.0
 """Headroom: an observation and a state are clamped at this multiple of their range in the rollout."""
@@ -59,6 +72,10 @@ DELTA_STEPS = 256
 """Integer of the delta encoder's threshold."""
 NOISE = 2.0**16
 """Integer of a probability of 1."""
+FIELD_ENTRIES, FIELD_REACH = 32, 5
+"""Receptive fields: entries of the table per standard deviation, and largest distance in standard deviations."""
+TABLE_START, TABLE_ENTRIES = -24.0, 1056
+"""Quadratic neurons: smallest argument in the table of tan(sqrt(z)) / sqrt(z), and number of its intervals."""
 
 
 class StageFields(TypedDict):
@@ -101,7 +118,7 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
     rounded = [_round_weights(each) for each in matrices]
     largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
     encoding, source = _quantize_encoder(network, ranges, largest[0])
-    stages: list[Int8SpikingStage | Int8SigmaDeltaStage] = []
+    stages: list[Int8Layer] = []
     for i, layer in enumerate(network.layers):
         weights, unit = rounded[i]
         part: StageFields = {
@@ -114,10 +131,11 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
             for name, value in values.items()
         }
         bias = _get_linear(layer).bias.detach().cpu().double()
+        stage: Int8Layer
         if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
-            stage: Int8SpikingStage | Int8SigmaDeltaStage = _quantize_sigma_delta(
-                layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
-            )
+            stage = _quantize_sigma_delta(layer, part, unit, bias, params, ranges.states[i], largest[i + 1])
+        elif isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
+            stage = _quantize_quadratic(layer, part, unit, bias, params)
         else:
             stage = _quantize_spiking(layer, part, unit, bias, params, ranges.states[i])
         stages.append(stage)
@@ -138,23 +156,72 @@ def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
 def _quantize_encoder(
     network: FeedForward, ranges: ValueRanges, largest: int
 ) -> tuple[Int8Encoder, Int8Format]:
-    encoder: Any = network.encoder
-    kind = ENCODERS[type(encoder)]
+    # a change of a value is at most twice as large as the value
+    halves = 1 if isinstance(network.encoder, direct.Direct) else 2
+    limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // halves
+    exponent = _choose_exponent(limit, OBSERVED_ROOM * ranges.observed, 14)
+    graded = not network.encoder.binary
+    has_spikes = graded and any(
+        part.binary for part in network.encoder.modules() if isinstance(part, Encoder)
+    )
+    source = Int8Format(True, exponent, halves * limit) if graded else Int8Format(False)
+    spike = 2**exponent if has_spikes and exponent >= 0 else 1
+    if has_spikes and not 0 <= exponent <= 14:
+        raise ExportError("c_int8: agent.network.encoder: spikes beside values beyond the range of 16 bits")
+    return _quantize_part(network, network.encoder, limit, exponent, spike), source
+
+
+def _quantize_part(network: FeedForward, encoder: Any, limit: int, exponent: int, spike: int) -> Int8Encoder:
+    """Quantise an encoder; ``limit`` and ``exponent``: of graded channels, ``spike``: integer of a spike."""
+    kind, width = ENCODERS[type(encoder)], encoder.width
+    factor = torch.full((network.inputs,), 2.0**exponent)
+    if kind == "concat":
+        parts = [
+            _quantize_part(network, part, limit, exponent, spike) for part in (encoder.first, encoder.second)
+        ]
+        return Int8Encoder(kind, width, factor, limit, parts=parts)
     if kind == "delta":
         factor = torch.full((network.inputs,), DELTA_STEPS / encoder.threshold)
         first = len(encoder.state_sizes) > 1 and network.stateful
-        return Int8Encoder(kind, factor, WIDE_LIMIT, DELTA_STEPS, first), Int8Format(False)
+        return Int8Encoder(kind, width, factor, WIDE_LIMIT, DELTA_STEPS, first, spike=spike)
     if kind == "rate":
         factor = torch.full((network.inputs,), NOISE * encoder.max_rate / encoder.span)
         noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
-        return Int8Encoder(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Int8Format(False)
-    # a change of a value is at most twice as large as the value
-    limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // (1 if kind == "direct" else 2)
-    exponent = _choose_exponent(limit, OBSERVED_ROOM * ranges.observed, 14)
-    factor = torch.full((network.inputs,), 2.0**exponent)
+        return Int8Encoder(kind, width, factor, round(NOISE * encoder.max_rate), noise=noise, spike=spike)
+    if kind in ("population", "latency"):
+        return _quantize_fields(network, encoder, kind, spike)
     threshold = 0 if kind == "direct" else round(encoder.threshold * 2.0**exponent)
-    source = Int8Format(True, exponent, limit * (1 if kind == "direct" else 2))
-    return Int8Encoder(kind, factor, limit, threshold), source
+    return Int8Encoder(kind, width, factor, limit, threshold)
+
+
+def _quantize_fields(network: FeedForward, encoder: Any, kind: str, spike: int) -> Int8Encoder:
+    """Quantise receptive fields: an integer distance to the centre, and a table of the activity by distance."""
+    steps = 2**FIELD_BITS * FIELD_ENTRIES  # of a distance of one standard deviation
+    limit = FIELD_REACH * steps - 1
+    centre, noise, cutoff, span = encoder.centre.detach().cpu().double(), None, 0, math.inf
+    if kind == "latency":
+        width = torch.full((network.inputs, len(centre)), 1.0 / encoder.scale, dtype=torch.float64)
+        cutoff, span = max(1, round(encoder.cutoff * 2**ONE_BITS)), encoder.span
+    else:
+        width = encoder.log_deviation.detach().cpu().double().exp()
+        if encoder.mode == "poisson":
+            noise = (encoder.noise.detach().cpu() * 2**ONE_BITS).floor().long()
+    distance = torch.arange(FIELD_REACH * FIELD_ENTRIES + 1, dtype=torch.float64) / FIELD_ENTRIES
+    table = ((-0.5 * distance.square()).exp() * 2**ONE_BITS).round().long()
+    factor = (steps / width).float()
+    offset = (centre * steps / width).float()
+    return Int8Encoder(
+        kind,
+        encoder.width,
+        factor,
+        limit,
+        cutoff,
+        noise=noise,
+        offset=offset,
+        table=table,
+        span=span,
+        spike=spike,
+    )
 
 
 def _choose_exponent(limit: float, size: float, most: int) -> int:
@@ -169,7 +236,7 @@ def _quantize_spiking(
     bias: Tensor,
     params: dict[str, Tensor],
     seen: Tensor,
-) -> Int8SpikingStage:
+) -> Int8SpikingLayer:
     neuron, decay = layer.neuron, params["tau"]
     if neuron.chosen["input_gain"] == "ode":
         unit, bias = unit * (1.0 - decay), bias * (1.0 - decay)
@@ -199,7 +266,7 @@ def _quantize_spiking(
         or trace_bits < 4
         or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MAX_TRACE_ERROR
     )
-    return Int8SpikingStage(
+    return Int8SpikingLayer(
         **part,
         unit=unit,
         bias=_round_current(bias / own),
@@ -224,7 +291,7 @@ def _quantize_sigma_delta(
     params: dict[str, Tensor],
     seen: Tensor,
     next_largest: int,
-) -> Int8SigmaDeltaStage:
+) -> Int8SigmaDeltaLayer:
     own = unit * part["source"].unit
     rectified = layer.neuron.chosen["activation"] == "relu"
     # an event is a difference of two values
@@ -238,15 +305,55 @@ def _quantize_sigma_delta(
         )
     ratio = own * 2.0**exponent
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(ratio.max())))))
-    return Int8SigmaDeltaStage(
+    return Int8SigmaDeltaLayer(
         **part,
         unit=own,
         bias=_round_current(bias / own),
         rectified=rectified,
-        output_format=Int8Format(True, exponent, limit),
+        sent_format=Int8Format(True, exponent, limit),
         threshold=threshold,
         factor=(ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),
         shift=shift,
+    )
+
+
+def _quantize_quadratic(
+    layer: SpikingLayer, part: StageFields, unit: Tensor, bias: Tensor, params: dict[str, Tensor]
+) -> Int8QuadraticLayer:
+    if part["source"].graded and part["within"] is not None:
+        raise ExportError(
+            "c_int8: agent.network.recurrent: not available for quadratic neurons with graded input"
+        )
+    own = unit * part["source"].unit
+    step_size, half = layer.neuron.dt / params["tau"], 0.5 * params["critical"]
+    real, top = 2.0**REAL_BITS, quadratic.LARGEST_ANGLE**2
+    interval = (top - TABLE_START) / TABLE_ENTRIES
+    z = TABLE_START + interval * torch.arange(TABLE_ENTRIES + 2, dtype=torch.float64)
+    root = z.clamp(max=top).abs().sqrt().clamp(min=1e-9)
+    ratio = torch.where(z > 0, root.tan() / root, root.tanh() / root).where(
+        z.abs() > 1e-12, torch.ones(()).double()
+    )
+    # position = (z - TABLE_START) / interval with z = (current - half^2) step^2
+    place = 2.0**TABLE_BITS / interval
+    largest_ratio = own * real
+    shift = max(1, min(62, 30 - math.ceil(math.log2(float(largest_ratio.max())))))
+    return Int8QuadraticLayer(
+        **part,
+        unit=own,
+        bias=(bias * real).round().clamp(-REAL_LIMIT, REAL_LIMIT).long(),
+        factor=(largest_ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),
+        shift=shift,
+        step_size=(step_size * real).round().long(),
+        half=(half * real).round().long(),
+        slope=(step_size.square() * place).round().long().clamp(max=2**28),
+        start=((-half.square() * step_size.square() - TABLE_START) * place)
+        .round()
+        .long()
+        .clamp(-(2**28), 2**28),
+        peak=torch.full_like(unit, layer.neuron.chosen["peak"] * real).round().long(),
+        reset=torch.full_like(unit, layer.neuron.chosen["reset"] * real).round().long(),
+        table=(ratio * real).round().long(),
+        least=max(1, round(quadratic.SMALLEST * real)),
     )
 
 
@@ -262,7 +369,7 @@ def _quantize_readout(
         fraction = max(0, _choose_exponent(WIDE_LIMIT, most / (1.0 - decoder.decay), 12))
         scale = scale * (1.0 - decoder.decay) * 2.0**-fraction
     steps = network.steps
-    if kind == "rate":
+    if kind in ("rate", "first_spike"):
         scale = scale / steps
         if steps * most > 2 * WIDE_LIMIT:
             raise ExportError(

@@ -1,391 +1,280 @@
-"""Writer of ``policy.c`` and ``policy.h`` from a quantised network."""
+"""Writer of ``policy.c`` in integers from a quantised network: the loops of `_c_network` around the steps of `_int8_layers`."""
 
 from __future__ import annotations
 
-import textwrap
+import math
 
-import torch
+
 from torch import Tensor
 
-from spiky_rl.deploy._c_memory import format_floats
-from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT
-from spiky_rl.deploy._c_text import format_comment
-from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
-from spiky_rl.deploy._int8_memory import Int8Declarations
+from spiky_rl.deploy import _int8_arithmetic as op
+from spiky_rl.deploy._c_network import NetworkWriter, Signal
+from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT, Term
+from spiky_rl.deploy._int8_layers import Int8Encoder, Int8Format, Int8Layer, Int8Readout
 from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._int8_stages import (
-    DECAY_BITS,
-    NARROW_LIMIT,
-    WIDE_LIMIT,
-    Int8SigmaDeltaStage,
-    Int8SpikingStage,
-)
 from spiky_rl.kernels.emit import format_literal
 
 
-class Int8PolicyWriter:
-    """Writer of one policy."""
+class Int8Writer(NetworkWriter):
+    """Writer of the statements of a control step in integers."""
 
-    def __init__(self, network: IntegerNetwork, normalisation: tuple[Tensor, Tensor] | None) -> None:
-        """Write the policy of ``network``; ``normalisation``: mean and divisor of an observation, [O] each."""
-        self.network, self.normalisation = network, normalisation
-        self.memory = Int8Declarations()
-        self.add_field, self.add_values, self.add_weight = (
-            self.memory.add_field,
-            self.memory.add_values,
-            self.memory.add_weight,
-        )
-        self.functions: dict[str, None] = {}
-        self.inputs, self.outputs = network.origin.inputs, network.decoding.weight.shape[1]
-        self.body = self.format_control_step()
+    zero = "0"
 
-    def build_source(self) -> str:
-        """Return the text of ``policy.c``."""
-        needed = [text for name, text in FUNCTIONS.items() if name in self.functions]
-        return SOURCE.format(
-            arithmetic=ARITHMETIC,
-            needed="".join(needed),
-            arrays="\n".join(self.memory.constants),
-            body=self.body,
-        )
+    def __init__(self) -> None:
+        super().__init__(width=0)
 
-    def build_header(self, usage: str) -> str:
-        """Return the text of ``policy.h``; ``usage``: description of inputs and outputs."""
-        return HEADER.format(
-            usage=format_comment(usage),
-            arithmetic=format_comment(ARITHMETIC_TEXT),
-            calibrated=self.network.calibration_source,
-            inputs=self.inputs,
-            outputs=self.outputs,
-            bytes=self.memory.size,
-            carried=self.memory.carried if self.network.stateful else 0,
-            fields=self.memory.struct,
-        )
+    def make_term(self, text: str, lines: list[str]) -> Term:
+        """Return a term whose declarations go to ``lines``."""
+        return Term(text, lines, self.memory.use_function, 7 if text.startswith("-") else 9)
 
-    def format_control_step(self) -> str:
-        """Return the statements of `policy_step`."""
-        network = self.network
-        stages = [self.format_stage(i, stage) for i, stage in enumerate(network.stages)]
-        before, spikes = self.format_encoder()
-        read, begin, end = self.format_decoder()
-        inner = "\n".join(filter(None, [spikes, *stages, self.clear_first_step_input(), read]))
-        rest = ""
-        if not network.stateful:
-            carried = [f.name for f in self.memory.fields.values() if f.carried]
-            rest = "\n".join(f"  memset(s->{name}, 0, sizeof s->{name});" for name in carried)
-        loop = (
-            f"  for (int k = 0; k < {network.steps}; k++) {{\n    int events = 0;\n{_indent(inner, 4)}\n  }}"
-        )
-        return "\n".join(filter(None, [rest, before, begin, loop, end]))
-
-    def use_function(self, name: str) -> str:
-        """Add the function ``name`` of `FUNCTIONS` to the file and return its name."""
-        self.functions[name] = None
-        return name
+    def write_integers(self, network: IntegerNetwork, observed: str, count: int) -> None:
+        """Write ``network`` of the normalised observations ``observed``, an array of ``count`` floats."""
+        self.steps = network.steps
+        self.comment("encoder: observations become integers", self.once)
+        signal = self._write_encoder(network.encoding, network.stages[0].source, observed, count)
+        for i, layer in enumerate(network.stages):
+            signal = self._write_layer(f"layers_{i}", layer, signal)
+        self._write_readout(network.decoding, signal)
 
     # encoder
 
-    def format_encoder(self) -> tuple[str, str]:
-        """Return C that precedes the inner steps, and C that begins each of them."""
-        encoding, first, count = self.network.encoding, self.network.stages[0], self.inputs
+    def _write_encoder(self, encoder: Int8Encoder, source: Int8Format, observed: str, count: int) -> Signal:
+        kind = "int16_t" if source.graded else "uint8_t"
+        array = self.memory.add_field(
+            kind, "encoder", encoder.width, "signal of the encoder in an inner step"
+        )
+        if not encoder.constant:
+            self.comment(f"encoder: {encoder.width} channels of an inner step")
+        self._write_part("encoder", encoder, observed, count, array, 0, f"({kind})")
+        return Signal(array, encoder.width, not source.graded, encoder.constant)
+
+    def _write_part(
+        self, path: str, encoder: Int8Encoder, observed: str, count: int, array: str, first: int, cast: str
+    ) -> None:
+        """Write the channels of ``encoder`` from ``first`` on into ``array``."""
+        if encoder.parts:
+            one, two = encoder.parts
+            self._write_part(f"{path}_first", one, observed, count, array, first, cast)
+            self._write_part(f"{path}_second", two, observed, count, array, first + one.width, cast)
+            return
+        at = f"{first} + " if first else ""
+        if encoder.table is not None:
+            self._write_fields(path, encoder, observed, count, f"{array}[{at}j]", cast)  # type: ignore[arg-type]
+            return
+        factor, whole = format_literal(float(encoder.factor[0])), self.memory.use_function("whole")
         lines = [
-            f"for (int i = 0; i < {count}; i++) {{",
-            f"  const float value = {self.format_observation()};",
+            f"const int32_t x = {whole}({observed}[c] * {factor}, {format_literal(float(encoder.limit))});"
         ]
-        factor = format_literal(float(encoding.factor[0]))
-        lines.append(
-            f"  const int32_t x = {self.use_function('whole')}(value * {factor}, {format_literal(float(encoding.limit))});"
-        )
-        if encoding.kind in ("direct", "sigma_delta"):
-            current = self.add_field(
-                "int32_t", "current", first.width, "current of layer 0, in a neuron's unit"
+        x, on, off = self.make_term("x", lines), f"{array}[{at}c]", f"{array}[{at}{count} + c]"
+        if encoder.kind == "direct":
+            self.once.append(self.format_loop(count, *lines, f"{on} = (int16_t)x;", index="c"))
+            return
+        if encoder.kind == "sigma_delta":
+            held = self.memory.add_field(
+                "int16_t", f"{path}_reference", count, "the encoder's reference of an observation", True
             )
-            if encoding.kind == "sigma_delta":
-                held = self.add_field(
-                    "int16_t", "reference", count, "the encoder's reference of an observation", True
+            event, reference = op.send_change(x, self.make_term(f"{held}[c]", lines), encoder.threshold)
+            lines += [f"{held}[c] = (int16_t)({reference.text});", f"{on} = (int16_t){event.text};"]
+            self.once.append(self.format_loop(count, *lines, index="c"))
+            if self.steps > 1:
+                self.step.append(
+                    f"if (k == 1) memset({array}{f' + {first}' if first else ''}, 0, {count} * sizeof {array}[0]);"
                 )
-                lines += [
-                    f"  const int32_t change = x - {held}[i];",
-                    f"  const int32_t event = (change < 0 ? -change : change) >= {encoding.threshold} ? change : 0;",
-                    f"  {held}[i] = (int16_t)({held}[i] + event);",
-                ]
-            event = "x" if encoding.kind == "direct" else "event"
-            weight = self.add_weight("weight0", first.weight)
-            lines += [
-                f"  if ({event} != 0)",
-                f"    for (int n = 0; n < {first.width}; n++) {current}[n] += {event} * {weight}[i * {first.width} + n];",
-                "}",
-                f"for (int n = 0; n < {first.width}; n++) {current}[n] = {self.format_scaled(0, first, current)} + {self.format_bias(0, first)};",
-            ]
-            start = f"memset({current}, 0, {first.width} * sizeof {current}[0]);"
-            return _indent("\n".join(["// observations, once per control step", start, *lines]), 2), ""
-        meaning = "spike counts" if encoding.kind == "delta" else "spike probabilities"
-        spikes = self.add_field(
-            "int32_t", "encoded", count, f"{meaning} of the encoder, negative in the second channel"
+            return
+        meaning = "spike counts" if encoder.kind == "delta" else "spike probabilities"
+        counts = self.memory.add_field(
+            "int32_t", f"{path}_counts", count, f"{meaning} of the encoder, negative in the second channel"
         )
-        events = self.add_field("uint16_t", "event", first.weight.shape[0], "channels with an event")
-        if encoding.kind == "delta":
-            held = self.add_field(
-                "int32_t", "reference", count, "the encoder's reference of an observation", True
+        if encoder.kind == "delta":
+            held = self.memory.add_field(
+                "int32_t", f"{path}_reference", count, "the encoder's reference of an observation", True
             )
-            if encoding.first:
-                begun = self.add_field("uint8_t", "begun", 1, "whether the episode has begun", True)
-                lines.append(f"  if (!{begun}[0]) {held}[i] = x;")
-            lines += [
-                f"  int32_t count = (x - {held}[i]) / {encoding.threshold};",
-                f"  count = {self.use_function('clamped')}(count, {self.network.steps});",
-                f"  {held}[i] += count * {encoding.threshold};",
-                f"  {spikes}[i] = count;",
-            ]
-            on, off = f"{spikes}[i] > k", f"-{spikes}[i] > k"
+            if encoder.first:
+                begun = self.memory.add_field(
+                    "uint8_t", f"{path}_begun", 1, "whether the episode has begun", True
+                )
+                lines.append(f"if (!{begun}[0]) {held}[c] = x;")
+            events, reference = op.count_changes(
+                x, self.make_term(f"{held}[c]", lines), encoder.threshold, self.steps
+            )
+            lines += [f"{held}[c] = {reference.text};", f"{counts}[c] = {events.text};"]
+            tests = f"{counts}[c] > k", f"-{counts}[c] > k"
         else:
-            assert encoding.noise is not None
-            lines.append(f"  {spikes}[i] = x;")
-            self.memory.add("noise", encoding.noise)
-            on = f"noise[k * {2 * count} + i] < {spikes}[i]"
-            off = f"noise[k * {2 * count} + {count} + i] < -{spikes}[i]"
-        lines.append("}")
-        if encoding.kind == "delta" and encoding.first:
-            lines.append("s->begun[0] = 1;")
-        inner = (
-            f"for (int i = 0; i < {count}; i++) {{\n  if ({on}) {events}[events++] = (uint16_t)i;\n"
-            f"  if ({off}) {events}[events++] = (uint16_t)(i + {count});\n}}"
+            assert encoder.noise is not None
+            noise = self.memory.add_constant(f"{path}_noise", encoder.noise)
+            lines.append(f"{counts}[c] = x;")
+            row = f"{noise}[k * {2 * count} + "
+            tests = f"{row}c] < {counts}[c]", f"{row}{count} + c] < -{counts}[c]"
+        self.once.append(self.format_loop(count, *lines, index="c"))
+        if encoder.first:
+            self.once.append(f"{begun}[0] = 1;")
+        spike = "" if encoder.spike == 1 else f" * {encoder.spike}"
+        body = [f"{place} = {cast}(({test}){spike});" for place, test in zip((on, off), tests, strict=True)]
+        self.step.append(self.format_loop(count, *body, index="c"))
+
+    def _write_fields(  # type: ignore[override]
+        self, path: str, encoder: Int8Encoder, observed: str, count: int, target: str, cast: str
+    ) -> None:
+        """Write receptive fields, whose activity is looked up in a table; j is the channel."""
+        assert encoder.table is not None and encoder.offset is not None
+        fields, spike = encoder.offset.shape[1], "" if encoder.spike == 1 else f" * {encoder.spike}"
+        factor = self.memory.format_element(f"{path}_factor", encoder.factor, "j")
+        offset = self.memory.format_element(f"{path}_centre", encoder.offset, "j")
+        table = self.memory.add_constant(f"{path}_activity_of_distance", encoder.table, "int32_t")
+        activity = self.memory.add_field(
+            "int32_t", f"{path}_activity", encoder.width, "activity of a receptive field"
         )
-        return _indent("\n".join(["// observations, once per control step", *lines]), 2), inner
+        whole, limit = self.memory.use_function("whole"), format_literal(float(encoder.limit))
+        seen = f"{observed}[c]"
+        if math.isfinite(encoder.span):
+            seen = f"{self.memory.use_function('observed')}({seen}, {format_literal(encoder.span)})"
+        lines = [
+            f"const int j = c * {fields} + f;",
+            f"const int32_t distance = {whole}({seen} * {factor} - {offset}, {limit});",
+        ]
+        distance = self.make_term("distance", lines)
+        value = op.name(self._interpolate(op.take_size(distance), table), "value")
+        if encoder.kind == "latency":
+            value = op.time_spike(value, self.steps, encoder.threshold)
+        lines.append(f"{activity}[j] = {value.text};")
+        self.once.append(self.format_loop(count, self.format_loop(fields, *lines, index="f"), index="c"))
+        body: list[str] = []
+        a = self.make_term(f"{activity}[j]", body)
+        if encoder.kind == "latency":
+            fired = f"{a.text} == k"
+        elif encoder.noise is not None:
+            noise = self.memory.add_constant(f"{path}_noise", encoder.noise)
+            fired = f"{noise}[k * {encoder.width} + j] < {a.text}"
+        else:
+            v = self.memory.add_field(
+                "int32_t", f"{path}_v", encoder.width, "charge of a receptive field's neuron"
+            )
+            self.once.append(f"memset({v}, 0, {encoder.width} * sizeof {v}[0]);")
+            sent, rest = op.charge(self.make_term(f"{v}[j]", body), a)
+            body.append(f"{v}[j] = {rest.text};")
+            fired = sent.text
+        body.append(f"{target} = {cast}(({fired}){spike});")
+        self.step.append(self.format_loop(encoder.width, *body, index="j"))
 
-    def format_observation(self) -> str:
-        """Return the C expression of a normalised observation."""
-        if self.normalisation is None:
-            return "observation[i]"
-        mean, deviation = self.normalisation
-        self.memory.constants += [format_floats("mean", mean), format_floats("deviation", deviation)]
-        return "(observation[i] - mean[i]) / deviation[i]"
+    def _interpolate(self, position: Term, table: str) -> Term:
+        from spiky_rl.deploy._int8_layers import FIELD_BITS
 
-    def clear_first_step_input(self) -> str:
-        """Return C after an inner step that leaves only the bias, if the encoder sends in the first inner step alone."""
-        if self.network.encoding.kind != "sigma_delta" or self.network.steps == 1:
-            return ""
-        first = self.network.stages[0]
-        return f"if (k == 0)\n  for (int n = 0; n < {first.width}; n++) s->current[n] = {self.format_bias(0, first)};"
+        return op.interpolate(position, position.make(table), FIELD_BITS)
 
     # layers
 
-    def format_bias(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage) -> str:
-        """Return the C expression of a neuron's bias in layer ``i``."""
-        return self.add_values(f"bias{i}", stage.bias)
-
-    def format_scaled(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage, total: str) -> str:
-        """Return the C expression of ``total``, layer ``i``'s sums of weights times graded inputs, in the unit of a neuron's state."""
-        if isinstance(stage, Int8SigmaDeltaStage):
-            return f"{total}[n]"
-        bits = stage.fraction - stage.source.exponent
-        return f"{self.use_function('scaled')}({total}[n], {self.add_values(f'bits{i}', bits)})"
-
-    def accumulate_inputs(
-        self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage
-    ) -> tuple[list[str], str]:
-        """Return C that sums the inputs of layer ``i`` in an inner step, and the C expression of a neuron's current."""
-        source, width, lines, terms = stage.source, stage.width, [], []
-        once = i == 0 and self.network.encoding.kind in ("direct", "sigma_delta")
-        matrices = [] if once or source.graded else [stage.weight]
-        matrices += [] if stage.within is None else [stage.within]
-        if once:
-            terms.append("s->current[n]")
-        elif source.graded:
-            total = self.add_field("int32_t", "sum", width, "sums of weights times values")
-            value = self.add_field("int16_t", "value", stage.weight.shape[0], "values of the events")
-            weight = self.add_weight(f"weight{i}", stage.weight)
-            lines += [f"memset({total}, 0, {width} * sizeof {total}[0]);",
-                      "for (int e = 0; e < events; e++)",
-                      f"  for (int n = 0; n < {width}; n++)",
-                      f"    {total}[n] += {value}[e] * {weight}[s->event[e] * {width} + n];"]  # fmt: skip
-            terms += [self.format_scaled(i, stage, total), self.format_bias(i, stage)]
-        if matrices:
-            joined = torch.cat(matrices)
-            most = max(int(joined.clamp(min=0).sum(0).max()), int((-joined).clamp(min=0).sum(0).max()))
-            kind = "int16_t" if most <= NARROW_LIMIT else "int32_t"
-            total = self.add_field(
-                kind, "spikes" if kind == "int16_t" else "many_spikes", width, "sums of weights"
-            )
-            row = f"for (int n = 0; n < {width}; n++) {total}[n] = ({kind})({total}[n] + row[n]);"
-            lines.append(f"memset({total}, 0, {width} * sizeof {total}[0]);")
-            if not once and not source.graded:
-                weight = self.add_weight(f"weight{i}", stage.weight)
-                start = f"const int8_t *row = {weight} + s->event[e] * {width};"
-                lines.append(f"for (int e = 0; e < events; e++) {{\n  {start}\n  {row}\n}}")
-            if stage.within is not None:
-                weight, past = self.add_weight(f"within{i}", stage.within), f"s->past{i}"
-                start = f"const int8_t *row = {weight} + j * {width};\n    {row}"
-                lines.append(
-                    f"for (int j = 0; j < {stage.within.shape[0]}; j++)\n  if ({past}[j]) {{\n    {start}\n  }}"
-                )
-            assert isinstance(stage, Int8SpikingStage)
-            gain = self.add_values(f"gain{i}", 2**stage.fraction)
-            terms.append(f"{total}[n] * {gain}")
-            terms += [] if once or source.graded else [self.format_bias(i, stage)]
-        return lines, " + ".join(terms)
-
-    def format_stage(self, i: int, stage: Int8SpikingStage | Int8SigmaDeltaStage) -> str:
-        """Return C of an inner step of layer ``i``."""
-        width = stage.width
-        if stage.delays:
-            self.add_field(
-                "uint8_t",
-                f"past{i}",
-                width * stage.delays,
-                f"layer {i}: last spikes, the latest first",
-                True,
-            )
-        lines, current = self.accumulate_inputs(i, stage)
-        step = (
-            self.format_spiking_step(i, stage, current)
-            if isinstance(stage, Int8SpikingStage)
-            else self.format_sigma_delta_step(i, stage, current)
-        )
-        events = self.add_field("uint16_t", "event", width, "channels with an event")
-        lines.append(f"for (int n = 0; n < {width}; n++) {{\n{_indent(step, 2)}\n}}")
-        lines.append("events = 0;")
-        if isinstance(stage, Int8SpikingStage):
-            lines.append(
-                f"for (int n = 0; n < {width}; n++) {{\n  {events}[events] = (uint16_t)n;\n  events += s->fired[n];\n}}"
-            )
+    def format_sums(self, path: str, weight: Tensor, signal: Signal, target: str) -> tuple[list[str], str]:
+        """Return C that sets ``target`` to the sums of weights [C, N], and the C expression of the array."""
+        outputs = weight.shape[1]
+        most = max(int(weight.clamp(min=0).sum(0).max()), int((-weight).clamp(min=0).sum(0).max()))
+        narrow = signal.binary and most <= NARROW_LIMIT
+        kind = "int16_t" if narrow else "int32_t"
+        array = self.memory.add_field(kind, f"{target}_{kind[3:5]}", outputs, "sums of weights")
+        constant = self.memory.add_constant(path, weight, "int8_t")
+        call = f"({array}, {constant}, s->event, events, {outputs});"
+        if signal.binary:
+            call = self.memory.use_function("add_narrow_rows" if narrow else "add_wide_rows") + call
         else:
-            lines.append(f"for (int n = 0; n < {width}; n++) {{\n  const int16_t change = s->value[n];\n  {events}[events] = (uint16_t)n;\n"
-                         "  s->value[events] = change;\n  events += change != 0;\n}")  # fmt: skip
-        if stage.delays > 1:
-            rest = width * (stage.delays - 1)
-            lines.append(f"memmove(s->past{i} + {width}, s->past{i}, {rest});")
-        if stage.delays:
-            lines.append(f"memcpy(s->past{i}, s->fired, {width});")
-        return "\n".join([f"\n// {stage.place}", *lines])
-
-    def format_spiking_step(self, i: int, stage: Int8SpikingStage, current: str) -> str:
-        """Return C of a LIF or ALIF neuron's step in layer ``i``; ``current``: C expression of its current."""
-        bits, kind = DECAY_BITS[stage.wide], "int32_t" if stage.wide else "int16_t"
-        low, high = int(stage.fraction.min()), int(stage.fraction.max())
-        shown = f"{low}" if low == high else f"{low} to {high}"
-        v = self.add_field(
-            kind,
-            f"v{i}",
-            stage.width,
-            f"layer {i}: membranes, {shown} fraction bits below a neuron's unit",
-            True,
-        )
-        fired = self.add_field("uint8_t", "fired", stage.width, "spikes of a layer")
-        decay, threshold = self.add_values(f"decay{i}", stage.decay), self.add_values(
-            f"threshold{i}", stage.threshold
-        )
-        lines = [f"const int32_t v = {self.format_decay(f'{v}[n]', decay, stage.wide, bits)} + {current};"]
-        limit = threshold
-        if stage.adaptive:
-            wide, fraction = stage.trace_wide, stage.trace_fraction
-            kind, most = ("int32_t", WIDE_LIMIT) if wide else ("int16_t", NARROW_LIMIT)
-            a = self.add_field(
-                kind,
-                f"a{i}",
-                stage.width,
-                f"layer {i}: traces of a neuron's spikes; {2 ** fraction} is one spike",
-                True,
+            call = self.memory.use_function("add_multiples") + call.replace(
+                "s->event,", f"{signal.array}, s->event,"
             )
-            own = self.add_values(f"trace_decay{i}", stage.trace_decay)
-            adaptation = self.add_values(f"adaptation{i}", stage.adaptation)
-            lines.append(f"const int32_t a = {self.format_decay(f'{a}[n]', own, wide, DECAY_BITS[wide])};")
-            raised = self.format_decay("a", adaptation, wide, fraction)
-            lines.append(f"const int32_t threshold = {threshold} + {raised};")
-            limit = "threshold"
-        after = "0" if stage.zero else f"v - {threshold}"
-        clamped = self.use_function("clamped")
-        lines.append(f"const int32_t spike = v >= {limit};")
-        lines.append(
-            f"{v}[n] = ({'int32_t' if stage.wide else 'int16_t'}){clamped}(spike ? {after} : v, {WIDE_LIMIT if stage.wide else NARROW_LIMIT});"
-        )
-        if stage.adaptive:
-            lines.append(f"{a}[n] = ({kind}){clamped}(a + spike * {2 ** stage.trace_fraction}, {most});")
-        lines.append(f"{fired}[n] = (uint8_t)spike;")
-        return "\n".join(lines)
+        return [f"memset({array}, 0, {outputs} * sizeof {array}[0]);", self.list_events(signal), call], array
 
-    def format_decay(self, x: str, factor: str, wide: bool, bits: int) -> str:
-        """Return the C expression of x * factor / 2^bits, rounded.
+    def _write_layer(self, path: str, layer: Int8Layer, signal: Signal) -> Signal:
+        width, body = layer.width, list[str]()
+        self.comment(layer.place)
 
-        Args:
-            x: C expression of a state.
-            factor: C expression.
-            wide: Whether the state has 32 bits, so that the product needs 64.
-        """
-        if wide:
-            return f"{self.use_function('multiplied')}({x}, {factor}, {bits}, {WIDE_LIMIT})"
-        return f"(({x} * {factor} + {1 << (bits - 1)}) >> {bits})"
+        def constant(name: str) -> Term:
+            values = layer.get_constant(name)
+            if name == "table":
+                return self.make_term(self.memory.add_constant(f"{path}_{name}", values, "int32_t"), body)
+            return self.make_term(self.memory.format_element(f"{path}_neuron_{name}", values), body)
 
-    def format_sigma_delta_step(self, i: int, stage: Int8SigmaDeltaStage, current: str) -> str:
-        """Return C of a sigma-delta neuron's step in layer ``i``; ``current``: C expression of its current."""
-        total = self.add_field(
-            "int32_t", f"total{i}", stage.width, f"layer {i}: sums, in a neuron's unit", True
-        )
-        sent = self.add_field(
-            "int16_t",
-            f"sent{i}",
-            stage.width,
-            f"layer {i}: values sent so far; 2^{stage.output_format.exponent} is 1",
-            True,
-        )
-        value = self.add_field("int16_t", "value", stage.width, "values of the events")
-        factor = self.add_values(f"factor{i}", stage.factor)
-        threshold = self.add_values(f"send{i}", stage.threshold)
-        y = f"{self.use_function('multiplied')}(total, {factor}, {stage.shift}, {stage.output_format.limit})"
-        lines = [
-            f"const int32_t total = {self.use_function('clamped')}({total}[n] + {current}, {2 * WIDE_LIMIT});",
-            f"const int32_t y = {y};",
-            f"const int32_t change = {'(y < 0 ? 0 : y)' if stage.rectified else 'y'} - {sent}[n];",
-            f"const int32_t event = (change < 0 ? -change : change) >= {threshold} ? change : 0;",
-            f"{total}[n] = total;",
-            f"{sent}[n] = (int16_t)({sent}[n] + event);",
-            f"{value}[n] = (int16_t)event;",
+        sums, total = self.format_sums(f"{path}_weight", layer.weight, signal, "sum")
+        current = layer.scale_input(self.make_term(f"{total}[n]", body), constant)
+        if signal.constant:
+            held = self.memory.add_field(
+                "int32_t", f"{path}_current", width, "current that is the same in all inner steps"
+            )
+            self.comment(f"{path}: its current is the same in all inner steps", self.once)
+            self.once += [*sums, self.format_loop(width, f"{held}[n] = {current.text};")]
+            current = self.make_term(f"{held}[n]", body)
+        else:
+            self.step += sums
+        if layer.within is not None:
+            kind = "int16_t" if layer.output_format.graded else "uint8_t"
+            past = self.memory.add_field(
+                kind, f"{path}_past", width * layer.delays, "last spikes, the latest first", True
+            )
+            memory = Signal(past, width * layer.delays, not layer.output_format.graded)
+            sums, total = self.format_sums(f"{path}_recurrent_weight", layer.within, memory, "feedback")
+            self.step += sums
+            current = current + layer.scale_feedback(self.make_term(f"{total}[n]", body), constant)
+        fields = [
+            self.memory.add_field(kind, f"{path}_{name}", width, f"state {name} of a neuron", True)
+            for name, kind in zip(layer.state_names, layer.kinds, strict=True)
         ]
-        return "\n".join(lines)
+        states = [self.make_term(f"{field}[n]", body) for field in fields]
+        output, new = layer.step(current, states, constant)
+        for field, kind, value in zip(fields, layer.kinds, new, strict=True):
+            body.append(f"{field}[n] = ({kind}){op.bracket(value, 9)};")
+        name, kind = ("sent", "int16_t") if layer.output_format.graded else ("fired", "uint8_t")
+        array = self.memory.add_field(kind, name, width, "output of a layer")
+        self.step.append(self.format_loop(width, *body, f"{array}[n] = ({kind}){op.bracket(output, 9)};"))
+        if layer.delays > 1:
+            rest = width * (layer.delays - 1)
+            self.step.append(f"memmove({past} + {width}, {past}, {rest} * sizeof {past}[0]);")
+        if layer.within is not None:
+            self.step.append(f"memcpy({past}, {array}, {width} * sizeof {past}[0]);")
+        return Signal(array, width, not layer.output_format.graded)
 
     # decoder
 
-    def format_decoder(self) -> tuple[str, str, str]:
-        """Return C at the end of an inner step, C before the inner steps, and C after them."""
-        readout, count = self.network.decoding, self.outputs
-        weight = self.add_weight("readout", readout.weight)
-        each = f"for (int f = 0; f < {count}; f++)"
-        total = self.add_field("int32_t", "output", count, "readout", bool(readout.sizes))
-        event = f"s->value[e] * {weight}" if readout.source.graded else weight
-        add = f"for (int e = 0; e < events; e++)\n  {each} {{0}}[f] += {event}[s->event[e] * {count} + f];"
-        self.memory.constants += [
-            format_floats("scale", readout.scale),
-            format_floats("offset", readout.bias),
-        ]
-        begin, result = "", f"{total}[f]"
-        if readout.kind == "rate":
-            begin, lines = f"  memset({total}, 0, sizeof {total});", [add.format(total)]
-        elif readout.kind == "linear":
-            begin = f"  memset({total}, 0, sizeof {total});"
-            lines = [f"if (k == {self.network.steps - 1})", _indent(add.format(total), 2)]
+    def _write_readout(self, readout: Int8Readout, signal: Signal) -> None:
+        count = readout.weight.shape[1]
+        if readout.kind == "first_spike":
+            begun = self.memory.add_field(
+                "uint8_t", "decoder_fired", signal.width, "whether a neuron has fired"
+            )
+            self.once.append(f"memset({begun}, 0, {signal.width});")
+            self.comment("decoder: a neuron counts in all inner steps from its first spike on")
+            self.step.append(self.format_loop(signal.width, f"{begun}[n] |= {signal.array}[n];"))
+            signal = Signal(begun, signal.width, True)
+        sums, drive = self.format_sums("decoder_weight", readout.weight, signal, "drive")
+        scale = self.memory.format_element("decoder_scale", readout.scale)
+        bias = self.memory.format_element("decoder_bias", readout.bias)
+        result = drive
+        if readout.kind == "linear":
+            self.comment("decoder", self.last)
+            self.last += sums
         else:
-            drive = self.add_field("int32_t", "drive", count, "input of the readout")
-            lines = [f"memset({drive}, 0, sizeof {drive});", add.format(drive)]
-            if readout.kind == "membrane":
-                decayed = self.format_decay(f"{total}[f]", str(readout.decay), True, DECAY_BITS[True])
-                update = f"{self.use_function('clamped')}({decayed} + {drive}[f] * {2 ** readout.fraction}, {WIDE_LIMIT})"
-            else:
-                update = f"{self.use_function('clamped')}({total}[f] + {drive}[f], {2 * WIDE_LIMIT})"
-            lines.append(f"{each} {total}[f] = {update};")
-            if readout.read == "mean":
-                whole = self.add_field(
-                    "int64_t", "mean_output", count, "sum of the readout over the inner steps"
-                )
-                begin = f"  memset({whole}, 0, sizeof {whole});"
-                lines.append(f"{each} {whole}[f] += {total}[f];")
-                result = f"{whole}[f]"
-            elif readout.read == "max":
-                best = self.add_field("int32_t", "best", count, "maximum of the readout over the inner steps")
-                lines.append(f"{each}\n  if (k == 0 || {total}[f] > {best}[f]) {best}[f] = {total}[f];")
-                result = f"{best}[f]"
-        end = f"  {each} {{\n    const float y = (float){result} * scale[f];\n    action[f] = y + offset[f];\n  }}"
-        return "\n".join(["\n// readout", *lines]), begin, f"\n{end}"
+            self.comment("decoder")
+            carried = bool(readout.sizes)
+            total = self.memory.add_field("int32_t", "decoder_v", count, "integrated readout", carried)
+            lines: list[str] = []
+            term, change = self.make_term(f"{total}[n]", lines), self.make_term(f"{drive}[n]", lines)
+            value = readout.integrate(term, change) if carried else term + change
+            lines.append(f"{total}[n] = {value.text};")
+            result = total
+            if not carried:
+                self.once.append(f"memset({total}, 0, {count} * sizeof {total}[0]);")
+            elif readout.kind == "membrane" and readout.read != "last":
+                wide = "int64_t" if readout.read == "mean" else "int32_t"
+                result = self.memory.add_field(wide, "decoder_read", count, f"{readout.read} of the readout")
+                self.once.append(f"memset({result}, 0, {count} * sizeof {result}[0]);")
+                largest = f"if (k == 0 || {total}[n] > {result}[n]) {result}[n] = {total}[n];"
+                lines.append(largest if readout.read == "max" else f"{result}[n] += {total}[n];")
+            self.step += [*sums, self.format_loop(count, *lines)]
+        self.comment("action: integers become floats", self.last)
+        lines = [f"const float y = (float){result}[n] * {scale};", f"action[n] = y + {bias};"]
+        self.last.append(self.format_loop(count, *lines))
 
 
-def _indent(text: str, spaces: int) -> str:
-    return textwrap.indent(text, " " * spaces)
+def describe_values(network: IntegerNetwork) -> str:
+    """Return the sentences of the header on the integers of ``network``."""
+    return (
+        "Weights are int8, in a unit of their postsynaptic neuron. A neuron's input is a whole number of this unit; its membrane"
+        " has additional fraction bits. The fixed-point formats of observations and membranes fit their ranges in"
+        f" {network.calibration_source}. Values out of range are clamped. An observation that is not a number counts as 0, after"
+        " normalisation."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,12 @@ class ExportOptions(Settings):
         None, "version of the format of --to nir, for libraries that pin it: 1.0.4; null: the current one"
     )
 
+    name: str = option(
+        "policy",
+        "prefix of all names in C, and name of its files, so that several policies link",
+        metavar="NAME",
+    )
+
     raw_actions: bool = option(
         False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
     )
@@ -46,8 +53,14 @@ class ExportOptions(Settings):
         request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
         if self.nir_version is not None and "nir" not in self.target_names:
             raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name):
+            raise UserError(
+                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _"
+            )
         version = {} if self.nir_version is None else {"nir": {"version": self.nir_version}}
         targets = make_targets(self.target_names, version)
+        for target in targets.values():
+            target.name = self.name
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:

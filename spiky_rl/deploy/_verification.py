@@ -19,6 +19,9 @@ from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
+IMPRECISE = 0.1
+"""Share of the actions' spread that a quantised policy may differ by, on average, without a warning."""
+
 type Progress = Callable[[float], None]
 
 
@@ -35,6 +38,8 @@ class VerificationResult:
     """Control steps that differ by more than the target's tolerance."""
     reference_difference: float = 0.0
     """Mean difference between the target's reference policy and the live policy; 0 if they are the same."""
+    action_spread: float = 0.0
+    """Standard deviation of the live policy's actions over the episode, mean over the actions."""
     largest: float = 1.0
     """Largest action so far, at least 1."""
 
@@ -60,6 +65,11 @@ class VerificationResult:
         else:
             self.mismatches += 1
             self.max_error = max(self.max_error, math.inf if math.isnan(worst) else worst)
+
+    @property
+    def is_imprecise(self) -> bool:
+        """Whether the target's reference policy differs from the live policy by more than `IMPRECISE` of the actions' spread."""
+        return self.reference_difference > IMPRECISE * self.action_spread
 
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
@@ -108,7 +118,7 @@ def _run_episode(
     model.to("cpu")
     if network:
         network.set_backend(backend)
-    steps = 0
+    steps, actions = 0, list[np.ndarray]()
     with torch.inference_mode():
         env.reset()
         for policy in (model, *references.values()):
@@ -119,6 +129,7 @@ def _run_episode(
             before = get_flat_state(model)
             action = model(obs)
             expected = [action.numpy(), *get_flat_state(model)]
+            actions.append(expected[0].copy())
             for path, session in sessions.items():
                 returned, wanted = session(x.numpy(), before), expected
                 if references[path] is not model:
@@ -133,6 +144,7 @@ def _run_episode(
             progress(float(steps / env.max_episode_length))
     for agreement in agreements.values():
         agreement.reference_difference /= max(steps, 1)
+        agreement.action_spread = float(np.concatenate(actions).std(0).mean())
     if network:
         network.set_backend(before_backend)
     model.to(device)

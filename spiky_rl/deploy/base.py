@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spiky_rl.deploy._calibration import CalibrationRollout
+    from spiky_rl.deploy._contract import PolicyContract
     from spiky_rl.learners.rsl_rl.model import MLPModel
 
 WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
@@ -63,6 +64,10 @@ class Target(Component):
     """Whether the file can map actions in [-1, 1] to a task's bounds."""
     in_c = False
     """Whether the file is C, so that its memory on a chip can be measured."""
+    name = "policy"
+    """Prefix of the names in C, and name of its files."""
+    contract: PolicyContract | None = None
+    """Description of the policy's place in its environment, for the header in C; None if it is not known."""
     observes = False
     """Whether the target needs a rollout of the policy before it writes."""
 
@@ -134,6 +139,11 @@ def strip_module(name: str) -> str:
     return parts_of_name[-1] if parts_of_name[0] in ("rsl_rl", "spiky_rl") else name
 
 
+def get_class_name(part: object) -> str:
+    """Return the name of a ``part``'s class, without its module if that is rsl_rl's or ours."""
+    return strip_module(f"{type(part).__module__}:{type(part).__name__}")
+
+
 def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
     """Return the mean and the divisor of the observations of ``model``, [O] each; None if it does not normalise them."""
     from torch import nn
@@ -146,7 +156,5 @@ def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
 
 def describe_model(model: MLPModel) -> PlainMapping:
     """Return the agent of ``model`` as far as `Target.check_network` needs it; an ANN has no network."""
-    kind = type(model.distribution)
-    name = strip_module(f"{kind.__module__}:{kind.__name__}")
-    distribution = {} if model.distribution is None else {"class_name": name}
+    distribution = {} if model.distribution is None else {"class_name": get_class_name(model.distribution)}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

@@ -40,6 +40,8 @@ to 1024-512-256, GRU, LSTM and reservoirs."""
 
 ENCODERS = ("concat", "delta", "direct", "latency", "population", "rate", "sigma_delta")
 """Encoders with a form in C."""
+DECODERS = ("first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta")
+"""Decoders with a form in C."""
 ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
 """Classes of rsl_rl's ANNs with a form in C, and ours."""
 
@@ -53,14 +55,7 @@ class C(Target):
         "network.encoder.first.name": ENCODERS,
         "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("convolutional", "linear"),
-        "network.decoder.name": (
-            "first_spike",
-            "linear",
-            "membrane",
-            "population_vector",
-            "rate",
-            "sigma_delta",
-        ),
+        "network.decoder.name": DECODERS,
         "actor.distribution_cfg.class_name": (
             *("BetaDistribution", "CategoricalDistribution", "GaussianDistribution"),
             *("HeteroscedasticGaussianDistribution", "TanhDistribution"),
@@ -124,7 +119,7 @@ class C(Target):
         from spiky_rl.learners.rsl_rl.export import make_metadata
 
         usage = make_metadata(model, {}, {}, [], "", "")["usage"]
-        return write_policy(model, folder, usage, get_vector_width())
+        return write_policy(model, folder, usage, get_vector_width(), self.name, self.contract)
 
     @override
     def open_session(self, path: Path) -> Session:

@@ -20,9 +20,8 @@ from spiky_rl.deploy.base import (
     Target,
     describe_model,
     find_values,
-    get_normalization,
 )  # fmt: skip
-from spiky_rl.deploy.c import open_c_session, require_compiler
+from spiky_rl.deploy.c import DECODERS, ENCODERS, open_c_session, require_compiler
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout
@@ -40,11 +39,13 @@ class CInt8(Target):
     changed = "in int8"
     supported = {
         "network.name": ("feedforward",),
-        "network.encoder.name": ("delta", "direct", "rate", "sigma_delta"),
+        "network.encoder.name": ENCODERS,
+        "network.encoder.first.name": ENCODERS,
+        "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("linear",),
         "network.recurrent.name": ("lateral", "recurrent"),
-        "network.neuron.name": ("alif", "lif", "sigma_delta"),
-        "network.decoder.name": ("linear", "membrane", "population_vector", "rate", "sigma_delta"),
+        "network.neuron.name": ("alif", "lif", "quadratic", "sigma_delta"),
+        "network.decoder.name": DECODERS,
         "network.learning.name": WHOLE_SPIKES,
         "actor.distribution_cfg.class_name": ("GaussianDistribution",),
     }
@@ -90,14 +91,13 @@ class CInt8(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.deploy._c_text import write_files
-        from spiky_rl.deploy._int8_text import Int8PolicyWriter
+        from spiky_rl.deploy._c_text import write_integers
         from spiky_rl.learners.rsl_rl.export import make_metadata
 
-        self.network = self.quantize(cast("SpikingModel", model))
-        text = Int8PolicyWriter(self.network, get_normalization(model))
-        header = text.build_header(make_metadata(model, {}, {}, [], "", "")["usage"])
-        return write_files(folder / "int8", "policy", text.build_source(), header)
+        spiking = cast("SpikingModel", model)
+        self.network = self.quantize(spiking)
+        usage = make_metadata(model, {}, {}, [], "", "")["usage"]
+        return write_integers(spiking, self.network, folder / "int8", usage, self.name, self.contract)
 
     @override
     def open_session(self, path: Path) -> Session:

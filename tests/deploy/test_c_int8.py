@@ -38,11 +38,33 @@ CASES = {
     "alif, very slow": ("alif_ppo", "neuron.tau_adaptation=2000.0", "stateful=true"),
     "sigma-delta": ("sigma_delta_ppo",),
     "sigma-delta, identity": ("sigma_delta_ppo", "steps=3", "neuron.activation=identity"),
+    "population": ("lif_population_ppo",),
+    "population, random": ("lif_population_ppo", "encoder.mode=poisson"),
+    "latency": ("lif_latency_ppo",),
+    "values and spikes": ("lif_stateful_ppo", "encoder=concat"),
+    "two kinds of spikes": ("lif_ppo", "encoder={name: concat, first: rate, second: latency}"),
+    "quadratic": ("quadratic_ppo",),
+    "quadratic, learned": (
+        "quadratic_ppo",
+        "neuron.learn=[tau,critical]",
+        "encoder=rate",
+        "recurrent=lateral",
+    ),
     "trained on 8 bits": ("alif_recurrent_ppo", "quantize=int8"),
 }
 """An agent each, and what of its network is changed: every neuron, codec, kind of connection and width of state."""
 LAYERS = "[40,30]"
-FAST = ("lif", "lif, normalised", "lif, very slow", "alif, recurrent", "sigma-delta", "trained on 8 bits")
+FAST = (
+    "lif",
+    "lif, normalised",
+    "lif, very slow",
+    "alif, recurrent",
+    "sigma-delta",
+    "latency",
+    "values and spikes",
+    "quadratic, learned",
+    "trained on 8 bits",
+)
 """One of each kind; all others are slow."""
 EACH = [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for case in CASES]
 
@@ -170,10 +192,10 @@ def test_there_is_no_float_within_the_inner_steps_and_no_memory_but_the_struct(m
     path = made(case)[2]
     source = path.read_text()
     body = source.partition("void policy_step")[2]
-    inner = body[body.index("for (int k = 0") : body.index("const float y")]
+    inner = body[body.index("for (int k = 0") : body.index("// action: integers")]
     assert "float" not in inner and not re.search(r"\d\.\d|\d\.?f\b", inner)
     statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
-    assert statics and all(re.match(r"static const (int(8|16|32)_t|float) ", line) for line in statics)
+    assert statics and all(re.match(r"static const (u?int(8|16|32)_t|float) ", line) for line in statics)
     assert (
         not {"malloc", "stdio", "stdlib", "double"} & set(re.split(r"\W+", source)) and "math.h" not in source
     )
@@ -201,9 +223,23 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
-    path.write_text(path.read_text().replace("y + offset[f]", "y - offset[f]"))
+    path.write_text(path.read_text().replace("y + decoder_bias[n]", "y - decoder_bias[n]"))
     with pytest.raises(UserError, match="actions differ from the live policy's in"):
         verify_targets(policy, env, {path: target}, lambda share: None)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_an_export_warns_of_integers_that_act_otherwise(coarse, tmp_path, monkeypatch, caplog):
+    """Weights of three levels in the place of 255 move actions by more than a tenth of their spread."""
+    if coarse:
+        monkeypatch.setattr("spiky_rl.connections._quantization.MOST", 1)
+    policy = trained("lif_stateful_ppo")
+    (found,) = _export.write_and_verify(
+        policy, Restarted(), tmp_path, _targets.make_targets(["c_int8"])
+    ).values()
+    assert found.mismatches == 0 and found.action_spread > 0.0
+    assert found.is_imprecise == coarse
+    assert [record.levelname for record in caplog.records].count("WARNING") == coarse
 
 
 def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
@@ -212,17 +248,22 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
         header.replace("// ", "").split()
     )
     fields = re.findall(r"^  (\w+) (\w+)\[(\d+)\];  // (.+)$", header, re.MULTILINE)
-    assert {"v0", "a0", "past0"} <= {name for _, name, _, _ in fields} and all(text for *_, text in fields)
-    sizes = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
+    assert {"layers_0_v", "layers_0_a", "layers_0_past"} <= {name for _, name, _, _ in fields} and all(
+        text for *_, text in fields
+    )
+    sizes = {"int64_t": 8, "float": 4, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
     total = sum(sizes[kind] * int(count) for kind, _, count, _ in fields)
-    assert c.read_sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 8) * 8
+    assert c.read_sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 4) * 4
 
 
 def test_weights_are_those_that_training_on_8_bits_saw(made):
     policy, _target, path = made("trained on 8 bits")
     for i, layer in enumerate(policy.network.layers):
         unit = compute_scales(layer.connection.unrounded_weights(), layer.recurrent.unrounded_weights())
-        for name, link in ((f"weight{i}", layer.connection), (f"within{i}", layer.recurrent)):
+        for name, link in (
+            (f"layers_{i}_weight", layer.connection),
+            (f"layers_{i}_recurrent_weight", layer.recurrent),
+        ):
             (text,) = re.findall(rf"int8_t {name}\[\d+\] = {{([^}}]+)}}", path.read_text())
             written = torch.tensor([int(x) for x in text.split(",")]).view(link.unrounded_weights().shape)
             assert written.abs().max() > 30, "the check sees weights"
@@ -231,8 +272,7 @@ def test_weights_are_those_that_training_on_8_bits_saw(made):
 
 
 REFUSED = {
-    "hodgkin_huxley_ppo": "network.neuron.name: hodgkin_huxley given; allowed for c_int8: alif, lif, sigma_delta",
-    "lif_population_ppo": "network.encoder.name: population given; allowed for c_int8: delta, direct, rate, sigma_delta",
+    "hodgkin_huxley_ppo": "network.neuron.name: hodgkin_huxley given; allowed for c_int8: alif, lif, quadratic, sigma_delta",
     "lif_conv_ppo": "network.connection[0].name: convolutional given; allowed for c_int8: linear",
     "lif_reservoir_ppo": "network.name: reservoir given; allowed for c_int8: feedforward",
     "lif_plastic_reservoir_ppo": "network.name: reservoir given",

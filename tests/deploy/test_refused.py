@@ -24,8 +24,8 @@ LINES = {
     "ANN": ("export", ["--to", "onnx,c-int8", "--agent", "mlp_ppo"], "agent.network: none given"),
     "decoder": (
         "export",
-        ["--to", "c-int8", NET + "decoder=first_spike"],
-        NET + "decoder.name: first_spike given; allowed for c_int8: linear, membrane, ",
+        ["--to", "nir", NET + "decoder=first_spike"],
+        NET + "decoder.name: first_spike given; allowed for nir: linear, membrane, ",
     ),
     "agent's neuron": (
         "export",
@@ -35,7 +35,7 @@ LINES = {
     "measured": (
         "evaluate",
         ["--quantize", "int8", NET + "neuron=izhikevich"],
-        NET + "neuron.name: izhikevich given; allowed for c_int8: alif, lif, sigma_delta",
+        NET + "neuron.name: izhikevich given; allowed for c_int8: alif, lif, quadratic, sigma_delta",
     ),
 }
 """Command, what is given to it, and how its line begins."""
@@ -77,9 +77,9 @@ def one_of_each(target, path):
 
 SUPPORTED = [
     (name, path)
-    for name in ("c_int8", "nir")
+    for name in ("c", "c_int8", "nir")
     for path in registry.resolve("targets", name).supported
-    if path.startswith("network.") and path != "network.name"
+    if path.startswith("network.") and path.count(".") == 2
 ]
 
 

@@ -1,0 +1,218 @@
+"""Integer arithmetic of quantised policies, written once: on torch's tensors it runs, on symbols it prints itself as C.
+
+A value is a tensor of int64, or a `Term`, the C expression of an int32_t. Results are clamped where 32 bits could overflow, so both are
+equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NARROW_LIMIT, WIDE_LIMIT = 2**15 - 1, 2**29
+"""Largest absolute value of a state in 16 and in 32 bits. The second leaves room for the sums of a step below 2^31."""
+CURRENT_LIMIT, SUM_LIMIT = 2**28, 2**29
+"""Largest current of a step in a membrane's unit, and largest sum of weights times graded inputs. Sums of both do not overflow."""
+DECAY_BITS = {False: 15, True: 30}
+"""Fraction bits of a decay factor, by whether its state is wide (32 bits)."""
+ONE_BITS = 15
+"""Fraction bits of the activity of a receptive field; 2^ONE_BITS is 1."""
+
+
+class Term:
+    """The C expression of an integer. `name` declares it, so that its text is evaluated once."""
+
+    def __init__(
+        self, text: str, lines: list[str], use_function: Callable[[str], str], rank: int = 9
+    ) -> None:
+        self.text, self.lines, self.use_function, self.rank = text, lines, use_function, rank
+
+    def make(self, text: str, rank: int = 9) -> Term:
+        """Return another term of the same statements; ``rank``: precedence of the operator in ``text``."""
+        return Term(text, self.lines, self.use_function, rank)
+
+    def infix(self, operator: str, other: Integer, rank: int, reverse: bool = False) -> Term:
+        """Return this term and ``other`` with an ``operator`` between them."""
+        first, second = (other, self) if reverse else (self, other)
+        return self.make(f"{bracket(first, rank)} {operator} {bracket(second, rank + 1)}", rank)
+
+    def __add__(self, other: Integer) -> Term:
+        return self.infix("+", other, 5)
+
+    def __radd__(self, other: int) -> Term:
+        return self.infix("+", other, 5, True)
+
+    def __sub__(self, other: Integer) -> Term:
+        return self.infix("-", other, 5)
+
+    def __rsub__(self, other: int) -> Term:
+        return self.infix("-", other, 5, True)
+
+    def __mul__(self, other: Integer) -> Term:
+        return self.infix("*", other, 6)
+
+    def __neg__(self) -> Term:
+        return self.make(f"-{bracket(self, 8)}", 7)
+
+    def __rshift__(self, bits: int) -> Term:
+        return self.make(f"{bracket(self, 7)} >> {bits}", 4)
+
+    def __ge__(self, other: Integer) -> Term:
+        return self.infix(">=", other, 3)
+
+    def __lt__(self, other: Integer) -> Term:
+        return self.infix("<", other, 3)
+
+    def call(self, function: str, *args: Integer) -> Term:
+        """Return a call of a helper ``function`` on this term and ``args``."""
+        return self.make(f"{self.use_function(function)}({', '.join(bracket(x, -1) for x in (self, *args))})")
+
+
+type Integer = Tensor | Term | int
+
+
+def bracket(x: Any, least: int) -> str:
+    """Return the C text of ``x``, in parentheses unless its precedence is at ``least``."""
+    if isinstance(x, Term):
+        return x.text if x.rank >= least else f"({x.text})"
+    assert not isinstance(x, Tensor)
+    return f"({x})" if x < 0 and least > -1 else str(x)
+
+
+def name(x: Any, called: str) -> Any:
+    """Return ``x``; in C declare it as ``called`` and return that."""
+    if isinstance(x, Tensor):
+        return x
+    x.lines.append(f"const int32_t {called} = {x.text};")
+    return x.make(called)
+
+
+def is_at_least(x: Any, y: Any) -> Any:
+    """Return 1 where ``x`` >= ``y``, else 0."""
+    return (x >= y).long() if isinstance(x, Tensor) else x >= y
+
+
+def is_below(x: Any, y: Any) -> Any:
+    """Return 1 where ``x`` < ``y``, else 0."""
+    return (x < y).long() if isinstance(x, Tensor) else x < y
+
+
+def select(condition: Any, x: Any, y: Integer) -> Any:
+    """Return ``x`` where the ``condition`` is 1, else ``y``."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition.bool(), x, y)  # type: ignore[arg-type]
+    return condition.make(f"{bracket(condition, 1)} ? {bracket(x, 1)} : {bracket(y, 1)}", 0)
+
+
+def clamp(x: Any, most: int) -> Any:
+    """Return ``x``, at most ``most`` in size."""
+    return x.clamp(-most, most) if isinstance(x, Tensor) else x.call("clamped", most)
+
+
+def take_size(x: Any) -> Any:
+    """Return the absolute value of a named ``x``."""
+    return x.abs() if isinstance(x, Tensor) else x.make(f"({x.text} < 0 ? -{x.text} : {x.text})")
+
+
+def shift(x: Any, bits: int) -> Any:
+    """Return ``x`` / 2^``bits``, rounded to the nearest, halves up."""
+    return (x + (1 << (bits - 1))) >> bits
+
+
+def multiply(x: Any, factor: Any, bits: int, most: int) -> Any:
+    """Return ``x`` * ``factor`` / 2^``bits`` by a product of 64 bits, rounded and clamped to ``most``."""
+    if isinstance(x, Tensor):
+        return shift(x * factor, bits).clamp(-most, most)
+    return x.call("multiplied", factor, bits, most)
+
+
+def decay(x: Any, factor: Integer, wide: bool, bits: int) -> Any:
+    """Return ``x`` * ``factor`` / 2^``bits``, rounded; ``wide``: whether the product needs 64 bits."""
+    return multiply(x, factor, bits, WIDE_LIMIT) if wide else shift(x * factor, bits)
+
+
+def scale_by_power(x: Any, bits: Integer) -> Any:
+    """Return ``x`` * 2^``bits``; rounded if bits are negative, else clamped before the shift."""
+    if not isinstance(x, Tensor):
+        return x.call("scaled", bits)
+    assert isinstance(bits, Tensor)
+    up, down = bits.clamp(min=0), (-bits).clamp(min=0)
+    most = CURRENT_LIMIT >> up
+    half = torch.where(down > 0, 1 << (down - 1).clamp(min=0), 0)
+    return torch.where(down > 0, (x + half) >> down, x.clamp(-most, most) << up)
+
+
+def divide(x: Any, y: Integer, bits: int, most: int) -> Any:
+    """Return ``x`` * 2^``bits`` / ``y``, towards 0, clamped to ``most``; ``y`` > 0."""
+    if isinstance(x, Tensor):
+        return torch.div(x << bits, y, rounding_mode="trunc").clamp(-most, most)  # type: ignore[arg-type]
+    return x.call("divided", y, bits, most)
+
+
+def interpolate(position: Any, table: Integer, bits: int) -> Any:
+    """Return the value at ``position`` / 2^``bits`` of a ``table`` of integers, between two entries linearly.
+
+    ``position`` must not be negative, and be below the last entry.
+    """
+    if not isinstance(position, Tensor):
+        return position.call("interpolated", table, bits)
+    assert isinstance(table, Tensor)
+    table, i = table.to(position.device), position >> bits
+    return table[i] + (((table[i + 1] - table[i]) * (position - (i << bits))) >> bits)
+
+
+# encoders
+
+
+def send_change(x: Any, reference: Any, threshold: int) -> tuple[Any, Any]:
+    """Return the event of sigma-delta, and the new reference."""
+    change = name(x - reference, "change")
+    event = name(select(is_at_least(take_size(change), threshold), change, 0), "event")
+    return event, reference + event
+
+
+def count_changes(x: Any, reference: Any, threshold: int, steps: int) -> tuple[Any, Any]:
+    """Return the signed number of the delta encoder's spikes in a control step, and the new reference."""
+    count = name(divide(x - reference, threshold, 0, steps), "count")
+    return count, reference + count * threshold
+
+
+def charge(v: Any, activity: Any) -> tuple[Any, Any]:
+    """Return spike and new charge of a receptive field's integrate-and-fire neuron."""
+    total = name(v + activity, "total")
+    spike = name(is_at_least(total, 1 << ONE_BITS), "spike")
+    return spike, total - spike * (1 << ONE_BITS)
+
+
+def time_spike(activity: Any, steps: int, cutoff: int) -> Any:
+    """Return the inner step in which a receptive field spikes; -1 if it does not."""
+    time = shift((-activity + (1 << ONE_BITS)) * (steps - 1), ONE_BITS)
+    return select(is_at_least(activity, cutoff), time, -1)
+
+
+# readout
+
+
+def integrate_readout(total: Any, drive: Any, factor: int, fraction: int) -> Any:
+    """Return the new potential of a leaky readout."""
+    leaked = multiply(total, factor, DECAY_BITS[True], WIDE_LIMIT)
+    return clamp(leaked + drive * (1 << fraction), WIDE_LIMIT)
+
+
+def add_change(total: Any, drive: Any) -> Any:
+    """Return the new sum of a sigma-delta readout."""
+    return clamp(total + drive, 2 * WIDE_LIMIT)
+
+
+def integer_matmul(signal: Tensor, weight: Tensor) -> Tensor:
+    """Return the product of integers ``signal`` [B, C] and ``weight`` [C, N]; computed in float64, which is exact here."""
+    return (signal.double() @ weight.double()).long()
+
+
+def round_clamped(x: Tensor, limit: int) -> Tensor:
+    """Round floats ``x`` to the nearest integers, halves away from 0, clamped to ``limit``; NaN gives 0."""
+    x = x.nan_to_num(nan=0.0, posinf=float(limit), neginf=-float(limit)).clamp(-limit, limit)
+    return (x + torch.where(x < 0, -0.5, 0.5)).trunc().long()
