@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
+.PHONY: setup demo run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
@@ -46,6 +46,9 @@ endef
 	  mkdir -p .uv/bin && ln -sf "$$($$python -m site --user-base)/bin/uv" $@ && exit 0; \
 	done; \
 	echo "Could not install uv. Install it by hand (pipx install uv) and try again." >&2; exit 1
+
+demo: setup ## show a trained robot and its spikes in the browser, or as a film; nothing is trained
+	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
 
 run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
 	$(BIN)/python scripts/train.py $(RUN_ARGS)

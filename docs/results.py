@@ -319,24 +319,25 @@ def narma(*files: str) -> str:
 
 
 KINDS = {
-    "neurons": "what a neuron does with a current",
-    "surrogates": "a spike's derivative, on the way back",
-    "encoders": "observations into spikes or currents",
-    "decoders": "spikes into actions",
-    "connections": "spikes into currents",
-    "rules": "errors into changes of weights",
-    "penalties": "what activity costs",
-    "networks": "layers, or a reservoir",
-    "graphs": "who projects to whom in a reservoir",
-    "plasticities": "what changes a reservoir as it runs",
-    "targets": "what a trained policy is exported to",
-    "backends": "what runs neurons and connections",
-    "datasets": "recordings that are classified",
-    "agents": "a network, a rule, and PPO's numbers",
-    "tasks": "a host's task and its defaults",
-    "spaces": "what tuning may change of agents",
+    "neurons": "neuron models: membrane equation, threshold and reset",
+    "surrogates": "derivative of a spike in the backward pass",
+    "encoders": "turn observations into spikes or currents",
+    "decoders": "turn spikes into features of the policy",
+    "connections": "weights between layers",
+    "rules": "how gradients are computed, or local rules without gradients",
+    "penalties": "loss terms on activity",
+    "networks": "a stack of layers, or a reservoir",
+    "graphs": "how the neurons of a reservoir are connected",
+    "plasticities": "how weights of a reservoir change during an episode",
+    "targets": "file formats of an exported policy",
+    "backends": "implementations of the kernels",
+    "datasets": "event recordings for classification",
+    "agents": "a network, a learning rule and the settings of PPO, TD3 or SAC",
+    "tasks": "a task of a simulator with its defaults",
+    "spaces": "ranges of settings for tuning",
+    "policies": "trained policies, for `--checkpoint pretrained`",
 }
-"""What README says of the kinds that it lists."""
+"""Kind -> its meaning in the table of all entries."""
 
 
 def kinds(_: str) -> str:
