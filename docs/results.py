@@ -34,6 +34,7 @@ from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_st
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
 from spiky_rl.experiments.report.verdicts import list_sentences
+from spiky_rl.run.policies import list_policies
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -349,6 +350,24 @@ def kinds(_: str) -> str:
     return table("kind | what it is | entries", lines)
 
 
+def trained(_: str) -> str:
+    """A table of the trained policies, from their manifests."""
+    lines = []
+    for policy in list_policies():
+        found = policy.score
+        lines.append(
+            [
+                policy.task,
+                f"`{policy.agent}`",
+                f"{found.mean_return:.1f} [{found.low:.1f}, {found.high:.1f}]",
+                f"{found.episodes}",
+                f"{policy.env_steps:,}",
+                policy.study or f"a single training, seed {policy.seed}",
+            ]
+        )
+    return table("task | agent | return | episodes | environment steps | from", lines)
+
+
 def rooms(_: str) -> str:
     """A table of the package's rooms, from the first lines of their docstrings."""
     lines = []
@@ -358,7 +377,7 @@ def rooms(_: str) -> str:
     return table("room | what lives there", lines)
 
 
-LISTS = (kinds, rooms)
+LISTS = (kinds, trained, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
