@@ -11,7 +11,9 @@ from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.play import run_play
+from spiky_rl.cli.display import ProgressBar
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import no_progress
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import LIVE_VIEW
 from spiky_rl.run.options import PlayOptions
@@ -73,7 +75,8 @@ def demo(argv: list[str]) -> int:
         if args.view is None:
             print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
     logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
-    return run_play(resolve_pretrained(RunRequest.check("", request)), PlayOptions.check("", options))
+    asked, played = resolve_pretrained(RunRequest.check("", request)), PlayOptions.check("", options)
+    return run_play(asked, played, no_progress if view == PAGE else ProgressBar)
 
 
 def find_task(agent: str) -> str:

@@ -11,6 +11,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
+from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import resolve_pretrained
@@ -38,8 +39,8 @@ def play(argv: list[str]) -> int:
     return run_play(asked, parse_settings(PlayOptions, args))
 
 
-def run_play(asked: RunRequest, options: PlayOptions) -> int:
-    """Run a policy and print its episodes and the files; return the exit code."""
+def run_play(asked: RunRequest, options: PlayOptions, progress: ProgressFactory = ProgressBar) -> int:
+    """Run a policy and print its episodes and the files; return the exit code. ``progress`` opens the progress display."""
     options.check_request(asked)
     built = make_targets(EXPORT_TARGETS) if options.export else {}
     if known := merge_known_agent(asked):
@@ -62,7 +63,7 @@ def run_play(asked: RunRequest, options: PlayOptions) -> int:
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
-    for path in running.play(plan, options, export, ProgressBar, report):
+    for path in running.play(plan, options, export, progress, report):
         print(path)
     return 0
 

@@ -99,7 +99,8 @@ def test_a_changed_file_and_foreign_code_are_refused(own, tmp_path):
 
 def test_show_lists_the_policies_and_describes_one(capsys):
     assert show(["policies"]) == 0
-    assert all(name in capsys.readouterr().out for name in NAMES)
+    said = capsys.readouterr().out
+    assert all(name in said for name in NAMES)
     assert show(["policies", "CartPole-v1.lif_ppo"]) == 0
     assert "sha256" in capsys.readouterr().out
 
