@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
+.PHONY: setup demo docs-serve run setup-gymnasium run-gymnasium test-gymnasium test test-slow test-gpu test-mjlab verify-gpu check format bench results docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
@@ -46,6 +46,9 @@ endef
 	  mkdir -p .uv/bin && ln -sf "$$($$python -m site --user-base)/bin/uv" $@ && exit 0; \
 	done; \
 	echo "Could not install uv. Install it by hand (pipx install uv) and try again." >&2; exit 1
+
+demo: setup ## show a trained robot and its spikes in the browser, or as a film; nothing is trained
+	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
 
 run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
 	$(BIN)/python scripts/train.py $(RUN_ARGS)
@@ -105,8 +108,11 @@ bench: setup ## time the kernels and the policies
 results: setup ## write scores and lists of README and guides from result files and registry
 	$(BIN)/python docs/results.py
 
-docs: setup ## guides, gallery, catalogue and API into site/, every link checked
+docs: setup ## guides, gallery, catalogue and API into site/ (open site/index.html), every link checked
 	$(BIN)/python docs/pages.py
+
+docs-serve: docs ## the documentation on http://localhost:8000
+	$(BIN)/python -m http.server --directory site --bind 127.0.0.1 8000
 
 build: setup ## wheels and sdists of spiky_rl and isaaclab_mujoco into dist/
 	$(BIN)/python -m build --no-isolation

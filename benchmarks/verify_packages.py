@@ -1,4 +1,4 @@
-"""Entry point of ``verify_gpu.py``. It needs only Python, and reports missing packages first."""
+"""``verify_gpu.py``: run all checks that need a GPU; the start needs only Python, and reports missing packages first."""
 
 from __future__ import annotations
 

@@ -65,6 +65,10 @@ KINDS = {
     ),
     "tasks": ("Tasks", "YAML files with a host's task and its default number of environments."),
     "spaces": ("Search spaces", "YAML files with the options that `tune.py` may change."),
+    "policies": (
+        "Trained policies",
+        "Weights with a manifest, for `--checkpoint pretrained` of play, evaluate, export and train.",
+    ),
 }
 """Kind -> title and first words of its page; other kinds have their name as the title."""
 

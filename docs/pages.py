@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import json
 import os
 import re
 import shutil
@@ -46,6 +47,16 @@ COMMANDS = re.compile(
     r"^```\n((?:python|isaaclab|make|ssh|ray|uv|source) .*?)^```$", re.MULTILINE | re.DOTALL
 )
 """Commands for a shell, whose long lines may wrap."""
+BUNDLE = re.compile(r'<script src="(?P<where>[^"]*)bundle\.\w+\.min\.js"></script>')
+"""The theme's script in a page."""
+OFFLINE = """if (location.protocol === "file:") {{
+  const text = {}, NativeWorker = window.Worker;
+  window.Worker = class extends NativeWorker {{
+    constructor() {{ super(URL.createObjectURL(new Blob([text], {{ type: "text/javascript" }}))); }}
+  }};
+}}
+"""
+"""Script before the theme's that starts the search's worker from its text."""
 INCLUDED = re.compile(r"^<!-- file (?P<path>\S+) -->$", re.MULTILINE)
 """Where a guide shows a file of the project."""
 
@@ -77,12 +88,32 @@ def build(folder: Path, api: bool = True) -> None:
             raise SystemExit(f"zensical: {done.stdout}{done.stderr}")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(work / "site", folder)
+    add_offline_search(folder)
     for path in (path for pattern in BESIDE for path in ROOT.glob(pattern) if path.is_file()):
         copied = folder / path.relative_to(ROOT)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)
     if api:
         build_api(folder / "api")
+
+
+def add_offline_search(folder: Path) -> None:
+    """Let the search work in pages opened from a folder, whose scripts may fetch no file and start no worker from one.
+
+    The theme then takes its index from search.js, and offline.js holds the worker's text.
+    """
+    index = (folder / "search.json").read_text(encoding="utf-8")
+    (folder / "search.js").write_text(f"var __index = {index}", encoding="utf-8")
+    scripts = folder / "assets" / "javascripts"
+    (worker,) = (scripts / "workers").glob("search.*.js")
+    text = OFFLINE.format(json.dumps(worker.read_text(encoding="utf-8")))
+    (scripts / "offline.js").write_text(text, encoding="utf-8")
+    for page in folder.rglob("*.html"):
+        html_text = page.read_text(encoding="utf-8")
+        changed, count = BUNDLE.subn(r'<script src="\g<where>offline.js"></script>\g<0>', html_text)
+        if count != 1:
+            raise SystemExit(f"{page}: {count} scripts of the theme, not one")
+        page.write_text(changed, encoding="utf-8")
 
 
 def stage(source: Path, configuration: Path) -> None:

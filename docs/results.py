@@ -34,6 +34,7 @@ from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_st
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
 from spiky_rl.experiments.report.verdicts import list_sentences
+from spiky_rl.run.policies import list_policies
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -319,24 +320,25 @@ def narma(*files: str) -> str:
 
 
 KINDS = {
-    "neurons": "what a neuron does with a current",
-    "surrogates": "a spike's derivative, on the way back",
-    "encoders": "observations into spikes or currents",
-    "decoders": "spikes into actions",
-    "connections": "spikes into currents",
-    "rules": "errors into changes of weights",
-    "penalties": "what activity costs",
-    "networks": "layers, or a reservoir",
-    "graphs": "who projects to whom in a reservoir",
-    "plasticities": "what changes a reservoir as it runs",
-    "targets": "what a trained policy is exported to",
-    "backends": "what runs neurons and connections",
-    "datasets": "recordings that are classified",
-    "agents": "a network, a rule, and PPO's numbers",
-    "tasks": "a host's task and its defaults",
-    "spaces": "what tuning may change of agents",
+    "neurons": "neuron models: membrane equation, threshold and reset",
+    "surrogates": "derivative of a spike in the backward pass",
+    "encoders": "turn observations into spikes or currents",
+    "decoders": "turn spikes into features of the policy",
+    "connections": "weights between layers",
+    "rules": "how gradients are computed, or local rules without gradients",
+    "penalties": "loss terms on activity",
+    "networks": "a stack of layers, or a reservoir",
+    "graphs": "how the neurons of a reservoir are connected",
+    "plasticities": "how weights of a reservoir change during an episode",
+    "targets": "file formats of an exported policy",
+    "backends": "implementations of the kernels",
+    "datasets": "event recordings for classification",
+    "agents": "a network, a learning rule and the settings of PPO, TD3 or SAC",
+    "tasks": "a task of a simulator with its defaults",
+    "spaces": "ranges of settings for tuning",
+    "policies": "trained policies, for `--checkpoint pretrained`",
 }
-"""What README says of the kinds that it lists."""
+"""Kind -> its meaning in the table of all entries."""
 
 
 def kinds(_: str) -> str:
@@ -348,6 +350,24 @@ def kinds(_: str) -> str:
     return table("kind | what it is | entries", lines)
 
 
+def trained(_: str) -> str:
+    """A table of the trained policies, from their manifests."""
+    lines = []
+    for policy in list_policies():
+        found = policy.score
+        lines.append(
+            [
+                policy.task,
+                f"`{policy.agent}`",
+                f"{found.mean_return:.1f} [{found.low:.1f}, {found.high:.1f}]",
+                f"{found.episodes}",
+                f"{policy.env_steps:,}",
+                policy.study or f"a single training, seed {policy.seed}",
+            ]
+        )
+    return table("task | agent | return | episodes | environment steps | from", lines)
+
+
 def rooms(_: str) -> str:
     """A table of the package's rooms, from the first lines of their docstrings."""
     lines = []
@@ -357,7 +377,7 @@ def rooms(_: str) -> str:
     return table("room | what lives there", lines)
 
 
-LISTS = (kinds, rooms)
+LISTS = (kinds, trained, rooms)
 FIGURES = {
     function.__name__: function
     for function in (

@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import registry
+from tests.cli import browser
 
 ROOT = Path(__file__).resolve().parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (1280, 390)
 SCRIPT = """<!doctype html><body><script>
 // every page in a frame of a screen's width: does it scroll sideways, is a picture missing, is another host asked?
@@ -109,9 +108,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 def browsed(folder: Path, pages: list[str], profile: Path) -> list[str]:
     """What a headless browser that reaches no other host finds wrong with pages, its console's messages included."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
+    program = browser.installed()
+    if program is None:
+        pytest.skip(f"no browser: install one of {', '.join(browser.BROWSERS)}")
     server = Server(folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     task = base64.b64encode(json.dumps([[f"/{page}" for page in pages], WIDTHS]).encode()).decode()
@@ -120,7 +119,7 @@ def browsed(folder: Path, pages: list[str], profile: Path) -> list[str]:
     flags += ["--remote-debugging-port=0", "--window-size=1400,1000"]
     url = f"http://127.0.0.1:{server.server_port}/script#{task}"
     with open(profile.with_suffix(".log"), "w+", encoding="utf-8") as said:
-        with subprocess.Popen([browser, *flags, url], stderr=said, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen([program, *flags, url], stderr=said, stdout=subprocess.DEVNULL) as process:
             try:
                 assert server.told.wait(300), "the browser has not come to the last page"
             finally:
@@ -174,6 +173,29 @@ def test_the_quickstart_that_the_guide_shows_is_the_file_that_is_tested(site):
 @pytest.mark.slow
 def test_pages_open_wide_and_narrow_without_an_error_a_missing_file_or_another_host(site, tmp_path):
     assert browsed(site, pages_of(site), tmp_path / "profile") == []
+
+
+FIND = """(query => {
+    const all = root => [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
+    const input = all(document).find(e => e.tagName == "INPUT" && e.type == "text");
+    if (!input) { document.querySelector(".md-search__button").click(); return null; }
+    if (input.value != query) { input.value = query; input.dispatchEvent(new Event("input", { bubbles: true })); return null; }
+    const found = all(document).find(e => e.tagName == "A" && e.href.includes("?h="));
+    return found && found.href.includes("?h=" + query.split(" ")[0]) ? found.href : null;
+})(%s)"""
+"""Opens the search, types a query and gives the first result."""
+
+
+@pytest.mark.slow
+def test_the_search_finds_pages_opened_from_a_folder(site, tmp_path):
+    needed("websockets")
+    if browser.installed() is None:
+        pytest.skip("no Chromium is installed, which would open the page")
+    wanted = {"wandb": "multi_gpu.html", "own robot": "robots.html#a-robot", "policy.c": "targets.html"}
+    with browser.opened((site / "index.html").as_uri(), tmp_path / "profile") as page:
+        for query, target in wanted.items():
+            first = page.wait_for(FIND % json.dumps(query), 120)
+            assert target.partition("#")[0] in first and target.partition("#")[2] in first, first
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ SHIPPED = [
     "agents",
     "tasks",
     "spaces",
+    "policies",
     "pyproject.toml",
     "setup.py",
     "MANIFEST.in",
@@ -118,7 +119,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
         if path.suffix in {".py", ".h", ".j2"} or path.name == "py.typed"
     }
     expected = {path.relative_to(checkout).as_posix() for path in source}
-    for kind in ("agents", "tasks", "spaces"):
+    for kind in ("agents", "tasks", "spaces", "policies"):
         expected |= {f"spiky_rl/{kind}/{path.name}" for path in (checkout / kind).iterdir()}
     assert "spiky_rl/py.typed" in expected
     assert {name for name in files if ".dist-info/" not in name} == expected
@@ -129,7 +130,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
 def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path], checkout: Path) -> None:
     with tarfile.open(archives[1]) as sdist:
         files = {name.partition("/")[2] for name in sdist.getnames()}
-    for kind in ("agents", "tasks", "spaces"):
+    for kind in ("agents", "tasks", "spaces", "policies"):
         assert {f"{kind}/{path.name}" for path in (checkout / kind).iterdir()} <= files
     assert {
         "LICENSE",
@@ -156,7 +157,7 @@ def test_wheel_sdist_and_editable_install_list_the_same_agents_and_tasks(
         where, found[site_packages] = listed(site_packages)
         assert where.is_relative_to(home)
         assert {path.name for path in site_packages.iterdir()}.isdisjoint(
-            {"agents", "tasks", "spaces", "tests", "scripts"}
+            {"agents", "tasks", "spaces", "policies", "tests", "scripts"}
         )
 
     agents, _, tasks = found[wheel].partition(" | ")

@@ -2,36 +2,82 @@
 
 import ast
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
+import spiky_rl
 from spiky_rl.cli.common import run
-from spiky_rl.config.registry import suggest_name
+from spiky_rl.config.options import UserError
+from spiky_rl.config.registry import PACKAGE, suggest_name
 
-COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
+COMMANDS = (
+    "classify",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "grow",
+    "play",
+    "publish",
+    "report",
+    "show",
+    "train",
+    "tune",
+)
+CHECKOUT_COMMANDS = {"bench": "benchmarks.run", "verify_gpu": "benchmarks.verify_packages"}
+"""Command -> module outside the wheel; available in a checkout of the repository."""
 
 
 def get_summary(command: str) -> str:
     """Return the one-line description of a command without importing it."""
-    text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
-    first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    module = CHECKOUT_COMMANDS.get(command)
+    path = Path(__file__).with_name(f"{command}.py")
+    if module is not None:
+        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if not path.is_file():
+            return "only in a checkout of the repository"
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
     return first.partition(": ")[2]
 
 
 def main() -> int:
     """Run the command named by the first argument; without an argument, list the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        lines = [f"  {command:<10}{get_summary(command)}" for command in COMMANDS]
-        print("\n".join(["usage: spiky COMMAND ...", "", *lines, "", "for help: spiky COMMAND --help"]))
+    if name == "--version":
+        print(f"spiky_rl {spiky_rl.__version__}")
         return 0
-    if name not in COMMANDS:
+    commands = sorted({*COMMANDS, *CHECKOUT_COMMANDS})
+    if name in ("-h", "--help"):
+        lines = [f"  {command:<12}{get_summary(command)}" for command in commands]
+        usage = ["usage: spiky COMMAND ...", "       spiky --version"]
+        print("\n".join([*usage, "", *lines, "", "for help: spiky COMMAND --help"]))
+        return 0
+    if name not in commands:
         sys.stderr.write(
-            f"error: command {name!r}: unknown; choose from {', '.join(COMMANDS)}{suggest_name(name, COMMANDS)}\n"
+            f"error: command {name!r}: unknown; choose from {', '.join(commands)}{suggest_name(name, commands)}\n"
         )
         return 2
     del sys.argv[1]
+    if name in CHECKOUT_COMMANDS:
+        return run_checkout_command(name)
     return run(getattr(importlib.import_module(f"spiky_rl.cli.{name}"), name))
+
+
+def run_checkout_command(name: str) -> int:
+    """Run a command of the repository's folder benchmarks/; without the folder, end with one line and exit code 2."""
+    module = CHECKOUT_COMMANDS[name]
+    if not PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py").is_file():
+
+        def refuse(_: list[str]) -> int:
+            raise UserError(
+                f"{name}: not part of the installed package; run it in a checkout of the repository"
+            )
+
+        return run(refuse)
+    if importlib.util.find_spec("benchmarks") is None:
+        sys.path.insert(0, str(PACKAGE.parent))
+    return importlib.import_module(module).main()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiky_rl.cli.display import TerminalDisplay
+from spiky_rl.cli.tables import print_columns
 from spiky_rl.config.progress import format_duration
 from spiky_rl.experiments.design import seeds
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import StudyRun
@@ -24,12 +26,20 @@ STATUS_TEXT = 12
 """Maximum number of cells in the live table."""
 STYLES = {BROKEN: "red", DONE: "green", RUNNING: "bold"}
 """State of a cell -> style of its text."""
+MAX_PLAN_LINES = 28
+"""Maximum lines for the cells of a dry run, whose output then has at most 40 lines."""
 REFRESH = 0.5
 """Seconds between two updates of the live table."""
 
 
-def print_plan(plan: StudyRun, whole: bool) -> None:
-    """Print the design and its estimated time; if ``whole``, also a line per cell."""
+def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> None:
+    """Print the design and its estimated time.
+
+    Args:
+        plan: The study with its cells.
+        is_dry_run: Whether to print the cells too: all with their commands if they are few, else a line per agent and task.
+        every_cell: Whether to print all cells with their commands, however many they are.
+    """
     study, cells, finished = plan.study, plan.cells, plan.finished
     if study.question:
         print(study.question)
@@ -43,7 +53,35 @@ def print_plan(plan: StudyRun, whole: bool) -> None:
     if plan.remaining:
         print(f"remaining time: about {plan.time_left}")
     print(f"folder: {plan.folder}\n")
-    for cell in cells if whole else ():
+    if not is_dry_run:
+        return
+    if every_cell or sum(1 + len(cell.commands) for cell in cells) <= MAX_PLAN_LINES:
+        print_cells(cells, finished)
+    else:
+        print_groups(cells, finished)
+
+
+def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
+    """Print a line per agent and task: its cells, the finished ones, and the time of all."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.task, cell.label), []).append(cell)
+    rows = [("task", "agent", "cells", "finished", "time")]
+    for (task, label), found in groups.items():
+        times = [cell.seconds for cell in found]
+        known = [seconds for seconds in times if seconds is not None]
+        time_text = format_duration(sum(known)) if len(known) == len(times) else "unknown"
+        done = sum(cell.name in finished for cell in found)
+        rows.append((task, label, str(len(found)), str(done), time_text))
+    print_columns(rows[: MAX_PLAN_LINES - 3])
+    if len(rows) > MAX_PLAN_LINES - 3:
+        print(f"and {len(rows) - MAX_PLAN_LINES + 3} more pairs of agent and task")
+    print("\nevery cell with its commands: add --verbose")
+
+
+def print_cells(cells: Sequence[Cell], finished: Collection[str]) -> None:
+    """Print every cell with its commands."""
+    for cell in cells:
         state = DONE if cell.name in finished else WAITING
         seconds = "unknown" if cell.seconds is None else format_duration(cell.seconds)
         print(f"{cell.hash}  spec {cell.spec_hash or '-':16}  {state:8}  {seconds:>8}  {cell.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
-from spiky_rl.cli.foreign_flags import INSTEAD
+from spiky_rl.cli.foreign_flags import INSTEAD, translate_flags
 from spiky_rl.config.options import Settings, suggest_name
 from spiky_rl.run import command
 
@@ -24,9 +25,15 @@ def program(name: str) -> str:
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"python -m spiky_rl.cli {name}"
-    if called.suffix == ".py":
+    if called.suffix == ".py" and called.with_name(f"{name}.py").is_file():
         return f"python {shlex.quote(str(called.with_name(f'{name}.py')))}"
     return f"spiky {name}"
+
+
+def format_prog(script: str) -> str:
+    """Return the name of a command in its messages: ``spiky train`` for ``train.py`` if the command spiky runs it."""
+    called = Path(sys.argv[0])
+    return f"spiky {script.removesuffix('.py')}" if called.name == "spiky" else script
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -49,7 +56,14 @@ class Parser(argparse.ArgumentParser):
         **how: Any,
     ) -> None:
         """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
-        super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
+        self.tells_request = bool(settings)
+        """Whether to say what is asked before the checks, which may take seconds."""
+        self.default_agent = next(
+            (each.default("agent") for each in settings if "agent" in each.model_fields), ""
+        )
+        super().__init__(
+            format_prog(prog), None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False
+        )
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")
         for each in settings:
@@ -57,8 +71,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse ``argv`` and set up logging."""
-        args = self.parse_intermixed_args(argv)
+        known = [flag for action in self._actions for flag in action.option_strings]
+        args = self.parse_intermixed_args(translate_flags(argv, known))
         setup_logging(getattr(args, "verbose", False))
+        if self.tells_request and os.environ.get("RANK", "0") == "0":
+            log.info(
+                "%s: checking %s", self.prog.removesuffix(".py"), describe_request(args, self.default_agent)
+            )
         return args
 
     def error(self, message: str) -> NoReturn:
@@ -69,6 +88,17 @@ class Parser(argparse.ArgumentParser):
         hint = f"; instead: {INSTEAD[flag]}" if flag in INSTEAD else suggest_name(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
+
+
+def describe_request(args: argparse.Namespace, agent: str = "") -> str:
+    """Return a phrase for the subject of a command, a study's file or agents and tasks; ``agent`` is the default one."""
+    if study := getattr(args, "study", None):
+        return str(study)
+    keys = (("agent", "agents"), ("task", "tasks", "dataset"))
+    agents, tasks = (
+        " ".join(str(value) for key in group if (value := getattr(args, key, None))) for group in keys
+    )
+    return " on ".join(filter(None, (agents or agent, tasks)))
 
 
 def setup_logging(verbose: bool) -> None:

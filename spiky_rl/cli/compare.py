@@ -32,6 +32,7 @@ def parser() -> common.Parser:
         "compare.py",
         "Compare agents on tasks over seeds. Run the same command again to resume, or with more seeds to add them.",
         verbose=True,
+        epilog="--dry-run prints a line per agent and task; with --verbose, every cell and its commands.",
     )
     add = made.add_argument
     add("study", nargs="?", metavar="STUDY.yaml", help="study file; flags override its keys")
@@ -44,6 +45,7 @@ def parser() -> common.Parser:
         help="folder of the study; default: the folder of a study.yaml, else in logs/compare",
     )
     add_flags(made, ExecutionOptions)
+    made.tells_request = True
     return made
 
 
@@ -61,7 +63,7 @@ def compare(argv: list[str]) -> int:
     plan.check()
     if engine is not None:
         plan = write_plan(asked, plan)
-    print_plan(plan, place.dry_run)
+    print_plan(plan, place.dry_run, args.verbose)
     print_missing_lines(out, plan.study)
     warn_of_unequal_steps(plan.study, plan.cells)
     warn_of_undecidable_tests(plan.study)

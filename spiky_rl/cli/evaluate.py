@@ -14,6 +14,7 @@ from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.options import EvaluateOptions
+from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_known_agent
 from spiky_rl.run.run_plan import RANDOM, RunRequest
 
@@ -43,7 +44,8 @@ def parser() -> common.Parser:
 def evaluate(argv: list[str]) -> int:
     """Evaluate a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    return run_evaluation(parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args))
+    request = resolve_pretrained(parse_settings(RunRequest, args))
+    return run_evaluation(request, parse_settings(EvaluateOptions, args))
 
 
 def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:

@@ -9,6 +9,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 
@@ -22,7 +23,8 @@ def parser() -> common.Parser:
 def export(argv: list[str]) -> int:
     """Export a policy."""
     args = parser().parse(argv)
-    asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
+    asked = resolve_pretrained(parse_settings(RunRequest, args))
+    options = parse_settings(ExportOptions, args)
     targets = options.check_request(asked)
     plan = make_plan(asked)
 

@@ -1,20 +1,20 @@
-"""Flags of Isaac Lab's and rsl_rl's commands that these commands lack, and their replacements."""
+"""Flags of Isaac Lab's and rsl_rl's own commands: those that work here too, and replacements of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
 INSTEAD = {
-    "--headless": "leave it out; nothing is rendered without --visualizer or --video",
     "--livestream": VIEW,
     "--viz": VIEW,
     "--visualizer": VIEW,
     "--enable_cameras": "leave it out; --video works without it",
     "--video": "play.py --video",
-    "--resume": "--checkpoint latest",
-    "--load_run": "--checkpoint RUN_FOLDER",
     "--load_checkpoint": "--checkpoint FILE",
     "--model_path": "--checkpoint FILE",
-    "--use_last_checkpoint": "--checkpoint latest",
-    "--use_pretrained_checkpoint": "--checkpoint FILE",
     "--algorithm": "--agent NAME, and agent.algorithm.key=value",
     "--config_name": SETTINGS,
     "--config_path": SETTINGS,
@@ -30,3 +30,48 @@ INSTEAD = {
     "--list_tasks": "isaaclab list_envs --all",
 }
 """Foreign flag -> replacement."""
+CHECKPOINT = "--checkpoint"
+NAMES = {
+    "--resume": "latest",
+    "--use_last_checkpoint": "latest",
+    "--use_pretrained_checkpoint": "pretrained",
+}
+"""Foreign flag without a value -> value of `CHECKPOINT`."""
+NO_EFFECT = "--headless"
+"""Foreign flag that asks for the default: nothing is rendered without a flag for it."""
+RUN = "--load_run"
+"""Foreign flag with the name or the path of a run folder."""
+
+
+def translate_flags(argv: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in this package's words.
+
+    Args:
+        argv: The command line.
+        known: Flags of the command; only a command with `CHECKPOINT` takes the foreign flags.
+    """
+    if CHECKPOINT not in known:
+        return list(argv)
+    words: list[str] = []
+    name = ""
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag == RUN:
+            name = find_run(value if equals else next(rest, ""), argv)
+        elif word in NAMES:
+            name = name or NAMES[word]
+        elif word != NO_EFFECT:
+            words.append(word)
+    given = any(word.partition("=")[0] == CHECKPOINT for word in words)
+    return [*words, CHECKPOINT, name] if name and not given else words
+
+
+def find_run(name: str, argv: Sequence[str]) -> str:
+    """Return the path of the run folder ``name`` below the command line's ``--log_root``; ``name`` itself if it is a path or unknown."""
+    if Path(name).exists():
+        return name
+    words = [part for word in argv for part in word.split("=", 1)]
+    root = Path(words[words.index("--log_root") + 1] if "--log_root" in words[:-1] else "logs")
+    found = [folder for folder in root.glob("*/*/*") if folder.name == name]
+    return str(found[0]) if len(found) == 1 else name

@@ -11,8 +11,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
+from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_known_agent
 from spiky_rl.run.run_plan import RunRequest
 
@@ -33,7 +35,12 @@ def parser() -> common.Parser:
 def play(argv: list[str]) -> int:
     """Run a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    asked, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
+    asked = resolve_pretrained(parse_settings(RunRequest, args))
+    return run_play(asked, parse_settings(PlayOptions, args))
+
+
+def run_play(asked: RunRequest, options: PlayOptions, progress: ProgressFactory = ProgressBar) -> int:
+    """Run a policy and print its episodes and the files; return the exit code. ``progress`` opens the progress display."""
     options.check_request(asked)
     built = make_targets(EXPORT_TARGETS) if options.export else {}
     if known := merge_known_agent(asked):
@@ -56,7 +63,7 @@ def play(argv: list[str]) -> int:
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
-    for path in running.play(plan, options, export, ProgressBar, report):
+    for path in running.play(plan, options, export, progress, report):
         print(path)
     return 0
 

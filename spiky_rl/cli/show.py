@@ -15,6 +15,7 @@ from spiky_rl.config.options import UserError, get_options, suggest_name
 from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml
+from spiky_rl.run import policies
 from spiky_rl.run.run_plan import RunRequest
 
 KINDS = (*registry.FILE_KINDS, *registry.COMPONENT_KINDS)
@@ -85,6 +86,9 @@ def show(argv: list[str]) -> int:
         show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
         show_task(args.name)
+    elif args.kind == policies.KIND:
+        rows = flatten(policies.read_policy(args.name).model_dump(exclude={"spec": True}))
+        print_columns([(key, format_value(value)) for key, value in rows.items()])
     elif args.kind == "spaces":
         from spiky_rl.experiments.design import tuning_space
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
+
+WIDTH = 100
+"""Maximum width of aligned columns in characters; a wider terminal is used."""
+MIN_LAST = 30
+"""Minimum width of the last column, even if a line gets wider than `WIDTH`."""
 
 
 def print_columns(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in aligned columns."""
+    """Print rows in aligned columns; long texts of the last column are wrapped."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
+    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns) if sys.stdout.isatty() else WIDTH
+    left = sum(widths) + 2 * len(widths)
     for *first, last in rows:
         cells = [str(cell).ljust(width) for cell, width in zip(first, widths, strict=True)]
-        print("  ".join([*cells, str(last)]).rstrip())
+        head, *more = textwrap.wrap(str(last), max(width - left, MIN_LAST), break_on_hyphens=False) or [""]
+        print("  ".join([*cells, head]).rstrip())
+        for line in more:
+            print(" " * left + line)
 
 
 def print_facts(title: str, *facts: tuple[str, str] | bool) -> None:

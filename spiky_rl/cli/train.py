@@ -15,6 +15,7 @@ from spiky_rl.cli.tables import print_facts
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
 from spiky_rl.run.options import check_train_options
+from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
 from spiky_rl.run.signals import handle_stop_signals
@@ -34,7 +35,8 @@ def parser() -> common.Parser:
 def train(argv: list[str]) -> int:
     """Train an agent; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    return run_training(parse_settings(RunRequest, args), parse_settings(TrainOptions, args), argv)
+    request = resolve_pretrained(parse_settings(RunRequest, args))
+    return run_training(request, parse_settings(TrainOptions, args), argv)
 
 
 def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:

@@ -47,13 +47,13 @@ COMPONENT_KINDS = {
 }
 """Kind of component -> folder of its Python files."""
 
-FILE_KINDS = ("agents", "tasks", "spaces")
+FILE_KINDS = ("agents", "tasks", "spaces", "policies")
 """Kinds with YAML files as entries."""
 
 RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
 """New name of an entry by its kind and old name; the old name is accepted for one release."""
 
-SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
+SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty", "policies": "policy"}
 """Singular of a kind, for kinds that do not only drop the final letter."""
 
 BASE = "base"

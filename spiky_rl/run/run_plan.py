@@ -82,7 +82,9 @@ class RunRequest(Settings):
         None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
     )
     checkpoint: str | None = option(
-        None, "path of a checkpoint or run folder, or latest or best of the newest run of this task and agent"
+        None,
+        "path of a checkpoint or run folder, latest or best of the newest run of this task and agent, or pretrained: the"
+        " shipped policy of this task and agent",
     )
     experiment_name: str | None = option(
         None, "name of the task's folder in LOG_ROOT/<library>; null: the host's name for the task"
@@ -258,7 +260,7 @@ class TrainOptions(VisualizerOptions):
 
     teacher: str | None = option(
         None,
-        "run folder or checkpoint of the teacher, for an agent with distillation_cfg",
+        "run folder or checkpoint of the teacher, or pretrained:AGENT, for an agent with distillation_cfg",
         metavar="RUN",
     )
     teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(

@@ -17,6 +17,7 @@ from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import read_checkpoint
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import run_folders
+from spiky_rl.run.policies import PRETRAINED, find_teacher_weights
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,13 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
 
 def _find_teacher_checkpoint(named: str, plan: RunPlan) -> Path:
     """Return the checkpoint of ``--teacher``. Raises UserError if it is neither a file nor a run folder with checkpoints."""
+    if (weights := find_teacher_weights(named, plan.task, plan.request.log_root)) is not None:
+        return weights
     path = Path(named)
     if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
         raise UserError(
-            f"--teacher {named}: not found; allowed: a checkpoint file, or a run folder with checkpoints"
+            f"--teacher {named}: not found; allowed: a checkpoint file, a run folder with checkpoints, or"
+            f" {PRETRAINED}:AGENT"
         )
     return run_folders.find_checkpoint(named, plan.request.log_root, plan.experiment, plan.task, plan.agent)
 

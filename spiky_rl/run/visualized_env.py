@@ -19,7 +19,7 @@ class VisualizedEnv(EnvWrapper):
     picture: SpikeRaster | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
-        """Point the camera at the first environment.
+        """Point the camera at the first environment; in real time it follows the robot.
 
         Args:
             env: The rsl_rl environment.
@@ -27,7 +27,7 @@ class VisualizedEnv(EnvWrapper):
         """
         super().__init__(env)
         self.period, self.due = env.step_dt if real_time else 0.0, 0.0
-        env.set_default_camera()
+        env.set_default_camera(follows=real_time)
 
     def set_policy(self, policy: InferencePolicy) -> None:
         """Show the spikes of ``policy`` in the live views; an ANN has none."""

@@ -227,8 +227,15 @@ def test_a_comparison_that_is_none_is_refused_in_one_line(case, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_of_many_cells_is_short(tmp_path, capsys):
+    assert compare([*GIVEN, "--seeds", "0-99", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert ["100", "0"] in [line.split()[2:4] for line in lines], "a line per agent and task"
+
+
 def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
-    assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--verbose", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
     assert "remaining time: about" in said and "seeds.yaml" not in said

@@ -77,9 +77,7 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
 @pytest.mark.parametrize(
     ("command", "flag", "here"),
     [
-        (train, "--headless", "leave it out"),
-        (train, "--resume", "--checkpoint latest"),
-        (train, "--load_run=2026", "--checkpoint RUN_FOLDER"),
+        (train, "--model_path", "--checkpoint FILE"),
         (train, "--livestream", "--visualizer viser"),
         (export, "--viz", "--visualizer viser"),
         (play, "--logger", "train.py --logger"),
@@ -91,6 +89,31 @@ def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here
         command.parser().parse(["--task", "cartpole", flag])
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.count("\n") == 1 and flag in line and here in line
+
+
+@pytest.mark.parametrize(
+    ("line", "checkpoint"),
+    [
+        ("--headless", None),
+        ("--resume", "latest"),
+        ("--resume --load_run 2026-11-29_06-08-52", "2026-11-29_06-08-52"),
+        ("--load_run=logs/rsl_rl/ant/x --headless", "logs/rsl_rl/ant/x"),
+        ("--use_pretrained_checkpoint", "pretrained"),
+        ("--use_last_checkpoint", "latest"),
+        ("--resume --checkpoint best", "best"),
+    ],
+)
+def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
+    args = train.parser().parse(["--task", "cartpole", *line.split()])
+    assert getattr(args, "checkpoint", None) == checkpoint
+
+
+def test_the_name_of_a_run_is_found_below_the_folder_of_all_runs(tmp_path):
+    run = tmp_path / "rsl_rl" / "ant" / "2026-11-29"
+    run.mkdir(parents=True)
+    for root in (["--log_root", str(tmp_path)], [f"--log_root={tmp_path}"]):
+        args = train.parser().parse(["--task", "ant", "--resume", "--load_run", run.name, *root])
+        assert args.checkpoint == str(run)
 
 
 def test_a_flag_whose_field_has_no_default_is_required(capsys):

@@ -4,10 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spiky_rl.cli.__main__ import COMMANDS, get_summary
+import pytest
+
+import spiky_rl
+from spiky_rl.cli import __main__
+from spiky_rl.cli.__main__ import CHECKOUT_COMMANDS, COMMANDS, get_summary
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-BENCHMARKS = {"bench", "verify_gpu"}
+EVERY = (*COMMANDS, *CHECKOUT_COMMANDS)
 
 
 def spiky(*arguments):
@@ -15,15 +19,35 @@ def spiky(*arguments):
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_every_script_that_ships_is_a_command():
-    assert set(COMMANDS) == {path.stem for path in SCRIPTS.glob("*.py")} - BENCHMARKS
+def test_every_script_is_a_command():
+    assert set(EVERY) == {path.stem for path in SCRIPTS.glob("*.py")}
+
+
+@pytest.mark.parametrize("command", EVERY)
+def test_usage_names_the_command_as_it_was_called(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/spiky", command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: spiky {command} ")
+
+
+def test_a_command_of_the_repository_alone_says_so_without_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(__main__, "PACKAGE", tmp_path / "spiky_rl")
+    monkeypatch.setattr(sys, "argv", ["spiky", "bench"])
+    assert __main__.main() == 2
+    assert capsys.readouterr().err.startswith("error: bench: ")
+
+
+def test_it_prints_its_version():
+    assert spiky("--version").stdout == f"spiky_rl {spiky_rl.__version__}\n"
 
 
 def test_alone_it_lists_all_commands_and_what_they_do():
     done = spiky()
     assert done.returncode == 0
-    assert all(f"  {name}" in done.stdout and get_summary(name) in done.stdout for name in COMMANDS)
-    assert all(len(get_summary(name)) > 10 for name in COMMANDS)
+    assert all(f"  {name}" in done.stdout and get_summary(name) in done.stdout for name in EVERY)
+    assert all(len(get_summary(name)) > 10 for name in EVERY)
 
 
 def test_it_starts_what_is_named():

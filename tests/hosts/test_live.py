@@ -1,9 +1,11 @@
 """Live views: by the clock, with the spikes that the policy's network fires, and without a trace in what is trained."""
 
+import contextlib
 import importlib.util
 import socket
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -196,8 +198,8 @@ class SeenEnv(PointEnv):
     def get_live_views(self):
         return setup.get_visualizers(self)
 
-    def set_default_camera(self):
-        setup.set_default_camera(self)
+    def set_default_camera(self, follows=False):
+        setup.set_default_camera(self, follows)
 
     def step(self, actions):
         self.view.clock.now += base.PICTURE_PERIOD
@@ -305,3 +307,20 @@ def test_a_port_that_is_taken_is_passed_over():
         taken.listen()
         port = taken.getsockname()[1]
         assert setup.find_free_port(port) > port
+
+
+def test_visers_cameras_follow_a_point_from_where_their_viewers_turned_them():
+    pytest.importorskip("viser", reason="viser is not installed: the extra 'isaaclab'")
+    from spiky_rl.hosts.isaaclab.live.viser_view import ViserView
+
+    def client(stamp):
+        camera = SimpleNamespace(position=(5.0, 5.0, 3.0), look_at=(4.0, 4.0, 1.0), update_timestamp=stamp)
+        return SimpleNamespace(camera=camera, atomic=contextlib.nullcontext)
+
+    here, not_yet = client(1.0), client(0.0)
+    seen = object.__new__(ViserView)
+    seen._pending_camera_pose = None
+    seen.server = SimpleNamespace(get_clients=lambda: {0: here, 1: not_yet})
+    seen.follow(np.array([10.0, 0.0, 0.5]))
+    assert list(here.camera.look_at) == [10.0, 0.0, 0.5] and list(here.camera.position) == [11.0, 1.0, 2.5]
+    assert not_yet.camera.position == (5.0, 5.0, 3.0), "a viewer whose page has not said where it looks"

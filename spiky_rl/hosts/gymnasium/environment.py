@@ -176,6 +176,9 @@ class GymnasiumVecEnv:
         """Return an empty list: the host has no live view."""
         return []
 
+    def set_default_camera(self, follows: bool = False) -> None:
+        """Do nothing, because there is no live view."""
+
     @staticmethod
     def make_deterministic(seed: int) -> None:
         """Use torch's deterministic kernels and seed its generators. Call it after the networks are initialised."""

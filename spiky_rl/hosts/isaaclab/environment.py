@@ -382,11 +382,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
         return get_visualizers(self)  # type: ignore[arg-type]
 
-    def set_default_camera(self) -> None:
-        """Point every live view at the robot of environment 0."""
+    def set_default_camera(self, follows: bool = False) -> None:
+        """Point every live view at the robot of environment 0; if it ``follows``, cameras move with the robot."""
         from spiky_rl.hosts.isaaclab.live.setup import set_default_camera
 
-        set_default_camera(self)  # type: ignore[arg-type]
+        set_default_camera(self, follows)  # type: ignore[arg-type]
 
     @staticmethod
     def make_deterministic(seed: int) -> None:

@@ -120,7 +120,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """Return no live view: mjlab has none that our commands open."""
         return ()
 
-    def set_default_camera(self) -> None:
+    def set_default_camera(self, follows: bool = False) -> None:
         """Do nothing, because there is no live view."""
 
     @staticmethod

@@ -27,5 +27,6 @@ def require_checkpoint(name: str) -> None:
         and not (path.is_dir() and list_checkpoints(path))
     ):
         raise CheckpointError(
-            f"--checkpoint {name!r}: not found; allowed: a file, a run folder with checkpoints, latest or best"
+            f"--checkpoint {name!r}: not found; allowed: a file, a run folder with checkpoints, latest, best or"
+            " pretrained"
         )

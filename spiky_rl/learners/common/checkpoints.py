@@ -102,6 +102,8 @@ class RunnerState(FileRecord):
     identity: RunIdentity
     progress: TrainingProgress | None = None
     random: dict[str, Any] = Field(default_factory=dict)
+    weights_only: bool = False
+    """Whether the file holds the weights alone, without optimiser, progress and random states."""
 
 
 class CheckpointInfos(FileRecord):
@@ -231,7 +233,7 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
         check_random_state(content["random"])
         return
     iteration = check_number("iter", content["iter"], int, low=0)
-    if ours is not None:  # otherwise the library's own command wrote it
+    if ours is not None and not ours.weights_only:  # otherwise the library's own command wrote it
         check_random_state(ours.random)
         if ours.progress is None:
             raise ValueError("infos.spiky_rl: missing progress")
@@ -242,6 +244,13 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
 def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return our runners' data in a ``loaded`` checkpoint; empty if another program wrote it."""
     return (loaded.get("infos") or {}).get("spiky_rl") or {}
+
+
+def select_parts(loaded: Mapping[str, Any], parts: Mapping[str, bool] | None) -> dict[str, bool] | None:
+    """Return the parts of a ``loaded`` checkpoint to load: the models if it holds the weights alone, else ``parts``."""
+    if get_runner_state(loaded).get("weights_only"):
+        return {"actor": True, "critic": True}
+    return None if parts is None else dict(parts)
 
 
 def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:

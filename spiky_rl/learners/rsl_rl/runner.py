@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config.options import UserError
 from spiky_rl.learners.common.activity import write_figures
-from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
+from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
@@ -207,7 +207,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
         with wrap_load_errors(path):
-            loads_iteration = self.alg.load(loaded, load_cfg, strict)
+            loads_iteration = self.alg.load(loaded, select_parts(loaded, load_cfg), strict)
         if loads_iteration:
             self._resume(loaded, draws=self.gpu_global_rank == 0)  # other ranks keep their own random states
         return loaded.get("infos") or {}

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from spiky_rl.learners.common.activity import PolicyActivity
-from spiky_rl.learners.common.checkpoints import CheckpointError, check_identity, read_checkpoint
+from spiky_rl.learners.common.checkpoints import (
+    CheckpointError,
+    check_identity,
+    read_checkpoint,
+    select_parts,
+)
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
@@ -197,7 +202,7 @@ class SkrlBaseRunner(BaseRunner):
     ) -> dict:
         loaded = read_checkpoint(path, map_location or self.device, "skrl")
         check_identity(loaded, self.identity, path)
-        parts = load_cfg or dict.fromkeys((*self.parts, "iteration"), True)
+        parts = select_parts(loaded, load_cfg) or dict.fromkeys((*self.parts, "iteration"), True)
         modules = [name for part, names in self.parts.items() if parts.get(part) for name in names]
         for name in modules:
             if (name in loaded) != (name in self.alg.checkpoint_modules):

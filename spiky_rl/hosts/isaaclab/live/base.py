@@ -35,6 +35,8 @@ class LiveVisualizer(BaseVisualizer):
         super().__init__(cfg)
         self.picture: Callable[[], np.ndarray] | None = None
         """Draws the picture beside the robot, uint8 [height, width, 3]; None for no picture."""
+        self.target: Callable[[], np.ndarray] | None = None
+        """Returns the point that the camera follows, [3] in m; None for a camera that stays."""
         self.waited, self.due, self.picture_due = 0.0, 0.0, 0.0
 
     @override
@@ -48,6 +50,8 @@ class LiveVisualizer(BaseVisualizer):
             return
         super().step(self.waited)  # type: ignore[safe-super]
         self.waited = 0.0
+        if self.target is not None and self.is_watched():
+            self.follow(self.target())
         if self.picture is not None and begun >= self.picture_due and self.is_watched():
             self.show(self.picture())
             self.picture_due = begun + PICTURE_PERIOD
@@ -57,6 +61,9 @@ class LiveVisualizer(BaseVisualizer):
     def is_watched(self) -> bool:
         """Return whether anybody watches the picture."""
         return True
+
+    def follow(self, point: np.ndarray) -> None:
+        """Move the camera with ``point``, [3] in m; views without an own camera per viewer stay."""
 
     @abstractmethod
     def show(self, picture: np.ndarray) -> None:

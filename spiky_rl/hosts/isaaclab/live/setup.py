@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.hosts.isaaclab.camera import compute_viewpoint
+import numpy as np
+
+from spiky_rl.hosts.isaaclab.camera import compute_viewpoint, get_body_positions
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 if TYPE_CHECKING:
+    from isaaclab.assets import Articulation
+
     from spiky_rl.hosts.isaaclab.live.base import LiveVisualizer
 CONFIGURATIONS = {
     "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
@@ -75,10 +80,24 @@ def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
     return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
 
 
-def set_default_camera(env: WrappedEnv) -> None:
-    """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos because it stays there."""
+def set_default_camera(env: WrappedEnv, follows: bool = False) -> None:
+    """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos.
+
+    Args:
+        env: The environment.
+        follows: Whether the cameras of our visualizers move with a robot that can move; otherwise they stay.
+    """
     scene = env.unwrapped.scene
     for robot in list(scene.articulations.values())[:1]:
         middle, offset = compute_viewpoint(robot)
         for view in env.unwrapped.sim.visualizers:
             view.set_camera_view(tuple((middle + FURTHER * offset).tolist()), tuple(middle.tolist()))
+        if follows and not robot.is_fixed_base:
+            for view in get_visualizers(env):
+                view.target = partial(_get_ground_point, robot, middle[2])
+
+
+def _get_ground_point(robot: Articulation, height: float) -> np.ndarray:
+    """Return the centre of environment 0's ``robot`` at a constant ``height``, [3] in m."""
+    x, y, _ = get_body_positions(robot).mean(0)
+    return np.array([x, y, height])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
@@ -25,6 +26,8 @@ class ViserView(LiveVisualizer, ViserVisualizer):
 
     @override
     def _create_viewer(self, record_to_viser: str | None, metadata: dict | None = None) -> None:
+        # a browser opens connections that it does not use; each would be logged with a traceback
+        logging.getLogger("websockets.server").addFilter(lambda record: record.levelno > logging.ERROR)
         with refuse_other_pages():
             super()._create_viewer(record_to_viser, metadata)
         viewer: Any = self._viewer
@@ -45,6 +48,19 @@ class ViserView(LiveVisualizer, ViserVisualizer):
     def is_watched(self) -> bool:
         """Return whether a browser has the page open."""
         return bool(self.server.get_clients())
+
+    @override
+    def follow(self, point: np.ndarray) -> None:
+        """Move every viewer's camera so that it looks at ``point``, [3] in m, from its own direction and distance.
+
+        The difference of eye and target is kept: it stays right even if a viewer's message still has an earlier place.
+        """
+        for client in self.server.get_clients().values():
+            camera = client.camera
+            if self._pending_camera_pose is None and camera.update_timestamp:
+                offset = np.asarray(camera.position) - np.asarray(camera.look_at)
+                with client.atomic():
+                    camera.position, camera.look_at = point + offset, point
 
     @override
     def show(self, picture: np.ndarray) -> None:

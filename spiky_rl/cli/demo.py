@@ -1,0 +1,130 @@
+"""``demo.py``: show a trained robot and its spikes in a browser, or record a film without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.cli import common
+from spiky_rl.cli.play import run_play
+from spiky_rl.cli.display import ProgressBar
+from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import no_progress
+from spiky_rl.hosts import find_host
+from spiky_rl.hosts.base import LIVE_VIEW
+from spiky_rl.run.options import PlayOptions
+from spiky_rl.run.policies import PRETRAINED, list_policies, resolve_pretrained
+from spiky_rl.run.run_plan import RunRequest
+
+PAGE, FILM = "page", "film"
+TASKS = ("Isaac-Ant", "InvertedPendulum-v5")
+"""Tasks of the demonstration, best first; the first one whose host is installed is shown."""
+ROBOTS = 4
+"""Robots on the page."""
+EPISODES = 100_000
+"""Episodes on the page: until the user stops."""
+VIEWER = "viser"
+
+
+def parser() -> common.Parser:
+    """Build the parser of the command."""
+    found = common.Parser("demo.py", "Show a trained robot and its spikes; nothing is trained.", verbose=True)
+    found.add_argument(
+        "--view",
+        choices=(PAGE, FILM),
+        help="page: a web page on this machine; film: an MP4 file; default: a page if there is a browser",
+    )
+    found.add_argument("--task", help=f"task of a trained policy; default: {' or '.join(TASKS)}")
+    found.add_argument("--agent", default="lif_ppo", help="agent of a trained policy")
+    found.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of the film")
+    return found
+
+
+def demo(argv: list[str]) -> int:
+    """Show a trained policy on a page or in a film."""
+    args = parser().parse(argv)
+    task = args.task or find_task(args.agent)
+    host = find_host(task)
+    can_show = LIVE_VIEW in host.abilities and importlib.util.find_spec(VIEWER) is not None
+    if args.view == PAGE and not can_show:
+        host.require_ability(LIVE_VIEW, f"--view {PAGE}")
+        raise UserError(
+            f"--view {PAGE}: {VIEWER} is not installed; install it with: pip install {VIEWER}, or use --view {FILM}"
+        )
+    view = args.view or (PAGE if can_show and has_browser() else FILM)
+    request = {
+        "task": task,
+        "agent": args.agent,
+        "checkpoint": PRETRAINED,
+        "log_root": args.log_root,
+        "device": "cpu",
+    }
+    options: dict[str, Any]
+    if view == PAGE:
+        print("The page opens within a minute; Ctrl-C ends it.", flush=True)
+        request["num_envs"] = ROBOTS
+        options = {"episodes": EPISODES, "visualizer": VIEWER, "max_visible_envs": ROBOTS, "real_time": True}
+    else:
+        print("Recording a film of a trained robot; this takes about a minute.", flush=True)
+        request["video"] = True
+        options = {"episodes": 1}
+        if args.view is None:
+            print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
+    logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
+    asked, played = resolve_pretrained(RunRequest.check("", request)), PlayOptions.check("", options)
+    return run_play(asked, played, no_progress if view == PAGE else ProgressBar)
+
+
+def find_task(agent: str) -> str:
+    """Return the first of `TASKS` whose host is installed and that has a policy of ``agent``. Raises UserError if there is none."""
+    shipped = {policy.task for policy in list_policies() if policy.agent == agent}
+    reasons: list[str] = []
+    for task in TASKS:
+        if task not in shipped:
+            continue
+        try:
+            find_host(task).require_installed()
+        except UserError as error:  # another host may be installed
+            reasons.append(str(error))
+        else:
+            return task
+    if reasons:
+        raise UserError("; ".join(reasons))
+    raise UserError(
+        f"--agent {agent}: no trained policy to show; list them with: {common.program('show')} policies"
+    )
+
+
+def has_browser() -> bool:
+    """Return whether a page can be opened: in a browser of this desktop, or from the machine of an ssh session."""
+    if os.environ.get("SSH_CONNECTION"):
+        return True
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+class _BrowserOpener(logging.Handler):
+    """Handler that opens the page of the live view once its address is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Open the page, or name the tunnel in an ssh session."""
+        words, _, url = record.getMessage().partition(": ")
+        if words != LIVE_VIEW:
+            return
+        if os.environ.get("SSH_CONNECTION"):
+            port = url.rpartition(":")[2].rstrip("/")
+            print(
+                f"On your own machine: ssh -L {port}:localhost:{port} THIS_MACHINE, then open {url}",
+                flush=True,
+            )
+        else:
+            webbrowser.open(url)

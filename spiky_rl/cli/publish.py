@@ -1,0 +1,78 @@
+"""``publish.py``: add the policy of a finished run to policies/, for ``--checkpoint pretrained``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spiky_rl.cli import common
+from spiky_rl.config.options import UserError
+from spiky_rl.learners import DEFAULT_LEARNER, list_learners
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+
+EVALUATION = "evaluation.json"
+
+
+def parser() -> common.Parser:
+    """Build the parser of the command."""
+    found = common.Parser(
+        "publish.py",
+        "Add the policy of a finished run to policies/: weights alone, and a manifest with its score.",
+    )
+    found.add_argument(
+        "run",
+        type=Path,
+        help="checkpoint, run folder, or folder of a study's cell; of a folder, its last checkpoint",
+    )
+    found.add_argument(
+        "--study", help="name of the study that trained the policy; without it, a single training"
+    )
+    found.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        help=f"result of evaluate.py for this checkpoint; default: {EVALUATION} beside it or in the cell's folder",
+    )
+    found.add_argument(
+        "--rl_library",
+        choices=list_learners(),
+        default=DEFAULT_LEARNER,
+        help="library that trained the policy",
+    )
+    return found
+
+
+def publish(argv: list[str]) -> int:
+    """Write the two files of a policy and print the manifest's."""
+    args = parser().parse(argv)
+    checkpoint = find_last_checkpoint(args.run)
+    evaluation = args.evaluation or find_evaluation(args, checkpoint)
+
+    from spiky_rl.run.publish import publish_policy
+
+    policy, path = publish_policy(checkpoint, evaluation, args.study, args.rl_library)
+    print(policy.summary)
+    print(path)
+    return 0
+
+
+def find_last_checkpoint(run: Path) -> Path:
+    """Return the file ``run``, or the last checkpoint of the only run in or below the folder ``run``. Raises UserError."""
+    if run.is_file():
+        return run
+    folders = {path.parent for path in run.rglob("model_*.pt")}
+    found = [list_checkpoints(folder)[-1] for folder in sorted(folders)]
+    if not found:
+        raise UserError(
+            f"run: {run} has no checkpoint; allowed: a checkpoint, or a folder with the checkpoints of a run"
+        )
+    return max(found, key=lambda path: int(path.stem.partition("_")[2]))
+
+
+def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:
+    """Return the evaluation beside a checkpoint, or in the cell's folder. Raises UserError with the command that makes one."""
+    for folder in (checkpoint.parent, args.run):
+        if (folder / EVALUATION).is_file():
+            return folder / EVALUATION
+    evaluate = f"{common.program('evaluate')} --task TASK --agent AGENT --checkpoint {checkpoint} --conditions nominal"
+    raise UserError(f"--evaluation: {checkpoint} has none; make one with: {evaluate}")

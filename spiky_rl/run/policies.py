@@ -1,0 +1,179 @@
+"""Trained policies of the folder policies/: ``--checkpoint pretrained`` and ``--teacher pretrained:AGENT``.
+
+A policy is two files: ``NAME.yaml``, its manifest with the merged agent, and ``NAME.pt``, the weights of actor and critic. The
+weights are a checkpoint without optimiser and random states, read like any other checkpoint: no code in them runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from spiky_rl.config import files, registry
+from spiky_rl.config.named_code import find_code
+from spiky_rl.config.options import FileRecord, RegistryError, UserError
+from spiky_rl.config.safe_loading import ReadingError
+from spiky_rl.config.spec import (
+    COMMAND_LINE,
+    AgentSpec,
+    build_agent_spec,
+    load_task,
+    merge,
+    parse_overrides,
+    read_yaml,
+    strip_version,
+)
+from spiky_rl.run.run_plan import RunRequest, list_trusted_packages, split_overrides
+
+KIND = "policies"
+PRETRAINED = "pretrained"
+"""Name of the shipped policy of a task and an agent in place of a checkpoint."""
+
+
+class Score(FileRecord):
+    """Noise-free evaluation of a policy."""
+
+    mean_return: float
+    low: float
+    """Lower end of the 95% t-interval of the mean over the episodes."""
+    high: float
+    episodes: int
+    seed: int
+    """Seed of the evaluation's environments."""
+
+
+class Policy(FileRecord):
+    """Manifest of a trained policy."""
+
+    name: str
+    summary: str
+    task: str
+    agent: str
+    library: str
+    seed: int
+    """Seed of the training."""
+    study: str | None
+    """Study that trained the policy; None for a single training outside of studies."""
+    env_steps: int
+    commit: str
+    """Commit of the training."""
+    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Overrides of the environment in the training."""
+    score: Score
+    sha256: str
+    licence: str
+    spec: dict[str, Any]
+    """The merged agent, see `AgentSpec.to_dict`."""
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        return registry.data_dir(KIND) / f"{self.name}.pt"
+
+
+def read_policy(name: str) -> Policy:
+    """Return the manifest of the policy ``name``. Raises ReadingError that names the damaged key."""
+    path = registry.data_dir(KIND) / f"{name}.yaml"
+    try:
+        policy = Policy.check("", {"name": name, **read_yaml(path)})
+    except RegistryError as error:
+        raise ReadingError(f"{path}: {error}") from None
+    if code := find_code(policy.spec, list_trusted_packages()):
+        raise ReadingError(f"{path}: names the code {code[0]!r}; allowed: agents without code of their own")
+    return policy
+
+
+def list_policies() -> list[Policy]:
+    """Return the manifests of all policies, sorted by name."""
+    return [read_policy(name) for name in registry.list_names(KIND)]
+
+
+def find_policy(task: str, agent: str, flag: str) -> Policy:
+    """Return the policy of an agent on a task.
+
+    Args:
+        task: Registered id with or without version, or file stem of tasks/.
+        agent: Name of the agent.
+        flag: Flag and value of the user, for the message.
+
+    Raises:
+        UserError: There is none; the message lists the policies.
+    """
+    known, policies = load_task(task), list_policies()
+    names = {known.label} if known is not None else {task, strip_version(task)}
+    for policy in policies:
+        if policy.task in names and policy.agent == agent:
+            return policy
+    on_task = [policy.agent for policy in policies if policy.task in names]
+    there = (
+        f"agents with one on this task: {', '.join(on_task)}"
+        if on_task
+        else f"tasks with one: {', '.join(dict.fromkeys(policy.task for policy in policies)) or 'none'}"
+    )
+    raise UserError(f"{flag}: no trained policy of --agent {agent} on --task {task}; {there}")
+
+
+def resolve_pretrained(request: RunRequest) -> RunRequest:
+    """Return a request in which ``--checkpoint pretrained`` is replaced by the policy: its file, agent and environment.
+
+    Overrides of the user change the policy's agent and environment. Any other request is returned as it is.
+
+    Raises:
+        UserError: There is no such policy, or its file is damaged.
+    """
+    if request.checkpoint != PRETRAINED:
+        return request
+    if request.tuning is not None:
+        raise UserError(f"--tuning {request.tuning}: not available with --checkpoint {PRETRAINED}")
+    policy = find_policy(request.task, request.agent, f"--checkpoint {PRETRAINED}")
+    if request.library not in (None, policy.library):
+        raise UserError(
+            f"--rl_library {request.library}: not available with --checkpoint {PRETRAINED}; allowed: {policy.library}"
+        )
+    agent, environment = split_overrides(request.overrides)
+    limit = [] if request.max_iterations is None else [f"agent.max_iterations={request.max_iterations}"]
+    given = {text.partition("=")[0] for text in environment}
+    trained = [text for text in policy.overrides if text.partition("=")[0] not in given]
+    return request.with_changes(
+        checkpoint=str(provide_weights(policy, request.log_root)),
+        spec=merge_spec(policy, [*agent, *limit]),
+        library=policy.library,
+        overrides=(*trained, *request.overrides),
+    )
+
+
+def merge_spec(policy: Policy, overrides: Sequence[str]) -> AgentSpec:
+    """Return the merged agent of a ``policy`` with ``overrides`` such as ``agent.algorithm.learning_rate=1e-4``."""
+    layers = [(f"{KIND}/{policy.name}", policy.spec), (COMMAND_LINE, parse_overrides(overrides))]
+    return build_agent_spec(policy.agent, *merge(layers))
+
+
+def provide_weights(policy: Policy, log_root: Path) -> Path:
+    """Return a copy of a policy's weights below ``log_root``, beside which commands write their results.
+
+    Raises:
+        UserError: The file differs from its digest, or ``log_root`` cannot be written.
+    """
+    content = policy.weights.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != policy.sha256:
+        raise UserError(f"{policy.weights}: sha256: {found} given; allowed: {policy.sha256}; install again")
+    files.require_writable("--log_root", log_root)
+    target = log_root / PRETRAINED / policy.name / policy.weights.name
+    if not target.is_file() or target.read_bytes() != content:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(target, lambda beside: beside.write_bytes(content))
+    return target
+
+
+def find_teacher_weights(named: str, task: str, log_root: Path) -> Path | None:
+    """Return the weights of ``--teacher pretrained:AGENT``, or None if ``named`` is a path. Raises UserError without an agent."""
+    kind, colon, agent = named.partition(":")
+    if kind != PRETRAINED:
+        return None
+    if not colon:
+        raise UserError(f"--teacher {named}: names no agent; allowed: {PRETRAINED}:AGENT")
+    return provide_weights(find_policy(task, agent, f"--teacher {named}"), log_root)

@@ -1,0 +1,118 @@
+"""Adding the policy of a finished run to policies/: its weights alone, and a manifest of their origin and score."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from scipy import stats
+
+from spiky_rl.config import files, registry
+from spiky_rl.config.named_code import find_code
+from spiky_rl.config.options import UserError
+from spiky_rl.config.safe_loading import parse_json, read_file
+from spiky_rl.config.schema import get_algorithm
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner
+from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint, write_checkpoint
+from spiky_rl.run.policies import KIND, Policy
+from spiky_rl.run.provenance import DIRTY, PROVENANCE
+from spiky_rl.run.resume import RECORD
+from spiky_rl.run.run_plan import list_trusted_packages, split_overrides
+
+LICENCE = "BSD-3-Clause"
+LEVEL = 0.95
+"""Level of the score's interval."""
+
+
+def publish_policy(
+    checkpoint: Path, evaluation: Path, study: str | None, library: str = DEFAULT_LEARNER
+) -> tuple[Policy, Path]:
+    """Write a policy's weights and manifest into policies/; return the manifest and its file.
+
+    Args:
+        checkpoint: Checkpoint of the policy, in its run folder.
+        evaluation: Result of ``evaluate.py`` for this checkpoint.
+        study: Name of the study that trained the policy; None for a single training.
+        library: Name of the learner that trained the policy.
+
+    Raises:
+        UserError: A file is missing, or does not belong to the run, or the policy cannot be shipped.
+    """
+    loaded = read_checkpoint(str(checkpoint), library=library)
+    identity = dict(get_identity(loaded))
+    if not identity:
+        raise UserError(f"{checkpoint}: not written by train.py")
+    if code := find_code(identity["spec"], list_trusted_packages()):
+        raise UserError(
+            f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
+        )
+    measured = _read_record(evaluation)
+    for key in ("task", "agent", "library"):
+        expected = library if key == "library" else identity[key]
+        if measured.get(key) != expected:
+            raise UserError(f"{evaluation}: {key}: {measured.get(key)} given; allowed: {expected}")
+    if Path(measured["checkpoint"]).name != checkpoint.name:
+        raise UserError(f"{evaluation}: checkpoint: {measured['checkpoint']} given; allowed: {checkpoint}")
+    folder = checkpoint.parent
+    commit = _read_record(folder / PROVENANCE)["commit"]
+    if commit is None or commit.endswith(DIRTY):
+        raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
+    name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
+    progress = loaded["infos"]["spiky_rl"]["progress"]
+    weights = registry.data_dir(KIND) / f"{name}.pt"
+    keys = get_learner(library).checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
+    content = {key: loaded[key] for key in keys if key != "iter"}
+    state = {"identity": identity, "weights_only": True}
+    write_checkpoint(weights, {**content, "iter": 0, "infos": {"spiky_rl": state}})
+    score = compute_score(measured)
+    origin = f"study {study}" if study else "a single training"
+    manifest: dict[str, Any] = {
+        "summary": (
+            f"{identity['agent']} on {identity['task']}: return {score['mean_return']:.1f} [{score['low']:.1f},"
+            f" {score['high']:.1f}] over {score['episodes']} episodes; {origin}, seed {identity['seed']}."
+        ),
+        "task": identity["task"],
+        "agent": identity["agent"],
+        "library": library,
+        "seed": identity["seed"],
+        "study": study,
+        "env_steps": progress["env_steps"],
+        "commit": commit,
+        "overrides": split_overrides(_read_record(folder / RECORD)["overrides"])[1],
+        "score": score,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "licence": LICENCE,
+        "spec": identity["spec"],
+    }
+    path = weights.with_suffix(".yaml")
+    files.write_text(path, yaml.safe_dump(manifest, sort_keys=False, width=120))
+    return Policy.check("", {"name": name, **manifest}), path
+
+
+def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean return of an ``evaluation`` with its t-interval over the episodes, undisturbed."""
+    nominal, episodes = evaluation["conditions"]["nominal"], evaluation["episodes"]
+    mean = nominal["mean_return"]
+    if episodes < 2:
+        raise UserError(f"--episodes: {episodes} given; allowed: at least 2, for an interval")
+    half = float(stats.t.ppf(0.5 + LEVEL / 2.0, episodes - 1)) * nominal["std_return"] / math.sqrt(episodes)
+    return {
+        "mean_return": round(mean, 3),
+        "low": round(mean - half, 3),
+        "high": round(mean + half, 3),
+        "episodes": episodes,
+        "seed": evaluation["seed"],
+    }
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file of a run. Raises UserError if it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; allowed: a run folder of train.py with an evaluation of evaluate.py"
+        )
+    return read_file(path, parse_json)

@@ -1,0 +1,135 @@
+"""Trained policies: shipped files are whole, commands take them by name, and a run becomes one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from spiky_rl.cli.evaluate import evaluate
+from spiky_rl.cli.play import play
+from spiky_rl.cli.publish import publish
+from spiky_rl.cli.show import show
+from spiky_rl.cli.train import train
+from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.config.safe_loading import ReadingError
+from spiky_rl.config.spec import load_task
+from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
+from spiky_rl.run import policies
+from spiky_rl.run.run_plan import RunRequest
+
+NAMES = registry.list_names(policies.KIND)
+
+
+def ask(**given) -> RunRequest:
+    return RunRequest.check("", {"task": "CartPole-v1", "checkpoint": policies.PRETRAINED, **given})
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder of policies with copies of the shipped ones."""
+    folder = tmp_path / "policies"
+    shutil.copytree(registry.data_dir(policies.KIND), folder)
+    shipped = registry.data_dir
+    monkeypatch.setattr(registry, "data_dir", lambda kind: folder if kind == policies.KIND else shipped(kind))
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_policy_is_whole_and_of_its_manifest(name, tmp_path):
+    policy = policies.read_policy(name)
+    loaded = read_checkpoint(str(policies.provide_weights(policy, tmp_path)), library=policy.library)
+    identity = get_identity(loaded)
+    assert (identity["task"], identity["agent"], identity["seed"]) == (policy.task, policy.agent, policy.seed)
+    assert policies.merge_spec(policy, []).to_dict() == policy.spec == identity["spec"]
+    assert not any("optimizer" in key for key in loaded), "weights alone"
+    assert policy.score.low <= policy.score.mean_return <= policy.score.high
+    known = load_task(policy.task)
+    assert known is None or known.label == policy.task
+    assert len(policy.commit) == 40 and policy.licence == "BSD-3-Clause"
+
+
+def test_all_policies_together_are_below_twenty_megabytes():
+    assert sum(path.stat().st_size for path in registry.data_dir(policies.KIND).iterdir()) < 20_000_000
+    assert {path.stem for path in registry.data_dir(policies.KIND).iterdir()} == set(NAMES)
+
+
+def test_a_request_takes_agent_and_environment_of_the_policy_and_the_users_changes(own, tmp_path):
+    path = own / "CartPole-v1.lif_ppo.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "overrides": ["env.x=1", "env.y=2"]}))
+    overrides = ("env.y=3", "agent.algorithm.learning_rate=1e-4")
+    request = policies.resolve_pretrained(ask(log_root=tmp_path, overrides=overrides, max_iterations=7))
+    assert request.overrides == ("env.x=1", *overrides)
+    assert request.spec.runner["algorithm"]["learning_rate"] == 1e-4
+    assert request.spec.runner["max_iterations"] == 7
+    assert request.checkpoint == str(tmp_path / "pretrained" / path.stem / f"{path.stem}.pt")
+    other = ask(checkpoint="latest")
+    assert policies.resolve_pretrained(other) is other
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"agent": "hodgkin_huxley_ppo"}, ["--agent hodgkin_huxley_ppo", "lif_ppo"]),
+        ({"task": "Hopper-v5"}, ["--task Hopper-v5", "CartPole-v1"]),
+        ({"library": "skrl"}, ["--rl_library skrl", "rsl_rl"]),
+        ({"tuning": Path("x.json")}, ["--tuning x.json"]),
+    ],
+)
+def test_a_missing_policy_is_answered_with_what_there_is(given, words, tmp_path):
+    with pytest.raises(UserError) as error:
+        policies.resolve_pretrained(ask(log_root=tmp_path, **given))
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_a_changed_file_and_foreign_code_are_refused(own, tmp_path):
+    weights, path = own / "CartPole-v1.lif_ppo.pt", own / "CartPole-v1.lif_ppo.yaml"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(UserError, match="sha256"):
+        policies.resolve_pretrained(ask(log_root=tmp_path / "logs"))
+    manifest = yaml.safe_load(path.read_text())
+    manifest["spec"]["network"]["neuron"] = {"name": "evil.py:Neuron"}
+    path.write_text(yaml.safe_dump(manifest))
+    with pytest.raises(ReadingError, match=r"evil\.py:Neuron"):
+        policies.read_policy(path.stem)
+
+
+def test_show_lists_the_policies_and_describes_one(capsys):
+    assert show(["policies"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in NAMES)
+    assert show(["policies", "CartPole-v1.lif_ppo"]) == 0
+    assert "sha256" in capsys.readouterr().out
+
+
+def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.setattr("spiky_rl.run.provenance.find_commit", lambda: "0" * 40)
+    monkeypatch.setattr("spiky_rl.run.publish.DIRTY", "-changed")  # the checkout of a developer
+    where = ["--task", "CartPole-v1", "--device", "cpu", "--log_root", str(tmp_path / "logs")]
+    small = ["--num_envs", "4", "--max_iterations", "1", "--no-choose_best"]
+    assert train([*where, "--agent", "mlp_ppo", "--seed", "5", *small]) == 0
+    (run,) = (tmp_path / "logs").glob("rsl_rl/*/*")
+    with pytest.raises(UserError, match="--evaluation"):
+        publish([str(run)])
+    assert evaluate([*where, "--agent", "mlp_ppo", "--conditions", "nominal", "--episodes", "4"]) == 0
+    assert publish([str(run), "--study", "toy"]) == 0
+    policy = policies.read_policy("CartPole-v1.mlp_ppo")
+    assert (policy.seed, policy.study, policy.env_steps) == (5, "toy", 256)
+    measured = json.loads((run / "evaluation.json").read_text())["conditions"]["nominal"]
+    assert policy.score.mean_return == pytest.approx(measured["mean_return"], abs=1e-3)
+
+    pretrained = [*where, "--agent", "mlp_ppo", "--checkpoint", "pretrained"]
+    assert play([*pretrained, "--episodes", "1"]) == 0
+    assert (tmp_path / "logs" / "pretrained" / policy.name / "playback.json").is_file()
+    assert train([*pretrained, *small, "--run_name", "further", "agent.algorithm.learning_rate=1e-12"]) == 0
+    (further,) = (tmp_path / "logs").glob("rsl_rl/*/*_further")
+    before, after = (torch.load(path, weights_only=True) for path in (policy.weights, further / "model_0.pt"))
+    weights = {key: value for key, value in before["actor_state_dict"].items() if "weight" in key}
+    assert weights and all(
+        torch.allclose(value, after["actor_state_dict"][key], atol=1e-6) for key, value in weights.items()
+    ), "training goes on from the policy's weights"
+    assert json.loads((further / "result.json").read_text())["env_steps"] == 256
