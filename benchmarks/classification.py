@@ -32,7 +32,7 @@ from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import HOST, configure_dataset, parse_dataset_options
 from spiky_rl.classification.split import Split, select_subset, split
-from spiky_rl.classification.training import EVALUATED, to_sequence
+from spiky_rl.classification.training import EVALUATION_BATCH_SIZE, to_sequence
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int, seed_int
 from spiky_rl.config import files, registry
@@ -187,8 +187,8 @@ class Race:
         """Return a contender's accuracy on the test recordings."""
         right, test = 0, self.parts.test
         with torch.no_grad():
-            for i in range(0, len(test), EVALUATED):
-                frames, labels = self.batch(test[i : i + EVALUATED])
+            for i in range(0, len(test), EVALUATION_BATCH_SIZE):
+                frames, labels = self.batch(test[i : i + EVALUATION_BATCH_SIZE])
                 output = self.modules[name](frames)
                 counts = output.sum(0) if output.ndim == 3 else output
                 right += int((counts.argmax(1) == labels).sum())

@@ -1,8 +1,8 @@
-"""The cache of recordings: the index of each event in its recording's frames, four bytes per event, memory-mapped from disk.
+"""Cache of recordings on disk, memory-mapped: 4 bytes per event, its index in the flat frames of its recording.
 
-Each recording is read once. The size depends on the number of events, not of pixels or frames: 300 frames of the 60,000 recordings of
-N-MNIST take as much as 10 frames, 1 GB, while the frames themselves would take 97 GB. The cache is in ``frames`` below the cache folder
-and takes at most SPIKY_RL_CACHE_GB gigabytes (default 20); the least recently used files are deleted to make room.
+Each recording is read once. The size of the cache depends on the number of events only: the 60,000 recordings of N-MNIST take 1 GB, as
+10 frames or as 300; 300 frames as arrays would take 97 GB. The files are in ``frames`` below the cache folder. Together they take at most
+SPIKY_RL_CACHE_GB gigabytes (default 20); the least recently used ones are deleted to make room.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ VERSION = 4
 """Version of the file format; files of another version are made anew."""
 LIMIT_GB = 20.0
 PLACE = np.dtype(np.uint32)
-MEASURED = 16
-"""Number of recordings from which the total size is estimated."""
+MAX_MEASURED = 16
+"""Maximum number of recordings from which the total size is estimated."""
 KEYS = ("offsets", "digests", "index", "ends", "skipped")
-"""Arrays in the second file, beside a digest of all bytes."""
+"""Arrays in the second file (.npz), which also holds a digest of both files; the first file (.events) holds the ``places``."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class CachedRecordings:
     places: np.ndarray
     """[events] of all recordings: index in the recording's flat frames [T, channels, rows, columns]."""
     offsets: np.ndarray
-    """[recordings + 1]: first event of each recording."""
+    """[recordings + 1]: index in ``places`` of the first event of each recording, and the number of events."""
     digests: np.ndarray
     """[recordings], uint64: hash of the events, independent of their file."""
     index: np.ndarray
     """[recordings]: index among the requested recordings."""
     ends: np.ndarray
-    """[recordings]: time after the last event, inside of the window or not."""
+    """[recordings]: time after the last event, also if it is after the window."""
     skipped: tuple[str, ...]
-    """The fault of each skipped recording."""
+    """The error message of each skipped recording."""
 
 
 def index_events(events: Events, dataset: Dataset) -> np.ndarray:
-    """Return the indices of the events in the window in the flat frames [bins, channels, rows, columns]."""
+    """Return the index in the flat frames [bins, channels, rows, columns] of each event in the window."""
     start, end = dataset.window
     k = (events.t - start) * dataset.bins // (end - start)
     channels, rows, columns = dataset.shape
@@ -71,7 +71,7 @@ def load_cached(
     skip_bad: bool = False,
     open_progress: ProgressFactory = no_progress,
 ) -> CachedRecordings:
-    """Return recordings from the cache; if they are not there, read their files first.
+    """Return recordings from the cache; if they are not there, write them to the cache first.
 
     Args:
         dataset: The dataset of the recordings.
@@ -118,12 +118,12 @@ def load_cached(
 
 
 def _open_cached(path: Path) -> CachedRecordings | None:
-    """Map the cached file at ``path``; None if it is missing or damaged. The files' times record the use."""
-    about = path.with_suffix(".npz")
-    if not (path.is_file() and about.is_file()):
+    """Map the cached file at ``path`` and mark it as used now; None if it is missing or damaged."""
+    arrays_path = path.with_suffix(".npz")
+    if not (path.is_file() and arrays_path.is_file()):
         return None
     try:
-        with open_regular(about) as file:
+        with open_regular(arrays_path) as file:
             arrays = read_arrays(file, (*KEYS, "digest"), NUMBERS + TEXTS)
         size = path.stat().st_size
         if size != arrays["offsets"].astype(np.int64).max(initial=0) * PLACE.itemsize:
@@ -135,14 +135,14 @@ def _open_cached(path: Path) -> CachedRecordings | None:
     except DAMAGE as error:
         log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
         return None
-    for file_used in (path, about):
-        os.utime(file_used)
+    for used in (path, arrays_path):
+        os.utime(used)
     skipped = tuple(map(str, arrays.pop("skipped")))
     return CachedRecordings(places, **arrays, skipped=skipped)
 
 
 def _digest_all(places: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of a cached file: of the hash of its ``places``, the file's name, and the ``arrays`` of the second file."""
+    """Return a hash of both files: of ``places``, the hash of the first; of the file's name; and of the second file's ``arrays``."""
     whole = hashlib.sha256(places.encode())
     for key in KEYS:
         array = arrays[key]
@@ -157,18 +157,18 @@ def _build(
     skip_bad: bool,
     open_progress: ProgressFactory,
 ) -> None:
-    """Read the recordings into the cache."""
+    """Read the recordings and write them to the cache."""
     limit = get_limit_bytes()
     size = estimate_bytes(dataset, recordings)
     path.parent.mkdir(parents=True, exist_ok=True)
     # check the size before anything is deleted to make room
-    free = shutil.disk_usage(path.parent).free + sum(s for s, _ in _list_evictable(path.parent, limit - size))
+    evictable = sum(file_size for file_size, _ in _list_evictable(path.parent, limit - size))
+    free = shutil.disk_usage(path.parent).free + evictable
     if size > min(limit, free):
-        available = (
-            f"{path.parent} has {free / 1e9:.3g} GB left"
-            if size > free
-            else f"the cache may take {limit / 1e9:.3g} GB"
-        )
+        if size > free:
+            available = f"{path.parent} has {free / 1e9:.3g} GB left"
+        else:
+            available = f"the cache may take {limit / 1e9:.3g} GB"
         raise UserError(
             f"{len(recordings)} recordings of {dataset.title} need about {size / 1e9:.3g} GB, but {available}; use fewer with"
             " --recordings, or set SPIKY_RL_CACHE to another folder, or raise SPIKY_RL_CACHE_GB"
@@ -182,7 +182,7 @@ def _build(
         path,
     )
     offsets, digests, index, ends, skipped = [0], [], [], [], []
-    places = hashlib.sha256()
+    places_hash = hashlib.sha256()
 
     def write_places(temporary: Path) -> None:
         with temporary.open("wb") as file, open_progress(f"reading {dataset.title}") as report_progress:
@@ -194,8 +194,8 @@ def _build(
                         raise EventFileError(f"{error}; --skip_bad skips such recordings") from None
                     skipped.append(str(error))
                     continue
-                own = index_events(events, dataset)
-                offsets.append(offsets[-1] + len(own))
+                places = index_events(events, dataset)
+                offsets.append(offsets[-1] + len(places))
                 if offsets[-1] * PLACE.itemsize > limit:
                     raise UserError(
                         f"SPIKY_RL_CACHE_GB: {dataset.title} needs more than {limit / 1e9:.3g} GB; raise it"
@@ -203,8 +203,8 @@ def _build(
                 digests.append(hash_events(events))
                 index.append(number)
                 ends.append(int(events.t.max()) + 1)
-                file.write(own.tobytes())
-                places.update(own.tobytes())
+                file.write(places.tobytes())
+                places_hash.update(places.tobytes())
                 report_progress((number + 1) / len(recordings), f"{number + 1} of {len(recordings)}")
         if not index:
             raise EventFileError(f"{skipped[0]}; no recording is left")
@@ -217,7 +217,7 @@ def _build(
         "ends": np.array(ends, np.int64),
         "skipped": np.array(skipped, np.str_),
     }
-    arrays["digest"] = np.array(_digest_all(places.hexdigest(), path, arrays))
+    arrays["digest"] = np.array(_digest_all(places_hash.hexdigest(), path, arrays))
 
     def write_arrays(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -227,7 +227,7 @@ def _build(
 
 
 def _read_valid(dataset: Dataset, recording: Recording) -> Events:
-    """Return the events of a recording. Raises EventFileError if events are outside the sensor, or none is in the window."""
+    """Return the events of a recording. Raises EventFileError if an event is outside the sensor, or none is in the window."""
     events, (start, end) = dataset.read_events(recording), dataset.window
     check_events(events, dataset.path(recording), dataset.shape)
     if not ((events.t >= start) & (events.t < end)).any():
@@ -246,10 +246,9 @@ def hash_events(events: Events) -> int:
 
 def estimate_bytes(dataset: Dataset, recordings: Sequence[Recording]) -> int:
     """Return the bytes that recordings take in the cache, estimated from some of them."""
+    evenly_spaced = np.linspace(0, len(recordings) - 1, min(MAX_MEASURED, len(recordings)))
     counts = []
-    for number in sorted(
-        {round(i) for i in np.linspace(0, len(recordings) - 1, min(MEASURED, len(recordings)))}
-    ):
+    for number in sorted({round(i) for i in evenly_spaced}):
         try:
             counts.append(len(dataset.read_events(recordings[number])))
         except EventFileError:  # it is refused or skipped later, when all are read
@@ -280,7 +279,7 @@ def evict(folder: Path, limit: float) -> None:
 def _list_evictable(folder: Path, limit: float) -> list[tuple[int, Path]]:
     """Return size and path of the files to delete so that ``limit`` bytes are left, least recently used first.
 
-    Measured sensors and windows stay: they are small, and measuring them again means reading all recordings.
+    Files with measured sensors and windows (.json) stay: they are small, and a new measurement would read all recordings.
     """
     candidates = sorted(
         (path.stat().st_mtime, path.stat().st_size, path)

@@ -46,9 +46,9 @@ from spiky_rl.run.signals import StopRequest
 log = logging.getLogger(__name__)
 
 TRAINING_ONLY_KEYS = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
-"""Flags that the trainer takes."""
+"""Flags that become settings of the trainer."""
 MIN_UPDATES = 1500
-"""Minimum number of optimiser steps of a training, if it takes at most `MAX_EPOCHS`: few recordings need many passes for it."""
+"""Number of optimiser steps that the default number of epochs makes at least, if `MAX_EPOCHS` are enough for it."""
 MIN_EPOCHS, MAX_EPOCHS = 30, 500
 MIN_BATCH, MAX_BATCH = 16, 50
 BATCHES_PER_EPOCH = 10
@@ -76,14 +76,21 @@ def find_checkpoint(request: ClassifyRequest) -> LoadedCheckpoint:
     if request.dataset is None and named in ("latest", "best"):
         raise UserError(f"--checkpoint {named}: name the --dataset too, or the run's folder instead")
     name = format_dataset_label(request.dataset or "any")
-    old_names = [old for (kind, old), new in registry.RENAMED.items() if (kind, new) == ("datasets", name)]
-    # runs from before a rename are in the folder of the old name
-    name = next((n for n in (name, *old_names) if (request.log_root / LIBRARY / n).is_dir()), name)
+    name = _find_folder_name(request.log_root, name)
     agent = None if request.agent is None else Path(request.agent).stem
     given = request.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
     path = run_folders.find_checkpoint(named, request.log_root, name, name, agent, LIBRARY, seed)
     return checkpoint.read(path)
+
+
+def _find_folder_name(log_root: Path, dataset: str) -> str:
+    """Return the name of the folder of a dataset's runs, which is an old name of the dataset if the runs are from before a rename."""
+    old_names = [old for (kind, old), new in registry.RENAMED.items() if (kind, new) == ("datasets", dataset)]
+    for name in (dataset, *old_names):
+        if (log_root / LIBRARY / name).is_dir():
+            return name
+    return dataset
 
 
 def prepare_data(
@@ -93,10 +100,10 @@ def prepare_data(
     fetch: bool = False,
     open_progress: ProgressFactory = no_progress,
 ) -> Trainer:
-    """Return a trainer with the data and a network, new or from a checkpoint. Checks that need no data run before reading.
+    """Return a trainer with the data and a network, new or from a checkpoint. Checks that need no data come first.
 
     Args:
-        settings: Settings of the run; the dataset's settings are completed.
+        settings: Settings of the run; this function adds the values that depend on the data.
         loaded: The checkpoint to resume; None for a new run.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
         fetch: Whether to download the dataset if it is missing.
@@ -162,12 +169,16 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
 
 
 def _require_memory(settings: ClassificationSettings, device: str, batch: int = MIN_BATCH) -> None:
-    """Raise UserError if the network with a batch of the run, by default of ``batch`` recordings, does not fit the ``device``."""
-    given = settings.flags.batch_size
-    rows = f"batches of {batch} recordings" if given is None else f"--batch_size {given}"
-    memory_check.require_memory(
-        memory_check.compute_model_bytes(settings.spec, rows, given or batch), get_memory(device)
-    )
+    """Raise UserError if the network and a batch do not fit into the memory of ``device``.
+
+    ``batch`` is the number of recordings in a batch if the run does not set ``--batch_size``.
+    """
+    text = f"batches of {batch} recordings"
+    if settings.flags.batch_size is not None:
+        batch = settings.flags.batch_size
+        text = f"--batch_size {batch}"
+    needed = memory_check.compute_model_bytes(settings.spec, text, batch)
+    memory_check.require_memory(needed, get_memory(device))
 
 
 def _make_trainer(
@@ -176,10 +187,10 @@ def _make_trainer(
     """Return a trainer with the data and a new network. Raises UserError."""
     flags = settings.flags
     folder = samples.get_data_folder(None if flags.data is None else Path(flags.data))
-    settings.flags = flags = flags.with_changes(data=str(folder))
-    configured = configure_dataset(
-        settings.dataset["name"], {k: v for k, v in settings.dataset.items() if k != "name"}
-    )
+    flags = flags.with_changes(data=str(folder))
+    settings.flags = flags
+    dataset_options = {key: value for key, value in settings.dataset.items() if key != "name"}
+    configured = configure_dataset(settings.dataset["name"], dataset_options)
     if fetch:
         download(configured, folder, open_progress)
     dataset = configured.build(data=folder)
@@ -189,24 +200,24 @@ def _make_trainer(
         settings.spec = load_agent(dataset.agent, settings.dataset["name"], settings.pending_overrides)
         _require_memory(settings, device)
     spec = settings.spec
-    chosen = select_subset(
-        dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids)
-    )
+    ids = None if flags.ids is None else Path(flags.ids)
+    chosen = select_subset(dataset.recordings, flags.recordings, ids)
     require_classes(dataset, chosen, folder)
     loaded = samples.load_samples(settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress)
     frame_mode = spec.runner.get("frames", "turn")
     steps, inputs = get_sequence_shape(loaded.size, frame_mode)
     require_state(spec, steps)
     parts = split(loaded.labels, loaded.parts, flags.hold_out, flags.validation, flags.split)
-    sized = _complete_sizes(flags, len(parts.train))
-    assert sized.batch_size is not None
-    _require_memory(settings, device, sized.batch_size)
+    flags = _complete_sizes(flags, len(parts.train))
+    assert flags.batch_size is not None
+    _require_memory(settings, device, flags.batch_size)
     torch.manual_seed(flags.seed)
     random.seed(flags.seed)
     assert spec.network is not None and flags.shift is not None and flags.rotation is not None
     network = spec.network.build(inputs=inputs, outputs=len(loaded.classes))
     initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
-    settings.flags = flags = sized.with_changes(initial=initial)
+    flags = flags.with_changes(initial=initial)
+    settings.flags = flags
     rate = spec.runner["algorithm"]["learning_rate"]
     training = TrainerSettings(
         learning_rate=rate, frames=frame_mode, **{key: getattr(flags, key) for key in TRAINING_ONLY_KEYS}
@@ -220,7 +231,7 @@ def compute_batch_size(recordings: int) -> int:
 
 
 def compute_epochs(recordings: int, batch_size: int) -> int:
-    """Return the number of epochs that make `MIN_UPDATES` steps in batches of ``batch_size``, within bounds."""
+    """Return the number of epochs with `MIN_UPDATES` optimiser steps in batches of ``batch_size``, within bounds."""
     per_epoch = math.ceil(recordings / batch_size)
     return min(max(MIN_EPOCHS, math.ceil(MIN_UPDATES / per_epoch)), MAX_EPOCHS)
 
@@ -289,9 +300,10 @@ class ClassificationRun:
         self.folder = run_folders.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
         run_folders.write_spec(self.folder, spec)
         results.write_recordings(self.folder, data, parts)
-        counts = tuple(map(len, (parts.train, parts.validation, parts.test)))
-        message = "%s on %s, %d training samples, %d for validation, %d for testing, %s, seed %d"
-        log.info(message, spec.name, data.name, *counts, trainer.device, seed)
+        log.info(
+            "%s on %s, %d training samples, %d for validation, %d for testing, %s, seed %d",
+            spec.name, data.name, len(parts.train), len(parts.validation), len(parts.test), trainer.device, seed,
+        )  # fmt: skip
         log.info("run folder: %s", self.folder)
         self.board = boards.open_writer(self.folder)
         self.latest: Path | None = None
@@ -312,9 +324,9 @@ class ClassificationRun:
             for epoch in self.trainer.run_epochs():
                 path = self.folder / f"model_{epoch.index}.pt"
                 results.save(path, self.trainer, self.identity)
-                before, self.latest = self.latest, path
-                if before is not None:
-                    before.unlink()
+                previous, self.latest = self.latest, path
+                if previous is not None:
+                    previous.unlink()
                 if self.trainer.history.best == epoch.index:
                     results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)
@@ -334,14 +346,13 @@ class ClassificationRun:
         Returns:
             The result; None if there is no checkpoint yet.
         """
-        with ExitStack() as ends:
+        with ExitStack() as cleanup:
             if self.board is not None:
-                ends.callback(self.board.close)
+                cleanup.callback(self.board.close)
             if self.latest is None:
                 return None
-            if (
-                outcome != "finished"
-            ):  # the trainer may be in the middle of an epoch, or have non-finite weights
+            if outcome != "finished":
+                # the trainer may be in the middle of an epoch, or have non-finite weights
                 self.trainer.restore(results.read(self.latest, self.trainer.device))
             settings = self.settings
             result = results.write_result(

@@ -1,7 +1,7 @@
-"""Training of a classifier: single steps, which a benchmark can call, and epochs, of which a validation set chooses the best.
+"""Training of a classifier: optimiser steps, and epochs, of which the validation set chooses the best.
 
-The predicted class is the one with the largest mean feature over the control steps; the loss is the cross-entropy of these means. The
-test set is used once, after the epoch has been chosen.
+The features of the network are averaged over the control steps; the largest mean gives the predicted class, and the loss is the
+cross-entropy of the means. The test set is used once, after the best epoch has been chosen.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, compu
 from spiky_rl.metrics.synops import effective_operations
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 
-EVALUATED = 200
-"""Batch size without gradients."""
-LEAST_RISE = 0.02
-"""Minimum rise of the accuracy near the end of a training that counts as not converged."""
-SCALED = 32
+EVALUATION_BATCH_SIZE = 200
+MIN_RISE = 0.02
+"""Smallest rise of the accuracy near the end of a training at which the training counts as not converged."""
+SCALING_SAMPLES = 32
 """Number of samples to which initial weights are scaled, up to twice as many."""
-OBSERVED = 50
+ACTIVITY_SAMPLES = 50
 """Number of samples for firing rates and operations, up to twice as many."""
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -58,7 +57,7 @@ class TrainerSettings:
     patience: int = 0
     """Number of epochs without a better validation accuracy after which training ends; 0 to never end early."""
     frames: str = "turn"
-    """Frame mode: the network takes a recording's frames in ``turn``, as their ``sum``, or as a ``stack`` of channels."""
+    """Frame mode: the network gets a recording's frames one per control step (``turn``), their ``sum``, or a ``stack`` of channels."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Epoch:
     last: int
     loss: float
     accuracy_train: float
-    """Accuracy on the training samples, measured while learning: with augmentation, and with the weights of each step."""
+    """Accuracy on the training samples, each predicted by the weights before its own optimiser step, with augmentation."""
     accuracy_validation: float | None
     """Accuracy on the validation set; None without one."""
     seconds: float
@@ -123,20 +122,28 @@ class History(FileRecord):
     @property
     def best(self) -> int:
         """The last epoch with the highest validation accuracy; without a validation set the last epoch."""
-        known = [value for value in self.accuracy_validation if value is not None]
-        return len(self.loss) - 1 - (known[::-1].index(max(known)) if known else 0)
+        last_epoch, accuracies = len(self.loss) - 1, self._list_validation_accuracies()
+        if not accuracies:
+            return last_epoch
+        return last_epoch - accuracies[::-1].index(max(accuracies))
 
     @property
     def epochs_without_improvement(self) -> int:
-        """Number of epochs since the validation accuracy last rose."""
-        known = [value for value in self.accuracy_validation if value is not None]
-        return len(known) - 1 - known.index(max(known)) if known else 0
+        """Number of epochs since the validation accuracy last reached a new maximum."""
+        accuracies = self._list_validation_accuracies()
+        if not accuracies:
+            return 0
+        return len(accuracies) - 1 - accuracies.index(max(accuracies))
+
+    def _list_validation_accuracies(self) -> list[float]:
+        """Return the validation accuracies of all epochs; empty without a validation set."""
+        return [value for value in self.accuracy_validation if value is not None]
 
     def find_rise(self, validated: int, schedule: str) -> Rise | None:
-        """Return the accuracy that rose in the last fifth of the learning; None if none did, or there are fewer than 10 epochs.
+        """Return the accuracy that still rose in the last fifth of the learning; None if none did, or there are fewer than 10 epochs.
 
-        Learning is measured by the sum of learning rates. With a cosine schedule the last fifth begins at half of the epochs; the last
-        epochs alone learn so slowly that they would always look converged.
+        A fifth of the learning is a fifth of the sum of learning rates. With a cosine schedule the last fifth begins at half of the
+        epochs; the last fifth of the epochs learns so slowly that it would always look converged.
 
         Args:
             validated: Number of recordings in the validation set; a rise of less than one and a half of them does not count.
@@ -146,12 +153,14 @@ class History(FileRecord):
         if fifth < 2:
             return None
         begin = epochs // 2 if schedule == "cosine" else epochs - fifth
-        known = [value for value in self.accuracy_validation if value is not None]
-        histories = {"validation": (known, 1.5 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
-        for name, (values, least) in histories.items():
+        candidates = [
+            ("validation", self._list_validation_accuracies(), max(MIN_RISE, 1.5 / max(validated, 1))),
+            ("training", self.accuracy_train, MIN_RISE),
+        ]
+        for name, values, min_rise in candidates:
             if len(values) == epochs:
                 before, last = fmean(values[begin - fifth : begin]), fmean(values[-fifth:])
-                if last - before > max(least, LEAST_RISE):
+                if last - before > min_rise:
                     return Rise(name, before, last)
         return None
 
@@ -172,7 +181,7 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """Make one optimiser step with frames [T, B, O] and labels [B]; return the mean loss and the number of correct predictions.
 
-    Both are of the network before the step. They stay on its device, because reading them would wait for it.
+    Both are computed by the network before the step. They stay on its device, because reading them would wait for the device.
     """
     output = compute_logits(network, frames)
     loss = functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
@@ -210,9 +219,13 @@ def to_sequence(frames: Tensor, frame_mode: str = "turn") -> Tensor:
 
 
 def get_sequence_shape(size: tuple[int, int, int, int], frame_mode: str) -> tuple[int, tuple[int, int, int]]:
-    """Return the number of frames that a network takes one after another, and the shape of each, for samples of ``size``."""
-    steps, channels, *pixels = size
-    return (steps if frame_mode == "turn" else 1), (channels * (steps if frame_mode == "stack" else 1), *pixels)  # type: ignore[return-value]
+    """Return the number of control steps T and the shape [channels, rows, columns] of a frame, for samples of ``size`` [T, C, H, W]."""
+    steps, channels, rows, columns = size
+    if frame_mode == "turn":
+        return steps, (channels, rows, columns)
+    if frame_mode == "stack":
+        return 1, (channels * steps, rows, columns)
+    return 1, (channels, rows, columns)
 
 
 class Trainer:
@@ -229,19 +242,30 @@ class Trainer:
         """The network of the best epoch."""
 
     def run_epochs(self) -> Iterator[Epoch]:
-        """Train to the last epoch, or until ``patience`` ends it, and yield each epoch. Raises FloatingPointError for a non-finite loss."""
+        """Train and yield each epoch, to the last one or until ``patience`` ends the training.
+
+        Raises FloatingPointError if the loss is not finite.
+        """
         for index in range(len(self.history.loss), self.settings.epochs):
             if self.settings.patience and self.history.epochs_without_improvement >= self.settings.patience:
                 return
             started = time.perf_counter()
-            loss, right = self._learn(index)
+            loss, accuracy = self._learn(index)
             seconds = time.perf_counter() - started
             layers, rate, operations = self.measure_activity()
-            chosen = compute_accuracy(self, self.split.validation) if len(self.split.validation) else None
+            validation = self.split.validation
             steps, _ = get_sequence_shape(self.samples.size, self.settings.frames)
             epoch = Epoch(
-                *(index, self.settings.epochs - 1, loss, right, chosen, seconds),
-                *(layers, rate, operations, steps),
+                index=index,
+                last=self.settings.epochs - 1,
+                loss=loss,
+                accuracy_train=accuracy,
+                accuracy_validation=compute_accuracy(self, validation) if len(validation) else None,
+                seconds=seconds,
+                layers=layers,
+                rate=rate,
+                operations=operations,
+                steps=steps,
             )
             self.history.add(epoch)
             if self.history.best == index:
@@ -253,7 +277,9 @@ class Trainer:
         settings, train = self.settings, self.split.train
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-        totals = torch.zeros(2, dtype=torch.double, device=self.device)
+        totals = torch.zeros(
+            2, dtype=torch.double, device=self.device
+        )  # sums of losses and of correct predictions
         for i, (frames, labels) in enumerate(iterate_batches(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._get_learning_rate((index + i / len(batches)) / settings.epochs)
@@ -262,26 +288,29 @@ class Trainer:
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
             totals += torch.stack([loss * len(labels), count])
-        loss, right = (totals / len(order)).tolist()
+        loss, accuracy = (totals / len(order)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"epoch {index}: the loss is {loss}; the last good checkpoint is kept")
-        return loss, right
+        return loss, accuracy
 
     def _get_learning_rate(self, done: float) -> float:
         """Return the learning rate when a share ``done`` of all epochs is done."""
         rate = self.settings.learning_rate
-        return 0.5 * rate * (1.0 + math.cos(math.pi * done)) if self.settings.schedule == "cosine" else rate
+        if self.settings.schedule == "cosine":
+            return 0.5 * rate * (1.0 + math.cos(math.pi * done))
+        return rate
 
     def sample_frames(self) -> Tensor:
         """Return frames [T, B, O] of some training samples, as input of the network."""
-        frames = self.samples.frames(spread_out(self.split.train, SCALED)).to(self.device)
+        frames = self.samples.frames(spread_out(self.split.train, SCALING_SAMPLES)).to(self.device)
         return to_sequence(frames, self.settings.frames)
 
     def measure_activity(self) -> tuple[list[LayerActivity], float, float]:
         """Return activity by layer, mean rate, and operations per control step, on some validation samples (training samples if none)."""
         record = ForwardRecord()
-        few = self.split.validation if len(self.split.validation) else self.split.train
-        ((frames, _),) = iterate_batches(self.samples, [spread_out(few, OBSERVED)], self.device)
+        indices = self.split.validation if len(self.split.validation) else self.split.train
+        batch = spread_out(indices, ACTIVITY_SAMPLES)
+        frames, _ = next(iterate_batches(self.samples, [batch], self.device))
         with torch.no_grad():
             compute_logits(self.network, to_sequence(frames, self.settings.frames), record)
         layers = compute_layer_activity(record)
@@ -313,7 +342,7 @@ class Trainer:
 
 
 def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return ``count`` to twice as many of ``indices``, evenly spaced."""
+    """Return evenly spaced elements of ``indices``: at least ``count``, fewer than twice as many; all of them if there are fewer."""
     return indices[:: max(1, len(indices) // count)]
 
 
@@ -343,13 +372,14 @@ def iterate_batches(
     if device == "cpu":
         yield from (move(gather(indices)) for indices in batches)
         return
+    if not len(batches):
+        return
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(gather, batches[0]) if len(batches) else None
-        for following in (*batches[1:], None):
-            assert ahead is not None
-            parts = ahead.result()
-            if following is not None:
-                ahead = pool.submit(gather, following)
+        gathering = pool.submit(gather, batches[0])
+        for i in range(len(batches)):
+            parts = gathering.result()
+            if i + 1 < len(batches):
+                gathering = pool.submit(gather, batches[i + 1])
             yield move(parts)
 
 
@@ -360,18 +390,16 @@ def _pin(values: np.ndarray) -> Tensor:
 def compute_scores(
     network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, frame_mode: str = "turn"
 ) -> np.ndarray:
-    """Return the class probabilities of some samples, [samples, classes]."""
-    batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
+    """Return the class probabilities [samples, classes] of the samples at ``indices``."""
+    if not len(indices):
+        return np.zeros((0, len(samples.classes)), np.float32)
+    size = EVALUATION_BATCH_SIZE
+    batches = [indices[i : i + size] for i in range(0, len(indices), size)]
+    probabilities = []
     with torch.no_grad():
-        probabilities = [
-            compute_logits(network, to_sequence(frames, frame_mode)).softmax(1)
-            for frames, _ in iterate_batches(samples, batches, device)
-        ]
-        return (
-            torch.cat(probabilities).cpu().numpy()
-            if probabilities
-            else np.zeros((0, len(samples.classes)), np.float32)
-        )
+        for frames, _ in iterate_batches(samples, batches, device):
+            probabilities.append(compute_logits(network, to_sequence(frames, frame_mode)).softmax(1))
+    return torch.cat(probabilities).cpu().numpy()
 
 
 def compute_accuracy(trainer: Trainer, indices: np.ndarray) -> float:

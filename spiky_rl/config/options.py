@@ -47,7 +47,9 @@ EXPECTED = {
 }
 """pydantic's type of error -> the expected type in words: for a single value, and for the elements of a list."""
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+"""pydantic's types of errors for a key that no field has."""
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""pydantic's types of errors for a number beyond a bound."""
 
 
 @contextmanager
@@ -157,8 +159,10 @@ class Settings(BaseModel):
     def _check_magnitude[V](cls, value: V) -> V:
         """Refuse integers beyond 64 bits and floats beyond 32 bits."""
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and abs(number) > (largest := _get_largest(number)):
-                raise RegistryError(_format_out_of_range(number, -largest, largest))
+            if isinstance(number, int | float):
+                largest = LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
+                if abs(number) > largest:
+                    raise RegistryError(_format_out_of_range(number, -largest, largest))
         return value
 
     @classmethod
@@ -233,10 +237,12 @@ class OptionInfo:
         if self.low is not None and self.high is not None:
             return f"between {self.low} and {self.high}"
         parts = (
-            *(("at least", self.low), ("above", self.above)),
-            *(("at most", self.high), ("below", self.below)),
+            ("at least", self.low),
+            ("above", self.above),
+            ("at most", self.high),
+            ("below", self.below),
         )
-        return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
+        return " and ".join(f"{text} {bound}" for text, bound in parts if bound is not None)
 
     @property
     def allowed_text(self) -> str:
@@ -270,10 +276,17 @@ def _make_option_info(field: FieldInfo) -> OptionInfo:
     choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     return OptionInfo(
-        *(field.default, field.description or "", str if choices else kind, many, choices),
-        *(_find_bound(metadata, "ge"), _find_bound(metadata, "le")),
-        *(_find_bound(metadata, "gt"), _find_bound(metadata, "lt")),
-        *(str(extra.pop("unit", "")), extra),
+        default=field.default,
+        description=field.description or "",
+        kind=str if choices else kind,
+        many=many,
+        choices=choices,
+        low=_find_bound(metadata, "ge"),
+        high=_find_bound(metadata, "le"),
+        above=_find_bound(metadata, "gt"),
+        below=_find_bound(metadata, "lt"),
+        unit=str(extra.pop("unit", "")),
+        extra=extra,
     )
 
 
@@ -291,28 +304,33 @@ def _strip_annotation(annotation: object) -> Any:
 
 
 def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
-    """Return the first pydantic error as one line that names the key; unknown keys are reported before all else."""
+    """Return one pydantic error as one line that names the key: the first unknown key, or else the first error."""
     errors = error.errors(include_url=False)
     unknown = next((e for e in errors if e["type"] in UNKNOWN_KEY), None)
     first = unknown or errors[0]
     keys = first["loc"]
+    # an error in an element of a list is reported at the list
     is_element = unknown is None and bool(keys) and isinstance(keys[-1], int)
     path, model, field = _follow_keys(keys[:-1] if is_element else keys, path, settings)
     if unknown is not None:
         return UnknownKey(f"{path}: no such key", path, model.model_fields)
     if first["type"] == "missing":
-        siblings = (e["loc"] for e in errors if e["type"] == "missing")
-        missing = [str(loc[-1]) for loc in siblings if loc[:-1] == keys[:-1]]
-        others = [str(key) for key in first["input"] if key not in model.model_fields]
-        place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
-        return RegistryError(f"{place}missing {', '.join(missing)}{suggest_name(missing[0], others)}")
-    is_of_model = field is None or model is _strip_annotation(field.annotation)
-    if (
-        first["type"] == "value_error" and is_of_model
-    ):  # a validator of several keys, which may name one of them
+        missing = []
+        for other in errors:
+            if other["type"] == "missing" and other["loc"][:-1] == keys[:-1]:
+                missing.append(str(other["loc"][-1]))
+        unknown_keys = [str(key) for key in first["input"] if key not in model.model_fields]
+        parent = path.rpartition(".")[0]
+        prefix = f"{parent}: " if parent else ""
+        return RegistryError(f"{prefix}missing {', '.join(missing)}{suggest_name(missing[0], unknown_keys)}")
+    is_model_error = field is None or model is _strip_annotation(field.annotation)
+    if first["type"] == "value_error" and is_model_error:
+        # the error of a validator of several keys; its message may begin with one of them
         message = str(first.get("ctx", {})["error"])
-        names_a_key = re.match(r"[\w.]+: ", message)
-        return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
+        if not path:
+            return RegistryError(message)
+        begins_with_key = re.match(r"[\w.]+: ", message)
+        return RegistryError(f"{path}{'.' if begins_with_key else ': '}{message}")
     info = None if field is None else _make_option_info(field)
     return RegistryError(f"{path}: {_format_reason(first, info, is_element)}".removeprefix(": "))
 
@@ -326,8 +344,9 @@ def _follow_keys(
         path = f"{path}.{key}" if path else str(key)
         if isinstance(key, str) and key in model.model_fields:
             field = model.model_fields[key]
-            inner = _make_option_info(field).kind
-            model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
+            kind = _make_option_info(field).kind
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                model = kind
     return path, model, field
 
 
@@ -340,15 +359,15 @@ class _Error(TypedDict):
     ctx: NotRequired[dict[str, Any]]
 
 
-def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> str:
-    """Return the reason why a value is refused, and the allowed values."""
+def _format_reason(error: _Error, field: OptionInfo | None, is_element: bool) -> str:
+    """Return the reason why a value is refused, and the allowed values; ``is_element`` if the value is an element of a list."""
     value, kind, limits = error["input"], error["type"], error.get("ctx", {})
     bounds = "" if field is None else field.bounds_text
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
         return f"{shorten(number)} is out of range; it must be {bounds}"
     if kind == "finite_number":
-        return f"{value!r} is out of range; it must be finite{bounds and f', {bounds}'}"
+        return f"{value!r} is out of range; it must be finite{', ' if bounds else ''}{bounds}"
     # pylint: disable-next=unidiomatic-typecheck  # a bool is no number; an int is beyond the range of a float
     if kind == "float_type" and type(value) is int:
         return _format_out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
@@ -360,12 +379,8 @@ def _format_reason(error: _Error, field: OptionInfo | None, element: bool) -> st
     if kind == "too_long":
         return f"{shorten([*value])} has {len(value)} values; it must have at most {limits['max_length']}"
     if kind in EXPECTED:
-        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else shorten(value)}"
+        return f"expected {EXPECTED[kind][is_element]}, got {'nothing' if value is None else shorten(value)}"
     return str(limits.get("error") or error["msg"])
-
-
-def _get_largest(number: float) -> float:
-    return LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
 
 
 def _format_out_of_range(value: object, low: float, high: float, field: OptionInfo | None = None) -> str:

@@ -54,17 +54,17 @@ RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
 """New name of an entry by its kind and old name; the old name is accepted for one release."""
 
 SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty", "policies": "policy"}
-"""Singular of a kind, for kinds that do not only drop the final letter."""
+"""Singular of a kind, for kinds whose singular is not the kind without its last letter."""
 
 BASE = "base"
-"""File of every component folder that defines the base class. It and files with a leading ``_`` are not entries."""
+"""Name of the file with the base class in every component folder. This file and files with a leading ``_`` are not entries."""
 
 
 class Component:
-    """Base class of everything that an agent can name. An agent may set its declared options and parts."""
+    """Base class of everything that an agent file can name. The file may set the declared options and parts."""
 
     Options: ClassVar[type[Settings]] = Settings
-    """Declared options. If there are any, the constructor gets the checked options as its first argument."""
+    """Declared options. If there are any, the constructor gets an instance of this class as its first argument."""
     parts: ClassVar[Mapping[str, tuple[str, str | PlainMapping | None]]] = {}
     """Declared parts: key -> (kind, default name or settings). A part with the default None is optional."""
     listed: ClassVar[tuple[str, ...]] = ()
@@ -88,7 +88,7 @@ class Component:
 
     @classmethod
     def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:
-        """Raise RegistryError naming ``path`` if options and parts, each valid by itself, do not go together."""
+        """Raise RegistryError naming ``path`` if options and parts are valid one by one but not together."""
 
 
 @dataclass(frozen=True)
@@ -118,26 +118,28 @@ class ComponentSpec:
     def get_parts(self, key: str) -> tuple[ComponentSpec, ...]:
         """Return the components of the part ``key``: none, one or several."""
         part = self.parts[key]
-        return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
+        components = part if isinstance(part, tuple) else (part,)
+        return tuple(component for component in components if component is not None)
 
     def settings(self, neutral: bool = True) -> dict[str, Any]:
         """Return all settings, defaults included, as plain data that `configure` accepts.
 
         Args:
-            neutral: Include neutral options (see `option`) that have their defaults.
+            neutral: Include neutral options (see `option`) that have their defaults. Digests of specifications leave them out.
         """
         values = self.options.model_dump(mode="json")
-        for key, field in get_options(type(self.options)).items() if not neutral else ():
-            if field.extra.get("neutral") and getattr(self.options, key) == field.default:
-                del values[key]
+        if not neutral:
+            for key, field in get_options(type(self.options)).items():
+                if field.extra.get("neutral") and getattr(self.options, key) == field.default:
+                    del values[key]
         parts = {key: _get_part_settings(part, neutral) for key, part in self.parts.items()}
-        # digests of specifications keep the old name, so that results of before the rename are found again
+        # digests keep the old name, so that results from before a rename are found again
         name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
         return {"name": name, **values, **parts}
 
 
 type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
-"""Part of a component: None if it is absent, a tuple if it is a list."""
+"""Part of a component: None if it is absent, a tuple if the agent file has a list."""
 
 
 def _get_part_settings(part: Part, neutral: bool) -> PlainValue:
@@ -167,7 +169,7 @@ def list_names(kind: str) -> list[str]:
 
 
 def _list_files(kind: str) -> dict[str, Path]:
-    """Return name -> file of all entries of a kind, from all folders of a namespace package."""
+    """Return the file of every entry of a kind by name."""
     package = importlib.import_module(_get_module_name(kind))
     files = {path.stem: path for folder in package.__path__ for path in Path(folder).glob("*.py")}
     return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
@@ -183,10 +185,11 @@ def _get_module_name(kind: str, name: str = "") -> str:
 
 
 _OLD_NAMES = {_get_module_name(kind, new): old for (kind, old), new in RENAMED.items()}
+"""Old name of a renamed entry by the name of its module."""
 
 
 def update_name(kind: str, name: str) -> str:
-    """Return the present name of an entry; an old name in `RENAMED` is logged once with the new one."""
+    """Return the present name of an entry. If ``name`` is an old one in `RENAMED`, a warning is logged once."""
     new = RENAMED.get((kind, name))
     if new is None or name in list_names(kind):
         return name
@@ -195,7 +198,7 @@ def update_name(kind: str, name: str) -> str:
 
 
 def is_same_entry(first: object, second: object) -> bool:
-    """Return whether two values name one component; an old name in `RENAMED` and its new name do."""
+    """Return whether two values name the same component: they are equal, or are the old and the new name in `RENAMED`."""
     if not (isinstance(first, str) and isinstance(second, str)):
         return first == second
     return any(update_name(kind, first) == update_name(kind, second) for kind, _ in RENAMED)
@@ -219,9 +222,8 @@ def resolve(kind: str, name: str) -> type[Component]:
         return _resolve_foreign(kind, name)
     _require_known(kind, name)
     module, base = importlib.import_module(_get_module_name(kind, name)), _get_base_class(kind)
-    return _get_single_class(
-        module, [cls for cls in _list_defined_classes(module) if issubclass(cls, base)], base
-    )
+    classes = [cls for cls in _list_defined_classes(module) if issubclass(cls, base)]
+    return _get_single_class(module, classes, base)
 
 
 def _resolve_foreign(kind: str, name: str) -> type[Component]:
@@ -266,24 +268,23 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
         cls = resolve(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
-    known = ("name", *get_options(cls.Options), *cls.parts)
+    known = (*get_options(cls.Options), *cls.parts)
     for key in tree:
-        if key not in known:
-            raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known[1:])
+        if key != "name" and key not in known:
+            raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known)
+    values = {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
     with wrap_foreign_errors(path, name):
-        options = cls.Options.check(
-            path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
-        )
+        options = cls.Options.check(path, values)
     parts: dict[str, Part] = {}
     for key, (part_kind, default) in cls.parts.items():
-        given, place = tree.get(key, default), f"{path}.{key}"
-        if isinstance(given, list | tuple) and key in cls.listed:
+        part_settings, part_path = tree.get(key, default), f"{path}.{key}"
+        if isinstance(part_settings, list | tuple) and key in cls.listed:
             parts[key] = tuple(
-                _configure_part(part_kind, element, default, f"{place}[{i}]")
-                for i, element in enumerate(given)
+                _configure_part(part_kind, element, default, f"{part_path}[{i}]")
+                for i, element in enumerate(part_settings)
             )
         else:
-            parts[key] = _configure_part(part_kind, given, default, place)
+            parts[key] = _configure_part(part_kind, part_settings, default, part_path)
     with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
     return ComponentSpec(name, cls, options, parts)
@@ -292,17 +293,18 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
 def _configure_part(
     kind: str, settings: PlainValue, default: str | PlainMapping | None, path: str
 ) -> ComponentSpec | None:
-    """Check the settings of a part, merged over its default unless they name a component; None if an optional part is absent."""
+    """Check the settings of a part; None if an optional part is absent. Settings without a name are merged over the default."""
     if settings is None and default is None:
         return None
     if isinstance(settings, Mapping) and default is not None and "name" not in settings:
-        settings = {**({"name": default} if isinstance(default, str) else default), **settings}
+        default_settings = {"name": default} if isinstance(default, str) else default
+        settings = {**default_settings, **settings}
     return configure(kind, settings, path)
 
 
 @contextmanager
 def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
-    """Turn any exception of foreign code, the component ``name`` at ``path``, into a RegistryError of one line."""
+    """Turn an exception from the code of a component outside the package, ``name`` at ``path``, into a RegistryError of one line."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -333,9 +335,11 @@ def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
 
 
 def _require_known(kind: str, name: str) -> None:
-    if name not in (known := list_names(kind)):
+    known = list_names(kind)
+    if name not in known:
+        singular = SINGULAR_NAMES.get(kind, kind[:-1])
         raise RegistryError(
-            f"unknown {SINGULAR_NAMES.get(kind, kind[:-1])} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
+            f"unknown {singular} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )
 
 
@@ -365,7 +369,7 @@ def _get_single_class(
 
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
-    """Raise RegistryError if a class from outside the package declares its options or parts in another way."""
+    """Raise RegistryError if a class from outside the package does not declare options and parts as `Component` requires."""
     is_old = isinstance(vars(cls).get("options"), Mapping)
     is_declared = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
     if is_old or not is_declared or not all(f.description for f in cls.Options.model_fields.values()):
@@ -418,17 +422,21 @@ def load_module(target: str) -> ModuleType:
 
 
 def format_exception(error: BaseException, file: str | None = None) -> str:
-    """Return one line on an exception of foreign code: file, line, class and message.
+    """Return one line on an exception from code outside the package: file, line, class and message.
 
-    The line number is the innermost in ``file`` if a file is given, else the innermost of all.
+    The line is that of the innermost call in ``file``, or of the innermost call of all if ``file`` is None.
     """
-    frames = traceback.extract_tb(error.__traceback__)[::-1]
-    frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
+    innermost_first = traceback.extract_tb(error.__traceback__)[::-1]
+    frame = next((f for f in innermost_first if file is None or os.path.abspath(file) == f.filename), None)
     text = f"{type(error).__name__}: {get_error_text(error)}"
     if isinstance(error, SystemExit):
         text = f"it exits the program (exit code {error.code}); a component may not"
-    where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
-    return where + " ".join(text.split())
+    place = ""
+    if frame is not None:
+        place = f"{file or frame.filename}, line {frame.lineno}: "
+    elif file is not None:
+        place = f"{file}: "
+    return place + " ".join(text.split())
 
 
 def _load_file(path: Path) -> ModuleType:

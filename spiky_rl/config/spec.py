@@ -44,8 +44,8 @@ class AgentSpec(Settings):
 
     name: str
     runner: dict[str, Any]
-    """Merged rsl_rl configuration without the networks. Its values are as written, not parsed by `RunnerSettings` (which checks
-    every layer): parsing would turn 1 into 1.0 and change the digest, and the host's layer has further keys."""
+    """Merged rsl_rl configuration without the networks. `RunnerSettings` has checked every layer, but the values stay as written:
+    parsed ones would turn 1 into 1.0 and change the digest. The host's layer may have further keys."""
     network: InstanceOf[ComponentSpec] | None = None
     critic_network: InstanceOf[ComponentSpec] | None = None
     origins: dict[str, str]
@@ -75,30 +75,31 @@ class AgentSpec(Settings):
     @property
     def digest(self) -> str:
         """Hash of the specification; independent of seed, device and names."""
-        return hashlib.sha256(json.dumps(self.to_dict(neutral=False), sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+        text = json.dumps(self.to_dict(neutral=False), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def list_values(self) -> list[tuple[str, Any, str]]:
         """Return (path, value, origin) of every value."""
-        return [
-            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.to_dict()).items()
-        ]
+        values = flatten(self.to_dict())
+        return [(path, value, find_origin(path, self.origins)) for path, value in values.items()]
 
 
 def load_task(name: str) -> TaskSpec | None:
     """Return the task for a file stem, a path, or a gym id with or without ``-v0``; None if there is no file.
 
-    If several files have the gym id, return the one that leaves the environment unchanged.
+    If several files have the gym id, return the task that leaves the environment unchanged.
     """
-    stripped, by_id = strip_version(name), None
-    for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
+    if name.endswith(".yaml"):
+        return _load_task_file(Path(name))
+    ids = (name, strip_version(name))
+    found: TaskSpec | None = None
+    for path in sorted(registry.data_dir("tasks").glob("*.yaml")):
         task = _load_task_file(path)
-        if name.endswith(".yaml") or path.stem == name:
+        if path.stem == name:
             return task
-        if task.id in (name, stripped) and (by_id is None or (by_id.env and not task.env)):
-            by_id = task
-    return by_id
+        if task.id in ids and (found is None or (found.env and not task.env)):
+            found = task
+    return found
 
 
 def task_id(name: str) -> str:
@@ -176,20 +177,24 @@ def merge_agent(
     Returns the agent's name, the merged values, and dotted path -> origin.
     """
     stem, data, file = read_agent(name)
-    own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    layers: list[tuple[str, PlainMapping]] = [
-        (host, {key: value for key, value in defaults.items() if key in get_options(RunnerSettings)})
-    ]
+    known_keys = get_options(RunnerSettings)
+    layers: list[tuple[str, PlainMapping]] = []
+    layers.append((host, {key: value for key, value in defaults.items() if key in known_keys}))
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
-    layers.append((file, own))
-    for_tasks = data.get("tasks") or {}
-    if host in for_tasks:
-        layers.append((f"{file} for {host}", for_tasks[host]))
-    layers += [(f"{file} for {t}", v) for t, v in for_tasks.items() if _matches_task(t, task, task_spec)]
-    _check_layer(tuned[1], tuned[0])
-    layers += [tuned, (COMMAND_LINE, parse_overrides(overrides))]
-    return stem, *merge(layers)
+    layers.append((file, {key: value for key, value in data.items() if key not in ("summary", "tasks")}))
+    task_overrides = data.get("tasks") or {}
+    if host in task_overrides:
+        layers.append((f"{file} for {host}", task_overrides[host]))
+    for key, override in task_overrides.items():
+        if _matches_task(key, task, task_spec):
+            layers.append((f"{file} for {key}", override))
+    tuned_origin, tuned_values = tuned
+    _check_layer(tuned_values, tuned_origin)
+    layers.append(tuned)
+    layers.append((COMMAND_LINE, parse_overrides(overrides)))
+    tree, origins = merge(layers)
+    return stem, tree, origins
 
 
 def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) -> AgentSpec:
@@ -198,14 +203,11 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
     ``origins`` is dotted path -> layer that set the value, and may be empty.
     """
     try:
-        networks = {
-            key: (
-                registry.configure("networks", _add_default_layers(tree, key), f"agent.{key}")
-                if tree.get(key)
-                else None
-            )
-            for key in NETWORKS
-        }
+        networks: dict[str, ComponentSpec | None] = dict.fromkeys(NETWORKS)
+        for key in NETWORKS:
+            if tree.get(key):
+                settings = _add_default_layers(tree, key)
+                networks[key] = registry.configure("networks", settings, f"agent.{key}")
         cross_checks.check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
@@ -255,7 +257,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    If a later layer changes the ``name`` of a component, or the algorithm, the earlier one's options are dropped.
+    If a later layer changes the ``name`` of a component, or the algorithm, the options of earlier layers are dropped.
     """
     tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
@@ -263,29 +265,34 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
     def put(node: dict[str, PlainValue], layer: PlainMapping, prefix: str, origin: str) -> None:
         for key, value in layer.items():
             path = f"{prefix}{key}"
-            below: PlainValue = node.get(key)
-            if isinstance(below, dict) and "name" in below and isinstance(value, str):
+            earlier: PlainValue = node.get(key)
+            # a component may be written as its name alone, so both forms become mappings before they are merged
+            if isinstance(earlier, dict) and "name" in earlier and isinstance(value, str):
                 value = {"name": value}
-            if isinstance(below, str) and isinstance(value, Mapping) and value:
-                below = node[key] = dict[str, PlainValue](name=below)
-                origins[f"{path}.name"] = origins.pop(path)
-            if isinstance(value, Mapping) and value:
-                if (
-                    not isinstance(below, dict)
-                    or not registry.is_same_entry(value.get("name", below.get("name")), below.get("name"))
-                    or (path == "algorithm" and get_algorithm({**below, **value}) != get_algorithm(below))
-                ):
-                    below = node[key] = {}
-                    for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
-                        del origins[stale]
-                put(below, value, f"{path}.", origin)
-            else:
+            if not (isinstance(value, Mapping) and value):
                 node[key] = value
                 origins[path] = origin
+                continue
+            if isinstance(earlier, str):
+                earlier = node[key] = dict[str, PlainValue](name=earlier)
+                origins[f"{path}.name"] = origins.pop(path)
+            if not isinstance(earlier, dict) or _replaces(path, earlier, value):
+                earlier = node[key] = {}
+                for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
+                    del origins[stale]
+            put(earlier, value, f"{path}.", origin)
 
     for origin, layer in layers:
         put(tree, layer, "", origin)
     return tree, origins
+
+
+def _replaces(path: str, earlier: PlainMapping, later: PlainMapping) -> bool:
+    """Return whether the ``later`` mapping at ``path`` is of another component or algorithm than the ``earlier`` one."""
+    name = earlier.get("name")
+    if not registry.is_same_entry(later.get("name", name), name):
+        return True
+    return path == "algorithm" and get_algorithm({**earlier, **later}) != get_algorithm(earlier)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -305,19 +312,21 @@ def is_host_origin(origin: str) -> bool:
 
 
 def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
-    """Return whether an agent's override for ``name`` applies to this task.
+    """Return whether an agent's override for ``name`` applies to the gym id ``task`` with the file ``task_spec``.
 
-    A gym id covers all task files with that id, and an id without version all of its versions.
+    A gym id covers all task files with that id, and an id without version covers all of its versions.
     """
-    known = load_task(name)
-    if known is not None and known.env:
-        return task_spec is not None and known.name == task_spec.name
-    wanted, found = (text.rpartition(":")[2] for text in (task_id(name), task))
-    return wanted in (found, strip_version(found)) or strip_version(wanted) == found
+    named_task = load_task(name)
+    if named_task is not None and named_task.env:
+        return task_spec is not None and named_task.name == task_spec.name
+    # a gym id may begin with the module that registers it, ``module:id``
+    named_id = task_id(name).rpartition(":")[2]
+    own_id = task.rpartition(":")[2]
+    return named_id in (own_id, strip_version(own_id)) or strip_version(named_id) == own_id
 
 
 def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
-    """Raise SpecError for unknown keys, wrong types and values out of range in one layer; of networks check the name only."""
+    """Raise SpecError for an unknown key, a wrong type or a value out of range in one layer; check only the names of networks."""
     try:
         settings.check("agent", layer)
         for key in NETWORKS:
@@ -334,7 +343,7 @@ def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] 
 
 
 def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
-    """Resolve ``file.py:Class``, ``file.json`` and ``file.nir`` in a file's content relative to its ``folder``, if such a file exists."""
+    """Return a file's content with ``file.py:Class``, ``file.json`` and ``file.nir`` made absolute if the file exists in ``folder``."""
     if isinstance(node, Mapping):
         return {key: _resolve_paths(value, folder) for key, value in node.items()}
     if isinstance(node, list):
@@ -344,11 +353,8 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
         if target.endswith(".py") and os.path.isfile(folder / target):
             return f"{folder / target}:{attribute}"
         # files of the package stay relative, so that a specification is the same on every machine
-        if (
-            node.endswith((".json", ".nir"))
-            and os.path.isfile(folder / node)
-            and folder != registry.data_dir("agents").absolute()
-        ):
+        in_package = folder == registry.data_dir("agents").absolute()
+        if node.endswith((".json", ".nir")) and not in_package and os.path.isfile(folder / node):
             return str(folder / node)
     return node
 
@@ -365,18 +371,18 @@ def _load_task_file(path: Path) -> TaskSpec:
 
 
 def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
-    """Return the settings of the network ``key``, with the ANN's hidden layers if it gives none."""
+    """Return the settings of the network ``key``; without ``layers`` it gets the ANN's hidden layers."""
     settings = registry.check_name("networks", tree[key], f"agent.{key}")
     hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
-    return add_default_layers(
-        settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}"
-    )
+    if not isinstance(hidden_dims, Sequence):
+        hidden_dims = ()
+    return add_default_layers(settings, hidden_dims, f"agent.{key}")
 
 
 def add_default_layers(
     settings: PlainMapping, hidden_dims: Sequence[PlainValue], path: str = "network"
 ) -> dict[str, Any]:
-    """Return a network's settings; if it has the option ``layers`` and gives none, set them to the ANN's ``hidden_dims``.
+    """Return a network's settings; if its option ``layers`` is not set, it becomes the ANN's ``hidden_dims``.
 
     Raises RegistryError naming ``path`` if there is no layer at all, because nothing would spike.
     """
@@ -392,9 +398,11 @@ def add_default_layers(
 
 
 def _get_network_options(network: PlainValue) -> Iterable[str]:
-    """Return the option names of a network; none if it is unknown, which `registry.configure` reports."""
+    """Return the option names of a network; none if it is unknown, an error that `registry.configure` raises later."""
+    if not isinstance(network, str):
+        return ()
     try:
-        return registry.resolve("networks", network).Options.model_fields if isinstance(network, str) else ()
+        return registry.resolve("networks", network).Options.model_fields
     except RegistryError:
         return ()
 
@@ -411,12 +419,12 @@ def flatten(tree: PlainMapping, prefix: str = "") -> dict[str, Any]:
 
 
 def find_origin(path: str, origins: Mapping[str, str]) -> str:
-    """Return the layer that set the value at ``path`` or below it, or `DEFAULT`."""
+    """Return the layer that set the value at ``path`` or the first value below it; `DEFAULT` if no layer did."""
     if path in origins:
         return origins[path]
     for known, origin in origins.items():
         if known.startswith(f"{path}."):
             return origin
-    # the short form of a component, such as ``neuron: lif``, sets only its name
+    # a component that is written as its name alone, such as ``neuron: lif``, has its origin at the component's path
     parent, _, leaf = path.rpartition(".")
     return origins.get(parent, DEFAULT) if leaf == "name" else DEFAULT

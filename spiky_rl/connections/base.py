@@ -1,4 +1,4 @@
-"""Base classes of connections: the signal of a layer into the current of the next, or a layer's spikes into its own current."""
+"""Base classes of connections, which turn the signal of a layer into a current: of the next layer, or of the layer itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels import dispatch
 
 Shape = tuple[int, ...]
-"""Shape of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
+"""Shape of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps. In memory a map is flat, with W fastest."""
 
 
 class Connection(Component, torch.nn.Module):
@@ -32,7 +32,7 @@ class Connection(Component, torch.nn.Module):
     }
 
     is_intra_layer: ClassVar[bool] = False
-    """Whether it connects the neurons of one layer; True for `IntraLayerConnection` only."""
+    """Whether the connection is among the neurons of one layer; True for `IntraLayerConnection` only."""
     shape: Shape
     """Shape of the current."""
     quantiser: WeightQuantizer | None = None
@@ -85,8 +85,8 @@ class IntraLayerConnection(Connection):
 def make_dale_factors(size: int, inhibitory: float) -> Tensor:
     """Return factors [size, 1] of the weights of presynaptic neurons under Dale's law.
 
-    1 for excitatory neurons. The last ones, a fraction ``inhibitory``, have a negative factor, scaled so that excitation and
-    inhibition cancel on average.
+    The last neurons, a fraction ``inhibitory``, are inhibitory. Their factor is negative, of a size at which excitation and
+    inhibition cancel on average; the factor of the others is 1.
     """
     count = round(size * inhibitory)
     factors = torch.ones(size, 1)
@@ -95,23 +95,25 @@ def make_dale_factors(size: int, inhibitory: float) -> Tensor:
 
 
 def require_flat(inputs: Shape | int) -> int:
-    """Return the size of a flattened signal; maps count as a vector."""
+    """Return the number of values in a signal of the shape ``inputs``, maps included."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
 def make_sparse_mask(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
-    """Draw a mask of 0 and 1 with the same number of synapses, at least one, in every column (neuron).
+    """Draw a mask [C, N] of 0 and 1 with the same number of synapses, at least one, in every column (target neuron).
 
     Args:
         shape: (C, N).
-        density: Fraction of synapses to keep.
+        density: Fraction of ones.
         diagonal: Whether a neuron may connect to itself.
     """
     drawn = torch.rand(shape)
     if not diagonal:
         drawn.fill_diagonal_(torch.inf)
-    fan_in = max(1, round((shape[0] - (not diagonal)) * density))
-    return (drawn.argsort(0).argsort(0) < fan_in).float()
+    possible = shape[0] if diagonal else shape[0] - 1
+    fan_in = max(1, round(possible * density))
+    rank_in_column = drawn.argsort(0).argsort(0)
+    return (rank_in_column < fan_in).float()
 
 
 def require_neurons(path: str, count: int) -> None:

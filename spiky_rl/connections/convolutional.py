@@ -1,11 +1,11 @@
-"""Convolutional connection: shared weights slide over maps; the current may be pooled before the neuron.
+"""Convolutional connection: one kernel of weights slides over maps; currents may be pooled before the neurons get them.
 
     I[n, r, c] = b_n + sum_(m, i, j) W[n, m, i, j] s[m, stride r + i - padding, stride c + j - padding]
 
 The layer's entry in ``layers`` is the number of output channels n. With ``pool`` P > 1, every P x P block of currents is
 replaced by its largest or mean value, and incomplete blocks are left out: a layer of 12 channels with ``kernel: 5`` and
-``pool: 2`` is the 12C5-MP2 of the literature. With max pooling the CPU kernel is event-driven; all other cases use torch on
-every backend.
+``pool: 2`` is the 12C5-MP2 of the literature. With max pooling the ``cpu`` backend has an event-driven kernel; torch computes
+all other cases, on every backend.
 
 Initial weights are orthogonal over the kernel, and biases uniform, as in the linear connection. The largest of P^2 currents
 exceeds their mean; its expected excess, for independent currents and a quarter of the inputs spiking, is subtracted from the
@@ -31,7 +31,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
 
 SIGNAL = 0.5
-"""Root mean square of a binary signal if a quarter of the inputs spike."""
+"""Assumed root mean square of the signal: of a binary one, if a quarter of the inputs spike."""
 
 
 class Convolutional(Connection):
@@ -70,8 +70,8 @@ class Convolutional(Connection):
         kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
         self.pool, self.pooling = options.pool, options.pooling
         self.in_order = False
-        """Whether the backend's own kernels replace torch's everywhere. They are slower, but their order of summation depends on
-        the sizes alone; torch's depends also on the CPU's instructions, the batch size and the number of threads."""
+        """Whether the backend's own kernels replace torch's also where `summed_by_torch` holds. They are slower, but they sum in
+        an order that depends on the sizes alone; torch's depends also on the CPU's instructions, the batch and the threads."""
         channels, *size = self.inputs
         self.places = places = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
         if min(places) < self.pool:
@@ -90,44 +90,45 @@ class Convolutional(Connection):
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
-        rows, columns = (
-            _count_covering(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
-            for side, count in zip(size, places, strict=True)
-        )
-        self.register_buffer(
-            "fan_out", (rows[:, None] * columns * outputs).repeat(channels, 1, 1).flatten(), persistent=False
-        )
+        height, width = size
+        pooled_rows, pooled_columns = (count // self.pool * self.pool for count in places)
+        rows = _count_covering(height, kernel, self.stride, self.padding, pooled_rows)
+        columns = _count_covering(width, kernel, self.stride, self.padding, pooled_columns)
+        fan_out = (rows[:, None] * columns * outputs).repeat(channels, 1, 1).flatten()
+        self.register_buffer("fan_out", fan_out, persistent=False)
         self.fan_out: Tensor
+        """Number of synapses [C H W] of every input."""
 
     @override
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        if self.in_order or not self.summed_by_torch:
-            pool = 1 if self.summed_by_torch else self.pool
-            geometry = (self.inputs, self.stride, self.padding, pool)
+        if not self.summed_by_torch:
+            geometry = (self.inputs, self.stride, self.padding, self.pool)
             kernels = dispatch.choose_backend(backend, x)
-            current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
-            if not self.summed_by_torch:
-                return current
+            return kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
+        if self.in_order:
+            without_pool = (self.inputs, self.stride, self.padding, 1)
+            kernels = dispatch.choose_backend(backend, x)
+            current = kernels.convolution(x, self.weight, self.bias, without_pool, binary, bfloat16)
             current = current.reshape(-1, self.shape[0], *self.places)
         else:
             maps = x.reshape(-1, *self.inputs)
             current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
         if self.pool > 1:
-            pooled = functional.max_pool2d if self.pooling == "max" else functional.avg_pool2d
-            current = pooled(current, self.pool)
+            pool_maps = functional.max_pool2d if self.pooling == "max" else functional.avg_pool2d
+            current = pool_maps(current, self.pool)
         return current.reshape(*x.shape[:-1], self.width)
 
     @property
     def summed_by_torch(self) -> bool:
-        """Whether torch computes the currents on the CPU too."""
+        """Whether torch computes the current on every backend: always, except for max pooling; ``in_order`` overrides it."""
         return not (self.pooling == "max" and 1 < self.pool <= LARGEST_POOL)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Count effective operations: per non-zero input, the kernel positions that cover it times the output channels.
+        """Count effective operations: each non-zero input counts the kernel positions that cover it times the output channels.
 
-        Inputs at the border have fewer. Positions that pooling leaves out, and the pooling itself, do not count.
+        Fewer positions cover an input at the border. Positions that pooling leaves out, and the pooling itself, do not count.
         """
         return (events != 0).to(self.fan_out) @ self.fan_out
 
@@ -156,12 +157,12 @@ def _count_positions(side: int, kernel: int, stride: int, padding: int) -> int:
 
 def _count_covering(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
     """Return how many of the first ``places`` kernel positions cover each input along a side, [side]."""
-    ahead = torch.arange(side)[:, None] + padding - stride * torch.arange(places)
-    return ((ahead >= 0) & (ahead < kernel)).sum(1).float()
+    index_in_kernel = torch.arange(side)[:, None] + padding - stride * torch.arange(places)
+    return ((index_in_kernel >= 0) & (index_in_kernel < kernel)).sum(1).float()
 
 
 def _expected_maximum(count: int) -> float:
-    """Return the expected largest of ``count`` standard normal values, by Blom's formula."""
+    """Return the expected maximum of ``count`` standard normal values, by Blom's formula."""
     share = (count - 0.375) / (count + 0.25)
     return float(math.sqrt(2.0) * torch.erfinv(torch.tensor(2.0 * share - 1.0)))
 

@@ -1,4 +1,4 @@
-"""Recurrent connection: a layer's spikes into its own current, one or more inner steps later.
+"""Recurrent connection: a layer's spikes change its own current one or more inner steps later.
 
     I_k <- I_k + sum_d W_d s_(k-d),   d = 1 .. delays
 
@@ -64,12 +64,12 @@ class Recurrent(IntraLayerConnection):
             torch.randn(size, size) * (mask != 0) * gain / math.sqrt(self.fan_in)
         )
         if options.delays > 1:
-            drawn = torch.randint(options.delays, (size, size))
-            mask = torch.cat([mask * (drawn == d) for d in range(options.delays)])
+            delay = torch.randint(options.delays, (size, size))
+            mask = torch.cat([mask * (delay == d) for d in range(options.delays)])
         self.register_buffer("mask", mask)
         self.mask: Tensor
         self.full = mask.shape == (size, size) and bool((mask == 1.0).all())
-        """Whether every neuron connects to all, so that the mask changes nothing."""
+        """Whether the mask is all ones and needs no multiplication."""
 
     def synapses(self) -> Tensor:
         return self.get_effective_weights(self.unrounded_weights())
@@ -82,6 +82,6 @@ class Recurrent(IntraLayerConnection):
         return weight if self.full else weight * self.mask
 
     def operations(self, events: Tensor) -> Tensor:
-        """Count effective operations of spikes [..., N]: each reaches every of its synapses once, at any delay."""
+        """Count effective operations of spikes [..., N]: a spike reaches each synapse of its neuron once, at any delay."""
         fan_out = (self.mask != 0).to(events.dtype).view(self.delays, self.width, self.width).sum((0, 2))
         return (events != 0).to(events.dtype) @ fan_out

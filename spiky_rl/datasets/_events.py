@@ -1,8 +1,8 @@
 """Events of a sensor, and readers of their file formats.
 
-A file of a recording has N-MNIST's bytes (``.bin``), a tensor of counts [time, channels, rows, columns] (``.npy``), or events as
-columns t, x, y, p: a ``.npy`` [events, 4] or with named fields, a ``.npz`` with one array per column, or a ``.csv`` with or without a
-header.
+A recording's file holds N-MNIST's bytes (``.bin``), a tensor of counts [time, channels, rows, columns] (``.npy``), or events as columns
+t, x, y, p. A file of columns is a ``.npy`` [events, 4] or with named fields, a ``.npz`` with one array per column, or a ``.csv`` with or
+without a header.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from spiky_rl.datasets._arrays import read_array, read_arrays
 SUFFIXES = (".bin", ".npy", ".npz", ".csv", ".mat")
 """Suffixes of files that may be recordings."""
 COLUMNS = ("t", "x", "y", "p")
-OVERFLOW, OVERFLOW_US, SIZE = 240, 1 << 13, 5
+OVERFLOW_ROW, OVERFLOW_US, EVENT_BYTES = 240, 1 << 13, 5
 """N-MNIST's bytes: the row that marks a time overflow, the microseconds it adds to all later times, and the bytes of an event."""
-MAX_EVENTS = 1 << 15
-"""Maximum count of a tensor, per pixel, channel and step."""
+MAX_COUNT = 1 << 15
+"""Maximum count in a tensor, per pixel, channel and step."""
 MOST_EVENTS = 1 << 25
-"""Maximum events of a recording; in memory they take a gigabyte."""
-MOST_CHANNELS, MOST_PIXELS, LATEST = 1000, 100_000, 1 << 53
-"""Maximum channels of a sensor, rows or columns of a sensor, and end of a recording in microseconds or steps."""
+"""Maximum number of events in a recording; in memory they take a gigabyte."""
+MOST_CHANNELS, MOST_PIXELS = 1000, 100_000
+"""Maximum number of channels, and of rows or columns, of a sensor."""
+LATEST = 1 << 53
+"""Latest time of an event, in microseconds or steps."""
 DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error)
 """Exceptions of reading a damaged or foreign file."""
 
@@ -42,7 +44,7 @@ class EventFileError(UserError):
 
 
 class MissingData(UserError):
-    """A dataset is not at its place; the message says how to get it."""
+    """The files of a dataset are missing; the message says how to get them."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Events:
     """The events of one recording, in any order."""
 
     x: np.ndarray
-    """Columns, [events]."""
+    """Column of each event, [events]."""
     y: np.ndarray
-    """Rows, [events]."""
+    """Row of each event, [events]."""
     p: np.ndarray
-    """Channels, [events]; for polarities 1 means that the signal rises, 0 that it falls."""
+    """Channel of each event, [events]; with polarities, 1 if the signal rises and 0 if it falls."""
     t: np.ndarray
     """Times in microseconds, or in steps of a tensor, [events], int64."""
     steps: bool = False
@@ -100,7 +102,7 @@ def decode_events(
 
 
 def _read_content(data: bytes, kind: str) -> Mapping[str, ArrayLike] | np.ndarray:
-    """Return the columns t, x, y and p in the content of a .csv, .npz or .npy, or the array of another .npy.
+    """Return the columns t, x, y and p in the content of a file of the suffix ``kind``; the array of a .npy without columns.
 
     Raises one of `DAMAGE` if the content is invalid.
     """
@@ -119,17 +121,20 @@ def _read_content(data: bytes, kind: str) -> Mapping[str, ArrayLike] | np.ndarra
 
 
 def decode_bytes(data: bytes, path: str) -> Events:
-    """Return the events in N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError with ``path`` and byte."""
-    if len(data) % SIZE:
-        whole = len(data) // SIZE * SIZE
+    """Return the events in N-MNIST's format: 5 bytes per event, which are x, y, and 24 bits of polarity and time.
+
+    Raises EventFileError with ``path`` and the byte if the data are truncated.
+    """
+    if len(data) % EVENT_BYTES:
+        whole = len(data) // EVENT_BYTES * EVENT_BYTES
         raise EventFileError(
-            f"{path}: byte {whole}: the last event has {len(data) - whole} of {SIZE} bytes; the file is truncated"
+            f"{path}: byte {whole}: the last event has {len(data) - whole} of {EVENT_BYTES} bytes; the file is truncated"
         )
-    _require_count(len(data) // SIZE, path)
-    raw = np.frombuffer(data, np.uint8).reshape(-1, SIZE)
+    _require_count(len(data) // EVENT_BYTES, path)
+    raw = np.frombuffer(data, np.uint8).reshape(-1, EVENT_BYTES)
     x, y, high, middle, low = (column.astype(np.int64) for column in raw.T)
-    t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(y == OVERFLOW)
-    is_event = y != OVERFLOW
+    is_event = y != OVERFLOW_ROW
+    t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(~is_event)
     return Events(x[is_event], y[is_event], high[is_event] >> 7, t[is_event])
 
 
@@ -144,15 +149,15 @@ def decode_tensor(counts: np.ndarray, path: str) -> Events:
             " [events, 4] as columns t, x, y, p"
         )
     _require_count(int(np.count_nonzero(counts)), path)
-    place = np.argwhere(counts)
-    count = counts[tuple(place.T)]
-    wrong = (count < 0) | (count > MAX_EVENTS) | (count != np.floor(count))
+    places = np.argwhere(counts)
+    count = counts[tuple(places.T)]
+    wrong = (count < 0) | (count > MAX_COUNT) | (count != np.floor(count))
     if wrong.any():
         raise EventFileError(
-            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MAX_EVENTS}"
+            f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MAX_COUNT}"
         )
     _require_count(int(count.sum(dtype=np.float64)), path)
-    t, p, y, x = np.repeat(place, count.astype(np.int64), 0).T
+    t, p, y, x = np.repeat(places, count.astype(np.int64), 0).T
     return Events(x, y, p, t, steps=True)
 
 
@@ -168,14 +173,17 @@ def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> 
             f"{path}: t, x, y and p have shapes {', '.join(map(str, sizes.values()))}; they must be lists of equal length"
         )
     _require_count(len(content["t"]), path)
-    most = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
+    lows = {"t": 0, "x": 0, "y": 0, "p": -1}
+    highs = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
     for key, values in content.items():
         wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
-        wrong |= (values < (-1 if key == "p" else 0)) | (values > most[key])
+        wrong |= (values < lows[key]) | (values > highs[key])
         if wrong.any():
             first = int(wrong.argmax())
-            whole = "" if key == "t" else "a whole number of "
-            allowed = f"at most {int(most[key])}" if values[first] > most[key] else f"{whole}0 or more"
+            if values[first] > highs[key]:
+                allowed = f"at most {int(highs[key])}"
+            else:
+                allowed = "0 or more" if key == "t" else "a whole number of 0 or more"
             raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
     t = np.rint(content["t"] * unit).astype(np.int64)
     x, y, p = (content[key].astype(np.int64) for key in "xyp")
@@ -194,15 +202,17 @@ def _parse_csv(text: str) -> dict[str, array[float]]:
     first = next(rows, [])
     header = [cell.strip().lower() for cell in first]
     if set(header).isdisjoint(COLUMNS):
-        header, rows = list(COLUMNS), chain([first] if first else [], rows)
+        # there is no header, so the first row is an event
+        header = list(COLUMNS)
+        rows = chain([first] if first else [], rows)
     if missing := [key for key in COLUMNS if key not in header]:
         raise ValueError(f"no column {missing[0]}; it has {', '.join(header)}")
-    place = {key: header.index(key) for key in COLUMNS}
+    position = {key: header.index(key) for key in COLUMNS}
     columns = {key: array("d") for key in COLUMNS}
     for count, row in enumerate(rows):
         if count == MOST_EVENTS:
             raise ValueError(f"holds more than {MOST_EVENTS:,} events")
-        for key, i in place.items():
+        for key, i in position.items():
             columns[key].append(float(row[i]) if i < len(row) else np.nan)
     return columns
 

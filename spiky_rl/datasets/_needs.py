@@ -22,8 +22,8 @@ from spiky_rl.datasets.base import TIMES, Recording
 
 log = logging.getLogger(__name__)
 
-SOME = 10
-"""Minimum number of recordings for a check that no single one needs more than twice as much as all others."""
+MIN_CHECKED = 10
+"""Minimum number of recordings for the check that none needs more than twice as much as all others."""
 AXES = {
     "rows": (1, "needs {0} rows", "set dataset.sensor=[rows,columns], and --skip_bad skips this recording"),
     "columns": (
@@ -33,7 +33,7 @@ AXES = {
     ),
     "end": (3, "lasts until {0}", "set dataset.window=[start,end], and later events are ignored"),
 }
-"""Needs that this check covers: index among the needs, wording, and remedy."""
+"""Needs that this check covers: index in channels, rows, columns, end; text of the error; and its remedy."""
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
@@ -49,22 +49,22 @@ class Needs(Settings):
     """Whether times are steps of tensors."""
 
 
-class KeptNeeds(Needs):
-    """Needs as the cache holds them."""
+class CachedNeeds(Needs):
+    """Needs with a digest, as the cache file holds them."""
 
     digest: str
-    """Hash of the values and the file's name, to detect a damaged file or one of other recordings."""
+    """Hash of the values and the file's name, which shows that the file is undamaged and belongs to these recordings."""
 
 
 def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
     """Return the needs in the cache file ``path``; if it is missing or invalid, call ``measure`` and write the result there."""
     try:
-        kept = read_json_record(path, KeptNeeds) if path.exists() else None
-        if kept is not None:
-            needs = Needs(**kept.model_dump(exclude={"digest"}))
-            if kept.digest == _digest(path, needs):
+        if path.exists():
+            cached = read_json_record(path, CachedNeeds)
+            needs = Needs(**cached.model_dump(exclude={"digest"}))
+            if cached.digest == _digest(path, needs):
                 return needs
-            raise ReadingError(f"{path}: digest: {kept.digest!r} is not that of the values")
+            raise ReadingError(f"{path}: digest: {cached.digest!r} is not that of the values")
     except ReadingError as error:
         log.warning("%s; it is made anew", error)
     needs = measure()
@@ -83,9 +83,9 @@ def measure_needs(
     time: str = "",
     given: tuple[str, ...] = (),
 ) -> Needs:
-    """Measure the needs of all readable recordings. Of a tensor only the header is read.
+    """Measure the needs of all readable recordings. A tensor is measured by its header alone.
 
-    The shape of tensors is the most frequent one.
+    If tensors differ in shape, the most frequent shape counts.
 
     Args:
         recordings: Recordings in a store.
@@ -104,10 +104,11 @@ def measure_needs(
             " skips the other recordings"
         )
     paths, sizes, steps = list(needs), np.array(list(needs.values())), True in kinds
-    checked = ("end",) if steps else AXES  # tensors of other shapes are refused later, one by one
-    for key in checked if len(sizes) >= SOME else ():
-        if key not in given:
-            _require_like_others(sizes, key, paths)
+    if len(sizes) >= MIN_CHECKED:
+        checked = ("end",) if steps else AXES  # tensors of other shapes are refused later, one by one
+        for key in checked:
+            if key not in given:
+                _require_like_others(sizes, key, paths)
     channels, rows, columns = sizes[:, :3].max(0).tolist()
     if steps:
         (channels, rows, columns), _ = Counter(tuple(need[:3]) for need in needs.values()).most_common(1)[0]
@@ -166,7 +167,10 @@ def _measure_events(events: Events, path: str) -> tuple[list[int], bool]:
 
 
 def _measure_tensor(recording: Recording) -> tuple[list[int], bool] | None:
-    """Return the same for a tensor of counts, from its header; None for any other recording. Raises EventFileError."""
+    """Return the result of `_measure_events` for a tensor of counts, from its header; None if the recording is no tensor.
+
+    Raises EventFileError if the file is damaged.
+    """
     store, member = recording.store, recording.member
     assert store is not None
     if not member.lower().endswith(".npy"):

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 """Suffixes of archives."""
-NAMED = 3
+MAX_NAMED_ARCHIVES = 3
 """Maximum number of archives that a message names."""
 
 
@@ -72,16 +72,11 @@ class RecordingStore:
 
         A folder with the suffix of a recording counts as a file, which cannot be read.
         """
-        found = (
-            self._listing[0]
-            if self.archive is None
-            else (i.filename for i in self.archive.infolist() if not i.is_dir())
-        )
-        return sorted(
-            self.prefix + n
-            for n in found
-            if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
-        )
+        if self.archive is None:
+            names = self._listing[0]
+        else:
+            names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
+        return sorted(self.prefix + name for name in names if not _is_hidden(name))
 
     def path(self, name: str) -> str:
         """Return the path of the file ``name``, for messages."""
@@ -181,8 +176,12 @@ class TensorFile:
 
 
 def find_stores(data: Path, names: Sequence[str]) -> Iterator[RecordingStore]:
-    """Find the folders and archives with these ``names`` below ``data`` (``.`` is ``data`` itself), in order; or ``data`` if it is a .zip."""
-    for path in [data] if data.is_file() else [data / name for name in names]:
+    """Find the folders and archives with these ``names`` below ``data``, in order; ``.`` is ``data`` itself.
+
+    If ``data`` is a .zip, it is the only store.
+    """
+    paths = [data] if data.is_file() else [data / name for name in names]
+    for path in paths:
         if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
             yield RecordingStore(path)
 
@@ -201,17 +200,20 @@ def format_unpack_hint(*places: Path | RecordingStore, dataset: str = "") -> str
     matching = [str(path) for path in found if _may_belong_to(path, dataset)]
     if not matching:
         return ""
-    more = f" and {len(matching) - NAMED} more" if len(matching) > NAMED else ""
-    verb, pronoun = ("is", "it") if len(matching) == 1 else ("are", "them")
-    return f"; there {verb} {', '.join(matching[:NAMED])}{more}: unpack {pronoun}"
+    named = ", ".join(matching[:MAX_NAMED_ARCHIVES])
+    if len(matching) == 1:
+        return f"; there is {named}: unpack it"
+    if len(matching) > MAX_NAMED_ARCHIVES:
+        named += f" and {len(matching) - MAX_NAMED_ARCHIVES} more"
+    return f"; there are {named}: unpack them"
 
 
 def _may_belong_to(archive: Path, dataset: str) -> bool:
-    """Return whether the name of an ``archive`` begins with that of the ``dataset``, or with that of no dataset."""
+    """Return whether the name of an ``archive`` begins with the name of the ``dataset``, or with no dataset's name."""
     if not dataset:
         return True
-    name, names = _normalize(archive.name), registry.list_names("datasets")
-    others = tuple(_normalize(other) for other in names if other != dataset)
+    name = _normalize(archive.name)
+    others = tuple(_normalize(other) for other in registry.list_names("datasets") if other != dataset)
     return name.startswith(_normalize(dataset)) or not name.startswith(others)
 
 
@@ -227,8 +229,13 @@ def _list_archives(place: Path | RecordingStore) -> list[Path]:
 
 
 def _normalize(name: str) -> str:
-    """Return the letters and digits of ``name`` in lower case, so that Ev-Objects equals ev_objects."""
+    """Return the letters and digits of ``name`` in lower case, so that Ev-Objects and ev_objects are equal."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether ``name`` has a part that begins with a dot, or is in the folder that macOS adds to archives."""
+    return any(part[0] == "." or part == "__MACOSX" for part in name.split("/") if part)
 
 
 def _leads_out(path: Path, inside: Path) -> bool:
@@ -238,7 +245,7 @@ def _leads_out(path: Path, inside: Path) -> bool:
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Return the names of all files below the folder ``root``, and of links that lead out of it. Raises MissingData."""
-    seen: set[str] = set()
+    visited: set[str] = set()
     found: list[str] = []
     outward: list[str] = []
     inside = root.resolve()
@@ -248,14 +255,16 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a cycle of links
+        if real in visited:  # a cycle of links
             folders.clear()
             continue
-        seen.add(real)
-        here = Path(folder)
-        links = [name for name in folders if _leads_out(here / name, inside)]
-        outward += [(here / name).relative_to(root).as_posix() for name in links]
+        visited.add(real)
+        relative = Path(folder).relative_to(root)
+        links = [name for name in folders if _leads_out(Path(folder) / name, inside)]
+        outward += [(relative / name).as_posix() for name in links]
+        # a folder with the suffix of a recording counts as a file, which cannot be read
         files = [name for name in folders if name.endswith(SUFFIXES) and name not in links]
-        folders[:] = [name for name in folders if name not in (*files, *links)]
-        found += [(here / name).relative_to(root).as_posix() for name in (*names, *files)]
+        found += [(relative / name).as_posix() for name in (*names, *files)]
+        # os.walk visits the folders that are left in the list
+        folders[:] = [name for name in folders if name not in files and name not in links]
     return found, outward

@@ -1,14 +1,14 @@
 """Your own recordings, without code: one folder per class, or a list of files with labels.
 
-There are three layouts. DIR/CLASS/RECORDING has no split; some recordings are held out. DIR/train/CLASS/RECORDING, DIR/test/... and
-DIR/validation/... have your split. DIR/manifest.csv lists files anywhere in DIR, with columns recording, label and optionally split (or
-part); manifest.npz holds lists of equal length with these names instead. DIR may be a .zip, and CLASS any name.
+There are three layouts. DIR/CLASS/RECORDING has no split, so some recordings are held out for testing. DIR/train/CLASS/RECORDING,
+DIR/test/... and DIR/validation/... define the split. DIR/manifest.csv lists files anywhere in DIR, with columns recording, label and
+optionally split (or part); a manifest.npz holds arrays of equal length with these names instead. DIR may be a .zip, and CLASS any name.
 
 A recording is a .bin of N-MNIST's bytes, 5 per event; a .npy of counts [time, channels, height, width], or of events [n, 4] as columns
 t, x, y, p; a .npz of events as arrays t, x, y and p; or a .csv of events with these column names, or with the columns in this order.
 
-Sensor and window are those of the tensors, or as large as the events need, if you do not set them. Unlabelled recordings can be
-predicted, but not used for training.
+If you do not set sensor and window, they are those of the tensors, or as large as the events need. A network can predict unlabelled
+recordings, but cannot be trained on them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
-"""Columns of a manifest, and their meaning."""
+"""Key of a manifest's row by the name of the column in the file."""
 BINS = 32
 """Default number of frames per recording."""
 MANIFESTS = ("manifest.csv", "manifest.npz")
@@ -57,7 +57,9 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+"""Part of a recording by the name of its folder or its entry in a manifest."""
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+"""Microseconds by the name of the unit."""
 LAYOUT = (
     "expected DIR/CLASS/RECORDING, or DIR/train/CLASS/RECORDING and DIR/test/CLASS/RECORDING, or DIR/manifest.csv with columns"
     " recording, label and split; a recording is .bin (N-MNIST's bytes), .npy (counts [time, channels, height, width], or events"
@@ -121,9 +123,11 @@ class CustomDataset(Dataset):
                 raise RegistryError(f"{list(window)} ends before it begins")
             return window
 
+    options: Options
+
     def __init__(self, options: Options, data: Path) -> None:
         self.unit, self.classes, self.others = options.unit, options.names, options.others
-        self.given, self.time = (options.sensor, options.channels, options.window), options.time
+        self.time = options.time
         super().__init__(options, data)
 
     def list_recordings(self) -> list[Recording]:
@@ -145,7 +149,7 @@ class CustomDataset(Dataset):
         return recordings
 
     def _label(self, rows: list[ListedRecording], store: RecordingStore) -> list[Recording]:
-        """Return the recordings with their labels, which follow the classes of the options, else the sorted classes of ``rows``."""
+        """Return the recordings; a label is an index into the option ``names``, or into the sorted classes of ``rows`` if it is empty."""
         found = sorted({row.label for row in rows if row.label is not None}, key=_natural_sort_key)
         self.classes = self.classes or tuple(found)
         if unknown_classes := [name for name in found if name not in self.classes]:
@@ -188,9 +192,13 @@ class CustomDataset(Dataset):
 
     def _infer_layout(self, recordings: list[Recording]) -> None:
         """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
-        sensor, channels, window = self.given
+        sensor, channels, window = self.options.sensor, self.options.channels, self.options.window
         if not (sensor and channels and window):
-            given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
+            given: tuple[str, ...] = ()
+            if sensor:
+                given += ("rows", "columns")
+            if window:
+                given += ("end",)
             needs = self._load_needs(recordings, given)
             channels = channels or needs.channels
             sensor = sensor or (needs.rows, needs.columns)
@@ -198,8 +206,8 @@ class CustomDataset(Dataset):
             self.time = self.time or TIMES[needs.steps]
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d; set dataset.channels, .sensor and .window to change this",
-                *(self.data, channels, *sensor, *window),
-            )
+                self.data, channels, sensor[0], sensor[1], window[0], window[1],
+            )  # fmt: skip
         self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
         self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
         self.time = self.time or self._get_first_time(recordings)
@@ -209,6 +217,7 @@ class CustomDataset(Dataset):
         stamps = [
             f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
         ]
+        # 3 is the version of the measurement
         request = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
         key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
 
@@ -231,9 +240,11 @@ class CustomDataset(Dataset):
 
 
 def _choose_agent(shape: tuple[int, int, int]) -> str:
-    """Return the agent with layers that fit a sensor of ``shape``: channels, rows and columns."""
-    min_pixels = {"lif_conv_classifier": 16, "lif_conv_small_classifier": 7, "lif_linear_classifier": 0}
-    return next(agent for agent, pixels in min_pixels.items() if min(shape[1:]) >= pixels)
+    """Return the agent whose layers fit a sensor of ``shape``: channels, rows and columns."""
+    pixels = min(shape[1:])
+    if pixels >= 16:
+        return "lif_conv_classifier"
+    return "lif_conv_small_classifier" if pixels >= 7 else "lif_linear_classifier"
 
 
 class ListedRecording(NamedTuple):
@@ -241,7 +252,7 @@ class ListedRecording(NamedTuple):
 
     name: str
     label: str | None
-    """Name of its class; None without one."""
+    """Name of the class; None if the recording is unlabelled."""
     part: str
 
 
@@ -249,9 +260,9 @@ def _list_folders(names: list[str]) -> list[ListedRecording]:
     """Return all recordings among the files ``names``, with classes and parts from their folders. Raises MissingData."""
     names = [name for name in names if name.lower().endswith(ENDINGS)]
     folders = _drop_outer_folder([name.split("/")[:-1] for name in names])
-    tops = {place[0] for place in folders if len(place) > 1}
-    splits = sorted(top for top in tops if top.lower() in SPLITS)
-    if splits and (others := tops - {*splits}):
+    outer_folders = {place[0] for place in folders if len(place) > 1}
+    splits = sorted(folder for folder in outer_folders if folder.lower() in SPLITS)
+    if splits and (others := outer_folders - {*splits}):
         other = min(others)
         raise MissingData(
             f"{other}: unknown split folder beside {splits[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
@@ -260,15 +271,17 @@ def _list_folders(names: list[str]) -> list[ListedRecording]:
 
 
 def _drop_outer_folder(folders: list[list[str]]) -> list[list[str]]:
-    """Return the ``folders`` of recordings without one folder around all of them, as many archives have."""
-    is_outer = len({place[0] if place else None for place in folders}) == 1 and all(
-        len(p) > 1 for p in folders
-    )
-    return [place[1:] for place in folders] if is_outer and folders[0][0].lower() not in SPLITS else folders
+    """Return the ``folders`` of recordings without a folder that contains all class folders, as in many archives."""
+    if not folders or min(len(place) for place in folders) < 2:
+        return folders
+    outer = folders[0][0]
+    if outer.lower() in SPLITS or any(place[0] != outer for place in folders):
+        return folders
+    return [place[1:] for place in folders]
 
 
 def _describe_place(name: str, place: list[str]) -> ListedRecording:
-    """Return the recording ``name`` in the folders ``place``: CLASS, or a split with CLASS, or neither."""
+    """Return the recording ``name`` in the nested folders ``place``: [CLASS], [SPLIT, CLASS], or none."""
     part = SPLITS.get(place[0].lower()) if len(place) > 1 else None
     inner = place[1:] if part else place
     return ListedRecording(name, inner[0] if inner else None, part or "train")
@@ -305,11 +318,16 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
             rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
         else:
             arrays = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
-            cells = zip(*([str(cell) for cell in array] for array in arrays.values()), strict=True)
-            rows = [dict(zip(arrays, row, strict=True)) for row in cells]
+            rows = []
+            for cells in zip(*arrays.values(), strict=True):
+                rows.append({key: str(cell) for key, cell in zip(arrays, cells, strict=True)})
     except DAMAGE as error:
         raise EventFileError(f"{store.path(manifest)}: not a manifest, or damaged: {error}") from None
-    return [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
+
+    def get_key(column: object) -> str:
+        return COLUMNS.get(str(column).strip().lower(), "")
+
+    return [{get_key(column): cell for column, cell in row.items()} for row in rows]
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:

@@ -1,15 +1,17 @@
 """AutoAdjoint: exact gradients of a spiking network in continuous time, for any neuron that is an ODE.
 
-The adjoint lambda = dL/dx runs backwards between events and jumps at events. F is the vector field of states and currents x, R the map
-of an event, g the threshold and l the integrand of a loss; - means before the event, + after it:
+The adjoint lambda = dL/dx is integrated backwards in time between events and jumps at events. x are the states and currents, F is their
+time derivative, R maps x before an event to x after it, g is the distance to the threshold, and l the integrand of the loss. ' marks a
+transposed Jacobian, - a value before the event, + a value after it:
 
     -dlambda/dt = F_x' lambda + l_x
     lambda- = R_x' lambda+ - g_x / (g_x F-) [ R_x' lambda+ . F- - lambda+ . F+ + l- - l+ + dL/dt_k ]
 
-An input spike has a fixed time, so the second term is absent and the bracket is the derivative with respect to that time. The gradient
-of a weight is the adjoint of the current that the weight raises. The gradient of a parameter p is F_p' lambda, integrated over time, plus
-R_p and g_p at events in place of R_x and g_x. All derivatives are traced from the neuron's own flow, threshold and reset, so no code is
-needed per neuron. The gradient is valid as long as no spike appears or disappears.
+The time of an input spike does not depend on x, so the second term is absent there, and the bracket is the gradient of that time. The
+gradient of a weight is the sum of the adjoint of the current that it raises, after each of its spikes. The gradient of a parameter p is
+the integral of F_p' lambda over time, plus at each event the same two terms with R_p and g_p instead of R_x and g_x. All derivatives are
+traced from the neuron's own flow, threshold and reset, so no code is needed per neuron. The gradient is valid as long as no spike
+appears or disappears.
 
 Sources: sensitivities of hybrid systems, Galan, Feehery & Barton (1999); their automatic derivation, Nowotny & Knight (2025),
 CNS*2025 P223; for leaky neurons this is EventProp, Wunderlich & Pehle (2021).
@@ -32,11 +34,11 @@ from spiky_rl.neurons.base import Neuron, Ode
 
 type Numbers = float | Sequence[float] | Array
 
-SMALLEST_SLOPE = 1e-6
-"""Slope of the distance to threshold, per ms, below which a spike only touches the threshold: its time, known to 1e-5 ms at best, has
-no derivative."""
-SILENT = 1e-9
-"""Largest derivative of the loss with respect to the time of a reset without a spike, relative to the adjoint; above it is an error."""
+MIN_SLOPE = 1e-6
+"""Smallest slope, per ms, at which the potential crosses the threshold. Below it a spike only touches the threshold, and its time has no
+derivative."""
+MAX_SILENT_GRADIENT = 1e-9
+"""Largest derivative of the loss with respect to the time of a reset without a spike, relative to the adjoint; a larger one is an error."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class AdjointGradients:
     input_times: tuple[Array, ...]
     """One array per input, in 1/ms."""
     parameters: Mapping[str, Array]
-    """[N] each, with time constants in ms. For a number that all neurons share, sum over N."""
+    """Gradients [N] by name; time constants are in ms. The gradient of a value that all neurons share is the sum over N."""
     tau_synapse: Array
     """[N], in 1/ms."""
     start: Array
@@ -169,12 +171,12 @@ class _Backward:
         self.segments: list[Trajectory] = []
 
     def run(self, of_spikes: Array) -> AdjointGradients:
-        """Return all gradients, given dL/dt of every spike, ``of_spikes``, in 1/ms."""
-        parts = list(self.solution.segments)
-        self._integrate_adjoint(parts.pop())
+        """Return all gradients; ``of_spikes`` is dL/dt of every spike, in 1/ms."""
+        segments = list(self.solution.segments)
+        self._integrate_adjoint(segments.pop())
         for event in reversed(self.solution.events):
             self._jump(event, of_spikes)
-            self._integrate_adjoint(parts.pop())
+            self._integrate_adjoint(segments.pop())
         names = self.problem.terms.neuron.params
         return AdjointGradients(
             self.weights,
@@ -185,17 +187,18 @@ class _Backward:
             tuple(reversed(self.segments)),
         )
 
-    def _integrate_adjoint(self, part: Trajectory) -> None:
-        """Integrate the adjoint and the gradients of the parameters backwards through a segment."""
+    def _integrate_adjoint(self, forward: Trajectory) -> None:
+        """Integrate the adjoint and the gradients of the parameters backwards through a ``forward`` segment."""
         segment = Trajectory(self.adjoint.shape)
         self.segments.append(segment)
-        if not part.pieces:
+        if not forward.pieces:
             return
         size, terms = self.adjoint.size, self.problem.terms
+        # one vector: adjoint, gradients of the parameters, gradients of tau_synapse
         packed = np.concatenate([self.adjoint.ravel(), self.parameters.ravel(), self.taus])
 
         def slope(time: float, y: Array) -> Array:
-            values, adjoint = part(time), y[:size].reshape(self.adjoint.shape)
+            values, adjoint = forward(time), y[:size].reshape(self.adjoint.shape)
             to_current, to_states, to_parameters = terms.flow_transposed(
                 values[-1], values[:-1], adjoint[:-1]
             )
@@ -206,7 +209,7 @@ class _Backward:
                 [to_states.ravel(), to_current + by_current, to_parameters.ravel(), to_taus]
             )
 
-        begin, end = part.pieces[0][0], part.pieces[-1][1]
+        begin, end = forward.pieces[0][0], forward.pieces[-1][1]
         # a loss may have any scale, and the adjoint is linear in the loss
         scale = np.abs(packed).max() or 1.0
         stepper = DOP853(
@@ -234,36 +237,38 @@ class _Backward:
         return value.item(), gradient.numpy()
 
     def _jump(self, event: Event, of_spikes: Array) -> None:
+        """Take the adjoint from after an event to before it, and add the event's gradients."""
         problem, after = self.problem, self.adjoint
-        moved, to_parameters = after.copy(), np.zeros_like(self.parameters)
+        before, to_parameters = after.copy(), np.zeros_like(self.parameters)
         if event.kind != "input":
             # the reset is computed for all neurons; a spike resets only its own
             reset = slice(None) if event.kind == "silent" else [event.source]
-            to_states, by_parameters = problem.terms.reset_transposed(
+            by_states, by_parameters = problem.terms.reset_transposed(
                 event.before[:-1], after[:-1], float(event.kind == "spike")
             )
-            moved[:-1, reset] = to_states[:, reset]
+            before[:-1, reset] = by_states[:, reset]
             to_parameters[:, reset] = by_parameters[:, reset]
-        by_time = (moved * problem.slope(event.before)).sum() - (after * problem.slope(event.after)).sum()
+        by_time = (before * problem.slope(event.before)).sum() - (after * problem.slope(event.after)).sum()
         by_time += self._integrand(event.time, event.before)[0] - self._integrand(event.time, event.after)[0]
         if event.kind == "input":
             self.inputs[event.source][event.number] = by_time
             self.weights[:, event.source] += after[-1]
         elif event.kind == "spike":
             n = event.source
-            to_states, by_parameters = problem.terms.threshold_gradient(event.before[:-1])
-            speed = to_states[:, n] @ problem.slope(event.before)[:-1, n]
-            if speed < SMALLEST_SLOPE:
+            by_states, by_parameters = problem.terms.threshold_gradient(event.before[:-1])
+            speed = by_states[:, n] @ problem.slope(event.before)[:-1, n]
+            if speed < MIN_SLOPE:
                 raise UserError(
                     f"neuron {n} only touches its threshold at {event.time:.6g} ms, rising by {speed:.3g} per ms: its time has no derivative"
                 )
-            share = (by_time + of_spikes[event.number]) / speed
-            moved[:-1, n] -= to_states[:, n] * share
-            to_parameters[:, n] -= by_parameters[:, n] * share
+            # the time of the spike changes by -1 / speed for a change of the distance to the threshold
+            by_distance = (by_time + of_spikes[event.number]) / speed
+            before[:-1, n] -= by_states[:, n] * by_distance
+            to_parameters[:, n] -= by_parameters[:, n] * by_distance
             self.weights[:, len(problem.inputs) + n] += after[-1]
-        elif abs(by_time) > SILENT * np.abs(after).max():
+        elif abs(by_time) > MAX_SILENT_GRADIENT * np.abs(after).max():
             raise UserError(
                 f"the loss depends on the time of a reset without a spike at {event.time:.6g} ms, which has no derivative;"
                 " move the change from reset to flow"
             )
-        self.adjoint, self.parameters = moved, self.parameters + to_parameters
+        self.adjoint, self.parameters = before, self.parameters + to_parameters

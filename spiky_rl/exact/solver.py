@@ -3,13 +3,13 @@
     dI/dt = -I / tau_synapse,  I <- I + w at a spike of weight w;   d state / dt = flow(I, state);   threshold(state) = 0:  spike
 
 Between events the equations of all neurons are solved by an explicit Runge-Kutta method of order 8 with step size control. Spikes are
-roots of the threshold function on the solution's interpolant. The function is evaluated at `PROBES` points per step, and at its maximum
-if it rises and falls between two points, so that a spike that barely reaches the threshold is found too. The solver aims at
-correctness, not speed: its cost grows with neurons x events.
+roots of the threshold function on the solution's interpolant. The function is evaluated at `PROBES` points per step. If it rises and
+falls between two points, it is also evaluated at its maximum there, so that a spike that barely reaches the threshold is found too. The
+solver aims at correctness, not speed: its cost grows with neurons x events.
 
-A neuron without reset stays on its threshold after a spike; it can spike again only after it has been below the threshold. A change
-without a spike, such as the end of the refractory period of Hodgkin and Huxley, is a reset with a spike of 0; it is searched for at the
-same points in time.
+A neuron whose reset leaves it on its threshold spikes again only after it has been below the threshold (``armed``). A reset with a spike
+of 0 may change states too, such as at the end of the refractory period of Hodgkin and Huxley. The solver looks for such silent resets at
+the same `PROBES` points.
 
 Source of the method: Hairer, Norsett & Wanner (1993), DOP853.
 """
@@ -32,10 +32,11 @@ from spiky_rl.neurons.base import Ode
 
 PROBES = 8
 """Number of points per step at which thresholds are evaluated."""
+SILENT_RESET = -1
+"""Event of a reset without a spike, where the index of a neuron would stand for its spike."""
 ON_THRESHOLD = 1e-9
-"""Distance within which a neuron counts as being on its threshold."""
-ROOT, RELATIVE = 1e-13, 1e-15
-"""Absolute (ms) and relative tolerance of a root."""
+"""Largest distance at which a neuron counts as being on its threshold."""
+ROOT_TOLERANCE_MS, ROOT_RELATIVE_TOLERANCE = 1e-13, 1e-15
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 """Nodes and weights of the quadrature over one step: exact for the interpolant's degree."""
 
@@ -97,9 +98,11 @@ class SpikingProblem:
     terms: NeuronTerms
     weights: Array
     inputs: tuple[Array, ...]
+    """Spike times of every input in ms."""
     duration: float
     tau_synapse: Array
     spiking: Array
+    """bool [N]: False for readouts."""
     tolerance: float
 
     def slope(self, values: Array) -> Array:
@@ -123,18 +126,18 @@ class EventSolver:
         self.problem, self.max_spikes = problem, max_spikes
         self.time, self.values = 0.0, start
         self.armed = np.ones(start.shape[1], bool)
+        """Whether each neuron may spike: it has been below its threshold since its last spike."""
         self.events: list[Event] = []
         self.segments: list[Trajectory] = []
         self.spikes: list[SpikeEvent] = []
 
     def run(self) -> None:
         """Fill ``events`` and ``segments``: one segment before each event and one after the last."""
-        arrivals = sorted(
-            (time, source, number)
-            for source, times in enumerate(self.problem.inputs)
-            for number, time in enumerate(times)
-        )
-        for time, source, number in arrivals:
+        arrivals = []
+        for source, times in enumerate(self.problem.inputs):
+            for number, time in enumerate(times):
+                arrivals.append((time, source, number))
+        for time, source, number in sorted(arrivals):
             self._advance(float(time))
             after = self.values.copy()
             after[-1] += self.problem.weights[:, source]
@@ -150,17 +153,17 @@ class EventSolver:
         while True:
             segment = Trajectory(self.values.shape)
             due = np.flatnonzero(self.armed & (self.problem.distance(self.values) >= 0.0))
-            neuron = int(due[0]) if len(due) else self._until_event(end, segment)
+            event = int(due[0]) if len(due) else self._solve_until_event(end, segment)
             self.segments.append(segment)
-            if neuron is None:
+            if event is None:
                 return
-            if neuron >= 0:
-                self._spike(neuron)
-            else:
+            if event == SILENT_RESET:
                 self._jump("silent", -1, -1, self._reset_without_spike(self.values))
+            else:
+                self._spike(event)
 
-    def _until_event(self, end: float, segment: Trajectory) -> int | None:
-        """Solve until the next event; return None at ``end``, the neuron of a spike, or -1 for a reset without a spike."""
+    def _solve_until_event(self, end: float, segment: Trajectory) -> int | None:
+        """Solve until the next event or ``end``; return the neuron of a spike, `SILENT_RESET`, or None at ``end``."""
         problem, shape = self.problem, self.values.shape
         if self.time >= end:
             return None
@@ -179,9 +182,9 @@ class EventSolver:
                 raise UserError(
                     f"the network cannot be solved beyond {stepper.t:.6g} ms: {message} (do states grow without bound?)"
                 )
-            before, interpolant = stepper.t_old, stepper.dense_output()
-            event, time = self._find_first_event(float(before or 0.0), float(stepper.t), interpolant)
-            segment.add(float(before or 0.0), time, interpolant)
+            start, interpolant = float(stepper.t_old or 0.0), stepper.dense_output()
+            event, time = self._find_first_event(start, float(stepper.t), interpolant)
+            segment.add(start, time, interpolant)
             if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
                 return event
@@ -191,49 +194,51 @@ class EventSolver:
     def _find_first_event(
         self, start: float, end: float, interpolant: Callable[..., Array]
     ) -> tuple[int | None, float]:
-        """Return the first event of a step, as in `_until_event`, and its time."""
+        """Return the first event of a step, as in `_solve_until_event`, and its time."""
         times = np.linspace(start, end, PROBES + 1)
         shape = self.values.shape
         values = interpolant(times).reshape(*shape, len(times)).swapaxes(1, 2)
         distance, rise = self.problem.distance(values), self.problem.rise(values)
         changed = (self._reset_without_spike(values) != values).any((0, 2))
-        # an upper bound of a concave curve between two points
+        # the tangent at the first point is an upper bound of a concave curve between two points
         bound = distance[:-1] + (times[1] - times[0]) * rise[:-1]
-        between = (rise[:-1] > 0.0) & (rise[1:] < 0.0) & (bound >= 0.0)
+        may_peak_above = (rise[:-1] > 0.0) & (rise[1:] < 0.0) & (bound >= 0.0)
         for i in range(PROBES):
             self.armed |= distance[i] < -ON_THRESHOLD
-            roots = []
-            for n in np.flatnonzero(self.armed & (between[i] | (distance[i + 1] >= 0.0))).tolist():
-                top = float(times[i + 1])
+            candidates = np.flatnonzero(self.armed & (may_peak_above[i] | (distance[i + 1] >= 0.0)))
+            spikes = []
+            for n in candidates.tolist():
+                above = float(times[i + 1])
                 if distance[i + 1, n] < 0.0:
-                    top = self._root(self.problem.rise, n, interpolant, times[i], top)
-                if self._at(self.problem.distance, n, interpolant, top) >= 0.0:
-                    roots.append((self._root(self.problem.distance, n, interpolant, times[i], top), n))
-            if roots:
-                time, neuron = min(roots)
+                    above = self._find_root(self.problem.rise, n, interpolant, times[i], above)
+                if self._evaluate(self.problem.distance, n, interpolant, above) >= 0.0:
+                    time = self._find_root(self.problem.distance, n, interpolant, times[i], above)
+                    spikes.append((time, n))
+            if spikes:
+                time, neuron = min(spikes)
                 return neuron, time
             if changed[i + 1]:
-                return -1, float(times[i + 1])
+                return SILENT_RESET, float(times[i + 1])
         return None, end
 
-    def _at(
+    def _evaluate(
         self, function: Function, neuron: int, interpolant: Callable[[float], Array], time: float
     ) -> float:
         """Return a function of a neuron's values at a time within a step."""
         return float(function(interpolant(time).reshape(self.values.shape))[neuron])
 
-    def _root(
+    def _find_root(
         self, function: Function, neuron: int, interpolant: Callable[[float], Array], low: float, high: float
     ) -> float:
-        """Return the time at which the function changes its sign."""
+        """Return the time between ``low`` and ``high`` at which the ``function`` of a neuron changes its sign."""
 
-        def at(time: float) -> float:
-            return self._at(function, neuron, interpolant, time)
+        def evaluate(time: float) -> float:
+            return self._evaluate(function, neuron, interpolant, time)
 
         # a start on the threshold may be on the other side by rounding
-        if at(low) * at(high) > 0.0:
+        if evaluate(low) * evaluate(high) > 0.0:
             return low
-        return float(brentq(at, low, high, xtol=ROOT, rtol=RELATIVE))  # type: ignore[arg-type]
+        return float(brentq(evaluate, low, high, xtol=ROOT_TOLERANCE_MS, rtol=ROOT_RELATIVE_TOLERANCE))  # type: ignore[arg-type]
 
     def _reset_without_spike(self, values: Array) -> Array:
         """Return the values after a reset with a spike of 0."""
@@ -260,13 +265,12 @@ class EventSolver:
 def integrate(segments: Sequence[Trajectory], integrand: Integrand) -> float:
     """Return the integral of ``integrand`` over ``segments``, by Gauss-Legendre quadrature over each step of the solver."""
     total = 0.0
-    for start, end, interpolant, shape in (
-        (*piece, part.shape) for part in segments for piece in part.pieces
-    ):
-        for node, weight in zip(NODES, WEIGHTS, strict=True):
-            time = 0.5 * (start + end + (end - start) * node)
-            states = interpolant(time).reshape(shape)[:-1]
-            total += 0.5 * (end - start) * weight * float(integrand(time, *torch.as_tensor(states)))
+    for segment in segments:
+        for start, end, interpolant in segment.pieces:
+            for node, weight in zip(NODES, WEIGHTS, strict=True):
+                time = 0.5 * (start + end + (end - start) * node)
+                states = interpolant(time).reshape(segment.shape)[:-1]
+                total += 0.5 * (end - start) * weight * float(integrand(time, *torch.as_tensor(states)))
     return total
 
 
@@ -283,8 +287,9 @@ def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -
     table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
         table[row] = to_array(f"parameters.{name}", overrides.get(name, neuron.chosen[name]), (width,))
-        for value in (table[row].min(), table[row].max()) if width else ():
-            param.require(f"parameters.{name}", float(value))
+        if width:
+            param.require(f"parameters.{name}", float(table[row].min()))
+            param.require(f"parameters.{name}", float(table[row].max()))
     return table
 
 

@@ -1,6 +1,6 @@
-"""Flow, threshold and reset of a neuron as functions of NumPy arrays, with their transposed derivatives, for the event-based solver.
+"""Flow, threshold and reset of a neuron as functions of NumPy arrays, with vector-Jacobian products, for the event-based solver.
 
-The tracer records each function once and derives its transposed derivative by reverse mode, so a neuron needs no further equations.
+The tracer records each function once and derives its vector-Jacobian product, so a neuron needs no further equations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARRAYS: Mapping[str, Callable[..., Any]] = {
     "where": np.where,
     "heaviside": lambda x: np.asarray(x >= 0, float),
 }
-"""Every operation of the op vocabulary on arrays."""
+"""NumPy function of every operation that a neuron may use."""
 
 
 class ArrayProgram:
@@ -33,27 +33,30 @@ class ArrayProgram:
 
     def __init__(self, inputs: Sequence[Node], outputs: Sequence[Value]) -> None:
         self.slots: list[Any] = [None] * len(inputs)
-        self.places = {node.index: place for place, node in enumerate(inputs)}
+        """Values of a call: the inputs, then constants and results; None for a value that the call fills in."""
+        self.slot_of_node = {node.index: slot for slot, node in enumerate(inputs)}
         self.steps: list[tuple[int, Callable[..., Any], list[int]]] = []
-        self.outputs = [self._place(x) for x in outputs]
+        """Slot of the result, function, and slots of the arguments of each operation, in order."""
+        self.outputs = [self._add(x) for x in outputs]
 
-    def _place(self, x: Value) -> int:
-        """Return the slot of an expression's value, after adding the steps that compute it."""
-        if isinstance(x, Node) and x.index in self.places:
-            return self.places[x.index]
-        args = [self._place(a) for a in x.args] if isinstance(x, Node) else []
-        self.slots.append(None if isinstance(x, Node) else x)
-        place = len(self.slots) - 1
-        if isinstance(x, Node):
-            self.places[x.index] = place
-            self.steps.append((place, ARRAYS[x.op], args))
-        return place
+    def _add(self, x: Value) -> int:
+        """Add the steps that compute an expression, unless they exist; return the slot of its value."""
+        if not isinstance(x, Node):
+            self.slots.append(x)
+            return len(self.slots) - 1
+        if x.index not in self.slot_of_node:
+            args = [self._add(a) for a in x.args]
+            self.slots.append(None)
+            slot = len(self.slots) - 1
+            self.slot_of_node[x.index] = slot
+            self.steps.append((slot, ARRAYS[x.op], args))
+        return self.slot_of_node[x.index]
 
     def __call__(self, *inputs: Array) -> Array:
         """Return the outputs, [outputs, ..., N]; the inputs broadcast to the first input's shape, [..., N]."""
         slots = [*inputs, *self.slots[len(inputs) :]]
-        for place, function, args in self.steps:
-            slots[place] = function(*[slots[i] for i in args])
+        for slot, function, args in self.steps:
+            slots[slot] = function(*[slots[i] for i in args])
         values = np.empty((len(self.outputs), *inputs[0].shape))
         for row, i in enumerate(self.outputs):
             values[row] = slots[i]
@@ -61,12 +64,12 @@ class ArrayProgram:
 
 
 class NeuronTerms:
-    """Flow, threshold and reset of a neuron with given parameters, and their transposed derivatives.
+    """Flow, threshold and reset of a neuron with given parameters, and their vector-Jacobian products (``..._transposed``).
 
     States are [S, ..., N]. Parameters are [P, N] in the neuron's order and units, with time constants in ms.
 
     Raises:
-        TraceError: If the neuron uses an operation outside the op vocabulary.
+        TraceError: If the neuron uses an operation that is not part of `Ops`.
     """
 
     def __init__(self, neuron: Ode, parameters: Array) -> None:
@@ -118,24 +121,31 @@ Definition = Callable[[Ops, Value, States, Params, Params], Sequence[Value]]
 
 
 def _build_programs(neuron: Ode, definition: Definition) -> tuple[ArrayProgram, ArrayProgram]:
-    """Return a function of the neuron and its transposed derivative; both take current, states and parameters."""
+    """Return programs for a function of the neuron and for its vector-Jacobian product.
+
+    Both take current, states and parameters; the second also takes the adjoint of every output.
+    """
     graph = TraceGraph()
     current = graph.input("current")
     states = [graph.input(f"state {name}") for name in neuron.states]
     params = [graph.input(name) for name in neuron.params]
-    # flow takes time constants in ms; threshold and reset take decays
-    times = [
+    # flow takes time constants in ms (``params``); threshold and reset take them as decays
+    step_params = [
         graph.make("exp", -neuron.dt / node) if is_time_constant(param) else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
     outputs = trace.call_function(
         neuron,
         definition,
-        *(TraceOps(graph), current, neuron.named_states(*states)),
-        *(neuron.named_times(*params), neuron.named_params(*times)),
+        TraceOps(graph),
+        current,
+        neuron.named_states(*states),
+        neuron.named_times(*params),
+        neuron.named_params(*step_params),
     )
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
     inputs = [current, *states, *params]
+    # any surrogate will do: flow, threshold and reset contain no `Ops.spike`
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
     transposed = trace.differentiate(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
     return ArrayProgram(inputs, outputs), ArrayProgram([*inputs, *seeds], transposed)

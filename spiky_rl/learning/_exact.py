@@ -26,7 +26,10 @@ def declare_regularization(neurons_text: str) -> Any:
 
 
 class ExactGradientRule(LearningRule):
-    """Rule that replaces neurons by ``timed`` ones. Spike counts have no gradient, so a correction keeps them in a band."""
+    """Rule with exact gradients of spike times. Spike counts have no gradient, so a correction keeps them in a band.
+
+    A rule wraps the neurons with ``timed``; ``lowest`` and ``highest`` bound the mean spikes per control step of every neuron.
+    """
 
     by_sample = False
     counts = False
@@ -35,7 +38,7 @@ class ExactGradientRule(LearningRule):
     """Wrapper of neurons that locates spikes within the step."""
 
     class Options(Settings):
-        """Options of every rule with exact gradients; ``lowest`` is the lower end of the band of spike counts."""
+        """Options of every rule with exact gradients; ``lowest`` is the lower bound of a neuron's mean spike count."""
 
         tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
         slope: float = declare_slope(0.005)
@@ -44,12 +47,14 @@ class ExactGradientRule(LearningRule):
 
     def __init__(self, options: Options, highest: float) -> None:
         super().__init__()
-        self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
+        self.tau_synapse, self.slope = options.tau_synapse, options.slope
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
     @override
     def wrap_neuron(self, neuron: Neuron) -> Neuron:
-        return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
+        return self.timed.wrap(
+            neuron, type(self).__name__.lower(), tau_synapse=self.tau_synapse, slope=self.slope
+        )
 
     @override
     def on_layer_output(
@@ -61,7 +66,10 @@ class ExactGradientRule(LearningRule):
 
 
 class _RateBand(torch.autograd.Function):
-    """Return the output unchanged; add to the current's gradient the excess of each neuron's mean spike count over the band."""
+    """Return the output unchanged; add to the current's gradient the distance of each neuron's mean spike count from the band.
+
+    The gradient lowers the current of a neuron above the band and raises it below, spread evenly over the T x B samples.
+    """
 
     @staticmethod
     def forward(
@@ -75,5 +83,6 @@ class _RateBand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        (push,) = ctx.saved_tensors
-        return grads[0], (push / (ctx.shape[0] * ctx.shape[2])).expand(ctx.shape), None, None, None
+        (correction,) = ctx.saved_tensors
+        samples = ctx.shape[0] * ctx.shape[2]
+        return grads[0], (correction / samples).expand(ctx.shape), None, None, None

@@ -3,16 +3,17 @@
     r <- e^(-dt/tau) r in every inner step, then r <- r + x (all pairs), or r <- x where there is a spike x (nearest)
     dw = < sum_s  F+(w) r1 (A2+ + A3+ o2) z M  -  F-(w) x (A2- + A3- r2) o1 M >
 
-x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces o1 (tau-) and o2 (tau_y), <> is the mean over the
-environments. All traces are read before the step's own spikes are added, so a coincidence changes nothing. With ``causal``, r1
-is read after them: in these networks input acts in its own step, and the spike that made a neuron spike would otherwise be the
-only one without credit. A3 = 0 gives the pair rule. F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu
-make changes smaller towards a bound; mu = 0 is additive. w are the weights at the beginning of the call. A graded x is treated
-as a rate.
+x are pre-spikes with the traces r1 (tau+) and r2 (tau_x); z are post-spikes with the traces o1 (tau-) and o2 (tau_y); <> is the mean
+over the environments. All traces are read before the step's own spikes are added, so a pre- and a post-spike in the same step change
+nothing. With ``causal``, r1 is read after the step's spikes are added. In these networks a pre-spike acts in its own step; otherwise
+the spike that made a neuron spike would be the only one without credit. A3 = 0 gives the pair rule.
+F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu make changes smaller near a bound; with mu = 0 they do not
+depend on the weight. w are the weights at the beginning of the call. A graded x is treated as a rate.
 
-M is the modulation of the events of a step: 1 without reward. With reward, a synapse has an eligibility c that decays with tau_e
-and sums the events, and dw = sum_s d_s c_s. Since c is linear in the events, dw is too, with M_s = d_s + e^(-dt/tau_e) M_(s+1):
-filtering the credit backwards, one number per environment, gives the exact result.
+M is the modulation of the events of a step, and is 1 without reward. With reward d_s, a synapse sums its events in an eligibility c
+that decays with tau_e, and dw = sum_s d_s c_s. An event of step s is part of c in all later steps, so its factor in dw is
+M_s = d_s + e^(-dt/tau_e) M_(s+1): the credit filtered backwards in time. This needs one number per environment instead of a c per
+synapse, and the result is exact.
 
 `LocalRule` is the base class of rules that change a network's weights in this way.
 
@@ -65,7 +66,7 @@ class StdpWindow:
     nearest: bool = False
     """Whether a spike pairs only with the latest earlier spike instead of all."""
     causal: bool = False
-    """Whether a pre-spike counts as earlier than a post-spike of the same step, which then is potentiated by the full A2+."""
+    """Whether a pre-spike counts as earlier than a post-spike of the same step; the pair then potentiates by the full A2+."""
     mu: float = 0.0
     """Exponent of the distance to a bound; 0: additive."""
     dt: float = 1.0
@@ -73,12 +74,12 @@ class StdpWindow:
 
 
 PAIRS = StdpWindow()
-"""Potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
+"""Parameters of the pair rule, with potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
 TRIPLETS = {
     "all": StdpWindow(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
     "nearest": StdpWindow(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
 }
-"""Option ``neighbours`` -> Pfister & Gerstner's minimal parameters for the visual cortex."""
+"""Parameters of the triplet rule by the option ``neighbours``: Pfister & Gerstner's minimal models of the visual cortex."""
 
 
 class InputTrace(Neuron):
@@ -95,10 +96,10 @@ class InputTrace(Neuron):
 
     @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
-        left = p.decay * s.r
+        decayed = p.decay * s.r
         if self.options.nearest:
-            return left, s.replace(r=ops.where(ops.abs(current) > 0.0, current, left))
-        return left, s.replace(r=left + current)
+            return decayed, s.replace(r=ops.where(ops.abs(current) > 0.0, current, decayed))
+        return decayed, s.replace(r=decayed + current)
 
 
 def compute_trace(
@@ -114,8 +115,9 @@ def compute_trace(
         nearest: An event replaces the trace instead of adding to it.
     """
     neuron = InputTrace.from_options(tau=tau, nearest=nearest, dt=dt)
-    parameters, current = (neuron.get_step_value("tau"),), signal.unsqueeze(1)
-    return dispatch.unroll(backend, neuron, SPIKELESS, current, 1, None, parameters, keep)[0].squeeze(1)
+    params, current = (neuron.get_step_value("tau"),), signal.unsqueeze(1)
+    trace, _ = dispatch.unroll(backend, neuron, SPIKELESS, current, 1, None, params, keep)
+    return trace.squeeze(1)
 
 
 @torch.no_grad()
@@ -130,10 +132,9 @@ def compute_modulation(
         tau: tau_e in ms.
         dt: Inner step in ms.
     """
-    flipped = credit.flip(0).unsqueeze(-1)
-    return (
-        (flipped + compute_trace(flipped, reverse_keep(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
-    )
+    reversed_credit = credit.flip(0).unsqueeze(-1)
+    later = compute_trace(reversed_credit, reverse_keep(keep), tau, dt, backend=backend)
+    return (reversed_credit + later).flip(0).squeeze(-1)
 
 
 @torch.no_grad()
@@ -162,16 +163,19 @@ def compute_weight_change(
     def trace(signal: Tensor, tau: float) -> Tensor:
         return compute_trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    def sum_pairs(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+    def sum_pairs(other: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+        """Return sum_s of ``other``, the trace of the other side, times events (A2 + A3 r), with r the events' trace of ``tau``."""
         if not triplet:
-            return pair * correlate_events(left, events)
-        return correlate_events(left, trace(events, tau).mul_(triplet).add_(pair).mul_(events))
+            return pair * correlate_events(other, events)
+        amplitude = trace(events, tau).mul_(triplet).add_(pair)
+        return correlate_events(other, amplitude.mul_(events))
 
     r1, o1 = trace(pre, window.tau_plus), trace(post, window.tau_minus)
     if window.causal:
         r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1.add_(pre)
     if modulation is not None:
-        r1, o1 = (left.mul_(modulation.unsqueeze(-1)) for left in (r1, o1))
+        r1.mul_(modulation.unsqueeze(-1))
+        o1.mul_(modulation.unsqueeze(-1))
     up = sum_pairs(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
     down = sum_pairs(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
@@ -181,14 +185,14 @@ def compute_weight_change(
     return up - down
 
 
-def correlate_events(left: Tensor, events: Tensor) -> Tensor:
-    """Return the sum over steps of ``left`` [S, B, L] times ``events`` [S, B, E], averaged over environments: [L, E]."""
-    return left.flatten(0, 1).t() @ events.flatten(0, 1) / left.shape[1]
+def correlate_events(trace: Tensor, events: Tensor) -> Tensor:
+    """Return the sum over steps of ``trace`` [S, B, L] times ``events`` [S, B, E], averaged over environments: [L, E]."""
+    return trace.flatten(0, 1).t() @ events.flatten(0, 1) / trace.shape[1]
 
 
-KIND = "null: the published value of the kind"
-OF_TRIPLETS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
-OWN = ("potentiation", "depression", "tau_plus", "tau_minus", *OF_TRIPLETS)
+NULL_TEXT = "null: the published value of the kind"
+TRIPLET_FIELDS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
+WINDOW_FIELDS = ("potentiation", "depression", "tau_plus", "tau_minus", *TRIPLET_FIELDS)
 """Fields of `StdpWindow` that an agent may set."""
 Normalisation = Literal["none", "subtractive", "multiplicative"]
 
@@ -218,28 +222,34 @@ class LocalRule(LearningRule):
         )
         learning_rate: float = option(1.0, "factor of every change", low=0.0)
         potentiation: float | None = option(
-            None, f"A2+, in units of the largest initial weight; {KIND}", low=0.0
+            None, f"A2+, in units of the largest initial weight; {NULL_TEXT}", low=0.0
         )
         depression: float | None = option(
-            None, f"A2-, in units of the largest initial weight; {KIND}", low=0.0
+            None, f"A2-, in units of the largest initial weight; {NULL_TEXT}", low=0.0
         )
         tau_plus: float | None = option(
-            None, f"time constant of r1, the trace of pre-spikes; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of r1, the trace of pre-spikes; {NULL_TEXT}", low=1e-3, unit="ms"
         )
         tau_minus: float | None = option(
-            None, f"time constant of o1, the trace of post-spikes; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of o1, the trace of post-spikes; {NULL_TEXT}", low=1e-3, unit="ms"
         )
         triplet_potentiation: float | None = option(
-            None, f"A3+, in units of the largest initial weight; {KIND}", low=0.0
+            None, f"A3+, in units of the largest initial weight; {NULL_TEXT}", low=0.0
         )
         triplet_depression: float | None = option(
-            None, f"A3-, in units of the largest initial weight; {KIND}", low=0.0
+            None, f"A3-, in units of the largest initial weight; {NULL_TEXT}", low=0.0
         )
         tau_x: float | None = option(
-            None, f"time constant of r2, the trace of pre-spikes in triplets; {KIND}", low=1e-3, unit="ms"
+            None,
+            f"time constant of r2, the trace of pre-spikes in triplets; {NULL_TEXT}",
+            low=1e-3,
+            unit="ms",
         )
         tau_y: float | None = option(
-            None, f"time constant of o2, the trace of post-spikes in triplets; {KIND}", low=1e-3, unit="ms"
+            None,
+            f"time constant of o2, the trace of post-spikes in triplets; {NULL_TEXT}",
+            low=1e-3,
+            unit="ms",
         )
         mu: float = option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0)
         limit: float = option(
@@ -249,7 +259,9 @@ class LocalRule(LearningRule):
 
         @model_validator(mode="after")
         def _check_kind(self) -> Self:
-            for name in OF_TRIPLETS if self.kind == "pair" else ():
+            if self.kind == "triplet":
+                return self
+            for name in TRIPLET_FIELDS:
                 if (value := getattr(self, name)) is not None:
                     raise RegistryError(
                         f"{name}: {value!r} is not allowed with kind: pair, only with triplet"
@@ -263,9 +275,16 @@ class LocalRule(LearningRule):
         self.chosen, self.rate = options.layers, options.learning_rate
         self.limit, self.normalisation = options.limit, options.normalisation
         published = PAIRS if options.kind == "pair" else TRIPLETS[options.neighbours]
-        own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
-        nearest, causal = options.neighbours == "nearest", options.same_step == "causal"
-        self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
+        changed = {
+            name: getattr(options, name) for name in WINDOW_FIELDS if getattr(options, name) is not None
+        }
+        self.window = replace(
+            published,
+            nearest=options.neighbours == "nearest",
+            causal=options.same_step == "causal",
+            mu=options.mu,
+            **changed,
+        )
 
     @override
     def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
@@ -310,24 +329,29 @@ class LocalRule(LearningRule):
     ) -> None:
         steps = signals[-1].shape[1]
         if keep is not None:
-            starts = keep.new_ones(keep.shape[0], steps, keep.shape[1])
-            starts[:, 0] = keep
-            keep = starts.flatten(0, 1)
+            # an episode begins with the first inner step of its control step
+            keep_inner = keep.new_ones(keep.shape[0], steps, keep.shape[1])
+            keep_inner[:, 0] = keep
+            keep = keep_inner.flatten(0, 1)
         for index, size in zip(self.chosen, self.sizes, strict=True):
             layer, link = layers[index], layers[index].connection
             assert isinstance(link, LinearConnection)
-            pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
+            pre = signals[index].expand(-1, steps, -1, -1).flatten(0, 1)
+            post = signals[index + 1].expand(-1, steps, -1, -1).flatten(0, 1)
             sign = _get_dale_signs(link)
-            places = link.weight.new_ones(()) if link.mask is None else link.mask != 0
-            weights = (link.weight.abs() * sign if link.dale else link.weight) * places
-            top = self.limit * size
-            bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
+            exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            weights = (link.weight.abs() * sign if link.dale else link.weight) * exists
+            bound = self.limit * size
+            bounds = (-bound, bound)
+            if link.dale:
+                bounds = (sign.clamp(max=0.0) * bound, sign.clamp(min=0.0) * bound)
             window = replace(self.window, dt=layer.neuron.dt)
             modulation = self.modulation(credit, keep, layer, steps)
             delta = compute_weight_change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
-            delta = self.rate * size * _all_reduce_mean(delta) * places
+            delta = self.rate * size * _all_reduce_mean(delta) * exists
             if self.normalisation == "subtractive":
-                delta = (delta - delta.sum(0) / (places * torch.ones_like(delta)).sum(0)) * places
+                fan_in = (exists * torch.ones_like(delta)).sum(0)
+                delta = (delta - delta.sum(0) / fan_in) * exists
             weights = (weights + delta).clamp(*bounds)
             if self.normalisation == "multiplicative":
                 strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()

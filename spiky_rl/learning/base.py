@@ -1,8 +1,8 @@
-"""Base class of learning rules: backpropagation through the layers, with hooks that change it.
+"""Base class of learning rules: backpropagation through time (BPTT) with hooks that change the gradient.
 
 A rule may replace the agent's neuron (usually by one with the same output and another gradient), change the gradient at the
 input and output of a layer, and change how the error of the features reaches the layers. The results are gradients for any
-optimiser. Unless a rule's docstring says otherwise, it does not change the forward pass.
+optimiser. A rule does not change the forward pass unless its docstring says so.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ class LearningRule(Component, torch.nn.Module):
     }
 
     plain: ClassVar[bool] = True
-    """Whether no hook of a layer is overridden: hooks are then not called, and a backend may run all layers in one call."""
+    """Whether `on_layer_input`, `on_layer_output` and `decode` are not overridden. Networks then do not call them, and a backend may
+    run all layers in one call."""
     by_sample: ClassVar[bool] = True
     """Whether the gradient of a sample is independent of its batch."""
     cut_recurrent: ClassVar[bool] = False
     """Whether recurrent spikes carry no gradient."""
     counts: ClassVar[bool] = True
-    """Whether spike counts have a gradient, not only spike times."""
+    """Whether spike counts have a gradient; if not, only spike times have one."""
     blocks_gradient: ClassVar[tuple[str, ...]] = ()
     """Names of decoders that have no gradient under this rule."""
     local: ClassVar[bool] = False
@@ -99,7 +100,7 @@ class LearningRule(Component, torch.nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoder's features [T, B, F] and its new state.
 
-        ``outputs`` are those of all layers [T, K, B, N]; ``state`` and ``keep`` are as in `Decoder.forward`.
+        ``outputs`` holds the output [T, K, B, N] of every layer; ``state`` and ``keep`` are as in `Decoder.forward`.
         """
         return decoder(outputs[-1], state, keep)
 

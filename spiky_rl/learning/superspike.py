@@ -4,12 +4,11 @@
 
 eps is the response of the neuron's potential to its input, sigma' the network's surrogate (`fast_sigmoid` in the paper), alpha a
 double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i: alpha * (s - target)
-for spikes with target spikes. Reset has no gradient. A lower layer gets the errors themselves, through the weights
+for spikes with target spikes. The reset has no gradient. A lower layer gets the same errors through the weights
 (``feedback: symmetric``), through fixed random weights (``random``) or as their sum (``uniform``). Unlike in BPTT, the errors do
-not pass the layer's dynamics.
+not pass through the dynamics of the layer above.
 
-For a whole batch the order of the sum is reversed: errors are correlated with alpha and then with eps, so no synapse needs a
-trace.
+The implementation sums in reverse: it correlates the errors with alpha and then with eps, so no synapse needs a trace.
 
 Source: Zenke & Ganguli (2018).
 """

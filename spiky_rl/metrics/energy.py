@@ -1,15 +1,14 @@
 """Cost of an action or a classified sample: operations, memory, and the energy of arithmetic and memory accesses.
 
-Energy is a sum: counts of operations and of memory accesses times an energy per operation or access. It ignores caches, wires,
-clocks and idle hardware. So it ranks architectures under an assumption, but predicts no device; `CAVEATS` say so wherever an energy
-is shown.
+Energy is a sum: the number of operations and memory accesses, each times its energy. It ignores caches, wires, clocks and idle
+hardware. So it ranks architectures under an assumption and predicts no device; `CAVEATS` are shown with every energy.
 
-Memory: every synaptic operation reads its weight, because with one robot there is no batch that could share the read. Every update of
-a neuron reads and writes each of its states. Every unit of an ANN writes its output and reads it once. Biases, spikes (one bit each)
-and observations are not counted, for spiking networks and for ANNs.
+Memory: every synaptic operation reads its weight, because one robot has no batch that could share the read. Every update of a neuron
+reads and writes each of its states. Every output of an ANN's unit is written and read once. Neither for spiking networks nor for ANNs
+are biases, spikes (one bit each) and observations counted.
 
-An SRAM is exactly as large as its content, and the energy of an access depends smoothly on the size (`compute_access_energy`). So no
-network is favoured because its weights just fit into a memory.
+An SRAM is exactly as large as its content, and the energy of an access grows smoothly with the size (`compute_access_energy`). So no
+network has an advantage because its weights just fit into a memory.
 
 Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V: 64 bits cost
 10 pJ from 8 KB of SRAM, 20 pJ from 32 KB, 100 pJ from 1 MB and 1.3 to 2.6 nJ from DRAM; Davies et al. (2018), Loihi,
@@ -42,8 +41,8 @@ CAVEATS = (
 
 
 DIVISION = 7.1
-"""Energy of a floating-point division in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). It stands for every
-transcendental operation."""
+"""Energy of a floating-point division, in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). Every transcendental
+operation is assumed to cost as much."""
 
 
 SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
@@ -53,7 +52,7 @@ DRAM = 1950.0
 WORD = 4
 """Bytes of a number in the networks of this package."""
 ZEROS = 0.5
-"""Share of zeros in an ANN's hidden activations, with ReLU and inputs that are as often negative as positive."""
+"""Assumed share of zeros in an ANN's hidden activations: with ReLU, if its inputs are as often negative as positive."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +71,15 @@ class EnergyModel:
     word: int = 0
     """Bytes of a weight, a state or an activation in memory; 0 if memory costs nothing."""
     outside: bool = False
-    """Whether weights are in DRAM, else in an SRAM of their total size. States are always in an SRAM of their total size."""
+    """Whether weights are in DRAM instead of an SRAM of their total size. States are always in an SRAM of their total size."""
     lists: bool = False
-    """Whether the weights of sparse connections are stored as lists of synapses, else as matrices with zeros."""
+    """Whether the weights of sparse connections are stored as lists of synapses instead of matrices with zeros."""
 
 
 FP32 = EnergyModel("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
 INT8 = EnergyModel("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
-IN_SRAM, IN_DRAM = (
-    "weights and states each in an SRAM of their size",
-    "weights in DRAM, states in SRAM",
-)
+IN_SRAM = "weights and states each in an SRAM of their size"
+IN_DRAM = "weights in DRAM, states in SRAM"
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
@@ -105,9 +102,9 @@ ENERGY_MODELS: Mapping[str, EnergyModel] = MappingProxyType(
         "loihi": EnergyModel("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
     }
 )
-"""Energy models by name. Loihi's gives every synaptic operation the same energy, memory included, and does not apply to ANNs."""
+"""Energy models by name. In ``loihi`` every synaptic operation has the same energy, memory included; it does not apply to ANNs."""
 ANN_ENERGY_MODELS = tuple(name for name in ENERGY_MODELS if name != "loihi")
-"""Names of the energy models that apply to ANNs too, and so compare a spiking network with its equal-size ANN."""
+"""Names of the energy models that apply to ANNs too, so that a spiking network can be compared with its equal-size ANN."""
 MAIN: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
 """Energy models that tables show first, for every agent, with their column titles."""
 AS_LISTS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32_lists", "int8_sram": "int8_lists"})
@@ -125,7 +122,7 @@ def get_energy_model(name: str) -> EnergyModel:
 
 @dataclass(frozen=True)
 class InferenceCost:
-    """Cost of one action, or of one sample; counts are means over all measured ones."""
+    """Cost of one action, or of one classified sample; a count is the mean over all measured actions or samples."""
 
     effective_macs: float
     """Synaptic operations with graded inputs."""
@@ -136,7 +133,7 @@ class InferenceCost:
     encoder_operations: float
     """Arithmetic of the encoder."""
     neuron_updates: float
-    """Steps of all neurons, including readout potentials and traces; of an ANN the number of activations."""
+    """Updates of all neurons, readout potentials and traces; in an ANN the number of activations."""
     additions: float
     """Additions in the neuron updates."""
     multiplications: float
@@ -182,12 +179,15 @@ class InferenceCost:
 
     def traffic(self, price: EnergyModel) -> float:
         """Return the energy in pJ of the memory traffic under the model ``price``."""
-        stored, read = self.footprint_bytes * price.word / WORD, price.word * self.effective_operations
+        stored_bytes = self.footprint_bytes * price.word / WORD
+        read_bytes = price.word * self.effective_operations
         if price.lists:
-            stored, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
-        weight = DRAM if price.outside else compute_access_energy(stored)
-        state = compute_access_energy(self.state_bytes * price.word / WORD)
-        return (weight * read + price.word * state * self.state_accesses) / 8
+            stored_bytes = self.stored_values * price.word + self.index_bytes
+            read_bytes = read_bytes + self.index_reads
+        # energies of an access to 8 bytes
+        weight_access = DRAM if price.outside else compute_access_energy(stored_bytes)
+        state_access = compute_access_energy(self.state_bytes * price.word / WORD)
+        return (weight_access * read_bytes + price.word * state_access * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
         """Return the effective operations per second at a number of actions or samples ``per_second``."""
@@ -232,18 +232,20 @@ COUNTS = (
 def compute_access_energy(size: float) -> float:
     """Return the energy in pJ of an access to 8 bytes of an SRAM of ``size`` bytes.
 
-    Between two memories of `SRAM` it follows a power law, close to the square root of the size, like the length of wires across an
-    area. Above the largest memory the last power law continues up to the energy of an access to `DRAM` (at 600 MB). Below the
-    smallest memory the energy is constant: no smaller memory is published, and decoders, amplifiers and the path to a memory do not
-    shrink with it. A power law there would give the small states of spiking networks an energy that nobody measured.
+    Between two memories of `SRAM` the energy follows a power law. Its exponent is near 1/2, as for wires across an area. Above the
+    largest memory the last power law continues up to the energy of an access to `DRAM` (at 600 MB). Below the smallest memory the
+    energy is constant: no smaller memory is published, and decoders, amplifiers and the path to a memory do not shrink with it. A
+    power law there would give the small states of spiking networks an energy that nobody measured.
     """
-    smallest, least = SRAM[0]
-    if size <= smallest:
-        return least
+    smallest_size, smallest_energy = SRAM[0]
+    if size <= smallest_size:
+        return smallest_energy
     pairs = list(itertools.pairwise(SRAM))
-    (small, cheap), (large, dear) = next((pair for pair in pairs if size <= pair[1][0]), pairs[-1])
-    slope = math.log(dear / cheap) / math.log(large / small)
-    return min(cheap * (size / small) ** slope, DRAM)
+    (small, energy_small), (large, energy_large) = next(
+        (pair for pair in pairs if size <= pair[1][0]), pairs[-1]
+    )
+    slope = math.log(energy_large / energy_small) / math.log(large / small)
+    return min(energy_small * (size / small) ** slope, DRAM)
 
 
 def compute_energy_per_metre(
@@ -265,10 +267,10 @@ def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = No
     """Return the mean of the ``costs`` of one model, weighted by ``weights`` if given. Raises ValueError if there are no costs."""
     if not costs:
         raise ValueError("cannot average an empty list of costs")
-    moving = (*COUNTS, "activation_sparsity", "connection_sparsity")
-    return dataclasses.replace(
-        costs[-1], **{name: statistics.fmean((getattr(c, name) for c in costs), weights) for name in moving}
-    )
+    means = {}
+    for name in (*COUNTS, "activation_sparsity", "connection_sparsity"):
+        means[name] = statistics.fmean([getattr(cost, name) for cost in costs], weights)
+    return dataclasses.replace(costs[-1], **means)
 
 
 def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
@@ -304,10 +306,14 @@ def format_energy(cost: InferenceCost, name: str = "fp32", ann_operations: float
 
 def format_ann_energy(cost: InferenceCost) -> list[str]:
     """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
-    others = cost.get_ann_energies()
-    return [
-        f"{cost.compute_energy(ENERGY_MODELS[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
-        f" ({ENERGY_MODELS[name].text})"
-        for name in MAIN
-        if name in others
-    ]
+    ann_energies = cost.get_ann_energies()
+    lines = []
+    for name in MAIN:
+        if name in ann_energies:
+            model = ENERGY_MODELS[name]
+            own = cost.compute_energy(model) / 1000.0
+            ann = ann_energies[name]
+            lines.append(
+                f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})"
+            )
+    return lines

@@ -1,7 +1,7 @@
-"""The measured cost of a forward pass of a spiking network, from its record, and of an ANN.
+"""Measurement of the cost of a forward pass: of a spiking network from its record, of an ANN by hooks.
 
-A spiking policy is measured in closed loop, with one record per control step. Plasticity is not counted, because it is off while a
-network is measured.
+A spiking policy is measured in closed loop, with one record per control step. Plasticity costs nothing here, because it is off while
+a network is measured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CostMeter:
         self.sparsity = synops.connection_sparsity(self.links)
         self.parameters, self.footprint, size = _measure_memory(network)
         self.state = sum(network.state_sizes) * size
-        self.stored = _measure_lists(network, [link.stored for link in self.links])
+        self.sparse_storage = _measure_sparse_storage(network, [link.stored for link in self.links])
         self.equal_ann = _measure_equal_ann(network, self.links)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
@@ -56,22 +56,23 @@ class CostMeter:
             footprint_bytes=self.footprint,
             state_bytes=self.state,
             state_accesses=self.accesses,
-            **self.stored,
+            **self.sparse_storage,
             index_reads=counts.index_reads,
             equal_ann=self.equal_ann,
         )
 
 
 def make_meter(network: SpikingNetwork) -> CostMeter | None:
-    """Return a meter for ``network``; None if it is a user's own network, of which the connections are unknown."""
+    """Return a meter for ``network``; None if it is a user's own network class, whose connections are unknown."""
     return CostMeter(network) if isinstance(network, FeedForward | Reservoir) else None
 
 
 def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> InferenceCost:
-    """Return the mean cost of a sample (or action) of the ANN ``body``; ``run`` sends a number of ``samples`` through it once."""
+    """Return the mean cost of a sample (or action) of the ANN ``body``; ``run`` is called once and must send ``samples`` through it."""
     with ann.count_operations(body) as tally, torch.no_grad():
         run()
     weights = ann.get_weights(body)
+    zeros = sum(int((w == 0).sum()) for w in weights)
     parameters, footprint, size = _measure_memory(body)
     return InferenceCost(
         effective_macs=tally.macs / samples,
@@ -81,21 +82,20 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         neuron_updates=tally.updates / samples,
         **vars(tally.arithmetic * (1.0 / samples)),
         activation_sparsity=tally.zeros / max(tally.updates, 1),
-        connection_sparsity=sum(int((w == 0).sum()) for w in weights)
-        / max(sum(w.numel() for w in weights), 1),
+        connection_sparsity=zeros / max(sum(w.numel() for w in weights), 1),
         parameters=parameters,
         footprint_bytes=footprint,
         state_bytes=ann.count_state_values(body) * size,
         # every output is written and read once, every hidden state is read once more
         state_accesses=2.0 * tally.updates / samples + ann.count_state_values(body),
-        **_measure_lists(body, ann.get_weight_storage(body)),
+        **_measure_sparse_storage(body, ann.get_weight_storage(body)),
         index_reads=tally.index_reads / samples,
     )
 
 
 @dataclass(frozen=True)
 class _UpdatedUnits:
-    """Units of a network that are updated alike."""
+    """Units of a network with the same update."""
 
     count: int
     """Updates per control step."""
@@ -122,8 +122,9 @@ def _count_updates(network: SpikingNetwork) -> tuple[float, ArithmeticCounts, fl
 def _list_feedforward_units(network: FeedForward) -> list[_UpdatedUnits]:
     kinds = []
     for layer in network.layers:
-        filtered = layer.loop is not None and layer.loop.decay is not None
-        states = len(layer.neuron.states) + filtered
+        states = len(layer.neuron.states)
+        if layer.loop is not None and layer.loop.decay is not None:
+            states += 1  # the filtered synaptic current
         kinds.append(_UpdatedUnits(layer.width * network.steps, count_neuron(layer.neuron), states))
     if (potential := network.decoder.potential) is not None:
         count = network.readout.out_features * network.steps
@@ -133,9 +134,9 @@ def _list_feedforward_units(network: FeedForward) -> list[_UpdatedUnits]:
 
 def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
     traces = len(network.trace_decays)
-    each = count_neuron(network.neuron) + count_synapse_and_traces(traces)
-    states = len(network.neuron.states) + 1 + traces
-    kinds = [_UpdatedUnits(network.size * network.steps, each, states)]
+    arithmetic = count_neuron(network.neuron) + count_synapse_and_traces(traces)
+    states = len(network.neuron.states) + 1 + traces  # 1: the synaptic current
+    kinds = [_UpdatedUnits(network.size * network.steps, arithmetic, states)]
     activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
     for width, module in zip(network.readout_widths, activations, strict=False):
         kinds.append(_UpdatedUnits(width, count_activation(module) or ArithmeticCounts(), 1))
@@ -143,14 +144,17 @@ def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
 
 
 def _measure_equal_ann(network: SpikingNetwork, links: Sequence[synops.ConnectionCost]) -> InferenceCost:
-    """Return the cost of an ANN of the same sizes and synapses with ReLU units. It skips zeros: a share `ZEROS` of its hidden values.
+    """Return the cost of an ANN of the same sizes and synapses with ReLU units, which skips zeros: `ZEROS` of its hidden values.
 
-    Its inputs are the plain observations, without an encoder that widens them.
+    The ANN reads the observations themselves, so its first connection is narrower than behind an encoder that widens them.
     """
     assert isinstance(network, FeedForward | Reservoir)
-    narrowed = network.inputs / network.encoder.width
-    sizes = [narrowed if link.signal == 0 else 1.0 for link in links]
-    active = [narrowed if link.signal == 0 else 1.0 - ZEROS for link in links]
+    observations_per_channel = network.inputs / network.encoder.width
+    sizes, active = [], []
+    for link in links:
+        reads_encoder = link.signal == 0
+        sizes.append(observations_per_channel if reads_encoder else 1.0)
+        active.append(observations_per_channel if reads_encoder else 1.0 - ZEROS)
     weights = _sum_weighted(links, sizes, lambda link: link.weights)
     units = sum(network.layer_sizes)
     vectors = units + network.readout.out_features
@@ -187,8 +191,9 @@ def _sum_weighted(
     return sum(value(link) * share for link, share in zip(links, shares, strict=True))
 
 
-def _measure_lists(module: nn.Module, matrices: Sequence[WeightStorage]) -> dict[str, Any]:
-    """Return the number of stored values and the bytes of indices if sparse ``matrices`` are lists, without masks and encoder noise."""
+def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]) -> dict[str, Any]:
+    """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
+    # other buffers of two dimensions are masks and encoder noise, which a deployed network does not store
     fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)

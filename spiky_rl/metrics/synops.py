@@ -1,11 +1,11 @@
 """Synaptic operations of a forward pass: effective accumulates, effective multiply-accumulates, and dense operations.
 
 Effective operations, also called EFLOPs (effective floating-point operations), skip zeros: a non-zero input costs one operation per
-non-zero weight that it reaches. A connection accumulates in an inner step if all its inputs are -1, 0 or 1, else it multiplies and
-accumulates; this is decided once per batch. Dense operations are every input times every weight. Biases, pooling, normalisation and
-neuron updates are not counted here. If an encoder is constant over the control step, its connection runs once. A readout of rates
-counts as if it ran on events: one accumulate per spike, not one product per mean. A reservoir's standardisation counts as part of its
-readout's weights.
+non-zero weight that it reaches. In an inner step in which all inputs of the batch are -1, 0 or 1, a connection's operations are
+accumulates, else multiply-accumulates. Dense operations count every input and every weight. Biases, pooling, normalisation and neuron
+updates are not counted here. If an encoder's signal is constant over the control step, its connection runs once. A readout of rates
+counts as if it ran on events: one accumulate per spike instead of one product per mean. The standardisation of a reservoir's features
+counts nothing, because it can be merged into the readout's weights.
 
 Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.
 """
@@ -36,17 +36,17 @@ class ConnectionCost:
     """One connection: the signal that it reads, and its operations."""
 
     signal: int | None
-    """Index in `ForwardRecord.signal`. None if the record does not hold the signal; then the record's last operations are this
-    connection's."""
+    """Index in `ForwardRecord.signal`; None if the record does not hold the signal. The last entry of its ``operations`` then counts this
+    connection."""
     weights: int
     zeros: int
     """Number of weights that are 0."""
     dense: float | None = None
-    """Operations of a call, counting every input and every weight; None if they are `count` of an input of ones."""
+    """Dense operations of a call; None if they are `count` of an input of ones."""
     count: Callable[[Tensor], Tensor] = lambda events: events
-    """Returns the effective operations [T, K or 1, B] of events [T, K or 1, B, C]."""
+    """Maps events [T, K or 1, B, C] to effective operations [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
-    """Returns the input of the weights, given the signal."""
+    """Maps the signal to the events that reach the weights, such as the last inner step."""
     fan_out: float | None = None
     """Operations of a call if every input is non-zero; None if they equal the number of non-zero weights."""
     matrix: WeightStorage | None = None
@@ -113,18 +113,20 @@ def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionC
         weight, reached = connection.weight.detach(), _count_reached_weights(connection)
         dense = float(connection.fan_out.sum())
         return ConnectionCost(
-            *(
-                signal,
-                weight.numel(),
-                _count_zeros(weight),
-                dense,
-                lambda events: (events != 0).to(reached) @ reached,
-            ),
+            signal,
+            weights=weight.numel(),
+            zeros=_count_zeros(weight),
+            dense=dense,
+            count=lambda events: (events != 0).to(reached) @ reached,
             fan_out=float(reached.sum()),
         )
-    own = [p.detach() for p in connection.parameters() if p.ndim > 1]
+    # a user's own connection
+    weights = [p.detach() for p in connection.parameters() if p.ndim > 1]
     return ConnectionCost(
-        signal, sum(p.numel() for p in own), sum(map(_count_zeros, own)), None, connection.operations
+        signal,
+        weights=sum(p.numel() for p in weights),
+        zeros=sum(_count_zeros(p) for p in weights),
+        count=connection.operations,
     )
 
 
@@ -142,24 +144,29 @@ def _make_matrix_cost(
 
     matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays)
     return ConnectionCost(
-        signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix
+        signal,
+        weights=weight.numel(),
+        zeros=matrix.zeros,
+        dense=weight.numel(),
+        count=effective,
+        read=read,
+        matrix=matrix,
     )
 
 
 def _make_readout_cost(decoder: Decoder, signal: int) -> ConnectionCost:
-    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal, decoder.select_events)
+    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal, read=decoder.select_events)
 
 
 def _count_reached_weights(connection: Convolutional) -> Tensor:
-    """Return the number of non-zero weights that each input reaches at positions that pooling does not cut off, [C H W]."""
-    weight, (channels, *size) = connection.weight.detach(), connection.inputs
-    kernel, stride, padding = weight.shape[-1], connection.stride, connection.padding
-    rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in size)
-    places = weight.new_zeros(1, weight.shape[0], rows, columns)
-    places[..., : connection.shape[1] * connection.pool, : connection.shape[2] * connection.pool] = 1.0
-    return grad.conv2d_input(
-        (1, channels, *size), (weight != 0).to(weight), places, stride, padding
-    ).flatten()
+    """Return the number of non-zero weights that each input reaches, [C H W], without positions that pooling cuts off."""
+    weight, stride, padding = connection.weight.detach(), connection.stride, connection.padding
+    _, rows, columns = connection.shape
+    used = weight.new_zeros(1, weight.shape[0], *connection.places)
+    used[..., : rows * connection.pool, : columns * connection.pool] = 1.0
+    # the gradient of a convolution sums, for every input, the weights at the used positions that cover it
+    reached = grad.conv2d_input((1, *connection.inputs), (weight != 0).to(weight), used, stride, padding)
+    return reached.flatten()
 
 
 def _count_zeros(weight: Tensor) -> int:
@@ -173,27 +180,39 @@ def connection_sparsity(links: Sequence[ConnectionCost]) -> float:
 
 def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
     """Return the operations of the pass of ``record`` through a network with the connections ``links``."""
-    accumulated = multiplied = indices = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
-    dense = 0.0
+    zero = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
+    accumulated, multiplied, index_reads, dense = zero, zero, zero, 0.0
     for link in links:
         if link.signal is None:
             dense += link.dense or 0.0
             continue
         events = link.read(record.signal[link.signal])
         operations = link.count(events).double().mean(2)  # [T, K or 1]
-        plain = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
-        accumulated = accumulated + (operations * plain).sum(1).mean()
-        multiplied = multiplied + (operations * ~plain).sum(1).mean()
-        spikes = (events != 0).sum(-1).double().mean(2)
-        indices = indices + link.stored.count_read_bytes(operations, spikes).sum(1).mean()
-        ones = torch.ones_like(events[:1, :1, :1])
-        dense += events.shape[1] * (float(link.count(ones)) if link.dense is None else link.dense)
+        is_ternary = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
+        accumulated = accumulated + (operations * is_ternary).sum(1).mean()
+        multiplied = multiplied + (operations * ~is_ternary).sum(1).mean()
+        active_inputs = (events != 0).sum(-1).double().mean(2)
+        index_reads = index_reads + link.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
+        dense_per_call = link.dense
+        if dense_per_call is None:
+            dense_per_call = float(link.count(torch.ones_like(events[:1, :1, :1])))
+        dense += events.shape[1] * dense_per_call
     if any(link.signal is None for link in links):
         multiplied = multiplied + record.operations[-1].double().mean()
-    silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
-    sparsity = silent.double() / sum(s.numel() for s in record.signal[1:])
-    macs, acs, sparsity, read = torch.stack([multiplied, accumulated, sparsity, indices]).tolist()
-    return OperationCounts(macs, acs, dense, sparsity, read)
+    outputs = record.signal[1:]
+    zeros = torch.stack([(s == 0).sum() for s in outputs]).sum()
+    sparsity = zeros.double() / sum(s.numel() for s in outputs)
+    # one transfer from the device for all numbers
+    macs, acs, activation_sparsity, read = torch.stack(
+        [multiplied, accumulated, sparsity, index_reads]
+    ).tolist()
+    return OperationCounts(
+        effective_macs=macs,
+        effective_acs=acs,
+        dense=dense,
+        activation_sparsity=activation_sparsity,
+        index_reads=read,
+    )
 
 
 def effective_operations(record: ForwardRecord) -> float:
@@ -207,7 +226,7 @@ def operations_by_environment(record: ForwardRecord) -> Tensor:
 
 
 def dense_operations(model: torch.nn.Module) -> int:
-    """Return the multiply-accumulates of a pass through an ANN's linear and recurrent modules and the CNNs of an rsl_rl CNNModel."""
+    """Return the multiply-accumulates of one pass through an ANN: its linear and recurrent modules, and an rsl_rl CNNModel's CNNs."""
     total = 0
     for i, cnn in enumerate(getattr(model, "cnns", {}).values()):
         total += convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore

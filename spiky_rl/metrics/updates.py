@@ -1,8 +1,8 @@
 """Arithmetic of a neuron's update: the operations of one step, counted in the traced expressions.
 
-Shared expressions count once. Expressions of parameters only do not count, because they are constant while a network runs. A product
-with a spike is a selection and costs nothing; signs and `where` cost nothing either. A comparison counts as a subtraction. Expressions
-that serve only the gradient do not count. Both branches of a `where` count, because a kernel computes both.
+An expression that occurs twice counts once. Expressions of parameters alone do not count, because they are constant while a network
+runs, and neither do expressions that serve only the gradient. A product with a spike is a selection and costs nothing; signs and
+`where` cost nothing either, but both branches of a `where` count, because a kernel computes both. A comparison counts as a subtraction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
 COMPARING = {*trace.COMPARISONS, "max", "min"}
+"""Operations that count as an addition."""
 ITERATED = {"exp", "tanh", "tan", "sqrt"}
+"""Operations that count as transcendental."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,20 @@ class ArithmeticCounts:
 
 
 def count_neuron(neuron: Neuron) -> ArithmeticCounts:
-    """Count one update of one ``neuron``, with all its sub-steps. Raises `TraceError` if its step leaves the op vocabulary."""
+    """Count one update of one ``neuron``, with all its sub-steps. Raises TraceError if its step uses more than `Ops` allows."""
 
-    def of(function: Callable[..., tuple[Value, States]], *before: str) -> ArithmeticCounts:
+    def count(function: Callable[..., tuple[Value, States]], *input_names: str) -> ArithmeticCounts:
         graph = TraceGraph()
-        inputs = [graph.input(name) for name in before]
+        inputs = [graph.input(name) for name in input_names]
         states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
         params = neuron.named_params(*(graph.input(name, lane=False) for name in neuron.params))
-        first, new = trace.call_function(neuron, function, TraceOps(graph), *inputs, states, params)
-        return _count_expressions([first, *new])
+        output, new_states = trace.call_function(neuron, function, TraceOps(graph), *inputs, states, params)
+        return _count_expressions([output, *new_states])
 
     if neuron.substeps == 1:
-        return of(neuron.step, "current")
-    return of(neuron.substep, "current", "peak") * neuron.substeps + of(neuron.finish_step, "peak")
+        return count(neuron.step, "current")
+    substeps = count(neuron.substep, "current", "peak") * neuron.substeps
+    return substeps + count(neuron.finish_step, "peak")
 
 
 def count_synapse_and_traces(traces: int) -> ArithmeticCounts:
@@ -137,7 +140,7 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
     nn.Softplus: _softplus,
     nn.Mish: lambda ops, x: [x * ops.tanh(_softplus(ops, x)[0])],
 }
-"""The arithmetic of the activations of both RL libraries; the values of constants do not matter."""
+"""Arithmetic of the activations in rsl_rl and skrl; only operations count, so constants are rounded."""
 
 
 def _count_function(
@@ -153,31 +156,36 @@ def _count_function(
 
 def _count_expressions(outputs: Iterable[Value]) -> ArithmeticCounts:
     """Count the arithmetic of all expressions that the outputs depend on."""
-    graph, known, seen, total = TraceGraph(), {}, set(), ArithmeticCounts()
-    ahead = [_drop_gradient_terms(graph, x, known) for x in outputs]
-    while ahead:
-        node = ahead.pop()
-        if _varies(node) and node.index not in seen:
-            seen.add(node.index)
+    graph, simplified = TraceGraph(), {}
+    to_visit = [_drop_gradient_terms(graph, x, simplified) for x in outputs]
+    visited, total = set(), ArithmeticCounts()
+    while to_visit:
+        node = to_visit.pop()
+        if _varies(node) and node.index not in visited:
+            visited.add(node.index)
             total += _count_node(node)
-            ahead += node.args
+            to_visit += node.args
     return total
 
 
-def _drop_gradient_terms(graph: TraceGraph, x: Value, known: dict[int, Value]) -> Value:
-    """Return an expression without terms that serve only the gradient: detach is the identity, and x - x is 0."""
+def _drop_gradient_terms(graph: TraceGraph, x: Value, simplified: dict[int, Value]) -> Value:
+    """Copy an expression to ``graph`` without terms that serve only the gradient: detach is the identity, and x - x is 0.
+
+    ``simplified`` holds the result of every node of the old graph, by its index.
+    """
     if not isinstance(x, Node):
         return x
-    if x.index not in known:
+    if x.index not in simplified:
         if x.op == "input":
-            known[x.index] = graph.input(x.name, x.lane)
-            return known[x.index]
-        args = [_drop_gradient_terms(graph, a, known) for a in x.args]
-        known[x.index] = _simplify(graph, x.op, args)
-    return known[x.index]
+            simplified[x.index] = graph.input(x.name, x.lane)
+        else:
+            args = [_drop_gradient_terms(graph, a, simplified) for a in x.args]
+            simplified[x.index] = _simplify(graph, x.op, args)
+    return simplified[x.index]
 
 
 def _simplify(graph: TraceGraph, op: str, args: list[Value]) -> Value:
+    """Make the node ``op`` of ``args``, or return one of them or 0 if the operation changes nothing."""
     if op == "detach":
         return args[0]
     if op == "-" and args[0] is args[1]:
@@ -206,6 +214,7 @@ def _count_node(node: Node) -> ArithmeticCounts:
 
 
 def _varies(x: Value) -> TypeGuard[Node]:
+    """Return whether an expression depends on states or inputs, not only on parameters and constants."""
     return isinstance(x, Node) and x.lane
 
 

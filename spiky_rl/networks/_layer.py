@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +21,15 @@ from spiky_rl.kernels.stack import StackStage
 from spiky_rl.networks.base import SpikeChannel
 from spiky_rl.neurons.base import Neuron, is_time_constant
 
-LARGEST = 1e9
-"""Default upper bound of a learned positive parameter; beyond it, intermediate results overflow float32."""
+MAX_LEARNED_VALUE = 1e9
+"""Default upper bound of a learned positive parameter; with larger values, intermediate results overflow float32."""
 
 
 class NeuronParameters(torch.nn.Module):
-    """Parameters of a neuron: numbers, or learned values per neuron.
+    """Parameters of a layer's neurons: a number for all neurons, or one learned value per neuron.
 
     A learned parameter with a positive lower bound is stored as its logarithm. Values are clamped to their range when they are
-    read. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the initial time constants differ.
+    read. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the neurons' initial time constants differ.
 
     Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for different initial time constants.
     """
@@ -59,13 +59,13 @@ class NeuronParameters(torch.nn.Module):
     def _clamp_to_range(self, name: str, param: OptionInfo) -> Tensor:
         stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
         if _is_positive(param):
-            top = LARGEST if high is None else high
+            top = MAX_LEARNED_VALUE if high is None else high
             return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
         return stored if low is None and high is None else stored.clamp(low, high)
 
 
 class LayerRule(Protocol):
-    """Part of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
+    """The members of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
 
     plain: bool
     cut_recurrent: bool
@@ -98,12 +98,12 @@ class SpikingLayer(torch.nn.Module):
             recurrent: Connection from the layer's own spikes to its current, or None.
             binary: Whether the signal is 0 or 1.
             bfloat16: Whether the gradient of the signal may be computed in bfloat16.
-            recompute: Keep only the signal of the forward pass (one bit per event if it is binary), and run the layer again
-                in the backward pass.
+            recompute: Whether the forward pass keeps only the signal (one bit per event if it is binary) and the backward pass
+                runs the layer again.
             rule: Learning rule, which may change the gradients.
         """
         super().__init__()
-        # bypasses nn.Module: the network owns the rule and saves it once
+        # object.__setattr__ does not register the rule as a submodule: the network owns it and saves it once
         object.__setattr__(self, "rule", rule)
         self.rule: LayerRule
         self.connection = connection
@@ -111,21 +111,16 @@ class SpikingLayer(torch.nn.Module):
         self.recurrent = recurrent
         self.width = connection.width
         self.parameters_of_neuron = NeuronParameters(neuron, self.width)
-        self.loop = (
-            RecurrentFeedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
-            if recurrent
-            else None
-        )
-        self.states = len(neuron.states) + (self.loop.states if self.loop else 0)
+        self.loop: RecurrentFeedback | None = None
+        self.states = len(neuron.states)
+        if recurrent:
+            self.loop = RecurrentFeedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
+            self.states += self.loop.states
         """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
         self.channel: SpikeChannel | None = None
         """Function applied to the output, or None."""
-        self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
-            backend,
-            binary,
-            bfloat16,
-            recompute,
-        )
+        self.backend, self.binary = backend, binary
+        self.bfloat16_gradient, self.recompute = bfloat16, recompute
 
     def forward(
         self,
@@ -142,41 +137,55 @@ class SpikingLayer(torch.nn.Module):
             ops: Functions for the neuron's step.
             signal: [T, K or 1, B, C].
             steps: K.
-            state: [B, N] each, before the first step; None to start from zero and return no state.
+            state: Tensors [B, N] before the first step; None to start from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
-            trace: List that gets the first state after every inner step, or None.
+            trace: List to which the neuron's first state is appended after every inner step, or None.
         """
+        is_stateful = state is not None
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            seen = signal if self.rule.plain else self.rule.on_layer_input(signal)
-            current = self.connection(seen, self.backend, self.binary, self.bfloat16_gradient)
-            within = None if self.recurrent is None else self.recurrent.synapses()
+            rule_input = signal if self.rule.plain else self.rule.on_layer_input(signal)
+            current = self.connection(rule_input, self.backend, self.binary, self.bfloat16_gradient)
             output, new = run_neuron(
-                *(self.backend, self.channel, self.neuron, ops, current, steps),
-                *(state if carried else None, self.parameters_of_neuron(), keep, trace, self.loop, within),
+                self.backend,
+                self.channel,
+                self.neuron,
+                ops,
+                current,
+                steps,
+                state=state if is_stateful else None,
+                params=self.parameters_of_neuron(),
+                keep=keep,
+                trace=trace,
+                loop=self.loop,
+                synapses=None if self.recurrent is None else self.recurrent.synapses(),
             )
             if not self.rule.plain:
                 output = self.rule.on_layer_output(self, signal, current, output, keep)
             return output, *new
 
-        carried = state is not None
+        before = state or ()
         if self.recompute and trace is None and torch.is_grad_enabled():
-            given = (tuple(self.parameters()), signal, *(state or ()))
-            output, *new = run_with_recomputation(run, self.backend, self.binary, *given)
+            learned = tuple(self.parameters())
+            output, *new = run_with_recomputation(run, self.backend, self.binary, learned, signal, *before)
         else:
-            output, *new = run(signal, *(state or ()))
+            output, *new = run(signal, *before)
         return output, tuple(new)
 
     def make_stage(self) -> StackStage:
         """Return the layer as a stage for backends that run all layers in one call."""
         return StackStage(
-            *(self.connection, self.neuron, self.parameters_of_neuron, None, self.binary),
+            map=self.connection,
+            neuron=self.neuron,
+            parameters=self.parameters_of_neuron,
+            ops=None,
+            binary=self.binary,
             feedback=self.loop,
             synapses=None if self.recurrent is None else self.recurrent.synapses,
         )
 
     def fan_out(self, reader: Connection | Decoder) -> float:
-        """Return the mean number of synapses that an event reaches, in the layer and in ``reader``: next connection or decoder."""
+        """Return the mean number of synapses that an output event reaches: in the layer and in ``reader``, which gets the output."""
         events = torch.ones(1, 1, 1, self.width)
         within = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
         return (float(reader.operations(events).sum()) + within) / self.width
@@ -195,7 +204,9 @@ def has_trainable_parameters(*modules: torch.nn.Module) -> bool:
 def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, with a common scale for weights to the same neuron."""
     for layer in layers:
-        links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
+        links: list[Any] = [layer.connection]
+        if layer.recurrent is not None:
+            links.append(layer.recurrent)
         quantiser = WeightQuantizer(*(link.unrounded_weights for link in links))
         for link in links:
             link.quantiser = quantiser
@@ -216,31 +227,35 @@ def run_neuron(
     loop: RecurrentFeedback | None,
     synapses: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Call `dispatch.unroll` and apply ``channel`` to the output; recurrent spikes pass it before they return to the layer.
+    """Call `dispatch.unroll` and apply ``channel`` to the output, and to recurrent spikes before they return to the layer.
 
     ``loop`` is ``feedback`` of `dispatch.unroll`; the other arguments have the same names there.
     """
     if channel is None or loop is None:
         output, new = dispatch.unroll(
-            *(backend, neuron, ops, current, steps, state, params, keep, trace, loop, synapses)
+            backend, neuron, ops, current, steps, state, params, keep, trace, loop, synapses
         )
         return output if channel is None else channel(output), new
     if current.shape[0] != 1:
         raise ValueError(
             f"a recurrent layer with a spike channel needs one control step per call, not {current.shape[0]}"
         )
-    latest, outputs, carried = len(neuron.states), [], state is not None
+    is_stateful = state is not None
+    # the loop's states follow the neuron's, and the first one is the latest output
+    latest_output = len(neuron.states)
     if state is None:
-        state = (current.new_zeros(current.shape[2:]),) * (latest + loop.states)
+        state = (current.new_zeros(current.shape[2:]),) * (latest_output + loop.states)
+    outputs = []
     for k in range(steps):
-        part = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
+        step_current = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
+        step_keep = keep if k == 0 else None
         output, new = dispatch.unroll(
-            *(backend, neuron, ops, part, 1, state, params, keep if k == 0 else None, trace, loop, synapses)
+            backend, neuron, ops, step_current, 1, state, params, step_keep, trace, loop, synapses
         )
         output = channel(output)
         outputs.append(output)
-        state = (*new[:latest], output[0, 0], *new[latest + 1 :])
-    return torch.cat(outputs, 1), state if carried else ()
+        state = (*new[:latest_output], output[0, 0], *new[latest_output + 1 :])
+    return torch.cat(outputs, 1), state if is_stateful else ()
 
 
 def _is_positive(param: OptionInfo) -> bool:

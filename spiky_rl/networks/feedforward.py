@@ -1,13 +1,14 @@
 """Feed-forward: encoder, a stack of spiking layers, decoder; spikes reach the next layer in the same inner step.
 
-Each layer runs over all inner steps before the next layer: one matrix product per layer and call instead of one per inner step.
+Each layer runs over all inner steps before the next layer starts, so a call has one matrix product per layer, not per inner step.
 The first layer's current is computed once per control step if the encoder's signal is constant over it.
 """
 
-# pylint: disable=protected-access  # fast access to modules: a rollout step of one environment takes microseconds
+# pylint: disable=protected-access  # _modules is faster than attributes: a rollout step of one environment takes microseconds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, override
 
@@ -32,22 +33,22 @@ from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, 
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
 
 CPU_ROWS = 2048
-"""Samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache. 8,192 rows of
-400-200-100, forward and backward, take 165 ms in parts of 2,048 or as a whole and 186 ms in parts of 1,024; as a whole they are
-slower if the memory is newly allocated."""
+"""Maximum number of samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache.
+Measured with 8,192 rows of 400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024. As a
+whole they take longer if the memory is newly allocated."""
 
 
 def check_connection_position(path: str, connection: ComponentSpec, within: bool) -> None:
-    """Raise RegistryError at ``path`` if ``connection`` is not of the required kind: within a layer, or between layers."""
-    if getattr(connection.cls, "is_intra_layer", False) != within:
-        fit = [
-            n
-            for n in list_names("connections")
-            if getattr(resolve("connections", n), "is_intra_layer", False) == within
-        ]
+    """Raise RegistryError at ``path`` unless ``connection`` is for its position: within a layer if ``within``, else between layers."""
+
+    def fits(cls: type) -> bool:
+        return getattr(cls, "is_intra_layer", False) == within
+
+    if not fits(connection.cls):
+        allowed = [name for name in list_names("connections") if fits(resolve("connections", name))]
         position = "among the neurons of a layer" if within else "between layers"
         raise RegistryError(
-            f"{path}: {connection.name!r} does not connect {position}; choose from {', '.join(fit)}"
+            f"{path}: {connection.name!r} does not connect {position}; choose from {', '.join(allowed)}"
         )
 
 
@@ -55,18 +56,19 @@ def get_signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
     """Return the shape of an encoder's signal: maps if the observations are maps and the encoder is topographic."""
     if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
         return (encoder.width,)
-    return (encoder.width // require_flat(inputs[1:]), *inputs[1:])
+    _, *size = inputs
+    return (encoder.width // math.prod(size), *size)
 
 
 def _list_parts(path: str, part: Part) -> list[tuple[str, ComponentSpec]]:
-    """Return (path, component) of each component of a part."""
+    """Return (path, component) of each component of a part: none, one, or one per layer."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
 def _get_layer_part(part: Part, layer: int) -> ComponentSpec | None:
-    """Return a layer's component of a part, which is one for all layers or a tuple."""
+    """Return the component of a part for a layer; a part has one component for all layers, or a tuple with one per layer."""
     return part[layer] if isinstance(part, tuple) else part
 
 
@@ -195,13 +197,17 @@ class FeedForward(SpikingNetwork):
         if options.quantize == "int8":
             quantize_weights(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
-        self._maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
-        self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
+        """Whether the connections are linear and no spike channel is set, as a stack requires."""
+        self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
+        self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
+        """Owner's modules, name and expected class of each linear map, for `_is_linear_stack`."""
         self._stack: tuple[Backend, LayerStack | GpuStack | None] | None = None
-        """Last used backend and its stack of these layers, None if it has none."""
+        """Backend of the last pass, and its stack of these layers or None if it has none."""
         self.state_sizes = self.encoder.state_sizes
-        self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
-        self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
+        for layer in stack:
+            self.state_sizes += (layer.width,) * layer.states
+        if self.decoder.state_width:
+            self.state_sizes += (self.decoder.state_width,)
         self.learning.setup(stack, decoder, outputs)
         self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
         if sparsity is not None and not has_trainable_parameters(self.encoder, *stack):
@@ -209,7 +215,8 @@ class FeedForward(SpikingNetwork):
                 f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
             )
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
-        self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
+        self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=True)]
+        """Mean number of synapses that an event of each layer reaches, for the penalty."""
         if self.sparsity is not None:
             factors = torch.tensor(self.sparsity.compute_factors(self.layer_sizes, self.fan_out))
             factors = factors.repeat_interleave(torch.tensor(self.layer_sizes))
@@ -224,19 +231,25 @@ class FeedForward(SpikingNetwork):
         neuron: ComponentSpec | tuple[ComponentSpec, ...],
         shape: Shape,
     ) -> list[SpikingLayer]:
-        """Build the layers of the given ``widths``; ``shape``: of the encoder's signal."""
+        """Build one layer per entry of ``widths``; ``shape`` is the shape of the encoder's signal."""
         layers: list[SpikingLayer] = []
         binary = self.encoder.binary
         for i, width in enumerate(widths):
             link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
-            back, cell = _get_layer_part(recurrent, i), self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
-            within: IntraLayerConnection | None = (
-                None if back is None else back.build(inputs=link.shape, outputs=width)
-            )
+            cell = self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
+            within: IntraLayerConnection | None = None
+            if (part := _get_layer_part(recurrent, i)) is not None:
+                within = part.build(inputs=link.shape, outputs=width)
             layers.append(
                 SpikingLayer(
-                    *(link, cell, within, self.backend, binary),
-                    *(self.bfloat16_gradient, self.recompute, self.learning),
+                    link,
+                    cell,
+                    within,
+                    self.backend,
+                    binary=binary,
+                    bfloat16=self.bfloat16_gradient,
+                    recompute=self.recompute,
+                    rule=self.learning,
                 )
             )
             shape, binary = link.shape, not cell.graded
@@ -247,10 +260,8 @@ class FeedForward(SpikingNetwork):
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         if record is None and state is None and self._can_split(x):
-            return (
-                torch.cat([self._forward(rows, None, None, None)[0] for rows in x.split(CPU_ROWS, 1)], 1),
-                (),
-            )
+            parts = [self._forward(rows, None, None, None)[0] for rows in x.split(CPU_ROWS, 1)]
+            return torch.cat(parts, 1), ()
         if record is None and state is not None and 0 < self.learning.truncate < x.shape[0]:
             return self._forward_truncated(x, state, keep, self.learning.truncate)
         return self._forward(x, state, keep, record)
@@ -261,14 +272,16 @@ class FeedForward(SpikingNetwork):
         """Compute `forward` in parts of ``span`` control steps; no gradient passes from a part to an earlier one."""
         features = []
         for t in range(0, x.shape[0], span):
-            own = tuple(s.detach() for s in state) if t else state
-            part, episodes = x[t : t + span], None if keep is None else keep[t : t + span]
-            output, state = self._forward(part, own, episodes, None, len(part) / x.shape[0])
+            if t:
+                state = tuple(s.detach() for s in state)
+            part = x[t : t + span]
+            part_keep = None if keep is None else keep[t : t + span]
+            output, state = self._forward(part, state, part_keep, None, len(part) / x.shape[0])
             features.append(output)
         return torch.cat(features), state
 
     def _can_split(self, x: Tensor) -> bool:
-        """Return whether ``x`` [T, B, O] is a large batch on the CPU, of which parts may run one after the other."""
+        """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
         return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
 
     @property
@@ -288,7 +301,7 @@ class FeedForward(SpikingNetwork):
         record: ForwardRecord | None,
         share: float = 1.0,
     ) -> tuple[Tensor, State]:
-        """Compute `forward` without splitting; ``share`` is the share of this part in the whole pass, for the penalty."""
+        """Compute `forward` without splitting; ``share`` scales the penalty if ``x`` is only a part of the rollout."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         encoding: tuple[Tensor, ...] | None = None
@@ -316,8 +329,8 @@ class FeedForward(SpikingNetwork):
     ) -> LayerStack | GpuStack | None:
         """Return the stack that runs all layers in one call, or None to run them one by one.
 
-        A stack needs linear connections and a backend that has it. It does not support learning rules that change layers,
-        torch.compile and records, and a penalty only if all neurons spike.
+        A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
+        with hooks; it supports a penalty only if all neurons spike.
         """
         plain = not torch.is_grad_enabled() or self.learning.plain
         if record is not None or not plain or not self._is_linear_stack() or torch.compiler.is_compiling():
@@ -329,7 +342,9 @@ class FeedForward(SpikingNetwork):
                 stages.append(self.decoder.stage())
             self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
         stack = self._stack[1]
-        return stack if stack is None or stack.events or not self._has_penalty else None
+        if stack is not None and self._has_penalty and not stack.events:
+            return None
+        return stack
 
     def _forward_fused(
         self,
@@ -358,14 +373,18 @@ class FeedForward(SpikingNetwork):
         learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
+        # with an offset, the stack returns the features themselves: the last potential plus the bias
         offset = decoder.readout.bias if decoder.potential is not None and decoder.last_step else None
         output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty, offset)
         if offset is not None:
             return output, new, rates
         if decoder.potential is not None:
             return decoder.decode_potentials(output), new, rates
-        features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
-        return features, (*new, *last), [*rates, compute_rates(output)] if self._has_penalty else []
+        decoder_state = None if before is None else tuple(before[len(new) :])
+        features, last = decoder(output, decoder_state, keep)
+        if self._has_penalty:
+            rates = [*rates, compute_rates(output)]
+        return features, (*new, *last), rates
 
     def _make_charge(self, share: float) -> ActivityCharge:
         """Return the penalty, times ``share``, for a stack that adds its gradient."""
@@ -396,8 +415,8 @@ class FeedForward(SpikingNetwork):
         after: list[Tensor] = []
         for layer in self.layers:
             trace: list[Tensor] | None = None if record is None or record.only_signal else []
-            own = None if before is None else tuple(before[len(after) : len(after) + layer.states])
-            output, new = layer(ops, signal, self.steps, own, keep, trace)
+            layer_state = None if before is None else tuple(before[len(after) : len(after) + layer.states])
+            output, new = layer(ops, signal, self.steps, layer_state, keep, trace)
             after += new
             if record is not None:
                 record.signal.append(signal)
@@ -406,11 +425,11 @@ class FeedForward(SpikingNetwork):
                     record.operations.append(layer.operations(signal, output))
             signal = output
             outputs.append(output)
-        rest = None if before is None else tuple(before[len(after) :])
+        decoder_state = None if before is None else tuple(before[len(after) :])
         if self.learning.plain:
-            features, new = self.decoder(signal, rest, keep)
+            features, new = self.decoder(signal, decoder_state, keep)
         else:
-            features, new = self.learning.decode(self.decoder, outputs, rest, keep)
+            features, new = self.learning.decode(self.decoder, outputs, decoder_state, keep)
         if record is not None:
             record.signal.append(signal)
             if not record.only_signal:
@@ -462,7 +481,7 @@ class FeedForward(SpikingNetwork):
         """
         if not self._plain:
             return False
-        for modules, name, kind in self._maps:
+        for modules, name, kind in self._linear_maps:
             link: Any = modules[name]
             if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
                 return False

@@ -9,9 +9,10 @@ trains the input weights and then replays the rollout.
 
 The working regime of a spiking reservoir depends on its firing rate, not on its spectral radius. With ``control: rate`` the
 strength of the recurrent synapses is calibrated until neurons fire at ``target_rate`` on slowly changing standard-normal
-observations, which resemble normalised observations. Constant currents alone may cause at most 60 % of this rate, together with
-the input at most 80 %; otherwise they are reduced. Constant currents above the rheobase, different for each neuron, keep small
-observations from falling below all thresholds. Currents are in units of the neuron's rheobase, so any spiking neuron works.
+observations, which resemble normalised observations. If the constant currents (``bias``) alone cause more than 60 % of this rate,
+or bias and input together more than 80 %, the calibration reduces them first. Constant currents near the rheobase, different for
+each neuron, let small observations cause spikes too. Currents are in units of the neuron's rheobase, the smallest constant current
+at which it spikes, so any spiking neuron works.
 
 Source: Maass, Natschlaeger & Markram (2002), liquid state machines; rates as Schrauwen et al. (2008), homeostasis.
 """
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
-"""Measurement of a rate: number of series of observations, control steps in each, and first control steps left out."""
+"""Calibration: number of series of observations, control steps in each, and control steps at the start that are left out."""
 
 
 class Reservoir(SpikingNetwork):
@@ -160,24 +161,24 @@ class Reservoir(SpikingNetwork):
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
         self.parameters_of_neuron = NeuronParameters(self.neuron, options.size)
-        built = surrogate.build()
-        self.surrogate, self.ops = built, TorchOps(built, built.slope)
+        self.surrogate = surrogate.build()
+        self.ops = TorchOps(self.surrogate, self.surrogate.slope)
         self.wiring: Wiring = graph.build().wire(options.size, np.random.default_rng(seed))
         self.unit = calibration.find_rheobase(self.neuron, self.ops)
+        """Unit of currents: the rheobase."""
         self.feedback = RecurrentFeedback(
             delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse)
         )
         self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in options.traces)
-        self.filter = Potential.from_options(
-            dt=self.neuron.dt, tau=options.traces[0]
-        )  # run with each of the decays
+        # runs once per trace, with the decay of each as its parameter
+        self.filter = Potential.from_options(dt=self.neuron.dt, tau=options.traces[0])
         self.features = None if options.train_input else options.size * len(options.traces)
-        drawn = torch.rand(self.encoder.width, options.size, generator=generator)
+        uniform = 2.0 * torch.rand(self.encoder.width, options.size, generator=generator) - 1.0
         self.input_weight = nn.Parameter(
-            options.input_scaling * self.unit * (2.0 * drawn - 1.0), requires_grad=options.train_input
+            options.input_scaling * self.unit * uniform, requires_grad=options.train_input
         )
-        noise = 2.0 * torch.rand(options.size, generator=generator) - 1.0
-        self.register_buffer("bias", (options.bias + options.spread * noise) * self.unit)
+        bias_noise = 2.0 * torch.rand(options.size, generator=generator) - 1.0
+        self.register_buffer("bias", (options.bias + options.spread * bias_noise) * self.unit)
         self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.unit)
         self.register_buffer("mean", torch.zeros(options.size * len(options.traces)))
         self.register_buffer("deviation", torch.ones(options.size * len(options.traces)))
@@ -188,19 +189,20 @@ class Reservoir(SpikingNetwork):
         self.plasticity: Plasticity | None = None
         self.channel: SpikeChannel | None = None
         self.decoder = make_mlp_readout(options.size * len(options.traces), options.hidden, outputs)
-        self.state_sizes = self.encoder.state_sizes
-        self.state_sizes += (options.size,) * (len(self.neuron.states) + 2 + len(options.traces))
+        # states [B, N]: the neuron's, the recurrent loop's (latest spikes, synaptic current), then one per trace
+        states = len(self.neuron.states) + self.feedback.states + len(options.traces)
+        self.state_sizes = self.encoder.state_sizes + (options.size,) * states
         self._calibrate(
             options.control, options.target_rate, options.gain, options.spectral_radius, generator
         )
         if plasticity is not None:
-            changing: Plasticity = plasticity.build(
-                weight=self.weight, bias=self.bias, inhibitory=torch.from_numpy(self.wiring.inhibitory),
-                unit=self.unit, dt=self.neuron.dt,
-            )  # fmt: skip
-            self.plasticity = changing
-            changing.backend = options.backend
-            self.state_sizes += changing.state_sizes
+            inhibitory = torch.from_numpy(self.wiring.inhibitory)
+            built: Plasticity = plasticity.build(
+                weight=self.weight, bias=self.bias, inhibitory=inhibitory, unit=self.unit, dt=self.neuron.dt
+            )
+            built.backend = options.backend
+            self.plasticity = built
+            self.state_sizes += built.state_sizes
         self.backend = options.backend
 
     @override
@@ -262,15 +264,18 @@ class Reservoir(SpikingNetwork):
         record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
-        before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
-        own = len(self.encoder.state_sizes)
-        signal, encoded = self.encoder.encode_stateful(x, tuple(before[:own]) if own else None, keep)
+        if state is None:
+            before = [s.squeeze(0) for s in self.zero_state(x.shape[1], x)]
+        else:
+            before = [s.squeeze(0) for s in state]
+        count = len(self.encoder.state_sizes)
+        encoder_state, states = tuple(before[:count]), before[count:]
+        signal, encoded = self.encoder.encode_stateful(x, encoder_state or None, keep)
         # plasticity may change the bias from one control step to the next
         bias = self.bias if plastic is None else None
         driven = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
-        states = before[own:]
         potentials: list[Tensor] | None = None if record is None else []
         if plastic is None:
             spikes, features, states = self._run_neurons(driven, states, keep, potentials)
@@ -290,16 +295,19 @@ class Reservoir(SpikingNetwork):
         potentials: list[Tensor] | None,
         plastic: Plasticity,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run neurons as `_run_neurons` on ``driven``, a current without the bias; weights and bias change after every control step."""
-        parts = []
+        """Call `_run_neurons` for one control step at a time and change weights and bias after each.
+
+        ``driven`` is the current of the input, without the bias.
+        """
+        all_spikes, all_features = [], []
         for t in range(driven.shape[0]):
-            episode = None if keep is None else keep[t : t + 1]
-            part = self._run_neurons(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
-            states = part[2]
-            parts.append(part[:2])
+            step_keep = None if keep is None else keep[t : t + 1]
+            current = driven[t : t + 1] + self.bias
+            spikes, features, states = self._run_neurons(current, states, step_keep, potentials, plastic)
+            all_spikes.append(spikes)
+            all_features.append(features)
             plastic.adapt(self.weight, self.bias)
-        spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
-        return spikes, features, states
+        return torch.cat(all_spikes), torch.cat(all_features), states
 
     def _run_neurons(
         self,
@@ -309,15 +317,27 @@ class Reservoir(SpikingNetwork):
         potentials: list[Tensor] | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run neurons on a current [T, K or 1, B, N]; return spikes [T, K, B, N], traces [T, B, ``features``], new states.
+        """Run neurons on a ``current`` [T, K or 1, B, N]; return spikes [T, K, B, N], traces [T, B, ``features``], new states.
 
-        With ``plastic``, T is 1.
+        With ``plastic``, T must be 1.
         """
-        count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
-        own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
+        loop_end = len(self.neuron.states) + self.feedback.states
+        traces_end = loop_end + len(self.trace_decays)
+        neuron_state, traces = tuple(states[:loop_end]), states[loop_end:traces_end]
+        plastic_state = states[traces_end:]
         spikes, new = run_neuron(
-            *(self.backend, self.channel, self.neuron, self.ops, current, self.steps, tuple(own)),
-            *(self.parameters_of_neuron(), keep, potentials, self.feedback, self.weight),
+            self.backend,
+            self.channel,
+            self.neuron,
+            self.ops,
+            current,
+            self.steps,
+            state=neuron_state,
+            params=self.parameters_of_neuron(),
+            keep=keep,
+            trace=potentials,
+            loop=self.feedback,
+            synapses=self.weight,
         )
         features, after = [], [*new]
         for trace, decay in zip(traces, self.trace_decays, strict=True):
@@ -327,8 +347,10 @@ class Reservoir(SpikingNetwork):
             features.append(filtered[:, -1])
             after += last
         if keep is not None:
-            extra = [s * keep.prod(0).unsqueeze(-1) for s in extra]
-        after += extra if plastic is None else plastic.observe(spikes[0], tuple(extra))
+            plastic_state = [s * keep.prod(0).unsqueeze(-1) for s in plastic_state]
+        if plastic is not None:
+            plastic_state = plastic.observe(spikes[0], tuple(plastic_state))
+        after += plastic_state
         return spikes, torch.cat(features, -1), after
 
     def _record(
@@ -342,14 +364,14 @@ class Reservoir(SpikingNetwork):
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
-        later = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
+        later_layers = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
         record.signal += [signal, spikes]
         record.potentials.append(potentials.view_as(spikes))
         record.operations += [
             self.encoder.count_operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
-            (features != 0).sum(-1) * width + later,
+            (features != 0).sum(-1) * width + later_layers,
         ]
 
     @property
@@ -362,7 +384,8 @@ class Reservoir(SpikingNetwork):
     ) -> None:
         """Scale the recurrent weights, then measure the mean and standard deviation that standardise the features."""
         drawn = self.get_buffer("weight")
-        weight = drawn / (drawn != 0).sum(0).float().mean().clamp(min=1.0).sqrt()
+        synapses_per_neuron = (drawn != 0).sum(0).float().mean().clamp(min=1.0)
+        weight = drawn / synapses_per_neuron.sqrt()
         x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
@@ -372,8 +395,8 @@ class Reservoir(SpikingNetwork):
                 return self._measure_rate(x)
 
             start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
-            found = calibration.calibrate_rate(start, self.unit, target, measure_rate)
-            self.bias, self.input_weight.data, self.weight = found
+            calibrated = calibration.calibrate_rate(start, self.unit, target, measure_rate)
+            self.bias, self.input_weight.data, self.weight = calibrated
         elif control == "gain":
             self.weight = gain * weight
         else:
@@ -381,7 +404,7 @@ class Reservoir(SpikingNetwork):
             if largest < 1e-9:
                 raise RegistryError("control: spectral_radius needs a graph with cycles; this graph has none")
             self.weight = float(radius / largest) * weight
-        traces, _ = self.compute_features(x, self.zero_state(SERIES, x))
+        traces, _ = self.compute_features(x, self.zero_state(SERIES, x))  # [CONTROL_STEPS, SERIES, features]
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)

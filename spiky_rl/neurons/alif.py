@@ -5,9 +5,9 @@
 
 Both equations are solved exactly for a current held constant over the step. ``input_gain`` has the meaning and the default of
 `lif`. The trace a counts the neuron's own recent spikes: it decays before the comparison with the threshold and rises after it.
-The increment per spike is 1, not 1 - exp(-dt/tau_adaptation) as in Bellec et al.: their ``adaptation`` (1.8) is about
-tau_adaptation/dt times the value for this neuron. The increment carries a gradient even if the reset is detached, so that
-credit reaches back as far as tau_adaptation.
+A spike adds 1 to a; in Bellec et al. it adds 1 - exp(-dt/tau_adaptation), about dt/tau_adaptation. So multiply their
+``adaptation`` (1.8) by dt/tau_adaptation. The 1 carries a gradient even if the reset is detached, so that credit reaches back
+as far as tau_adaptation.
 
 V is relative to rest, in units of the threshold's default; the network's currents enter unscaled. Not included: an
 adaptation current, a synaptic current, refractoriness.
@@ -15,7 +15,7 @@ adaptation current, a synaptic current, refractoriness.
 Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 from typing import Literal
 

@@ -54,8 +54,8 @@ __all__ = [
 
 BELOW_ANY = -1e30
 """Initial value of a maximum over sub-steps."""
-PLAUSIBLE = 1e6
-"""Default bound of parameters. As a time constant it is 1,000 s, whose decay still differs from 1 in a float of 32 bits."""
+MAX_PARAMETER = 1e6
+"""Default bound of a parameter's absolute value. A time constant of this many ms still has a decay below 1 in float32."""
 
 
 def parameter(
@@ -73,13 +73,14 @@ def parameter(
     Args:
         unit: Unit, required; ``1`` for a dimensionless number.
         transform: ``decay`` for a time constant, which enters the step as exp(-dt / value).
-        low: Inclusive lower bound; -`PLAUSIBLE` if neither it nor ``above`` is given.
-        high: Inclusive upper bound; `PLAUSIBLE` if it is None.
+        low: Inclusive lower bound; -`MAX_PARAMETER` if both it and ``above`` are None.
+        high: Inclusive upper bound; `MAX_PARAMETER` if it is None.
         above: Exclusive lower bound.
     """
     if low is None and above is None:
-        low = -PLAUSIBLE
-    high = PLAUSIBLE if high is None else high
+        low = -MAX_PARAMETER
+    if high is None:
+        high = MAX_PARAMETER
     return option(
         default, description, low=low, high=high, above=above, unit=unit, param=True, transform=transform
     )
@@ -95,7 +96,7 @@ DETACH_RESET = option(True, "whether gradients stop at the reset")
 
 
 def surrogate_scale(default: float, unit: str = "1") -> Any:
-    """Declare the option ``scale``, for a neuron with a potential in mV, which surrogates cannot take as it is."""
+    """Declare the option ``scale`` of a neuron with a potential in mV: a surrogate gets the distance divided by it."""
     return option(
         default, "distance to the threshold that counts as 1 for the surrogate", low=1e-3, unit=unit
     )
@@ -123,7 +124,10 @@ class NamedValues(tuple[Value, ...]):
         def _asdict(self) -> dict[str, Value]: ...
 
     def __getattr__(self, name: str) -> Value:
-        """Raise AttributeError with the known names. Python calls this for unknown names only; the type is for checkers."""
+        """Raise AttributeError with the known names.
+
+        Python calls this method for unknown names only. The return type tells type checkers the type of known names.
+        """
         decay = get_decay_name(name)
         hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
         raise AttributeError(f"{self._format_unknown(name)}{hint}")
@@ -159,7 +163,7 @@ class States(NamedValues):
 
 
 def make_named_type[Kind: NamedValues](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
-    """Make a subclass of ``kind`` with these fields."""
+    """Make a named tuple with the fields ``names`` that is a subclass of ``kind``."""
     fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
     return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
 
@@ -204,8 +208,11 @@ class Neuron(Component):
                 remedy = f"add to learn: {names}" if names else "this neuron has none"
                 raise RegistryError(f"spread: {self.spread:g} needs a learned time constant; {remedy}")
             for name, each in times.items():
-                low, high = getattr(self, name) / self.spread, getattr(self, name) * self.spread
-                if low < (each.low or 0.0) or high > (math.inf if each.high is None else each.high):
+                center = getattr(self, name)
+                low, high = center / self.spread, center * self.spread
+                lowest = each.low or 0.0
+                highest = math.inf if each.high is None else each.high
+                if low < lowest or high > highest:
                     raise RegistryError(
                         f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}; it must be {each.bounds_text}"
                     )
@@ -244,7 +251,7 @@ class Neuron(Component):
     def __init__(self, options: Options) -> None:
         self.options = options
         self.chosen: Mapping[str, Any] = options.model_dump()
-        """Options as plain values, which torch.compile can read; part of the key of a compiled kernel."""
+        """Value of each option, in a plain dictionary that torch.compile can read; part of the key of a compiled kernel."""
         self.dt, self.learn, self.spread = options.dt, options.learn, options.spread
         self.substeps = self.chosen.get("substeps", self.substeps)
 
@@ -312,8 +319,8 @@ class Ode(Neuron):
         """Return the states after ``dt / substeps``, before any reset."""
 
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
-        # with sub-steps, each has its own reset; the step spikes if any sub-step reached the threshold, and the gradient goes to
-        # the sub-step with the largest distance
+        # every sub-step has its own reset; the step spikes if any sub-step reached the threshold, and the gradient goes to the
+        # sub-step with the largest distance
         if self.substeps > 1:
             peak: Value = BELOW_ANY
             for _ in range(self.substeps):
@@ -321,8 +328,8 @@ class Ode(Neuron):
             return self.finish_step(ops, peak, s, p)
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
-        reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
-        return spike, self.reset(ops, reset, s, p)
+        detach = self.chosen.get("detach_reset", True)
+        return spike, self.reset(ops, ops.detach(spike) if detach else spike, s, p)
 
     def substep(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.integrate(ops, current, s, p)

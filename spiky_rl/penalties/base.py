@@ -1,7 +1,7 @@
 """Base class of penalties: a loss term computed from the activity of a forward pass.
 
-Its gradient is added in the backward pass of the features, so learners and classifiers need not know of it. Like their loss, it
-is a mean over a minibatch.
+The network attaches the term to its features: a backward pass through them adds its gradient, so learners and classifiers need no
+code for it. Like their loss, the term is a mean over a minibatch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Penalty(Component):
 
     @abstractmethod
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        """Return the term.
+        """Return the loss term, a scalar.
 
         Args:
             rates: Per layer, the rates [N] of `compute_rates`.
@@ -60,12 +60,12 @@ class Penalty(Component):
 
 
 def compute_rates(output: Tensor) -> Tensor:
-    """Return the mean absolute output [N] of neurons for ``output`` [T, K, B, N]: for spikes, the firing rate."""
+    """Return the mean absolute ``output`` [T, K, B, N] of every neuron, [N]; the firing rate if the output consists of spikes."""
     return output.abs().mean((0, 1, 2))
 
 
 def add_penalty_gradient(features: Tensor, cost: Tensor) -> Tensor:
-    """Return ``features`` unchanged; a backward pass through them also goes through ``cost``, with gradient 1."""
+    """Return ``features`` unchanged; a backward pass through them also backpropagates ``cost``, as if it were added to the loss."""
     return _AddGradient.apply(features, cost)  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Rate: penalty on firing rates outside a band, with the square of the excess.
+"""Rate: penalty on the squared distance of firing rates from a band.
 
     cost = weight sum_layers mean_n [ max(0, r_n - upper)^2 + max(0, lower - r_n)^2 ]
 
@@ -41,8 +41,9 @@ class RatePenalty(Penalty):
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
         for rate in rates:
-            beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)
-            terms.append(beyond.square().mean())
+            above = (rate - self.options.upper).clamp(min=0.0)
+            below = (self.options.lower - rate).clamp(min=0.0)
+            terms.append((above + below).square().mean())
         return self.options.weight * torch.stack(terms).sum()
 
     @override

@@ -1,4 +1,4 @@
-"""Synops: penalty on effective operations, as a share of their maximum, at which all neurons fire in every inner step.
+"""Synops: penalty on effective operations, as a share of the operations if all neurons spike in every inner step.
 
     cost = weight max(0, share - upper),   share = sum_l r_l N_l F_l / sum_l N_l F_l
 
@@ -29,8 +29,9 @@ class SynopsPenalty(Penalty):
 
     @override
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        operations = torch.stack([rate.sum() * fan for rate, fan in zip(rates, fan_out, strict=True)]).sum()
-        dense = sum(len(rate) * fan for rate, fan in zip(rates, fan_out, strict=True))
+        layers = list(zip(rates, fan_out, strict=True))
+        operations = torch.stack([rate.sum() * fan for rate, fan in layers]).sum()
+        dense = sum(len(rate) * fan for rate, fan in layers)
         return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)
 
     @override

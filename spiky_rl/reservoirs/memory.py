@@ -6,6 +6,7 @@ uniform in [-1, 1] if a measure does not state otherwise; `standardize_drive` ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,9 @@ from spiky_rl.reservoirs.regression import ridge_regression, stack_series
 ENERGY = 0.99
 """Share of the sum of all singular values that counts for the rank."""
 FLOOR = 0.1
-"""Squared correlations below this value count as chance in a finite sample."""
+"""Smallest squared correlation that counts; a finite sample reaches smaller ones by chance."""
 RESOLUTION = 100.0
-"""Minimum distance of two states, in rounding errors of the states."""
+"""Smallest distance of two states that counts as a difference, in units of their rounding error."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MemoryCapacity:
 
 
 def standardize_drive(drive: Drive, low: float, high: float) -> Drive:
-    """Return ``drive`` with its inputs, uniform from ``low`` to ``high``, standardised to mean 0 and variance 1."""
+    """Return a drive that standardises its inputs, uniform from ``low`` to ``high``, to mean 0 and variance 1 for ``drive``."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
@@ -111,8 +112,9 @@ def memory_capacity(
     arguments are those of `spiky_rl.reservoirs.narma.evaluate_narma`; the washout is at least ``delays``. Source: Jaeger (2001),
     short-term memory in echo state networks.
     """
-    washout, longest = max(washout, delays), -(-max(train, test) // series)
-    u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
+    washout = max(washout, delays)
+    length = math.ceil(max(train, test) / series)
+    u = generator.uniform(-1.0, 1.0, (2 * series, washout + length, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
     readout = ridge_regression(
@@ -137,7 +139,7 @@ def compute_lyapunov(
     steps: int = 20,
     perturbation: float = 1e-6,
 ) -> float:
-    """Return the largest Lyapunov exponent per step, from the growth of a perturbation: differences grow above 0 and fade below.
+    """Return the largest Lyapunov exponent per step: differences between states grow if it is positive and fade if it is negative.
 
     A drive always starts from rest, so trajectories cannot be renormalised as in Benettin's method. Instead each input runs twice, the
     second time with one perturbed step. The exponent is the mean logarithmic change per step of the distance between the two states,
@@ -155,17 +157,19 @@ def compute_lyapunov(
     moved = u.copy()
     moved[:, washout] += perturbation
     states = drive(np.concatenate([u, moved]))
-    a, b = states[:series, washout:], states[series:, washout:]
-    size = np.linalg.norm(a, axis=-1)
-    distance = np.linalg.norm(b.astype(np.float64) - a, axis=-1)
-    felt = distance > RESOLUTION * np.spacing(states.dtype.type(1.0)) * size
-    logarithms, lasted = 0.0, 0
-    for d, f in zip(distance, felt, strict=True):
-        times = np.flatnonzero(f)
+    reference, perturbed = states[:series, washout:], states[series:, washout:]
+    size = np.linalg.norm(reference, axis=-1)
+    distances = np.linalg.norm(perturbed.astype(np.float64) - reference, axis=-1)
+    rounding_error = np.spacing(states.dtype.type(1.0)) * size
+    differs = distances > RESOLUTION * rounding_error
+    log_growth, duration = 0.0, 0
+    for distance, different in zip(distances, differs, strict=True):
+        times = np.flatnonzero(different)
         if len(times) > 1:
-            logarithms += float(np.log(d[times[-1]] / d[times[0]]))
-            lasted += int(times[-1] - times[0])
-    return logarithms / lasted if lasted else -np.inf
+            first, last = times[0], times[-1]
+            log_growth += float(np.log(distance[last] / distance[first]))
+            duration += int(last - first)
+    return log_growth / duration if duration else -np.inf
 
 
 def compute_separation(
@@ -183,6 +187,6 @@ def compute_separation(
         steps: Length of each input.
     """
     states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, 1)))[:, -1].astype(np.float64)
-    length = float(np.linalg.norm(states, axis=-1).mean())
-    apart = float(np.linalg.norm(states[:pairs] - states[pairs:], axis=-1).mean())
-    return apart / length if length > 0.0 else 0.0
+    mean_norm = float(np.linalg.norm(states, axis=-1).mean())
+    mean_distance = float(np.linalg.norm(states[:pairs] - states[pairs:], axis=-1).mean())
+    return mean_distance / mean_norm if mean_norm > 0.0 else 0.0

@@ -1,7 +1,7 @@
 """Evaluation of a policy, undisturbed and under conditions, in one simulation.
 
-Every condition has one environment per episode. Episode i begins in the same state under every condition, with the same
-random actions: only the condition differs.
+Every condition has one environment per episode. Episode i begins in the same state under every condition, and random numbers are the
+same too, so that only the condition differs.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from spiky_rl.run.simulate import load_inference_policy, open_env
 
 log = logging.getLogger(__name__)
 
-STRIDE = 7
-"""Control steps from one measurement of activity to the next: measuring costs more than acting."""
+ACTIVITY_INTERVAL = 7
+"""Number of control steps from one measurement of activity to the next, because measuring takes longer than acting."""
 
 type Table = dict[str, dict[str, Any]]
-"""Results by condition, as ``evaluation.json`` has them."""
+"""Results by condition, as in ``evaluation.json``."""
 type Quantize = Callable[[InferencePolicy, Any], InferencePolicy]
-"""Returns the quantised policy for a policy and its environment."""
+"""Function (policy, environment) -> quantised policy."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The subject of an evaluation: a plan's policy under conditions."""
+    """Policy, conditions and episodes of an evaluation."""
 
     plan: RunPlan
     names: Sequence[str]
@@ -54,11 +54,11 @@ class EvaluationPlan:
     episodes: int
     """Episodes per condition."""
     checkpoint: Path | None
-    """None for random actions."""
+    """Checkpoint of the policy; None for random actions."""
 
     @property
     def is_plastic(self) -> bool:
-        """Whether the policy is measured twice: with fixed weights and with weights that change as it acts."""
+        """Whether the policy has plastic weights, so that it is measured twice: with fixed weights and with changing ones."""
         network = self.plan.spec.network
         return self.checkpoint is not None and network is not None and bool(network.parts.get("plasticity"))
 
@@ -94,10 +94,12 @@ def evaluate(
     """
     plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
     checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
-    words = "%s on %s, %d conditions x %d episodes, %s"
-    log.info(words, plan.agent, plan.task, len(names), episodes, plan.device)
+    log.info(
+        "%s on %s, %d conditions x %d episodes, %s",
+        plan.agent, plan.task, len(names), episodes, plan.device,
+    )  # fmt: skip
     log.info("checkpoint: %s", checkpoint or "none: random actions")
-    find_commit()  # cached now: the checkout may change during the evaluation
+    find_commit()  # is cached, because the checkout may change during the evaluation
     log.info("starting the simulator")
     if adapts:
         log.info(
@@ -105,12 +107,14 @@ def evaluate(
         )
     plan.host_task.configure_conditions(names)
     with start_simulation(open_env(plan)) as env:
-        policy = None if checkpoint is None else load_inference_policy(plan, env, checkpoint)[1]
-        if policy is not None and quantize is not None:
-            policy = quantize(policy, env)
-        observed = plan.config["obs_groups"].get("actor") or ["policy"]
+        policy: InferencePolicy | None = None
+        if checkpoint is not None:
+            _, policy = load_inference_policy(plan, env, checkpoint)
+            if quantize is not None:
+                policy = quantize(policy, env)
+        obs_groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
-            groups = env.make_condition_groups(names, episodes, observed, plan.seed, plan.leg, adapts)
+            groups = env.make_condition_groups(names, episodes, obs_groups, plan.seed, plan.leg, adapts)
             with progress("evaluating", f"{len(names)} conditions x {episodes} episodes") as report_progress:
                 tables, cost = measure_conditions(groups, policy, report_progress)
         resets = env.worlds_reset
@@ -160,13 +164,14 @@ def measure_conditions(
         report_progress(step.share)
     tables: list[Table] = [{}, {}] if any(groups.adapts) else [{}]
     for index, (name, ids) in enumerate(zip(groups.names, groups.ids, strict=True)):
-        found = tables[groups.adapts[index]][name] = {
-            "text": groups.texts[index],
-            **_summarize_episodes([rows[i] for i in ids.tolist()], acting.activities[index]),
-        }
+        episodes = [rows[i] for i in ids.tolist()]
+        result = {"text": groups.texts[index], **_summarize_episodes(episodes, acting.activities[index])}
         if groups.damages[index] or name == NOMINAL:
-            found["recovery"] = recovery.compute(ids)
-    return tables, _compute_cost(acting.activities[0], env.num_envs * acting.steps / acting.seconds)
+            result["recovery"] = recovery.compute(ids)
+        table = tables[1] if groups.adapts[index] else tables[0]
+        table[name] = result
+    actions_per_second = env.num_envs * acting.steps / acting.seconds
+    return tables, _compute_cost(acting.activities[0], actions_per_second)
 
 
 class _DisturbedPolicy:
@@ -176,8 +181,9 @@ class _DisturbedPolicy:
         self.groups, self.device = groups, groups.env.device
         self.policy = groups.make_random_policy() if policy is None else PolicyGroup(policy, groups)
         self.activities: list[list[tuple[int, PolicyActivity]]] = [[] for _ in groups.names]
-        """By condition: number of environments and their activity."""
+        """For each condition, the number of environments and their activity in every measured step."""
         self.steps, self.seconds = 0, 0.0
+        """Number of control steps, and the computing time of the policy."""
 
     def begin(self) -> None:
         """Begin all episodes."""
@@ -186,20 +192,20 @@ class _DisturbedPolicy:
 
     def __call__(self, obs: TensorDict, running: Tensor) -> Tensor:
         """Return the perturbed actions [B, A] that reach the robots."""
-        seen = self.groups.perturb_observations(obs)
-        if isinstance(self.policy, PolicyGroup) and self.steps % STRIDE == 0:
-            for ids, found in zip(self.groups.ids, self.activities, strict=True):
-                found += self.policy.compute_activities(seen, ids[running[ids]])
-        began = synchronize_time(self.device)
-        actions = self.policy(seen)
-        self.seconds += synchronize_time(self.device) - began
+        obs = self.groups.perturb_observations(obs)
+        if isinstance(self.policy, PolicyGroup) and self.steps % ACTIVITY_INTERVAL == 0:
+            for ids, activities in zip(self.groups.ids, self.activities, strict=True):
+                activities += self.policy.compute_activities(obs, ids[running[ids]])
+        started = synchronize_time(self.device)
+        actions = self.policy(obs)
+        self.seconds += synchronize_time(self.device) - started
         actions = self.groups.perturb_actions(actions)
         self.groups.step()
         self.steps += 1
         return actions
 
     def reset(self, dones: Tensor) -> None:
-        """Reset groups and policy where ``dones`` [B]."""
+        """Reset groups and policy in the environments with ``dones`` [B] not 0."""
         self.groups.reset(dones)
         self.policy.reset(dones)
 
@@ -208,7 +214,8 @@ def _summarize_episodes(
     rows: Sequence[Mapping[str, float]], activities: Sequence[tuple[int, PolicyActivity]]
 ) -> dict[str, Any]:
     """Return returns, lengths, activity and mean measures of the episodes ``rows`` of one condition."""
-    returns, lengths = [row["return"] for row in rows], [int(row["length"]) for row in rows]
+    returns = [row["return"] for row in rows]
+    lengths = [int(row["length"]) for row in rows]
     measured = [key for key in rows[0] if key not in ("environment", "return", "length")]
     return {
         "mean_return": statistics.fmean(returns),
@@ -222,7 +229,7 @@ def _summarize_episodes(
 
 
 def _summarize_activity(activities: Sequence[tuple[int, PolicyActivity]]) -> dict[str, Any]:
-    """Return means over control steps and environments."""
+    """Return firing rate and operations, as means over the measured control steps and environments; None if not measured."""
     if not activities:
         return {"firing_rate": None, "operations": None}
     weights = [count for count, _ in activities]
@@ -235,6 +242,7 @@ def _summarize_activity(activities: Sequence[tuple[int, PolicyActivity]]) -> dic
 def _compute_cost(
     activities: Sequence[tuple[int, PolicyActivity]], actions_per_second: float
 ) -> dict[str, Any] | None:
+    """Return the mean cost of an action as plain data; None if it is unknown."""
     costs = [activity.cost for _, activity in activities if activity.cost is not None]
     if not costs:
         return None

@@ -1,4 +1,4 @@
-"""Measuring loop of playback and evaluation, with one row per episode."""
+"""Loop that runs episodes for playback and evaluation, with one row of measurements per episode."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class MeasuredStep:
     dones: Tensor
     """Whether each episode ended, [B]."""
     running: Tensor
-    """Whether each environment still had a measured episode to end, [B]."""
+    """Whether each environment was in a measured episode during this step, [B]."""
     rows: list[dict[str, float]]
-    """Measured episodes that ended: environment, return, length and the task's measures."""
+    """One row per measured episode that ended: environment, return, length and the task's measures."""
     share: float
     """Completed share of all episodes, in [0, 1]."""
 
@@ -35,52 +35,55 @@ class MeasuredStep:
 def run_episodes(
     env: Any, act: Callable[[TensorDict, Tensor], Tensor], obs: TensorDict, quota: Sequence[int]
 ) -> Iterator[MeasuredStep]:
-    """Step the environments until each has ended its ``quota`` of episodes, and yield every control step.
+    """Step the environments until each has finished its ``quota`` of episodes, and yield every control step.
 
-    Every environment has its own quota, because counting the first episodes to end would favour short ones.
+    Every environment has its own quota: the first episodes to end in any environment would be short ones too often.
 
     Args:
         env: The host's environments, just reset.
-        act: Returns actions [B, A] for observations and ``running`` [B].
+        act: Maps observations and ``running`` [B] to actions [B, A].
         obs: First observations.
         quota: Number of episodes from each environment.
     """
-    left, total_episodes = list(quota), sum(quota)
+    remaining, total_episodes = list(quota), sum(quota)
     measures = env.make_measures()
     measures.reset()
-    returns, lengths = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))
-    running = torch.tensor([count > 0 for count in left], device=env.device)
+    returns = torch.zeros(env.num_envs, device=env.device)
+    lengths = torch.zeros(env.num_envs, device=env.device)
+    running = torch.tensor([count > 0 for count in remaining], device=env.device)
     ended = 0
-    while any(left):
-        before = running.clone()
+    while any(remaining):
+        running_before = running.clone()
         obs, rewards, dones, _ = env.step(act(obs, running))
         returns += rewards
         lengths += 1
+        # the measures have one value per ended episode, in the order of the environments
         values, rows = measures.step(dones), []
-        for place, i in enumerate(dones.nonzero().flatten().tolist()):
-            if left[i]:
-                left[i] -= 1
+        for position, i in enumerate(dones.nonzero().flatten().tolist()):
+            if remaining[i]:
+                remaining[i] -= 1
                 row = {"environment": i, "return": float(returns[i]), "length": int(lengths[i])}
-                rows.append(row | {name: float(found[place]) for name, found in values.items()})
-                running[i] = left[i] > 0
+                for name, measured in values.items():
+                    row[name] = float(measured[position])
+                rows.append(row)
+                running[i] = remaining[i] > 0
         ended += len(rows)
-        over = dones == 0
-        returns *= over
-        lengths *= over
-        share = _compute_share(ended, total_episodes, left, lengths, int(env.max_episode_length))
-        yield MeasuredStep(rewards, dones, before, rows, share)
+        goes_on = dones == 0
+        returns *= goes_on
+        lengths *= goes_on
+        share = _compute_share(ended, total_episodes, remaining, lengths, int(env.max_episode_length))
+        yield MeasuredStep(rewards, dones, running_before, rows, share)
 
 
 def _compute_share(
-    ended: int, total: int, left: Sequence[int], lengths: Tensor, max_episode_length: int
+    ended: int, total: int, remaining: Sequence[int], lengths: Tensor, max_episode_length: int
 ) -> float:
     """Return the completed share of all episodes; a current episode counts in proportion to the maximum length."""
-    parts = sum(
-        min(steps / max_episode_length, 1.0)
-        for count, steps in zip(left, lengths.tolist(), strict=True)
-        if count
-    )
-    return (ended + parts) / total
+    current = 0.0
+    for count, steps in zip(remaining, lengths.tolist(), strict=True):
+        if count:
+            current += min(steps / max_episode_length, 1.0)
+    return (ended + current) / total
 
 
 class PolicyGroup:
@@ -88,42 +91,46 @@ class PolicyGroup:
 
     def __init__(self, policy: InferencePolicy, groups: ConditionGroups) -> None:
         self.parts: list[tuple[Tensor, InferencePolicy]] = []
-        """Environments and the policy that acts in them; the unchanged policy first."""
-        shared: list[Tensor] = []
+        """Indices of environments and the policy that acts in them; the unchanged policy first."""
+        unchanged: list[Tensor] = []
         for index, (ids, adapts) in enumerate(zip(groups.ids, groups.adapts, strict=True)):
-            own = groups.perturb_policy(policy, index)
-            if not own and not adapts:
-                shared.append(ids)
+            copies = groups.perturb_policy(policy, index)
+            if not copies and not adapts:
+                unchanged.append(ids)
                 continue
-            own = own or [policy.copy()]
-            for part, copy in zip(ids.tensor_split(len(own)), own, strict=True):
+            copies = copies or [policy.copy()]
+            for part, copy in zip(ids.tensor_split(len(copies)), copies, strict=True):
                 copy.is_plastic = adapts
                 self.parts.append((part, copy))
-        if shared:
-            self.parts.insert(0, (torch.cat(shared), policy))
+        if unchanged:
+            self.parts.insert(0, (torch.cat(unchanged), policy))
 
     def __call__(self, obs: TensorDict) -> Tensor:
         """Return actions [B, A] for the observations of all environments."""
         if len(self.parts) == 1:
             return self.parts[0][1](obs)
-        found = [(ids, policy(obs[ids])) for ids, policy in self.parts]
-        actions = found[0][1].new_zeros(obs.batch_size[0], found[0][1].shape[-1])
-        for ids, part in found:
-            actions[ids] = part
+        outputs = [policy(obs[ids]) for ids, policy in self.parts]
+        actions = outputs[0].new_zeros(obs.batch_size[0], outputs[0].shape[-1])
+        for (ids, _), output in zip(self.parts, outputs, strict=True):
+            actions[ids] = output
         return actions
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Reset the hidden states where ``dones`` [B]; without ``dones``, all of them."""
+        """Reset the hidden states of the environments with ``dones`` [B] not 0; all of them if ``dones`` is None."""
         for ids, policy in self.parts:
             policy.reset(None if dones is None else dones[ids])
 
     def compute_activities(self, obs: TensorDict, running: Tensor) -> list[tuple[int, PolicyActivity]]:
-        """Return, for every policy that acts in environments ``running``, their number and its activity in the step after ``obs``."""
-        return [
-            (len(part), policy.compute_activity(obs[ids], part))
-            for ids, policy in self.parts
-            if len(part := torch.isin(ids, running).nonzero().flatten())
-        ]
+        """Return (number of its environments, activity) of every policy in the step after ``obs``.
+
+        ``running`` are the indices of the environments to count; a policy that acts in none of them is left out.
+        """
+        activities = []
+        for ids, policy in self.parts:
+            positions = torch.isin(ids, running).nonzero().flatten()
+            if len(positions):
+                activities.append((len(positions), policy.compute_activity(obs[ids], positions)))
+        return activities
 
 
 def synchronize_time(device: torch.device | str) -> float:

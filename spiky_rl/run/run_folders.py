@@ -1,7 +1,7 @@
 """Run folders: their layout, their manifests, and the search for checkpoints by name.
 
-The layout is Isaac Lab's, ``logs/<library>/<experiment>/<date>[_run]``, with its ``run.json``, so that for rsl_rl either
-command line finds the other's runs. ``best.pt`` is the best checkpoint of a run.
+The layout and ``run.json`` are Isaac Lab's, ``logs/<library>/<experiment>/<date>[_run]``, so that with rsl_rl the commands of Isaac
+Lab and of this package find each other's runs. ``best.pt`` is the best checkpoint of a run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 BEST, MANIFEST = "best.pt", "run.json"
 STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time format at the start of a run folder's name."""
-FINAL = 10
-"""Number of last iterations in ``mean_return_final``."""
+FINAL_ITERATIONS = 10
+"""Number of last iterations whose mean is ``mean_return_final``."""
 LAST_EVALUATIONS = 10
-"""Number of last evaluations in ``last_ten_evaluations``."""
+"""Number of last evaluations whose mean is ``last_ten_evaluations``."""
 
 
 def check_time(text: str) -> str:
-    """Return ``text`` if it is an ISO time whose year leaves room for later runs. Raises RegistryError otherwise."""
+    """Return ``text`` if it is an ISO 8601 time after 1970 and before the last year. Raises RegistryError otherwise."""
     try:
         if 1970 < datetime.datetime.fromisoformat(text).year < datetime.MAXYEAR:
             return text
@@ -47,28 +47,26 @@ def check_time(text: str) -> str:
     raise RegistryError(f"{shorten(text)} is not a valid time of a run; allowed: an ISO 8601 time after 1970")
 
 
-class About(FileRecord):
+class ManifestMetadata(FileRecord):
     """Metadata of a manifest."""
 
     agent: str | None = None
 
 
 class Manifest(FileRecord):
-    """Content of a run's ``run.json``, written by either command line."""
+    """Content of a run's ``run.json``, written by Isaac Lab's command or by ours."""
 
     task: str
     created_at: Annotated[str, AfterValidator(check_time)] | None = None
-    metadata: About = About()
+    metadata: ManifestMetadata = ManifestMetadata()
     seed: Count | None = None
 
     @property
     def created(self) -> datetime.datetime | None:
         """Creation time of the run; None if the manifest has none."""
-        return (
-            None
-            if self.created_at is None
-            else _add_timezone(datetime.datetime.fromisoformat(self.created_at))
-        )
+        if self.created_at is None:
+            return None
+        return _add_timezone(datetime.datetime.fromisoformat(self.created_at))
 
 
 def create_run_folder(
@@ -100,17 +98,18 @@ def create_run_folder(
     stamp = datetime.datetime.now().strftime(STAMP)
     parent = root / library / experiment
     now = datetime.datetime.now(datetime.UTC)
-    # the clock may have been set back since the last run, but the newest run is found by this time
-    created = max([now, *(time + datetime.timedelta(microseconds=1) for time, _ in _list_runs(parent))])
+    # the newest run is found by this time, so it must be the latest even if the clock has been set back
+    earlier = [time for time, _ in _list_runs(parent)]
+    created = max([now, *(time + datetime.timedelta(microseconds=1) for time in earlier)])
     name = f"{stamp}_{run_name}" if run_name else stamp
-    taken = 1
+    number = 1
     while True:
-        folder = parent / (name if taken == 1 else f"{name}_{taken}")
+        folder = parent / (name if number == 1 else f"{name}_{number}")
         try:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
-            taken += 1
+            number += 1
     manifest = {
         "version": 1,
         "library": library,
@@ -141,7 +140,8 @@ def find_checkpoint(
 ) -> Path:
     """Return the checkpoint that a name refers to. Raises CheckpointError.
 
-    ``latest`` and ``best`` take it from the run with the newest manifest time. Damaged checkpoints are skipped with a warning.
+    ``latest`` and ``best`` mean the last and the best checkpoint of the newest matching run, by the times in the manifests. Damaged
+    checkpoints are skipped with a warning.
 
     Args:
         name: ``latest``, ``best``, a run folder or a file.
@@ -151,16 +151,16 @@ def find_checkpoint(
         agent: Agent of the run; None for any.
         library: Name of the learner.
         seed: Seed of the run for ``latest`` and ``best``; None for any.
-        only: Whether to refuse runs of another seed; if false, the newest run is used if none has ``seed``.
+        only: Whether a run must have ``seed``; if False and no run has it, the newest run is used.
     """
     if name not in ("latest", "best"):
         return _find_named_checkpoint(name, library)
     parent = root / library / experiment
-    damaged, seeds = 0, set()
+    damaged, other_seeds = 0, set()
     for run, manifest in _iterate_runs(parent, library, task, agent):
-        theirs = manifest.seed
-        if seed is not None and theirs not in (None, seed):
-            seeds.add(theirs)
+        run_seed = manifest.seed
+        if seed is not None and run_seed not in (None, seed):
+            other_seeds.add(run_seed)
             continue
         checkpoints = list_checkpoints(run)
         if name == "best" and (run / BEST).is_file():
@@ -169,18 +169,18 @@ def find_checkpoint(
         if path is None:
             damaged += len(checkpoints)
             continue
-        if theirs is None:  # an older manifest without a seed
-            theirs = get_identity(read_checkpoint(str(path), library=library)).get("seed")
-        if seed in (None, theirs):
+        if run_seed is None:  # an older manifest without a seed
+            run_seed = get_identity(read_checkpoint(str(path), library=library)).get("seed")
+        if seed in (None, run_seed):
             return path
-        seeds.add(theirs)
-    if seeds and not only:
+        other_seeds.add(run_seed)
+    if other_seeds and not only:
         log.info("--seed %s: no run was trained with it; taking the newest run", seed)
         return find_checkpoint(name, root, experiment, task, agent, library)
-    if seeds:
+    if other_seeds:
         raise CheckpointError(
             f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with --seed {seed} in {str(parent)!r}; seeds of its"
-            f" runs: {', '.join(sorted(map(str, seeds)))}; remove --seed, or pass the checkpoint's file"
+            f" runs: {', '.join(sorted(map(str, other_seeds)))}; remove --seed, or pass the checkpoint's file"
         )
     if damaged:
         _raise_all_damaged(name, damaged)
@@ -244,9 +244,9 @@ def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict
         **more,
         "env_steps": progress.env_steps,
         "iterations": progress.iterations,
-        "mean_return_final": _compute_mean(known[-FINAL:]),
+        "mean_return_final": _compute_mean(known[-FINAL_ITERATIONS:]),
         "mean_return_best": max(known, default=None),
-        "mean_length_final": _compute_mean(lengths[-FINAL:]),
+        "mean_length_final": _compute_mean(lengths[-FINAL_ITERATIONS:]),
         "seconds_total": progress.seconds_total,
         "seconds_simulation": progress.seconds_simulation,
         "seconds_inference": progress.seconds_inference,
@@ -264,8 +264,9 @@ def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict
 
 def build_curve(progress: TrainingProgress) -> dict[str, list[Any]]:
     """Return the learning curve of a run, with one entry per recorded iteration; returns before the first episode are null."""
-    booked = len(progress.steps)
-    returns = progress.returns[len(progress.returns) - booked :]
+    # runs of earlier versions may have recorded returns alone for their first iterations
+    recorded = len(progress.steps)
+    returns = progress.returns[len(progress.returns) - recorded :]
     return {
         "env_steps": progress.steps,
         "return": [None if math.isnan(value) else value for value in returns],
@@ -310,14 +311,18 @@ def _rebuild_manifest(run: Path, library: str) -> Manifest:
     """Return a manifest rebuilt from the newest readable checkpoint of the run."""
     log.warning("%s: is damaged; reading task, agent and seed from the run's checkpoints", run / MANIFEST)
     path = _find_latest_valid(list_checkpoints(run), library)
-    theirs = {} if path is None else get_identity(read_checkpoint(str(path), library=library))
+    identity = {} if path is None else get_identity(read_checkpoint(str(path), library=library))
     # the task of a classification is its dataset
-    task = theirs.get("task") or theirs.get("dataset", "").rpartition(":")[2].lower()
-    return Manifest(task=task, metadata=About(agent=theirs.get("agent")), seed=theirs.get("seed"))
+    task = identity.get("task") or identity.get("dataset", "").rpartition(":")[2].lower()
+    metadata = ManifestMetadata(agent=identity.get("agent"))
+    return Manifest(task=task, metadata=metadata, seed=identity.get("seed"))
 
 
 def _get_creation_time(run: Path) -> datetime.datetime:
-    """Return a run's creation time: from its manifest, else the end of the second in its folder's name, else the earliest time."""
+    """Return a run's creation time from its manifest, or else from its folder's name, or else the earliest time there is.
+
+    The name has whole seconds, of which the end counts.
+    """
     if (manifest := _read_manifest(run)) is not None and manifest.created is not None:
         return manifest.created
     try:
@@ -327,5 +332,5 @@ def _get_creation_time(run: Path) -> datetime.datetime:
 
 
 def _add_timezone(time: datetime.datetime) -> datetime.datetime:
-    """Return ``time`` with a timezone: its own, or else the machine's."""
+    """Return ``time`` with a timezone: its own, or the machine's if it has none."""
     return time if time.tzinfo is not None else time.astimezone()

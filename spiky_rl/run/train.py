@@ -1,4 +1,4 @@
-"""A training, from its run plan to a run folder with checkpoints and result."""
+"""Training: from a run plan to a run folder with checkpoints and a result."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
 """File of the progress in a run folder, written after every iteration."""
 UNLIMITED_ITERATIONS = 1_000_000
-"""Iterations of a run that another budget ends."""
-RESET_SETTINGS = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
-"""Parts of a checkpoint to load if the optimiser's state is reset."""
+"""Number of iterations of a run whose budget counts something else, such as wall time."""
+LOAD_WITHOUT_OPTIMIZER = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+"""Parts of a checkpoint to load if the optimiser starts anew, in rsl_rl's form."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class TrainingStep:
     share: float
     """Completed share of the training, in [0, 1]."""
     initial_share: float | None
-    """Share of the budget used before this process's first iteration; None if the training counts iterations."""
+    """Share of the budget that was used before this process started; None if the budget is a number of iterations."""
 
 
 type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]
-"""Opens the progress display; its callback receives every iteration."""
+"""Opens the progress display; the context yields a callback for every iteration."""
 
 
 def require_whole_minibatches(plan: RunPlan) -> None:
-    """Raise UserError if rollouts cannot be split into minibatches. Recurrent agents split rollouts by environment.
+    """Raise UserError if rollouts cannot be split into minibatches; the learner checks the split of recurrent agents.
 
-    TD3 and SAC draw their batches from a replay buffer instead.
+    Only PPO splits rollouts: TD3 and SAC draw their batches from a replay buffer.
     """
     if plan.spec.algorithm != "ppo":
         return
@@ -72,15 +72,19 @@ def require_whole_minibatches(plan: RunPlan) -> None:
 
 
 def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
-    """Return the training of a ``plan``, with its checkpoint and teacher if any. Raises UserError if one is missing."""
+    """Return the training of a ``plan``, with its checkpoint and its teacher if it has them.
+
+    Raises UserError if the checkpoint or the teacher is missing.
+    """
     require_whole_minibatches(plan)
     periodic_evaluation.require_available(plan)
-    checkpoint = teacher = None
+    checkpoint = None
     if plan.request.checkpoint:
         from spiky_rl.run.checkpoint import find_checkpoint
 
         checkpoint = find_checkpoint(plan, resume=True)
         resume.require_iterations(plan, options, checkpoint)
+    teacher = None
     if options.teacher is not None or plan.spec.runner["algorithm"].get("distillation_cfg"):
         from spiky_rl.run.teacher import find_teacher
 
@@ -107,7 +111,7 @@ class TrainingRun:
     activity: PolicyActivity | None = None
     """Activity in the last iteration; None before the first."""
     returns: dict[str, Any] | None = None
-    """Returns of a finished student and its teacher."""
+    """Returns of the student and its teacher after the training; None without a teacher."""
     best: dict[str, Any] | None = None
     """Choice of the best checkpoint; None if none was made."""
     evaluation: PeriodicEvaluation | None = None
@@ -127,8 +131,10 @@ class TrainingRun:
         except OSError as error:
             where = error.filename or str(root)
             raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
-        words = "%s on %s, %d environments, %s, seed %d"
-        log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
+        log.info(
+            "%s on %s, %d environments, %s, seed %d",
+            plan.agent, plan.task, plan.num_envs, plan.device, plan.seed,
+        )  # fmt: skip
         log.info("run folder: %s", self.folder)
 
     def train(self, stop: StopRequest, display: Display) -> str:
@@ -141,15 +147,16 @@ class TrainingRun:
         Returns:
             The outcome: ``finished``, ``stopped`` or ``failed: <reason>``.
         """
-        plan, options, request, recorder = self.plan, self.options, self.plan.request, None
+        plan, options, request = self.plan, self.options, self.plan.request
+        recorder = None
         live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
         with (
             plan.learner.use_torch_settings(plan.device),
-            open_env(plan, live) as plain,
+            open_env(plan, live) as host_env,
             periodic_evaluation.open_evaluation(plan) as self.evaluation,
         ):
-            env: Any = plain
+            env: Any = host_env
             if request.video and self.folder is not None:
                 from spiky_rl.run.video import VideoRecorder
 
@@ -165,11 +172,11 @@ class TrainingRun:
             if self.teacher is not None and self.folder is not None and outcome == "finished":
                 from spiky_rl.run.teacher import compare_with_teacher
 
-                self.returns = compare_with_teacher(self.runner, plain, plan)
+                self.returns = compare_with_teacher(self.runner, host_env, plan)
             # with evaluations during the training, best.pt is the best of them already
             choose_best = options.choose_best and not self.runner.progress.evaluations
             if choose_best and self.folder is not None and outcome == "finished":
-                self.best = self._choose_best(plain, self.folder, stop)
+                self.best = self._choose_best(host_env, self.folder, stop)
         return outcome
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
@@ -202,8 +209,8 @@ class TrainingRun:
         if self.teacher is not None:
             runner.set_teacher(self.teacher)
         if self.checkpoint is not None:
-            taken = None if self.options.resume_optimizer_state else RESET_SETTINGS
-            runner.load(str(self.checkpoint), taken, map_location=plan.device)
+            load_cfg = None if self.options.resume_optimizer_state else LOAD_WITHOUT_OPTIMIZER
+            runner.load(str(self.checkpoint), load_cfg, map_location=plan.device)
             log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
         return runner
 
@@ -213,7 +220,7 @@ class TrainingRun:
         callback = _IterationCallback(self, runner, stop)
         if self.folder is not None:
             resume.write_settings(self.folder, plan, self.options, callback.total_iterations)
-        if callback.first and callback.total_iterations is not None:
+        if callback.first_iteration and callback.total_iterations is not None:
             log.info("running %d more iterations", max(callback.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
@@ -229,8 +236,9 @@ class TrainingRun:
             return "finished" if callback.budget_spent else "stopped"
         except FloatingPointError as error:
             return f"failed: {error}"
-        except NonFiniteError as error:  # the policy may be the cause
-            return f"failed: {error}; {runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()}"
+        except NonFiniteError as error:
+            hint = runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()
+            return f"failed: {error}; {hint}"
         except OSError as error:
             if error.errno not in files.DISK_ERRORS:
                 raise
@@ -241,6 +249,11 @@ class TrainingRun:
         """Write ``result.json`` with the ``outcome`` of `train` into the run folder, and return its content."""
         assert self.folder is not None and self.runner is not None
         plan, activity = self.plan, self.activity
+        optional = {}
+        if self.returns:
+            optional["distillation"] = self.returns
+        if self.best:
+            optional["best"] = self.best
         try:
             return run_folders.write_result(
                 self.folder / "result.json",
@@ -252,8 +265,7 @@ class TrainingRun:
                 provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
-                **({"distillation": self.returns} if self.returns else {}),
-                **({"best": self.best} if self.best else {}),
+                **optional,
             )
         except OSError:  # such as a disk that is still full
             log.error("%s", outcome)
@@ -263,8 +275,8 @@ class TrainingRun:
 class _IterationCallback:
     """Callback after every iteration: updates the display, saves the best checkpoint, ends the training by budget or stop request.
 
-    Environments start at random points of their episodes. The first returns belong to shortened episodes, which are the best
-    ones if rewards are negative: no checkpoint is the best before the time of a whole episode has passed.
+    Environments start at random points of their episodes, so the first episodes that end are short. If rewards are negative, short
+    episodes have the highest returns. So no checkpoint counts as the best before the time of a whole episode has passed.
     """
 
     show: Callable[[TrainingStep], None]
@@ -272,34 +284,42 @@ class _IterationCallback:
     def __init__(self, run: TrainingRun, runner: BaseRunner, stop: StopRequest) -> None:
         plan, budget = run.plan, run.options.budget
         self.run, self.runner, self.stop = run, runner, stop
-        self.first: int = runner.current_learning_iteration
+        self.first_iteration: int = runner.current_learning_iteration
         self.iterations: int = plan.get_setting("max_iterations")
-        self.budget, self.budget_spent = None, False
+        self.budget = None
+        """Budget in another unit than iterations or environment steps; None otherwise."""
+        self.budget_spent = False
         steps = plan.get_setting("num_steps_per_env")
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
             total = budget.to_iterations(plan.num_envs * steps * ranks)
-            self.iterations = UNLIMITED_ITERATIONS if total is None else total - self.first
-            self.budget = budget if total is None else None
+            if total is None:
+                self.iterations = UNLIMITED_ITERATIONS
+                self.budget = budget
+            else:
+                self.iterations = total - self.first_iteration
         self.initial_share: float | None = None
-        self.best = float("-inf")
-        self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+        self.best_return = float("-inf")
+        self.first_whole_episode = self.first_iteration + math.ceil(runner.env.max_episode_length / steps)
+        """Iteration from which on whole episodes can end."""
 
     @property
     def total_iterations(self) -> int | None:
         """Iterations of the whole run, with those before a resume; None if a budget ends it."""
-        return None if self.iterations == UNLIMITED_ITERATIONS else self.first + max(self.iterations, 0)
+        if self.iterations == UNLIMITED_ITERATIONS:
+            return None
+        return self.first_iteration + max(self.iterations, 0)
 
     def __call__(self, iteration: IterationSummary) -> None:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
-        value = progress.returns[-1]
-        is_best = iteration.index >= self.whole and value > self.best
+        mean_return = progress.returns[-1]
+        is_best = iteration.index >= self.first_whole_episode and mean_return > self.best_return
         if run.evaluation is not None:  # before any checkpoint of this iteration
             is_best = run.evaluation(self.runner) or (is_best and not progress.evaluations)
         if self.budget is None:
-            share = used = (iteration.index - self.first + 1) / self.iterations
+            share = used = (iteration.index - self.first_iteration + 1) / self.iterations
         else:
             used = self.budget.compute_share(
                 progress.env_steps, progress.seconds_total, progress.total_operations
@@ -310,13 +330,13 @@ class _IterationCallback:
         self.show(TrainingStep(iteration, share, self.initial_share))
         if run.folder is not None:
             if is_best:
-                self.best = value
+                self.best_return = mean_return
                 self.runner.save(str(run.folder / run_folders.BEST))
             heartbeat = {
                 "iteration": iteration.index,
                 "env_steps": progress.env_steps,
                 "share": share,
-                "mean_return": None if math.isnan(value) else value,
+                "mean_return": None if math.isnan(mean_return) else mean_return,
                 "steps_per_second": iteration.steps_per_second,
             }
             files.write_json(run.folder / PROGRESS, heartbeat, durable=False)

@@ -1,8 +1,8 @@
-"""Base class of surrogates: the derivative d spike / d x used in the backward pass, in place of the Heaviside step's.
+"""Base class of surrogates: the derivative d spike / d x that the backward pass uses instead of the Heaviside step's.
 
-``x`` is the distance to the threshold; a spike is emitted at x >= 0. ``primitive`` is an antiderivative of ``derivative``. It
-is the forward function of the debugging mode ``soft_spike``, in which gradients must equal finite differences. It may also use
-``ops.atan`` and ``ops.erf``, which only the torch reference has.
+``x`` is the distance to the threshold; a neuron spikes at x >= 0. ``primitive`` is an antiderivative of ``derivative``. The
+debugging mode ``soft_spike`` uses it as the output in the forward pass, so that gradients must equal finite differences.
+``primitive`` may also use ``ops.atan`` and ``ops.erf``, which only the torch reference has.
 
 A surrogate's file imports `Ops`, `ReferenceOps` and `Value` from here; they are the types of a neuron's step.
 """
@@ -44,7 +44,7 @@ class Surrogate(Component):
     def __init__(self, options: Options) -> None:
         self.slope, self.schedule = options.slope, options.schedule
         self.chosen = options.model_dump(exclude={"slope", "schedule"})
-        """Options that change the derivative, besides the slope; part of the key of a compiled kernel."""
+        """Value of each further option that changes the derivative; part of the key of a compiled kernel."""
 
     def slope_at(self, updates: int) -> float:
         """Return the slope after a number of updates: linear from ``slope`` to the final slope, then constant."""

@@ -1,4 +1,4 @@
-"""SLAYER's probability density that the spike changes.
+"""Exponential: it falls off on both sides of the threshold; SLAYER's probability density of a change of the spike.
 
     ds/dx = scale k/2 exp(-k |x|)
 

@@ -42,7 +42,7 @@ def test_a_step_that_raises_is_reported_with_its_tracebacks_last_lines(tmp_path)
     assert lines[0] == "the test ended with exit code 1"
     assert lines[-1] == "ValueError: the reason"
     assert "an earlier step" not in str(failure.value)
-    assert len(lines) == 2 + cell_worker.TAIL
+    assert len(lines) == 2 + cell_worker.ERROR_LINES
 
 
 def test_a_step_that_is_killed_says_by_which_signal(tmp_path):

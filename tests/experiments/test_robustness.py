@@ -16,7 +16,7 @@ from spiky_rl.experiments.analysis.measures import (
 from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.run.results import LISTS, OPTIONAL_KEYS, read_design, read_result, read_results
+from spiky_rl.experiments.run.results import LIST_KEYS, OPTIONAL_KEYS, read_design, read_result, read_results
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, InferenceCost
 from tests.experiments.results import CARTPOLE, change, write_study
 
@@ -159,7 +159,7 @@ def test_prices_that_some_results_do_not_have_are_a_dash_in_their_rows(tmp_path:
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.agent == AGENTS[0] and result.cost is not None:
-            for field in LISTS:
+            for field in LIST_KEYS:
                 change(study, result.cell, f"cost.{field}", None)
     report = write_report(study, "2026-11-28")[1].read_text(encoding="utf-8")
     table = report.split(f"Energy of a control step on {CARTPOLE}")[1].split("An episode on")[0]

@@ -67,7 +67,7 @@ def main(task):
             for condition in groups.conditions:
                 condition.begin()
             push = groups.conditions[names.index("push")]
-            push.left.zero_()
+            push.seconds_to_push.zero_()
             velocity = velocities(env.unwrapped)
             for condition in groups.conditions:
                 condition.step()

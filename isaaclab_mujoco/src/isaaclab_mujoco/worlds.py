@@ -1,4 +1,4 @@
-"""Worlds in MuJoCo-Warp's arrays that MuJoCo's C library steps on threads."""
+"""Worlds whose state is in MuJoCo-Warp's arrays and which MuJoCo's C library steps on threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import ctypes
 import importlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files as resources
@@ -20,21 +21,31 @@ from isaaclab_mujoco.errors import CompileError
 
 if TYPE_CHECKING:
     import warp as wp
-    from mujoco._structs import MjModel  # defined here; type checkers do not see it in mujoco itself
+    from mujoco._structs import (
+        MjModel,
+    )  # the module that defines it; type checkers do not see it in mujoco itself
     from mujoco_warp import Data
 
 mujoco: Any = importlib.import_module("mujoco")
 log = logging.getLogger(__name__)
 
-LOADED = (
-    *("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "qacc_warmstart"),
-    *("mocap_pos", "mocap_quat", "eq_active"),
+INPUTS = (
+    "qpos",
+    "qvel",
+    "act",
+    "ctrl",
+    "qfrc_applied",
+    "xfrc_applied",
+    "qacc_warmstart",
+    "mocap_pos",
+    "mocap_quat",
+    "eq_active",
 )
-"""Inputs of a step, by their names in both libraries."""
+"""Arrays that a step reads, by their names in both libraries."""
 OUTCOMES = ("qacc", "qfrc_actuator", "xpos", "xquat")
 """Results of the forward dynamics that Newton or a sensor reads."""
 WRENCHES = ("cacc", "cvel", "cfrc_int", "xipos", "subtree_com")
-"""More results if the forces between bodies are requested."""
+"""Further results, if the forces between bodies are requested."""
 STATES = ("qpos", "qvel", "act", "qacc_warmstart")
 """Arrays that a step changes."""
 CONTACTS = {
@@ -51,14 +62,14 @@ CONTACTS = {
     "address": "efc_address",
     "world": "worldid",
 }
-"""Name of a contact's quantity in `worlds.h` -> its name in MuJoCo-Warp."""
+"""Name of a contact's quantity in MuJoCo-Warp by its name in `worlds.h`."""
 
 SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
-"""Headers of the library, in the order of their text."""
+"""Headers of the library, in the order in which they are joined to one text."""
 
 type Array = "wp.array | np.ndarray"
 type Group = tuple[Mapping[str, Array], Sequence[object]]
-"""Arrays of all worlds by name, and each thread's object that has arrays of these names."""
+"""Arrays of all worlds by name, and for each thread the object (a MuJoCo model or data) with arrays of these names for one world."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
 
 
@@ -72,8 +83,12 @@ class ContactsStruct(ctypes.Structure):
     """The struct Contacts of `worlds.h`."""
 
     _fields_ = [
-        *((name, INTEGER) for name in ("capacity", "addresses", "rows")),
-        *((name, POINTER) for name in ("count", *CONTACTS, "force")),
+        ("capacity", INTEGER),
+        ("addresses", INTEGER),
+        ("rows", INTEGER),
+        ("count", POINTER),
+        *[(name, POINTER) for name in CONTACTS],
+        ("force", POINTER),
     ]
 
 
@@ -81,25 +96,34 @@ class BatchStruct(ctypes.Structure):
     """The struct Batch of `worlds.h`: everything that a step needs."""
 
     _fields_ = [
-        *(
-            (name, INTEGER)
-            for name in (
-                "worlds",
-                "threads",
-                "substeps",
-                "wrenches",
-                "report",
-                "given",
-                "searches",
-                "disabled",
-            )
-        ),
-        *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
-        *((name, INTEGER) for name in ("loads", "outcomes", "states")),
-        *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
+        ("worlds", INTEGER),
+        ("threads", INTEGER),
+        ("substeps", INTEGER),
+        ("wrenches", INTEGER),
+        ("report", INTEGER),
+        ("given", INTEGER),
+        ("searches", INTEGER),
+        ("disabled", INTEGER),
+        ("models", POINTER),
+        ("datas", POINTER),
+        ("mean_inertia", POINTER),
+        ("loads", INTEGER),
+        ("outcomes", INTEGER),
+        ("states", INTEGER),
+        ("load", POINTER),
+        ("outcome", POINTER),
+        ("state", POINTER),
+        ("iterations", POINTER),
+        ("constraints", POINTER),
         ("contacts", ContactsStruct),
-        *((name, POINTER) for name in ("order", "first", "warnings", "newton")),
-        *((name, INTEGER) for name in ("lost", "rows", "found", "failed")),
+        ("order", POINTER),
+        ("first", POINTER),
+        ("warnings", POINTER),
+        ("newton", POINTER),
+        ("lost", INTEGER),
+        ("rows", INTEGER),
+        ("found", INTEGER),
+        ("failed", INTEGER),
         ("message", ctypes.c_char * 512),
         ("pairs", POINTER),
     ]
@@ -136,7 +160,10 @@ def get_unavailable_reason() -> str | None:
 
 
 class Worlds:
-    """All worlds of a simulation, with one MuJoCo model and data per thread that steps them."""
+    """All worlds of a simulation, and one MuJoCo model and data for each thread that steps them.
+
+    MuJoCo-Warp's arrays hold all worlds. A thread loads a world from them into its own data, steps it, and stores the results.
+    """
 
     def __init__(self, model: MjModel, data: Data, threads: int | None = None) -> None:
         """Give every thread a copy of ``model``.
@@ -153,16 +180,15 @@ class Worlds:
         self.models = [copy.copy(model) for _ in range(self.threads)]
         self.datas = [mujoco.MjData(model) for model in self.models]
         self.memory: dict[str, ctypes.Array | np.ndarray] = {}
-        """Memory that `batch` points to, kept alive."""
+        """Memory that ``batch`` points to, by name; the references keep it alive."""
         self.logged: set[str] = set()
-        """Keys of the warnings that were logged."""
+        """Keys of the warnings that have been logged."""
         self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
         for name, items in (("models", self.models), ("datas", self.datas)):
-            self.set_memory(
-                batch, name, (POINTER * self.threads)(*(item._address for item in items))
-            )  # pylint: disable=protected-access
-        for name, source in (("iterations", "solver_niter"), ("constraints", "nefc")):
-            self.set_pointer(batch, name, getattr(data, source))
+            addresses = [item._address for item in items]  # pylint: disable=protected-access
+            self.set_memory(batch, name, (POINTER * self.threads)(*addresses))
+        self.set_pointer(batch, "iterations", data.solver_niter)
+        self.set_pointer(batch, "constraints", data.nefc)
         self._connect_contacts(batch.contacts)
         sizes = {
             "order": max(1, batch.contacts.capacity),
@@ -195,29 +221,30 @@ class Worlds:
         if "outcome" in self.memory and choice == (batch.wrenches, batch.report, batch.given):
             return
         batch.wrenches, batch.report, batch.given = choice
-        names = OUTCOMES + WRENCHES * wrenches
+        names = OUTCOMES + WRENCHES if wrenches else OUTCOMES
         self.set_fields("outcome", [({name: getattr(self.data, name) for name in names}, self.datas)])
 
     def set_inputs(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
         """Set the inputs of a step: state, controls, forces, and the values of the model that differ between worlds.
 
         Args:
-            differing: These values, [world, ...] by name.
+            differing: The values of the model that differ between worlds, [world, ...] by name.
             mean_inertia: MuJoCo's ``meaninertia``, [world].
         """
-        inputs = {name: getattr(self.data, name) for name in LOADED}
+        inputs = {name: getattr(self.data, name) for name in INPUTS}
         self.set_fields("load", [(inputs, self.datas), *differing])
         self.set_pointer(self.batch, "mean_inertia", mean_inertia)
 
     def set_fields(self, name: str, groups: Sequence[Group]) -> None:
-        """Fill the table ``name`` of `batch` with the addresses of arrays of all worlds and of their places in each thread."""
+        """Fill the table ``name`` of `batch`: for each array, its address with all worlds, and with one world in every thread."""
         rows = []
         for arrays, holders in groups:
             for key, array in arrays.items():
                 view = self.get_view(f"{name}.{key}", array)
                 if not view.size:
                     continue
-                threads = (POINTER * len(holders))(*(get_address(holder, key) for holder in holders))
+                addresses = [get_address(holder, key) for holder in holders]
+                threads = (POINTER * len(holders))(*addresses)
                 self.set_memory(None, f"{name}.{key} of threads", threads)
                 size, is_number = view.size // self.count, view.dtype == np.float32
                 rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(is_number)))
@@ -233,20 +260,20 @@ class Worlds:
         return view
 
     def set_pointer(self, struct: ctypes.Structure, name: str, array: Array) -> None:
-        """Let the field ``name`` of ``struct`` point to ``array``, or to nothing if it is empty."""
+        """Make the field ``name`` of ``struct`` point to ``array``; a null pointer if it is empty."""
         view = self.get_view(name, array)
         setattr(struct, name, view.ctypes.data if view.size else None)
 
     def set_memory(self, struct: ctypes.Structure | None, name: str, memory: ctypes.Array) -> None:
-        """Keep ``memory`` alive under ``name``, and let the field of that name in ``struct`` point to it."""
+        """Keep ``memory`` alive under ``name``, and make the field of that name in ``struct`` point to it."""
         self.memory[name] = memory
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
 
     def step(self, newton: ctypes.Structure | None = None, substeps: int = 1) -> None:
-        """Step every world ``substeps`` times; results besides the state are those of the last step.
+        """Step every world ``substeps`` times; results besides the state are from the last step.
 
-        A world whose step MuJoCo aborts is not finite until it is reset.
+        A world whose step MuJoCo aborts has non-finite values until it is reset.
 
         Args:
             newton: Addresses of Newton's inputs and state, which each step reads and writes; None to step MuJoCo-Warp's arrays alone.
@@ -260,10 +287,10 @@ class Worlds:
         if self.batch.lost:
             self.log_once("lost", "MuJoCo's own memory has no place for %d contacts", self.batch.lost)
         self.warn_overflow("njmax", self.batch.rows, self.data.njmax, "constraint rows")
-        per_world, capacity = -(-self.batch.found // self.count), self.batch.contacts.capacity // self.count
-        self.warn_overflow("nconmax", per_world, capacity, "contacts on average")
-        warnings = self.memory["warnings"]
-        for kind, number in enumerate(warnings):
+        contacts_per_world = math.ceil(self.batch.found / self.count)
+        capacity = self.batch.contacts.capacity // self.count
+        self.warn_overflow("nconmax", contacts_per_world, capacity, "contacts on average")
+        for kind, number in enumerate(self.memory["warnings"]):
             if number:
                 self.log_once(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
 
@@ -282,8 +309,8 @@ class Worlds:
                 option,
                 "physics: %s=%d is too small: a world has %d %s; sensors miss the others, and MuJoCo-Warp would leave them out;"
                 " %s=%d is enough so far",
-                *(path, capacity, needed, noun, path, needed),
-            )
+                path, capacity, needed, noun, path, needed,
+            )  # fmt: skip
 
     def log_once(self, key: str, message: str, *values: object) -> None:
         """Log a ``message`` with its ``values``, once per ``key`` in the life of these worlds."""

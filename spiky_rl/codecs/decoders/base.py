@@ -1,4 +1,4 @@
-"""Base class of decoders: spikes of the last layer into features for the action distribution or the value."""
+"""Base class of decoders, which turn spikes of the last layer into features for the action distribution or the value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Decoder(Component, torch.nn.Module):
     potential: Neuron | None = None
     """Neuron that integrates the readout's output, or None; `decode_potentials` maps its output to features."""
     ops: TorchOps | None = None
-    """Functions for the step of ``potential``."""
+    """Functions that the step of ``potential`` uses; None if there is no potential."""
     last_step: bool = False
     """Whether features are the potential after the last inner step plus the readout's bias."""
     backend: str = "auto"
@@ -51,7 +51,11 @@ class Decoder(Component, torch.nn.Module):
         """Learned linear map N -> F."""
 
     def configure(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
-        """Set the attributes of these names. Raises RegistryError if the decoder needs spikes and gets graded values."""
+        """Set the attributes ``backend``, ``binary`` and ``bfloat16_gradient``.
+
+        Raises:
+            RegistryError: If the decoder needs spikes and the last layer sends graded values.
+        """
         if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
             raise RegistryError(f"decoder {name!r} needs spikes; the last layer's neurons send graded values")
@@ -65,15 +69,16 @@ class Decoder(Component, torch.nn.Module):
 
         Args:
             spikes: [T, K, B, N].
-            state: [B, F] each, before the first step; None to start from zero and return no state.
+            state: Tensors [B, F] before the first step; None to start from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
         """
 
     def synapses(self) -> Tensor:
         """Return the readout's weights [F, N], rounded if they are quantised."""
-        return (
-            self.unrounded_weights() if self.quantiser is None else self.quantiser(self.unrounded_weights())
-        ).t()
+        weights = self.unrounded_weights()
+        if self.quantiser is not None:
+            weights = self.quantiser(weights)
+        return weights.t()
 
     def unrounded_weights(self) -> Tensor:
         """Return the readout's float weights [N, F]."""
@@ -87,7 +92,11 @@ class Decoder(Component, torch.nn.Module):
         """Return readout and potential as a stage for backends that run all layers in one call."""
         assert self.potential is not None
         return StackStage(
-            *(self.readout, self.potential, self.get_potential_parameters, self.ops, self.binary),
+            map=self.readout,
+            neuron=self.potential,
+            parameters=self.get_potential_parameters,
+            ops=self.ops,
+            binary=self.binary,
             biased=False,
             output_major=True,
         )

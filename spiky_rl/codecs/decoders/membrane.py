@@ -44,13 +44,14 @@ class Membrane(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight, steps = self.readout.weight if self.quantiser is None else self.synapses(), spikes.shape[1]
+        weight = self.readout.weight if self.quantiser is None else self.synapses()
+        steps = spikes.shape[1]
         drive = dispatch.linear(
             self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient
         )  # [T, K, B, F]
+        params = self.get_potential_parameters()
         v, new = dispatch.unroll(
-            *(self.backend, self.potential, self.ops, drive, steps, state),
-            *(self.get_potential_parameters(), keep),
+            self.backend, self.potential, self.ops, drive, steps, state, params, keep=keep
         )
         return self.decode_potentials(v), new
 
@@ -59,11 +60,12 @@ class Membrane(Decoder):
 
     @override
     def decode_potentials(self, potentials: Tensor) -> Tensor:
-        v = potentials
         if self.which == "last":
-            v = v[:, -1]
+            v = potentials[:, -1]
+        elif self.which == "mean":
+            v = potentials.mean(1)
         else:
-            v = v.mean(1) if self.which == "mean" else v.amax(1)
+            v = potentials.amax(1)
         return v + self.readout.bias
 
 

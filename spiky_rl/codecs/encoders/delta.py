@@ -4,11 +4,11 @@
 
 in every inner step, with two channels (ON and OFF) per observation and at most one event in each, so the reference moves by at
 most K threshold in a control step. The reference is the receiver's copy of x; while it keeps up, its error is below the
-threshold. It starts at 0. A stateful network carries it through the episode, and a constant observation sends nothing. In a
-stateless network it starts again in every control step, which makes the code unary: K levels per sign, and no difference beyond
-K threshold. With ``start: first`` the reference starts at an episode's first observation, without an event, so that only changes
-are sent: a velocity, in events. With a unary code, and if observations differ in scale, agents set
-``actor.obs_normalization: true``.
+threshold. It starts at 0. A stateful network carries it through the episode, so a constant observation sends nothing. In a
+stateless network the reference starts at 0 in every control step, so the number of events encodes the observation itself, in
+unary: up to K events per sign, and the same code for all observations beyond K threshold. With ``start: first`` the reference
+starts at an episode's first observation, without an event, so events encode changes only, like a velocity. Set
+``actor.obs_normalization: true`` in the agent if the network is stateless or if observations differ in scale.
 
 No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et al. (2008), the events of a silicon retina.
 """
@@ -57,28 +57,34 @@ class Delta(Encoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
             return self(x), ()
-        x, counts = x.detach(), []
-        reference, begun = state[0], state[1] if len(state) > 1 else None
+        x = x.detach()
+        reference = state[0]
+        has_begun = state[1] if len(state) > 1 else None
+        counts = []
         for t in range(x.shape[0]):
             if keep is not None:
-                here = keep[t].unsqueeze(-1)
-                reference, begun = reference * here, None if begun is None else begun * here
-            if begun is not None:
-                reference = torch.where(begun > 0, reference, x[t])
-                begun = torch.ones_like(begun)
-            counts.append(self._count_events(x[t] - reference))
-            reference = reference + self.threshold * counts[-1]
-        return self._make_events(torch.stack(counts)), (reference,) if begun is None else (reference, begun)
+                kept = keep[t].unsqueeze(-1)
+                reference = reference * kept
+                if has_begun is not None:
+                    has_begun = has_begun * kept
+            if has_begun is not None:
+                reference = torch.where(has_begun > 0, reference, x[t])
+                has_begun = torch.ones_like(has_begun)
+            count = self._count_events(x[t] - reference)
+            counts.append(count)
+            reference = reference + self.threshold * count
+        events = self._make_events(torch.stack(counts))
+        return events, (reference,) if has_begun is None else (reference, has_begun)
 
     def _count_events(self, change: Tensor) -> Tensor:
-        """Return the number of events of a change in a control step, negative for OFF; x is constant over its inner steps."""
+        """Return the number of events in a control step for a ``change`` of x since the reference; negative for OFF events."""
         return torch.trunc(change / self.threshold).clamp(-self.steps, self.steps)
 
     def _make_events(self, count: Tensor) -> Tensor:
-        """Turn counts [T, B, O] into events, one per inner step from the first on."""
+        """Turn counts [T, B, O] into events [T, K, B, 2 O]: one in each of the first ``count`` inner steps."""
         signed = torch.cat([count, -count], dim=-1)
         return (signed.unsqueeze(1) >= self.step).to(count.dtype)
 
     def count_operations(self, x: Tensor) -> Tensor:
-        """Count two per observation and inner step: the difference and the move of the reference."""
+        """Count two operations per observation and inner step: the difference, and the update of the reference."""
         return torch.full(x.shape[:2], 2.0 * self.steps * x.shape[-1], device=x.device)

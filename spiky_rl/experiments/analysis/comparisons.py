@@ -1,7 +1,7 @@
 """Comparison of two agents: paired differences with an exact test, Holm's correction, an interval and effect sizes.
 
-A pair is a task and a seed for which both agents have a score. Seeds are drawn anew in each task, so pairs are the units of the test.
-Estimates weigh all tasks equally, whatever their numbers of pairs.
+A pair is a task and a seed for which both agents have a score. Equal seeds on two tasks have nothing in common, so the units of the test
+are pairs. Estimates weigh all tasks equally, also with different numbers of pairs.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class PairedComparison:
     corrected: float
     """p-value after Holm's correction for all comparisons made together."""
     min_p_value: float
-    """Lowest possible `corrected`; no result can decide if it is not below `alpha`."""
+    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `alpha`, no result can decide."""
     comparisons: int
     pairs: int
     left_out: int
-    """Scores without a partner."""
+    """Number of scores without a partner of the same task and seed."""
     effect: float
     """See `cohens_dz`."""
     improvement: Interval
     """See `probability_of_improvement`."""
     seeds_needed: int | None
-    """Seeds per task that find the observed effect: see `compute_seeds_needed`."""
+    """Number of seeds per task with which a test would find the observed effect: see `compute_seeds_needed`."""
     alpha: float = ALPHA
 
     @property
@@ -81,9 +81,10 @@ def compare_agents(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> list[PairedComparison]:
-    """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order; Holm's family is all of them.
+    """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order.
 
-    A missing score leaves out its partner; a non-finite score raises StatisticsError that names agent and task.
+    Holm's correction is over all returned comparisons. A score without a partner is left out. A non-finite score raises StatisticsError
+    that names agent and task.
 
     Args:
         baseline: The agent to compare with; None compares all pairs.
@@ -97,15 +98,27 @@ def compare_agents(
             f"baseline: {baseline!r} given; allowed: {', '.join(scores)}{suggest_name(baseline, scores)}"
         )
     if baseline is None:
-        made = [(second, first) for first, second in itertools.combinations(scores, 2)]
+        agent_pairs = [(second, first) for first, second in itertools.combinations(scores, 2)]
     else:
-        made = [(agent, baseline) for agent in scores if agent != baseline]
+        agent_pairs = [(agent, baseline) for agent in scores if agent != baseline]
     for agent, tasks in scores.items():
         check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
-    how = {"alpha": alpha, "level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
-    raw = [compare_pair(scores, agent, other, len(made), **how) for agent, other in made]
-    corrected = holm([comparison.p_value for comparison in raw])
-    return [replace(comparison, corrected=value) for comparison, value in zip(raw, corrected, strict=True)]
+    comparisons = []
+    for agent, other in agent_pairs:
+        comparison = compare_pair(
+            scores,
+            agent,
+            other,
+            len(agent_pairs),
+            alpha=alpha,
+            level=level,
+            resamples=resamples,
+            permutations=permutations,
+            seed=seed,
+        )
+        comparisons.append(comparison)
+    corrected = holm([comparison.p_value for comparison in comparisons])
+    return [replace(each, corrected=value) for each, value in zip(comparisons, corrected, strict=True)]
 
 
 def compare_pair(
@@ -120,29 +133,48 @@ def compare_pair(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> PairedComparison:
-    """Return the comparison of an ``agent`` with one ``baseline``, one of several ``comparisons``.
+    """Return the comparison of an ``agent`` with one ``baseline``.
 
-    `PairedComparison.corrected` is nan until Holm's correction of all of them. See `compare_agents` for the other arguments.
+    `PairedComparison.corrected` is nan; `compare_agents` replaces it by Holm's correction.
+
+    Args:
+        comparisons: Number of comparisons that are corrected together.
+        alpha: As in `compare_agents`, like all further arguments.
     """
-    mine, theirs = scores[agent], scores[baseline]
-    common = {
-        task: seeds
-        for task in sorted({*mine} & {*theirs})
-        if (seeds := sorted({*mine[task]} & {*theirs[task]}))
-    }
-    pairs = sum(len(seeds) for seeds in common.values())
-    left_out = sum(len(seeds) for tasks in (mine, theirs) for seeds in tasks.values()) - 2 * pairs
-    attainable = compute_min_p_value(pairs, comparisons, permutations)
+    agent_scores, baseline_scores = scores[agent], scores[baseline]
+    common_seeds: dict[str, list[int]] = {}
+    for task in sorted(agent_scores.keys() & baseline_scores.keys()):
+        seeds = sorted(agent_scores[task].keys() & baseline_scores[task].keys())
+        if seeds:
+            common_seeds[task] = seeds
+    pairs = sum(len(seeds) for seeds in common_seeds.values())
+    total = sum(map(len, agent_scores.values())) + sum(map(len, baseline_scores.values()))
+    left_out = total - 2 * pairs
+    min_p_value = compute_min_p_value(pairs, comparisons, permutations)
     if not pairs:
-        nothing = Interval(math.nan, math.nan, math.nan, level)
+        unknown = Interval(math.nan, math.nan, math.nan, level)
         return PairedComparison(
-            agent, baseline, {}, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
-        )  # fmt: skip
-    first, second = (
-        {task: np.array([of[task][run] for run in seeds]) for task, seeds in common.items()}
-        for of in (mine, theirs)
-    )
-    differences = {task: first[task] - second[task] for task in common}
+            agent,
+            baseline,
+            differences={},
+            difference=unknown,
+            p_value=1.0,
+            corrected=1.0,
+            min_p_value=min_p_value,
+            comparisons=comparisons,
+            pairs=0,
+            left_out=left_out,
+            effect=math.nan,
+            improvement=unknown,
+            seeds_needed=None,
+            alpha=alpha,
+        )
+    first: dict[str, np.ndarray] = {}
+    second: dict[str, np.ndarray] = {}
+    for task, seeds in common_seeds.items():
+        first[task] = np.array([agent_scores[task][run] for run in seeds])
+        second[task] = np.array([baseline_scores[task][run] for run in seeds])
+    differences = {task: first[task] - second[task] for task in common_seeds}
     effect = cohens_dz(differences)
     return PairedComparison(
         agent,
@@ -153,13 +185,13 @@ def compare_pair(
         ),
         p_value=sign_flip_test(differences, permutations=permutations, seed=seed),
         corrected=math.nan,
-        min_p_value=attainable,
+        min_p_value=min_p_value,
         comparisons=comparisons,
         pairs=pairs,
         left_out=left_out,
         effect=effect,
         improvement=probability_of_improvement(first, second, level=level),
-        seeds_needed=compute_seeds_needed(effect, len(common), comparisons, alpha=alpha),
+        seeds_needed=compute_seeds_needed(effect, len(common_seeds), comparisons, alpha=alpha),
         alpha=alpha,
     )
 
@@ -167,9 +199,9 @@ def compare_pair(
 def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
     """Return the two-sided p-value of the mean over tasks of the mean paired difference, under random signs of the differences.
 
-    The test is exact for up to ``permutations`` sign patterns, otherwise it draws that many with ``seed``. It is valid for any distribution
-    of scores, if both agents have the same one. If only their means are equal it is approximate, like a t test: three such agents with a
-    long tail, twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
+    The test is exact if there are at most ``permutations`` sign patterns; otherwise it draws that many with ``seed``. It is valid for any
+    distribution of scores if both agents have the same one. If only their means are equal, it is approximate, like a t test: in simulated
+    families of three such agents with a long tail, twice the baseline's spread and 10 seeds, 8 % had a false finding instead of 5 %.
 
     Args:
         differences: Differences of pairs, by task.
@@ -195,17 +227,19 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Return the ``p_values`` corrected so that at most a share alpha of studies has one below alpha by chance."""
+    """Return the ``p_values`` after Holm's correction: by chance, at most a share alpha of studies has one below alpha."""
     order, count = np.argsort(p_values), len(p_values)
+    ascending = np.array(p_values)[order]
     corrected = np.empty(count)
-    corrected[order] = np.maximum.accumulate(np.array(p_values)[order] * np.arange(count, 0, -1))
+    # the smallest is multiplied by the count, the next by the count - 1, and so on; none is below the one before
+    corrected[order] = np.maximum.accumulate(ascending * np.arange(count, 0, -1))
     return [float(p) for p in np.minimum(corrected, 1.0)]
 
 
 def cohens_dz(differences: Scores) -> float:
-    """Return Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, with Hedges' correction.
+    """Return Cohen's d_z: the mean of paired differences over tasks, divided by their standard deviation within tasks.
 
-    It is nan with less than two degrees of freedom, and infinite for equal differences.
+    Hedges' correction is applied. The result is nan with less than two degrees of freedom, and infinite if all differences are equal.
     """
     checked = check_scores(differences, "differences")
     freedom = sum(len(values) - 1 for values in checked.values())
@@ -225,10 +259,10 @@ def cohens_dz(differences: Scores) -> float:
 def probability_of_improvement(
     first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second"), level: float = LEVEL
 ) -> Interval:
-    """Return P(a run of the first scores above one of the second), with ties as half, averaged over tasks, as rliable does with unpaired seeds.
+    """Return the probability that a run of the first agent scores above a run of the second, averaged over tasks.
 
-    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) for each task, combined by `combine_intervals`. A bootstrap's interval contains
-    a true value of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
+    Seeds are not paired, as in rliable, and a tie counts as half. Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) for each task,
+    combined by `combine_intervals`. With 5 seeds and a true value of 0.98 they contain it in 95 % of cases, a bootstrap's bounds in 22 %.
 
     Args:
         first: Scores of the first agent, by task.
@@ -236,25 +270,26 @@ def probability_of_improvement(
         agents: Their names, for messages.
         level: Confidence of the interval.
     """
-    mine, theirs = check_scores(first, agents[0]), check_scores(second, agents[1])
-    if mine.keys() != theirs.keys():
+    first_checked, second_checked = check_scores(first, agents[0]), check_scores(second, agents[1])
+    if first_checked.keys() != second_checked.keys():
         raise StatisticsError(
-            f"{agents[0]} has scores of {', '.join(mine)}, {agents[1]} of {', '.join(theirs)}"
+            f"{agents[0]} has scores of {', '.join(first_checked)}, {agents[1]} of {', '.join(second_checked)}"
         )
     estimates = []
-    for task, values in mine.items():
-        others = theirs[task]
+    for task, values in first_checked.items():
+        others = second_checked[task]
         order = np.sign(values[:, None] - others)
         share = float((order + 1).mean() / 2)
-        low = _newcombe(share, len(values), len(others), level)
-        estimates.append((share, low, 1 - _newcombe(1 - share, len(values), len(others), level)))
+        low = _compute_newcombe_bound(share, len(values), len(others), level)
+        high = 1 - _compute_newcombe_bound(1 - share, len(values), len(others), level)
+        estimates.append((share, low, high))
     shares, lows, highs = np.array(estimates).T
     low, high = combine_intervals(shares, lows, highs)
     return Interval(float(shares.mean()), float(low), float(high), level)
 
 
-def _newcombe(share: float, first: int, second: int, level: float) -> float:
-    """Return the lower bound: the probability from which ``share`` is z standard errors away."""
+def _compute_newcombe_bound(share: float, first: int, second: int, level: float) -> float:
+    """Return the lower bound: the probability that is z standard errors below ``share``; ``first`` and ``second`` are numbers of runs."""
     if share == 0:
         return 0.0
     z, middle = float(stats.norm.ppf(0.5 + level / 2)), (first + second) / 2 - 1
@@ -270,11 +305,11 @@ def _newcombe(share: float, first: int, second: int, level: float) -> float:
 def compute_seeds_needed(
     effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
 ) -> int | None:
-    """Return the seeds per task that find a standardised difference with that power, by a paired t test.
+    """Return the number of seeds per task with which a paired t test finds a standardised difference with probability ``power``.
 
-    Several comparisons share alpha, as for Holm's first. The result is at least the number with which the sign-flip test can come below
-    alpha. It is None without an effect, for an unknown one (nan), or above a million seeds. An observed effect is uncertain, and too large if
-    it was selected for its size: plan with a smaller one.
+    Several comparisons share alpha, as in the first step of Holm's correction. With the returned number the sign-flip test can come below
+    alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough. An observed effect is uncertain, and too large
+    if it was selected for its size: plan with a smaller one.
 
     Args:
         effect: Standardised difference, as from `cohens_dz`.
@@ -301,14 +336,20 @@ def compute_seeds_needed(
 
 
 def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
-    """Return the least number of seeds from ``fewest`` on for which ``is_enough``, a monotone condition, holds; None above `MAX_SEEDS`."""
-    most = fewest
-    while not is_enough(most):
-        most *= 2
-        if most > MAX_SEEDS:
+    """Return the least number of seeds, at least ``fewest``, that ``is_enough``; None if it is above `MAX_SEEDS`.
+
+    A number above one that is enough must be enough too.
+    """
+    high = fewest
+    while not is_enough(high):
+        high *= 2
+        if high > MAX_SEEDS:
             return None
-    low = max(fewest, most // 2)
-    while low < most:
-        middle = (low + most) // 2
-        low, most = (low, middle) if is_enough(middle) else (middle + 1, most)
+    low = max(fewest, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle + 1
     return low

@@ -1,6 +1,6 @@
 """Measures of one agent on one task: means over seeds with intervals, for the rows of a report's tables.
 
-A run that never reached the task's threshold counts as one that takes longer than its budget; it is never left out.
+A run that never reached the task's threshold is not left out: it counts as a run that takes longer than its budget.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from spiky_rl.experiments.run.results import CellResult, ConditionRecord
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 ARITHMETIC_MODEL = "fp32"
-"""Energy model of arithmetic alone, which results of every version support."""
+"""Energy model of arithmetic alone; the results of every version have the counts that it needs."""
 WINDOW = 5
-"""Iterations over which the training return is averaged for the threshold."""
+"""Number of iterations whose mean return is compared with the threshold."""
 COUNTS = {
     "effective_operations": ("effective_operations",),
     "effective_acs": ("effective_acs",),
@@ -27,9 +27,9 @@ COUNTS = {
     "parameters": ("parameters",),
     "arithmetic": ("additions", "multiplications", "transcendental"),
 }
-"""Counts in a report, each with the fields of `spiky_rl.metrics.energy.InferenceCost` that it adds; ``arithmetic`` is that of neurons."""
+"""Counts in a report, each the sum of these fields of `spiky_rl.metrics.energy.InferenceCost`; ``arithmetic`` is that of neuron updates."""
 MIN_SCORE_SHARE = 0.1
-"""Share of the baseline's mean score that every seed must reach for shares of scores to be meaningful."""
+"""Smallest score of a seed, as a share of the baseline's mean, at which a share of this score has a meaning."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class ThresholdSummary:
     solved: float
     runs: int
     steps: tuple[int, ...]
-    """Environment steps of the runs that reached it, in the order of their seeds."""
+    """Environment steps of each run that reached the threshold, in the order of seeds."""
     median: float | None
-    """Over all runs; None if half of them or more never reached it."""
+    """Median over all runs; None if half of them or more never reached the threshold."""
     budget: int
     """Environment steps of the longest run."""
 
     @property
     def reached(self) -> int:
-        """Number of runs that reached it."""
+        """Number of runs that reached the threshold."""
         return len(self.steps)
 
 
@@ -80,19 +80,19 @@ class AgentTaskRow:
     max_evaluation: Interval | None
     """Highest mean return of an evaluation during the training, which overestimates the policy that is kept."""
     final_slope: Interval | None
-    """Training return of the last tenth of all iterations minus that of the tenth before."""
+    """Mean training return of the last tenth of the iterations minus the mean of the tenth before."""
     threshold: ThresholdSummary | None
     seconds: Interval | None
     """Wall seconds of training."""
     processor: Interval | None
-    """Processor seconds of training; None if a run has none."""
+    """Processor seconds of training; None if a run was not measured."""
     length: Interval
     """Control steps of an undisturbed episode."""
     distance: Interval | None
     """Metres between start and end of an undisturbed episode; None if not measured."""
     firing_rate: Interval | None
     counts: Mapping[str, Interval]
-    """Per control step: `COUNTS`; empty if nothing was counted."""
+    """`COUNTS` per control step; empty if nothing was counted."""
     episode_operations: Interval | None
     """Effective synaptic operations of an undisturbed episode."""
     energy: Mapping[str, Energy]
@@ -102,7 +102,7 @@ class AgentTaskRow:
     energy_per_metre: Mapping[str, Interval]
     """Energy in µJ, by energy model; empty if a seed's robot does not move."""
     ann_energy_per_metre: Mapping[str, Interval]
-    """The same of the equal-size ANN, over the same distance."""
+    """Energy in µJ per metre of the equal-size ANN, over the same distance, by energy model."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class RobustnessScore:
     text: str
     score: Interval
     share: Interval | None
-    """Mean over seeds of the share of the undisturbed score; None if a seed's is hardly above zero."""
+    """Mean over seeds of the score as a share of the undisturbed one; None if the undisturbed score of a seed is near or below zero."""
 
 
 def drop_seed_names(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
@@ -124,9 +124,12 @@ def _mean_over_seeds(
     results: Sequence[CellResult], value: Callable[[CellResult], float | None]
 ) -> Interval | None:
     """Return the mean over seeds; None if a seed has no value."""
-    values = [v for result in results if (v := value(result)) is not None]
-    if len(values) < len(results):
-        return None
+    values: list[float] = []
+    for result in results:
+        number = value(result)
+        if number is None:
+            return None
+        values.append(number)
     return statistics.aggregate_interval({results[0].task: values}, statistics.mean, agent=results[0].label)
 
 
@@ -148,9 +151,10 @@ def compute_row(
         results: Results of its cells, one for each seed.
         random: Score of random actions by task.
         reference: The baseline's mean score by task.
-        can_normalise: Whether both hold the task, the second one with the higher score.
+        can_normalise: Whether the task has both scores, and the baseline's is the higher one.
     """
-    first, scores = results[0], {results[0].task: {result.seed: result.score for result in results}}
+    first = results[0]
+    scores = {first.task: {result.seed: result.score for result in results}}
     normalised = None
     if can_normalise:
         by_seed = statistics.normalise(scores, random, reference)
@@ -170,7 +174,7 @@ def compute_row(
             results, lambda r: r.training and r.training.last_ten_evaluations
         ),
         max_evaluation=_mean_over_seeds(results, lambda r: r.training and r.training.max_evaluation),
-        final_slope=_mean_over_seeds(results, _compute_rise),
+        final_slope=_mean_over_seeds(results, _compute_final_slope),
         threshold=_summarize_threshold(results),
         seconds=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_total),
         processor=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_cpu),
@@ -211,14 +215,15 @@ def compute_energy_per_metre(result: CellResult, model: str) -> float | None:
 
 def compute_ann_energy(result: CellResult, model: str) -> float | None:
     """Return the energy in nJ of a control step of the equal-size ANN that skips zeros; None if ``result`` lacks its counts."""
-    rival = result.cost and result.cost.ann_skipping_zeros
-    return None if rival is None else rival.compute_energy(model)
+    if result.cost is None or result.cost.ann_skipping_zeros is None:
+        return None
+    return result.cost.ann_skipping_zeros.compute_energy(model)
 
 
 def choose_energy_models(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
-    """Return the main energy models of ``rows``, each with its arithmetic: `MAIN`, or models without memory.
+    """Return the main energy models of ``rows`` with their column titles.
 
-    Models without memory are taken if no row has the counts of memory accesses.
+    These are `MAIN`, or models without memory if no row has the counts of memory accesses.
     """
     names = {name for row in rows for name in row.energy}
     if names & MAIN.keys():
@@ -227,7 +232,7 @@ def choose_energy_models(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
 
 
 def _divide_by_distance(result: CellResult, energy: float | None) -> float | None:
-    """Return the energy in µJ per metre, from that of a control step in nJ."""
+    """Return the energy in µJ per metre for an ``energy`` of a control step in nJ; None if it or the distance is unknown."""
     distance = result.nominal.measures.get("distance", 0.0)
     if energy is None or distance <= 0.0:
         return None
@@ -237,14 +242,20 @@ def _divide_by_distance(result: CellResult, energy: float | None) -> float | Non
 def _average_each(
     results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
-    """Return the mean over seeds of ``value`` for each of the ``names`` for which all seeds have one."""
-    means = {name: _mean_over_seeds(results, lambda r, n=name: value(r, n)) for name in names}
-    return {name: mean for name, mean in means.items() if mean is not None}
+    """Return the mean over seeds of ``value`` by name; a name without a value for every seed is left out."""
+    means: dict[str, Interval] = {}
+    for name in names:
+        mean = _mean_over_seeds(results, lambda result, name=name: value(result, name))
+        if mean is not None:
+            means[name] = mean
+    return means
 
 
 def _sum_counts(result: CellResult, *names: str, steps: float = 1.0) -> float | None:
-    """Return the sum of the counts of these names over a number of control steps."""
-    return None if result.cost is None else steps * sum(getattr(result.cost, name) for name in names)
+    """Return the sum of the counts ``names`` over a number of control steps; None if nothing was counted."""
+    if result.cost is None:
+        return None
+    return steps * sum(getattr(result.cost, name) for name in names)
 
 
 def find_steps_to_threshold(result: CellResult) -> int | None:
@@ -257,8 +268,8 @@ def find_steps_to_threshold(result: CellResult) -> int | None:
     returns = result.curve.returns
     window = min(WINDOW, len(returns))
     for end in range(window, len(returns) + 1):
-        last = [value for value in returns[end - window : end] if value is not None]
-        if last and len(last) == window and plain.fmean(last) >= result.solved:
+        latest = [value for value in returns[end - window : end] if value is not None]
+        if latest and len(latest) == window and plain.fmean(latest) >= result.solved:
             return result.curve.env_steps[end - 1]
     return None
 
@@ -267,23 +278,33 @@ def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | No
     solved = results[0].solved
     if solved is None:
         return None
-    reached = [find_steps_to_threshold(result) for result in results]
-    median = plain.median(math.inf if step is None else step for step in reached)
+    steps = [find_steps_to_threshold(result) for result in results]
+    median = plain.median(math.inf if step is None else step for step in steps)
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
-    steps = tuple(step for step in reached if step is not None)
-    return ThresholdSummary(solved, len(results), steps, None if math.isinf(median) else median, longest)
+    return ThresholdSummary(
+        solved=solved,
+        runs=len(results),
+        steps=tuple(step for step in steps if step is not None),
+        median=None if math.isinf(median) else median,
+        budget=longest,
+    )
 
 
-def _compute_rise(result: CellResult) -> float | None:
-    known = [value for value in (result.curve.returns if result.curve else ()) if value is not None]
-    tenth = len(known) // 10
-    return plain.fmean(known[-tenth:]) - plain.fmean(known[-2 * tenth : -tenth]) if tenth else None
+def _compute_final_slope(result: CellResult) -> float | None:
+    """Return `AgentTaskRow.final_slope` of one run; None with fewer than 10 returns."""
+    if result.curve is None:
+        return None
+    returns = [value for value in result.curve.returns if value is not None]
+    tenth = len(returns) // 10
+    if not tenth:
+        return None
+    return plain.fmean(returns[-tenth:]) - plain.fmean(returns[-2 * tenth : -tenth])
 
 
 def compute_robustness(
     results: Sequence[CellResult], condition: str, reference: float | None
 ) -> RobustnessScore | None:
-    """Return the score of an agent on a task under a condition; None for the undisturbed one, and if not measured.
+    """Return the score of an agent on a task under a ``condition``; None for the undisturbed one, and if it was not measured.
 
     Args:
         results: Results of its cells, one for each seed.
@@ -292,9 +313,9 @@ def compute_robustness(
     measured = [result for result in results if condition in result.conditions]
     if not measured or condition == "nominal":
         return None
-    least = MIN_SCORE_SHARE * max(reference or 0.0, 0.0)
+    min_score = MIN_SCORE_SHARE * max(reference or 0.0, 0.0)
     share = None
-    if all(result.score > least for result in measured):
+    if all(result.score > min_score for result in measured):
         share = _mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return / r.score)
     score = _require_interval(_mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return))
     return RobustnessScore(measured[0].conditions[condition].text, score, share)
@@ -325,8 +346,8 @@ def compute_plasticity_gain(
     if not all(condition in result.plastic and condition in result.conditions for result in results):
         return None
     frozen = _mean_over_seeds(results, lambda r: r.conditions[condition].mean_return)
-    moving = _mean_over_seeds(results, lambda r: r.plastic[condition].mean_return)
+    plastic = _mean_over_seeds(results, lambda r: r.plastic[condition].mean_return)
     gain = _mean_over_seeds(
         results, lambda r: r.plastic[condition].mean_return - r.conditions[condition].mean_return
     )
-    return _require_interval(frozen), _require_interval(moving), _require_interval(gain)
+    return _require_interval(frozen), _require_interval(plastic), _require_interval(gain)

@@ -1,7 +1,7 @@
-"""The analysis of a study's result files: all content of its report as plain data.
+"""Analysis of a study's result files: all numbers of its report, computed once.
 
-Normalised scores are 0 for random actions and 1 for the baseline's mean. If a task lacks one of both, scores stay raw and are not averaged
-over tasks.
+Normalised scores are 0 for random actions and 1 for the baseline's mean. If random actions or the baseline are missing on a task, scores
+stay raw and are not averaged over tasks.
 """
 
 from __future__ import annotations
@@ -43,21 +43,23 @@ from spiky_rl.experiments.run import results as files
 from spiky_rl.experiments.run.arms import take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
-POINTS = 100
+MAX_POINTS = 100
 """Maximum number of points of a curve."""
 ALL = "all tasks"
+"""Name of the comparisons over all tasks, beside those of each task."""
 
 
 @dataclass(frozen=True)
 class MemoryDependence:
-    """Loss of an agent's score on a task's twin with hidden or late observations."""
+    """Drop of an agent's score from a task to its twin with hidden or delayed observations."""
 
     label: str
     task: str
     masked: str
+    """The twin."""
     seeds: int
     drop: Interval
-    """Drop of the score, paired by seed."""
+    """Mean drop of the score, paired by seed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class StudyAnalysis:
     plan_problem: str
     """Why the plan cannot be read; empty if it can."""
     tuned: Mapping[str, TunedValuesFile]
-    """Tuned values by agent, for agents with a copy of them."""
+    """Tuned values by agent; agents without tuned values are absent."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
@@ -92,13 +94,13 @@ class StudyAnalysis:
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
     comparisons: Mapping[str, tuple[PairedComparison, ...]]
-    """With the baseline: under `ALL` over all tasks, of normalised scores, then by task, of raw scores; empty if no two agents share two
-    pairs of seeds.
+    """Comparisons with the baseline: under `ALL` of normalised scores over all tasks, under each task of raw scores. An entry is empty if
+    no agent shares two seeds with the baseline.
     """
     pairs: Mapping[str, tuple[PairedComparison, ...]]
     """All pairs of agents: over all tasks, or by task if scores have no common scale."""
     remaining: Mapping[tuple[str, str, str], RobustnessScore]
-    """By label, task and condition."""
+    """Score that remains under a condition, by label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
     """By label, task and condition: see `measures.compute_recovery`."""
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
@@ -107,7 +109,7 @@ class StudyAnalysis:
     verdicts: tuple[Verdict, ...]
     """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
     uncontrolled: Mapping[str, Mapping[str, str]]
-    """Spiking agents without an ANN of their widths and rates, each with its widths, by task."""
+    """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
@@ -136,26 +138,30 @@ class StudyAnalysis:
 
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
-        keys = ((label, task) for label in (self.labels if labels is None else labels))
-        return [self.rows[key] for key in keys if key in self.rows]
+        if labels is None:
+            labels = self.labels
+        return [self.rows[label, task] for label in labels if (label, task) in self.rows]
 
     def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
-        """Return (energy of a control step in nJ under an energy ``model``, score) of the agents on a ``task`` with both, by label."""
+        """Return (energy of a control step in nJ under an energy ``model``, score) on a ``task`` by label, of agents that have both."""
         rows = [row for row in self.get_task_rows(task) if model in row.energy]
         return {row.label: (row.energy[model].step.estimate, row.mean) for row in rows}
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
-        points = {
-            label: (energy, score.estimate)
-            for label, (energy, score) in self.get_energy_and_score(task, model).items()
-        }
+        points: dict[str, tuple[float, float]] = {}
+        for label, (energy, score) in self.get_energy_and_score(task, model).items():
+            points[label] = (energy, score.estimate)
 
-        def beaten(label: str) -> bool:
+        def is_dominated(label: str) -> bool:
             energy, score = points[label]
-            return any(e <= energy and s >= score and (e, s) != (energy, score) for e, s in points.values())
+            for other_energy, other_score in points.values():
+                is_as_good = other_energy <= energy and other_score >= score
+                if is_as_good and (other_energy, other_score) != (energy, score):
+                    return True
+            return False
 
-        return tuple(label for label in points if not beaten(label))
+        return tuple(label for label in points if not is_dominated(label))
 
 
 def analyze_study(folder: Path) -> StudyAnalysis:
@@ -168,9 +174,18 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     tuned = read_copies(folder, design.tuning, design.agent_names)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     results, skipped = files.read_results(folder)
-    taken, left, sources = take_arms(folder, design, results)
-    found = analyze_results(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
-    return replace(found, history=find_history(folder, design), arms=sources)
+    # an arm is an agent whose results come from another study
+    arm_results, arm_skipped, arm_sources = take_arms(folder, design, results)
+    analysis = analyze_results(
+        design,
+        results=(*results, *arm_results),
+        skipped=(*skipped, *arm_skipped),
+        planned=planned,
+        plan_problem=problem,
+        tuned=tuned,
+        specs=specs,
+    )
+    return replace(analysis, history=find_history(folder, design), arms=arm_sources)
 
 
 def analyze_results(
@@ -192,15 +207,18 @@ def analyze_results(
     """
     trained = [result for result in results if result.kind == "trained"]
     cells = _group_by_agent_and_task(trained)
-    ordered = [*planned, *results]
-    tasks = _keep_known((item.task for item in ordered), {task for _, task in cells})
-    labels = _keep_known((item.label for item in ordered), {label for label, _ in cells})
+    # in the order of the plan
+    in_order = [*planned, *results]
+    tasks = _keep_known((item.task for item in in_order), {task for _, task in cells})
+    labels = _keep_known((item.label for item in in_order), {label for label, _ in cells})
     baseline = _find_baseline(Path(design.baseline).stem, labels)
     random = _average_by_task(result for result in results if result.kind == "random")
     reference = _average_by_task(result for result in trained if result.label == baseline)
-    known = _find_normalisable_tasks(tasks, random, reference)
-    normalised = bool(tasks) and known == set(tasks)
-    rows = {key: compute_row(runs, random, reference, key[1] in known) for key, runs in cells.items()}
+    normalisable = _find_normalisable_tasks(tasks, random, reference)
+    normalised = bool(tasks) and normalisable == set(tasks)
+    rows: dict[tuple[str, str], AgentTaskRow] = {}
+    for (label, task), runs in cells.items():
+        rows[label, task] = compute_row(runs, random, reference, can_normalise=task in normalisable)
     scores = _collect_scores(rows, labels, tasks)
     if normalised:
         scores = {label: statistics.normalise(own, random, reference) for label, own in scores.items()}
@@ -209,6 +227,10 @@ def analyze_results(
     families = _group_families(rows, tasks, scores)
     comparisons = _compare_with_baseline(families, baseline)
     conditions = list(dict.fromkeys(name for result in results for name in result.conditions))
+
+    def measure_robustness(runs: Sequence[CellResult], condition: str) -> RobustnessScore | None:
+        return compute_robustness(runs, condition, reference.get(runs[0].task))
+
     return StudyAnalysis(
         design=design,
         results=tuple(results),
@@ -229,9 +251,7 @@ def analyze_results(
         profiles=_compute_profiles(scores),
         comparisons=comparisons,
         pairs=_compare_all_pairs(families),
-        remaining=_measure_conditions(
-            cells, conditions, lambda runs, name: compute_robustness(runs, name, reference.get(runs[0].task))
-        ),
+        remaining=_measure_conditions(cells, conditions, measure_robustness),
         recovery=_measure_conditions(cells, conditions, compute_recovery),
         adapting=_measure_conditions(cells, conditions, compute_plasticity_gain),
         memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
@@ -277,8 +297,10 @@ def _collect_scores(
 def _group_families(
     rows: Mapping[tuple[str, str], AgentTaskRow], tasks: Sequence[str], scores: Mapping[str, SeededScores]
 ) -> dict[str, Mapping[str, SeededScores]]:
-    """Return the scores of agents that are compared with each other: on the common scale of all tasks under `ALL`, then by task."""
-    families: dict[str, Mapping[str, SeededScores]] = {ALL: scores} if len(tasks) > 1 and scores else {}
+    """Return the scores by agent for each family of comparisons: under `ALL` if tasks have a common scale, then under each task."""
+    families: dict[str, Mapping[str, SeededScores]] = {}
+    if len(tasks) > 1 and scores:
+        families[ALL] = scores
     for task in tasks:
         families[task] = {label: {task: row.by_seed} for (label, t), row in rows.items() if t == task}
     return families
@@ -293,7 +315,8 @@ def _compare_all_pairs(
     families: Mapping[str, Mapping[str, SeededScores]],
 ) -> dict[str, tuple[PairedComparison, ...]]:
     """Return the comparisons of all pairs of agents: over all tasks, or by task if scores have no common scale."""
-    return {name: _choose_comparisons(families[name]) for name in ([ALL] if ALL in families else families)}
+    names = [ALL] if ALL in families else list(families)
+    return {name: _choose_comparisons(families[name]) for name in names}
 
 
 def _compare_with_baseline(
@@ -312,14 +335,15 @@ def _measure_conditions[T](
     conditions: Iterable[str],
     measure: Callable[[Sequence[CellResult], str], T | None],
 ) -> dict[tuple[str, str, str], T]:
-    """Return the value of ``measure`` by label, task and condition, where it has one."""
+    """Return the values of ``measure`` by label, task and condition, without values of None."""
+    values: dict[tuple[str, str, str], T] = {}
     names = list(conditions)
-    return {
-        (*key, name): value
-        for key, runs in cells.items()
-        for name in names
-        if (value := measure(runs, name)) is not None
-    }
+    for (label, task), runs in cells.items():
+        for name in names:
+            value = measure(runs, name)
+            if value is not None:
+                values[label, task, name] = value
+    return values
 
 
 def _list_uncontrolled(
@@ -328,10 +352,14 @@ def _list_uncontrolled(
     specs: Mapping[str, PlainMapping],
     tuned: Mapping[str, TunedValuesFile],
 ) -> Mapping[str, str]:
-    own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
-    known = {label: specs[str(cell.spec_hash)] for label, cell in own.items() if cell.spec_hash in specs}
-    changed = [agent for agent, values in tuned.items() if agent in values.tasks.get(task, {})]
-    return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in changed])
+    """Return the widths of the spiking agents on a ``task`` without an ANN of the same widths and learning rates, by label."""
+    cells = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
+    cell_specs = {
+        label: specs[str(cell.spec_hash)] for label, cell in cells.items() if cell.spec_hash in specs
+    }
+    tuned_agents = [agent for agent, values in tuned.items() if agent in values.tasks.get(task, {})]
+    tuned_labels = [label for label, cell in cells.items() if cell.agent in tuned_agents]
+    return find_uncontrolled(cell_specs, tuned_labels)
 
 
 def _judge(
@@ -396,7 +424,7 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
     if not values:
         return {}
     spare = 0.03 * (max(values) - min(values)) or 0.5
-    at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
+    at = np.linspace(min(values) - spare, max(values) + spare, MAX_POINTS + 1).tolist()
     return {
         label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
         for label, tasks in scores.items()
@@ -415,7 +443,7 @@ def _compute_curve(results: Sequence[CellResult]) -> Band | None:
     if not all(any(value is not None for value in curve.returns) for curve in curves):
         return None
     runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
-    points = min(POINTS, max(len(curve.returns) for curve in curves))
+    points = min(MAX_POINTS, max(len(curve.returns) for curve in curves))
     steps = make_step_grid(runs, points, agent=results[0].label)
     return compute_learning_curve(runs, steps, agent=results[0].label)
 
@@ -423,14 +451,17 @@ def _compute_curve(results: Sequence[CellResult]) -> Band | None:
 def _compute_memory_dependence(
     rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
 ) -> Iterable[MemoryDependence]:
-    """Yield the loss of each agent on a task's twin: `X` and `X_masked` or `X_delayed`, as Isaac-Cartpole and cartpole_masked."""
+    """Yield the drop of each agent's score from a task to its twin, named like cartpole_masked or cartpole_delayed for Isaac-Cartpole."""
     for task, twin in itertools.product(tasks, tasks):
         if _get_stem(twin) not in (f"{_get_stem(task)}_masked", f"{_get_stem(task)}_delayed"):
             continue
         for label in labels:
-            whole, part = (rows[label, t].by_seed if (label, t) in rows else {} for t in (task, twin))
-            if seeds := sorted(whole.keys() & part.keys()):
-                drops = [whole[seed] - part[seed] for seed in seeds]
+            if (label, task) not in rows or (label, twin) not in rows:
+                continue
+            full, masked = rows[label, task].by_seed, rows[label, twin].by_seed
+            seeds = sorted(full.keys() & masked.keys())
+            if seeds:
+                drops = [full[seed] - masked[seed] for seed in seeds]
                 drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
                 yield MemoryDependence(label, task, twin, len(seeds), drop)
 

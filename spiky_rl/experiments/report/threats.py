@@ -1,4 +1,4 @@
-"""The section of a report on threats to validity: a table of evidence in the results, each with its consequence."""
+"""Section of a report on threats to validity: a table of the threats for which the results show evidence, with their consequences."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from spiky_rl.experiments.report.blocks import (
 from spiky_rl.experiments.run.results import CellResult
 
 type Check = Callable[[StudyAnalysis], str]
-"""Returns the evidence for a threat; empty if there is none."""
-FLAT = 0.02
-"""Share of the difference between random actions and the score: a curve that rises by more in its last tenth has not converged."""
-FIXED = (
+"""Function that returns the evidence for a threat as text; empty if there is none."""
+MAX_FINAL_RISE = 0.02
+"""Largest rise in the last tenth of a converged curve, as a share of the difference between the score and random actions."""
+LIMITATIONS = (
     "Only scores are tested; p-values are corrected for the comparisons of one table, not for the number of tables. Steps, times,"
     " operations, energy and robustness have intervals but no test. Intervals hold for these tasks, not for others; those of normalised"
     " scores ignore the uncertainty of random actions' score and of the baseline's mean. Agents are compared with their present values,"
@@ -35,7 +35,7 @@ FIXED = (
 
 
 def build_reuse_notes(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Yield notes for the first screen: seeds that were used for choosing, and arms from other studies."""
+    """Yield notes for the first screen: on seeds that were used for choosing, and on agents with results from other studies."""
     if reuses := [reuse.text for reuse in analysis.history.biased]:
         why = f" Why: {analysis.design.reused_seeds}." if analysis.design.reused_seeds else ""
         yield make_paragraph(f"Seeds were used before for tuning or choosing: {'; '.join(reuses)}.{why}")
@@ -46,15 +46,21 @@ def build_reuse_notes(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def build_threats_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the table of threats, the strongest first; threats without evidence have no row."""
-    rows = [(name, found, why) for name, (why, check) in THREATS.items() if (found := check(analysis))]
+    names, evidence, consequences = [], [], []
+    for name, (consequence, check) in THREATS.items():
+        text = check(analysis)
+        if text:
+            names.append(name)
+            evidence.append(text)
+            consequences.append(consequence)
     yield make_table(
         "Threats to this answer",
-        [name for name, _, _ in rows],
-        Column("evidence", [found for _, found, _ in rows], is_text=True),
-        Column("consequence", [why for _, _, why in rows], is_text=True),
+        names,
+        Column("evidence", evidence, is_text=True),
+        Column("consequence", consequences, is_text=True),
         first="threat",
     )
-    yield make_paragraph(FIXED)
+    yield make_paragraph(LIMITATIONS)
 
 
 def format_by_task(texts: Mapping[str, str]) -> str:
@@ -67,67 +73,74 @@ def describe_seeds(analysis: StudyAnalysis) -> str:
     sizes = sorted({len(row.by_seed) for row in analysis.rows.values()})
     if not sizes:
         return ""
-    return f"{f'{sizes[0]} to ' if len(sizes) > 1 else ''}{format_count(sizes[-1], 'seed')} of each agent per task"
+    text = f"{format_count(sizes[-1], 'seed')} of each agent per task"
+    return text if len(sizes) == 1 else f"{sizes[0]} to {text}"
 
 
 def list_underpowered_tests(analysis: StudyAnalysis) -> str:
-    """Return the families of tests in which no p-value can be low enough, each with its lowest."""
-    lowest = {
-        name: (min(c.min_p_value for c in family), family[0].alpha)
-        for name, family in analysis.comparisons.items()
-        if family
-    }
-    return format_by_task(
-        {name: f"p ≥ {format_p_value(p)}" for name, (p, alpha) in lowest.items() if p >= alpha}
-    )
+    """Return the families of tests in which no p-value can come below alpha, each with its lowest possible p-value."""
+    texts = {}
+    for name, family in analysis.comparisons.items():
+        if family:
+            lowest = min(comparison.min_p_value for comparison in family)
+            if lowest >= family[0].alpha:
+                texts[name] = f"p ≥ {format_p_value(lowest)}"
+    return format_by_task(texts)
 
 
 def list_cells_without_numbers(analysis: StudyAnalysis) -> str:
     """Return the cells without numbers by status."""
-    statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
-    return format_by_task(
-        {s: join_names(cell.cell for cell in analysis.skipped if cell.status == s) for s in statuses}
-    )
+    names: dict[str, list[str]] = {}
+    for cell in analysis.skipped:
+        names.setdefault(cell.status, []).append(cell.cell)
+    return format_by_task({status: join_names(cells) for status, cells in names.items()})
 
 
 def list_uncompared_agents(analysis: StudyAnalysis) -> str:
-    """Return the agents without a comparison."""
-    left = {}
+    """Return the agents without a comparison, by task."""
+    texts = {}
     for name, family in analysis.comparisons.items():
-        compared = {analysis.baseline, *(c.agent for c in family)}
-        known = [label for label in analysis.labels if name == ALL or (label, name) in analysis.rows]
-        left[name] = join_names(label for label in known if label not in compared)
-    return format_by_task(left)
+        compared = {analysis.baseline, *(comparison.agent for comparison in family)}
+        labels = [label for label in analysis.labels if name == ALL or (label, name) in analysis.rows]
+        texts[name] = join_names(label for label in labels if label not in compared)
+    return format_by_task(texts)
 
 
 def list_unconverged_agents(analysis: StudyAnalysis) -> str:
     """Return the agents that had not converged at the end of training."""
 
-    def rises(row: AgentTaskRow) -> bool:
-        way = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
-        return row.final_slope is not None and row.final_slope.estimate > FLAT * way
+    def still_rises(row: AgentTaskRow) -> bool:
+        learned = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
+        return row.final_slope is not None and row.final_slope.estimate > MAX_FINAL_RISE * learned
 
-    return join_names((f"{row.label} on {row.task}" for row in analysis.rows.values() if rises(row)), 8)
+    return join_names((f"{row.label} on {row.task}" for row in analysis.rows.values() if still_rises(row)), 8)
 
 
 def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Check:
-    """Return a check that names the agents with the least and the largest value on each task.
+    """Return a check that names the agents with the smallest and the largest value on each task.
 
     Args:
-        tolerated: Largest ratio of the two without a threat.
-        value: Returns a cell's value; None if it has none.
+        tolerated: Largest ratio of the two values that is no threat.
+        value: Maps a cell's result to the value; None if it has none.
     """
 
     def check(analysis: StudyAnalysis) -> str:
-        found = {}
+        texts = {}
         for task in analysis.tasks:
-            sizes = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
-            least, most = (f(sizes, key=sizes.__getitem__, default="") for f in (min, max))
-            if sizes and sizes[most] > tolerated * sizes[least]:
-                found[task] = " to ".join(
-                    f"{format_fixed(sizes[label], 0)} {unit} ({label})" for label in (least, most)
+            by_label: dict[str, float] = {}
+            for result in analysis.results:
+                number = value(result) if result.task == task else None
+                if number is not None:
+                    by_label[result.label] = number
+            if not by_label:
+                continue
+            smallest = min(by_label, key=by_label.__getitem__)
+            largest = max(by_label, key=by_label.__getitem__)
+            if by_label[largest] > tolerated * by_label[smallest]:
+                texts[task] = " to ".join(
+                    f"{format_fixed(by_label[label], 0)} {unit} ({label})" for label in (smallest, largest)
                 )
-        return format_by_task(found)
+        return format_by_task(texts)
 
     return check
 
@@ -138,76 +151,87 @@ def make_difference_check(
     """Return a check that lists the values in which cells differ, by name.
 
     Args:
-        values: Returns a cell's values by name.
-        absent: Text for a value that a cell lacks; None ignores it.
+        values: Maps a cell's result to its values by name.
+        absent: Text for a value that a cell lacks; None to ignore such cells.
     """
 
     def check(analysis: StudyAnalysis) -> str:
-        held = [values(result) for result in analysis.results]
-        names = dict.fromkeys(name for own in held for name in own)
-        sets = {name: {str(v) for own in held if (v := own.get(name, absent)) is not None} for name in names}
-        return format_by_task(
-            {name: " / ".join(sorted(found)) for name, found in sets.items() if len(found) > 1}
-        )
+        of_cells = [values(result) for result in analysis.results]
+        texts = {}
+        for name in dict.fromkeys(name for of_cell in of_cells for name in of_cell):
+            found = [of_cell.get(name, absent) for of_cell in of_cells]
+            different = {str(value) for value in found if value is not None}
+            if len(different) > 1:
+                texts[name] = " / ".join(sorted(different))
+        return format_by_task(texts)
 
     return check
 
 
 def list_changed_tunings(analysis: StudyAnalysis) -> str:
     """Return the agents with another specification or physics than in their tuning."""
-    found = {}
+    texts = {}
     for cell in analysis.planned:
-        tasks = analysis.tuned[cell.agent].tasks if cell.agent in analysis.tuned else {}
-        if (then := tasks.get(cell.task, {}).get(cell.agent)) is None:
+        if cell.agent not in analysis.tuned:
+            continue
+        tuned = analysis.tuned[cell.agent].tasks.get(cell.task, {}).get(cell.agent)
+        if tuned is None:
             continue
         pairs = {
-            "specification": (cell.base_hash, then.specification),
-            "physics": (cell.physics, then.physics),
+            "specification": (cell.base_hash, tuned.specification),
+            "physics": (cell.physics, tuned.physics),
         }
-        known = {name: pair for name, pair in pairs.items() if None not in pair}
-        found[f"{cell.agent} on {cell.task}"] = ", ".join(
-            f"{name} {now}, tuned with {before}" for name, (now, before) in known.items() if now != before
-        )
-    return format_by_task(found)
+        differences = []
+        for name, (now, before) in pairs.items():
+            if None not in (now, before) and now != before:
+                differences.append(f"{name} {now}, tuned with {before}")
+        texts[f"{cell.agent} on {cell.task}"] = ", ".join(differences)
+    return format_by_task(texts)
 
 
 def describe_late_plan(analysis: StudyAnalysis) -> str:
-    """Return the parts of the plan that came after the first cell; empty if there are none."""
+    """Return the parts of the plan that were added after the first cell; empty if there are none."""
     plan = analysis.design.plan
     if plan is None:
         return "no comparison was planned"
-    later = sorted({r.seed for r in analysis.results if r.kind == "trained"} - {*plan.seeds})
+    texts = []
     is_planned = bool(analysis.verdicts) and analysis.verdicts[0].is_planned
-    texts = [] if is_planned else [f"the plan of {plan.date} came after a first result"]
-    return "; ".join([*texts, *([f"seeds added since: {join_names(map(str, later))}"] if later else [])])
+    if not is_planned:
+        texts.append(f"the plan of {plan.date} came after a first result")
+    seeds = {result.seed for result in analysis.results if result.kind == "trained"}
+    later_seeds = sorted(seeds - {*plan.seeds})
+    if later_seeds:
+        texts.append(f"seeds added since: {join_names(map(str, later_seeds))}")
+    return "; ".join(texts)
 
 
 def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Return the spiking agents without an equal-size ANN."""
-    return format_by_task(
-        {
-            task: join_names(f"{label} ({widths})" for label, widths in own.items())
-            for task, own in analysis.uncontrolled.items()
-        }
-    )
+    texts = {}
+    for task, agents in analysis.uncontrolled.items():
+        texts[task] = join_names(f"{label} ({widths})" for label, widths in agents.items())
+    return format_by_task(texts)
 
 
 def find_small_tunings(analysis: StudyAnalysis) -> str:
     """Return the tunings with too few trials or seeds."""
-    found = {
-        find_tuning(analysis.design.tuning, agent): find_shortfall(tuned.trials, len(tuned.seeds))
-        for agent, tuned in analysis.tuned.items()
-    }
-    return format_by_task(found)
+    texts = {}
+    for agent, tuned in analysis.tuned.items():
+        tuning = find_tuning(analysis.design.tuning, agent)
+        texts[tuning] = find_shortfall(tuned.trials, len(tuned.seeds))
+    return format_by_task(texts)
 
 
 def find_unequal_tunings(analysis: StudyAnalysis) -> str:
-    """Return the agents by tuning; empty if all agents have the same."""
-    agents: dict[str, list[str]] = {}
-    for stem in analysis.design.agent_names:
-        agents.setdefault(find_tuning(analysis.design.tuning, stem), []).append(stem)
-    names = {source or "none": join_names(stems, len(stems)) for source, stems in agents.items()}
-    return format_by_task(names) if len(agents) > 1 else ""
+    """Return the agents by tuning; empty if all agents have the same tuning."""
+    by_tuning: dict[str, list[str]] = {}
+    for agent in analysis.design.agent_names:
+        by_tuning.setdefault(find_tuning(analysis.design.tuning, agent), []).append(agent)
+    if len(by_tuning) <= 1:
+        return ""
+    return format_by_task(
+        {tuning or "none": join_names(agents, len(agents)) for tuning, agents in by_tuning.items()}
+    )
 
 
 def list_local_assets(analysis: StudyAnalysis) -> str:
@@ -262,7 +286,7 @@ THREATS: Mapping[str, tuple[str, Check]] = {
         lambda a: join_names(r.cell for r in a.results if r.resumed),
     ),
     "Unconverged training": (
-        f"The return rose by more than {100 * FLAT:g} % of what was learned in the last tenth of the iterations: a larger budget may"
+        f"The return rose by more than {100 * MAX_FINAL_RISE:g} % of what was learned in the last tenth of the iterations: a larger budget may"
         " change the order.",
         list_unconverged_agents,
     ),

@@ -1,7 +1,8 @@
 """Worker of one cell: ``python -m spiky_rl.experiments.run.cell_worker FOLDER OUT PARENT`` trains, evaluates and writes the result.
 
-Each step runs in a process of its own and is skipped if its outcome is in the folder. All of them end with the process that started
-them, even if it was killed. If a crash or a full disk has damaged the files of a step, it runs again from the latest valid checkpoint.
+The steps are training and evaluation. Each runs in a process of its own, which ends with the process that started it, even if that one
+is killed. A step whose outcome is in the folder already is skipped. If a crash or a full disk has damaged its files, it runs again from
+the latest valid checkpoint.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from spiky_rl.run.provenance import PROVENANCE, Provenance
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that request a stop; a step that received one exits with 128 plus its number."""
-STEP = "spiky_rl.cli.cell"
-"""Module that trains and evaluates in a process of its own."""
+STEP_MODULE = "spiky_rl.cli.cell"
+"""Module that runs a step as the main program of a process."""
 CPU = "cpu.json"
-"""File with the processor time of an uninterrupted training; wall time depends on other jobs of the machine."""
-TAIL = 30
-"""Lines of the log in error.txt."""
+"""File with the processor time of an uninterrupted training; unlike wall time it does not depend on other jobs of the machine."""
+ERROR_LINES = 30
+"""Number of lines from the end of the log in error.txt."""
 TRAINING_FIELDS = tuple(key for key, field in TrainingRecord.model_fields.items() if field.is_required())
 """Fields of a training's result that every version has written and that the cell's result contains."""
 EVALUATION_FIELDS = (
@@ -54,7 +55,7 @@ class StepInterrupted(Exception):
 
 
 def begin_step(parent: int) -> None:
-    """Let this process end with its ``parent``, and the processes of a distributed training with this one."""
+    """Make this process end with its ``parent``, and the processes of a distributed training end with this one."""
     die_with_parent(parent)
     os.environ[STARTER] = str(os.getpid())
 
@@ -62,25 +63,27 @@ def begin_step(parent: int) -> None:
 def run_cell(folder: Path, out: Path) -> int:
     """Run the cell in ``folder`` of the study in ``out`` to its end; return an exit code."""
     stop_requested: list[int] = []
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: stop_requested.append(number))
     with cells.lock_cell(folder) as lock:
-        own = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
-        if own is not None and own.hash and cells.is_finished(folder, own.hash):
+        identity = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
+        if identity is not None and identity.hash and cells.is_finished(folder, identity.hash):
             return FINISHED
-        if aside := cells.move_damaged_result(folder):
-            append_log(folder, f"{RESULT} is not a result of this cell; kept as {aside.name}")
+        moved_to = cells.move_damaged_result(folder)
+        if moved_to is not None:
+            append_log(folder, f"{RESULT} is not a result of this cell; kept as {moved_to.name}")
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
             trained = train(cell, folder, out, lock, stop_requested) if cell.is_trained else None
-            measured = build_result(cell, folder, trained, evaluate(folder, lock, stop_requested))
+            evaluated = evaluate(folder, lock, stop_requested)
+            result = build_result(cell, folder, trained, evaluated)
         except StepInterrupted:
             return INTERRUPTED
         except (StepFailed, UserError) as failure:
             files.write_text(folder / ERROR, f"{failure}\n")
             return FAILED
-        files.write_json(folder / RESULT, measured.model_dump(by_alias=True, exclude_unset=True))
+        files.write_json(folder / RESULT, result.model_dump(by_alias=True, exclude_unset=True))
         return FINISHED
 
 
@@ -96,71 +99,84 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     trained = read_finished_training(folder)
     if trained is not None and read_mapping(folder / EVALUATION, EVALUATION_FIELDS) is not None:
         return trained
-    can_go_on = find_resumable(folder, cell.library)
-    if (trained := read_finished_training(folder)) is not None:
+    # the evaluation still needs the final policy: a run with a damaged last checkpoint loses its result here
+    can_resume = find_resumable(folder, cell.library)
+    trained = read_finished_training(folder)
+    if trained is not None:
         return trained
     arguments = ["train", str(folder)]
-    if can_go_on:
+    if can_resume:
         arguments += ["--checkpoint", "latest"]
-    elif before := cell.goes_on:
-        if (checkpoint := find_latest_checkpoint(out / "cells" / before, cell.library)) is not None:
+    elif cell.goes_on:
+        checkpoint = find_latest_checkpoint(out / "cells" / cell.goes_on, cell.library)
+        if checkpoint is not None:
             arguments += ["--checkpoint", str(checkpoint)]
         else:
-            append_log(folder, f"{before} left no valid checkpoint; the training starts from the beginning")
-    command = [sys.executable, "-m", STEP, *arguments]
+            append_log(
+                folder, f"{cell.goes_on} left no valid checkpoint; the training starts from the beginning"
+            )
+    command = [sys.executable, "-m", STEP_MODULE, *arguments]
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
-        command = [sys.executable, *torchrun, "-m", STEP, *arguments, "--distributed"]
+        command = [sys.executable, *torchrun, "-m", STEP_MODULE, *arguments, "--distributed"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run_step("training", command, folder, lock, stop_requested)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files.write_json(folder / CPU, {"seconds": seconds})
-    if (trained := read_finished_training(folder)) is None:
-        raise StepInterrupted  # it was asked to stop and kept a checkpoint
+    trained = read_finished_training(folder)
+    if trained is None:
+        raise StepInterrupted  # a stop request ended the training, which kept a checkpoint
     return trained
 
 
 def read_finished_training(folder: Path) -> dict[str, Any] | None:
     """Return the result of the finished training in a cell's ``folder``; None if there is none."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
-        held = read_mapping(path, (*TRAINING_FIELDS, "curve", "provenance"))
-        if held is not None and held.get("outcome") == "finished":
-            return held
+        result = read_mapping(path, (*TRAINING_FIELDS, "curve", "provenance"))
+        if result is not None and result.get("outcome") == "finished":
+            return result
     return None
 
 
 def find_resumable(folder: Path, library: str) -> bool:
     """Return whether a training of ``library`` in ``folder`` can resume; move damaged parts away.
 
-    A run with a damaged last checkpoint counts as unfinished, because its final policy is lost. Runs without any valid checkpoint move to
-    ``run.damaged``, and the training starts again.
+    A run with a damaged last checkpoint counts as unfinished, because its final policy is lost: its result is renamed. If no run has a
+    valid checkpoint, their folder is renamed to ``run.damaged``, and the training starts again.
     """
 
-    def report_lost(path: Path) -> None:
+    def handle_damaged(path: Path) -> None:
         append_log(folder, f"{path}: not a checkpoint, or damaged")
-        if (held := path.parent / RESULT).exists():
-            os.replace(held, path.parent / "result.lost.json")
+        result = path.parent / RESULT
+        if result.exists():
+            os.replace(result, path.parent / "result.lost.json")
 
-    whole = [find_valid_checkpoint(run, library, report_lost) for run in list_runs(folder)]
-    if not whole or any(whole):
-        return bool(whole)
-    taken = 0
-    while (aside := folder / f"run.damaged{taken or ''}").exists():
-        taken += 1
-    os.replace(folder / "run", aside)
+    runs = list_runs(folder)
+    if not runs:
+        return False
+    checkpoints = [find_valid_checkpoint(run, library, handle_damaged) for run in runs]
+    if any(checkpoints):
+        return True
+    new_path, number = folder / "run.damaged", 0
+    while new_path.exists():
+        number += 1
+        new_path = folder / f"run.damaged{number}"
+    os.replace(folder / "run", new_path)
     append_log(
         folder,
-        f"no checkpoint is valid; the training starts again, its files are kept as {aside.name}",
+        f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}",
     )
     return False
 
 
 def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
     """Return the last valid checkpoint of ``library`` in a cell's ``folder``; None if there is none."""
-    return next(
-        filter(None, (find_valid_checkpoint(run, library) for run in reversed(list_runs(folder)))), None
-    )
+    for run in reversed(list_runs(folder)):
+        checkpoint = find_valid_checkpoint(run, library)
+        if checkpoint is not None:
+            return checkpoint
+    return None
 
 
 def list_runs(folder: Path) -> list[Path]:
@@ -169,9 +185,9 @@ def list_runs(folder: Path) -> list[Path]:
 
 
 def find_valid_checkpoint(
-    run: Path, library: str, lost: Callable[[Path], None] = lambda path: None
+    run: Path, library: str, handle_damaged: Callable[[Path], None] = lambda path: None
 ) -> Path | None:
-    """Return the last valid checkpoint of ``library`` in a ``run``; call ``lost`` with each damaged one after it."""
+    """Return the last valid checkpoint of ``library`` in a ``run``; call ``handle_damaged`` with each later, damaged one."""
     from spiky_rl.learners.common.checkpoint_names import list_checkpoints
     from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
 
@@ -180,17 +196,17 @@ def find_valid_checkpoint(
             read_checkpoint(str(path), library=library)
             return path
         except CheckpointError:
-            lost(path)
+            handle_damaged(path)
     return None
 
 
 def evaluate(folder: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
     """Return the evaluation's result, stored or new; see `train` for the arguments."""
     path = folder / EVALUATION
-    if (evaluated := read_mapping(path, EVALUATION_FIELDS)) is None:
-        run_step(
-            "evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, stop_requested
-        )
+    evaluated = read_mapping(path, EVALUATION_FIELDS)
+    if evaluated is None:
+        command = [sys.executable, "-m", STEP_MODULE, "evaluate", str(folder)]
+        run_step("evaluation", command, folder, lock, stop_requested)
         evaluated = read_mapping(path, EVALUATION_FIELDS)
     if evaluated is None:
         raise StepFailed(f"the evaluation left no result in {path}")
@@ -199,18 +215,20 @@ def evaluate(folder: Path, lock: int, stop_requested: list[int]) -> dict[str, An
 
 def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     """Return the mapping in ``path``; None if the file is missing, damaged or lacks one of the ``keys``."""
-    held = cells.read_json(path)
-    return held if isinstance(held, dict) and all(key in held for key in keys) else None
+    content = cells.read_json(path)
+    if isinstance(content, dict) and all(key in content for key in keys):
+        return content
+    return None
 
 
-def run_step(what: str, command: Sequence[str], folder: Path, lock: int, stop_requested: list[int]) -> None:
+def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_requested: list[int]) -> None:
     """Run a command with its output in the log.
 
     Args:
-        what: Name of the step, for messages.
+        name: Name of the step, for messages.
         folder: The cell's folder, with the log.
-        lock: File descriptor that it inherits.
-        stop_requested: Received stop signals; SIGTERM is passed on.
+        lock: File descriptor of the cell's lock, inherited by the command.
+        stop_requested: Received stop signals. SIGTERM is passed on to the command; the others reach the process group by themselves.
 
     Raises:
         StepFailed: The command failed; the message has the last lines of the log.
@@ -225,25 +243,23 @@ def run_step(what: str, command: Sequence[str], folder: Path, lock: int, stop_re
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
             preexec_fn=functools.partial(begin_step, os.getpid()),
         ) as process:  # fmt: skip
-            told = False
+            is_terminated = False
             while True:
                 try:
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if (
-                        signal.SIGTERM in stop_requested and not told
-                    ):  # the others reach the whole group by themselves
-                        told = True
+                    if signal.SIGTERM in stop_requested and not is_terminated:
+                        is_terminated = True
                         process.terminate()
-    if stop_requested or code - 128 in STOPS:
+    if stop_requested or code - 128 in STOP_SIGNALS:
         raise StepInterrupted
     if code != 0:
         with open(folder / LOG, "rb") as log:
             log.seek(start)
-            said = log.read().decode("utf-8", "replace").splitlines()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise StepFailed("\n".join([f"the {what} ended with {how}", "", *said[-TAIL:]]))
+            output = log.read().decode("utf-8", "replace").splitlines()
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise StepFailed("\n".join([f"the {name} ended with {cause}", "", *output[-ERROR_LINES:]]))
 
 
 def append_log(folder: Path, text: str) -> None:
@@ -266,13 +282,16 @@ def build_result(
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
     training, curve = None, None
     if trained is not None:
-        counted = read_mapping(folder / CPU, ("seconds",)) if attempts == 1 else None
-        training = {**trained, "seconds_cpu": None if counted is None else counted["seconds"]}
+        # the file counts the last attempt alone
+        cpu = read_mapping(folder / CPU, ("seconds",)) if attempts == 1 else None
+        training = {**trained, "seconds_cpu": None if cpu is None else cpu["seconds"]}
         curve = trained["curve"]
+    from_evaluation = {key: evaluated[key] for key in EVALUATION_FIELDS}
+    if "registered" in evaluated:  # absent in files of earlier versions
+        from_evaluation["registered"] = evaluated["registered"]
     data = {
         **cell.model_dump(by_alias=True),
-        **{key: evaluated[key] for key in EVALUATION_FIELDS},
-        **({"registered": evaluated["registered"]} if "registered" in evaluated else {}),
+        **from_evaluation,
         "provenance": combine_provenance(folder, trained, evaluated).model_dump(),
         "version": cells.VERSION,
         "outcome": "finished",
@@ -287,37 +306,44 @@ def build_result(
 
 
 def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
-    """Return the provenance of a cell's training, or of its evaluation for random actions, with the commits of all of its processes.
+    """Return the provenance of a cell's training, or of its evaluation for random actions.
+
+    Its commit names the commits of all attempts of the training and of the evaluation; it is None if one of them is unknown.
 
     Args:
         folder: The cell's folder.
         trained: Result of its training; None for random actions.
         evaluated: Result of its evaluation.
     """
-    last = Provenance.check("evaluation.provenance", evaluated["provenance"])
-    own = last if trained is None else Provenance.check("training.provenance", trained["provenance"])
-    parts = [cells.read_if_valid(path, Provenance) for path in sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))]
-    commits = [part and part.commit for part in (*parts, own, last)]
-    known = dict.fromkeys(commit for commit in commits if commit is not None)
-    return own.model_copy(update={"commit": None if None in commits else ", ".join(known)})
+    evaluation = Provenance.check("evaluation.provenance", evaluated["provenance"])
+    training = evaluation
+    if trained is not None:
+        training = Provenance.check("training.provenance", trained["provenance"])
+    paths = sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))
+    attempts = [cells.read_if_valid(path, Provenance) for path in paths]
+    commits = [provenance and provenance.commit for provenance in (*attempts, training, evaluation)]
+    if None in commits:
+        return training.model_copy(update={"commit": None})
+    unique = dict.fromkeys(str(commit) for commit in commits)
+    return training.model_copy(update={"commit": ", ".join(unique)})
 
 
-def describe_machine(cards: Sequence[str] = ()) -> str:
-    """Return processor, number of usable cores, number of parallel cells, and the names of the used GPUs, ``cards``."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    cores, at_once = len(os.sched_getaffinity(0)), os.environ.get("SPIKY_RL_CELLS", "1")
-    counted = [f"{cards.count(name)} x {name}" for name in dict.fromkeys(cards)]
-    return ", ".join(
-        [names[0] if names else "unknown processor", f"{cores} cores", f"{at_once} cells at once", *counted]
-    )
+def describe_machine(gpus: Sequence[str] = ()) -> str:
+    """Return processor, number of usable cores, number of parallel cells, and the names of the used ``gpus``."""
+    processor = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    cores = len(os.sched_getaffinity(0))
+    parallel_cells = os.environ.get("SPIKY_RL_CELLS", "1")
+    parts = [processor, f"{cores} cores", f"{parallel_cells} cells at once"]
+    parts += [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)]
+    return ", ".join(parts)
 
 
 def list_gpu_names(device: str, processes: int) -> list[str]:
-    """Return the name of a GPU for each of a cell's ``processes``, from the number of ``device`` on; empty on a CPU."""
+    """Return the names of the GPUs of a cell's ``processes``, one each, beginning with ``device``; empty on a CPU."""
     if not device.startswith("cuda"):
         return []
     import torch

@@ -1,10 +1,10 @@
-"""A study's folder: the plan, and a folder for each cell, in which one process at a time works.
+"""Folder of a study: its plan, and a folder for each cell, in which one process at a time works.
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Files are written atomically. A cell is finished if its ``result.json`` has the hash of the plan; otherwise the holder of its lock may
-work on it. The kernel releases a lock when the last process that inherited it has ended. So a cell that a killed command left running
-is waited for, not run twice.
+Files are written atomically. A cell is finished if its ``result.json`` has the hash of the plan. Only the holder of the cell's lock may
+work on an unfinished cell. The kernel of the operating system releases a lock when the last process that inherited it ends. So if a
+killed command left a cell running, the next command waits for it and does not run it twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
 SHARED_LOCK = "workers.lock"
-"""Lock shared by the processes of a distributed training, because torchrun passes no file descriptors on."""
+"""Lock that the processes of a distributed training share, because torchrun does not pass on file descriptors."""
 VERSION = 1
 
 
@@ -40,32 +40,31 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
         if read_json(path) is None:
             log.warning("%s: damaged; it is written again from the given study", path)
             return study
-        held = read_study_record(path, StudyFile, "study")
-        return keep_plan(folder, held, merge_studies(held, study))
+        existing = read_study_record(path, StudyFile, "study")
+        return keep_plan(folder, existing, merge_studies(existing, study))
     if folder.is_dir() and (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/ without study.json; choose another --out")
     return study
 
 
-def keep_plan(folder: Path, held: Study, study: Study) -> Study:
-    """Return the ``study`` with the plan of its ``folder``, including its date and seeds.
+def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
+    """Return the ``study`` with the plan of the ``existing`` one in ``folder``, including its date and seeds.
 
-    Raises StudyError if the plan differs from the ``held`` one and a cell has begun: comparisons must be planned before that.
+    Raises StudyError if the plans differ and a cell has begun: comparisons must be planned before that.
     """
-    if study.plan is None or study.plan.asks_the_same(held.plan):
-        return study.with_changes(plan=held.plan)
-    folders = sorted((folder / "cells").glob("*"))
-    begun = next((path.name for path in folders if (path / RESULT).exists() or (path / "run").exists()), "")
-    if begun:
-        was = "another plan" if held.plan else "none"
-        raise StudyError(
-            f"plan: changed after {begun} has begun; the study in the folder has {was}; choose another --out"
-        )
+    if study.plan is None or study.plan.asks_the_same(existing.plan):
+        return study.with_changes(plan=existing.plan)
+    for cell in sorted((folder / "cells").glob("*")):
+        if (cell / RESULT).exists() or (cell / "run").exists():
+            was = "another plan" if existing.plan else "none"
+            raise StudyError(
+                f"plan: changed after {cell.name} has begun; the study in the folder has {was}; choose another --out"
+            )
     return study
 
 
 def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
-    """Return the content of ``path`` as a ``kind``, called ``label`` in messages. Raises StudyError that names file and key."""
+    """Return the content of ``path`` as a ``kind``. Raises StudyError that names file and key; ``label`` says what the file is."""
     try:
         return read_json_record(path, kind)
     except ReadingError as error:
@@ -74,7 +73,9 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
 
 
 def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
-    """Raise StudyError if cells in the folder conflict with the plan: another hash, or other robots or physics than cells still to run.
+    """Raise StudyError if cells in the folder conflict with the plan.
+
+    A cell conflicts if its hash differs from the plan's, or if cells are still to run and would use other robots or physics.
 
     Args:
         folder: The study's folder.
@@ -85,47 +86,55 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
     if all(is_finished(folder / "cells" / cell.name, cell.hash) for cell in cells):
         return
     for cell in cells:
-        if (held := read_cell_identity(folder / "cells" / cell.name)) is None:
+        path = folder / "cells" / cell.name
+        existing = read_cell_identity(path)
+        if existing is None:
             continue
-        for key, theirs, ours in (("robots", held.assets, assets), ("physics", held.physics, cell.physics)):
-            if theirs not in (None, ours):
+        pairs = {"robots": (existing.assets, assets), "physics": (existing.physics, cell.physics)}
+        for key, (before, now) in pairs.items():
+            if before not in (None, now):
                 raise StudyError(
-                    f"{folder / 'cells' / cell.name}: {key}: {theirs!r}, but cells that begin now would have {ours!r};"
+                    f"{path}: {key}: {before!r}, but cells that begin now would have {now!r};"
                     f" choose another --out, or move cells of other {key} away to run them again"
                 )
 
 
 def _refuse_other_hash(folder: Path, cell: Cell) -> None:
     """Raise StudyError if the result in ``folder``, or the file of a cell that has begun there, has another hash than ``cell``."""
-    for path in [folder / RESULT, *([folder / CELL] if (folder / "run").exists() else [])]:
-        if (held := read_if_valid(path, CellIdentity)) is not None and held.hash not in ("", cell.hash):
-            refuse_other_provenance(path, held, cell)
+    paths = [folder / RESULT]
+    if (folder / "run").exists():
+        paths.append(folder / CELL)
+    for path in paths:
+        existing = read_if_valid(path, CellIdentity)
+        if existing is not None and existing.hash not in ("", cell.hash):
+            refuse_other_provenance(path, existing, cell)
             raise StudyError(
-                f"{path}: hash: {held.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
+                f"{path}: hash: {existing.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
                 " or move that cell away to run it again"
             )
 
 
-def refuse_other_provenance(path: Path, held: CellIdentity, cell: Cell) -> None:
-    """Raise StudyError that names the kernels, threads or versions of a result if they decide bits and have changed since.
+def refuse_other_provenance(path: Path, existing: CellIdentity, cell: Cell) -> None:
+    """Raise StudyError if the plan requires equal bits and a result was computed with other kernels, threads or versions.
 
     Args:
         path: The result's file, for messages.
-        held: Its identity.
-        cell: The cell as planned now.
+        existing: Identity of the result.
+        cell: The cell as planned now; its ``provenance`` is None if the plan does not require equal bits.
     """
     remedy = "choose another --out, or move that cell away to run it again"
     if cell.provenance is None:
         return
-    if held.provenance is None:
+    if existing.provenance is None:
         raise StudyError(
             f"{path}: provenance: none, as in files of earlier versions; kernels or versions may have changed; {remedy}"
         )
-    if differing := find_differences(held.provenance, held.versions, cell.provenance, cell.versions):
-        told = "; ".join(f"{key}: {theirs}, now {ours}" for key, (theirs, ours) in differing.items())
+    differing = find_differences(existing.provenance, existing.versions, cell.provenance, cell.versions)
+    if differing:
+        text = "; ".join(f"{key}: {before}, now {now}" for key, (before, now) in differing.items())
         if list(differing) == ["provenance.threads"]:
-            remedy = f"set OMP_NUM_THREADS={held.provenance.threads}"
-        raise StudyError(f"{path}: computed with {told}; {remedy}")
+            remedy = f"set OMP_NUM_THREADS={existing.provenance.threads}"
+        raise StudyError(f"{path}: computed with {text}; {remedy}")
 
 
 def find_differences(
@@ -156,22 +165,21 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
     """
     refuse_other_cells(folder, cells, assets)
     files.write_json(folder / "study.json", study.to_dict())
-    files.write_json(
-        folder / "plan.json", StudyPlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True)
-    )
+    plan = StudyPlanFile(version=1, cells=tuple(cells))
+    files.write_json(folder / "plan.json", plan.model_dump(by_alias=True))
     for cell in cells:
         write_cell(folder, cell, assets)
 
 
 def write_cell(folder: Path, cell: Cell, assets: str) -> None:
-    """Write a cell's own file, with everything that its worker needs.
+    """Write the file ``cell.json`` of a cell, with everything that its worker needs.
 
     Args:
         folder: The study's folder.
         assets: Source of its robots.
     """
-    own = cell.model_copy(update={"assets": assets})
-    files.write_json(folder / "cells" / cell.name / CELL, own.model_dump(by_alias=True))
+    complete = cell.model_copy(update={"assets": assets})
+    files.write_json(folder / "cells" / cell.name / CELL, complete.model_dump(by_alias=True))
 
 
 def read_cell(folder: Path) -> Cell:
@@ -218,8 +226,11 @@ def read_if_valid[R: FileRecord](path: Path, kind: type[R]) -> R | None:
 
 def read_cell_identity(folder: Path) -> CellIdentity | None:
     """Return the identity of the cell in ``folder``; None if it has not begun or its file is damaged."""
-    name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
-    return None if name is None else read_if_valid(folder / name, CellIdentity)
+    if (folder / RESULT).exists():
+        return read_if_valid(folder / RESULT, CellIdentity)
+    if (folder / "run").exists():
+        return read_if_valid(folder / CELL, CellIdentity)
+    return None
 
 
 def read_json(path: Path) -> Any:
@@ -232,7 +243,8 @@ def read_json(path: Path) -> Any:
 
 def is_finished(folder: Path, cell_hash: str) -> bool:
     """Return whether a cell's ``folder`` has a result with the hash ``cell_hash``."""
-    return (held := read_if_valid(folder / RESULT, CellIdentity)) is not None and held.hash == cell_hash
+    result = read_if_valid(folder / RESULT, CellIdentity)
+    return result is not None and result.hash == cell_hash
 
 
 def move_damaged_result(folder: Path) -> Path | None:
@@ -240,11 +252,12 @@ def move_damaged_result(folder: Path) -> Path | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    taken = 0
-    while (to := folder / f"result.corrupt{taken or ''}.json").exists():
-        taken += 1
-    os.replace(path, to)
-    return to
+    new_path, number = folder / "result.corrupt.json", 0
+    while new_path.exists():
+        number += 1
+        new_path = folder / f"result.corrupt{number}.json"
+    os.replace(path, new_path)
+    return new_path
 
 
 def read_error(folder: Path) -> str:
@@ -269,11 +282,10 @@ def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
     try:
         fcntl.flock(descriptor, mode)
         if (folder / SHARED_LOCK).exists():
+            # free as soon as the processes of a killed command have ended; those of this command start later
             workers = os.open(folder / SHARED_LOCK, os.O_RDWR)
             try:
-                fcntl.flock(
-                    workers, mode
-                )  # until the processes of a killed command have ended; ours start later
+                fcntl.flock(workers, mode)
             finally:
                 os.close(workers)
         yield descriptor

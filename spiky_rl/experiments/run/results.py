@@ -1,6 +1,6 @@
-"""Records of a study's folder: its design, its plan and the result of each cell, checked key by key.
+"""Records of the files in a study's folder: its design, its plan and the result of each cell, checked key by key.
 
-A result file that is damaged, of another version or of another plan is skipped with a reason; the others are read.
+A result file that is damaged, of another version or of another plan is skipped, with a reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 from spiky_rl.run.provenance import Provenance
 
 ERROR_LINES = 8
-"""Last lines of an error that a report shows."""
+"""Number of lines from the end of an error that a report shows."""
 
 
 class ResultsError(UserError):
@@ -32,12 +32,16 @@ class ResultsError(UserError):
 
 
 def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
-    """Return ``value`` if it passes the ``check`` of its type; an integer stays one, so that files are written as they were read."""
+    """Return ``value`` as it is if it passes the ``check`` of its type.
+
+    An integer is not converted to a float, so that a file is written as it was read.
+    """
     check(value)
     return value
 
 
 Number = Annotated[float, WrapValidator(keep_integer)]
+"""A float, or an integer that stays one."""
 Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
 """A number per iteration; None if nothing was measured."""
@@ -130,17 +134,24 @@ class EvaluationRecord(FileRecord):
     adapting: dict[str, ConditionRecord] | None = None
 
 
-LISTS = ("stored_values", "index_bytes", "index_reads")
-"""Fields of `InferenceCost` that results of before 28 November 2026 lack."""
-OPTIONAL_KEYS = ("state_accesses", *LISTS)
+LIST_KEYS = ("stored_values", "index_bytes", "index_reads")
+"""Fields of `InferenceCost` for weights stored as lists, which results from before 28 November 2026 lack."""
+OPTIONAL_KEYS = ("state_accesses", *LIST_KEYS)
 """All fields of `InferenceCost` that results of earlier versions may lack."""
-_KINDS = {"int": int, "float": float}
-_TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(InferenceCost) if f.name != "equal_ann"}
-_COUNTS: dict[str, Any] = {
-    **{name: (kind, ...) for name, kind in _TYPES.items() if name not in OPTIONAL_KEYS},
-    **{name: (_TYPES[name] | None, None) for name in OPTIONAL_KEYS},
-}
-_Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNTS)
+
+
+def _make_count_fields() -> dict[str, Any]:
+    """Return the fields of `InferenceCost` as pydantic takes them: (type, default) by name; ``...`` for required ones."""
+    types = {"int": int, "float": float}
+    fields = [each for each in dataclasses.fields(InferenceCost) if each.name != "equal_ann"]
+    kinds = {each.name: types[str(each.type)] for each in fields}
+    required = {name: (kind, ...) for name, kind in kinds.items() if name not in OPTIONAL_KEYS}
+    optional = {name: (kinds[name] | None, None) for name in OPTIONAL_KEYS}
+    return required | optional
+
+
+_COUNT_FIELDS = _make_count_fields()
+_Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNT_FIELDS)
 
 
 class CountsRecord(_Counts):
@@ -152,21 +163,26 @@ class CountsRecord(_Counts):
         Raises RegistryError for an unknown energy model.
         """
         model = get_energy_model(name)
-        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
-        if any(getattr(self, field) is None for field in needed):
+        needed: tuple[str, ...] = ()
+        if model.lists:
+            needed = OPTIONAL_KEYS
+        elif model.word:
+            needed = ("state_accesses",)
+        if any(getattr(self, key) is None for key in needed):
             return None
-        numbers = self.model_dump(include=set(_COUNTS))
-        # this energy model does not use the missing counts
-        numbers.update({field: 0 for field in OPTIONAL_KEYS if numbers[field] is None})
+        numbers = self.model_dump(include=set(_COUNT_FIELDS))
+        for key in OPTIONAL_KEYS:
+            if numbers[key] is None:
+                numbers[key] = 0  # this energy model does not use it
         return InferenceCost(**numbers).compute_energy(model) / 1000.0
 
 
 class CostRecord(CountsRecord):
-    """Cost per control step: the fields of `InferenceCost` and the additions of `InferenceCost.as_dict`."""
+    """Cost per control step: the fields of `InferenceCost`, and the further keys of `InferenceCost.to_dict`."""
 
     effective_operations: float
     energy_nj: dict[str, float]
-    """Energy by energy model, as of the version that wrote the file; a report takes `compute_energy`."""
+    """Energy by energy model, as the version that wrote the file computed it; reports use `compute_energy` instead."""
     ann_skipping_zeros: CountsRecord | None = None
     """Counts of the equal-size ANN; None for an ANN, and in results of earlier versions."""
     ann_skipping_zeros_energy_nj: dict[str, float] | None = None
@@ -230,7 +246,7 @@ class CellResult(FileRecord):
 
     @property
     def plastic(self) -> Mapping[str, ConditionRecord]:
-        """Evaluations of a plastic policy that changes as it acts; empty for other policies."""
+        """Evaluations of a plastic policy while its weights change, by condition; empty for other policies."""
         return self.evaluation.adapting or {}
 
     @property
@@ -293,17 +309,24 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
             else:
                 results[key] = outcome
                 continue
-            outcome = SkippedCell(name, "corrupt", reason, *key)
+            label, task, seed = key
+            outcome = SkippedCell(name, "corrupt", reason, label, task, seed)
         skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)
 
 
 def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> CellResult | SkippedCell:
-    """Return the result of the cell in ``folder``, or why it has none; ``planned`` is its entry in the plan, if it has one."""
+    """Return the result of the cell in ``folder``, or the reason why it has none.
+
+    ``planned`` is the cell's entry in the plan; None if it has no entry, or if there is no plan (``has_plan`` is False).
+    """
 
     def skip(status: str, reason: str) -> SkippedCell:
-        keys = ("label", "task", "seed", "variant") if planned is not None else ()
-        return SkippedCell(folder.name, status, reason, **{key: getattr(planned, key) for key in keys})
+        if planned is None:
+            return SkippedCell(folder.name, status, reason)
+        return SkippedCell(
+            folder.name, status, reason, planned.label, planned.task, planned.seed, planned.variant
+        )
 
     last = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
@@ -318,8 +341,8 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
     if planned is not None and planned.hash != result.hash:
         return skip("stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
-        absent = "it is not in plan.json"
-        return SkippedCell(folder.name, "stale", absent, result.label, result.task, result.seed)
+        reason = "it is not in plan.json"
+        return SkippedCell(folder.name, "stale", reason, result.label, result.task, result.seed)
     return result
 
 

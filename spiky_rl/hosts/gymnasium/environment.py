@@ -27,7 +27,7 @@ FRAME_HEIGHT = 480
 
 
 class GymnasiumVecEnv:
-    """B environments of a task. An environment is reset in the control step that ends its episode.
+    """B environments of a task. The control step that ends an episode also resets its environment.
 
     Actions are in [-1, 1], see `TaskSpaces.to_actions`. Rewards are the task's own.
     """
@@ -35,7 +35,7 @@ class GymnasiumVecEnv:
     checks_finite = True
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     has_final_observations = True
-    """Whether ``extras`` of `step` have the observations that ended episodes."""
+    """Whether `step` returns the last observations of ended episodes in ``extras``."""
     takes_task_units = False
     """Whether actions of `step` are in the task's units, not in [-1, 1]."""
     worlds_reset = 0
@@ -68,8 +68,9 @@ class GymnasiumVecEnv:
         )
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
-        # Gymnasium would seed environment i with seed + i: two runs with neighbouring seeds would share nearly all streams
-        self._begin(self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))[0])
+        # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
+        observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
+        self._begin(observations)
         if options.video:
             self.open_camera().render()  # raises before a training starts
 
@@ -113,42 +114,46 @@ class GymnasiumVecEnv:
         """
         seeds = [0] * self.num_envs
         for ids in parts:
-            for place, own in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
-                seeds[place] = own
-        self._begin(self.vector_env.reset(seed=seeds)[0])
+            for index, env_seed in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
+                seeds[index] = env_seed
+        observations, _ = self.vector_env.reset(seed=seeds)
+        self._begin(observations)
         return self.get_observations()
 
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 
-        ``extras`` has ``time_outs`` [B], true where only the time limit ended an episode, and, if any episode ended,
-        ``final_observations`` with the true successor of every environment's observation.
+        ``extras`` has ``time_outs`` [B], true where the time limit alone ended an episode. If any episode ended, it also has
+        ``final_observations``: the observations after this step, before environments were reset.
 
         Raises NonFiniteError for a non-finite action, reward or observation.
         """
-        begin = time.perf_counter()
+        started = time.perf_counter()
         if not bool(actions.isfinite().all()):
             raise NonFiniteError("an action is not finite", blames_policy=True)
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
-        found = self.vector_env.step(self.spaces.to_actions(actions, self.takes_task_units))
-        observations, rewards, terminated, truncated, self.latest_infos = found
+        observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
+            self.spaces.to_actions(actions, self.takes_task_units)
+        )
         self._require_finite(rewards, observations)
         ended = terminated | truncated
         done = torch.as_tensor(ended, device=self.device)
         self._lengths = (self._lengths + 1) * ~done
         extras: dict[str, Any] = {"time_outs": torch.as_tensor(truncated & ~terminated, device=self.device)}
-        begun = self.spaces.to_tensor(observations, self.device)
+        latest = self.spaces.to_tensor(observations, self.device)
         if ended.any():
+            # ``observations`` has the first observation of a new episode where one ended
             final = observations.copy()
             for i in np.flatnonzero(ended):
                 final[i] = self.latest_infos["final_obs"][i]
-            last = self._add_frame(self.spaces.to_tensor(final, self.device))
-            extras["final_observations"] = self._to_groups(last)
-            self._frames = torch.where(done.view(-1, *[1] * begun.ndim), self._repeat(begun), last)
+            final_frames = self._add_frame(self.spaces.to_tensor(final, self.device))
+            extras["final_observations"] = self._to_groups(final_frames)
+            is_new_episode = done.view(-1, *[1] * latest.ndim)
+            self._frames = torch.where(is_new_episode, self._repeat(latest), final_frames)
         else:
-            self._frames = self._add_frame(begun)
-        self.seconds_simulation += time.perf_counter() - begin
+            self._frames = self._add_frame(latest)
+        self.seconds_simulation += time.perf_counter() - started
         reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         return self.get_observations(), reward, done.long(), extras
 
@@ -203,6 +208,7 @@ class GymnasiumVecEnv:
         return torch.cat([self._frames[:, 1:], observations.unsqueeze(1)], dim=1)
 
     def _to_groups(self, frames: Tensor) -> TensorDict:
+        """Return frames [B, history, ...] as the observation group ``policy``."""
         values = frames.squeeze(1) if self.spaces.is_image else frames.flatten(1)
         return TensorDict({"policy": values}, batch_size=[self.num_envs], device=self.device)
 
@@ -227,20 +233,22 @@ class Camera:
         except (gymnasium.error.DependencyNotInstalled, ImportError, AttributeError) as error:
             raise UserError(f"--video: {error}") from error
         except Exception as error:
-            # of missing graphics: Gymnasium's error, and MuJoCo's, which derives from Exception alone
+            # without graphics Gymnasium raises RuntimeError, and MuJoCo an error of its own that derives from Exception
             if not (isinstance(error, RuntimeError) or type(error).__module__.startswith("mujoco")):
                 raise
             raise UserError(f"--video: {error}; allowed values of MUJOCO_GL: egl, osmesa, glfw") from error
         if not isinstance(frame, np.ndarray):
             raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
         height, width = frame.shape[:2]
-        size = round(width * FRAME_HEIGHT / height / 2) * 2, FRAME_HEIGHT
-        return frame if size == (width, height) else np.asarray(Image.fromarray(frame).resize(size))
+        even_width = round(width * FRAME_HEIGHT / height / 2) * 2
+        if (width, height) == (even_width, FRAME_HEIGHT):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((even_width, FRAME_HEIGHT)))
 
     def close(self) -> None:
         """Do nothing: the environment closes its own renderer."""
 
 
 def draw_seeds(seed: int, count: int) -> list[int]:
-    """Return ``count`` independent seeds, which runs with other seeds do not share."""
+    """Return ``count`` independent seeds, so that two runs with different seeds have no seed in common."""
     return [int(value) for value in np.random.SeedSequence(seed).generate_state(count, np.uint32)]

@@ -112,7 +112,7 @@ class GymnasiumTask(HostTask):
 
     @override
     def configure(self, device: str, num_envs: int, seed: int) -> None:
-        """Do nothing: `open` gets all of it."""
+        """Do nothing: `open` gets these values itself."""
 
     @override
     def get_physics_on(self, device: str) -> str:
@@ -149,11 +149,11 @@ class Gymnasium(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        if importlib.util.find_spec("gymnasium") is None:
-            return (
-                ":" not in task and re.search(r"-v\d+$", task) is not None and not task.startswith("Isaac-")
-            )
-        return _find_id(task) is not None
+        if importlib.util.find_spec("gymnasium") is not None:
+            return _find_id(task) is not None
+        # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
+        has_version = re.search(r"-v\d+$", task) is not None
+        return has_version and ":" not in task and not task.startswith("Isaac-")
 
     @override
     def list_tasks(self) -> Collection[str]:
@@ -182,9 +182,10 @@ class Gymnasium(Host):
         module, _, registered_id = name.rpartition(":")
         if module:
             load_module(module)
-        if (found := _find_id(registered_id)) is None:
+        task_id = _find_id(registered_id)
+        if task_id is None:
             raise make_unknown_task("task", name, self.list_tasks())
-        return found
+        return task_id
 
     @override
     def load_task(self, request: TaskRequest) -> HostTask:
@@ -192,16 +193,16 @@ class Gymnasium(Host):
 
 
 def _find_camera(env: gymnasium.Env) -> str | None:
-    """Return the name of the camera that follows a MuJoCo robot; Gymnasium's default camera lets it run out of the picture."""
+    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture."""
     model: Any = getattr(env.unwrapped, "model", None)
     names = [model.camera(i).name for i in range(getattr(model, "ncam", 0))]
     return TRACKING_CAMERA if TRACKING_CAMERA in names else None
 
 
 def _list_ids() -> Collection[str]:
-    """Return the ids in Gymnasium's registry, without those of Isaac Lab, whose environments need its own start.
+    """Return the ids in Gymnasium's registry except those of Isaac Lab, whose environments only its own launcher can start.
 
-    Gymnasium is not imported for this: until then, the ids are read from its source.
+    If Gymnasium is not imported yet and has no plugins, this does not import it: the ids are read from its source.
     """
     if "gymnasium" not in sys.modules and not importlib.metadata.entry_points(group=PLUGINS):
         return _read_ids()
@@ -220,7 +221,7 @@ def _read_ids() -> tuple[str, ...]:
 
 
 def _find_id(task: str) -> str | None:
-    """Return the registered id of a ``task``, the latest version if it names none, or None."""
+    """Return the registered id of a ``task`` (the latest version if it names none); None if there is no such id."""
     ids = _list_ids()
     if task in ids:
         return task
@@ -234,11 +235,11 @@ def _get_version(name: str) -> int:
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
-    """Return ``env.key=value`` texts as keyword arguments. Raises UserError for any other text."""
+    """Return ``env.key=value`` texts as keyword arguments of `gymnasium.make`. Raises UserError for any other text."""
     settings: dict[str, Any] = {}
     for text in overrides:
         path, _, value = text.partition("=")
-        if path == "physics":  # the cells of a study name it
+        if path == "physics":  # studies set it in every cell
             if value != GymnasiumTask.physics:
                 raise UserError(
                     f"{text}: not available on tasks of {Gymnasium.title}; allowed: {GymnasiumTask.physics}"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-LEAST_PIXELS = 16
-"""Smallest side of an image that the default CNN takes."""
+MIN_PIXELS = 16
+"""Smallest side of an image that the default CNN can process."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TaskSpaces:
     observation_shape: tuple[int, ...]
     """Shape of an observation: (O,), or (C, H, W) for an image."""
     num_actions: int
-    """A: components of an action, or choices of a discrete one."""
+    """A: number of components of an action, or of choices if actions are discrete."""
     is_discrete: bool
     low: NDArray[np.float32]
     """Smallest action, [A]; empty for discrete actions."""
@@ -56,25 +56,43 @@ class TaskSpaces:
         shape = observations.shape
         if len(shape) == 3:
             shape = (shape[2], *shape[:2])  # Gymnasium's images are [H, W, C]
-            if min(shape[1:]) < LEAST_PIXELS:
+            if min(shape[1:]) < MIN_PIXELS:
                 raise UserError(
                     f"--task {task}: images of {shape[1]} x {shape[2]} pixels are not available; allowed: at least"
-                    f" {LEAST_PIXELS} x {LEAST_PIXELS}"
+                    f" {MIN_PIXELS} x {MIN_PIXELS}"
                 )
         elif len(shape) != 1:
             raise UserError(
                 f"--task {task}: observations of shape {list(shape)} are not available; allowed: [O] and images [H, W, C]"
             )
-        none = np.zeros(0, np.float32)
         step_dt = _read_step_dt(env)
         if isinstance(actions, Discrete):
-            return cls(shape, int(actions.n), True, none, none, int(actions.start), (), step_dt)
+            return cls(
+                observation_shape=shape,
+                num_actions=int(actions.n),
+                is_discrete=True,
+                low=np.zeros(0, np.float32),
+                high=np.zeros(0, np.float32),
+                start=int(actions.start),
+                action_shape=(),
+                step_dt=step_dt,
+            )
         if not isinstance(actions, Box):
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
             )
-        low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (actions.low, actions.high))
-        return cls(shape, low.size, False, low, high, 0, actions.shape, step_dt)
+        low = np.asarray(actions.low, np.float32).reshape(-1)
+        high = np.asarray(actions.high, np.float32).reshape(-1)
+        return cls(
+            observation_shape=shape,
+            num_actions=low.size,
+            is_discrete=False,
+            low=low,
+            high=high,
+            start=0,
+            action_shape=actions.shape,
+            step_dt=step_dt,
+        )
 
     @property
     def is_image(self) -> bool:
@@ -85,9 +103,9 @@ class TaskSpaces:
         """Raise UserError if an agent's distribution, models or observation groups do not fit the spaces."""
         name = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name", "")
         if self.is_discrete != (name == CATEGORICAL):
-            kind, allowed = (
-                ("discrete", CATEGORICAL) if self.is_discrete else ("continuous", "GaussianDistribution")
-            )
+            kind, allowed = "continuous", "GaussianDistribution"
+            if self.is_discrete:
+                kind, allowed = "discrete", CATEGORICAL
             raise UserError(
                 f"agent.actor.distribution_cfg.class_name: {name} given, but {task} has {kind} actions; allowed: {allowed}"
             )
@@ -119,16 +137,17 @@ class TaskSpaces:
         return values.to(torch.float32, copy=True)
 
     def to_actions(self, actions: Tensor, in_task_units: bool = False) -> NDArray[Any]:
-        """Return a policy's actions [B, A] as Gymnasium's.
+        """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
-        Components are clipped to [-1, 1] and mapped to the bounds, unless they are in the task's units already; a component
-        without bounds stays as it is. The largest component is the choice of a discrete action.
+        Components are clipped to [-1, 1] and mapped to the bounds, unless ``in_task_units``; a component without bounds stays as it
+        is. Of a discrete action, the index of the largest component is the choice.
         """
         values = actions.detach().to("cpu", torch.float32)
         if self.is_discrete:
             return self.start + values.argmax(dim=-1).numpy()
-        found = values if in_task_units else self._bounds(values)
-        return np.clip(found.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
+        if not in_task_units:
+            values = self._bounds(values)
+        return np.clip(values.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
 
     @functools.cached_property
     def _bounds(self) -> ActionBounds:
@@ -136,6 +155,8 @@ class TaskSpaces:
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:
-    if isinstance(dt := getattr(env.unwrapped, "dt", None), int | float) and dt > 0:
+    """Return the duration of a control step in seconds: the task's ``dt``, or its frame rate's inverse."""
+    dt = getattr(env.unwrapped, "dt", None)
+    if isinstance(dt, int | float) and dt > 0:
         return float(dt)
     return 1.0 / float(env.metadata.get("render_fps") or 30)

@@ -1,4 +1,4 @@
-"""Checks for values of the environment's configuration that no simulation accepts, before a simulator starts."""
+"""Checks of the environment's configuration, before a simulator starts, for values that no simulation accepts."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ BOUNDS: dict[str, dict[str, Any]] = {
 LEAST_FLOAT = 1.2e-38
 """Smallest normal 32-bit float."""
 COUNT = re.compile(r"(^|_)(iterations|substeps)$")
-"""Names of a solver's counts."""
+"""Pattern of the names of a solver's counts."""
 NOT_NEGATIVE = re.compile(
     r"\.(mass|density|stiffness|damping|armature|((static|dynamic|viscous)_)?friction|(effort|velocity)_limit(_sim)?)(\.|$)"
 )
-"""Paths of quantities that must not be negative."""
+"""Pattern of the paths of quantities that must not be negative."""
 MANAGERS = ("observations", "actions", "rewards", "terminations", "events", "commands", "curriculum")
-"""Managers whose terms may be null; the terms of observations are in groups."""
-TASKS, FAMILY = "isaaclab_tasks", 3
-"""Package of Isaac Lab's tasks, and the number of parts of a module's name that identify a task family."""
+"""Managers whose terms may be null. The terms of the first one, observations, are in groups, which may be null too."""
+TASKS_PACKAGE = "isaaclab_tasks"
+FAMILY_PARTS = 3
+"""Number of leading parts of a module's name that identify a family of tasks, such as ``isaaclab_tasks.core.velocity``."""
 
 
 def check_durations(env_cfg: EnvCfg) -> None:
-    """Raise UserError with field and bounds for times and distances of ``env_cfg`` out of range."""
+    """Raise UserError with field and bounds if a field of `BOUNDS` is out of range in ``env_cfg``."""
     for path, bounds in BOUNDS.items():
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
         if isinstance(value, int | float):
@@ -58,9 +59,9 @@ def check_numbers(path: str, value: object, current: object) -> None:
         current: Present value; if it is infinite, the new one may be too.
     """
     if isinstance(value, Mapping):
-        below = current if isinstance(current, Mapping) else {}
+        present = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
-            check_numbers(f"{path}.{key}", number, below.get(key))
+            check_numbers(f"{path}.{key}", number, present.get(key))
         return
     numbers = value if isinstance(value, list | tuple) else (value,)
     if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
@@ -114,8 +115,10 @@ def check_absent(path: str, current: object) -> None:
         current: Present value of the field.
     """
     _, owner, *names = path.split(".")
-    deep = 2 if owner == MANAGERS[0] else 1
-    if (owner == "scene" and len(names) == 1) or (owner in MANAGERS and len(names) <= deep):
+    is_entity = owner == "scene" and len(names) == 1
+    max_names = 2 if owner == "observations" else 1
+    is_term_or_group = owner in MANAGERS and len(names) <= max_names
+    if is_entity or is_term_or_group:
         return
     raise UserError(
         f"{path}: null given; allowed: a {type(current).__name__}, set by its fields; null is allowed for terms of"
@@ -130,7 +133,9 @@ def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
         env_cfg: The task's configuration.
         absent: Names of scene entities that were set to null.
     """
-    for manager in MANAGERS if absent else ():
+    if not absent:
+        return
+    for manager in MANAGERS:
         for path, name in _find_entity_references(f"env.{manager}", getattr(env_cfg, manager, None)):
             if name in absent:
                 raise UserError(
@@ -140,19 +145,25 @@ def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
 
 def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]]:
     """Yield the paths of terms below ``node`` with the names of the scene entities that they refer to."""
-    parts = vars(node) if hasattr(node, "__dataclass_fields__") else node if isinstance(node, Mapping) else {}
-    function = parts.get("func")
+    fields: Mapping[str, Any] = {}
+    if hasattr(node, "__dataclass_fields__"):
+        fields = vars(node)
+    elif isinstance(node, Mapping):
+        fields = node
+    function = fields.get("func")
     if callable(function):
-        given = parts.get("params") or {}
-        defaults = inspect.signature(function).parameters.values()
-        parts = {**{p.name: p.default for p in defaults if p.name not in given}, **parts}
-    for key, part in parts.items():
-        if key == "asset_name" and isinstance(part, str):
-            yield path, part
-        elif type(part).__name__ == "SceneEntityCfg":
-            yield path, part.name  # type: ignore[attr-defined]
+        # the default of a parameter that the term does not set may refer to an entity too
+        set_params = fields.get("params") or {}
+        parameters = inspect.signature(function).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.name not in set_params}
+        fields = {**defaults, **fields}
+    for key, value in fields.items():
+        if key == "asset_name" and isinstance(value, str):
+            yield path, value
+        elif type(value).__name__ == "SceneEntityCfg":
+            yield path, value.name
         else:
-            yield from _find_entity_references(path if key == "params" else f"{path}.{key}", part)
+            yield from _find_entity_references(path if key == "params" else f"{path}.{key}", value)
 
 
 def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
@@ -162,10 +173,17 @@ def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
         env_cfg: The task's configuration.
         function: ``symmetry_cfg.data_augmentation_func`` of the agent, or None.
     """
-    own = [".".join(cls.__module__.split(".")[:FAMILY]) for cls in type(env_cfg).__mro__]
-    family = ".".join((function or "").split(":")[0].split(".")[:FAMILY])
-    if family.startswith(f"{TASKS}.") and family not in own:
-        allowed = next((name for name in own if name.startswith(f"{TASKS}.")), "a module of the task's own")
+
+    def get_family(module: str) -> str:
+        return ".".join(module.split(".")[:FAMILY_PARTS])
+
+    task_families = [get_family(cls.__module__) for cls in type(env_cfg).__mro__]
+    family = get_family((function or "").partition(":")[0])
+    prefix = f"{TASKS_PACKAGE}."
+    if family.startswith(prefix) and family not in task_families:
+        allowed = next(
+            (name for name in task_families if name.startswith(prefix)), "a module of the task's own"
+        )
         raise UserError(
             f"agent.algorithm.symmetry_cfg.data_augmentation_func: {shorten(function)} is for other tasks; allowed: a function of"
             f" {allowed}, or one of your own"
@@ -175,7 +193,7 @@ def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
 def get_used_groups(
     observations: object, obs_groups: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], dict[str, Sequence[str]]]:
-    """Return the observation groups of a task, and the groups of each model by role.
+    """Return the observation groups of a task, and the groups that each model uses, by role.
 
     Args:
         observations: The task's configuration of observations.
@@ -198,10 +216,11 @@ def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -
     observations = getattr(env_cfg, "observations", None)
     if observations is None:
         return
-    known, seen = get_used_groups(observations, obs_groups)
-    for role, groups in seen.items():
-        for group in (group for group in groups if group not in known):
-            raise UserError(
-                f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
-                f"{suggest_name(group, known)}"
-            )
+    known, used = get_used_groups(observations, obs_groups)
+    for role, groups in used.items():
+        for group in groups:
+            if group not in known:
+                raise UserError(
+                    f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
+                    f"{suggest_name(group, known)}"
+                )

@@ -1,4 +1,4 @@
-"""Isaac Lab's tasks: search by name, configuration, simulation without Kit, and checks for non-finite values."""
+"""Isaac Lab's tasks: search by name, configuration, simulation, and environments that check for non-finite values."""
 
 from __future__ import annotations
 
@@ -40,13 +40,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SELECTORS = ("physics", "renderer", "presets")
-"""Keys of overrides that select presets of a task."""
+"""Keys of overrides that select presets of a task, besides ``env.PATH``."""
 PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl", "spiky_rl")}
-"""Package of a task -> the distribution with its version, and its display name."""
+"""Distribution and display name by the package that registers a task."""
 NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
-"""Loggers with warnings about normal conditions while a scene is built, such as a fixed root."""
-
-
+"""Loggers that warn about normal conditions while a scene is built, such as a fixed root."""
 NO_GPU = "Could not find or load the NVIDIA CUDA driver"
 """Warp's warning that it will run on the CPU."""
 
@@ -54,7 +52,7 @@ NO_GPU = "Could not find or load the NVIDIA CUDA driver"
 def resolve_task(name: str) -> str:
     """Return the registered id of ``name``, with or without Isaac Lab 2's ``-v0``. Raises UnknownTask with the nearest ids.
 
-    ``name`` may have the module or ``.py`` file that registers the task as a prefix, before a colon.
+    ``name`` may begin with the module or ``.py`` file that registers the task, and a colon.
     """
     import gymnasium
 
@@ -127,15 +125,23 @@ def load_configs(
     for key, value in values:
         apply_override(env_cfg, key, value)  # type: ignore[arg-type]
     check_durations(env_cfg)  # type: ignore[arg-type]
-    entities = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
-    check_scene(env_cfg, {name for name in entities if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
+    scene: Any = env_cfg.scene  # type: ignore[attr-defined]
+    removed_entities = set()
+    for key, _ in values:
+        name = key.removeprefix("env.scene.")
+        if name != key and getattr(scene, name, "") is None:
+            removed_entities.add(name)
+    check_scene(env_cfg, removed_entities)  # type: ignore[arg-type]
     return env_cfg, agent
 
 
 def _split_overrides(
     overrides: Sequence[str], presets: Mapping[str, Mapping[str, object]]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Split ``overrides`` into choices of ``presets``, and keys with values. Raises OverrideError for an unknown key or preset."""
+    """Split ``overrides`` into choices of presets (texts) and values of fields (pairs of key and value).
+
+    ``presets`` holds the presets of each path. Raises OverrideError for an unknown key or preset.
+    """
     choices, values = [], []
     for text in overrides:
         key, _, value = text.partition("=")
@@ -158,21 +164,24 @@ def require_files(env_cfg: EnvCfg) -> None:
     """Raise AssetError, before a simulator starts, if the file of an asset in ``env_cfg`` is missing in the local assets."""
     from isaaclab.assets import AssetBaseCfg
 
-    root, seen = os.environ.get(ROOT, ""), set[int]()
-    nodes: list[tuple[object, bool]] = [(env_cfg, False)]
-    while is_local_root(root) and nodes:
-        node, is_spawned = nodes.pop()
-        if id(node) in seen:
+    root = os.environ.get(ROOT, "")
+    if not is_local_root(root):
+        return
+    visited = set[int]()
+    # configurations to visit, and whether each is part of an asset; the files of markers, which are rarely drawn, may be missing
+    to_visit: list[tuple[object, bool]] = [(env_cfg, False)]
+    while to_visit:
+        node, in_asset = to_visit.pop()
+        if id(node) in visited:
             continue
-        seen.add(id(node))
-        is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # markers are rarely drawn
-        parts = get_fields(node)
-        path = str(parts.get("usd_path")) if is_spawned else ""
+        visited.add(id(node))
+        in_asset = in_asset or isinstance(node, AssetBaseCfg)
+        fields = get_fields(node)
+        path = str(fields.get("usd_path")) if in_asset else ""
         if path.startswith(root) and not os.path.isfile(path):
             raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
-        nodes += [
-            (part, is_spawned) for part in (node if isinstance(node, (list, tuple)) else parts.values())
-        ]
+        children = node if isinstance(node, (list, tuple)) else fields.values()
+        to_visit += [(child, in_asset) for child in children]
 
 
 def write_config(path: Path, config: object) -> None:
@@ -196,7 +205,7 @@ def open_simulation(
     visualizers: Sequence[str] | None = None,
     visible: int | None = None,
 ) -> Iterator[Any]:
-    """Open the task's gym environment, without Kit if its physics allows, and close it at the end.
+    """Open the task's gym environment and close it at the end. Isaac Sim's app (Kit) starts only if the physics needs it.
 
     Args:
         env_cfg: The task's configuration; device, number of environments and seed are set in it.
@@ -247,7 +256,8 @@ def open_simulation(
                     env = multi_agent_to_single_agent(env)
             yield env
     except FileNotFoundError as error:
-        if (remedy := explain_missing_asset(error)) is None:
+        remedy = explain_missing_asset(error)
+        if remedy is None:
             raise
         raise AssetError(remedy) from error
     finally:
@@ -255,7 +265,7 @@ def open_simulation(
         if env is not None:
             with silence_isaaclab():
                 close_env(env)
-        # the launcher prints the traceback of every error that passes; only Kit, which may end the process, needs it
+        # the launcher prints the traceback of every error; it is needed with Kit alone, which may end the process
         stream = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
         with contextlib.redirect_stderr(stream):
             launched.__exit__(*failure)
@@ -281,10 +291,11 @@ def _initialise_warp() -> None:
 
 @contextlib.contextmanager
 def silence_isaaclab() -> Iterator[None]:
-    """Redirect Isaac Lab's prints to the debug log, suppress warnings about normal conditions, and restore our log levels."""
-    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in NOISY_LOGGERS]
-    levels = [(item, item.level) for item in (root, *root.handlers, *chatty)]
-    for item in chatty:
+    """Redirect Isaac Lab's prints to the debug log, suppress warnings about normal conditions, and restore the log levels at the end."""
+    root = logging.getLogger()
+    noisy = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [(item, item.level) for item in (root, *root.handlers, *noisy)]
+    for item in noisy:
         item.setLevel(logging.ERROR)
     printed = io.StringIO()
     try:
@@ -304,7 +315,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     checks_finite = True
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     is_trained = True
-    """Whether the policy has been updated yet; only then the learner may have made it explode."""
+    """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
     broken: BrokenWorlds | None = None
     """Worlds that are reset because their physics broke."""
     seen: TensorDict | None = None
@@ -323,7 +334,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     @property
     def worlds_reset(self) -> int:
-        """Number of worlds reset so far because their physics broke. Waits for the device."""
+        """Number of worlds that were reset so far because their physics broke. Reading it waits for the device."""
         return 0 if self.broken is None else int(self.broken.count)
 
     @property
@@ -409,8 +420,8 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
 
-        A world with broken physics begins a new episode. Raises NonFiniteError for too many of them, and for any other non-finite
-        value; the message names the step, the term and the number of environments.
+        A world with broken physics begins a new episode. Raises NonFiniteError if too many worlds break, and for any other
+        non-finite value; the message names the step, the term and the number of environments.
         """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
@@ -428,10 +439,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
         env: Any = self.unwrapped
-        raise NonFiniteError(
-            *explain_non_finite(env, actions, rewards, leaves, self.seen, self.broken, self.is_trained)
+        message, blames_policy = explain_non_finite(
+            env, actions, rewards, leaves, self.seen, self.broken, self.is_trained
         )
+        raise NonFiniteError(message, blames_policy)
 
     def describe_blow_up(self) -> str:
-        """Return a phrase with the physics settings if the latest observations are extremely large, else ""."""
+        """Return a phrase with the physics settings if the latest observations are extremely large; empty otherwise."""
         return describe_blow_up(self.unwrapped, self.seen)  # type: ignore[arg-type]

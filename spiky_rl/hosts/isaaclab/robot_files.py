@@ -1,7 +1,7 @@
 """Conversion of a robot's MJCF or URDF file to the flat USD file that Isaac Lab's tasks spawn.
 
-MuJoCo compiles the file, so masses, inertias, joints and contact parameters equal MuJoCo's. Isaac Lab's own importers need a
-package that cannot be installed with Isaac Lab 3.0.
+MuJoCo compiles the file, so masses, inertias, joints and contact parameters are those that MuJoCo computes. Isaac Lab's own importers
+need a package that cannot be installed with Isaac Lab 3.0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from spiky_rl.hosts.isaaclab.local_assets import (
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
-    from mujoco._structs import MjData, MjModel  # where they are made: in mujoco itself no checker sees them
+    from mujoco._structs import (
+        MjData,
+        MjModel,
+    )  # the module that defines them; checkers do not see them in mujoco itself
     from pxr.Gf import Quatd, Vec3d, Vec3f
 
 # compiled modules, whose names no checker sees
@@ -53,8 +56,8 @@ type UsdTransformable = Any
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Version of the written files; increases with every change."""
-USD = (".usd", ".usda", ".usdc", ".usdz")
+"""Version of the written files; increases with every change of this module that changes them."""
+USD_SUFFIXES = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
 """MuJoCo's joint types."""
 PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
@@ -66,7 +69,7 @@ UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "fl
 def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
     """Return Isaac Lab's configuration that spawns the robot of an ``.xml`` (MJCF), ``.urdf`` or USD file.
 
-    The root is free if the MJCF gives it a free joint, else fixed; ``fix_root_link`` overrides this.
+    The root is fixed unless the MJCF gives it a free joint; the field ``fix_root_link`` overrides this.
 
     Args:
         path: The robot's file; MuJoCo finds its meshes.
@@ -77,18 +80,17 @@ def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
     """
     from isaaclab import sim
 
-    if str(path).endswith(USD):
+    if str(path).endswith(USD_SUFFIXES):
         return sim.UsdFileCfg(usd_path=str(path), **fields)
     path = Path(path)
     if path.suffix not in (".xml", ".urdf"):
         raise AssetError(
-            f"robot: {path} is no file of a kind that can be read: .xml (MJCF), .urdf, {', '.join(USD)}"
+            f"robot: {path} is no file of a kind that can be read: .xml (MJCF), .urdf, {', '.join(USD_SUFFIXES)}"
         )
     model = load_mujoco_model(path)
-    free = model.njnt and model.jnt_type[0] == FREE
-    return sim.UsdFileCfg(
-        **{"usd_path": get_usd_file(model, path), "fix_root_link": None if free else True, **fields}
-    )
+    is_free = model.njnt and model.jnt_type[0] == FREE
+    defaults = {"usd_path": get_usd_file(model, path), "fix_root_link": None if is_free else True}
+    return sim.UsdFileCfg(**{**defaults, **fields})
 
 
 def load_mujoco_model(path: Path) -> MjModel:
@@ -99,7 +101,7 @@ def load_mujoco_model(path: Path) -> MjModel:
         spec = mujoco.MjSpec.from_file(str(path))
         # keep all links and shapes of a URDF, as for an MJCF
         spec.compiler.discardvisual = spec.compiler.fusestatic = False
-        for sensor in list(spec.sensors):  # Isaac Lab defines sensors
+        for sensor in list(spec.sensors):  # the task's configuration defines sensors
             spec.delete(sensor)
         model = spec.compile()
     except ValueError as error:
@@ -112,15 +114,18 @@ def load_mujoco_model(path: Path) -> MjModel:
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
     faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
-    balls = [i for i in range(model.njnt) if model.jnt_type[i] == BALL]
-    faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
-    crowded = [i for i in range(model.nbody) if model.body_jntnum[i] > 1]
-    faults += [f"several joints of the body {model.body(i).name!r}" for i in crowded]
-    faults += [
-        f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
-        for i in range(model.njnt)
-        if model.jnt_stiffness[i] and not numpy.array_equal(*get_joint_references(model, i))
-    ]
+    for i in range(model.njnt):
+        if model.jnt_type[i] == BALL:
+            faults.append(f"the ball joint {model.joint(i).name!r}")
+    for i in range(model.nbody):
+        if model.body_jntnum[i] > 1:
+            faults.append(f"several joints of the body {model.body(i).name!r}")
+    for i in range(model.njnt):
+        spring_rest, zero = get_joint_references(model, i)
+        if model.jnt_stiffness[i] and not numpy.array_equal(spring_rest, zero):
+            faults.append(
+                f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
+            )
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
     roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
@@ -131,8 +136,8 @@ def list_unsupported(model: MjModel) -> list[str]:
 
 def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the spring's rest position and the zero position of a ``model``'s ``joint``, given by index."""
-    place_of = int(model.jnt_qposadr[joint])
-    return model.qpos_spring[place_of], model.qpos0[place_of]
+    address = int(model.jnt_qposadr[joint])
+    return model.qpos_spring[address], model.qpos0[address]
 
 
 def get_usd_file(model: MjModel, source: Path) -> str:
@@ -191,9 +196,11 @@ def make_usd_stage(model: MjModel) -> UsdStage:
 def add_excluded_pairs(stage: UsdStage, model: MjModel) -> None:
     """Add the pairs of bodies of a ``model`` that do not collide."""
     for pair in model.exclude_signature:
-        one, two = (stage.GetPrimAtPath(get_prim_path(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
-        if one and two:  # a floating robot has no prim for the world, whose ground is the task's
-            UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
+        # MuJoCo packs the two indices of bodies into one integer
+        first = stage.GetPrimAtPath(get_prim_path(model, int(pair >> 16)))
+        second = stage.GetPrimAtPath(get_prim_path(model, int(pair & 0xFFFF)))
+        if first and second:  # the stage of a floating robot has no world body
+            UsdPhysics.FilteredPairsAPI.Apply(first).CreateFilteredPairsRel().AddTarget(second.GetPath())
 
 
 def get_prim_path(model: MjModel, body: int) -> str:
@@ -209,7 +216,8 @@ def to_usd_identifier(name: str) -> str:
 def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
     """Define a new prim of a ``schema`` at ``path`` on the ``stage``.
 
-    Raises AssetError if two names of the file become equal in USD, which allows letters, digits and underscores.
+    Raises AssetError if the path is taken: two names of the file may become equal in USD, which allows only letters, digits and
+    underscores.
     """
     if stage.GetPrimAtPath(path):
         raise AssetError(
@@ -224,7 +232,7 @@ def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     Args:
         stage: The stage.
         model: The robot's model.
-        data: Poses of all bodies in the pose of the file.
+        data: Poses of all bodies, in the robot's pose in the file.
         body: Index of the body.
     """
     prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
@@ -232,7 +240,7 @@ def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     set_transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
     mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
-    if body == 0:  # fixed, so any mass works
+    if body == 0:  # the world is fixed, so any mass works
         mass.CreateMassAttr(1.0)
         mass.CreateDiagonalInertiaAttr(to_usd_vector([1.0, 1.0, 1.0]))
         return
@@ -252,11 +260,12 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         body: Index of the body.
     """
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
-    kind = model.jnt_type[number] if number >= 0 else None
-    schema = UsdPhysics.FixedJoint
-    if kind is not None:
+    # MuJoCo has no fixed joints: a body that is fixed to its parent has the joint number -1
+    if number < 0:
+        kind, schema, name = None, UsdPhysics.FixedJoint, f"{model.body(body).name}_fixed"
+    else:
+        kind, name = model.jnt_type[number], model.joint(number).name
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
-    name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
     joint = define_prim(schema, stage, f"/robot/joints/{to_usd_identifier(name or f'joint_{number}')}")
     joint.CreateBody0Rel().SetTargets([get_prim_path(model, parent)])
     joint.CreateBody1Rel().SetTargets([get_prim_path(model, body)])
@@ -273,7 +282,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         return
     joint.CreateAxisAttr("X")
     if model.jnt_limited[number]:
-        # the file's own pose is the zero of a joint here, whatever MuJoCo calls it
+        # the zero of a USD joint is the robot's pose in the file, where MuJoCo's joint position is qpos0
         limits = model.jnt_range[number] - model.qpos0[model.jnt_qposadr[number]]
         unit = math.degrees(1.0) if kind == HINGE else 1.0
         joint.CreateLowerLimitAttr(float(limits[0] * unit))
@@ -309,9 +318,8 @@ def add_geom(
     shape = define_shape(stage, model, number, path)
     turn = to_usd_quaternion(model.geom_quat[number])
     set_transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
-    colour = (
-        model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
-    )
+    material = model.geom_matid[number]
+    colour = model.mat_rgba[material] if material >= 0 else model.geom_rgba[number]
     shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
@@ -366,10 +374,11 @@ def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
 
 def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
     """Return position and rotation of the body ``child`` in the frame of the body ``parent``."""
-    places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
-    turns: list[Any] = [to_usd_quaternion(data.xquat[body]) for body in (parent, child)]
-    back = turns[0].GetInverse()
-    return back.Transform(places[1] - places[0]), back * turns[1]
+    parent_position = Gf.Vec3d(*data.xpos[parent].tolist())
+    child_position = Gf.Vec3d(*data.xpos[child].tolist())
+    to_parent: Any = to_usd_quaternion(data.xquat[parent]).GetInverse()
+    rotation: Any = to_usd_quaternion(data.xquat[child])
+    return to_parent.Transform(child_position - parent_position), to_parent * rotation
 
 
 def set_transform(

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""mjlab's environments: opened and closed in silence, timed, and checked for non-finite values."""
+"""mjlab's environments without their prints, with a stopwatch and a check for non-finite values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spiky_rl.hosts.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 LARGEST_ACTION = 1e5
-"""Absolute value of an action above which the policy caused non-finite values; actions are near one."""
+"""Absolute value of an action from which on the policy is taken for the cause of non-finite values; normal actions are near 1."""
 
 
 @contextlib.contextmanager
@@ -74,9 +74,9 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     checks_finite = True
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     is_trained = True
-    """Whether the policy has been updated yet; only then the learner may have made it explode."""
+    """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
     worlds_reset = 0
-    """Number of worlds reset because their physics broke; mjlab counts none."""
+    """Number of worlds that were reset because their physics broke; always 0, because mjlab does not count them."""
 
     def __init__(self, env: ManagerBasedRlEnv, clip_actions: float | None = None) -> None:
         super().__init__(env, clip_actions)
@@ -145,12 +145,13 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         if not torch.stack(finite).all():
             named = {"action": actions, "reward": rewards}
             named |= {f"observation {name}": part for name, part in self._split_terms(leaves)}
-            raise NonFiniteError(*self._explain(named))
+            message, blames_policy = self._explain_non_finite(named)
+            raise NonFiniteError(message, blames_policy)
         self.stopwatch.stop()
         return observations, rewards, dones, extras
 
     def _split_terms(self, leaves: dict[Any, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the named terms of all observation groups; a group whose terms are not one vector is yielded whole."""
+        """Yield the terms of all observation groups by name; a group is yielded whole if its terms are not joined in one vector."""
         manager = self.unwrapped.observation_manager
         for key, values in leaves.items():
             name = ".".join(key) if isinstance(key, tuple) else key
@@ -162,22 +163,27 @@ class TimedVecEnv(RslRlVecEnvWrapper):
             for term, part in zip(manager.active_terms[name], parts, strict=True):
                 yield f"{name}.{term}", part
 
-    def _explain(self, named: dict[str, torch.Tensor]) -> tuple[str, bool]:
+    def _explain_non_finite(self, named: dict[str, torch.Tensor]) -> tuple[str, bool]:
         """Return a message about the ``named`` values of a step, [B, ...] each, and whether the policy caused them."""
-        bad = {name: ~values.isfinite().flatten(1).all(1) if values.ndim > 1 else ~values.isfinite() for name, values in named.items()}  # fmt: skip
-        worlds = torch.stack(list(bad.values())).any(0)
+        bad_worlds: dict[str, torch.Tensor] = {}
+        for name, values in named.items():
+            bad_worlds[name] = ~values.isfinite().reshape(len(values), -1).all(1)
+        any_bad = torch.stack(list(bad_worlds.values())).any(0)
         largest = float(named["action"].nan_to_num(0.0).abs().max())
-        blames_policy = bool(bad["action"].any()) or (largest > LARGEST_ACTION and self.is_trained)
-        remedy = ", lower agent.algorithm.learning_rate" if self.is_trained else ""
-        timestep = self.cfg.sim.mujoco.timestep
-        cause = (
-            f"the policy has exploded{remedy}" if blames_policy else f"env.sim.mujoco.timestep={timestep:.6g}"
-        )
-        return (
-            f"environment step {self.unwrapped.common_step_counter}: {', '.join(name for name, mask in bad.items() if mask.any())}"
-            f" not finite in {int(worlds.sum())} of {len(worlds)} environments, the first is {int(worlds.nonzero()[0])};"
+        blames_policy = bool(bad_worlds["action"].any()) or (largest > LARGEST_ACTION and self.is_trained)
+        if blames_policy:
+            cause = "the policy has exploded"
+            if self.is_trained:
+                cause += ", lower agent.algorithm.learning_rate"
+        else:
+            cause = f"env.sim.mujoco.timestep={self.cfg.sim.mujoco.timestep:.6g}"
+        bad_names = [name for name, mask in bad_worlds.items() if mask.any()]
+        message = (
+            f"environment step {self.unwrapped.common_step_counter}: {', '.join(bad_names)}"
+            f" not finite in {int(any_bad.sum())} of {len(any_bad)} environments, the first is {int(any_bad.nonzero()[0])};"
             f" {cause}; the largest action was {largest:.3g}"
-        ), blames_policy
+        )
+        return message, blames_policy
 
 
 class Camera:

@@ -45,10 +45,10 @@ class MjlabTask(HostTask):
         self.id = request.name
         self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
-        values = {} if request.task_spec is None else flatten(request.task_spec.env)
-        apply_overrides(
-            self.env_cfg, [*(f"env.{key}={value}" for key, value in values.items()), *request.overrides]
-        )
+        overrides = []
+        if request.task_spec is not None:
+            overrides += [f"env.{key}={value}" for key, value in flatten(request.task_spec.env).items()]
+        apply_overrides(self.env_cfg, [*overrides, *request.overrides])
         require_motion(self.env_cfg)
         self.agent_defaults = read_agent_defaults(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 
@@ -63,10 +63,12 @@ class MjlabTask(HostTask):
                         f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
                         f"{suggest_name(group, known)}"
                     )
-        if (steps := spec.runner.get("history", 1)) > 1:
-            for group in {name for role in ("actor", "critic") for name in used.get(role, (role,))}:
-                self.env_cfg.observations[group].history_length = steps
-                self.env_cfg.observations[group].flatten_history_dim = True
+        history = spec.runner.get("history", 1)
+        if history > 1:
+            for role in ("actor", "critic"):
+                for group in used.get(role, (role,)):
+                    self.env_cfg.observations[group].history_length = history
+                    self.env_cfg.observations[group].flatten_history_dim = True
 
     @override
     def get_default_num_envs(self, device: str) -> int:
@@ -111,10 +113,14 @@ class Mjlab(Host):
     @override
     def owns(self, task: str) -> bool:
         registered_id = task.rpartition(":")[2]
-        if (registry := sys.modules.get("mjlab.tasks.registry")) and registered_id in registry.list_tasks():
-            return True  # a module of the user may have registered it
+        # if mjlab is imported, a module of the user may have registered more tasks
+        registry = sys.modules.get("mjlab.tasks.registry")
+        if registry is not None and registered_id in registry.list_tasks():
+            return True
         known = list_registered_ids()
-        return registered_id in known if known else registered_id.startswith(PREFIX)
+        if not known:  # mjlab is not installed
+            return registered_id.startswith(PREFIX)
+        return registered_id in known
 
     @override
     def list_tasks(self) -> Collection[str]:

@@ -1,4 +1,4 @@
-"""Activity of a policy: spikes, operations and rasters, common to all learners."""
+"""Activity of a policy: spikes, operations and spike rasters, for all learners."""
 
 from __future__ import annotations
 
@@ -52,11 +52,16 @@ class PolicyActivity:
 def compute_ann_activity(
     model: nn.Module, body: nn.Module, run: Callable[[], object], samples: int
 ) -> PolicyActivity:
-    """Return the activity of a non-spiking ``model``; ``run`` sends ``samples`` observations through its ``body`` once."""
+    """Return the activity of an ANN ``model``; ``run`` is called once and must send ``samples`` observations through its ``body``."""
     operations = dense_operations(model)
-    each = torch.full((samples,), float(operations))
     return PolicyActivity(
-        [], 0.0, operations, operations, measure_ann(body, run, samples), torch.zeros_like(each), each
+        layers=[],
+        rate=0.0,
+        operations=operations,
+        ann_operations=operations,
+        cost=measure_ann(body, run, samples),
+        rates=torch.zeros(samples),
+        operations_each=torch.full((samples,), float(operations)),
     )
 
 
@@ -81,13 +86,18 @@ def compute_activity(
     meter = meter or make_meter(network)
     cost = None if meter is None else meter(record)
     return PolicyActivity(
-        layers, compute_mean_rate(layers, record), effective_operations(record), ann_operations, cost,
-        compute_rate_by_environment(record), operations_by_environment(record),
-    )  # fmt: skip
+        layers=layers,
+        rate=compute_mean_rate(layers, record),
+        operations=effective_operations(record),
+        ann_operations=ann_operations,
+        cost=cost,
+        rates=compute_rate_by_environment(record),
+        operations_each=operations_by_environment(record),
+    )
 
 
 def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
-    """Return the record of one control step of a ``network`` for input ``x`` [B, O], from ``state`` or else the zero state."""
+    """Return the record of one control step for the input ``x`` [B, O]; it starts from ``state``, or from zero if that is None."""
     record = ForwardRecord()
     with torch.no_grad():
         network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
@@ -103,9 +113,9 @@ def draw_rollout_raster(network: SpikingNetwork, x: Tensor, state: State | None,
         state: State of a stateful network before the first control step; None for the zero state.
         dones: Whether the episode ended with each control step, [T].
     """
-    begins = torch.roll(dones > 0, 1, 0)
-    begins[0] = False
-    record, _ = record_steps(network, x, state, begins)
+    episode_starts = torch.roll(dones > 0, 1, 0)
+    episode_starts[0] = False
+    record, _ = record_steps(network, x, state, episode_starts)
     return draw_raster(*get_timelines(record, network.stateful), network.steps)
 
 
@@ -169,7 +179,9 @@ def write_figures(writer: ScalarWriter | None, index: int, actions: Tensor, figu
         actions: Actions of the rollout, [T, B, A].
         figure: Raster of the rollout; None for an ANN.
     """
-    if draw := getattr(writer, "add_histogram", None):
-        draw("Policy/actions", actions, index)
-    if figure is not None and (draw := getattr(writer, "add_figure", None)):
-        draw("Spikes/raster", figure, index)
+    add_histogram = getattr(writer, "add_histogram", None)
+    if add_histogram is not None:
+        add_histogram("Policy/actions", actions, index)
+    add_figure = getattr(writer, "add_figure", None)
+    if figure is not None and add_figure is not None:
+        add_figure("Spikes/raster", figure, index)

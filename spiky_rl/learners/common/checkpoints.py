@@ -26,19 +26,27 @@ from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
 logger = logging.getLogger(__name__)
 
 CLASSIFY = "classify"
+"""Value of ``library`` for the checkpoints of classifications."""
 CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned", "infos")
 """Required keys of a classification's checkpoint."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
-"""Errors raised by content of a wrong kind."""
+"""Errors that content of a wrong kind may raise."""
 MAX_DEPTH = 64
 """Maximum depth of nested containers."""
 NOT_NEGATIVE = {
-    *("_std", "_var", "count", "running_variance", "current_count"),
-    *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
+    "_std",
+    "_var",
+    "count",
+    "running_variance",
+    "current_count",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "square_avg",
+    "step",
 }
-"""Last part of the names of tensors that must not be negative: deviations, variances and counts of models and optimisers.
+"""Last part of the names of tensors that must not be negative: standard deviations, variances and counts.
 
-rsl_rl's ``std_param`` is excluded: an update may make it negative, and rsl_rl clamps it on every use.
+rsl_rl's ``std_param`` is not one of them: an update may make it negative, and rsl_rl clamps it on every use.
 """
 
 
@@ -74,7 +82,7 @@ class RandomState(TypedDict):
 
 
 class SpecNetworks(FileRecord):
-    """Networks of a specification; None for missing ones."""
+    """Models and networks of a specification; None for a missing one."""
 
     actor: dict[str, Any] | None = None
     critic: dict[str, Any] | None = None
@@ -97,7 +105,7 @@ class RunIdentity(FileRecord):
 
 
 class RunnerState(FileRecord):
-    """Data of a run saved by our runners."""
+    """State that our runners save in a checkpoint."""
 
     identity: RunIdentity
     progress: TrainingProgress | None = None
@@ -159,12 +167,14 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         CheckpointError: There is no such file, or it is damaged or of another library.
     """
     content = read_mapping(path, map_location)
-    layouts = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
-    missing = min(([key for key in keys if key not in content] for keys in layouts), key=len)
+    # a learner has one set of keys per algorithm
+    key_sets = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
+    missing = min(([key for key in keys if key not in content] for keys in key_sets), key=len)
     if missing:
-        known = {n: get_learner(n).checkpoint_keys.values() for n in list_learners()}
-        owners = [n for n in known if any(content.keys() >= set(keys) for keys in known[n])]
-        hint = f"; it is {owners[0]}'s: pass --rl_library {owners[0]}" if owners else ""
+        hint = ""
+        owner = _find_owner(content)
+        if owner is not None:
+            hint = f"; it is {owner}'s: pass --rl_library {owner}"
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
         for key, value in content.items():
@@ -177,6 +187,15 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged: {detail}") from None
     return content
+
+
+def _find_owner(content: Mapping[str, object]) -> str | None:
+    """Return the name of the first learner whose checkpoints have the keys of ``content``; None if there is none."""
+    for name in list_learners():
+        for keys in get_learner(name).checkpoint_keys.values():
+            if content.keys() >= set(keys):
+                return name
+    return None
 
 
 def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -195,9 +214,9 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raise ValueError if our runs cannot have written the ``tensor`` called ``name``.
+    """Raise ValueError if the ``tensor`` called ``name`` cannot be from one of our runs.
 
-    It must be a dense real tensor with its own memory, with finite values, and without negative ones in `NOT_NEGATIVE`.
+    Such a tensor is dense and real, has its own memory and finite values, and is not negative if its name is in `NOT_NEGATIVE`.
     """
     if tensor.is_nested or tensor.layout != torch.strided:
         kind = "nested" if tensor.is_nested else "sparse"
@@ -226,19 +245,21 @@ def check_metadata(content: Mapping[str, object], library: str) -> None:
         ValueError: Names the damaged key; other damage may raise any of `DAMAGE`.
     """
     infos = content.get("infos")
-    ours = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
+    runner_state = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
     if library == CLASSIFY:
-        if ours is None:
+        if runner_state is None:
             raise ValueError("infos: missing spiky_rl")
         check_random_state(content["random"])
         return
     iteration = check_number("iter", content["iter"], int, low=0)
-    if ours is not None and not ours.weights_only:  # otherwise the library's own command wrote it
-        check_random_state(ours.random)
-        if ours.progress is None:
-            raise ValueError("infos.spiky_rl: missing progress")
-        if iteration != max(ours.progress.iterations - 1, 0):
-            raise ValueError(f"iter is {iteration}, but progress.iterations is {ours.progress.iterations}")
+    if runner_state is None or runner_state.weights_only:  # otherwise the library's own command wrote it
+        return
+    check_random_state(runner_state.random)
+    if runner_state.progress is None:
+        raise ValueError("infos.spiky_rl: missing progress")
+    iterations = runner_state.progress.iterations
+    if iteration != max(iterations - 1, 0):
+        raise ValueError(f"iter is {iteration}, but progress.iterations is {iterations}")
 
 
 def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -266,18 +287,19 @@ def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object],
         identity: Identity of this run.
         path: The checkpoint's file, for messages.
     """
-    theirs = get_identity(loaded)
+    saved = get_identity(loaded)
     for key in ("task", "agent"):
-        if key in theirs and key in identity and theirs[key] != identity[key]:
+        if key in saved and key in identity and saved[key] != identity[key]:
             raise CheckpointError(
-                f"{path}: checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
+                f"{path}: checkpoint of {key} {saved[key]!r}, not {identity[key]!r}; pass --{key} {saved[key]}"
             )
 
 
 def warn_if_assets_differ(loaded: Mapping[str, object], assets: str, path: str) -> None:
-    """Log a warning if a checkpoint ``loaded`` from ``path`` was trained with other robots than ``assets``; scores then differ."""
-    if (theirs := get_identity(loaded).get("assets")) not in (None, assets):
-        logger.warning("%s: trained with other robots: %s, not %s", path, theirs, assets)
+    """Log a warning if a checkpoint ``loaded`` from ``path`` was trained with other robots than ``assets``, because scores then differ."""
+    saved = get_identity(loaded).get("assets")
+    if saved not in (None, assets):
+        logger.warning("%s: trained with other robots: %s, not %s", path, saved, assets)
 
 
 def get_random_state(device: str) -> RandomState:
@@ -295,7 +317,7 @@ def get_random_state(device: str) -> RandomState:
 
 
 def check_random_state(state: Any) -> None:
-    """Raise ValueError if the random generators do not accept ``state``."""
+    """Raise ValueError if ``state`` is not one of `get_random_state`; new generators try to take it."""
     generators: dict[str, Callable[[], object]] = {
         "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class
@@ -304,9 +326,9 @@ def check_random_state(state: Any) -> None:
     }
     if "cuda" in state:
         generators["cuda"] = lambda: _require_bytes(state["cuda"])
-    for name, take in generators.items():
+    for name, set_state in generators.items():
         try:
-            take()
+            set_state()
         except DAMAGE as error:
             raise ValueError(f"random.{name} is not a valid state of the generator ({error})") from None
 

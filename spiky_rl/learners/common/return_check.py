@@ -34,5 +34,7 @@ class ReturnExplosionCheck:
             self.is_warned = True
             log.warning(
                 "iteration %d: the mean return is %.3g, too large for a critic to learn: %s",
-                *(index, mean_return, describe_blow_up() or UNKNOWN),
+                index,
+                mean_return,
+                describe_blow_up() or UNKNOWN,
             )

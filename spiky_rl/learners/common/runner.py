@@ -1,4 +1,4 @@
-"""Bookkeeping common to all runners: progress, scalars, figures, and a checkpoint on every exit."""
+"""Bookkeeping of all runners: progress, scalars, figures, and a checkpoint however a training ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class StopTraining(Exception):
-    """Request to end the training after the current iteration; the run is saved."""
+    """Raised by ``on_iteration`` to end the training after the current iteration; the run is saved."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class IterationSummary:
 
 
 class BaseRunner(ABC):
-    """Base class of the runners; each derives from this class and from its library's runner."""
+    """Base class of the runners; each derives from this class and from the runner of its library."""
 
     env: VectorEnv
-    """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one with its interface."""
+    """The host's environments."""
     device: str
     identity: Mapping[str, object]
     progress: TrainingProgress
@@ -67,11 +67,13 @@ class BaseRunner(ABC):
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
     is_recorded: bool = True
-    """Whether the weights are unchanged since the end of the last recorded iteration."""
+    """Whether the weights are still those of the last recorded iteration; False while an update changes them."""
     silence_check: SilentLayerCheck
     return_check: ReturnExplosionCheck
-    _simulated: float = 0.0
-    _resets: int = 0
+    _seconds_simulation: float = 0.0
+    """The environment's ``seconds_simulation`` at the end of the last recorded iteration."""
+    _worlds_reset: int = 0
+    """The environment's ``worlds_reset`` at the end of the last recorded iteration."""
     _meter: CostMeter | None = None
 
     def setup_bookkeeping(
@@ -162,35 +164,39 @@ class BaseRunner(ABC):
             learned: The library's own content.
             infos: As for `save`.
         """
-        ours = {
+        runner_state = {
             "identity": self.identity,
             "progress": vars(self.progress),
             "random": get_random_state(str(self.device)),
         }
-        state = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
-        write_checkpoint(Path(path), {**learned, **state})
+        iteration = max(self.progress.iterations - 1, 0)
+        all_infos = {**(infos or {}), "spiky_rl": runner_state}
+        write_checkpoint(Path(path), {**learned, "iter": iteration, "infos": all_infos})
 
     def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
-        """Resume with the iteration after a checkpoint's.
+        """Resume with the iteration after the one of a checkpoint.
 
         Args:
             loaded: The checkpoint's content.
             draws: Whether to restore the states of the random generators.
         """
-        ours, after = get_runner_state(loaded), loaded["iter"] + 1
-        self.current_learning_iteration = after
-        self.progress = TrainingProgress(**ours["progress"]) if ours else TrainingProgress(iterations=after)
-        if ours and draws:
-            restore_random_state(ours["random"], self.device)
+        runner_state, next_iteration = get_runner_state(loaded), loaded["iter"] + 1
+        self.current_learning_iteration = next_iteration
+        if not runner_state:  # the library's own command wrote the checkpoint
+            self.progress = TrainingProgress(iterations=next_iteration)
+            return
+        self.progress = TrainingProgress(**runner_state["progress"])
+        if draws:
+            restore_random_state(runner_state["random"], self.device)
 
     @contextmanager
     def save_on_exit(self) -> Iterator[None]:
-        """Save the last finished iteration of a training however it ends, unless an update has begun to change its weights.
+        """Save the last finished iteration if an exception ends the training, unless an update has begun to change its weights.
 
-        Raises FloatingPointError that names the first non-finite weight.
+        Raises FloatingPointError that names the first non-finite weight, if there is one.
         """
-        self._simulated = getattr(self.env, "seconds_simulation", 0.0)
-        self._resets = getattr(self.env, "worlds_reset", 0)
+        self._seconds_simulation = getattr(self.env, "seconds_simulation", 0.0)
+        self._worlds_reset = getattr(self.env, "worlds_reset", 0)
         self.is_recorded, self._meter = True, None
         self._set_env_trained(self.progress.iterations > 0)
         try:
@@ -210,7 +216,7 @@ class BaseRunner(ABC):
             set_trained(is_trained)
 
     def _describe_blow_up(self) -> str:
-        """Return a phrase with the simulation's settings if it has blown up, else ""; also "" if the environment cannot tell."""
+        """Return a phrase with the settings of a simulation that has blown up; empty if it has not, or if it cannot be known."""
         describe = getattr(self.env, "describe_blow_up", None)
         return "" if describe is None else describe()
 
@@ -250,10 +256,12 @@ class BaseRunner(ABC):
 
     def describe_weights(self) -> str:
         """Return a phrase for an exploding training: largest weight, learning rate and last good checkpoint."""
-        name, largest = max(
-            ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
+        largest_by_name = {name: float(weight.abs().max()) for name, weight in self.named_weights()}
+        name = max(largest_by_name, key=largest_by_name.__getitem__)
+        return (
+            f"the largest weight is {largest_by_name[name]:.3g} in {name}, the learning rate {self._get_learning_rate():.3g};"
+            f" {self.describe_last_checkpoint()}"
         )
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._get_learning_rate():.3g}; {self.describe_last_checkpoint()}"
 
     def _get_learning_rate(self) -> float:
         """Return the learning rate of the first parameter group."""
@@ -262,19 +270,17 @@ class BaseRunner(ABC):
     def describe_last_checkpoint(self) -> str:
         """Return a phrase that names the last good checkpoint, or says that there is none."""
         checkpoints = list_checkpoints(Path(self.folder)) if self.folder is not None else []
-        return (
-            f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-        )
+        if not checkpoints:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {checkpoints[-1]}"
 
-    def _raise_non_finite(self, index: int, what: str) -> None:
-        """Raise FloatingPointError with iteration ``index``, the non-finite value ``what``, cause or remedy, and last checkpoint."""
+    def _raise_non_finite(self, index: int, fault: str) -> None:
+        """Raise FloatingPointError with iteration ``index``, the ``fault``, its cause or a remedy, and the last good checkpoint."""
         cause = self._describe_blow_up()
-        learners = (
-            f"at a learning rate of {self._get_learning_rate():.3g}; lower agent.algorithm.learning_rate"
-        )
-        raise FloatingPointError(
-            f"iteration {index}: {what}, {cause or learners}; {self.describe_last_checkpoint()}"
-        )
+        if not cause:
+            rate = self._get_learning_rate()
+            cause = f"at a learning rate of {rate:.3g}; lower agent.algorithm.learning_rate"
+        raise FloatingPointError(f"iteration {index}: {fault}, {cause}; {self.describe_last_checkpoint()}")
 
     @property
     def network(self) -> SpikingNetwork | None:
@@ -285,7 +291,7 @@ class BaseRunner(ABC):
     def meter(self) -> CostMeter | None:
         """Cost meter of the actor's network; None for an ANN or a foreign network.
 
-        It is made once per training, or in every call if local rules or plasticity change the weights, which may become zero.
+        It is made once per training. If local rules or plasticity may set weights to zero, it is made anew in every call.
         """
         network = self.network
         if network is None:
@@ -296,16 +302,18 @@ class BaseRunner(ABC):
 
     def write_text_summaries(self) -> None:
         """Write the text summaries if the writer supports text."""
-        if add := getattr(self.writer, "add_text", None):
+        add_text = getattr(self.writer, "add_text", None)
+        if add_text is not None:
             for name, text in self.text_summaries.items():
-                add(name, text, self.current_learning_iteration)
+                add_text(name, text, self.current_learning_iteration)
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
         """Raise FloatingPointError if a loss or a weight is non-finite after iteration ``index``."""
         for name, value in losses.items():
             if not np.isfinite(value):
                 self._raise_non_finite(index, f"the {name} loss is {value}")
-        if (non_finite := self._find_non_finite()) is not None:  # the last minibatch may have caused it
+        non_finite = self._find_non_finite()
+        if non_finite is not None:  # after the last minibatch, whose loss was still finite
             self._raise_non_finite(index, f"{non_finite} has non-finite values")
 
     def record_iteration(
@@ -330,9 +338,10 @@ class BaseRunner(ABC):
             activity: Activity of the actor.
         """
         progress = self.progress
-        simulated = getattr(self.env, "seconds_simulation", 0.0)
-        simulation, self._simulated = simulated - self._simulated, simulated
-        # learners measure wall-clock time, which may be set back, but the simulation has still taken its time
+        seconds_simulation = getattr(self.env, "seconds_simulation", 0.0)
+        simulation = seconds_simulation - self._seconds_simulation
+        self._seconds_simulation = seconds_simulation
+        # learners measure wall-clock time, which may be set back during an iteration
         collecting, learning = max(seconds[0], simulation), max(seconds[1], 0.0)
         progress.iterations = index + 1
         progress.env_steps += env_steps
@@ -347,8 +356,9 @@ class BaseRunner(ABC):
         progress.seconds.append(progress.seconds_total)
         progress.firing.append(activity.rate)
         progress.operations.append(activity.operations)
-        resets = getattr(self.env, "worlds_reset", 0)
-        progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
+        worlds_reset = getattr(self.env, "worlds_reset", 0)
+        progress.worlds_reset += worlds_reset - self._worlds_reset
+        self._worlds_reset = worlds_reset
         self.is_recorded = True
         self._set_env_trained(True)
         if self.writer is not None:
@@ -360,7 +370,17 @@ class BaseRunner(ABC):
             if self.network is not None:
                 self.silence_check(self.network, activity)
         total = collecting + learning
-        self.on_iteration(IterationSummary(index, last, progress, activity, losses, env_steps / total, total))
+        self.on_iteration(
+            IterationSummary(
+                index=index,
+                last=last,
+                progress=progress,
+                activity=activity,
+                losses=losses,
+                steps_per_second=env_steps / total,
+                seconds=total,
+            )
+        )
 
     def draws_figures(self, index: int) -> bool:
         """Return whether raster and action histogram of iteration ``index`` are drawn."""

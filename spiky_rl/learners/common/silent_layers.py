@@ -41,15 +41,13 @@ class SilentLayerCheck:
                 log.warning(
                     "layer %d of the actor is %s: for %d iterations its firing rate has been %.1f %%, and %.0f %% of its neurons %s"
                     " spike; it hardly learns%s",
-                    *(
-                        i + 1,
-                        now,
-                        count,
-                        100.0 * layer.rate,
-                        100.0 * share,
-                        what,
-                        suggest_remedy(network, i, now),
-                    ),
+                    i + 1,
+                    now,
+                    count,
+                    100.0 * layer.rate,
+                    100.0 * share,
+                    what,
+                    suggest_remedy(network, i, now),
                 )
 
 

@@ -23,13 +23,14 @@ from spiky_rl.networks.base import SpikingNetwork, State
 class SpikingModel(MLPModel):
     """`MLPModel` with a spiking network; a drop-in replacement for rsl_rl's models.
 
-    A stateless network is reset in every control step and trains on shuffled samples. rsl_rl treats a stateful network as
-    recurrent: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories. A
-    stateful network with only its readout trained is not replayed: `SpikingPPO` stores its features with the rollout.
+    A stateless network starts from zero in every control step and is trained on shuffled samples. rsl_rl treats a stateful network
+    as recurrent: it stores the state, a tuple of [1, B, N] tensors, with the rollout, and replays the network over padded
+    trajectories. If only the readout of a stateful network is trained, there is no replay: `SpikingPPO` stores the network's
+    features with the rollout instead.
     """
 
     is_recurrent: bool = False
-    """Whether rsl_rl replays the hidden state of the network (set per instance)."""
+    """Whether rsl_rl stores the hidden state and replays the network from it; set per instance."""
     input_shape: tuple[int, ...]
     """Input shape of the network: (O,), or (C, H, W) for an image."""
 
@@ -53,10 +54,10 @@ class SpikingModel(MLPModel):
             hidden_dims: Layers of the network if ``network`` names none.
             activation: Unused; accepted because Isaac Lab's configurations have it.
             network: Settings of the network for `spiky_rl.config.registry.configure`.
-            burn_in: Number of first control steps of each replayed rollout that warm up the state and carry no loss. Needs a
-                stateful network, `SpikingPPO`, and the same number in the other model.
+            burn_in: Number of control steps at the start of each replayed rollout that only warm up the state and have no loss.
+                Needs a stateful network, `SpikingPPO`, and the same number in the other model.
             cnn_cfg: Configuration of the `CNNModel` that this model replaces if observations are images; used only to count
-                its operations.
+                the operations of that model.
         """
         if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
             raise registry.RegistryError(
@@ -70,8 +71,8 @@ class SpikingModel(MLPModel):
         self.output_shape = (
             [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
         )
-        named = {"name": network} if isinstance(network, str) else dict(network)
-        settings = spec.add_default_layers(named, hidden_dims)
+        network_settings = {"name": network} if isinstance(network, str) else dict(network)
+        settings = spec.add_default_layers(network_settings, hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
         self.network: SpikingNetwork = configured.build(
             inputs=self.input_shape, outputs=math.prod(self.output_shape)
@@ -80,7 +81,7 @@ class SpikingModel(MLPModel):
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
         if cnn_cfg is not None:
-            # built only to count its operations; it must not change the random numbers drawn afterwards
+            # the CNN is built only to count its operations, and must not change the random numbers that are drawn later
             with torch.random.fork_rng(devices=[]):
                 ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
             self.ann_operations = dense_operations(ann)
@@ -97,15 +98,15 @@ class SpikingModel(MLPModel):
         self.state: State | None = None
         """State of the network before the next control step; None for the zero state."""
         self.is_updating = False
-        """Whether an update has begun that is not counted yet."""
-        self.flat = False
-        """Whether a host has set the state as one tensor; it is then also returned as one tensor."""
+        """Whether an update has begun and `end_update` has not been called for it."""
+        self.has_flat_state = False
+        """Whether the state was set as one tensor by `FlatState`; `get_hidden_state` then returns it as one tensor too."""
 
     @override
     def _get_obs_dim(
         self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
     ) -> tuple[list[str], int]:
-        """Return groups and observation size as the parent does, and also for one group of images [B, C, H, W]."""
+        """Return groups and observation size like the parent, which knows vectors only, and also for one group of images [B, C, H, W]."""
         groups = obs_groups[obs_set]
         shapes = {group: tuple(obs[group].shape[1:]) for group in groups}
         if all(len(shape) == 1 for shape in shapes.values()):
@@ -130,7 +131,7 @@ class SpikingModel(MLPModel):
             x = super().get_latent(obs, masks, hidden_state)
         else:
             x = obs[self.obs_groups[0]].flatten(-len(self.input_shape))
-        # no clamping in training, where non-finite values must be detected
+        # training must detect non-finite values, so it does not clamp them
         return x if self.training else clamp_observations(x)
 
     @override
@@ -144,26 +145,25 @@ class SpikingModel(MLPModel):
         """Return the model's output for observations, in float32 even under autocast.
 
         Args:
-            obs: Observations of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
-                then [T - burn_in, B, ...].
+            obs: Observations of a control step, [B, ...], for an output [B, ...]; with ``masks``, observations of padded
+                trajectories, [T, trajectories, ...], for an output [T - burn_in, B, ...].
             masks: Whether each step of a trajectory exists, [T, trajectories].
             hidden_state: State before the first step of each trajectory; None for the zero state.
             stochastic_output: Whether to sample from the distribution instead of taking its mean.
         """
         device = self.network.readout.weight.device.type
         if torch.is_autocast_enabled(device):
-            # rsl_rl uses autocast only in updates, and a current rounded to bfloat16 would flip spikes of the rollout
+            # rsl_rl uses autocast only in updates; currents in bfloat16 would cause other spikes there than in the rollout
             with torch.autocast(device, enabled=False):
                 return self.forward(obs, masks, hidden_state, stochastic_output)
         if self.training and torch.is_grad_enabled():
             self.is_updating = True
-        elif (
-            self.training and self.is_updating
-        ):  # the first control step after an update by rsl_rl 5.4's own PPO
+        elif self.training and self.is_updating:
+            # the first control step after an update by rsl_rl 5.4's own PPO, which does not tell when an update ends
             self.end_update()
         if masks is not None and not self.is_recurrent:
-            flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
-            obs = flat
+            unpadded: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
+            obs = unpadded
         if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
         else:
@@ -192,9 +192,8 @@ class SpikingModel(MLPModel):
         """Return the state before the next step, for the network input ``x`` [B, O]."""
         state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
         if state[0].shape[1] != x.shape[0]:
-            if (
-                self.cache is not None and torch.is_grad_enabled()
-            ):  # an update without the features of the rollout
+            if self.cache is not None and torch.is_grad_enabled():
+                # this is an update, and the rollout has no features of the network
                 raise registry.RegistryError(
                     f"agent.algorithm.class_name: does not store the features of the {type(self.network).__name__.lower()};"
                     " allowed: class_name: spiky_rl.learners.rsl_rl:SpikingPPO"
@@ -210,25 +209,27 @@ class SpikingModel(MLPModel):
         Args:
             obs: Observations of a control step, [B, ...].
             advance: Whether to advance the state.
-            adapt: Whether plastic weights change; None for only in training.
+            adapt: Whether plastic weights change; None to change them in training only. They never change without ``advance``.
         """
         if self.cache is None:
             return obs
+        if adapt is None:
+            adapt = self.training
         x = self.get_latent(obs)
         features, state = self.network.compute_features(
-            x.unsqueeze(0), self._get_state(x), adapt=advance and (self.training if adapt is None else adapt)
+            x.unsqueeze(0), self._get_state(x), adapt=advance and adapt
         )
         if advance:
             self.state = state if self.training else reset_nonfinite(state)
-        found = obs.copy()
-        found[self.cache] = features.squeeze(0)
-        return found
+        with_features = obs.copy()
+        with_features[self.cache] = features.squeeze(0)
+        return with_features
 
     @override
     def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
-        """Reset the state where ``dones``; without ``dones``, set it to ``hidden_state`` (None for the zero state)."""
+        """Reset the state of environments with ``dones``; if ``dones`` is None, set all of it to ``hidden_state`` (None: zero)."""
         if dones is None:
-            self.state, self.flat = _as_state(hidden_state), False
+            self.state, self.has_flat_state = _as_state(hidden_state), False
         elif self.state is not None:
             self.state = reset_state(self.state, dones)
 
@@ -245,7 +246,9 @@ class SpikingModel(MLPModel):
         if not self.network.stateful:
             self.network.apply_local_rules(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
             return
-        keep = 1.0 - torch.cat([torch.zeros_like(dones[:1]), dones[:-1]]).view(x.shape[:2]).to(x.dtype)
+        # an episode begins with a step if it ended with the step before
+        episode_starts = torch.cat([torch.zeros_like(dones[:1]), dones[:-1]]).view(x.shape[:2])
+        keep = 1.0 - episode_starts.to(x.dtype)
         state = _as_state(hidden_state) or self.network.zero_state(x.shape[1], x)
         self.network.apply_local_rules(x, state, keep, credit.view(x.shape[:2]))
 
@@ -257,7 +260,7 @@ class SpikingModel(MLPModel):
     @override
     def get_hidden_state(self) -> HiddenState:
         """Return the state to store in a rollout; None for the zero state, or if nothing is replayed."""
-        if self.flat:
+        if self.has_flat_state:
             return FlatState(self).hidden_state
         return self.state if self.is_recurrent else None  # type: ignore[return-value]
 
@@ -269,12 +272,12 @@ class SpikingModel(MLPModel):
     @override
     def update_normalization(self, obs: TensorDict) -> None:
         super().update_normalization(obs)
-        # rsl_rl 5.5 calls this once after every update, rsl_rl 5.4 in every control step of a rollout, without gradients
+        # rsl_rl 5.5 calls this once after every update; rsl_rl 5.4 calls it in every control step of a rollout, without gradients
         if self.training and torch.is_grad_enabled():
             self.end_update()
 
     def end_update(self) -> None:
-        """End an update: slopes and encoder noise count it."""
+        """Count an update, for slope schedules and encoder noise."""
         self.is_updating = False
         self.network.count_update()
 
@@ -297,7 +300,7 @@ class SpikingModel(MLPModel):
 
 
 class BurnInMLPModel(MLPModel):
-    """rsl_rl's MLP for use with a recurrent model with burn-in; it omits the same control steps."""
+    """rsl_rl's MLP beside a recurrent model with burn-in: its output leaves out the same control steps."""
 
     def __init__(self, *args: Any, burn_in: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -319,9 +322,9 @@ class BurnInMLPModel(MLPModel):
 class FlatState:
     """Hidden state of a spiking model as one tensor, for hosts that expect a recurrent module: Isaac Lab's LEAPP export.
 
-    Isaac Lab exports the state of a policy with an attribute ``rnn``: it makes a zero state of the size in ``rnn.rnn``, assigns it
-    to ``rnn.hidden_state`` before a control step, and reads the next state from `SpikingModel.get_hidden_state`. So this class has
-    the attributes of rsl_rl's `RNN` and of its torch module that a host uses.
+    To export a policy with an attribute ``rnn``, Isaac Lab makes a zero state of the size in ``rnn.rnn``, assigns it to
+    ``rnn.hidden_state`` before a control step, and reads the next state from `SpikingModel.get_hidden_state`. So this class has the
+    attributes of rsl_rl's `RNN` and of `torch.nn.GRU` that Isaac Lab reads.
     """
 
     num_layers = 1
@@ -342,7 +345,7 @@ class FlatState:
     def hidden_state(self, value: Tensor | None) -> None:
         sizes = list(self._model.network.state_sizes)
         self._model.state = None if value is None else tuple(value.split(sizes, -1))
-        self._model.flat = value is not None
+        self._model.has_flat_state = value is not None
 
 
 def _as_state(hidden_state: HiddenState) -> State | None:

@@ -57,11 +57,9 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 train_cfg = {**train_cfg, "check_for_nan": False}
             # rsl_rl 5.4 changes these groups, and 5.5 copies them
             groups = {key: copy.deepcopy(train_cfg[key]) for key in ("actor", "critic", "algorithm")}
-            if (
-                getattr(env, "has_final_observations", False)
-                and groups["algorithm"].get("class_name") == "PPO"
-            ):
-                # rsl_rl's PPO takes the value before a time limit's last step
+            has_final_observations = getattr(env, "has_final_observations", False)
+            if has_final_observations and groups["algorithm"].get("class_name") == "PPO":
+                # at a time limit, rsl_rl's PPO bootstraps with the value of the observation before the last step
                 groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
@@ -77,7 +75,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             self.gpu_global_rank,
             device,
         )
-        self.logger.after = self._after_iteration
+        self.logger.on_log = self._after_iteration
 
     def _configure_multi_gpu(self) -> None:
         """Set up distributed training as `OnPolicyRunner` does, and with gloo on CPUs."""
@@ -151,23 +149,25 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 super().learn(num_learning_iterations, init_at_random_ep_len)
         finally:
             self.logger.stop_logging_writer()
-            if close := getattr(self.logger.writer, "close", None):
+            close = getattr(self.logger.writer, "close", None)
+            if close is not None:
                 close()
 
     def _check_minibatches(self) -> None:
-        """Raise UserError if a minibatch of a recurrent model had fewer than two environments, whose loss is not a number.
+        """Raise UserError if a minibatch of a recurrent model would have fewer than two environments, because its loss would be nan.
 
         rsl_rl splits rollouts of recurrent models by environment.
         """
         batches, envs = self.alg.num_mini_batches, self.env.num_envs
-        if any(getattr(model, "is_recurrent", False) for model in self.models) and envs < 2 * batches:
+        is_recurrent = any(getattr(model, "is_recurrent", False) for model in self.models)
+        if is_recurrent and envs < 2 * batches:
             raise UserError(
                 f"agent.algorithm.num_mini_batches: {batches} given for a recurrent agent and {envs} environments; allowed: at"
                 f" most {envs // 2}"
             )
 
     def _on_optimizer_step(self, *_: object) -> None:
-        """Mark the weights as changed; the optimizer calls this before each of its steps."""
+        """Mark the weights as changed; the optimiser calls this before each of its steps."""
         self.is_recorded = False
 
     @override
@@ -177,7 +177,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the policy as TorchScript with a usage description; arguments as for `export_policy_to_onnx`."""
+        """Write the policy as TorchScript with a usage description. `export_policy_to_onnx` describes the arguments."""
         from spiky_rl.learners.rsl_rl.export import write_torchscript
 
         write_torchscript(self.alg.get_policy(), Path(path) / filename)
@@ -215,7 +215,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     def _after_iteration(
         self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict
     ) -> None:
-        """Record the iteration, and write the figures besides rsl_rl's scalars."""
+        """Record the iteration and write its figures; rsl_rl's logger has written the scalars."""
         self.require_finite(it, loss_dict)
         if self.draws_figures(it):
             spiking = isinstance(self.alg.get_policy(), SpikingModel)
@@ -223,23 +223,24 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             write_figures(self.writer, it, self.alg.storage.actions, figure)
         self.record_iteration(
             it,
-            total_it - 1,
-            self.cfg["num_steps_per_env"] * self.env.num_envs * self.gpu_world_size,
-            (collect_time, learn_time),
-            loss_dict,
-            (self.logger.rewbuffer, self.logger.lenbuffer),
-            compute_last_activity(self.alg, self.meter),
+            last=total_it - 1,
+            env_steps=self.cfg["num_steps_per_env"] * self.env.num_envs * self.gpu_world_size,
+            seconds=(collect_time, learn_time),
+            losses=loss_dict,
+            episodes=(self.logger.rewbuffer, self.logger.lenbuffer),
+            activity=compute_last_activity(self.alg, self.meter),
         )
 
 
 class _QuietLogger(Logger):
     """rsl_rl's logger without its text output per iteration, and without waiting for the device in every control step.
 
-    With random network distillation, ``Train/mean_reward`` is the return of the task alone; rsl_rl's includes the intrinsic
-    rewards, which ``Rnd/mean_intrinsic_reward`` has.
+    With random network distillation, ``Train/mean_reward`` is the return of the task alone. In rsl_rl it includes the intrinsic
+    rewards, whose return is ``Rnd/mean_intrinsic_reward``.
     """
 
-    after: Callable[[int, int, float, float, dict], None]
+    on_log: Callable[[int, int, float, float, dict], None]
+    """Called after the scalars of an iteration are written, with iteration, total, both durations and losses."""
     log_dir: str | None
 
     def __init__(self, *args: Any) -> None:
@@ -261,11 +262,12 @@ class _QuietLogger(Logger):
     def process_env_step(
         self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic_rewards: Tensor | None = None
     ) -> None:
-        # which episodes ended is read at the end of the iteration
+        # stays on the device; `log` reads the ended episodes once per iteration
         if self.writer is None:
             return
-        if report := extras.get("episode", extras.get("log")):
-            self.ep_extras.append(report)
+        episode_log = extras.get("episode", extras.get("log"))
+        if episode_log:
+            self.ep_extras.append(episode_log)
         self.ended.add(rewards, dones > 0)
         if intrinsic_rewards is not None:
             self.intrinsic.add(intrinsic_rewards, dones > 0)
@@ -279,4 +281,4 @@ class _QuietLogger(Logger):
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
         finally:  # the iteration is finished even if the disk is full
-            self.after(it, total_it, collect_time, learn_time, loss_dict)
+            self.on_log(it, total_it, collect_time, learn_time, loss_dict)

@@ -22,7 +22,9 @@ STATES = 3
 CHOICES = 15
 """Outputs of the action network: 3 for remove, stay, divide; 4 each for forward, backward and new-new wiring."""
 REMOVE, DIVIDE = 0, 2
+"""Actions among the first three outputs; 1 is to stay."""
 NONE, IDENTITY, ADJACENT, TRANSPOSED = range(4)
+"""Wiring of a child: no edges; with its parent; with the same nodes as its parent; the same with edges reversed."""
 MAX_STEPS = 100
 
 
@@ -47,7 +49,7 @@ class CellGraph:
 
 @dataclass(frozen=True)
 class GrowthRule:
-    """Two networks without biases: the chromosomes."""
+    """The two networks that all nodes follow, as matrices without biases."""
 
     action: tuple[np.ndarray, ...]
     """[9, 15], or [9, hidden] and [hidden, 15] with a logistic function in between."""
@@ -63,7 +65,7 @@ class GrowthResult:
     """The last graph within the maximum size."""
     steps: int
     end: str
-    """Why the growth ended: died, attractor (a graph came back), size (the next graph was too large), or steps (all steps done)."""
+    """Why the growth ended: died, attractor (an earlier graph recurred), size (the next graph was too large), or steps (none was left)."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class NodeActions:
     divide: np.ndarray
     """bool [N]"""
     forward: np.ndarray
-    """int [N], NONE to TRANSPOSED: edges from old nodes to the child"""
+    """int [N], one of NONE to TRANSPOSED: edges from old nodes to the node's child"""
     backward: np.ndarray
-    """int [N]: edges from the child to old nodes"""
+    """int [N]: edges from the node's child to old nodes"""
     new: np.ndarray
     """int [N]: edges between children"""
 
@@ -102,8 +104,8 @@ def collect_neighbourhood(cells: CellGraph) -> np.ndarray:
     """Return G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
-    seen = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
-    return seen / np.max(seen, axis=1, keepdims=True, initial=1.0)
+    counts = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
+    return counts / np.max(counts, axis=1, keepdims=True, initial=1.0)
 
 
 def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
@@ -116,30 +118,48 @@ def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
     """Return the actions of all nodes of ``cells``: the largest output in each group of the ``rule``'s outputs."""
     output = _forward(rule.action, collect_neighbourhood(cells))
     action = output[:, :3].argmax(1)
-    wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
     remove = action == REMOVE
     remove[: cells.inputs + cells.outputs] = False
-    return NodeActions(remove, action == DIVIDE, *wiring)
+    return NodeActions(
+        remove=remove,
+        divide=action == DIVIDE,
+        forward=output[:, 3:7].argmax(1),
+        backward=output[:, 7:11].argmax(1),
+        new=output[:, 11:15].argmax(1),
+    )
 
 
 def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
-    """Return the graph after the ``actions``: the surviving nodes in order, then the children in order, with their parents' states."""
-    A = cells.adjacency
-    f, b, n = actions.forward, actions.backward, actions.new
-    loop = np.eye(cells.size, dtype=bool)
-    ahead = loop & (f == IDENTITY) | A & (f == ADJACENT) | A.T & (f == TRANSPOSED)
-    back, among = (
-        loop & (k == IDENTITY)[:, None] | A & (k == ADJACENT)[:, None] | A.T & (k == TRANSPOSED)[:, None]
-        for k in (b, n)
-    )
-    wired = (f != NONE) | (b != NONE) | (n != NONE)
+    """Return the graph after the ``actions``: the surviving nodes in order, then the children in order, with their parents' states.
+
+    Every node first gets a child; then the removed nodes, and the children of nodes that do not divide, are left out.
+    """
+    adjacency = cells.adjacency
+    identity = np.eye(cells.size, dtype=bool)
+
+    def wire(choice: np.ndarray) -> np.ndarray:
+        """Return edges [N, N] by the ``choice`` of each child; ``choice`` must broadcast along the axis of the old nodes."""
+        return (
+            identity & (choice == IDENTITY)
+            | adjacency & (choice == ADJACENT)
+            | adjacency.T & (choice == TRANSPOSED)
+        )
+
+    to_children = wire(actions.forward)
+    from_children = wire(actions.backward[:, None])
+    among_children = wire(actions.new[:, None])
+    wired = (actions.forward != NONE) | (actions.backward != NONE) | (actions.new != NONE)
     staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
-    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(staying, staying)]
-    return CellGraph(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
+    with_children = np.block([[adjacency, to_children], [from_children, among_children]])
+    states = np.concatenate([cells.states, cells.states])
+    return CellGraph(with_children[np.ix_(staying, staying)], states[staying], cells.inputs, cells.outputs)
 
 
 def prune(cells: CellGraph) -> CellGraph:
-    """Return ``cells`` without the nodes that no input reaches, if there are inputs and more than one part; keep inputs and outputs."""
+    """Return ``cells`` without the nodes that no input reaches; inputs and outputs stay.
+
+    ``cells`` without inputs, or in one weakly connected part, are returned unchanged.
+    """
     if not cells.inputs:
         return cells
     sparse = csr_array(cells.adjacency)
@@ -154,7 +174,7 @@ def prune(cells: CellGraph) -> CellGraph:
 
 
 def extract_largest_part(cells: CellGraph) -> CellGraph:
-    """Return the largest weakly connected part of ``cells`` (of equal ones the first), without marking inputs and outputs."""
+    """Return the largest weakly connected part of ``cells`` (the first one of equal size), with 0 input and output nodes."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
@@ -181,7 +201,7 @@ def grow(
         seed: The first graph; None for a single node.
     """
     cells = seed_cells() if seed is None else seed
-    seen: dict[bytes, list[CellGraph]] = {_compute_fingerprint(cells): [cells]}
+    earlier: dict[bytes, list[CellGraph]] = {_compute_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
         following = step(rule, cells)
         if following.size == 0:
@@ -189,17 +209,17 @@ def grow(
         if following.size > max_size:
             return GrowthResult(cells, count - 1, "size")
         cells = following
-        alike = seen.setdefault(_compute_fingerprint(cells), [])
-        if any(are_isomorphic(cells, former) for former in alike):
+        candidates = earlier.setdefault(_compute_fingerprint(cells), [])
+        if any(are_isomorphic(cells, candidate) for candidate in candidates):
             return GrowthResult(cells, count, "attractor")
-        alike.append(cells)
+        candidates.append(cells)
     return GrowthResult(cells, max_steps, "steps")
 
 
 def _compute_fingerprint(cells: CellGraph) -> bytes:
     """Return a key that is equal for isomorphic graphs: the sorted rows of G."""
-    seen = collect_neighbourhood(cells)
-    return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
+    inputs = collect_neighbourhood(cells)
+    return np.ascontiguousarray(inputs[np.lexsort(inputs.T)]).tobytes()
 
 
 def are_isomorphic(a: CellGraph, b: CellGraph) -> bool:
@@ -208,7 +228,7 @@ def are_isomorphic(a: CellGraph, b: CellGraph) -> bool:
         return False
     if np.array_equal(a.adjacency, b.adjacency) and np.array_equal(a.states, b.states):
         return True
-    # refined colours exclude most pairs, and leave few candidates for the search in the others
+    # colours tell most pairs apart, and leave the search few candidates in the other pairs
     colours = _refine_colours(a, b)
     if not np.array_equal(np.sort(colours[: a.size]), np.sort(colours[a.size :])):
         return False

@@ -1,7 +1,7 @@
 """STDP with homeostasis: excitatory synapses follow the order of spikes, and neurons keep a target rate.
 
     trace y <- e^(-dt/tau) y + z, of every neuron
-    w_ij <- w_ij + eta (A+ y_i z_j - A- z_i y_j),   i -> j, both traces from before this inner step
+    w_ij <- w_ij + eta (A+ y_i z_j - A- z_i y_j),   i -> j, with the traces before this inner step
     then 0 <= w_ij <= limit w0, and the incoming excitatory weights of every neuron are scaled to their initial sum
     b_j <- b_j + eta_intrinsic (target dt - z_j),   intrinsic plasticity
 
@@ -56,17 +56,20 @@ class StdpPlasticity(Plasticity):
         super().__init__()
         self.potentiation = options.rate * options.potentiation
         self.depression = options.rate * options.depression
-        self.recent, self.environments = SpikeTrace.from_options(dt=dt, tau=options.tau), options.environments
+        self.trace_neuron = SpikeTrace.from_options(dt=dt, tau=options.tau)
+        self.environments = options.environments
         self.intrinsic, self.target = options.intrinsic * unit, options.target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
-        # buffers, because they belong to the wiring, and the checkpoint's wiring may be of another seed
+        # buffers, because they depend on the wiring, which a checkpoint may replace by another seed's
         self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None])
         self.plastic: Tensor
         size = weight[self.plastic].mean() if bool(self.plastic.any()) else torch.ones(())
         self.register_buffer("size", size)
-        self.register_buffer("sums", (weight * self.plastic).sum(0))
         self.size: Tensor
+        """Mean initial weight of the plastic synapses."""
+        self.register_buffer("sums", (weight * self.plastic).sum(0))
         self.sums: Tensor
+        """Initial sum of the plastic weights of every neuron, [N]."""
         self.limit = options.limit
         self._change: Tensor | None = None
         self._excess: Tensor | None = None
@@ -74,22 +77,20 @@ class StdpPlasticity(Plasticity):
     @override
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         traces, after = dispatch.unroll(
-            *(
-                self.backend,
-                self.recent,
-                SPIKELESS,
-                spikes[None],
-                len(spikes),
-                state,
-                (self.recent.get_step_value("tau"),),
-            )
+            self.backend,
+            self.trace_neuron,
+            SPIKELESS,
+            spikes[None],
+            len(spikes),
+            state,
+            (self.trace_neuron.get_step_value("tau"),),
         )
-        # rows are presynaptic; a neuron paired with itself has no plastic synapse
-        some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
-        pairs = some.t() @ z
-        change = (self.potentiation * pairs - self.depression * pairs.t()) / min(
-            spikes.shape[1], self.environments
-        )
+        # rows are presynaptic
+        y = traces[0][:, : self.environments].flatten(0, 1)
+        z = spikes[:, : self.environments].flatten(0, 1)
+        pairs = y.t() @ z
+        change = self.potentiation * pairs - self.depression * pairs.t()
+        change = change / min(spikes.shape[1], self.environments)
         excess = (self.target - spikes.mean(1)).sum(0)
         self._change = change if self._change is None else self._change + change
         self._excess = excess if self._excess is None else self._excess + excess
@@ -104,12 +105,13 @@ class StdpPlasticity(Plasticity):
             for total in (self._change, self._excess):
                 torch.distributed.all_reduce(total)
                 total /= torch.distributed.get_world_size()
-        moved = (weight + self.size * self._change).clamp(min=0.0)
-        moved = torch.minimum(moved, self.size * self.limit)
-        moved = moved * self.plastic
-        sums = moved.sum(0)
-        moved = moved * torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))
-        weight.copy_(torch.where(self.plastic, moved, weight))
+        changed = (weight + self.size * self._change).clamp(min=0.0)
+        changed = torch.minimum(changed, self.size * self.limit)
+        changed = changed * self.plastic
+        sums = changed.sum(0)
+        scale = torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))
+        changed = changed * scale
+        weight.copy_(torch.where(self.plastic, changed, weight))
         bias += self.intrinsic * self._excess
         self._change = self._excess = None
 

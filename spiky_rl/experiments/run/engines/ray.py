@@ -101,7 +101,8 @@ class RayEngine(Engine):
             log.warning(
                 "the Ray cluster at %s needs no token, so everyone who reaches its ports can run code as you; start it, and this"
                 " command, with %s=token (see docs/experiments.md)",
-                *(self.address, MODE),
+                self.address,
+                MODE,
             )
 
     def require_resources(self) -> None:

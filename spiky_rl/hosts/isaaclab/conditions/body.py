@@ -1,6 +1,6 @@
 """Conditions on the robot and its surroundings: pushes, changed masses, changed friction.
 
-The physics is changed by Isaac Lab's own event terms.
+Isaac Lab's own event terms make the changes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from isaaclab.managers import SceneEntityCfg
 
 BASE_PUSH_SPEED = 3.0
-"""Maximum change of a base's velocity by a push, along x and along y, in m/s. It is about the speed of a trained Ant, which loses a
-tenth of its return; 1 m/s, twice the value in Isaac Lab's walking tasks, has no effect on it."""
+"""Maximum change of a base's velocity by a push, along x and along y, in m/s. It is about the speed of a trained Ant, which then loses
+a tenth of its return. Pushes of 1 m/s, twice the value in Isaac Lab's walking tasks, do not change that return."""
 JOINT_PUSH = 5.0
 """Maximum change of a joint's velocity by a push if the base is fixed, in m/s or rad/s."""
 PUSH_SECONDS = (1.0, 3.0)
@@ -44,12 +44,12 @@ class Push(EvalCondition):
     requirements = ("robot",)
 
     def begin(self) -> None:
-        self.left = self._draw_intervals(len(self.group.ids))
+        self.seconds_to_push = self._draw_intervals(len(self.group.ids))
 
     def step(self) -> None:
-        self.left = self.left - self.group.env.step_dt
-        due = self.left <= 0.0
-        self.left = torch.where(due, self._draw_intervals(len(due)), self.left)
+        self.seconds_to_push = self.seconds_to_push - self.group.env.step_dt
+        due = self.seconds_to_push <= 0.0
+        self.seconds_to_push = torch.where(due, self._draw_intervals(len(due)), self.seconds_to_push)
         if due.any():
             self._push(self.group.ids[due])
 
@@ -62,15 +62,15 @@ class Push(EvalCondition):
 
         env, (name, robot) = self.group.env, find_robot(self.group.env)
         if robot.is_fixed_base:
-            # Isaac Lab's term sets the velocity of the root, which is fixed here: push the joints instead
+            # the root is fixed, and Isaac Lab's term would set its velocity, so the joints are pushed instead
             change = JOINT_PUSH * (2.0 * self.sample_uniform(len(ids), robot.num_joints) - 1.0)
             velocity = robot.data.joint_vel.torch[ids] + change
             robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=ids.int())
             return
-        reach = {"x": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED), "y": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED)}
+        velocity_range = {"x": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED), "y": (-BASE_PUSH_SPEED, BASE_PUSH_SPEED)}
         seed = int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
         with seed_torch(seed, env.device):
-            mdp.push_by_setting_velocity(env, ids.int(), reach, make_scene_entity_cfg(env, name))  # type: ignore[arg-type]  # its scene does
+            mdp.push_by_setting_velocity(env, ids.int(), velocity_range, make_scene_entity_cfg(env, name))  # type: ignore[arg-type]  # its scene does
 
 
 class Mass(EvalCondition):
@@ -122,9 +122,9 @@ def change_friction(group: EnvGroup) -> None:
 
 def find_robot(env: Env) -> tuple[str, Articulation]:
     """Return name and articulation of the robot in an ``env``."""
-    there = env.scene.articulations
-    name = "robot" if "robot" in there else next(iter(there))
-    return name, there[name]
+    articulations = env.scene.articulations
+    name = "robot" if "robot" in articulations else next(iter(articulations))
+    return name, articulations[name]
 
 
 def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
@@ -137,9 +137,9 @@ def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) 
     """
     from isaaclab.managers import SceneEntityCfg
 
-    found = SceneEntityCfg(name) if bodies is None else SceneEntityCfg(name, body_ids=bodies)
-    found.resolve(env.scene)
-    return found
+    entity_cfg = SceneEntityCfg(name) if bodies is None else SceneEntityCfg(name, body_ids=bodies)
+    entity_cfg.resolve(env.scene)
+    return entity_cfg
 
 
 def apply_event_term(
@@ -159,18 +159,21 @@ def apply_event_term(
     from isaaclab.managers import EventTermCfg
 
     env = group.env
-    params["asset_cfg"] = make_scene_entity_cfg(env, find_robot(env)[0], bodies)
+    name, _ = find_robot(env)
+    params["asset_cfg"] = make_scene_entity_cfg(env, name, bodies)
     with seed_torch(group.seed, env.device):
-        term(EventTermCfg(func=term, mode="evaluation", params=params), env)(env, group.ids.int(), **params)
+        apply = term(EventTermCfg(func=term, mode="evaluation", params=params), env)
+        apply(env, group.ids.int(), **params)
 
 
 def use_robot_friction(env: Env) -> None:
-    """Move the ground's friction to the robots in ``env``, which leaves the friction of their contacts unchanged.
+    """Set the ground's friction to 0 and raise the robots' to at least its former value, so that the robots' friction decides.
 
-    MuJoCo takes the larger of two coefficients, so a robot on rough ground would never slip: the ground's coefficient becomes 0,
-    and smoother robot surfaces get the former one. Other physics take the mean and are not changed.
+    The friction of their contacts stays the same, because MuJoCo takes the larger of two coefficients. For the same reason a robot on
+    rough ground would never slip. Other physics take the mean and are not changed.
     """
-    manager: Any = env.sim.physics_manager  # only Newton's has a model
+    manager: Any = env.sim.physics_manager
+    # only the manager of Newton, which runs MuJoCo's solvers, has a model
     if not hasattr(manager, "get_model"):
         return
     import warp
@@ -178,8 +181,8 @@ def use_robot_friction(env: Env) -> None:
 
     model = manager.get_model()
     friction = warp.to_torch(model.shape_material_mu)
-    common = warp.to_torch(model.shape_world) < 0
-    if common.any():
-        friction[~common] = friction[~common].clamp(min=float(friction[common].max()))
-        friction[common] = 0.0
+    is_ground = warp.to_torch(model.shape_world) < 0  # shapes of no single world
+    if is_ground.any():
+        friction[~is_ground] = friction[~is_ground].clamp(min=float(friction[is_ground].max()))
+        friction[is_ground] = 0.0
         manager.add_model_change(ModelFlags.SHAPE_PROPERTIES)
