@@ -77,7 +77,7 @@ def read_policy(path: Path | str) -> NirPolicy:
     content = read_content(Reading(str(path)))
     if not content.own or content.readout is None:
         raise UserError(
-            f"{path}: not written by export.py --to nir; run it as an agent: agent.network={{name: nir, file: {path}}}"
+            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
         )
     settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
     spec = registry.configure("networks", settings, str(path))
