@@ -157,3 +157,33 @@ def test_what_spike_timing_leaves_to_gradients_pays(settings, paying):
 def test_what_a_penalty_cannot_do_is_refused_by_name(settings, message):
     with pytest.raises(registry.RegistryError, match=message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
+
+
+CLOSED = {
+    "rate": [{"weight": 3.0, "lower": 0.2, "upper": 0.6}, {"weight": 0.5, "upper": 0.1}],
+    "synops": [{"weight": 2.0}, {"weight": 2.0, "upper": 0.3}, {"weight": 2.0, "upper": 0.9}],
+}
+"""Options of penalties with a gradient of their own; the rates of the test are about 0.5, so that the last one is silent."""
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(n, o) for n, several in CLOSED.items() for o in several], ids=str
+)
+def test_a_closed_form_is_the_gradient_that_autograd_finds(name, options):
+    made = registry.configure("penalties", {"name": name, **options}, "sparsity").build()
+    widths, fan_out = [5, 3], [3.0, 7.0]
+    rates = torch.rand(8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    expected = torch.autograd.grad(made.compute(rates.split(widths), fan_out), rates)[0]
+    factors = torch.tensor(made.compute_factors(widths, fan_out)).repeat_interleave(torch.tensor(widths))
+    found = made.compute_gradient(rates.detach(), factors, widths, fan_out)
+    assert torch.allclose(found, expected, rtol=1e-6, atol=0.0)
+    assert bool(found.any()) == (options.get("upper") != 0.9)
+
+
+def test_each_closed_form_is_compared():
+    own = [
+        n
+        for n in registry.list_names("penalties")
+        if "compute_gradient" in vars(registry.resolve("penalties", n))
+    ]
+    assert own == sorted(CLOSED)
