@@ -190,15 +190,13 @@ class Int8Writer(NetworkWriter):
                 return self.make_term(self.memory.add_constant(f"{path}_{name}", values, "int32_t"), body)
             return self.make_term(self.memory.format_element(f"{path}_neuron_{name}", values), body)
 
-        sums, total = self.format_sums(f"{path}_weight", layer.weight, signal, "sum")
+        target = f"{path}_current" if signal.constant else "sum"
+        sums, total = self.format_sums(f"{path}_weight", layer.weight, signal, target)
         current = layer.scale_input(self.make_term(f"{total}[n]", body), constant)
         if signal.constant:
-            held = self.memory.add_field(
-                "int32_t", f"{path}_current", width, "current that is the same in all inner steps"
-            )
             self.comment(f"{path}: its current is the same in all inner steps", self.once)
-            self.once += [*sums, self.format_loop(width, f"{held}[n] = {current.text};")]
-            current = self.make_term(f"{held}[n]", body)
+            self.once += [*sums, self.format_loop(width, f"{total}[n] = {current.text};")]
+            current = self.make_term(f"{total}[n]", body)
         else:
             self.step += sums
         if layer.within is not None:
