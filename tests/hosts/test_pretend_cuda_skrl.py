@@ -50,9 +50,13 @@ def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
     network = network_of(agent)
-    assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
+    assert ((launches["spiky_forward"] + launches["spiky_layer_forward"]) >= ITERATIONS * STEPS) == (
+        network is not None
+    )
     learns = network is not None and not network.cls.caches_features(network.options)
-    assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
+    assert (
+        (launches["spiky_backward"] + launches["spiky_layer_backward"]) > 0
+    ) == learns, "gradients come from kernels too"
 
 
 def test_everything_that_is_listed_is_met():
