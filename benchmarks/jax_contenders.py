@@ -88,7 +88,7 @@ class JaxContender(Contender):
         count = sum(name.startswith("links.") and name.endswith("weight") for name in self.names)
         return [(weights[f"links.{i}.weight"], weights[f"links.{i}.bias"]) for i in range(count)]
 
-    def read(self, weights: Weights, drives: Any) -> list[Any]:
+    def read(self, drives: Any) -> list[Any]:
         """Return the readout's potential after each of the ``drives``, without the bias."""
         potentials: list[Any] = []
         for drive in drives:
@@ -135,7 +135,7 @@ class JaxLoop(JaxContender):
                 spikes.append(self.spike(v - threshold))
                 v = v - self.jax.lax.stop_gradient(spikes[-1]) * threshold
         drives = self.numpy.split(self.numpy.concatenate(spikes) @ weights["readout.weight"], self.steps)
-        return self.read(weights, drives)[-1] + weights["readout.bias"]
+        return self.read(drives)[-1] + weights["readout.bias"]
 
 
 class JaxRecurrent(JaxContender):
@@ -208,7 +208,7 @@ class StepwiseJax(JaxContender):
             for i, (weight, bias) in enumerate(layers):
                 spikes, states[i] = self.step(i, spikes if i == 0 else spikes @ weight + bias, states[i])
             drives.append(spikes @ weights["readout.weight"])
-        return self.read(weights, drives)[-1] + weights["readout.bias"]
+        return self.read(drives)[-1] + weights["readout.bias"]
 
 
 class Spyx(StepwiseJax):

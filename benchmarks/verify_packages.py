@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 from collections.abc import Iterable
@@ -42,6 +43,4 @@ def main() -> int:
             f"not installed: {', '.join(missing)}; steps that need them fail or are left out; {REMEDY}",
             flush=True,
         )
-    from benchmarks import verify_gpu
-
-    return verify_gpu.main()
+    return importlib.import_module("benchmarks.verify_gpu").main()

@@ -44,7 +44,8 @@ BESIDE = (
 DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*(?:\.svg|bench\.png|adjoint\.png)\)")
 """A picture that is drawn on white, which the style sheet turns round on a dark page."""
 COMMANDS = re.compile(
-    r"^```\n((?:spiky|torchrun|pip|python|isaaclab|make|ssh|ray|uv|source) .*?)^```$", re.MULTILINE | re.DOTALL
+    r"^```\n((?:spiky|torchrun|pip|python|isaaclab|make|ssh|ray|uv|source) .*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 """Commands for a shell, whose long lines may wrap."""
 BUNDLE = re.compile(r'<script src="(?P<where>[^"]*)bundle\.\w+\.min\.js"></script>')

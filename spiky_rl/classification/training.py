@@ -372,7 +372,7 @@ def iterate_batches(
     if device == "cpu":
         yield from (move(gather(indices)) for indices in batches)
         return
-    if not len(batches):
+    if len(batches) == 0:
         return
     with ThreadPoolExecutor(1) as pool:
         gathering = pool.submit(gather, batches[0])
@@ -391,7 +391,7 @@ def compute_scores(
     network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, frame_mode: str = "turn"
 ) -> np.ndarray:
     """Return the class probabilities [samples, classes] of the samples at ``indices``."""
-    if not len(indices):
+    if len(indices) == 0:
         return np.zeros((0, len(samples.classes)), np.float32)
     size = EVALUATION_BATCH_SIZE
     batches = [indices[i : i + size] for i in range(0, len(indices), size)]

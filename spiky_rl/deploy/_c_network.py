@@ -4,6 +4,8 @@ A signal is a dense array; before a linear map reads it, a scan lists its non-ze
 `cpu` backend: bias first, then the events by channel, so they are equal to the last bit.
 """
 
+# pylint: disable=unidiomatic-typecheck  # a subclass may compute something else
+
 from __future__ import annotations
 
 import textwrap
@@ -605,6 +607,7 @@ class NetworkWriter:
         return signal
 
 
+# pylint: disable=protected-access
 ENCODERS: dict[type, Any] = {
     Delta: NetworkWriter._write_delta,
     SigmaDeltaEncoder: NetworkWriter._write_sigma_delta,

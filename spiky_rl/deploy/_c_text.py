@@ -20,8 +20,7 @@ from spiky_rl.deploy._contract import PolicyContract, format_contract, format_ma
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import get_class_name
-from spiky_rl.deploy.c import ANNS
+from spiky_rl.deploy.base import ANNS, get_class_name
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from spiky_rl.deploy._contract import PolicyContract
     from spiky_rl.learners.rsl_rl.model import MLPModel
 
+ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
+"""Classes of rsl_rl's ANNs with a form in C, and ours."""
 WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
 """Learning rules without graded spikes. Other rules share a spike between two steps."""
 

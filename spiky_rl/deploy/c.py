@@ -22,7 +22,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import Session, Target, find_values, strip_module
+from spiky_rl.deploy.base import ANNS, Session, Target, find_values, strip_module
 
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
@@ -42,8 +42,6 @@ ENCODERS = ("concat", "delta", "direct", "latency", "population", "rate", "sigma
 """Encoders with a form in C."""
 DECODERS = ("first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta")
 """Decoders with a form in C."""
-ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
-"""Classes of rsl_rl's ANNs with a form in C, and ours."""
 
 
 class C(Target):

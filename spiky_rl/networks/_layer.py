@@ -113,10 +113,10 @@ class SpikingLayer(torch.nn.Module):
         self.parameters_of_neuron = NeuronParameters(neuron, self.width)
         self.loop: RecurrentFeedback | None = None
         self.states = len(neuron.states)
+        """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
         if recurrent:
             self.loop = RecurrentFeedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
             self.states += self.loop.states
-        """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
         self.channel: SpikeChannel | None = None
         """Function applied to the output, or None."""
         self.backend, self.binary = backend, binary

@@ -198,9 +198,9 @@ class FeedForward(SpikingNetwork):
             quantize_weights(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
         """Whether the connections are linear and no spike channel is set, as a stack requires."""
+        # owner's modules, name and expected class of each linear map
         self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
         self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        """Owner's modules, name and expected class of each linear map, for `_is_linear_stack`."""
         self._stack: tuple[Backend, LayerStack | GpuStack | None] | None = None
         """Backend of the last pass, and its stack of these layers or None if it has none."""
         self.state_sizes = self.encoder.state_sizes

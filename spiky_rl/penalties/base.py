@@ -4,6 +4,8 @@ The network attaches the term to its features: a backward pass through them adds
 code for it. Like their loss, the term is a mean over a minibatch.
 """
 
+# pylint: disable=unused-argument  # defaults ignore what penalties may need
+
 from __future__ import annotations
 
 from abc import abstractmethod

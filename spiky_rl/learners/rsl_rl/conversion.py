@@ -152,7 +152,8 @@ class Converter:
 
 def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
     """Return the linear maps of an ANN and the activations between them. Raises RegistryError if it has other modules."""
-    if type(teacher) is not MLPModel:
+    # a subclass may compute something else
+    if type(teacher) is not MLPModel:  # pylint: disable=unidiomatic-typecheck
         raise _refuse(
             "algorithm.distillation_cfg.method", f"conversion of {type(teacher).__name__}", "an MLP"
         )
