@@ -177,11 +177,15 @@ class LayerStack:
         known, layers, held = self._rollout
         if seen != known:
             calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
-            tensors = [(stage.weight, stage.bias, None, None, None) for stage in self.stages]
-            layers, held = self.fill_layers(calls, [t for own in tensors for t in own])
-            # a weight that is not contiguous was copied; the copy misses later changes, so fill again in the next call
-            known = seen if all(m["weight"].is_contiguous() for m in maps) else ()
-            self._rollout = known, layers, held
+            tensors = []
+            for stage, call in zip(self.stages, calls, strict=True):
+                tensors += [stage.weight, stage.bias, call.params, None, None]
+            layers, held = self.fill_layers(calls, tensors)
+            # parameters and a weight that is not contiguous were copied; copies miss later changes, so fill again in the next call
+            lasting = all(call.params is None for call in calls) and all(
+                m["weight"].is_contiguous() for m in maps
+            )
+            self._rollout = seen if lasting else (), layers, held
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
@@ -200,12 +204,12 @@ class LayerStack:
         return features
 
     def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
-        """Return the call of stage ``i``; it stays the same until the slope changes, unless the neuron learns."""
+        """Return the call of stage ``i``; it stays the same until the slope changes, unless neurons have parameters of their own."""
         known = self._calls[i]
         if known is not None and known[0].slope == ops.slope and known[0].surrogate is ops.surrogate:
             return known[1]
         call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
-        self._calls[i] = None if stage.neuron.learn else (ops, call)
+        self._calls[i] = (ops, call) if call.params is None else None
         return call
 
     def fill_layers(
