@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
         self.tells_request = bool(settings)
-        """Whether to say what is asked before the checks, which may take seconds."""
+        """Whether to say on a terminal what is asked, before checks that may take seconds."""
         self.default_agent = next(
             (each.default("agent") for each in settings if "agent" in each.model_fields), ""
         )
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         args = self.parse_intermixed_args(translate_flags(argv, known))
         setup_logging(getattr(args, "verbose", False))
-        if self.tells_request and os.environ.get("RANK", "0") == "0":
+        if self.tells_request and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             log.info(
                 "%s: checking %s", self.prog.removesuffix(".py"), describe_request(args, self.default_agent)
             )

@@ -93,7 +93,7 @@ def test_counting_equals_a_loop_over_events():
 def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_cache):
     first = Drawn(0, count=40)
     one = load_cached(first, first.recordings)
-    assert first.reads == 40 + cache.MEASURED
+    assert first.reads == 40 + cache.MAX_MEASURED
     warm = Drawn(0, count=40)
     again = load_cached(warm, warm.recordings)
     assert warm.reads == 0 and (one.places == again.places).all() and (one.digests == again.digests).all()
@@ -176,7 +176,7 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
         match="100000 recordings of drawn need about 0.02 GB, but the cache may take 0.001 GB; .* --recordings",
     ):
         load_cached(many, many.recordings)
-    assert many.reads == cache.MEASURED
+    assert many.reads == cache.MAX_MEASURED
     assert load_cached(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
