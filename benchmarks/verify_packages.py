@@ -38,9 +38,10 @@ def main() -> int:
     if missing := find_missing(REQUIRED):
         sys.stderr.write(f"error: not installed: {', '.join(missing)}; {REMEDY}\n")
         return 2
-    if missing := [*find_missing(FURTHER), *find_missing_programs(PROGRAMS)]:
-        print(
-            f"not installed: {', '.join(missing)}; steps that need them fail or are left out; {REMEDY}",
-            flush=True,
-        )
+    further, programs = find_missing(FURTHER), find_missing_programs(PROGRAMS)
+    for missing, remedy in ((further, REMEDY), (programs, "NVIDIA's CUDA toolkit has them")):
+        if missing:
+            sys.stderr.write(
+                f"not installed: {', '.join(missing)}; steps that need them fail or are left out; {remedy}\n"
+            )
     return importlib.import_module("benchmarks.verify_gpu").main()

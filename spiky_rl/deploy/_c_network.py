@@ -69,6 +69,7 @@ class NetworkWriter:
         self.memory = Declarations()
         self.width = width
         self.steps = 1
+        self.stateful = False
         self.once: list[str] = []
         """Statements before the inner steps."""
         self.step: list[str] = []
@@ -78,7 +79,7 @@ class NetworkWriter:
 
     def write_network(self, network: SpikingNetwork, observed: str, count: int) -> Signal:
         """Write ``network``, whose input is the C array ``observed`` of ``count`` values, and return its features."""
-        self.steps = network.steps
+        self.steps, self.stateful = network.steps, network.stateful
         signal = self.write_encoder("encoder", network.encoder, Signal(observed, count, False, True))
         if isinstance(network, Reservoir):
             return self.write_reservoir(network, signal)
@@ -219,7 +220,9 @@ class NetworkWriter:
         larger, smaller = self.memory.use_function("larger"), self.memory.use_function("smaller")
         threshold, steps = format_literal(encoder.threshold), format_literal(float(self.steps))
         start: list[str] = []
-        if len(encoder.state_sizes) > 1:
+        if (
+            len(encoder.state_sizes) > 1 and self.stateful
+        ):  # else every control step begins at a reference of 0
             begun = self.memory.add_field("float", f"{path}_begun", 1, "1 once the episode has begun", True)
             start = [f"if (!({begun}[0] > 0.0f)) {reference}[c] = {x.array}[c];"]
         change = f"({x.array}[c] - {reference}[c]) / {threshold}"

@@ -240,8 +240,10 @@ LIGHT = {
     ),
     "an ANN in integers": (["--agent", "mlp_ppo", "--quantize", "int8"], ["agent.network: none given"]),
     "neurons in integers": (
-        ["--agent", "quadratic_ppo", "--quantize", "int8"],
-        ["agent.network.neuron.name: quadratic given; allowed for c_int8: alif, lif, sigma_delta"],
+        ["--agent", "izhikevich_ppo", "--quantize", "int8"],
+        [
+            "agent.network.neuron.name: izhikevich given; allowed for c_int8: alif, lif, quadratic, sigma_delta"
+        ],
     ),
     "unknown agent": (["--agent", "lif_pppo"], ["'lif_pppo'", "mean 'lif_ppo'"]),
 }

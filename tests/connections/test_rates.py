@@ -17,8 +17,11 @@ AGENTS = {
     "quadratic": "quadratic_ppo",
     "izhikevich": "izhikevich_ppo",
     "hodgkin_huxley": "hodgkin_huxley_ppo",
+    "cuba_lif": "lif_ppo",
 }
 """Spiking neurons, and the agent whose settings they are given."""
+OTHERS = {"cuba_lif": {"name": "cuba_lif", "tau": 2.0, "tau_synapse": 2.0}}
+"""Options of neurons that no agent has; `cuba_lif` is that of graphs in NIR."""
 CONNECTIONS = {
     "sparse": {"connection": {"name": "linear", "density": 0.2}},
     "dale": {"connection": {"name": "linear", "dale": True}},
@@ -43,6 +46,7 @@ def test_few_neurons_are_silent_and_none_is_saturated_at_the_start(neuron, kind)
         "layers": LAYERS,
         "steps": 8,
     }
+    settings["neuron"] = OTHERS.get(neuron, settings["neuron"])
     torch.manual_seed(0)
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=8)
     x, record = torch.randn(1, SAMPLES, INPUTS, generator=torch.Generator().manual_seed(1)), ForwardRecord()
