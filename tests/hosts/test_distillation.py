@@ -254,7 +254,7 @@ CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()
         ),
         (
             "--agent lif_distilled --teacher nowhere",
-            "--teacher nowhere: not found; allowed: a checkpoint file, or a run folder with checkpoints",
+            "--teacher nowhere: not found; allowed: a checkpoint file, a run folder with checkpoints, or pretrained:AGENT",
         ),
         ("--agent lif_distilled --rl_library skrl", "distillation_cfg"),
     ],
