@@ -79,7 +79,7 @@ def test_a_whole_network_runs_on_a_backend_that_only_unrolls(toy, settings):
 def test_backends_say_what_they_can_do_and_the_reference_can_do_everything():
     able = {name: abilities(dispatch.get_backend(name)) for name in dispatch.list_backends()}
     assert able["torch"] == able["cpu"] == ABILITIES
-    assert able["cupy"] == ABILITIES - {"stack", "convolution"}
+    assert able["cupy"] == ABILITIES - {"convolution"}
 
 
 def test_an_agent_names_a_backend_in_a_file_beside_it(toy, tmp_path, monkeypatch):

@@ -531,8 +531,11 @@ def count_register_floats(run: KernelLaunch) -> int:
 def count_scratch_floats(device: torch.device) -> int:
     """Return the size of the scratch memory of an adjoint on a ``device``, in floats.
 
-    It follows the device's whole memory, not the free memory, so that equal runs on equal devices add in the same order.
+    It follows the device's whole memory, not the free memory, so that equal runs on equal devices add in the same order. Where the
+    text of the kernels runs on the host, it is `SCRATCH_FLOATS`.
     """
+    if device.type != "cuda":
+        return SCRATCH_FLOATS
     return max(
         SCRATCH_FLOATS, int(torch.cuda.get_device_properties(device).total_memory * SCRATCH_SHARE) // 4
     )
