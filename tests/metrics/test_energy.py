@@ -46,6 +46,8 @@ SHEET = {
     "izhikevich": (22, 4),
     "hodgkin_huxley": (66, 10),
     "sigma_delta": (4, 1),
+    "sigma_delta_unit": (5, 1),
+    "cuba_lif": (5, 1),
 }
 """Estimates per (sub-)step from the equations, and the default sub-steps."""
 
