@@ -124,6 +124,7 @@ def test_training_changes_of_a_reservoir_nothing_but_its_readout(settings):
         assert len(got) == 2 and module.gradient(torch.empty(0)).numel() == 256 * 8 + 8, got
 
 
+@pytest.mark.slow
 def test_the_command_shows_both_networks_with_steps_and_neurons_of_their_own(tmp_path, capsys):
     rows, plot = tmp_path / "rows.json", tmp_path / "plot.svg"
     arguments = ["--networks", *SEQUENCES, "--control-steps", "2", "--batch", "2", "--rounds", "1"]

@@ -42,7 +42,9 @@ def load_tensors(folder):
     return {name: value for name, value in policy.items() if isinstance(value, torch.Tensor)}
 
 
-@pytest.mark.parametrize("agent", [NOISY, ROLLOUTS], ids=["td3", "ppo"])
+@pytest.mark.parametrize(
+    "agent", [pytest.param(NOISY, id="td3"), pytest.param(ROLLOUTS, id="ppo", marks=pytest.mark.slow)]
+)
 def test_a_training_is_the_same_with_and_without_evaluations(command, agent, tmp_path):
     if agent is NOISY:
         pytest.importorskip("skrl", reason="the skrl extra is not installed")
@@ -57,6 +59,7 @@ def test_a_training_is_the_same_with_and_without_evaluations(command, agent, tmp
     assert "max_evaluation" not in without and len(result["evaluations"]["mean_return"]) == 3
 
 
+@pytest.mark.slow
 def test_values_are_mean_returns_of_whole_episodes_and_stand_in_results_and_tensorboard(command, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -59,6 +59,7 @@ def test_the_predictor_learns_and_what_is_known_is_rewarded_less():
     assert all(torch.equal(a, b) for a, b in zip(target, rnd.target.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_return_of_a_run_is_the_tasks(command, tmp_path):
     run = ["--task", SCRIPT, "--agent", "lif_rnd_ppo", "--device", "cpu", "--num_envs", 32]
     code, _, stderr = command("train", *run, "--log_root", tmp_path, "--max_iterations", 3, *SMALL)
