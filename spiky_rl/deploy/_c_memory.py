@@ -61,8 +61,8 @@ class Declarations:
         return -(-sum(self.count_bytes(field) for field in self.fields.values()) // align) * align
 
     @property
-    def carried(self) -> int:
-        """Bytes of the state."""
+    def state_bytes(self) -> int:
+        """Bytes that one control step leaves to the next."""
         return sum(self.count_bytes(field) for field in self.fields.values() if field.carried)
 
     @property

@@ -165,7 +165,7 @@ def format_files(
         inputs=inputs,
         outputs=outputs,
         bytes=memory.size,
-        carried=memory.carried if stateful else 0,
+        carried=memory.state_bytes if stateful else 0,
         fields=memory.struct,
     )
     return source, header

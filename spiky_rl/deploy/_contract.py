@@ -1,4 +1,4 @@
-"""What an engineer must know of a policy to call it: period, observation terms, action terms, and where the policy is from.
+"""Contract of a policy with its caller: period, observation terms, action terms, and where the policy is from.
 
 Environments with managers, as of Isaac Lab and mjlab, name the terms; of any other environment only sizes and the period are known.
 """

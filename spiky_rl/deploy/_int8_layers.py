@@ -7,6 +7,7 @@ Weights are int8, in a unit of their postsynaptic neuron; a neuron's input is a 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,7 @@ FIELD_BITS = 5
 
 
 @dataclass
-class Int8Layer:
+class Int8Layer(ABC):
     """Base of all layers."""
 
     source: Int8Format
@@ -180,17 +181,17 @@ class Int8Layer:
         """Return the integers [N] called ``name``."""
         return getattr(self, name)
 
+    @abstractmethod
     def scale_input(self, total: Any, constant: Constants) -> Any:
         """Return the current of the input's sums ``total`` and the bias."""
-        raise NotImplementedError
 
     def scale_feedback(self, total: Any, constant: Constants) -> Any:
-        """Return the current of the recurrent connection's sums ``total``."""
-        raise NotImplementedError
+        """Return the current of the recurrent connection's sums ``total``; a layer of graded values has no such connection."""
+        raise NotImplementedError(f"{type(self).__name__} has no recurrent connection")
 
+    @abstractmethod
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
         """Run an inner step; return the output and the neuron's new states."""
-        raise NotImplementedError
 
     def __call__(self, current: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Run one inner step in torch; return the output [B, N] and the new states."""

@@ -314,7 +314,7 @@ class _Layout:
 
 
 class _Request(NamedTuple):
-    """What a call of a stack computes."""
+    """Request of one call of a stack."""
 
     stack: LayerStack
     calls: Sequence[programs.NeuronCall]
