@@ -207,11 +207,7 @@ def installed(executes: bool = True):
         patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(torch.cuda, "current_device", lambda: cupy.current_device)
-        patch.setattr(
-            torch.cuda,
-            "get_device_properties",
-            lambda device: types.SimpleNamespace(total_memory=cupy.memory),
-        )
+        patch.setattr(cupy_backend, "get_device_memory", lambda device: cupy.memory)
         patch.setattr(
             torch.cuda,
             "current_stream",
