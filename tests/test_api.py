@@ -179,6 +179,7 @@ def test_dtype_and_device_follow_the_module(build):
     assert {part.device.type for part in (y, *state)} == {"meta"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODULES.values(), ids=MODULES)
 def test_the_compiler_takes_them_whole(build):
     module, x = build(), torch.randn(T, B, OBS)

@@ -33,6 +33,7 @@ def test_the_guide_to_python_runs_from_top_to_bottom(capsys):
     assert capsys.readouterr().out.strip() == said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("stable_baselines3") is None, reason="stable_baselines3 is not installed: the extra 'dev'"
 )

@@ -152,7 +152,7 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
-        finer = type(neuron).from_options(**{**neuron.chosen, "dt": step * neuron.dt})
+        finer = type(neuron)(neuron.options.model_copy(update={"dt": step * neuron.dt}))
         h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
         flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
         after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)

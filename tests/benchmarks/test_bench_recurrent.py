@@ -48,9 +48,9 @@ def short(monkeypatch):
 
 
 def each(names):
-    """The other packages' reservoirs and compilations are slow."""
+    """Other packages' reservoirs and what is compiled first are slow."""
     slow = {name for name in names if CONTENDERS[name].package and CONTENDERS[name].kind == "reservoir"}
-    slow |= {name for name in names if CONTENDERS[name].form == "compiled"}
+    slow |= {name for name in names if CONTENDERS[name].form in ("compiled", "JAX")}
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 

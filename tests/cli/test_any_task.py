@@ -92,6 +92,7 @@ def test_a_reservoir_trains_on_a_task_of_another_package(outside, tmp_path):
     assert (tmp_path / "rsl_rl" / "outside").is_dir()
 
 
+@pytest.mark.slow
 def test_an_agent_trains_on_a_task_of_isaac_labs_without_a_file_of_ours(tmp_path):
     found = result_of(train("Isaac-Cartpole-Direct", "alif_recurrent_ppo", tmp_path))
     assert found["task"] == "Isaac-Cartpole-Direct" and found["iterations"] == 2

@@ -21,6 +21,7 @@ STEPS = PROCESSES * ENVS * 16
 """Of an iteration: Isaac-Cartpole's rollouts have 16 control steps."""
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
     """They are told who they are as torchrun tells them; what starts them is tested beside this."""
     import torch

@@ -235,7 +235,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     assert "the training starts again" in (tmp_path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole):
     folder = a_cell(tmp_path / "cell")
     run = a_run(folder, "first", whole, False)
@@ -245,7 +245,7 @@ def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole)
     assert "cli.cell train" in log and ("--checkpoint latest" in log) == whole
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that_is_whole(tmp_path, whole):
     folder = a_cell(tmp_path / "cell", goes_on="before")
     run = a_run(tmp_path / "cells" / "before", "first", whole, False)

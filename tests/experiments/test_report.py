@@ -85,6 +85,7 @@ def tree(study: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_with_the_date(
     study: Path, tmp_path: Path
 ):

@@ -155,7 +155,8 @@ def killed_again_and_again(out: Path, wanted, parallel: int, moments) -> int:
 
 
 @pytest.mark.parametrize(
-    ("parallel", "trials", "moments"), [(1, 14, (0, 1, 2, 5, 0, 9)), (3, 6, (1, 0, 4, 3))]
+    ("parallel", "trials", "moments"),
+    [pytest.param(1, 14, (0, 1, 2, 5, 0, 9), marks=pytest.mark.slow), (3, 6, (1, 0, 4, 3))],
 )
 def test_a_tuning_that_is_killed_at_any_moment_loses_nothing_and_runs_nothing_twice(
     tmp_path, whole, parallel, trials, moments

@@ -1,5 +1,6 @@
 """Every agent on a pretended CUDA device: an environment that is there, a writer, and the agents' configurations."""
 
+import pytest
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
@@ -13,6 +14,21 @@ ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4
 IMAGE = (2, 34, 34)
 AGENTS = [name for name in registry.list_names("agents") if is_ppo(name)]
 """Agents that PPO trains, and classifiers."""
+FAST = (
+    "mlp_ppo",
+    "lif_ppo",
+    "lif_stateful_ppo",
+    "alif_recurrent_ppo",
+    "lif_eprop",
+    "lif_reservoir_ppo",
+    "lif_conv_ppo",
+)
+"""One agent of every way through networks and learning rules."""
+
+
+def mark_slow(agents):
+    """Return ``agents`` as parameters of a test; those that are not in `FAST` are slow."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in agents]
 
 
 def network_of(agent: str):

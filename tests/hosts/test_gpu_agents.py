@@ -13,6 +13,7 @@ from tests.hosts.pretend_case import (
     STEPS,
     World,
     Writer,
+    mark_slow,
     network_of,
     refused_by_skrl,
     takes_images,
@@ -56,7 +57,7 @@ def test_every_agents_network_is_that_of_the_cpu(agent, device):
     assert same.double().mean() >= ALIKE
 
 
-@pytest.mark.parametrize("agent", SPIKING)
+@pytest.mark.parametrize("agent", mark_slow(SPIKING))
 def test_a_minibatch_launches_what_the_docs_say(agent, device, record_property):
     [kernels] = re.findall(rf"^\| `{agent}` \| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     torch.manual_seed(0)

@@ -97,6 +97,7 @@ def row(agent: str, kernels: int, operations: int, size: float) -> str:
     return f"| `{agent}` | {kernels} | {operations} | {traffic} |"
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_true():
     lines = [row(agent, *costs(agent)) for agent in SPIKING] + [row(ANN, *ann_costs())]
     text = DOCS.read_text(encoding="utf-8")

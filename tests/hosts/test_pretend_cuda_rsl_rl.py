@@ -9,7 +9,7 @@ from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.hosts import syncs
 from tests.hosts.point_env import config
-from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, network_of, takes_images
+from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, mark_slow, network_of, takes_images
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 ITERATIONS = 2
@@ -38,7 +38,7 @@ def trained(agent: str):
     return cuda.pretence.met, cuda.cupy.launches, writer.scalars
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", mark_slow(AGENTS))
 def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
@@ -52,6 +52,7 @@ def test_every_agent_trains(agent):
     ) == learns, "gradients come from kernels too"
 
 
+@pytest.mark.slow
 def test_everything_that_is_listed_is_met():
     met = set().union(*(trained(agent)[0] for agent in AGENTS))
     listed = {name for name in (*syncs.OURS, *syncs.HOSTS) if not name.startswith(ELSEWHERE)}

@@ -15,6 +15,7 @@ from tests.hosts.pretend_case import (
     STEPS,
     World,
     Writer,
+    mark_slow,
     network_of,
     refused_by_skrl,
     takes_images,
@@ -45,7 +46,7 @@ def trained(agent: str):
     return cuda.pretence.met, cuda.cupy.launches, writer.scalars
 
 
-@pytest.mark.parametrize("agent", TAKEN)
+@pytest.mark.parametrize("agent", mark_slow(TAKEN))
 def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
@@ -59,6 +60,7 @@ def test_every_agent_trains(agent):
     ) == learns, "gradients come from kernels too"
 
 
+@pytest.mark.slow
 def test_everything_that_is_listed_is_met():
     met = set().union(*(trained(agent)[0] for agent in TAKEN))
     listed = {name for name in (*syncs.OURS, *syncs.HOSTS) if name.startswith(HERE)}

@@ -275,7 +275,7 @@ class TestActors:
             assert policy.compute_activity(obs).rate > 0.0
 
 
-@pytest.mark.parametrize("normalises", [False, True])
+@pytest.mark.parametrize("normalises", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
 def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path):
     from spiky_rl.deploy._export import write_and_verify

@@ -238,3 +238,10 @@ def test_every_neuron_of_the_registry_follows_its_flow(name):
     neuron_checks.check_neuron(build(name), vocabulary().surrogate)
     kind = type(build(name))
     assert name in STEPS_ONLY or (issubclass(kind, Ode) and kind.flow is not Ode.flow)
+
+
+@pytest.mark.parametrize("dt", [1e-6, 0.01])
+@pytest.mark.parametrize("neuron", registry.list_names("neurons"))
+def test_a_flow_is_followed_at_every_time_step_that_is_allowed(neuron, dt):
+    settings = {"name": "feedforward", "layers": [2], "neuron": {"name": neuron, "dt": dt}}
+    assert registry.configure("networks", settings, "network").options.layers == (2,)

@@ -162,6 +162,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", COMPILED, ids=str)
 def test_a_compiled_network_is_the_eager_one(settings):
     network, x = build(**settings), observations()

@@ -105,6 +105,7 @@ def test_rstdp_learns_a_bandit_with_two_contexts(seed):
     assert by_rule(seed) > 0.95
 
 
+@pytest.mark.slow
 def test_without_credit_for_the_spike_that_made_it_spike_a_neuron_does_not_learn_it():
     assert np.mean([by_rule(seed, 500, same_step="nothing") for seed in SEEDS]) < 0.75
 

@@ -20,6 +20,7 @@ def get_folder(log_root):
     return result.parent
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_path):
     run = ["--task", f"{SCRIPTS}Script-v0", "--agent", "lif_ppo", "--log_root", tmp_path]
     code, out, _ = command("train", *run, *SMALL, "--max_iterations", 2)

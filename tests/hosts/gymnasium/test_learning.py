@@ -25,6 +25,7 @@ AGENTS = [
     and not name.endswith("classifier")
     and read_algorithm(name) == "ppo"  # test_replay.py has the others
 ]
+SLOW_AGENTS = [pytest.param(name, marks=pytest.mark.slow) for name in ("mlp_ppo", "gru_ppo")]
 SMALL = ["agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
 
 
@@ -33,7 +34,9 @@ def make_runner(agent, env, plan):
     return plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", plan.identity)
 
 
-@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo", "gru_ppo", "lif_reservoir_ppo"])
+@pytest.mark.parametrize(
+    "agent", ["lif_ppo", *SLOW_AGENTS, pytest.param("lif_reservoir_ppo", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("scales", [False, True])
 def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
     """The script of 5 steps is only ever cut; the reward of step n is n."""
@@ -89,7 +92,7 @@ def test_an_end_by_the_task_adds_no_value(library):
     assert rewards.squeeze(-1).mean(1).tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
-@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo", "gru_ppo"])
+@pytest.mark.parametrize("agent", ["lif_ppo", *SLOW_AGENTS])
 @pytest.mark.parametrize("scales", [False, True])
 def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
     options = f"agent.algorithm.reward_normalization={str(scales).lower()}"

@@ -22,6 +22,7 @@ def last_result(folder):
     return json.loads(found.read_text())
 
 
+@pytest.mark.slow
 def test_an_agent_trains_resumes_plays_and_is_evaluated_without_naming_a_library(command, tmp_path):
     own = ["--task", "Pendulum-v1", "--agent", "lif_td3", "--log_root", tmp_path]
     code, _, stderr = command("train", *own, *TRAIN, *SMALL, "agent.network.layers=[8, 8]")

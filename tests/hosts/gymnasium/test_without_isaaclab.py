@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import spiky_rl
 
 BLOCKED = ("isaaclab", "isaaclab_mujoco", "isaaclab_newton", "isaaclab_rl", "isaaclab_tasks", "newton", "pxr")
@@ -32,6 +34,7 @@ def list_modules() -> list[str]:
     return [name for name in names if not name.startswith(skipped) and not name.endswith("__main__")]
 
 
+@pytest.mark.slow
 def test_everything_but_its_host_works_without_isaaclab(tmp_path):
     arguments = [sys.executable, "-c", SCRIPT, ",".join(BLOCKED), str(tmp_path), ",".join(list_modules())]
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
