@@ -159,10 +159,11 @@ def find_named_code(overrides: Sequence[str]) -> list[str]:
 def _read_values(override: str) -> dict[str, Any]:
     """Return all values that an ``override`` may have, under the last part of its key, without URLs.
 
-    We parse the text as YAML; Isaac Lab parses it as a Python literal, or else takes the text itself.
+    We parse the text as YAML; Isaac Lab parses it as a Python literal, or else takes the text itself, which names no class if it ends
+    with a bracket.
     """
     path, _, text = override.partition("=")
-    values = [text, parse_yaml(text)]
+    values = [parse_yaml(text)] if text.rstrip().endswith(("}", "]")) else [text, parse_yaml(text)]
     with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         values.append(ast.literal_eval(text))
     return {path.rpartition(".")[2]: [value for value in list_texts(values) if "://" not in value]}

@@ -139,12 +139,15 @@ CODE = "agent.network.neuron=run/evil.py:Neuron"
 RECORDED = {
     "an override": {"overrides": (CODE,)},
     "a literal of Python's": {"overrides": (r"env.scene.robot.class_type='run/evil.py\x3aNeuron'",)},
+    "a mapping": {"overrides": ("agent.network={name: feedforward, neuron: run/evil.py:Neuron}",)},
     "a text that YAML reads otherwise": {"overrides": ("env.scene.robot.class_type=run/evil.py: Neuron",)},
     "tuned values": {"tuning": "tuned.yaml"},
 }
 KNOWN = (
     "agent.actor.class_name=rsl_rl.models:RNNModel",
     "env.scene.robot.spawn.usd_path=https://example.org/a.usd",
+    "agent.network={name: nir, file: policy.nir}",
+    "agent.layers=[{name: linear}]",
 )
 
 
