@@ -21,7 +21,9 @@ from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value
 from spiky_rl.surrogates.rectangle import Rectangle
 
 
@@ -47,7 +49,7 @@ class Population(Encoder):
             torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
         )  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
-        self.ops = TorchOps(Rectangle.from_options())
+        self.ops, self.neuron = TorchOps(Rectangle.from_options()), IntegrateAndFire.from_options()
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
@@ -61,12 +63,10 @@ class Population(Encoder):
         activity = self.compute_activity(x)
         if self.mode == "poisson":
             return self.ops.spike(activity.unsqueeze(1) - self.noise[:, None])
-        v, spikes = torch.zeros_like(activity), []
-        for _ in range(self.steps):
-            v = v + activity
-            spikes.append(self.ops.spike(v - 1.0))
-            v = v - spikes[-1].detach()
-        return torch.stack(spikes, dim=1)
+        # control steps are samples here, so that each starts from rest
+        samples = activity.flatten(0, 1)[None, None]
+        spikes, _ = dispatch.unroll(self.backend, self.neuron, self.ops, samples, self.steps, None, ())
+        return spikes[0].unflatten(1, activity.shape[:2]).transpose(0, 1)
 
     @override
     def resample_noise(self, updates: int) -> None:
@@ -75,3 +75,20 @@ class Population(Encoder):
     def count_operations(self, x: Tensor) -> Tensor:
         """Count three per field and control step: difference, scaling, square; the exponential does not count."""
         return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)
+
+
+class IntegrateAndFire(Neuron):
+    """Neuron of a receptive field: without a leak, with a threshold of 1 and a soft reset; its input is the field's activity."""
+
+    states = ("v",)
+
+    class Options(Neuron.Options):
+        pass
+
+    options: Options
+
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        v = s.v + current
+        spike = ops.spike(v - 1.0)
+        return spike, s.replace(v=v - ops.detach(spike))
