@@ -31,11 +31,14 @@ def seconds_of(folder, cells, tasks=None):
     return [cell.seconds for cell in estimate_cells(folder, cells, tasks or {})]
 
 
-def test_a_cell_takes_the_mean_of_finished_ones_on_the_task(tmp_path):
+def test_a_cell_takes_the_mean_of_its_agents_finished_ones_on_the_task_or_of_its_algorithms(tmp_path):
     cells = [cell(0), cell(1), cell(2), cell(0, "B")]
+    cells += [cell(3, label="other", agent="mlp_ppo"), cell(4, label="lif_td3", agent="lif_td3")]
     finish(tmp_path, cells[0], 30.0)
     finish(tmp_path, cells[1], 50.0)
-    assert seconds_of(tmp_path, cells) == [40.0, 40.0, 40.0, None]
+    assert seconds_of(tmp_path, cells) == [40.0, 40.0, 40.0, None, 40.0, None]
+    finish(tmp_path, cells[4], 10.0)
+    assert seconds_of(tmp_path, cells) == [40.0, 40.0, 40.0, None, 10.0, None]
 
 
 def test_before_a_cell_is_finished_it_takes_what_the_tasks_file_says(tmp_path):
@@ -43,6 +46,9 @@ def test_before_a_cell_is_finished_it_takes_what_the_tasks_file_says(tmp_path):
     cells = [cell(0, ANT.label), cell(1, ANT.label, processes=2), cell(2, ANT.label, None)]
     expected = STEPS / ANT.steps_per_second["cpu"]
     assert seconds_of(tmp_path, cells, {ANT.label: ANT}) == [expected, expected / 2, None]
+    assert seconds_of(tmp_path, [cell(0, ANT.label, agent="lif_td3")], {ANT.label: ANT}) == [
+        None
+    ], "the speed is PPO's"
     budget = parse_budget("wall=90", "budget")
     assert seconds_of(tmp_path, [cell(0, budget=budget)]) == [90.0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.config.progress import format_duration
 from spiky_rl.config.schema import TaskSpec
+from spiky_rl.config.spec import read_algorithm
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
@@ -201,22 +203,31 @@ class FinishedCell(FileRecord):
 
 
 def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, TaskSpec]) -> list[Cell]:
-    """Return the ``cells`` of the study in ``folder`` with their estimated seconds; ``tasks`` are task files by label."""
-    listed, finished = list(cells), dict[str, list[float]]()
-    for cell in listed:
+    """Return the ``cells`` of the study in ``folder`` with their estimated seconds; ``tasks`` are task files by label.
+
+    A training takes as long as the finished ones of its agent on the task, else of its algorithm, else as the task's file says for PPO.
+    """
+    listed = list(cells)
+    trained = [cell for cell in listed if cell.is_trained]
+    algorithms = {agent: read_algorithm(agent) for agent in {cell.agent for cell in trained}}
+    finished = defaultdict[tuple[str, ...], list[float]](list)
+    for cell in trained:
         held = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
         if held is not None and held.training is not None and held.hash in (cell.hash, cell.earlier_hash):
-            finished.setdefault(cell.task, []).append(held.training.seconds_total)
+            for key in (cell.task, cell.label), (cell.task, algorithms[cell.agent]):
+                finished[key].append(held.training.seconds_total)
 
     def estimate(cell: Cell) -> float | None:
         if not cell.is_trained:
             return None
-        if cell.task in finished:
-            return fmean(finished[cell.task])
+        algorithm = algorithms[cell.agent]
+        if measured := finished.get((cell.task, cell.label)) or finished.get((cell.task, algorithm)):
+            return fmean(measured)
         if cell.budget is not None and cell.budget.kind == "wall":
             return cell.budget.amount
         task = tasks.get(cell.task)
-        speed = task.steps_per_second.get(cell.device.partition(":")[0]) if task is not None else None
+        speeds = task.steps_per_second if task is not None and algorithm == "ppo" else {}
+        speed = speeds.get(cell.device.partition(":")[0])
         return None if cell.env_steps is None or not speed else cell.env_steps / cell.processes / speed
 
     return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in listed]
