@@ -52,7 +52,7 @@ def list_terms(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
         yield "Tuning", "; ".join(describe_tuned_values(analysis))
     if design.overrides:
         yield "Overrides", " ".join(design.overrides)
-    yield "Learning", f"PPO of {design.library}"
+    yield "RL library", design.library
     yield "Robots", join_names(sorted({result.assets for result in analysis.results})) or "not known yet"
     yield "Physics", join_names(sorted({result.physics for result in analysis.results})) or "not known yet"
     yield "Score", (
