@@ -187,7 +187,7 @@ def resolve_local_names(module: ModuleType) -> None:
         if isinstance(member, type):
             nested = {key: value for key, value in vars(member).items() if isinstance(value, type)}
             nested |= {each.__name__: each for each in member.__type_params__}
-            for method in vars(member).values():
+            for method in list(vars(member).values()):
                 resolve_annotations(getattr(method, "__func__", method), nested)
         else:
             maker = getattr(module, getattr(member, "__qualname__", name).partition(".<locals>")[0], None)
