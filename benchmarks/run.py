@@ -1,4 +1,4 @@
-"""``bench.py``: times of a spiking policy, of a plain loop, of peers and of an equal-size ANN, in one run.
+"""Times of a spiking policy, of a plain loop, of peers and of an equal-size ANN, in one run: the benchmark of networks.
 
 Rounds are interleaved and, on one thread, process time is measured, so that other load on the machine does not matter. Ratios are within
 one run. Before a contender is timed, its outputs and gradients are compared with those of the plain loop.

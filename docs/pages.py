@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType, ModuleType
 from urllib.parse import unquote
 
 import catalogue
@@ -162,11 +163,47 @@ def build_api(folder: Path) -> None:
         for name in extract.walk_specs(["spiky_rl", "isaaclab_mujoco", LEFT_OUT])
     }
     for module in modules.values():
+        load_lazy_names(module.obj)
+        resolve_local_names(module.obj)
+    for module in modules.values():
         out = folder / f"{module.fullname.replace('.', '/')}.html"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(render.html_module(module, modules), encoding="utf-8")
     (folder / "index.html").write_text(render.html_index(modules), encoding="utf-8")
     (folder / "search.js").write_text(render.search_index(modules), encoding="utf-8")
+
+
+def load_lazy_names(module: ModuleType) -> None:
+    """Load the names of ``__all__`` that a module imports at first use; pdoc sees a module's own attributes alone."""
+    for name in getattr(module, "__all__", ()):
+        setattr(module, name, getattr(module, name))
+
+
+def resolve_local_names(module: ModuleType) -> None:
+    """Turn annotations of type parameters and nested classes into types, since pdoc looks names up in the module alone."""
+    for name, member in list(vars(module).items()):
+        if getattr(member, "__module__", None) != module.__name__:
+            continue
+        if isinstance(member, type):
+            nested = {key: value for key, value in vars(member).items() if isinstance(value, type)}
+            nested |= {each.__name__: each for each in member.__type_params__}
+            for method in list(vars(member).values()):
+                resolve_annotations(getattr(method, "__func__", method), nested)
+        else:
+            maker = getattr(module, getattr(member, "__qualname__", name).partition(".<locals>")[0], None)
+            resolve_annotations(
+                member, {each.__name__: each for each in getattr(maker, "__type_params__", ())}
+            )
+
+
+def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
+    """Evaluate a function's annotations that name one of its type parameters or of ``names``; others stay."""
+    if not isinstance(function, FunctionType):
+        return
+    local = {**names, **{each.__name__: each for each in function.__type_params__}}
+    for key, text in function.__annotations__.items():
+        if isinstance(text, str) and local.keys() & set(re.findall(r"\w+", text)):
+            function.__annotations__[key] = eval(text, function.__globals__, local)
 
 
 class Links:

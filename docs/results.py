@@ -153,7 +153,7 @@ def lost(folder: str, agent: str) -> str:
 def verdicts(folder: str) -> str:
     """The sentences on a study's comparisons, or how it goes on where none has a verdict yet."""
     if not (ROOT / folder / "study.json").is_file():
-        return f"\nNo cell has ended yet; `OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu` goes on.\n"
+        return f"\nThis study has no results yet. `OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu` runs it.\n"
     found = study(folder)
     done, all_cells = len(found.results), len(found.results) + len(found.skipped)
     lines = [f"{done} of {all_cells} cells have ended ([report](../{folder}/report.md)):", ""]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.run import main  # pylint: disable=wrong-import-position
+from benchmarks.start import main  # pylint: disable=wrong-import-position
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -35,7 +35,7 @@ STUDY_FLOORS = ("design", "run", "analysis", "report")
 """Rooms of experiments from the ground up: each may import itself and those below."""
 HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
 LONGEST_SCRIPT = 15
-BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
+BENCHMARKS = {"bench": "start", "verify_gpu": "verify_packages"}
 """Scripts whose code does not ship, and its module."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
 NATIVE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "isaaclab_mujoco").rglob("*.py"))

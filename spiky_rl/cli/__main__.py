@@ -25,7 +25,7 @@ COMMANDS = (
     "train",
     "tune",
 )
-CHECKOUT_COMMANDS = {"bench": "benchmarks.run", "verify_gpu": "benchmarks.verify_packages"}
+CHECKOUT_COMMANDS = {"bench": "benchmarks.start", "verify_gpu": "benchmarks.verify_packages"}
 """Command -> module outside the wheel; available in a checkout of the repository."""
 
 

@@ -34,6 +34,8 @@ def classify(argv: list[str]) -> int:
     """Train, evaluate or predict; all checks that need no data run before the data is loaded."""
     args = parser().parse(argv)
     asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
+    action = "evaluating" if asked.evaluate else "predicting with" if asked.predict else "training"
+    common.announce(f"{action} {asked.agent or 'a classifier'} on {asked.dataset or asked.checkpoint}")
     asked.check_request()
     if asked.evaluate or asked.predict:
         return evaluate_or_predict(asked)

@@ -56,11 +56,6 @@ class Parser(argparse.ArgumentParser):
         **how: Any,
     ) -> None:
         """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
-        self.tells_request = bool(settings)
-        """Whether to say on a terminal what is asked, before checks that may take seconds."""
-        self.default_agent = next(
-            (each.default("agent") for each in settings if "agent" in each.model_fields), ""
-        )
         super().__init__(
             format_prog(prog), None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False
         )
@@ -74,10 +69,6 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         args = self.parse_intermixed_args(translate_flags(argv, known))
         setup_logging(getattr(args, "verbose", False))
-        if self.tells_request and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-            log.info(
-                "%s: checking %s", self.prog.removesuffix(".py"), describe_request(args, self.default_agent)
-            )
         return args
 
     def error(self, message: str) -> NoReturn:
@@ -90,15 +81,15 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def describe_request(args: argparse.Namespace, agent: str = "") -> str:
-    """Return a phrase for the subject of a command, a study's file or agents and tasks; ``agent`` is the default one."""
-    if study := getattr(args, "study", None):
-        return str(study)
-    keys = (("agent", "agents"), ("task", "tasks", "dataset"))
-    agents, tasks = (
-        " ".join(str(value) for key in group if (value := getattr(args, key, None))) for group in keys
-    )
-    return " on ".join(filter(None, (agents or agent, tasks)))
+def announce(action: str) -> None:
+    """Say on a terminal what the command is about to do, as in "training lif_ppo on CartPole-v1".
+
+    Every command that may take a second calls it before it imports PyTorch or a simulator. Of several processes only the
+    first one says it.
+    """
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{action}\n")
+        sys.stderr.flush()
 
 
 def setup_logging(verbose: bool) -> None:

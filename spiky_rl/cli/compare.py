@@ -45,7 +45,6 @@ def parser() -> common.Parser:
         help="folder of the study; default: the folder of a study.yaml, else in logs/compare",
     )
     add_flags(made, ExecutionOptions)
-    made.tells_request = True
     return made
 
 
@@ -53,11 +52,15 @@ def compare(argv: list[str]) -> int:
     """Plan the study, run its unfinished cells and write the report."""
     args = parser().parse(argv)
     asked = read_study(args)
+    place = parse_settings(ExecutionOptions, args)
+    common.announce(
+        f"{'planning' if place.dry_run else 'running'} {args.study or 'a study'}:"
+        f" {', '.join(asked.agents)} on {', '.join(asked.tasks)}"
+    )
     out = (args.out or get_default_folder(asked, args.study and Path(args.study))).absolute()
     files.require_writable("--out", out)
     require_report(out)
     merged = merge_study(asked, out)
-    place = parse_settings(ExecutionOptions, args)
     engine, gpus = place.open_engine(merged.library)
     plan = plan_study(merged, out, place)
     plan.check()

@@ -47,6 +47,7 @@ def parser() -> common.Parser:
 def demo(argv: list[str]) -> int:
     """Show a trained policy on a page or in a film."""
     args = parser().parse(argv)
+    common.announce(f"showing a trained {args.agent}{f' on {args.task}' if args.task else ''}")
     task = args.task or find_task(args.agent)
     host = find_host(task)
     can_show = LIVE_VIEW in host.abilities and importlib.util.find_spec(VIEWER) is not None

@@ -44,8 +44,9 @@ def parser() -> common.Parser:
 def evaluate(argv: list[str]) -> int:
     """Evaluate a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    request = resolve_pretrained(parse_settings(RunRequest, args))
-    return run_evaluation(request, parse_settings(EvaluateOptions, args))
+    request, options = parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args)
+    common.announce(f"evaluating {request.agent} on {request.task}")
+    return run_evaluation(resolve_pretrained(request), options)
 
 
 def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:

@@ -23,8 +23,9 @@ def parser() -> common.Parser:
 def export(argv: list[str]) -> int:
     """Export a policy."""
     args = parser().parse(argv)
-    asked = resolve_pretrained(parse_settings(RunRequest, args))
-    options = parse_settings(ExportOptions, args)
+    asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
+    common.announce(f"exporting {asked.agent} on {asked.task}")
+    asked = resolve_pretrained(asked)
     targets = options.check_request(asked)
     plan = make_plan(asked)
 

@@ -20,6 +20,7 @@ def parser() -> common.Parser:
 def grow(argv: list[str]) -> int:
     """Evolve a graph and write the best one."""
     asked = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
+    common.announce(f"evolving a graph for {asked.task} into {asked.out}")
     asked.check_request()
 
     from spiky_rl.reservoirs.growth.search import evolve_graph

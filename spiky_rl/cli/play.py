@@ -35,8 +35,9 @@ def parser() -> common.Parser:
 def play(argv: list[str]) -> int:
     """Run a policy; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    asked = resolve_pretrained(parse_settings(RunRequest, args))
-    return run_play(asked, parse_settings(PlayOptions, args))
+    request, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
+    common.announce(f"playing {request.agent} on {request.task}")
+    return run_play(resolve_pretrained(request), options)
 
 
 def run_play(asked: RunRequest, options: PlayOptions, progress: ProgressFactory = ProgressBar) -> int:

@@ -45,6 +45,7 @@ def parser() -> common.Parser:
 def publish(argv: list[str]) -> int:
     """Write the two files of a policy and print the manifest's."""
     args = parser().parse(argv)
+    common.announce(f"publishing the policy of {args.run}")
     checkpoint = find_last_checkpoint(args.run)
     evaluation = args.evaluation or find_evaluation(args, checkpoint)
 

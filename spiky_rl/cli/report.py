@@ -21,7 +21,8 @@ def parser() -> common.Parser:
 
 def report(argv: list[str]) -> int:
     """Write report.html, report.md, figures/ and tensorboard/ into the study's folder."""
-    folder = parser().parse_args(argv).folder
+    folder = parser().parse(argv).folder
+    common.announce(f"writing the report of {folder}")
     if not os.path.isfile(folder / "study.json"):
         raise UserError(f"{str(folder)!r}: not the folder of a study; it has no study.json")
     files.require_writable("folder", folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
-from spiky_rl.cli.tables import print_columns
+from spiky_rl.cli.tables import print_columns, print_text
 from spiky_rl.config import files, registry
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError, get_options, suggest_name
@@ -68,8 +68,10 @@ def parser() -> common.Parser:
 
 def show(argv: list[str]) -> int:
     """Print the list or the description."""
-    args = parser().parse_intermixed_args(argv)
+    args = parser().parse(argv)
     check_combination(args)
+    if args.task or args.source or args.kind == RESERVOIR:
+        common.announce(f"describing {args.name or args.kind}{f' on {args.task}' if args.task else ''}")
     if args.kind == RESERVOIR:
         show_reservoir(args)
     elif args.kind == SCHEMA:
@@ -129,7 +131,7 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str |
     _, data, _ = read_agent(name)
     parse_overrides(overrides)
     if task is None:
-        print(data.get("summary", ""))
+        print_text(data.get("summary", ""))
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and its origin.")
         return
@@ -193,7 +195,7 @@ def show_task(name: str) -> None:
 def show_component(kind: str, name: str) -> None:
     """Print a component's documentation and options."""
     cls = registry.resolve(kind, name)
-    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
+    print_text(sys.modules[cls.__module__].__doc__ or cls.__doc__ or "")
     if about := getattr(cls, "describe", None):
         print_columns(about())
         print()

@@ -5,25 +5,76 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 WIDTH = 100
 """Maximum width of aligned columns in characters; a wider terminal is used."""
 MIN_LAST = 30
-"""Minimum width of the last column, even if a line gets wider than `WIDTH`."""
+"""Minimum width of the last column in characters."""
+GAP = 2
+"""Characters between two columns."""
+
+
+def get_width() -> int:
+    """Return the width of the output in characters: `WIDTH`, or that of a wider terminal."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
 
 
 def print_columns(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in aligned columns; long texts of the last column are wrapped."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
-    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns) if sys.stdout.isatty() else WIDTH
-    left = sum(widths) + 2 * len(widths)
-    for *first, last in rows:
-        cells = [str(cell).ljust(width) for cell, width in zip(first, widths, strict=True)]
-        head, *more = textwrap.wrap(str(last), max(width - left, MIN_LAST), break_on_hyphens=False) or [""]
-        print("  ".join([*cells, head]).rstrip())
-        for line in more:
-            print(" " * left + line)
+    """Print rows in aligned columns of equal length; texts that are too long for their column are wrapped."""
+    if not rows:
+        return
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for line in format_columns(rows, fit_widths(widths, get_width() - GAP * (len(widths) - 1))):
+        print(line)
+
+
+def fit_widths(widths: Sequence[int], total: int) -> list[int]:
+    """Return widths of columns whose sum is at most ``total``: the last column shrinks first, to `MIN_LAST`, then the widest ones."""
+    *first, last = widths
+    last = min(last, max(total - sum(first), MIN_LAST))
+    while sum(first) + last > total and first:
+        first[first.index(max(first))] -= 1
+    return [*first, last]
+
+
+def format_columns(rows: Sequence[Sequence[object]], widths: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of rows in aligned columns of these ``widths``."""
+    for row in rows:
+        cells = [
+            textwrap.wrap(str(cell), width, break_on_hyphens=False)
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for parts in zip_longest(*cells, fillvalue="") if any(cells) else [()]:
+            yield (" " * GAP).join(
+                part.ljust(width) for part, width in zip(parts, widths, strict=False)
+            ).rstrip()
+
+
+def print_text(text: str) -> None:
+    """Print a docstring: lines that are too long are wrapped within their paragraph; indented equations are split between them."""
+    width = get_width()
+    for paragraph in text.strip().split("\n\n"):
+        lines = paragraph.splitlines()
+        if all(len(line) <= width for line in lines):
+            print(paragraph)
+        elif lines[0].startswith(" "):
+            for line in lines:
+                print_equations(line, width)
+        else:
+            print(textwrap.fill(" ".join(lines), width, break_on_hyphens=False, break_long_words=False))
+        print()
+
+
+def print_equations(line: str, width: int) -> None:
+    """Print an indented line; if it is longer than ``width``, equations, which three spaces separate, get lines of their own."""
+    indent = line[: len(line) - len(line.lstrip())]
+    parts = [line.strip()] if len(line) <= width else line.strip().split("   ")
+    for part in parts:
+        print(textwrap.fill(part.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}    "))
 
 
 def print_facts(title: str, *facts: tuple[str, str] | bool) -> None:
@@ -57,4 +108,4 @@ def print_table(
         table.add_column(escape(title), footer, justify=justify, no_wrap=plain)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)

@@ -35,8 +35,9 @@ def parser() -> common.Parser:
 def train(argv: list[str]) -> int:
     """Train an agent; all checks run before a simulator starts."""
     args = parser().parse(argv)
-    request = resolve_pretrained(parse_settings(RunRequest, args))
-    return run_training(request, parse_settings(TrainOptions, args), argv)
+    request, options = parse_settings(RunRequest, args), parse_settings(TrainOptions, args)
+    common.announce(f"training {request.agent} on {request.task}")
+    return run_training(resolve_pretrained(request), options, argv)
 
 
 def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:

@@ -49,6 +49,7 @@ def tune(argv: list[str]) -> int:
     require_module("optuna", "experiments")
     split_overrides(args.overrides)
     how = parse_settings(TuneOptions, args)
+    common.announce(f"tuning {args.agents} on {args.tasks}, {how.trials} trials each")
     asked = tuning_plan.make_tuning_design(get_given_values(Study, args), how)
     out = (how.out or tuning_plan.get_default_folder(asked)).absolute()
     files.require_writable("--out", out)

@@ -1,0 +1,72 @@
+"""Tables and descriptions fit 100 columns, whatever is listed, and lose no word."""
+
+import pytest
+
+from spiky_rl.cli import show, tables
+from spiky_rl.cli.evaluate import print_conditions, print_recovery
+from spiky_rl.cli.play import print_episodes
+from spiky_rl.config import registry
+
+ENTRIES = [(kind, name) for kind in show.KINDS for name in (None, *registry.list_names(kind))]
+CONDITION = {
+    "mean_return": 12345.678,
+    "std_return": 1234.56,
+    "mean_length": 1000.0,
+    "measures": {"velocity_error": 123.45},
+    "firing_rate": 0.22,
+    "operations": 123456.0,
+    "recovery": {"episodes": 100, "before": 1.23456, "after": 0.9, "share": 0.7},
+}
+
+
+def get_widest(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
+@pytest.mark.parametrize("kind", show.KINDS)
+def test_every_list_and_description_fits(kind, capsys):
+    for of, name in ENTRIES:
+        if of == kind:
+            show.show([kind, *filter(None, [name])])
+            assert 0 < get_widest(capsys.readouterr().out) <= tables.WIDTH, name
+
+
+def test_a_merged_agent_fits(capsys):
+    show.show(["agents", "lif_ppo", "--task", "CartPole-v1"])
+    text = capsys.readouterr().out
+    assert get_widest(text) <= tables.WIDTH
+
+
+def test_episodes_and_conditions_fit(capsys):
+    print_conditions({"nominal": CONDITION, "sensor_dropout_and_a_long_name": CONDITION}, "velocity_error")
+    print_recovery({"nominal": CONDITION, "sensor_dropout_and_a_long_name": CONDITION})
+    row = {
+        "episode": 50,
+        "return": 1e5,
+        "length": 1000,
+        "velocity_error": 1.5,
+        "firing_rate": 0.2,
+        "operations": 1e6,
+    }
+    print_episodes([row], row, "velocity_error")
+    text = capsys.readouterr().out
+    assert get_widest(text) <= tables.WIDTH
+    assert "sensor_dropout_and_a_long_name" in text and "12345.68 ± 1234.56" in text and "1,000,000" in text
+
+
+def test_wide_columns_are_wrapped_and_keep_every_word(capsys):
+    words = [f"word{i}" for i in range(60)]
+    tables.print_columns([("a", " ".join(words[:30]), " ".join(words[30:])), ("b", "", "")])
+    text = capsys.readouterr().out
+    assert get_widest(text) <= tables.WIDTH
+    assert set(words) <= set(text.split())
+    assert text.splitlines()[-1] == "b"
+
+
+def test_a_description_is_wrapped_by_paragraph_and_equations_are_split_between_them(capsys):
+    equations = [f"v_{i} <- {'a' * 30} v_{i}" for i in range(3)]
+    tables.print_text(f"{'word ' * 30}\n{'more ' * 30}\n\n    {';   '.join(equations)}\n\nlast.")
+    text = capsys.readouterr().out
+    assert get_widest(text) <= tables.WIDTH
+    assert text.count("word") == 30 and text.count("more") == 30
+    assert [line.strip().rstrip(";") for line in text.splitlines() if "<-" in line] == equations
