@@ -40,7 +40,8 @@ class ExportOptions(Settings):
     )
 
     raw_actions: bool = option(
-        False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
+        False,
+        "give the policy's raw actions, without the task's scale, offset, clip and bounds that make a robot's commands of them",
     )
 
     @property

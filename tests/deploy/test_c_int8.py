@@ -223,7 +223,7 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
-    path.write_text(path.read_text().replace("y + decoder_bias[n]", "y - decoder_bias[n]"))
+    path.write_text(path.read_text().replace("+ decoder_bias[n]", "- decoder_bias[n]"))
     with pytest.raises(UserError, match="actions differ from the live policy's in"):
         verify_targets(policy, env, {path: target}, lambda share: None)
 
