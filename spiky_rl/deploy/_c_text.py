@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from spiky_rl.deploy._contract import PolicyContract, format_contract, format_ma
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import ANNS, get_class_name
+from spiky_rl.deploy.base import ANNS, count_observations, get_class_name
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def write_integers(
 
 def write_observations(writer: NetworkWriter, model: MLPModel) -> tuple[str, int]:
     """Write the normalisation of the observations; return their C array and their number."""
-    memory, count = writer.memory, _count_observations(model)
+    memory, count = writer.memory, count_observations(model)
     observed = memory.add_field("float", "input", count, "observation after normalisation")
     read, limit = "observation[c]", BOUND
     if (scale := get_observation_scale(model.obs_normalizer)) is not None:
@@ -210,10 +209,6 @@ def _count_actions(model: MLPModel) -> int:
         return model.distribution.output_dim
     linear = (module for module in reversed(list(model.mlp)) if isinstance(module, torch.nn.Linear))
     return next(linear).out_features
-
-
-def _count_observations(model: MLPModel) -> int:
-    return math.prod(model.input_shape) if isinstance(model, SpikingModel) else model.obs_dim
 
 
 def format_comment(text: str) -> str:

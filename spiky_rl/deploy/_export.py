@@ -8,14 +8,14 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.deploy._calibration import record_rollout
+from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import Target, count_observations
 from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
@@ -43,7 +43,9 @@ def run_export(
         contract = describe_contract(env, policy.obs_groups, plan.agent, plan.task, checkpoint)
         for target in targets.values():
             target.contract = contract
-        return write_and_verify(policy, env, folder, targets, progress, options.raw_actions)
+        return write_and_verify(
+            policy, env, folder, targets, progress, options.raw_actions, options.calibrate
+        )
 
 
 def write_and_verify(
@@ -53,6 +55,7 @@ def write_and_verify(
     targets: dict[str, Target],
     progress: ProgressFactory = no_progress,
     raw_actions: bool = False,
+    calibration: Path | None = None,
 ) -> dict[Path, VerificationResult]:
     """Write all targets to a staging folder, verify them, and move the files to ``folder``. If one fails, ``folder`` is unchanged.
 
@@ -61,6 +64,7 @@ def write_and_verify(
         env: An rsl_rl environment; the policy acts in it for an episode.
         progress: Opens the progress display.
         raw_actions: Whether files give the policy's raw actions even if the task's bounds or action terms are known.
+        calibration: File of observations that set the ranges of integers, see `read_rollout`; None to record an episode.
 
     Returns:
         The verification result of every file.
@@ -72,8 +76,11 @@ def write_and_verify(
         policy, env.takes_task_units = bound_actions(policy, ActionBounds(*bounds), len(bounds[0])), True
     commanding = None if raw_actions else _make_commanding(policy, env)
     if calibrated := [target for target in targets.values() if target.observes]:
-        with progress("recording", "an episode") as tell:
-            rollout = record_rollout(policy, env, tell)
+        if calibration is not None:
+            rollout = read_rollout(calibration, count_observations(policy))
+        else:
+            with progress("recording", "an episode") as tell:
+                rollout = record_rollout(policy, env, tell)
         for target in calibrated:
             target.calibrate(rollout)
     written: dict[Path, Target] = {}

@@ -5,6 +5,7 @@ This module and the targets import torch inside functions only, so that commands
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,6 +157,11 @@ def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
     if isinstance(normalizer, nn.Identity):
         return None
     return normalizer.mean.detach().cpu(), (normalizer.std + normalizer.eps).detach().cpu()
+
+
+def count_observations(model: MLPModel) -> int:
+    """Return the number of values in an observation of ``model``."""
+    return math.prod(getattr(model, "input_shape", (model.obs_dim,)))
 
 
 def describe_model(model: MLPModel) -> PlainMapping:
