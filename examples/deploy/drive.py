@@ -1,6 +1,6 @@
 """Isaac-Ant, driven for an episode by a compiled policy: ``python examples/deploy/drive.py FOLDER``.
 
-FOLDER holds policy.c and policy.h as ``export.py`` wrote them; ``make -C examples/deploy POLICY=FOLDER`` has made policy.so.
+FOLDER holds policy.c and policy.h as ``export.py --raw_actions`` wrote them, for the environment scales actions itself; ``make -C examples/deploy POLICY=FOLDER`` has made policy.so.
 """
 
 import ctypes

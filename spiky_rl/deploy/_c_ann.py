@@ -1,4 +1,4 @@
-"""Parts of an ANN in C: activations, GRU and LSTM, and the mapping of a policy's features to its action."""
+"""Parts of an ANN in C: activations, GRU and LSTM, and the mapping of a policy's features to its action and to commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from spiky_rl.deploy._c_memory import Declarations
+from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.deploy.base import get_class_name
+from spiky_rl.learners.common.action_bounds import ActionBounds
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._c_network import NetworkWriter, Signal
@@ -103,8 +105,43 @@ def write_recurrent(writer: NetworkWriter, rnn: nn.GRU | nn.LSTM, signal: Signal
     return signal
 
 
+def write_action(writer: NetworkWriter, distribution: Any, raw: str, actions: int) -> None:
+    """Write the result of a control step.
+
+    Args:
+        writer: The statements of the control step.
+        distribution: The policy's distribution of actions, or None.
+        raw: C expression of the policy's action n.
+        actions: Number of actions.
+    """
+    commands = get_commands(distribution)
+    if commands is None:
+        writer.last.append(writer.format_loop(actions, f"action[n] = {raw};"))
+        return
+    limited = _format_limits(commands.limit, raw, writer.memory)
+    if not commands.units:
+        text = f"action[n] = {_format_command(commands, limited, writer.memory)};"
+        writer.last.append(writer.format_loop(actions, text))
+        return
+    held = writer.memory.add_field(
+        "float",
+        "raw_action",
+        actions,
+        "action before scale, offset and clip: the environment's last action",
+        is_output=True,
+    )
+    command = _format_command(commands, f"{held}[n]", writer.memory)
+    writer.last.append(writer.format_loop(actions, f"{held}[n] = {limited};", f"action[n] = {command};"))
+
+
+def get_commands(distribution: Any) -> CommandMap | None:
+    """Return the mapping of a ``distribution``'s actions to commands; None if they stay as they are."""
+    bounds = getattr(distribution, "bounds", None)
+    return CommandMap.from_bounds(bounds) if isinstance(bounds, ActionBounds) else bounds
+
+
 def format_action(distribution: Any, features: str, actions: int, memory: Declarations) -> str:
-    """Return the C expression of action n from the array ``features``. Raises ExportError if it has no form in C.
+    """Return the C expression of the policy's action n from the array ``features``. Raises ExportError if it has no form in C.
 
     Args:
         distribution: The policy's distribution of actions, or None.
@@ -116,8 +153,7 @@ def format_action(distribution: Any, features: str, actions: int, memory: Declar
         return f"{features}[n]"
     kind = get_class_name(distribution)
     if kind == "BoundedDistribution":
-        inner = format_action(distribution.inner, features, actions, memory)
-        return _format_bounds(distribution.bounds, inner, memory)
+        return format_action(distribution.inner, features, actions, memory)
     if kind in PLAIN_DISTRIBUTIONS:
         return f"{features}[n]"
     if kind == "TanhDistribution":
@@ -131,15 +167,27 @@ def format_action(distribution: Any, features: str, actions: int, memory: Declar
     raise ExportError(f"agent.actor.distribution_cfg.class_name: {kind} given; allowed for c: {known}")
 
 
-def _format_bounds(bounds: Any, x: str, memory: Declarations) -> str:
-    """Return the C expression of ``x``, clipped and mapped to the task's ``bounds``."""
-    middle, scale = (
-        memory.format_element(f"action_{name}", values)
-        for name, values in (("middle", bounds.middle), ("scale", bounds.scale))
-    )
-    limit = memory.format_element("action_limit", bounds.limit.clamp(max=LARGEST))
+def _format_limits(limit: Tensor, x: str, memory: Declarations) -> str:
+    """Return the C expression of ``x``, at most ``limit`` [A] in size."""
+    if limit.isinf().all():
+        return x
+    bound = memory.format_element("action_limit", limit.clamp(max=LARGEST))
     larger, smaller = memory.use_function("larger"), memory.use_function("smaller")
-    return f"{middle} + {scale} * {smaller}({larger}({x}, -{limit}), {limit})"
+    return f"{smaller}({larger}({x}, -{bound}), {bound})"
+
+
+def _format_command(commands: CommandMap, x: str, memory: Declarations) -> str:
+    """Return the C expression of the command of the limited action ``x``."""
+    if (commands.scale != 1.0).any():
+        x = f"{x} * {memory.format_element('action_scale', commands.scale)}"
+    if (commands.offset != 0.0).any():
+        x = f"{x} + {memory.format_element('action_offset', commands.offset)}"
+    if commands.low.isinf().all() and commands.high.isinf().all():
+        return x
+    low = memory.format_element("action_low", commands.low.clamp(min=-LARGEST))
+    high = memory.format_element("action_high", commands.high.clamp(max=LARGEST))
+    larger, smaller = memory.use_function("larger"), memory.use_function("smaller")
+    return f"{smaller}({larger}({x}, {low}), {high})"
 
 
 def get_observation_scale(normalizer: Any) -> tuple[Tensor, Tensor, float] | None:

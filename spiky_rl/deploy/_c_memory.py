@@ -35,6 +35,8 @@ class StructField:
     text: str
     carried: bool
     """Whether it is state that is kept between control steps; else it is scratch memory of one step."""
+    is_output: bool = False
+    """Whether it is a result of a control step for the caller."""
 
 
 class Declarations:
@@ -72,7 +74,7 @@ class Declarations:
             self.fields.values(), key=lambda field: (-SIZES[self.resolve(field)], not field.carried)
         )
         return "\n".join(
-            f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}{'' if f.carried else ' (scratch)'}"
+            f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}{'' if f.carried or f.is_output else ' (scratch)'}"
             for f in ordered
         )
 
@@ -94,7 +96,9 @@ class Declarations:
         """Return the bytes of a ``field``."""
         return SIZES[self.resolve(field)] * field.size
 
-    def add_field(self, kind: str, name: str, size: int, text: str, carried: bool = False) -> str:
+    def add_field(
+        self, kind: str, name: str, size: int, text: str, carried: bool = False, is_output: bool = False
+    ) -> str:
         """Declare an array of the struct and return its C expression. The size of the array is that of its largest use.
 
         Args:
@@ -103,10 +107,11 @@ class Declarations:
             size: Number of elements that this use needs.
             text: Description of its content, for a comment.
             carried: Whether it is state that is kept between control steps.
+            is_output: Whether it is a result of a control step for the caller.
         """
         known = self.fields.get(name)
         if known is None or known.size < size:
-            self.fields[name] = StructField(kind, name, size, text, carried)
+            self.fields[name] = StructField(kind, name, size, text, carried, is_output)
         return f"s->{name}"
 
     def add_constant(self, name: str, values: Tensor, kind: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.deploy._c_ann import format_action, get_observation_scale, write_recurrent
+from spiky_rl.deploy._c_ann import (
+    format_action,
+    get_commands,
+    get_observation_scale,
+    write_action,
+    write_recurrent,
+)
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT, BOUNDS_TEXT, HEADER, SOURCE
 from spiky_rl.deploy._c_network import NetworkWriter, Signal
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import ANNS, get_class_name
+from spiky_rl.deploy.base import ANNS, count_observations, get_class_name
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 if TYPE_CHECKING:
@@ -62,10 +68,14 @@ def write_policy(
             features = writer.write_mlp("mlp", model.mlp, signal)
     writer.comment("action", writer.last)
     action = format_action(model.distribution, features.array, actions, writer.memory)
-    writer.last.append(writer.format_loop(actions, f"action[n] = {action};"))
+    write_action(writer, model.distribution, action, actions)
     notes = BOUNDS_TEXT.format(bound=f"{BOUND:g}")
     return write_files(
-        folder, name, *format_files(name, writer, usage, notes, count, actions, stateful, contract)
+        folder,
+        name,
+        *format_files(
+            name, writer, usage, notes, count, actions, stateful, contract, get_commands(model.distribution)
+        ),
     )
 
 
@@ -80,16 +90,28 @@ def write_integers(
     """Write ``model`` with the quantised ``network``; the other arguments are those of `write_policy`."""
     writer, actions = Int8Writer(), network.decoding.weight.shape[1]
     observed, count = write_observations(writer, model)
-    writer.write_integers(network, observed, count)
+    write_action(writer, model.distribution, writer.write_integers(network, observed, count), actions)
     notes = describe_values(network)
     return write_files(
-        folder, name, *format_files(name, writer, usage, notes, count, actions, network.stateful, contract)
+        folder,
+        name,
+        *format_files(
+            name,
+            writer,
+            usage,
+            notes,
+            count,
+            actions,
+            network.stateful,
+            contract,
+            get_commands(model.distribution),
+        ),
     )
 
 
 def write_observations(writer: NetworkWriter, model: MLPModel) -> tuple[str, int]:
     """Write the normalisation of the observations; return their C array and their number."""
-    memory, count = writer.memory, _count_observations(model)
+    memory, count = writer.memory, count_observations(model)
     observed = memory.add_field("float", "input", count, "observation after normalisation")
     read, limit = "observation[c]", BOUND
     if (scale := get_observation_scale(model.obs_normalizer)) is not None:
@@ -129,6 +151,7 @@ def format_files(
     outputs: int,
     stateful: bool,
     contract: PolicyContract | None,
+    commands: CommandMap | None,
 ) -> tuple[str, str]:
     """Return the texts of ``NAME.c`` and ``NAME.h``.
 
@@ -141,6 +164,7 @@ def format_files(
         outputs: Number of actions.
         stateful: Whether state is kept between control steps.
         contract: Description of the policy's place in its environment, or None.
+        commands: Mapping of the actions to commands; None for raw actions.
     """
     names, memory = {"name": name, "NAME": name.upper()}, writer.memory
     body = format_body(writer, stateful)
@@ -157,8 +181,10 @@ def format_files(
     header = HEADER.format(
         **names,
         usage=format_comment(usage),
-        contract="".join(f"// {line}\n" for line in format_contract(contract, name, inputs, outputs)),
-        macros=format_macros(contract, name),
+        contract="".join(
+            f"// {line}\n" for line in format_contract(contract, name, inputs, outputs, commands)
+        ),
+        macros=format_macros(contract, name, commands),
         flash=memory.constant_bytes,
         notes=format_comment(notes),
         arithmetic=format_comment(ARITHMETIC_TEXT),
@@ -183,10 +209,6 @@ def _count_actions(model: MLPModel) -> int:
         return model.distribution.output_dim
     linear = (module for module in reversed(list(model.mlp)) if isinstance(module, torch.nn.Linear))
     return next(linear).out_features
-
-
-def _count_observations(model: MLPModel) -> int:
-    return math.prod(model.input_shape) if isinstance(model, SpikingModel) else model.obs_dim
 
 
 def format_comment(text: str) -> str:

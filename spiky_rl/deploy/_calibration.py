@@ -1,14 +1,17 @@
-"""Recording of a policy's observations over an episode, and the ranges of its states in it."""
+"""Observations of a policy over an episode, recorded in the task or read from a file, and the ranges of its states in them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from spiky_rl.config.options import UserError
 from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ class CalibrationRollout:
     """[T, B, O], not normalised."""
     keep: Tensor
     """[T, B]; 0 at the first step of an episode, else 1."""
+    source: str = "under the policy in single precision"
+    """Description of the observations, after the numbers of steps and robots."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,38 @@ def record_rollout(
     return CalibrationRollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
 
 
+def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
+    """Return the observations in ``path``, a file of NumPy with an array [T, O] of one robot or [T, B, O] of several.
+
+    Args:
+        path: The file; all robots begin an episode in its first step.
+        inputs: Number of observations, O.
+
+    Raises UserError if the file is not such an array of finite numbers.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--calibrate: {path}: {error}; allowed: an array of numbers, written by numpy.save"
+        ) from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UserError(
+            f"--calibrate: {path}: no array of numbers; allowed: an array of numbers, written by numpy.save"
+        )
+    shape = list(values.shape)
+    if values.ndim not in (2, 3) or shape[-1] != inputs or not values.size:
+        raise UserError(
+            f"--calibrate: {path}: shape {shape} given; allowed: [T, {inputs}] or [T, B, {inputs}]"
+        )
+    observations = torch.from_numpy(values.astype(np.float32)).reshape(shape[0], -1, inputs)
+    if not observations.isfinite().all():
+        raise UserError(f"--calibrate: {path}: a value is not finite; allowed: finite numbers")
+    keep = torch.ones(observations.shape[:2])
+    keep[0] = 0.0
+    return CalibrationRollout(observations, keep, f"in {path.name}")
+
+
 def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRanges:
     """Return the ranges in the network of ``model`` over ``rollout``."""
     network, device = model.network, model.network.readout.weight.device
@@ -93,5 +130,5 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
             for i, potential in enumerate(noted.potentials):
                 states[i] = torch.maximum(states[i], potential.abs().flatten(0, -2).amax(0).cpu())
     count = rollout.observations.shape[0]
-    text = f"{count} control steps of {rows} robot{'s' * (rows > 1)} under the policy in single precision"
+    text = f"{count} control steps of {rows} robot{'s' * (rows > 1)} {rollout.source}"
     return ValueRanges(observed, tuple(states), text)

@@ -12,6 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from spiky_rl.deploy._commands import CommandMap
+
+LAST_ACTION = "last_action"
+"""Name of Isaac Lab's and mjlab's function that observes the last action."""
+
 
 @dataclass(frozen=True)
 class ContractTerm:
@@ -20,7 +27,9 @@ class ContractTerm:
     start: int
     size: int
     text: str
-    """Name and, where they are known, history, scale, offset and clip."""
+    """Name and, where they are known, unit, history, scale, offset and clip."""
+    is_last_action: bool = False
+    """Whether it is an observation of the last action."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,12 @@ def _describe_observations(manager: Any, groups: Iterable[str]) -> tuple[Contrac
         )
         sizes = [math.prod(shape) for shape in manager.group_obs_term_dim[group]]
         for name, size, config in zip(manager.active_terms[group], sizes, configs, strict=True):
-            text = f"{group}.{name}{_format_settings(config, ('scale', 'clip', 'history_length'))}"
-            terms.append(ContractTerm(start, size, text))
+            function = getattr(config, "func", None)
+            unit = getattr(getattr(function, "_descriptor", None), "units", None)  # of Isaac Lab's own terms
+            settings = _format_settings(config, ("scale", "clip", "history_length"))
+            text = f"{group}.{name}{f', {unit}' if unit not in (None, 'unit') else ''}{settings}"
+            is_last_action = getattr(function, "__name__", "") == LAST_ACTION
+            terms.append(ContractTerm(start, size, text, is_last_action))
             start += size
     return tuple(terms)
 
@@ -87,7 +100,8 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
         return (), ()
     for name in manager.active_terms:
         term = manager.get_term(name)
-        config, known = getattr(term, "cfg", None), list(getattr(term, "_joint_names", ()))
+        config = getattr(term, "cfg", None)
+        known = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
         text = f"{name} ({type(term).__name__}){_format_settings(config, ('scale', 'offset', 'clip', 'use_default_offset'))}"
         terms.append(ContractTerm(start, term.action_dim, text))
         joints += known if len(known) == term.action_dim else [""] * term.action_dim
@@ -97,39 +111,81 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
 
 def _format_settings(config: Any, names: Iterable[str]) -> str:
     """Return the values of ``config`` that are set, such as ``: scale 0.5, clip (-1, 1)``."""
-    values = {name: getattr(config, name, None) for name in names}
+    values = {name: _to_plain(getattr(config, name, None)) for name in names}
     text = ", ".join(f"{name} {value}" for name, value in values.items() if value not in (None, 0, {}))
     return f": {text}" if text else ""
 
 
-def format_contract(contract: PolicyContract | None, name: str, inputs: int, outputs: int) -> list[str]:
-    """Return the sentences of a header, one paragraph each, for the policy called ``name``."""
+def _to_plain(value: Any) -> Any:
+    """Return a tensor as a number or a list of numbers with the digits of single precision, and any other ``value`` as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    numbers = [
+        float(f"{x:.9g}") if abs(x - round(x, 6)) > 1e-7 * abs(x) else round(x, 6)
+        for x in value.flatten().tolist()
+    ]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def format_contract(
+    contract: PolicyContract | None, name: str, inputs: int, outputs: int, commands: CommandMap | None
+) -> list[str]:
+    """Return the sentences of a header, one paragraph each.
+
+    Args:
+        contract: The contract, if it is known.
+        name: Name of the policy.
+        inputs: Number of observations.
+        outputs: Number of actions.
+        commands: Mapping of the actions to commands; None for raw actions.
+    """
     if contract is None:
         return []
     source = f"Agent {contract.agent} on task {contract.task}; checkpoint {contract.checkpoint}, SHA-256 {contract.digest}..."
     lines = [source]
     if contract.period is not None:
         lines.append(f"Call {name}_step every {contract.period:.9g} s.")
-    for array, size, terms in (
-        ("observation", inputs, contract.observations),
-        ("action", outputs, contract.actions),
-    ):
-        if terms:
-            given = (
-                "as the environment gives them" if array == "observation" else "as the environment takes them"
-            )
-            lines.append(f"{array}[{size}], in this order, values {given}:")
-            lines += [f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}" for term in terms]
+    if contract.observations:
+        lines.append(
+            f"observation[{inputs}], in this order; a value is the measured one, clipped, then times the scale:"
+        )
+        lines += [_format_term(term) for term in contract.observations]
+    if contract.actions:
+        lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
+        lines += [_format_term(term) for term in contract.actions]
+    if commands is not None and commands.units and contract.joints:
+        for i, joint in enumerate(contract.joints):
+            lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
+    if commands is not None and commands.units and any(term.is_last_action for term in contract.observations):
+        lines.append(
+            "The last action of the observation is raw_action of the struct after the last step, and 0 at first."
+        )
     return lines
 
 
-def format_macros(contract: PolicyContract | None, name: str) -> str:
-    """Return C macros of the values of a ``contract`` that programs use: period, digest and joints."""
+def _describe_results(commands: CommandMap | None) -> str:
+    if commands is None:
+        return "raw actions of the policy, without their scale, offset and clip:"
+    return "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
+
+
+def _format_term(term: ContractTerm) -> str:
+    return f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}"
+
+
+def format_macros(contract: PolicyContract | None, name: str, commands: CommandMap | None) -> str:
+    """Return C macros of the values of a ``contract`` that programs use: period, digest, joints, and units of ``commands``."""
     if contract is None:
         return ""
     values = {"CHECKPOINT": f'"{contract.digest}"'}
     if contract.period is not None:
         values["PERIOD_US"] = str(round(contract.period * 1e6))
     if contract.joints:
-        values["JOINTS"] = "{" + ", ".join(f'"{joint}"' for joint in contract.joints) + "}"
+        values["JOINTS"] = _format_names(contract.joints)
+    if commands is not None and commands.units:
+        values["UNITS"] = _format_names(commands.units)
     return "".join(f"#define {name.upper()}_{key} {value}\n" for key, value in values.items())
+
+
+def _format_names(names: Iterable[str]) -> str:
+    return "{" + ", ".join(f'"{name}"' for name in names) + "}"

@@ -8,14 +8,17 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
-from spiky_rl.deploy._calibration import record_rollout
+from spiky_rl.deploy._calibration import read_rollout, record_rollout
+from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import Target, count_observations
+from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
+from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.run_plan import RunPlan
 from spiky_rl.run.simulate import open_policy
@@ -40,7 +43,9 @@ def run_export(
         contract = describe_contract(env, policy.obs_groups, plan.agent, plan.task, checkpoint)
         for target in targets.values():
             target.contract = contract
-        return write_and_verify(policy, env, folder, targets, progress, options.raw_actions)
+        return write_and_verify(
+            policy, env, folder, targets, progress, options.raw_actions, options.calibrate
+        )
 
 
 def write_and_verify(
@@ -50,6 +55,7 @@ def write_and_verify(
     targets: dict[str, Target],
     progress: ProgressFactory = no_progress,
     raw_actions: bool = False,
+    calibration: Path | None = None,
 ) -> dict[Path, VerificationResult]:
     """Write all targets to a staging folder, verify them, and move the files to ``folder``. If one fails, ``folder`` is unchanged.
 
@@ -57,7 +63,8 @@ def write_and_verify(
         policy: A model of rsl_rl or a `SpikingModel`.
         env: An rsl_rl environment; the policy acts in it for an episode.
         progress: Opens the progress display.
-        raw_actions: Whether actions stay in [-1, 1] if the host maps them to a task's bounds.
+        raw_actions: Whether files give the policy's raw actions even if the task's bounds or action terms are known.
+        calibration: File of observations that set the ranges of integers, see `read_rollout`; None to record an episode.
 
     Returns:
         The verification result of every file.
@@ -66,20 +73,25 @@ def write_and_verify(
         for name, target in targets.items():
             if not target.maps_actions:
                 raise ExportError(f"{name}: bounds of actions are not available; allowed: --raw_actions")
-        policy, env.takes_task_units = bound_actions(policy, *bounds), True
+        policy, env.takes_task_units = bound_actions(policy, ActionBounds(*bounds), len(bounds[0])), True
+    commanding = None if raw_actions else _make_commanding(policy, env)
     if calibrated := [target for target in targets.values() if target.observes]:
-        with progress("recording", "an episode") as tell:
-            rollout = record_rollout(policy, env, tell)
+        if calibration is not None:
+            rollout = read_rollout(calibration, count_observations(policy))
+        else:
+            with progress("recording", "an episode") as tell:
+                rollout = record_rollout(policy, env, tell)
         for target in calibrated:
             target.calibrate(rollout)
     written: dict[Path, Target] = {}
     with files.stage_files(folder, [name for target in targets.values() for name in target.stale]) as aside:
         with progress("exporting", ", ".join(targets)) as tell:
             for i, target in enumerate(targets.values()):
-                written[target.write(policy, aside)] = target
+                origin = commanding if commanding is not None and target.gives_commands else policy
+                written[target.write(origin, aside)] = target
                 tell((i + 1) / len(targets))
         with progress("comparing exports", "over an episode") as tell:
-            found = verify_targets(policy, env, written, tell)
+            found = verify_targets(policy, env, written, tell, commanding)
     places = {path: folder / path.relative_to(aside) for path in written}
     for path, agreement in found.items():
         log.info("exported %s: %s", places[path], agreement.format(written[path], policy))
@@ -92,6 +104,14 @@ def write_and_verify(
                 agreement.action_spread,
             )
     return {places[path]: agreement for path, agreement in found.items()}
+
+
+def _make_commanding(policy: Any, env: Any) -> Any:
+    """Return a copy of ``policy`` whose actions are commands; None if the environment's action terms are not known."""
+    if isinstance(policy.distribution, CategoricalDistribution):
+        return None
+    commands: CommandMap | None = find_command_map(env)
+    return None if commands is None else bound_actions(policy, commands, len(commands.scale))
 
 
 def quantize_policy(policy: Any, env: Any, target: Target, progress: ProgressFactory = no_progress) -> Any:

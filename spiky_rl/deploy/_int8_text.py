@@ -27,14 +27,17 @@ class Int8Writer(NetworkWriter):
         """Return a term whose declarations go to ``lines``."""
         return Term(text, lines, self.memory.use_function, 7 if text.startswith("-") else 9)
 
-    def write_integers(self, network: IntegerNetwork, observed: str, count: int) -> None:
-        """Write ``network`` of the normalised observations ``observed``, an array of ``count`` floats."""
+    def write_integers(self, network: IntegerNetwork, observed: str, count: int) -> str:
+        """Write ``network`` of the normalised observations ``observed``, an array of ``count`` floats.
+
+        Returns the C expression of the policy's action n.
+        """
         self.steps = network.steps
         self.comment("encoder: observations become integers", self.once)
         signal = self._write_encoder(network.encoding, network.stages[0].source, observed, count)
         for i, layer in enumerate(network.stages):
             signal = self._write_layer(f"layers_{i}", layer, signal)
-        self._write_readout(network.decoding, signal)
+        return self._write_readout(network.decoding, signal)
 
     # encoder
 
@@ -228,7 +231,8 @@ class Int8Writer(NetworkWriter):
 
     # decoder
 
-    def _write_readout(self, readout: Int8Readout, signal: Signal) -> None:
+    def _write_readout(self, readout: Int8Readout, signal: Signal) -> str:
+        """Write the decoder and return the C expression of the policy's action n."""
         count = readout.weight.shape[1]
         if readout.kind == "first_spike":
             begun = self.memory.add_field(
@@ -264,8 +268,7 @@ class Int8Writer(NetworkWriter):
                 lines.append(largest if readout.read == "max" else f"{result}[n] += {total}[n];")
             self.step += [*sums, self.format_loop(count, *lines)]
         self.comment("action: integers become floats", self.last)
-        lines = [f"const float y = (float){result}[n] * {scale};", f"action[n] = y + {bias};"]
-        self.last.append(self.format_loop(count, *lines))
+        return f"(float){result}[n] * {scale} + {bias}"
 
 
 def describe_values(network: IntegerNetwork) -> str:

@@ -39,8 +39,16 @@ class ExportOptions(Settings):
         metavar="NAME",
     )
 
+    calibrate: Path | None = option(
+        None,
+        "file of NumPy with observations [T, O] or [T, B, O], such as a robot's own, that set the ranges of --to c_int8;"
+        " null: those of an episode of the policy in the task",
+        metavar="FILE",
+    )
+
     raw_actions: bool = option(
-        False, "leave actions in [-1, 1] on tasks whose host maps them to bounds, as Gymnasium's"
+        False,
+        "give the policy's raw actions, without the task's scale, offset, clip and bounds that make a robot's commands of them",
     )
 
     @property
@@ -61,6 +69,13 @@ class ExportOptions(Settings):
         targets = make_targets(self.target_names, version)
         for target in targets.values():
             target.name = self.name
+        if self.calibrate is not None:
+            if not any(target.observes for target in targets.values()):
+                raise UserError(
+                    f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8"
+                )
+            if not self.calibrate.is_file():
+                raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:

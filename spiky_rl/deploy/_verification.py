@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.deploy._commands import CommandMap, read_commands
 from spiky_rl.deploy.base import Target
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
@@ -39,12 +40,17 @@ class VerificationResult:
     reference_difference: float = 0.0
     """Mean difference between the target's reference policy and the live policy; 0 if they are the same."""
     action_spread: float = 0.0
-    """Standard deviation of the live policy's actions over the episode, mean over the actions."""
+    """Standard deviation of the live policy's actions, or commands, over the episode, mean over the actions."""
     largest: float = 1.0
     """Largest action so far, at least 1."""
 
     def compare(
-        self, returned: list[np.ndarray], wanted: list[np.ndarray], target: Target, model: MLPModel
+        self,
+        returned: list[np.ndarray],
+        wanted: list[np.ndarray],
+        target: Target,
+        model: MLPModel,
+        scale: float = 1.0,
     ) -> None:
         """Add a control step.
 
@@ -52,10 +58,11 @@ class VerificationResult:
             returned: The file's action and, if the file returns it, state.
             wanted: Action and state of the policy.
             model: The live policy.
+            scale: Largest factor from the policy's actions to the file's.
         """
         worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
-        self.largest = max(self.largest, float(np.abs(wanted[0]).max()))
-        self.add(worst, target.get_tolerance(model) * (self.largest if target.relative else 1.0))
+        self.largest = max(self.largest, float(np.abs(wanted[0]).max()) / scale)
+        self.add(worst, target.get_tolerance(model) * scale * (self.largest if target.relative else 1.0))
 
     def add(self, worst: float, allowed: float) -> None:
         """Add a control step with the largest difference ``worst``; up to ``allowed`` it counts as equal."""
@@ -83,21 +90,28 @@ class VerificationResult:
 
 
 def verify_targets(
-    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], progress: Progress
+    model: MLPModel,
+    env: TimedVecEnv,
+    targets: Mapping[Path, Target],
+    progress: Progress,
+    commanding: MLPModel | None = None,
 ) -> dict[Path, VerificationResult]:
     """Compare files with the policy that they were written from, over an episode of the first environment.
+
+    A file that gives commands is compared with the values that the environment's own action terms computed in the step.
 
     Args:
         model: The live policy.
         progress: Called after every control step with the share of the longest episode.
+        commanding: Copy of ``model`` whose actions are commands, from which targets that give commands were written.
 
-    Raises UserError if a file differs by more than its target allows.
+    Raises UserError if a file differs by more than its target allows, or an action term from its own settings.
     """
     agreements: dict[Path, VerificationResult] = {}
     for compiled in dict.fromkeys(target.compiled for target in targets.values()):
         group = {path: target for path, target in targets.items() if target.compiled == compiled}
         backend = dispatch.list_compiled_backends()["cpu"] if compiled else dispatch.REFERENCE
-        agreements |= _run_episode(model, env, group, backend, progress)
+        agreements |= _run_episode(model, env, group, backend, progress, commanding)
     for path, agreement in agreements.items():
         if agreement.mismatches > targets[path].flips * agreement.steps:
             raise UserError(
@@ -108,17 +122,27 @@ def verify_targets(
 
 
 def _run_episode(
-    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], backend: str, progress: Progress
+    model: MLPModel,
+    env: TimedVecEnv,
+    targets: Mapping[Path, Target],
+    backend: str,
+    progress: Progress,
+    commanding: MLPModel | None,
 ) -> dict[Path, VerificationResult]:
     sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
     agreements = {path: VerificationResult() for path in sessions}
-    references = {path: targets[path].get_reference_model(model) for path in sessions}
+    origins = {
+        path: commanding if commanding is not None and targets[path].gives_commands else model
+        for path in sessions
+    }
+    references = {path: targets[path].get_reference_model(origin) for path, origin in origins.items()}
+    distribution: Any = None if commanding is None else commanding.distribution
     network = model.network if isinstance(model, SpikingModel) else None
     device, before_backend = next(model.parameters()).device, network.backend if network else ""
     model.to("cpu")
     if network:
         network.set_backend(backend)
-    steps, actions = 0, list[np.ndarray]()
+    steps, actions, commands = 0, list[np.ndarray](), list[np.ndarray]()
     with torch.inference_mode():
         env.reset()
         for policy in (model, *references.values()):
@@ -130,26 +154,51 @@ def _run_episode(
             action = model(obs)
             expected = [action.numpy(), *get_flat_state(model)]
             actions.append(expected[0].copy())
-            for path, session in sessions.items():
-                returned, wanted = session(x.numpy(), before), expected
-                if references[path] is not model:
-                    wanted = [references[path](obs).numpy()]
-                    agreements[path].reference_difference += float(np.abs(wanted[0] - expected[0]).mean())
-                agreements[path].compare(returned, wanted, targets[path], model)
+            returned = {path: session(x.numpy(), before) for path, session in sessions.items()}
+            referred = {
+                path: policy(obs).numpy()
+                for path, policy in references.items()
+                if policy is not origins[path]
+            }
             steps += 1
             whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
             whole[:1] = action.to(env.device)
-            if env.step(whole)[2][0]:
+            is_over = bool(env.step(whole)[2][0])
+            if commanding is not None:
+                commands.append(_read_live_commands(env, distribution.bounds, action))
+            for path, values in returned.items():
+                gives_commands, scale = origins[path] is not model, 1.0
+                wanted = expected
+                if gives_commands:
+                    wanted, scale = [commands[-1]], float(distribution.bounds.scale.abs().max())
+                if path in referred:
+                    difference = np.abs(referred[path] - wanted[0])
+                    agreements[path].reference_difference += float(difference.mean())
+                    wanted = [referred[path]]
+                agreements[path].compare(values, wanted, targets[path], model, scale)
+            if is_over:
                 break
             progress(float(steps / env.max_episode_length))
-    for agreement in agreements.values():
+    for path, agreement in agreements.items():
         agreement.reference_difference /= max(steps, 1)
-        agreement.action_spread = float(np.concatenate(actions).std(0).mean())
+        lived = actions if origins[path] is model else commands
+        agreement.action_spread = float(np.concatenate(lived).std(0).mean())
     if network:
         network.set_backend(before_backend)
     model.to(device)
     model.reset()
     return agreements
+
+
+def _read_live_commands(env: TimedVecEnv, bounds: CommandMap, action: torch.Tensor) -> np.ndarray:
+    """Return the commands [1, A] of the latest step; ``bounds`` must map the policy's ``action`` [1, A] to the same bits."""
+    commands = read_commands(env)
+    if not torch.equal(commands, bounds(action)):
+        worst = float((commands - bounds(action)).abs().max())
+        raise UserError(
+            f"actions: the environment's terms differ from their scale, offset and clip by {worst:.2g}; allowed: --raw_actions"
+        )
+    return commands.numpy().copy()
 
 
 def get_flat_state(model: MLPModel) -> list[np.ndarray]:

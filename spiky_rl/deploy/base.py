@@ -5,6 +5,7 @@ This module and the targets import torch inside functions only, so that commands
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ class Target(Component):
     """Description of the reference policy if it is not the live one, as in: equal to the policy {changed}."""
     maps_actions = False
     """Whether the file can map actions in [-1, 1] to a task's bounds."""
+    gives_commands = False
+    """Whether the file gives a robot's commands where the environment's action terms are known; else it gives raw actions."""
     in_c = False
     """Whether the file is C, so that its memory on a chip can be measured."""
     name = "policy"
@@ -156,7 +159,15 @@ def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
     return normalizer.mean.detach().cpu(), (normalizer.std + normalizer.eps).detach().cpu()
 
 
+def count_observations(model: MLPModel) -> int:
+    """Return the number of values in an observation of ``model``."""
+    return math.prod(getattr(model, "input_shape", (model.obs_dim,)))
+
+
 def describe_model(model: MLPModel) -> PlainMapping:
     """Return the agent of ``model`` as far as `Target.check_network` needs it; an ANN has no network."""
-    distribution = {} if model.distribution is None else {"class_name": get_class_name(model.distribution)}
+    inner = getattr(
+        model.distribution, "inner", model.distribution
+    )  # the policy's own, if its actions are mapped
+    distribution = {} if inner is None else {"class_name": get_class_name(inner)}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

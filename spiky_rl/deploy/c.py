@@ -61,7 +61,7 @@ class C(Target):
             *("HeteroscedasticGaussianDistribution", "TanhDistribution"),
         ),
     }
-    maps_actions = True
+    maps_actions = gives_commands = True
     relative = True
     compiled = True
     in_c = True

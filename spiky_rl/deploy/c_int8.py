@@ -35,7 +35,7 @@ GRADED = ("sigma_delta",)
 class CInt8(Target):
     """A C99 file and its header, for chips without a floating-point unit, or without memory for weights of 32 bits."""
 
-    observes = in_c = True
+    observes = in_c = maps_actions = gives_commands = True
     changed = "in int8"
     supported = {
         "network.name": ("feedforward",),

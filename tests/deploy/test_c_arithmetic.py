@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.deploy import c
+from spiky_rl.deploy import c, c_int8
 from spiky_rl.learners.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.learners.skrl import activity as skrl
 from tests.deploy.test_c import NEWEST, live, walk
+from tests.deploy.test_c_int8 import rollout_of
 from tests.deploy.trained import trained
 
 CARRYING = {
@@ -108,6 +109,43 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     step = c.open_c_session(path, (*words[1:], "-march=native"))
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     np.testing.assert_array_equal(found, live(policy, seen))
+
+
+LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
+KINDS = {
+    "lif": ("lif_ppo", c.C),
+    "recurrent": ("alif_recurrent_ppo", c.C),
+    "graded": ("sigma_delta_ppo", c.C),
+    "integers": ("alif_recurrent_ppo", c_int8.CInt8),
+    "graded integers": ("sigma_delta_ppo", c_int8.CInt8),
+}
+"""One of each kind of sum: spikes, spikes and their feedback, and values, in floats and in integers."""
+
+
+@pytest.fixture(name="kinds", scope="module")
+def files_of_each_kind(tmp_path_factory):
+    """By kind: the file, observations, and the actions that it must give."""
+    found = {}
+    for kind, (agent, target_class) in KINDS.items():
+        policy, target = trained(agent, "agent.network.layers=[40,30]"), target_class()
+        target.calibrate(rollout_of(policy))
+        path = target.write(policy, tmp_path_factory.mktemp(kind.replace(" ", "_")))
+        seen = walk(policy)
+        found[kind] = path, seen, live(target.get_reference_model(policy), seen)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("compiler", ["gcc", NEWEST])
+def test_every_level_of_every_compiler_gives_the_same_bits(compiler, level, kinds, monkeypatch):
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    monkeypatch.setitem(os.environ, "CC", compiler)
+    for kind, (path, seen, expected) in kinds.items():
+        step = c.open_c_session(path, (level, "-march=native"))
+        found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+        np.testing.assert_array_equal(found, expected, err_msg=kind)
 
 
 @pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])

@@ -13,10 +13,12 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
-from spiky_rl.deploy._calibration import CalibrationRollout
+from spiky_rl.deploy._calibration import CalibrationRollout, read_rollout
+from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
+from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
 from tests.deploy.trained import trained
 from tests.hosts.point_env import PointEnv
@@ -223,9 +225,48 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
-    path.write_text(path.read_text().replace("y + decoder_bias[n]", "y - decoder_bias[n]"))
+    path.write_text(path.read_text().replace("+ decoder_bias[n]", "- decoder_bias[n]"))
     with pytest.raises(UserError, match="actions differ from the live policy's in"):
         verify_targets(policy, env, {path: target}, lambda share: None)
+
+
+def test_a_robots_own_observations_set_the_ranges(tmp_path):
+    policy, target = agent_runner("lif_stateful_ppo").alg.get_policy().eval(), c_int8.CInt8()
+    seen = 5.0 * walk(policy)
+    np.save(tmp_path / "seen.npy", seen[:, 0].numpy())
+    env, targets = Restarted(), _targets.make_targets(["c_int8"])
+    (path,) = _export.write_and_verify(policy, env, tmp_path, targets, calibration=tmp_path / "seen.npy")
+    keep = torch.ones(len(seen), 1)
+    keep[0] = 0.0
+    target.calibrate(CalibrationRollout(seen.flatten(2), keep, "in seen.npy"))
+    assert path.read_text() == target.write(policy, tmp_path / "other").read_text()
+    assert "steps of 1 robot in seen.npy" in " ".join(
+        path.with_suffix(".h").read_text().replace("// ", "").split()
+    )
+
+
+WRONG = {
+    "width": (np.zeros((5, 3)), r"shape \[5, 3\] given"),
+    "dimensions": (np.zeros(4), "shape"),
+    "nothing": (np.zeros((0, 4)), "shape"),
+    "not finite": (np.full((5, 4), np.nan), "not finite"),
+    "text": (np.array(["a"]), "no array of numbers"),
+    "objects": (np.array([None]), "allow_pickle"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_observations_that_do_not_fit_are_refused(case, tmp_path):
+    values, said = WRONG[case]
+    np.save(tmp_path / "seen.npy", values)
+    with pytest.raises(UserError, match=f"--calibrate: .*seen.npy: .*{said}"):
+        read_rollout(tmp_path / "seen.npy", 4)
+
+
+def test_a_calibration_is_refused_before_a_simulator_starts(tmp_path):
+    for options in ({"to": "c", "calibrate": tmp_path}, {"to": "c_int8", "calibrate": tmp_path / "none.npy"}):
+        with pytest.raises(UserError, match="--calibrate: "):
+            ExportOptions(**options).check_request(RunRequest(task="cartpole"))
 
 
 @pytest.mark.parametrize("coarse", [False, True])

@@ -10,6 +10,7 @@ import pytest
 from spiky_rl.cli import export
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy import _footprint, c, c_int8
+from tests.deploy import chips
 from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
@@ -74,6 +75,25 @@ def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
     found = np.array([[float(x) for x in line.split()] for line in ran.stdout.splitlines()], np.float32)
     expected = live(policy if which == 1 else written[3].get_reference_model(policy), seen)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "which, chip",
+    [(1, "cortex-m4"), (1, "rv32imafc"), (2, "cortex-m4"), (2, "rv32imafc"), (2, "rv32imac")],
+    ids=lambda value: {1: "single precision", 2: "integers"}.get(value, value),
+)
+def test_a_bare_chip_acts_as_it_does_here_and_counts_its_instructions(written, which, chip):
+    """Without an operating system, on ARM and RISC-V; integers without a floating-point unit too."""
+    if missing := chips.find_missing(chip):
+        pytest.skip(f"{missing} is not installed")
+    policy, path = written[0], written[which]
+    seen = walk(policy)[:30]
+    found, instructions = chips.act(path, seen.flatten(1).numpy(), chip)
+    expected = live(policy if which == 1 else written[3].get_reference_model(policy), seen)
+    np.testing.assert_array_equal(found, expected)
+    connections = [layer.connection.weight.numel() for layer in policy.network.layers]
+    assert connections[0] < instructions < 30 * sum(connections) * policy.network.steps
 
 
 def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import c, c_int8
+from spiky_rl.deploy import _export, _targets, c, c_int8
+from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import live, walk
-from tests.deploy.test_c_int8 import rollout_of
+from tests.deploy.test_c_int8 import Restarted, rollout_of
 from tests.deploy.trained import trained
 
 
@@ -65,6 +68,126 @@ def test_the_header_names_period_terms_joints_and_checkpoint(contract, tmp_path)
     ):
         assert line in text, text
     assert contract.digest in text and len(contract.digest) == 16
+
+
+class JointEffortAction:
+    """An action term as Isaac Lab's, which takes an action's scale, offset and clip."""
+
+    __module__ = "isaaclab.fake"
+    action_dim = 2
+    _joint_names = ("hip", "knee")
+
+    def __init__(self, num_envs=1, clip=3.0):
+        self.cfg = SimpleNamespace(
+            scale={"hip": 7.5, "knee": 2.0}, offset=0.3, clip=clip and {".*": (-clip, clip)}
+        )
+        self._scale = torch.tensor([[7.5, 2.0]]).repeat(num_envs, 1)
+        self._offset = 0.3
+        if clip:
+            self._clip = torch.tensor([[-clip, clip]]).repeat(num_envs, 2, 1)
+        self._processed_actions = torch.zeros(num_envs, 2)
+
+    def process_actions(self, actions):
+        self._processed_actions = (actions * self._scale).add_(self._offset)
+        if self.cfg.clip:
+            self._processed_actions.clamp_(min=self._clip[..., 0], max=self._clip[..., 1])
+
+    def apply_actions(self):
+        """Do nothing: a point has no joints."""
+
+
+class Squared(JointEffortAction):
+    """A user's term."""
+
+    __module__ = "users.own"
+
+    def process_actions(self, actions):
+        self._processed_actions = actions.square()
+
+
+class Driven(Restarted):
+    """A point mass behind an action term; it takes what the term makes of an action."""
+
+    def __init__(self, term=None, clip_actions=None):
+        super().__init__()
+        self.term, self.clip_actions = term or JointEffortAction(self.num_envs), clip_actions
+        self.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: self.term)
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def step(self, actions):
+        if self.clip_actions is not None:
+            actions = actions.clamp(-self.clip_actions, self.clip_actions)
+        self.term.process_actions(actions)
+        return super().step(self.term._processed_actions)
+
+
+@pytest.mark.parametrize("clip_actions", [None, 0.5])
+@pytest.mark.parametrize("agent", ["lif_stateful_ppo", "mlp_ppo"])
+def test_files_in_c_give_the_commands_that_the_environments_terms_compute(agent, clip_actions, tmp_path):
+    policy, env = trained(agent), Driven(clip_actions=clip_actions)
+    names = ["c"] if agent == "mlp_ppo" else ["c", "c_int8", "torchscript"]
+    found = _export.write_and_verify(policy, env, tmp_path, _targets.make_targets(names))
+    assert all(each.mismatches == 0 and each.steps > 5 for each in found.values())
+    step, seen = c.C().open_session(tmp_path / "policy.c"), 3.0 * walk(policy)
+    raw = torch.from_numpy(live(policy, seen))
+    term = JointEffortAction(len(raw))
+    term.process_actions(raw if clip_actions is None else raw.clamp(-clip_actions, clip_actions))
+    commands = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    tolerance = 0.0 if agent == "lif_stateful_ppo" else 1e-4
+    np.testing.assert_allclose(commands, term._processed_actions.numpy(), rtol=0.0, atol=tolerance)
+    assert len(np.unique(commands)) > 20 and (clip_actions or np.abs(commands).max() == 3.0)
+
+
+def test_raw_actions_are_those_of_the_policy(tmp_path):
+    policy, env = trained("lif_stateful_ppo"), Driven()
+    _export.write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"]), raw_actions=True)
+    step, seen = c.C().open_session(tmp_path / "policy.c"), walk(policy)
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+
+
+def test_a_term_of_ones_own_or_a_class_of_choices_gives_raw_actions(tmp_path):
+    assert find_command_map(Driven(Squared(8))) is None
+    policy = trained("lif_stateful_ppo")
+    _export.write_and_verify(policy, Driven(Squared(8)), tmp_path, _targets.make_targets(["c"]))
+    assert "raw_action" not in (tmp_path / "policy.h").read_text()
+
+
+def test_a_term_that_does_otherwise_than_its_settings_is_an_error_and_leaves_the_older_file(
+    tmp_path, monkeypatch
+):
+    """The commands that a file must give are the environment's, not what we compute of its settings."""
+
+    def drift(self, actions):
+        self._processed_actions = actions * self._scale + 1.3
+
+    monkeypatch.setattr(JointEffortAction, "process_actions", drift)
+    env = Driven()
+    assert find_command_map(env) is not None
+    (tmp_path / "policy.c").write_text("older")
+    with pytest.raises(UserError, match="--raw_actions"):
+        _export.write_and_verify(trained("lif_ppo"), env, tmp_path, _targets.make_targets(["c"]))
+    assert (tmp_path / "policy.c").read_text() == "older"
+
+
+def test_the_header_says_which_actions_it_gives(contract, tmp_path):
+    policy, commands = trained("lif_ppo"), find_command_map(Driven())
+    texts = {}
+    for name, each in (("raw", policy), ("commands", bound_actions(policy, commands, 2))):
+        target = c.C()
+        target.contract = contract
+        texts[name] = target.write(each, tmp_path / name).with_suffix(".h").read_text()
+    assert "raw actions of the policy" in texts["raw"] and "POLICY_UNITS" not in texts["raw"]
+    for line in (
+        "commands to the robot",
+        "action[0]: effort of hip, N m",
+        '#define POLICY_UNITS {"N m", "N m"}',
+        "float raw_action[2];",
+    ):
+        assert line in texts["commands"], texts["commands"]
+    assert not any("(scratch)" in line for line in texts["commands"].splitlines() if "raw_action" in line)
 
 
 def test_an_environment_without_managers_has_a_period_alone(tmp_path):

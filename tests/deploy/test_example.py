@@ -72,7 +72,8 @@ def test_an_ant_driven_from_python_gets_the_return_of_the_live_policy(example, t
         ).returncode
         == 0
     )
-    done = processes.run("scripts/export.py", *task, "--to", "c", "--out", str(tmp_path / "out"), *logs)
+    out = ["--raw_actions", "--out", str(tmp_path / "out")]
+    done = processes.run("scripts/export.py", *task, "--to", "c", *out, *logs)
     assert done.returncode == 0, done.stderr
     make(example, tmp_path / "out")
     driven = processes.run(str(example / "drive.py"), str(tmp_path / "out")).stdout.splitlines()[-1]

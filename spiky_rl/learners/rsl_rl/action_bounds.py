@@ -1,4 +1,4 @@
-"""Actions in a task's own units: policies of tasks with bounded actions act in [-1, 1], which their host maps to the bounds."""
+"""Actions in a task's own units: policies act in units of their own, which a host or its action terms map to the task's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from rsl_rl.models import MLPModel
 from rsl_rl.modules.distribution import Distribution
 from torch import Tensor, nn
 
-from spiky_rl.learners.common.action_bounds import ActionBounds
-
 
 class BoundedDistribution(Distribution):
     """Distribution whose deterministic output is in the task's units; it is for inference only."""
@@ -18,10 +16,14 @@ class BoundedDistribution(Distribution):
     actions_text = "Actions are the mean of the policy in the task's units, within the task's bounds."
     """Usage of the deterministic output, for exported files."""
 
-    def __init__(self, distribution: Distribution | None, outputs: int, bounds: ActionBounds) -> None:
-        """Wrap a model's ``distribution``, or its plain output if it has none."""
+    def __init__(self, distribution: Distribution | None, outputs: int, bounds: nn.Module) -> None:
+        """Wrap a model's ``distribution``, or its plain output if it has none; ``bounds`` maps its actions [..., A].
+
+        ``bounds`` may have a text of its own for `actions_text`.
+        """
         super().__init__(outputs)
         self.inner, self.bounds = distribution, bounds
+        self.actions_text = getattr(bounds, "actions_text", self.actions_text)
 
     @property
     def input_dim(self) -> int | list[int]:
@@ -38,9 +40,9 @@ class BoundedDistribution(Distribution):
         return nn.Sequential(first, self.bounds)
 
 
-def bound_actions(model: Any, low: Tensor, high: Tensor) -> MLPModel:
-    """Return a copy of ``model``, with the same weights, that acts in the units of the bounds ``low`` and ``high``, [A] each."""
+def bound_actions(model: Any, bounds: nn.Module, outputs: int) -> MLPModel:
+    """Return a copy of ``model``, with the same weights, whose A = ``outputs`` actions are mapped by ``bounds``, [..., A] to [..., A]."""
     changed = copy.copy(model)
     changed._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
-    changed.distribution = BoundedDistribution(model.distribution, len(low), ActionBounds(low, high))
+    changed.distribution = BoundedDistribution(model.distribution, outputs, bounds)
     return changed

@@ -1,0 +1,123 @@
+"""Commands to a robot: the values that the environment's action terms compute from a policy's actions.
+
+A joint term of Isaac Lab and mjlab multiplies an action by a scale, adds an offset and clips the sum. A term of another class may
+compute anything, so the commands of its environment are not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.learners.common.action_bounds import ActionBounds
+
+KINDS = {
+    "JointPositionAction": ("target position", "rad"),
+    "JointVelocityAction": ("target velocity", "rad/s"),
+    "JointEffortAction": ("effort", "N m"),
+    "RelativeJointPositionAction": ("target position less the present one", "rad"),
+}
+"""Quantity and unit of a revolute joint's command, by class of its term."""
+PACKAGES = ("isaaclab", "mjlab")
+"""Packages that define the classes of `KINDS`."""
+
+
+class CommandMap(nn.Module):
+    """Mapping of actions [..., A] to commands: limits, scale, offset, and clip of the result."""
+
+    actions_text = (
+        "Actions are commands to the robot: the mean of the policy, with scale, offset and clip of the task."
+    )
+    """Usage, for the header."""
+
+    def __init__(self, limit: Tensor, scale: Tensor, offset: Tensor, low: Tensor, high: Tensor) -> None:
+        """Initialise the mapping; all tensors are [A].
+
+        Args:
+            limit: Largest absolute value of an action; infinite if it is not limited.
+            scale: Factor of an action.
+            offset: Command of an action of 0.
+            low: Smallest command.
+            high: Largest command.
+        """
+        super().__init__()
+        self.limit: Tensor
+        self.scale: Tensor
+        self.offset: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        for name, values in (
+            ("limit", limit), ("scale", scale), ("offset", offset), ("low", low), ("high", high),
+        ):  # fmt: skip
+            self.register_buffer(name, values.detach().cpu().float().clone())
+        self.quantities: tuple[str, ...] = ()
+        """Quantity by action; empty if it is not known."""
+        self.units: tuple[str, ...] = ()
+        """Unit by action, of a revolute joint; empty if it is not known."""
+
+    @classmethod
+    def from_bounds(cls, bounds: ActionBounds) -> Self:
+        """Return the mapping to the ``bounds`` of a task."""
+        reach = torch.full_like(bounds.limit, torch.inf)
+        return cls(bounds.limit, bounds.scale, bounds.middle, -reach, reach)
+
+    def limit_actions(self, actions: Tensor) -> Tensor:
+        """Return the actions that the environment holds for the policy's last ones."""
+        return torch.minimum(torch.maximum(actions, -self.limit), self.limit)
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Return the commands."""
+        commands = self.limit_actions(actions) * self.scale + self.offset
+        return torch.minimum(torch.maximum(commands, self.low), self.high)
+
+
+def find_command_map(env: Any) -> CommandMap | None:
+    """Return the mapping of the action terms of ``env``'s first environment; None if ``env`` has none, or a term of another class."""
+    terms = _list_terms(env)
+    kinds = [_find_kind(term) for term in terms]
+    if not terms or None in kinds:
+        return None
+    values: dict[str, list[Tensor]] = {"scale": [], "offset": [], "low": [], "high": []}
+    for term in terms:
+        size = term.action_dim
+        clip = term._clip[0] if term.cfg.clip is not None else None  # pylint: disable=protected-access
+        values["scale"].append(_expand(term._scale, size))  # pylint: disable=protected-access
+        values["offset"].append(_expand(term._offset, size))  # pylint: disable=protected-access
+        values["low"].append(torch.full((size,), -torch.inf) if clip is None else clip[:, 0].cpu())
+        values["high"].append(torch.full((size,), torch.inf) if clip is None else clip[:, 1].cpu())
+    arrays = {name: torch.cat(parts) for name, parts in values.items()}
+    bound = getattr(env, "clip_actions", None)
+    limit = torch.full_like(arrays["scale"], torch.inf if bound is None else bound)
+    found = CommandMap(limit, **arrays)
+    each = [kind for kind, term in zip(kinds, terms, strict=True) if kind for _ in range(term.action_dim)]
+    found.quantities, found.units = tuple(kind[0] for kind in each), tuple(kind[1] for kind in each)
+    return found
+
+
+def read_commands(env: Any) -> Tensor:
+    """Return the commands [1, A] that the action terms of ``env`` computed for the first environment in its latest step."""
+    # pylint: disable-next=protected-access  # mjlab has no property for it
+    return torch.cat([term._processed_actions[:1].detach().cpu() for term in _list_terms(env)], dim=-1)
+
+
+def _list_terms(env: Any) -> Sequence[Any]:
+    manager = getattr(getattr(env, "unwrapped", env), "action_manager", None)
+    return () if manager is None else [manager.get_term(name) for name in manager.active_terms]
+
+
+def _find_kind(term: Any) -> tuple[str, str] | None:
+    """Return quantity and unit of a ``term``; None if its class, or a base of it, is not in `KINDS` or computes something else."""
+    for base in type(term).__mro__:
+        if base.__name__ in KINDS and base.__module__.partition(".")[0] in PACKAGES:
+            names = ("process_actions", "apply_actions")
+            is_same = all(getattr(type(term), name) is getattr(base, name) for name in names)
+            return KINDS[base.__name__] if is_same else None
+    return None
+
+
+def _expand(value: Tensor | float, size: int) -> Tensor:
+    """Return a number, or the first row of a tensor [B, A], as a tensor [A]."""
+    return value[0].detach().cpu().float() if isinstance(value, Tensor) else torch.full((size,), float(value))

@@ -1,0 +1,4 @@
+#pragma once
+namespace std_msgs::msg {
+struct Empty {};
+}  // namespace std_msgs::msg
