@@ -9,7 +9,9 @@ Guides are the Markdown files of this folder and the guide of isaaclab_mujoco/, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import html
+import inspect
 import json
 import os
 import re
@@ -203,7 +205,8 @@ def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
     local = {**names, **{each.__name__: each for each in function.__type_params__}}
     for key, text in function.__annotations__.items():
         if isinstance(text, str) and local.keys() & set(re.findall(r"\w+", text)):
-            function.__annotations__[key] = eval(text, function.__globals__, local)
+            with contextlib.suppress(NameError):  # a name for type checkers alone: pdoc finds it, or warns
+                function.__annotations__[key] = eval(text, inspect.unwrap(function).__globals__, local)
 
 
 class Links:

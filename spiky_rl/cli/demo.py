@@ -1,4 +1,8 @@
-"""``demo.py``: show a trained robot and its spikes in a browser, or record a film without one."""
+"""``demo.py``: show a trained robot and its spikes in a browser, or record a film without one.
+
+The demonstration plays a policy of ``policies/``: Isaac-Ant, or InvertedPendulum-v5 where Isaac Lab is not installed. It shows a page if
+there is a browser or an ssh session, else it records a film.
+"""
 
 from __future__ import annotations
 

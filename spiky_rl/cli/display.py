@@ -1,4 +1,8 @@
-"""Progress displays: a live panel or lines for a training, a bar or occasional lines for other work."""
+"""Progress displays: a live panel or lines for a training, a bar or occasional lines for other work.
+
+On a terminal a display is redrawn in place, with messages above it. Without a terminal a `TrainingDisplay` prints a line per iteration,
+and a `ProgressBar` logs a line every thirty seconds.
+"""
 
 from __future__ import annotations
 

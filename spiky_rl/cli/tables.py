@@ -1,4 +1,7 @@
-"""Printers of the commands: aligned columns, the outcome of a run, tables of numbers."""
+"""Printers of the commands: aligned columns, the outcome of a run, tables of numbers.
+
+Tables fit 100 columns, or the terminal if it is wider: long texts are wrapped within their column.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Base classes of connections, which turn the signal of a layer into a current: of the next layer, or of the layer itself."""
+"""Base classes of connections, which turn the signal of a layer into a current: of the next layer, or of the layer itself.
+
+`Connection` has the weights between two layers, `IntraLayerConnection` those among the neurons of one layer, with delays of at least
+one inner step. Both count effective operations: the synapses that non-zero inputs reach. The functions below draw sparse masks and
+the signs of Dale's law.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Base classes of hosts: simulators with their tasks, environments and abilities."""
+"""Base classes of hosts: simulators with their tasks, environments and abilities.
+
+A host lists and resolves tasks, and returns a `HostTask`, which is configured, checked against an agent, and opened as B environments.
+What only some simulators can do (conditions, videos, live views, discrete actions) is an ability; `Host.require_ability` refuses a flag
+that needs a missing one. A new host is a package in `spiky_rl.hosts`; no other file knows it by name.
+"""
 
 # pylint: disable=unused-argument  # defaults of hosts that lack an ability
 

@@ -1,4 +1,9 @@
-"""Base class of learners: libraries that train policies, with their abilities."""
+"""Base class of learners: libraries that train policies, with their abilities.
+
+A learner turns an agent's specification into its library's configuration, returns a runner for an algorithm, and knows the keys of its
+checkpoints. `Learner.require_ability` refuses a flag that needs an ability which the library lacks. A new learner is a package in
+`spiky_rl.learners`; no other file knows it by name.
+"""
 
 from __future__ import annotations
 

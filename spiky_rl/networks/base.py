@@ -1,4 +1,9 @@
-"""Base class of spiking networks."""
+"""Base class of spiking networks.
+
+A network maps observations [T, B, O] to features [T, B, F], with K inner steps in each of the T control steps. It keeps no state:
+`SpikingNetwork.forward` takes the state and returns the new one, and the initial state is zero. `ForwardRecord` collects the
+signals of a forward pass for plots and counts of operations. A file of this folder is a network that agents can name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Playback: episodes of a trained policy, and the cost of its actions."""
+"""Playback: episodes of a trained policy, and the cost of its actions.
+
+`play` opens the task, plays the episodes, measures returns, firing rates and operations, and writes them to ``playback.json`` beside the
+checkpoint. Video and export follow on request, after the measurements.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""From a request to a run plan, with all checks that are possible before a simulator starts."""
+"""From a request to a run plan, with all checks that are possible before a simulator starts.
+
+`make_plan` merges the registered configuration of the task, the files of task and agent, tuned values and the command line, in this
+order; later values win. The checks that need no simulator run first, because its import takes ten seconds.
+"""
 
 from __future__ import annotations
 

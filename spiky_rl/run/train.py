@@ -1,4 +1,9 @@
-"""Training: from a run plan to a run folder with checkpoints and a result."""
+"""Training: from a run plan to a run folder with checkpoints and a result.
+
+`create_training_run` makes the training of a plan, `TrainingRun.train` opens the environments and runs the learner until its
+iterations, its budget or a stop request end it, and `TrainingRun.write_result` writes ``result.json``. The same code serves all hosts
+and learners.
+"""
 
 from __future__ import annotations
 
