@@ -229,6 +229,17 @@ def parse_nominal(names: str) -> list[str]:
     return [NOMINAL]
 
 
+def require_obs_groups(used: Mapping[str, Sequence[str]], known: Collection[str]) -> None:
+    """Raise UserError, with role and ``known`` groups, if a role of the agent uses an unknown observation group."""
+    for role, groups in used.items():
+        for group in groups:
+            if group not in known:
+                raise UserError(
+                    f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
+                    f"{suggest_name(group, known)}"
+                )
+
+
 def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
     """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` ids and files of tasks/."""
     names = {*known, *registry.list_names("tasks")}

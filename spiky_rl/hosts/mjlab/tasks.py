@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "Mjlab-"
@@ -26,14 +27,17 @@ def list_registered_ids() -> frozenset[str]:
     entries = importlib.metadata.entry_points(group=EXTENSIONS)
     if package is None or any(not entry.value.startswith(OUR_ENTRIES) for entry in entries):
         return frozenset()
-    ids = set[str]()
-    for folder in package.submodule_search_locations or ():
-        for path in Path(folder, "tasks").rglob("__init__.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if getattr(getattr(node, "func", None), "id", "") != "register_mjlab_task":
-                    continue
-                values = [word.value for word in getattr(node, "keywords", ()) if word.arg == "task_id"]
-                if not values or not all(isinstance(value, ast.Constant) for value in values):
-                    return frozenset()
-                ids |= {str(ast.literal_eval(value)) for value in values}
-    return frozenset(ids)
+    folders = map(Path, package.submodule_search_locations or ())
+    files = [path for folder in folders for path in (folder / "tasks").rglob("__init__.py")]
+    values = [value for path in files for value in _iterate_ids(path.read_text(encoding="utf-8"))]
+    if not all(isinstance(value, ast.Constant) for value in values):
+        return frozenset()
+    return frozenset(str(ast.literal_eval(value)) for value in values if value is not None)
+
+
+def _iterate_ids(text: str) -> Iterator[ast.expr | None]:
+    """Yield the expression of each id that a module registers; None for a registration without a keyword ``task_id``."""
+    for node in ast.walk(ast.parse(text)):
+        if getattr(getattr(node, "func", None), "id", "") == "register_mjlab_task":
+            keywords = {word.arg: word.value for word in getattr(node, "keywords", ())}
+            yield keywords.get("task_id")
