@@ -283,12 +283,9 @@ def _check_arms(study: Study) -> None:
             raise StudyError(
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
             )
-    for name, times in Counter(
-        [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
-    ).items():
-        if times > 1 and name not in (
-            stem for stem, count in Counter(study.agent_names).items() if count > 1
-        ):
+    own = Counter(study.agent_names)
+    for name, times in Counter(agent for arm in study.arms for agent in arm.agents).items():
+        if own[name] <= 1 < own[name] + times:
             raise StudyError(
                 f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 
@@ -17,7 +17,7 @@ class IsaacLabMeasures(RobotMeasures):
     """Measures of every environment's episode."""
 
     def __init__(self, env: WrappedEnv) -> None:
-        self.robot = env.unwrapped.scene.articulations.get("robot")
+        self.robot: Any = env.unwrapped.scene.articulations.get("robot")
         is_free = self.robot is not None and not self.robot.is_fixed_base
         super().__init__(env.unwrapped, is_free, get_commanded_velocity(env.unwrapped))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 
@@ -21,7 +21,7 @@ class MjlabMeasures(RobotMeasures):
     """Measures of every environment's episode."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
-        self.robot = env.scene.entities.get(ROBOT)
+        self.robot: Any = env.scene.entities.get(ROBOT)
         is_free = self.robot is not None and not self.robot.is_fixed_base
         super().__init__(env, is_free, get_commanded_velocity(env))
 
