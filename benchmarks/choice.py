@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from benchmarks.common import check_name
 from benchmarks.contenders import RATE, Setting
@@ -32,10 +32,7 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
     kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
     named = set(names or ())
     for name in names or ():
-        check_name("--contenders", name, ("all", *CONTENDERS))
-        if name != "all" and CONTENDERS[name].kind not in kinds:
-            needed = next(key for key, each in NETWORKS.items() if CONTENDERS[name].kind in each.kinds)
-            raise UserError(f"--contenders: {name!r} needs --networks {needed}")
+        _check_contender(name, kinds)
     if names is None:
         candidates = list_default_contenders(networks)
     elif "all" in named:
@@ -44,11 +41,24 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
         candidates = list(named)
     found = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
     found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
-    there = {CONTENDERS[name].kind for name in found}
-    for network in networks:
-        if there.isdisjoint(NETWORKS[network].kinds):
-            raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
+    _require_networks(networks, found)
     return [name for name in CONTENDERS if name in found]
+
+
+def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> None:
+    """Raise UserError for a network that none of the ``contenders`` runs."""
+    kinds = {CONTENDERS[name].kind for name in contenders}
+    for network in networks:
+        if kinds.isdisjoint(NETWORKS[network].kinds):
+            raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
+
+
+def _check_contender(name: str, kinds: Sequence[str]) -> None:
+    """Raise UserError unless ``name`` is ``all`` or a contender of one of the ``kinds``."""
+    check_name("--contenders", name, ("all", *CONTENDERS))
+    if name != "all" and CONTENDERS[name].kind not in kinds:
+        needed = next(key for key, network in NETWORKS.items() if CONTENDERS[name].kind in network.kinds)
+        raise UserError(f"--contenders: {name!r} needs --networks {needed}")
 
 
 def is_installed(name: str, required: bool) -> bool:

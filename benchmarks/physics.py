@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,24 @@ def bench(argv: list[str]) -> int:
     return 0
 
 
+def _summarize(
+    times: Sequence[Mapping[str, float]], first: Sequence[Mapping[str, float]], clock: str, steps: int
+) -> dict[str, float]:
+    """Return steps per second with and without the environment, the physics' share, and the ratio to the ``first`` racer.
+
+    ``times`` are the seconds of each slice of ``steps``, by the ``clock`` wall or cpu; all results are medians.
+    """
+    total = statistics.median(slice_[clock] for slice_ in times)
+    alone = statistics.median(slice_[f"physics_{clock}"] for slice_ in times)
+    ratio = statistics.median(a[clock] / b[clock] for a, b in zip(first, times, strict=True))
+    return {
+        "env_steps_per_second": steps / total,
+        "physics_alone": steps / alone,
+        "physics_share": alone / total,
+        "ratio": ratio,
+    }
+
+
 def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
     """Time all physics backends and numbers of threads in turns; print a line and return a row for each, relative to the first."""
     request = {"task": task, "num_envs": count, "assets": args.assets}
@@ -103,13 +121,8 @@ def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
     clock, steps = "wall" if max(args.threads) > 1 else "cpu", count * args.slice
     rows: list[dict[str, Any]] = []
     for (threads, name), times in zip(entries, slices, strict=True):
-        total = statistics.median(each[clock] for each in times)
-        alone = statistics.median(each[f"physics_{clock}"] for each in times)
-        ratio = statistics.median(
-            first[clock] / each[clock] for first, each in zip(slices[0], times, strict=True)
-        )
-        row = {**request, "threads": threads, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
-               "physics_alone": steps / alone, "physics_share": alone / total, "ratio": ratio}  # fmt: skip
+        measures = _summarize(times, slices[0], clock, steps)
+        row = {**request, "threads": threads, "physics": name, "clock": clock, **measures}
         print(
             f"{task:<22}{count:>6,}{threads:>8}  {name:<14}{row['env_steps_per_second']:>12,.0f}"
             f"{row['physics_alone']:>15,.0f}{row['physics_share']:>8.0%}{row['ratio']:>8.2f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,35 +99,48 @@ SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reser
 """Suffix of the neuron's name in a title, by kind of contender."""
 
 
+def _format_title(row: Mapping[str, Any]) -> str:
+    """Return neuron, inner steps, batch, control steps and firing rates of a ``row`` in one line."""
+    kind = get_kind(row)
+    title = f"{row['neuron']}{SUFFIXES[kind]}   K {row['steps']}   batch {row['batch']}"
+    if kind == "neuron":
+        title += f" x {ALONE}"
+    if row["control_steps"] > 1:
+        title += f"   T {row['control_steps']}"
+    rates = " ".join(f"{100 * rate:.0f}" for rate in row["rates"] or [])
+    return f"{title}   firing {rates} %" if rates else title
+
+
 def _format_block(rows: Rows) -> str:
-    first, modes = rows[0], list_distinct(rows, "mode")
-    kind = get_kind(first)
-    rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
-    title = f"{first['neuron']}{SUFFIXES[kind]}   K {first['steps']}   batch {first['batch']}"
-    title += f" x {ALONE}" * (kind == "neuron") + f"   T {first['control_steps']}" * (
-        first["control_steps"] > 1
-    )
-    lines = [f"{title}   firing {rates} %" if rates else title]
+    modes = list_distinct(rows, "mode")
+    lines = [_format_title(rows[0])]
     lines.append(
         " " * NAME
         + "".join(f"{f' {mode} ':─^{_get_width(mode) - 3}}".rjust(_get_width(mode)) for mode in modes)
     )
     lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
-    for form, names in group_contenders(rows):
-        if form:
-            lines.append(form)
-        for name in names:
-            mine = {row["mode"]: row for row in rows if row["contender"] == name}
-            lines.append(
-                f"{'  ' * bool(form) + name:{NAME}}"
-                + "".join(_format_cells(mine[mode], mode) for mode in modes).rstrip()
-            )
+
+    def format_line(name: str) -> str:
+        mine = {row["mode"]: row for row in rows if row["contender"] == name}
+        return "".join(_format_cells(mine[mode], mode) for mode in modes)
+
+    lines += _list_lines(rows, format_line)
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:
             lines.append(
                 f"{row['contender']} needed {row['first_call_s']:.1f} s for its first call ({row['mode']})"
             )
     return "\n".join(lines) + "\n"
+
+
+def _list_lines(rows: Rows, format_line: Callable[[str], str]) -> list[str]:
+    """Return a line for each contender, from ``format_line``, below the name of its form and indented by it."""
+    lines = []
+    for form, names in group_contenders(rows):
+        if form:
+            lines.append(form)
+        lines += [f"{'  ' * bool(form) + name:{NAME}}{format_line(name).rstrip()}" for name in names]
+    return lines
 
 
 def _get_width(mode: str) -> int:
@@ -182,35 +195,65 @@ def group_rows(rows: Rows) -> list[tuple[str, Rows]]:
 
 def format_summary(rows: Rows) -> str:
     """Return the ratios of all contenders at all sizes, one table per neuron and mode."""
-    blocks = []
-    for title, group in group_rows(rows):
-        sizes = [
-            (steps, batch)
-            for steps in list_distinct(group, "steps")
-            for batch in list_distinct(group, "batch")
-        ]
-        ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
-        first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
-        lines = [f"{title}, ratio"]
-        lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
-        lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
-        for form, names in group_contenders(group):
-            if form:
-                lines.append(form)
-            for name in names:
-                cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
-                label = "  " * bool(form) + name
-                lines.append(f"{label:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
+    return "\n".join(_format_ratios(title, group) for title, group in group_rows(rows))
+
+
+def _format_ratios(title: str, group: Rows) -> str:
+    """Return the table of the ratios of a neuron and mode."""
+    sizes = list(itertools.product(list_distinct(group, "steps"), list_distinct(group, "batch")))
+    ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
+    first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
+    lines = [f"{title}, ratio"]
+    lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
+    lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
+
+    def format_line(name: str) -> str:
+        cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
+        return "".join(cell.rjust(8) for cell in cells)
+
+    return "\n".join([*lines, *_list_lines(group, format_line)]) + "\n"
+
+
+def _make_palettes(count: int) -> dict[str, list[Any]]:
+    """Return ``count`` shades of the colour of each form, from light to full."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = [(i + 1) / count for i in range(count)]
+    return {
+        form: [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades]
+        for form, ends in COLORS.items()
+    }
+
+
+def _draw_legend(
+    figure: Figure,
+    palettes: Mapping[str, Sequence[Any]],
+    batches: Sequence[int],
+    forms: Sequence[str],
+    columns: int,
+) -> None:
+    """Draw a dot for each batch in the colours of two forms, then a square for each form, in at most ``columns``."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+
+    marks: list[Any] = [
+        tuple(Line2D([], [], marker="o", linestyle="", color=palettes[form][i]) for form in FORMS[:2])
+        for i in range(len(batches))
+    ]
+    marks += [Line2D([], [], marker="s", linestyle="", color=palettes[form][-1]) for form in forms]
+    figure.legend(
+        *(marks, [f"batch {batch}" for batch in batches] + list(forms)),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+        loc="outside lower center",
+        ncols=min(len(marks), columns),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def draw_figure(rows: Rows) -> Figure:
     """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
-    from matplotlib.legend_handler import HandlerTuple
-    from matplotlib.lines import Line2D
 
     groups, batches = group_rows(rows), list_distinct(rows, "batch")
     columns = max(len(list_distinct(group, "steps")) for _, group in groups)
@@ -221,11 +264,7 @@ def draw_figure(rows: Rows) -> Figure:
     axes = found.subplots(
         *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
-    shades = [(i + 1) / len(batches) for i in range(len(batches))]
-    palettes = {
-        form: [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades]
-        for form, ends in COLORS.items()
-    }
+    palettes = _make_palettes(len(batches))
     for (title, group), group_names, line in zip(groups, names, axes, strict=True):
         reference, inner = REFERENCES[get_kind(group[0])], list_distinct(group, "steps")
         for axis in line[len(inner) :]:
@@ -234,25 +273,18 @@ def draw_figure(rows: Rows) -> Figure:
             _draw_panel(axis, [row for row in group if row["steps"] == steps], group_names, palettes, batches)
             axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
             axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
-    marks: list[Any] = [
-        tuple(Line2D([], [], marker="o", linestyle="", color=palettes[form][i]) for form in FORMS[:2])
-        for i in range(len(batches))
-    ]
-    forms = [form for form in FORMS if any(CONTENDERS[row["contender"]].form == form for row in rows)]
-    marks += [Line2D([], [], marker="s", linestyle="", color=palettes[form][-1]) for form in forms]
-    found.legend(
-        *(marks, [f"batch {batch}" for batch in batches] + forms),
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
-        loc="outside lower center",
-        ncols=min(len(marks), 3 * columns),
-        frameon=False,
-        fontsize=9,
-    )
+    present = {CONTENDERS[row["contender"]].form for row in rows}
+    _draw_legend(found, palettes, batches, [form for form in FORMS if form in present], 3 * columns)
+    found.suptitle(_format_figure_title(rows), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return found
+
+
+def _format_figure_title(rows: Rows) -> str:
+    """Return the networks and the device of all ``rows``."""
     device, threads = rows[0]["device"], rows[0]["threads"]
     place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
-    widths = dict.fromkeys(NETWORKS[get_network(get_kind(group[0]))].title() for _, group in groups)
-    found.suptitle(f"{', '.join(widths)} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    return found
+    titles = dict.fromkeys(NETWORKS[get_network(get_kind(group[0]))].title() for _, group in group_rows(rows))
+    return f"{', '.join(titles)} on {place}"
 
 
 def _draw_panel(

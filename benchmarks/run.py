@@ -147,6 +147,16 @@ class Row:
         return None
 
 
+def _require_agreement(row: Row) -> None:
+    """Raise RuntimeError if output or gradient of our network differ from the reference's."""
+    assert row.same is not None
+    if row.same < MOST:
+        raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+    cosine = 1.0 if row.cosine is None else row.cosine
+    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
+        raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
+
+
 class Race:
     """The contenders of one neuron and one K."""
 
@@ -231,11 +241,7 @@ class Race:
             if truth:
                 row.same, row.cosine = compare(found, truth)
                 if row.contender.startswith("spiky_rl") and row.batch >= 64:
-                    if row.same < MOST:
-                        raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
-                    cosine = 1.0 if row.cosine is None else row.cosine
-                    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
-                        raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
+                    _require_agreement(row)
         calls = 1
         while calls * self._measure_seconds(row, x, calls) < LEAST:
             calls *= 2
@@ -300,6 +306,32 @@ OTHER_BENCHMARKS = {
 """Modules with benchmarks of their own, by first argument."""
 
 
+def run_races(
+    args: argparse.Namespace, settings: Sequence[Setting], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of all races; print each table, and write all rows so far, as soon as a race ends."""
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        race = Race(setting, names, args.threads)
+        for batch in args.batch:
+            block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
+            print(bench_plot.format_table(block), flush=True)
+            rows += block
+            if args.json:
+                files.write_json(args.json, rows)
+    return rows
+
+
+def prepare_outputs(args: argparse.Namespace) -> None:
+    """Set the default file of the plot, if matplotlib is installed. Raises UserError for files that cannot be written."""
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
+    if args.plot or importlib.util.find_spec("matplotlib"):
+        require_module("matplotlib", "isaaclab")
+        args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
+        files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+
+
 def bench(argv: list[str]) -> int:
     """Run the benchmark; return exit code 1 if a contender failed. A first argument in `OTHER_BENCHMARKS` runs that benchmark."""
     if argv[:1] and argv[0] in OTHER_BENCHMARKS:
@@ -312,26 +344,13 @@ def bench(argv: list[str]) -> int:
     names = choose_contenders(vars(args).get("contenders"), args.networks)
     if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
-    if args.json:
-        files.require_file("--json", args.json, (".json",))
-    if args.plot or importlib.util.find_spec("matplotlib"):
-        require_module("matplotlib", "isaaclab")
-        args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
-        files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    prepare_outputs(args)
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
     jax_contenders.limit_threads(args.threads)
     print(bench_plot.format_header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
-    rows: list[dict[str, Any]] = []
-    for setting in compared:
-        race = Race(setting, names, args.threads)
-        for batch in args.batch:
-            block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
-            print(bench_plot.format_table(block), flush=True)
-            rows += block
-            if args.json:
-                files.write_json(args.json, rows)
+    rows = run_races(args, compared, names)
     print(bench_plot.format_summary(rows))
     failures = [f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]]
     for line in dict.fromkeys(failures):

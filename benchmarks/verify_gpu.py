@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -267,11 +268,17 @@ def require_device() -> None:
         raise UserError(f"{reason}; --dry-run runs small steps on the CPU")
 
 
-def verify(argv: list[str]) -> int:
-    """Run all steps and write the page; return exit code 1 if a step failed."""
-    args = parser().parse_args(argv)
-    folder = args.folder or Path(f"logs/verify_gpu/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
-    out = args.out or (folder / PAGE.name if args.dry_run else PAGE)
+def choose_steps(all_steps: Iterable[Step], names: Iterable[str], allowed: Iterable[str]) -> list[Step]:
+    """Return the steps called ``names``. Raises UserError with the ``allowed`` names if there are none."""
+    chosen = set(names)
+    planned = [step for step in all_steps if step.name in chosen]
+    if not planned:
+        raise UserError(f"--only {' '.join(names)}: no step of this run; allowed: {', '.join(allowed)}")
+    return planned
+
+
+def check_arguments(args: argparse.Namespace, folder: Path, out: Path) -> None:
+    """Raise UserError if the command cannot run, or cannot write into ``folder`` and to the page ``out``."""
     if args.dry_run and args.short:
         raise UserError("--short: is for a GPU; leave out --dry-run")
     if args.dry_run and out.resolve() == PAGE.resolve():
@@ -281,6 +288,14 @@ def verify(argv: list[str]) -> int:
         require_device()
     files.require_file("--out", out, (".md",))
     files.require_writable("--folder", folder)
+
+
+def verify(argv: list[str]) -> int:
+    """Run all steps and write the page; return exit code 1 if a step failed."""
+    args = parser().parse_args(argv)
+    folder = args.folder or Path(f"logs/verify_gpu/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    out = args.out or (folder / PAGE.name if args.dry_run else PAGE)
+    check_arguments(args, folder, out)
     folder.mkdir(parents=True, exist_ok=True)
     size = DRY if args.dry_run else SHORT if args.short else FULL
     seconds = SHORT_SECONDS if args.short else math.inf
@@ -289,11 +304,7 @@ def verify(argv: list[str]) -> int:
         text = page(folder, outcomes, args.dry_run, size.environments, size.iterations)
         files.write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    planned = [step for step in steps(folder, size) if step.name in (args.only or RESULTS)]
-    if not planned:
-        raise UserError(
-            f"--only {' '.join(args.only or ())}: no step of this run; allowed: {', '.join(size.limits or RESULTS)}"
-        )
+    planned = choose_steps(steps(folder, size), args.only or RESULTS, size.limits or RESULTS)
     outcomes = run_all(planned, folder, size.device, args.limit, seconds, write_page)
     failed = [name for name, outcome in outcomes.items() if outcome.code != 0]
     for name in failed:

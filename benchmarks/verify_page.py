@@ -167,22 +167,25 @@ def describe_benchmark(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
 
 
+def _list_measures(run: Training) -> dict[str, object]:
+    """Return the measures of a training by their titles."""
+    return {
+        "outcome": run.outcome,
+        "device": run.device,
+        **{f"{phase}, s per iteration, median": f"{run.median[phase]:.4f}" for phase in PHASES},
+        **{f"{phase}, s in all": f"{run.total[phase]:.2f}" for phase in PHASES},
+        "iterations": run.iterations,
+        "environment steps per second": f"{run.steps_per_second:,.0f}",
+        "mean return, last": "-" if run.mean_return is None else f"{run.mean_return:.2f}",
+        "firing rate": f"{run.firing_rate:.1%}" if run.firing_rate else "-",
+    }
+
+
 def describe_trainings(found: Mapping[str, Training]) -> str:
     """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
     runs = list(found.values())
-    rows: list[Sequence[object]] = [["outcome", *(run.outcome for run in runs)]]
-    rows.append(["device", *(run.device for run in runs)])
-    rows += [
-        [f"{phase}, s per iteration, median", *(f"{run.median[phase]:.4f}" for run in runs)]
-        for phase in PHASES
-    ]
-    rows += [[f"{phase}, s in all", *(f"{run.total[phase]:.2f}" for run in runs)] for phase in PHASES]
-    rows.append(["iterations", *(run.iterations for run in runs)])
-    rows.append(["environment steps per second", *(f"{run.steps_per_second:,.0f}" for run in runs)])
-    rows.append(
-        ["mean return, last", *("-" if r.mean_return is None else f"{r.mean_return:.2f}" for r in runs)]
-    )
-    rows.append(["firing rate", *(f"{run.firing_rate:.1%}" if run.firing_rate else "-" for run in runs)])
+    columns = [_list_measures(run) for run in runs]
+    rows = [(title, *(column[title] for column in columns)) for title in columns[0]] if columns else []
     parts = [format_table(("", *(TRAININGS[name].title for name in found)), rows)]
     ann = found.get("train_mlp")
     for name in ("train_lif", "train_lif_equal"):

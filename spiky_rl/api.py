@@ -83,18 +83,14 @@ class SpikingModule(nn.Module):
             _check_shape("keep", keep.shape[is_step:], (batch,) if is_step else (steps, batch))
         returns_state = state is not _OMITTED
         before: State | None = state if returns_state else None
+        if before is not None:
+            self._check_state(before, batch)
         if not self.state_sizes:
-            if before:
-                raise UserError(
-                    f"state: {len(before)} tensors given; allowed: None or (), for a network without a state"
-                )
             # control steps are independent, and a network carries its neurons through T
             y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].view(steps, batch, -1)
             after: State = ()
         else:
-            if before is not None:
-                self._check_state(before, batch)
-            elif returns_state or steps > 1:
+            if before is None and (returns_state or steps > 1):
                 before = tuple(x.new_zeros(1, batch, size) for size in self.state_sizes)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
@@ -119,9 +115,10 @@ class SpikingModule(nn.Module):
 
     def _check_state(self, state: State, batch: int) -> None:
         if len(state) != len(self.state_sizes):
-            raise UserError(
-                f"state: {len(state)} tensors given; allowed: None, or {len(self.state_sizes)} tensors"
-            )
+            allowed = f"None, or {len(self.state_sizes)} tensors"
+            if not self.state_sizes:
+                allowed = "None or (), for a network without a state"
+            raise UserError(f"state: {len(state)} tensors given; allowed: {allowed}")
         for i, (part, size) in enumerate(zip(state, self.state_sizes, strict=True)):
             _check_shape(f"state[{i}]", part.shape, (1, batch, size))
 

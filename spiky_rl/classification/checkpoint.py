@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -172,14 +172,21 @@ def _require_options(dataset: Mapping[str, Any]) -> None:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
 
 
+def _require_same_names(weights: Collection[str], own: Collection[str], where: str) -> None:
+    """Raise CheckpointError unless the ``weights`` at ``where`` have the names of the network's ``own``."""
+    for name in own:
+        if name not in weights:
+            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, weights)}")
+    for name in weights:
+        if name not in own:
+            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
+
+
 def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
     """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
     named = {EXTRA if name == EARLIER else name: tensor for name, tensor in weights.items()}
     own = network.state_dict()
-    if missing := [name for name in own if name not in named]:
-        raise CheckpointError(f"{where}: missing {missing[0]}{suggest_name(missing[0], named)}")
-    if unknown := [name for name in named if name not in own]:
-        raise CheckpointError(f"{where}.{unknown[0]}: no such weight{suggest_name(unknown[0], own)}")
+    _require_same_names(named, own, where)
     for name, tensor in named.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(

@@ -194,13 +194,8 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):
         return trained["name"], _build_trained_dataset(trained, given, folder)
     if request.dataset is None:  # the user names a folder, but not its layout
-        try:
-            dataset = _build_trained_dataset(trained, given, folder)
-            # a dataset that reads no files is the same for any folder
-            if any(r.store for r in dataset.recordings):
-                return trained["name"], dataset
-        except MissingData:
-            pass
+        if dataset := _find_trained_dataset(trained, given, folder):
+            return trained["name"], dataset
         log.info(
             "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
         )
@@ -213,6 +208,18 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     }
     options = {**frames, **layout, **others, "names": identity["classes"], **given}
     return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
+
+
+def _find_trained_dataset(
+    trained: Mapping[str, Any], given: Mapping[str, Any], folder: Path
+) -> Dataset | None:
+    """Return the checkpoint's dataset in ``folder``; None if the folder does not have its layout."""
+    try:
+        dataset = _build_trained_dataset(trained, given, folder)
+    except MissingData:
+        return None
+    # a dataset that reads no files is the same for any folder
+    return dataset if any(r.store for r in dataset.recordings) else None
 
 
 def _build_trained_dataset(trained: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> Dataset:

@@ -38,6 +38,7 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run import run_folders
 from spiky_rl.run.devices import get_memory, resolve_device
@@ -124,11 +125,7 @@ def prepare_data(
     if loaded is None and settings.flags.initial == "data":
         scale_to_recordings(trainer.network, trainer.sample_frames())
     if loaded is not None:
-        _require_same(trainer, loaded, settings.flags.ids)
-        for key in ("network", "best"):
-            checkpoint.require_weights(trainer.network, loaded.content[key], f"{loaded.path}: {key}")
-        checkpoint.require_optimiser(trainer, loaded.content["optimizer"], f"{loaded.path}: optimizer")
-        trainer.restore(dict(loaded.content))
+        _restore(trainer, loaded, settings.flags.ids)
         if device != loaded.identity["device"]:
             settings.changed["device"] = [loaded.identity["device"], device]
         log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
@@ -150,6 +147,15 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
         raise UserError(
             f"--patience {flags.patience}: {loaded.path} ended early by it after {done} epochs; a larger value or 0 resumes it"
         )
+
+
+def _restore(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
+    """Set a trainer to the state of a checkpoint. Raises CheckpointError if data, weights or optimizer do not fit."""
+    _require_same(trainer, loaded, ids)
+    for key in ("network", "best"):
+        checkpoint.require_weights(trainer.network, loaded.content[key], f"{loaded.path}: {key}")
+    checkpoint.require_optimiser(trainer, loaded.content["optimizer"], f"{loaded.path}: optimizer")
+    trainer.restore(dict(loaded.content))
 
 
 def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
@@ -184,45 +190,66 @@ def _require_memory(settings: ClassificationSettings, device: str, batch: int = 
 def _make_trainer(
     settings: ClassificationSettings, device: str, fetch: bool, open_progress: ProgressFactory
 ) -> Trainer:
-    """Return a trainer with the data and a new network. Raises UserError."""
+    """Return a trainer with the data and a new network; complete ``settings`` by what the data determine. Raises UserError."""
+    dataset, folder = _open_dataset(settings, fetch, open_progress)
+    if settings.pending_overrides is not None:
+        settings.spec = load_agent(dataset.agent, settings.dataset["name"], settings.pending_overrides)
+        _require_memory(settings, device)
+    recordings = _load_samples(settings, dataset, folder, open_progress)
+    frame_mode = settings.spec.runner.get("frames", "turn")
+    steps, inputs = get_sequence_shape(recordings.size, frame_mode)
+    require_state(settings.spec, steps)
     flags = settings.flags
-    folder = samples.get_data_folder(None if flags.data is None else Path(flags.data))
-    flags = flags.with_changes(data=str(folder))
-    settings.flags = flags
-    dataset_options = {key: value for key, value in settings.dataset.items() if key != "name"}
-    configured = configure_dataset(settings.dataset["name"], dataset_options)
+    parts = split(recordings.labels, recordings.parts, flags.hold_out, flags.validation, flags.split)
+    flags = _complete_sizes(flags, len(parts.train))
+    assert flags.batch_size is not None
+    _require_memory(settings, device, flags.batch_size)
+    network = _build_network(settings.spec, inputs, len(recordings.classes), flags.seed)
+    initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
+    settings.flags = flags = flags.with_changes(initial=initial)
+    training = TrainerSettings(
+        learning_rate=settings.spec.runner["algorithm"]["learning_rate"],
+        frames=frame_mode,
+        **{key: getattr(flags, key) for key in TRAINING_ONLY_KEYS},
+    )
+    return Trainer(network, recordings, parts, training, device)
+
+
+def _open_dataset(
+    settings: ClassificationSettings, fetch: bool, open_progress: ProgressFactory
+) -> tuple[Dataset, Path]:
+    """Return the dataset and its folder, after a download if ``fetch``; set both in ``settings``."""
+    data = settings.flags.data
+    folder = samples.get_data_folder(None if data is None else Path(data))
+    settings.flags = settings.flags.with_changes(data=str(folder))
+    options = {key: value for key, value in settings.dataset.items() if key != "name"}
+    configured = configure_dataset(settings.dataset["name"], options)
     if fetch:
         download(configured, folder, open_progress)
     dataset = configured.build(data=folder)
     settings.dataset |= dataset.settings()
     settings.window = dataset.window
-    if settings.pending_overrides is not None:
-        settings.spec = load_agent(dataset.agent, settings.dataset["name"], settings.pending_overrides)
-        _require_memory(settings, device)
-    spec = settings.spec
+    return dataset, folder
+
+
+def _load_samples(
+    settings: ClassificationSettings, dataset: Dataset, folder: Path, open_progress: ProgressFactory
+) -> samples.Samples:
+    """Return the recordings that the run chooses from a ``dataset``. Raises UserError if no classes can be learned from them."""
+    flags = settings.flags
     ids = None if flags.ids is None else Path(flags.ids)
     chosen = select_subset(dataset.recordings, flags.recordings, ids)
     require_classes(dataset, chosen, folder)
-    loaded = samples.load_samples(settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress)
-    frame_mode = spec.runner.get("frames", "turn")
-    steps, inputs = get_sequence_shape(loaded.size, frame_mode)
-    require_state(spec, steps)
-    parts = split(loaded.labels, loaded.parts, flags.hold_out, flags.validation, flags.split)
-    flags = _complete_sizes(flags, len(parts.train))
-    assert flags.batch_size is not None
-    _require_memory(settings, device, flags.batch_size)
-    torch.manual_seed(flags.seed)
-    random.seed(flags.seed)
-    assert spec.network is not None and flags.shift is not None and flags.rotation is not None
-    network = spec.network.build(inputs=inputs, outputs=len(loaded.classes))
-    initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
-    flags = flags.with_changes(initial=initial)
-    settings.flags = flags
-    rate = spec.runner["algorithm"]["learning_rate"]
-    training = TrainerSettings(
-        learning_rate=rate, frames=frame_mode, **{key: getattr(flags, key) for key in TRAINING_ONLY_KEYS}
-    )
-    return Trainer(network, loaded, parts, training, device)
+    return samples.load_samples(settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress)
+
+
+def _build_network(spec: AgentSpec, inputs: Any, outputs: int, seed: int) -> SpikingNetwork:
+    """Return the agent's network with initial weights drawn from ``seed``, which also sets all later random draws."""
+    assert spec.network is not None
+    torch.manual_seed(seed)
+    random.seed(seed)
+    network: SpikingNetwork = spec.network.build(inputs=inputs, outputs=outputs)
+    return network
 
 
 def compute_batch_size(recordings: int) -> int:

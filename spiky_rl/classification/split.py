@@ -61,20 +61,18 @@ def split(
     Raises:
         UserError: If no training recordings would be left.
     """
-    of = {part: np.array([own == part for own in parts], bool) for part in PARTS}
-    train, test, chosen = of["train"], of["test"], of["validation"]
+    train, test, chosen = (
+        np.array([own == part for own in parts], bool) for part in ("train", "test", "validation")
+    )
     if hold_out is not None or not test.any():
-        test = draw_part(
-            labels, train, round(TESTED * train.sum()) if hold_out is None else hold_out, [seed], "--hold_out"
-        )
+        count = round(TESTED * train.sum()) if hold_out is None else hold_out
+        test = draw_part(labels, train, count, [seed], "--hold_out")
         train = train & ~test
     if validation is not None or not chosen.any():
         count = round(VALIDATED * train.sum()) if validation is None else validation
-        chosen = (
-            draw_part(labels, train, count, [seed, 1], "--validation")
-            if count
-            else np.zeros(len(labels), bool)
-        )
+        chosen = np.zeros(len(labels), bool)
+        if count:
+            chosen = draw_part(labels, train, count, [seed, 1], "--validation")
         train = train & ~chosen
     return Split(*(np.flatnonzero(mask) for mask in (train, chosen, test)))
 

@@ -61,8 +61,12 @@ def check_algorithm(algorithm: PlainMapping) -> None:
             raise RegistryError(
                 f"agent.algorithm.{key}: {value} given with class_name: {name.upper()}; allowed with: {', '.join(able)}"
             )
-    if name == "ppo":
-        return
+    if name != "ppo":
+        _check_replay_size(algorithm)
+
+
+def _check_replay_size(algorithm: PlainMapping) -> None:
+    """Raise RegistryError naming the key if the replay buffer never holds the transitions that learning needs."""
     size = algorithm.get("replay_size", Algorithm.default("replay_size"))
     for key in ("learning_starts", "batch_size"):
         needed = algorithm.get(key, Algorithm.default(key))

@@ -20,10 +20,10 @@ NUMBER = 4
 """Bytes of a number."""
 TRAINING_COPIES = 4
 """Numbers per trained weight: value, gradient and the two moments of the optimiser."""
-STORED = 10
-"""Minimum of numbers that rsl_rl stores per sample: observation, action, its mean and standard deviation, and six more."""
-REPLAYED = 4
-"""Minimum of numbers in a replay buffer per transition: two observations, action and reward."""
+NUMBERS_PER_SAMPLE = 10
+"""At least these are in rsl_rl's rollout: observation, action, its mean and standard deviation, and six more."""
+NUMBERS_PER_TRANSITION = 4
+"""At least these are in a replay buffer: two observations, action and reward."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -64,10 +64,10 @@ def check_run_memory(spec: AgentSpec, num_envs: int, available: int) -> None:
     if spec.algorithm == "ppo":
         steps = spec.get_setting("num_steps_per_env")
         rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
-        stored = {rollout: STORED * NUMBER * num_envs * steps}
+        stored = {rollout: NUMBERS_PER_SAMPLE * NUMBER * num_envs * steps}
     else:
         size = spec.runner["algorithm"].get("replay_size", Algorithm.default("replay_size"))
-        stored = {f"agent.algorithm.replay_size {size}": REPLAYED * NUMBER * size}
+        stored = {f"agent.algorithm.replay_size {size}": NUMBERS_PER_TRANSITION * NUMBER * size}
     require_memory({**stored, **compute_model_bytes(spec, f"--num_envs {num_envs}", num_envs)}, available)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +50,8 @@ UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 """pydantic's types of errors for a key that no field has."""
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 """pydantic's types of errors for a number beyond a bound."""
+WRONG_LENGTH = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
+"""pydantic's type of error for a list of a wrong length -> its bound in words and in the error's context."""
 
 
 @contextmanager
@@ -306,33 +308,41 @@ def _strip_annotation(annotation: object) -> Any:
 def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
     """Return one pydantic error as one line that names the key: the first unknown key, or else the first error."""
     errors = error.errors(include_url=False)
-    unknown = next((e for e in errors if e["type"] in UNKNOWN_KEY), None)
-    first = unknown or errors[0]
+    for unknown in errors:
+        if unknown["type"] in UNKNOWN_KEY:
+            path, model, _ = _follow_keys(unknown["loc"], path, settings)
+            return UnknownKey(f"{path}: no such key", path, model.model_fields)
+    first = errors[0]
     keys = first["loc"]
     # an error in an element of a list is reported at the list
-    is_element = unknown is None and bool(keys) and isinstance(keys[-1], int)
+    is_element = bool(keys) and isinstance(keys[-1], int)
     path, model, field = _follow_keys(keys[:-1] if is_element else keys, path, settings)
-    if unknown is not None:
-        return UnknownKey(f"{path}: no such key", path, model.model_fields)
     if first["type"] == "missing":
-        missing = []
-        for other in errors:
-            if other["type"] == "missing" and other["loc"][:-1] == keys[:-1]:
-                missing.append(str(other["loc"][-1]))
-        unknown_keys = [str(key) for key in first["input"] if key not in model.model_fields]
-        parent = path.rpartition(".")[0]
-        prefix = f"{parent}: " if parent else ""
-        return RegistryError(f"{prefix}missing {', '.join(missing)}{suggest_name(missing[0], unknown_keys)}")
+        siblings = (e["loc"] for e in errors if e["type"] == "missing" and e["loc"][:-1] == keys[:-1])
+        return _format_missing([str(loc[-1]) for loc in siblings], path, first["input"], model)
     is_model_error = field is None or model is _strip_annotation(field.annotation)
     if first["type"] == "value_error" and is_model_error:
-        # the error of a validator of several keys; its message may begin with one of them
-        message = str(first.get("ctx", {})["error"])
-        if not path:
-            return RegistryError(message)
-        begins_with_key = re.match(r"[\w.]+: ", message)
-        return RegistryError(f"{path}{'.' if begins_with_key else ': '}{message}")
+        return _format_validator_error(path, str(first.get("ctx", {})["error"]))
     info = None if field is None else _make_option_info(field)
     return RegistryError(f"{path}: {_format_reason(first, info, is_element)}".removeprefix(": "))
+
+
+def _format_missing(
+    missing: Sequence[str], path: str, given: Iterable[object], model: type[Settings]
+) -> RegistryError:
+    """Return the error of ``missing`` keys, the first of them at ``path``, in settings with the keys ``given``."""
+    parent = path.rpartition(".")[0]
+    prefix = f"{parent}: " if parent else ""
+    unknown = [str(key) for key in given if key not in model.model_fields]
+    return RegistryError(f"{prefix}missing {', '.join(missing)}{suggest_name(missing[0], unknown)}")
+
+
+def _format_validator_error(path: str, message: str) -> RegistryError:
+    """Return the error of a validator of several keys at ``path``; its ``message`` may begin with one of the keys."""
+    if not path:
+        return RegistryError(message)
+    begins_with_key = re.match(r"[\w.]+: ", message)
+    return RegistryError(f"{path}{'.' if begins_with_key else ': '}{message}")
 
 
 def _follow_keys(
@@ -362,6 +372,21 @@ class _Error(TypedDict):
 def _format_reason(error: _Error, field: OptionInfo | None, is_element: bool) -> str:
     """Return the reason why a value is refused, and the allowed values; ``is_element`` if the value is an element of a list."""
     value, kind, limits = error["input"], error["type"], error.get("ctx", {})
+    if reason := _format_number_reason(kind, value, field):
+        return reason
+    if kind == "literal_error" and field is not None:
+        names = ", ".join(name or "''" for name in field.choices)
+        return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
+    if kind in WRONG_LENGTH:
+        bound, key = WRONG_LENGTH[kind]
+        return f"{shorten([*value])} has {len(value)} values; it must have {bound} {limits[key]}"
+    if kind in EXPECTED:
+        return f"expected {EXPECTED[kind][is_element]}, got {'nothing' if value is None else shorten(value)}"
+    return str(limits.get("error") or error["msg"])
+
+
+def _format_number_reason(kind: str, value: Any, field: OptionInfo | None) -> str:
+    """Return the reason of an error of type ``kind`` if it refuses a number for its size; empty for other errors."""
     bounds = "" if field is None else field.bounds_text
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
@@ -371,16 +396,7 @@ def _format_reason(error: _Error, field: OptionInfo | None, is_element: bool) ->
     # pylint: disable-next=unidiomatic-typecheck  # a bool is no number; an int is beyond the range of a float
     if kind == "float_type" and type(value) is int:
         return _format_out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
-    if kind == "literal_error" and field is not None:
-        names = ", ".join(name or "''" for name in field.choices)
-        return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
-    if kind == "too_short":
-        return f"{shorten([*value])} has {len(value)} values; it must have at least {limits['min_length']}"
-    if kind == "too_long":
-        return f"{shorten([*value])} has {len(value)} values; it must have at most {limits['max_length']}"
-    if kind in EXPECTED:
-        return f"expected {EXPECTED[kind][is_element]}, got {'nothing' if value is None else shorten(value)}"
-    return str(limits.get("error") or error["msg"])
+    return ""
 
 
 def _format_out_of_range(value: object, low: float, high: float, field: OptionInfo | None = None) -> str:

@@ -275,19 +275,25 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     values = {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
     with wrap_foreign_errors(path, name):
         options = cls.Options.check(path, values)
-    parts: dict[str, Part] = {}
-    for key, (part_kind, default) in cls.parts.items():
-        part_settings, part_path = tree.get(key, default), f"{path}.{key}"
-        if isinstance(part_settings, list | tuple) and key in cls.listed:
-            parts[key] = tuple(
-                _configure_part(part_kind, element, default, f"{part_path}[{i}]")
-                for i, element in enumerate(part_settings)
-            )
-        else:
-            parts[key] = _configure_part(part_kind, part_settings, default, part_path)
+    parts = _configure_parts(cls, tree, path)
     with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
     return ComponentSpec(name, cls, options, parts)
+
+
+def _configure_parts(cls: type[Component], tree: PlainMapping, path: str) -> dict[str, Part]:
+    """Return the parts of a component ``cls`` with the settings ``tree``; one part, or one per layer if it is listed."""
+    parts: dict[str, Part] = {}
+    for key, (kind, default) in cls.parts.items():
+        settings, part_path = tree.get(key, default), f"{path}.{key}"
+        if isinstance(settings, list | tuple) and key in cls.listed:
+            parts[key] = tuple(
+                _configure_part(kind, element, default, f"{part_path}[{i}]")
+                for i, element in enumerate(settings)
+            )
+        else:
+            parts[key] = _configure_part(kind, settings, default, part_path)
+    return parts
 
 
 def _configure_part(

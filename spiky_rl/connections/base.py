@@ -99,7 +99,7 @@ def make_dale_factors(size: int, inhibitory: float) -> Tensor:
     return factors
 
 
-def require_flat(inputs: Shape | int) -> int:
+def count_values(inputs: Shape | int) -> int:
     """Return the number of values in a signal of the shape ``inputs``, maps included."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
@@ -127,5 +127,5 @@ def require_neurons(path: str, count: int) -> None:
         raise RegistryError(f"{path}: the layer has {count} neuron; a connection within it needs at least 2")
 
 
-vector = require_flat
-"""Old name, kept for one release."""
+vector = require_flat = count_values
+"""Old names, kept for one release."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.config.options import RegistryError, Settings, Widths, option
-from spiky_rl.connections.base import Connection, Shape, require_flat
+from spiky_rl.connections.base import Connection, Shape, count_values
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
 
@@ -135,7 +135,7 @@ class Convolutional(Connection):
 
 def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
     """Return (channels, height, width) of the input. Raises RegistryError if they are unknown or do not match its size."""
-    size = require_flat(inputs)
+    size = count_values(inputs)
     if given:
         if math.prod(given) != size:
             raise RegistryError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import IntraLayerConnection, Shape, require_flat, require_neurons
+from spiky_rl.connections.base import IntraLayerConnection, Shape, count_values, require_neurons
 
 
 class Lateral(IntraLayerConnection):
@@ -39,7 +39,7 @@ class Lateral(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = require_flat(inputs)
+        size = count_values(inputs)
         require_neurons("lateral", size)
         self.shape = (size,)
         place = torch.arange(size)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Connection, Shape, make_dale_factors, make_sparse_mask, require_flat
+from spiky_rl.connections.base import Connection, Shape, make_dale_factors, make_sparse_mask, count_values
 from spiky_rl.kernels import dispatch
 
 
@@ -46,7 +46,7 @@ class LinearConnection(Connection):
         outputs: int,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.shape = require_flat(inputs), outputs, (outputs,)
+        self.in_features, self.out_features, self.shape = count_values(inputs), outputs, (outputs,)
         # torch.nn.Linear advances the generator first: seeds give the same networks as in earlier versions
         weight = torch.nn.init.orthogonal_(
             torch.nn.Linear(self.in_features, outputs).weight.detach(), options.gain

@@ -22,7 +22,7 @@ from spiky_rl.connections.base import (
     Shape,
     make_dale_factors,
     make_sparse_mask,
-    require_flat,
+    count_values,
     require_neurons,
 )
 
@@ -45,7 +45,7 @@ class Recurrent(IntraLayerConnection):
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
-        size = require_flat(inputs)
+        size = count_values(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), options.delays, options.dale
         if options.density == 1.0:

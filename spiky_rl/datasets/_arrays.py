@@ -67,13 +67,18 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
     return Header(shape, dtype, fortran, file.tell())
 
 
+def _list_fields(dtype: np.dtype, names: Sequence[str]) -> list[np.dtype]:
+    """Return the types of the fields called ``names``, of all fields if there are none of these, or ``dtype`` if it has no fields."""
+    if dtype.names is None:
+        return [dtype]
+    return [dtype[name].base for name in [name for name in dtype.names if name in names] or dtype.names]
+
+
 def _require_kinds(dtype: np.dtype, kinds: str, fields: Sequence[str]) -> None:
     """Raise ValueError if values of ``dtype`` are not of the allowed ``kinds``; see `read_header`."""
     if dtype.hasobject:
         raise ValueError("holds Python objects; it must hold numbers")
-    names = dtype.names or ()
-    needed = [name for name in names if name in fields] or names
-    for field in [dtype] if dtype.names is None else [dtype[name].base for name in needed]:
+    for field in _list_fields(dtype, fields):
         if field.kind not in kinds or not field.itemsize:
             allowed = "numbers" if kinds == NUMBERS else "numbers or text"
             raise ValueError(f"holds {field}; it must hold {allowed}")

@@ -12,7 +12,7 @@ import io
 import zipfile
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -161,6 +161,19 @@ def decode_tensor(counts: np.ndarray, path: str) -> Events:
     return Events(x, y, p, t, steps=True)
 
 
+def _check_column(key: str, values: np.ndarray, low: float, high: float, path: str) -> None:
+    """Raise EventFileError with ``path`` and event unless the ``values`` are in range and, but for times, whole numbers."""
+    wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
+    wrong |= (values < low) | (values > high)
+    if wrong.any():
+        first = int(wrong.argmax())
+        if values[first] > high:
+            allowed = f"at most {int(high)}"
+        else:
+            allowed = "0 or more" if key == "t" else "a whole number of 0 or more"
+        raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
+
+
 def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
     """Return the events of ``columns`` t, x, y, p. Values of p are 0 and 1, or -1 and 1; the unit of t is ``unit`` microseconds.
 
@@ -176,15 +189,7 @@ def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> 
     lows = {"t": 0, "x": 0, "y": 0, "p": -1}
     highs = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
     for key, values in content.items():
-        wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
-        wrong |= (values < lows[key]) | (values > highs[key])
-        if wrong.any():
-            first = int(wrong.argmax())
-            if values[first] > highs[key]:
-                allowed = f"at most {int(highs[key])}"
-            else:
-                allowed = "0 or more" if key == "t" else "a whole number of 0 or more"
-            raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
+        _check_column(key, values, lows[key], highs[key], path)
     t = np.rint(content["t"] * unit).astype(np.int64)
     x, y, p = (content[key].astype(np.int64) for key in "xyp")
     return Events(x, y, np.maximum(p, 0), t)
@@ -196,15 +201,18 @@ def _require_count(count: int, path: str) -> None:
         raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MOST_EVENTS:,}")
 
 
-def _parse_csv(text: str) -> dict[str, array[float]]:
-    """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
-    rows = filter(None, csv.reader(io.StringIO(text)))
+def _split_header(rows: Iterator[list[str]]) -> tuple[list[str], Iterator[list[str]]]:
+    """Return the names of the columns, t, x, y, p if the ``rows`` have no header, and the rows of events."""
     first = next(rows, [])
     header = [cell.strip().lower() for cell in first]
-    if set(header).isdisjoint(COLUMNS):
-        # there is no header, so the first row is an event
-        header = list(COLUMNS)
-        rows = chain([first] if first else [], rows)
+    if set(header).isdisjoint(COLUMNS):  # the first row is an event
+        return list(COLUMNS), chain([first] if first else [], rows)
+    return header, rows
+
+
+def _parse_csv(text: str) -> dict[str, array[float]]:
+    """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
+    header, rows = _split_header(filter(None, csv.reader(io.StringIO(text))))
     if missing := [key for key in COLUMNS if key not in header]:
         raise ValueError(f"no column {missing[0]}; it has {', '.join(header)}")
     position = {key: header.index(key) for key in COLUMNS}

@@ -194,11 +194,7 @@ class CustomDataset(Dataset):
         """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
         sensor, channels, window = self.options.sensor, self.options.channels, self.options.window
         if not (sensor and channels and window):
-            given: tuple[str, ...] = ()
-            if sensor:
-                given += ("rows", "columns")
-            if window:
-                given += ("end",)
+            given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
             needs = self._load_needs(recordings, given)
             channels = channels or needs.channels
             sensor = sensor or (needs.rows, needs.columns)

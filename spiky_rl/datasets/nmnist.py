@@ -124,12 +124,16 @@ class _Packed:
         self.path, self.store = path, RecordingStore(path.parent)
         self.labels, self.ids = self._read_arrays("label", "id")
 
+    def _read_present(self, *keys: str) -> dict[str, np.ndarray]:
+        """Read the arrays called ``keys``; ``id`` may be absent."""
+        with self.store.open(self.path.name) as file:
+            present = [key for key in keys if key != "id" or key in list_arrays(file)]
+            return read_arrays(file, present, most=LARGEST)
+
     def _read_arrays(self, *keys: str) -> list[np.ndarray]:
         """Read lists of whole numbers; ids default to 1, 2, ... Raises UserError."""
         try:
-            with self.store.open(self.path.name) as file:
-                present = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
-                found = read_arrays(file, present, most=LARGEST)
+            found = self._read_present("label", *keys)
         except OSError as error:
             raise make_read_error(self.path, error) from None
         except DAMAGE as error:

@@ -33,7 +33,7 @@ from spiky_rl.neurons.base import Ode
 PROBES = 8
 """Number of points per step at which thresholds are evaluated."""
 SILENT_RESET = -1
-"""Event of a reset without a spike, where the index of a neuron would stand for its spike."""
+"""Event of a reset without a spike; the event of a spike is the index of its neuron."""
 ON_THRESHOLD = 1e-9
 """Largest distance at which a neuron counts as being on its threshold."""
 ROOT_TOLERANCE_MS, ROOT_RELATIVE_TOLERANCE = 1e-13, 1e-15

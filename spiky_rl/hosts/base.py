@@ -9,9 +9,12 @@ that needs a missing one. A new host is a package in `spiky_rl.hosts`; no other 
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.metadata
+import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +235,45 @@ def parse_nominal(names: str) -> list[str]:
                 f"--conditions: {name!r} given; allowed: {', '.join(allowed)}{suggest_name(name, allowed)}"
             )
     return [NOMINAL]
+
+
+def read_registered_ids(
+    package: str,
+    extensions: str,
+    own_entries: tuple[str, ...],
+    list_ids: Callable[[str], Iterable[ast.expr | None]],
+) -> frozenset[str]:
+    """Return the ids of the tasks that a ``package`` registers, read from its files without importing it.
+
+    Empty if the package is not installed, or if the list would be incomplete: another package registers tasks too, or an id is computed.
+
+    Args:
+        extensions: Entry point group of packages that register tasks.
+        own_entries: First parts of the entry points that register no further tasks.
+        list_ids: Maps the source of a module to the expressions of the ids that it registers; None for an id without one.
+    """
+    found, entries = importlib.util.find_spec(package), importlib.metadata.entry_points(group=extensions)
+    if found is None or any(not entry.value.startswith(own_entries) for entry in entries):
+        return frozenset()
+    ids = set[str]()
+    for folder in found.submodule_search_locations or ():
+        for path in Path(folder).rglob("__init__.py"):
+            for value in list_ids(path.read_text(encoding="utf-8")):
+                if not isinstance(value, ast.Constant):
+                    return frozenset()
+                ids.add(str(value.value))
+    return frozenset(ids)
+
+
+def require_obs_groups(used: Mapping[str, Sequence[str]], known: Collection[str]) -> None:
+    """Raise UserError, with role and ``known`` groups, if a role of the agent uses an unknown observation group."""
+    for role, groups in used.items():
+        for group in groups:
+            if group not in known:
+                raise UserError(
+                    f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
+                    f"{suggest_name(group, known)}"
+                )
 
 
 def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:

@@ -122,13 +122,12 @@ class StepWriter:
         params, states, peak, current, updates, outputs = self.trace_function(
             name, step, has_current, has_peak
         )
-        count = len(states)
         seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
         seeds += [(x, graph.input("go")) for x in outputs]
         lanes = [p for p in params if p.lane]
         wrt = [*states, *peak, *lanes, *current]
         gradients = trace.differentiate(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
-        width = count + len(peak)
+        width = len(states) + len(peak)
         targets = [(f"g[{i}] =", x) for i, x in enumerate(gradients[:width])]
         targets += [(f"gp[{i}] +=", x) for i, x in enumerate(gradients[width : width + len(lanes)])]
         targets += [("gi +=", x) for x in gradients[width + len(lanes) :]]

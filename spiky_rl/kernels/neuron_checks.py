@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,50 +150,70 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         return
     ops = TorchOps(surrogate)
     current, states = _sample_states(neuron, ops)
-    named, times = neuron.named_states, neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
-    errors, sizes, rates, flow, h = [], [], [], [], 1.0
-    below = torch.ones(SAMPLES, dtype=torch.bool)
-    for step in FINER:
-        finer = type(neuron)(neuron.options.model_copy(update={"dt": step * neuron.dt}))
-        h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
-        flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
-        after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)
-        for function, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
-            if not isinstance(values, named):
-                raise trace.make_error(neuron, f"its {function} must return its states, as s.{form}(v=...)")
-        flow, after = (
-            [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
-            for values in (flow, after)
-        )
-        rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
-        sizes = [
-            torch.maximum(rate.abs(), expected.abs()).clamp_min(TINY)
-            for rate, expected in zip(rates, flow, strict=True)
-        ]
-        errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
-        for values in (states, after):  # above the threshold the two may differ
-            below &= (
-                torch.as_tensor(trace.call_function(neuron, finer.threshold, ops, named(*values), numbers))
-                < 0.0
-            )
-    for name, old, rate, expected, size, coarse, fine in zip(
-        neuron.states, states, rates, flow, sizes, *errors, strict=True
-    ):
+    coarse, fine = (_compare_with_flow(neuron, ops, current, states, step) for step in FINER)
+    below = coarse.below & fine.below
+    for i, name in enumerate(neuron.states):
+        rate, error = fine.rates[i], fine.errors[i]
         known = below & rate.isfinite()
         # the integration error shrinks with the time step, relative to the rate, which may itself depend on the time step;
         # the difference of two states has a rounding error
-        allowed = AGREEMENT + ROUNDING_TOLERANCE / h * old.abs() / size
-        wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
+        allowed = AGREEMENT + ROUNDING_TOLERANCE / fine.h * states[i].abs() / fine.sizes[i]
+        wrong = known & ~((error <= allowed) | (error <= 0.5 * coarse.errors[i]))
         if wrong.sum() > SHARE * known.sum():
-            worst = (fine * wrong).nan_to_num(torch.inf).argmax()
+            worst = (error * wrong).nan_to_num(torch.inf).argmax()
             at = ", ".join(f"{n} = {x[worst]:.3g}" for n, x in zip(neuron.states, states, strict=True))
             raise trace.make_error(
                 neuron,
                 f"its integrate does not follow its flow: with {at} and a current of {current[worst]:.3g} the state {name!r}"
-                f" changes by {rate[worst]:.4g} per ms, but flow gives {expected[worst]:.4g}; correct integrate or flow, or remove flow"
-                f"{_locate(neuron, 'integrate')}",
+                f" changes by {rate[worst]:.4g} per ms, but flow gives {fine.flow[i][worst]:.4g}; correct integrate or flow, or"
+                f" remove flow{_locate(neuron, 'integrate')}",
             )
     _AGREED.add(key)
+
+
+class _FlowComparison(NamedTuple):
+    """Rates of change of `integrate` and of `flow`, [samples] for each state."""
+
+    h: float
+    """Duration of a sub-step in ms."""
+    rates: list[Tensor]
+    """Change per ms by `integrate`."""
+    flow: list[Tensor]
+    sizes: list[Tensor]
+    """The larger absolute value of both."""
+    errors: list[Tensor]
+    """Difference of both, relative to ``sizes``."""
+    below: Tensor
+    """Whether a sample is below threshold before and after; above it the two may differ."""
+
+
+def _compare_with_flow(
+    neuron: Ode, ops: TorchOps, current: Tensor, states: Sequence[Tensor], step: float
+) -> _FlowComparison:
+    """Compare `integrate` with `flow` over one sub-step, at ``step`` times the neuron's time step."""
+    named, times = neuron.named_states, neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
+    finer = type(neuron)(neuron.options.model_copy(update={"dt": step * neuron.dt}))
+    h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.get_step_value, neuron.params))
+    flow = trace.call_function(neuron, finer.flow, ops, current, named(*states), times)
+    after = trace.call_function(neuron, finer.integrate, ops, current, named(*states), numbers)
+    for function, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
+        if not isinstance(values, named):
+            raise trace.make_error(neuron, f"its {function} must return its states, as s.{form}(v=...)")
+    flow, after = (
+        [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
+        for values in (flow, after)
+    )
+    rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
+    sizes = [
+        torch.maximum(rate.abs(), expected.abs()).clamp_min(TINY)
+        for rate, expected in zip(rates, flow, strict=True)
+    ]
+    errors = [(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)]
+    below = torch.ones(SAMPLES, dtype=torch.bool)
+    for values in (states, after):
+        distance = trace.call_function(neuron, finer.threshold, ops, named(*values), numbers)
+        below &= torch.as_tensor(distance) < 0.0
+    return _FlowComparison(h, rates, flow, sizes, errors, below)
 
 
 def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -204,6 +204,18 @@ for method, hint in REFUSED.items():
     setattr(Node, method, _make_refusal(hint))
 
 
+def _simplify(op: str, args: tuple[Expression, ...]) -> Expression | None:
+    """Return the argument that equals ``op`` on ``args``: the other factor of 1, or an input that has no gradient; else None."""
+    if op == "*":
+        for x, y in (args, args[::-1]):
+            if not isinstance(x, Node) and x == 1.0:
+                return y
+    x = args[0]
+    if op == "detach" and isinstance(x, Node) and x.op in ("input", "detach", "heaviside") and not x.lane:
+        return x
+    return None
+
+
 class TraceGraph:
     """The nodes of one step; equal expressions are one node."""
 
@@ -217,9 +229,8 @@ class TraceGraph:
 
     def make(self, op: str, *given: object) -> Expression:
         """Check the values ``given`` and return the expression of ``op`` on them; a number if all values are numbers."""
-        conditions = 1 if op == "where" else 0
-        args = tuple(_check_operand(x) for x in given[conditions:])
-        if conditions:
+        args = tuple(_check_operand(x) for x in (given[1:] if op == "where" else given))
+        if op == "where":
             condition = given[0]
             if not isinstance(condition, Node):
                 return args[0] if condition else args[1]
@@ -228,13 +239,8 @@ class TraceGraph:
             args = (condition, *args)
         if not any(isinstance(x, Node) for x in args):
             return NUMBERS[op](*args)
-        if op == "*":
-            for x, y in (args, args[::-1]):
-                if not isinstance(x, Node) and x == 1.0:
-                    return y
-        x = args[0]
-        if op == "detach" and isinstance(x, Node) and x.op in ("input", "detach", "heaviside") and not x.lane:
-            return x
+        if (known := _simplify(op, args)) is not None:
+            return known
         key = (op, *(x.index if isinstance(x, Node) else ("number", float(x).hex()) for x in args))
         lane = any(isinstance(x, Node) and x.lane for x in args)
         return self._node(key, op, args, lane)

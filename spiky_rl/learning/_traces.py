@@ -334,30 +334,53 @@ class LocalRule(LearningRule):
             keep_inner[:, 0] = keep
             keep = keep_inner.flatten(0, 1)
         for index, size in zip(self.chosen, self.sizes, strict=True):
-            layer, link = layers[index], layers[index].connection
-            assert isinstance(link, LinearConnection)
-            pre = signals[index].expand(-1, steps, -1, -1).flatten(0, 1)
-            post = signals[index + 1].expand(-1, steps, -1, -1).flatten(0, 1)
-            sign = _get_dale_signs(link)
-            exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
-            weights = (link.weight.abs() * sign if link.dale else link.weight) * exists
-            bound = self.limit * size
-            bounds = (-bound, bound)
-            if link.dale:
-                bounds = (sign.clamp(max=0.0) * bound, sign.clamp(min=0.0) * bound)
-            window = replace(self.window, dt=layer.neuron.dt)
+            layer = layers[index]
+            pre, post = (
+                signals[i].expand(-1, steps, -1, -1).flatten(0, 1)  # [S, B, C] and [S, B, N]
+                for i in (index, index + 1)
+            )
             modulation = self.modulation(credit, keep, layer, steps)
-            delta = compute_weight_change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
-            delta = self.rate * size * _all_reduce_mean(delta) * exists
-            if self.normalisation == "subtractive":
-                fan_in = (exists * torch.ones_like(delta)).sum(0)
-                delta = (delta - delta.sum(0) / fan_in) * exists
-            weights = (weights + delta).clamp(*bounds)
-            if self.normalisation == "multiplicative":
-                strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()
-                sums = getattr(self, f"sums_{index}")
-                weights = (weights * (sums / strengths.sum(0).clamp(min=1e-30))).clamp(*bounds)
-            link.weight.copy_(weights * sign if link.dale else weights)
+            self._change_layer(layer, index, size, pre, post, keep, modulation)
+
+    def _change_layer(
+        self,
+        layer: SpikingLayer,
+        index: int,
+        size: Tensor,
+        pre: Tensor,
+        post: Tensor,
+        keep: Tensor | None,
+        modulation: Tensor | None,
+    ) -> None:
+        """Change the weights of a ``layer``, number ``index``, whose largest initial weight is ``size``.
+
+        ``pre`` [S, B, C] and ``post`` [S, B, N] are its input and output, ``keep`` and ``modulation`` [S, B].
+        """
+        link = layer.connection
+        assert isinstance(link, LinearConnection)
+        sign = _get_dale_signs(link)
+        exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
+        # under Dale's law a connection stores sizes, and its mask the signs
+        weights = (link.weight.abs() * sign if link.dale else link.weight) * exists
+        bound = self.limit * size
+        low, high = -bound, bound
+        if link.dale:
+            low, high = sign.clamp(max=0.0) * bound, sign.clamp(min=0.0) * bound
+        window = replace(self.window, dt=layer.neuron.dt)
+        delta = compute_weight_change(
+            pre, post, keep, weights, window, (low, high), modulation, layer.backend
+        )
+        delta = self.rate * size * _all_reduce_mean(delta) * exists
+        if self.normalisation == "subtractive":
+            fan_in = (exists * torch.ones_like(delta)).sum(0)
+            delta = (delta - delta.sum(0) / fan_in) * exists
+        weights = (weights + delta).clamp(low, high)
+        if self.normalisation == "multiplicative":
+            # with a mask, the strength of a synapse is its weight times its factor in the mask
+            strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()
+            sums = getattr(self, f"sums_{index}")
+            weights = (weights * (sums / strengths.sum(0).clamp(min=1e-30))).clamp(low, high)
+        link.weight.copy_(weights * sign if link.dale else weights)
 
 
 def _get_dale_signs(link: LinearConnection) -> Tensor:

@@ -31,7 +31,7 @@ class CostMeter:
     """Computes the cost of a network's forward passes from their records. Make a new meter when the set of zero weights changes."""
 
     def __init__(self, network: SpikingNetwork) -> None:
-        """Raises RegistryError if the connections of the network are unknown: see `synops.list_connections`."""
+        """Count what is the same in every pass. Raises RegistryError for unknown connections: see `synops.list_connections`."""
         self.links = synops.list_connections(network)
         self.updates, self.arithmetic, self.accesses = _count_updates(network)
         self.sparsity = synops.connection_sparsity(self.links)

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -88,6 +88,11 @@ class NirLayer:
     def width(self) -> int:
         """N."""
         return math.prod(self.shape)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Shape of the input, without the batch."""
+        return (self.weight.shape[1],) if self.geometry is None else self.geometry.inputs
 
 
 @dataclass
@@ -172,6 +177,20 @@ def _read_file(path: str) -> Any:
         raise RegistryError(f"{path}: not a NIR file: {type(error).__name__}: {text}") from None
 
 
+@dataclass
+class _Place:
+    """A place in the chain from input to output."""
+
+    shape: tuple[int, ...]
+    """Shape of the signal there, without the batch."""
+    link: str = ""
+    """Name of the map since the last neurons; empty if there is none."""
+    inputs: tuple[int, ...] = ()
+    """Shape of the input of that map."""
+    pool: int = 1
+    """Side of the average pooling since that map."""
+
+
 class _Builder:
     """Builder of a `NirContent` from a graph."""
 
@@ -196,28 +215,31 @@ class _Builder:
         """Add the nodes of ``graph``, and those of the graphs in it, which lose their own inputs and outputs."""
         begins: dict[str, str] = {}
         ends: dict[str, str] = {}
-        inner: dict[str, Any] = {}
         for name, node in graph.nodes.items():
             path = f"{prefix}{name}"
             if _kind(node) != "NIRGraph":
                 self.nodes[path] = node
                 continue
-            before = set(self.nodes)
-            self._add_graph(f"{path}.", node)
-            new = [key for key in self.nodes if key not in before]
-            entry = [key for key in new if _kind(self.nodes[key]) == "Input"]
-            leave = [key for key in new if _kind(self.nodes[key]) == "Output"]
-            if len(entry) != 1 or len(leave) != 1:
-                raise RegistryError(
-                    f"{path} (NIRGraph): {len(entry)} inputs and {len(leave)} outputs given; allowed: 1 each"
-                )
-            begins[path], ends[path], inner[path] = entry[0], leave[0], node
+            begins[path], ends[path] = self._add_inner_graph(path, node)
         for source, target in graph.edges:
             a, b = f"{prefix}{source}", f"{prefix}{target}"
             self.edges.append((ends.get(a, a), begins.get(b, b)))
-        for path in inner:
+        for path in begins:
             self._remove(begins[path])
             self._remove(ends[path])
+
+    def _add_inner_graph(self, path: str, graph: Any) -> tuple[str, str]:
+        """Add the nodes of ``graph``, a node at ``path``; return the names of its input and its output."""
+        before = set(self.nodes)
+        self._add_graph(f"{path}.", graph)
+        new = [name for name in self.nodes if name not in before]
+        inputs = [name for name in new if _kind(self.nodes[name]) == "Input"]
+        outputs = [name for name in new if _kind(self.nodes[name]) == "Output"]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise RegistryError(
+                f"{path} (NIRGraph): {len(inputs)} inputs and {len(outputs)} outputs given; allowed: 1 each"
+            )
+        return inputs[0], outputs[0]
 
     def _remove(self, name: str) -> None:
         """Remove a node that only passes its input on."""
@@ -239,54 +261,71 @@ class _Builder:
         (first,) = self._list_kind("Input")
         self._list_kind("Output")
         content = NirContent(bool(self.said), (), [], None, digest=self._compute_digest())
-        inputs = shape = tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"]))
-        link, pool, seen, name = "", 1, {first}, self._follow(first)
+        place = _Place(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
+        visited, name = {first}, self._follow(first)
         while (kind := _kind(self.nodes[name])) != "Output":
-            seen.add(name)
+            visited.add(name)
             if kind in MAPS:
-                if link and self.said and not content.layers and content.normaliser is None:
-                    content.normaliser = self._read_normaliser(link)
-                elif link:
-                    raise self._refuse(name, f"behind {link}", f"behind {', '.join(NEURONS)}")
-                link, inputs = name, shape
-                shape = self._get_map_shape(name, shape)
-            elif kind in NEURONS and link:
-                ways = self._find_feedback(name)
-                seen.update(each for way in ways for each in way)
-                content.layers.append(self._build_layer(name, link, inputs, shape, pool, ways))
-                link, pool = "", 1
-            elif kind == "Flatten" and not (link and _kind(self.nodes[link]) == "Conv2d"):
-                shape = (math.prod(shape),)
-            elif kind == "AvgPool2d" and link and pool == 1 and _kind(self.nodes[link]) == "Conv2d":
-                pool = self._get_pool(name)
-                shape = (shape[0], *(side // pool for side in shape[1:]))
+                self._pass_map(content, place, name)
+            elif kind in NEURONS and place.link:
+                visited.update(self._pass_neurons(content, place, name))
+            elif kind == "Flatten" and not self._is_in_convolution(place):
+                place.shape = (math.prod(place.shape),)
+            elif kind == "AvgPool2d" and place.pool == 1 and self._is_in_convolution(place):
+                place.pool = self._get_pool(name)
+                place.shape = (place.shape[0], *(side // place.pool for side in place.shape[1:]))
             else:
-                raise self._refuse(name, f"behind {link or 'neurons'}", PLACES[kind])
+                raise self._refuse(name, f"behind {place.link or 'neurons'}", PLACES[kind])
             name = self._follow(name)
-        self._finish(content, link, seen | {name})
+        self._check_complete(content, visited | {name})
+        content.inputs = content.layers[0].inputs
+        if place.link:
+            self._read_readout(content, place.link)
+        if self.said:
+            self._read_metadata(content)
         return content
 
-    def _finish(self, content: NirContent, link: str, seen: set[str]) -> None:
-        """Read what follows the last neurons, and the metadata of our own files."""
-        if left := [name for name in self.nodes if name not in seen]:
+    def _is_in_convolution(self, place: _Place) -> bool:
+        """Return whether ``place`` is between a convolution and its neurons."""
+        return bool(place.link) and _kind(self.nodes[place.link]) == "Conv2d"
+
+    def _pass_map(self, content: NirContent, place: _Place, name: str) -> None:
+        """Go behind the map ``name``. A first map before another one is the normalisation of observations, in our own files."""
+        if place.link and not (self.said and not content.layers and content.normaliser is None):
+            raise self._refuse(name, f"behind {place.link}", f"behind {', '.join(NEURONS)}")
+        if place.link:
+            content.normaliser = self._read_normaliser(place.link)
+        place.link, place.inputs = name, place.shape
+        place.shape = self._get_map_shape(name, place.shape)
+
+    def _pass_neurons(self, content: NirContent, place: _Place, name: str) -> list[str]:
+        """Go behind the neurons ``name``, which complete a layer; return the nodes of their feedback."""
+        ways = self._find_feedback(name)
+        content.layers.append(self._build_layer(name, place, ways))
+        place.link, place.pool = "", 1
+        return [node for way in ways for node in way]
+
+    def _check_complete(self, content: NirContent, visited: set[str]) -> None:
+        """Raise RegistryError for nodes beside the chain, and for a chain without neurons that spike."""
+        if left := [name for name in self.nodes if name not in visited]:
             raise RegistryError(
                 f"{', '.join(left)}: outside the chain from input to output; allowed: feedback"
             )
         if not any(layer.kind in SPIKING for layer in content.layers):
             raise RegistryError(f"no neurons that spike; allowed: {', '.join(SPIKING)}")
-        if link:
-            node = self.nodes[link]
-            if _kind(node) == "Conv2d":
-                raise self._refuse(link, "as the last node", "Affine, Linear")
-            if content.layers[-1].kind == "LI" and not self.said:
-                raise self._refuse(link, "behind LI", f"behind {', '.join(SPIKING)}")
-            content.readout = _to_double(node.weight), (
-                _to_double(node.bias) if _kind(node) == "Affine" else None
-            )
-        first = content.layers[0]
-        content.inputs = first.geometry.inputs if first.geometry is not None else (first.weight.shape[1],)
-        if not self.said:
-            return
+
+    def _read_readout(self, content: NirContent, name: str) -> None:
+        """Read the linear map ``name`` behind the last neurons."""
+        node = self.nodes[name]
+        if _kind(node) == "Conv2d":
+            raise self._refuse(name, "as the last node", "Affine, Linear")
+        if content.layers[-1].kind == "LI" and not self.said:
+            raise self._refuse(name, "behind LI", f"behind {', '.join(SPIKING)}")
+        bias = _to_double(node.bias) if _kind(node) == "Affine" else None
+        content.readout = _to_double(node.weight), bias
+
+    def _read_metadata(self, content: NirContent) -> None:
+        """Read the metadata of one of our own files."""
         said = self.said
         content.steps, content.stateful = int(said["steps"]), bool(said["stateful"])
         content.inputs = tuple(int(side) for side in said["inputs"])
@@ -366,18 +405,24 @@ class _Builder:
         stride = self._get_side(name, "stride", node.stride)
         if self._get_side(name, "dilation", node.dilation) != 1:
             raise self._refuse(name, f"dilation {np.atleast_1d(node.dilation).tolist()}", "1")
-        padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
-        if isinstance(padding, str):
-            if padding == "same" and (rows % 2 == 0 or stride != 1):
-                raise self._refuse(name, "padding same", "odd kernels with stride 1")
-            padding = rows // 2 if padding == "same" else 0
-        padding = self._get_side(name, "padding", padding)
-        if padding >= rows:
-            raise self._refuse(name, f"padding {padding}", f"less than the kernel, {rows}")
+        padding = self._get_padding(name, rows, stride)
         maps = (node.weight.shape[1], *shape[-2:])
         if len(shape) < 3 or math.prod(maps) != math.prod(shape):
             raise self._refuse(name, f"an input of shape {list(shape)}", f"[{maps[0]}, height, width]")
         return ConvGeometry(maps, stride, padding, 1)
+
+    def _get_padding(self, name: str, kernel: int, stride: int) -> int:
+        """Return the padding of a Conv2d, which may be a word: ``same``, or another one for none."""
+        given = self.nodes[name].padding
+        padding = given.decode() if isinstance(given, bytes) else given
+        if isinstance(padding, str):
+            if padding == "same" and (kernel % 2 == 0 or stride != 1):
+                raise self._refuse(name, "padding same", "odd kernels with stride 1")
+            return kernel // 2 if padding == "same" else 0
+        side = self._get_side(name, "padding", padding)
+        if side >= kernel:
+            raise self._refuse(name, f"padding {side}", f"less than the kernel, {kernel}")
+        return side
 
     def _get_side(self, name: str, key: str, value: Any) -> int:
         sides = {int(side) for side in np.atleast_1d(value)}
@@ -396,31 +441,23 @@ class _Builder:
                 raise self._refuse(name, f"{key} {np.atleast_1d(getattr(node, key)).tolist()}", str(allowed))
         return side
 
-    def _build_layer(
-        self,
-        name: str,
-        link: str,
-        inputs: tuple[int, ...],
-        shape: tuple[int, ...],
-        pool: int,
-        back: list[list[str]],
-    ) -> NirLayer:
-        """Build the layer of the neurons ``name`` behind the map ``link``, whose input has the shape ``inputs``."""
+    def _build_layer(self, name: str, place: _Place, ways: list[list[str]]) -> NirLayer:
+        """Build the layer of the neurons ``name`` at ``place``, with the nodes of each of the ``ways`` back to them."""
+        link, shape = place.link, place.shape
         node, kind = self.nodes[link], _kind(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
         if not self.said:  # a gain of 1 that was written in 32 bits
             gain = np.where(np.abs(gain - 1.0) < ROUNDED, 1.0, gain)
         weight = _to_double(node.weight)
         bias = None if kind == "Linear" else _to_double(node.bias)
-        feedback, constant = self._read_feedback(name, back, math.prod(shape))
+        feedback, constant = self._read_feedback(name, ways, math.prod(shape))
         if constant is not None:
             if kind == "Conv2d":
                 raise self._refuse(name, "feedback with a bias", "Linear feedback behind a Conv2d")
             bias = constant if bias is None else bias + constant
         geometry = None
         if kind == "Conv2d":
-            own = self._get_geometry(link, inputs)
-            geometry = ConvGeometry(own.inputs, own.stride, own.padding, pool)
+            geometry = replace(self._get_geometry(link, place.inputs), pool=place.pool)
             channels = gain.reshape(shape[0], -1)
             if np.ptp(channels, axis=1).any():
                 raise self._refuse(name, "r or tau that differ in a channel", "one value per channel")
@@ -509,35 +546,39 @@ class _Builder:
         blocks: dict[int, np.ndarray] = {}
         constant: np.ndarray | None = None
         for way in ways:
-            delay, weight = np.zeros(width), np.eye(width)
-            maps = [each for each in way if _kind(self.nodes[each]) != "Delay"]
-            if (
-                len(maps) > 1
-                or (maps and _kind(self.nodes[maps[0]]) == "Conv2d")
-                or maps != way[len(way) - len(maps) :]
-            ):
-                raise self._refuse(
-                    name, f"feedback over {', '.join(way)}", "Delay, then one Affine or Linear"
-                )
-            for each in way[: len(way) - len(maps)]:
-                delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
-            for each in maps:
-                node = self.nodes[each]
-                weight = _to_double(node.weight)
-                if weight.shape != (width, width):
-                    raise self._refuse(each, f"weight of shape {list(weight.shape)}", str([width, width]))
-                if _kind(node) == "Affine":
-                    constant = _to_double(node.bias) + (0.0 if constant is None else constant)
-            steps = delay / self.dt
-            if (np.abs(steps - np.rint(steps)) > WHOLE).any():
-                raise self._refuse(way[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
-            for step in np.unique(np.rint(steps)):
-                chosen = (np.rint(steps) == step)[:, None] * weight.T
+            steps, weight, bias = self._read_way(name, way, width)
+            if bias is not None:
+                constant = bias + (0.0 if constant is None else constant)
+            for step in np.unique(steps):
+                chosen = (steps == step)[:, None] * weight.T
                 blocks[1 + int(step)] = blocks.get(1 + int(step), 0.0) + chosen
         if not blocks:
             return None, None
         empty = np.zeros((width, width))
         return np.concatenate([blocks.get(d, empty) for d in range(1, max(blocks) + 1)]), constant
+
+    def _read_way(
+        self, name: str, way: list[str], width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return delay in steps [N], weight [N, N] and bias [N] of one way from the neurons ``name`` back to them."""
+        delays = [each for each in way if _kind(self.nodes[each]) == "Delay"]
+        maps = way[len(delays) :]
+        kinds = [_kind(self.nodes[each]) for each in maps]
+        if kinds not in ([], ["Affine"], ["Linear"]):
+            raise self._refuse(name, f"feedback over {', '.join(way)}", "Delay, then one Affine or Linear")
+        delay, weight, bias = np.zeros(width), np.eye(width), None
+        for each in delays:
+            delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
+        for each in maps:
+            node = self.nodes[each]
+            weight = _to_double(node.weight)
+            if weight.shape != (width, width):
+                raise self._refuse(each, f"weight of shape {list(weight.shape)}", str([width, width]))
+            bias = _to_double(node.bias) if kinds == ["Affine"] else None
+        steps = np.rint(delay / self.dt)
+        if (np.abs(delay / self.dt - steps) > WHOLE).any():
+            raise self._refuse(way[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
+        return steps, weight, bias
 
     def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         node = self.nodes[name]

@@ -2,6 +2,9 @@
 
 Each layer runs over all inner steps before the next layer starts, so a call has one matrix product per layer, not per inner step.
 The first layer's current is computed once per control step if the encoder's signal is constant over it.
+
+`FeedForward.forward` splits what can be split, `_forward` encodes, runs the layers, decodes and adds the penalty. The layers run in
+one call of a kernel backend (`_run_stack`) where this gives the same result, else one by one (`_run_layers`).
 """
 
 # pylint: disable=protected-access  # _modules is faster than attributes: a rollout step of one environment takes microseconds
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, override
+from typing import Any, Literal, TypeGuard, override
 
 import torch
 from pydantic import field_validator
@@ -21,7 +24,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
-from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, require_flat
+from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
@@ -30,7 +33,9 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
+from spiky_rl.neurons.base import Neuron
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
+from spiky_rl.surrogates.base import Surrogate
 
 CPU_ROWS = 2048
 """Maximum number of samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache.
@@ -60,16 +65,51 @@ def get_signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
     return (encoder.width // math.prod(size), *size)
 
 
-def _list_parts(path: str, part: Part) -> list[tuple[str, ComponentSpec]]:
+def check_learning(path: str, backend: str, parts: Mapping[str, Any], decoder: str) -> tuple[Any, Surrogate]:
+    """Check ``backend``, surrogate, the name of the ``decoder`` and the penalty against the learning rule.
+
+    Returns the rule and the surrogate that it uses. Raises RegistryError naming the key below ``path``.
+    """
+    with error_path(f"{path}.backend"):
+        dispatch.check(backend)
+    rule, name = parts["learning"].build(), parts["learning"].name
+    with error_path(f"{path}.surrogate"):
+        surrogate = rule.choose_surrogate(parts["surrogate"].build())
+        neuron_checks.check_surrogate(surrogate)
+    if decoder in rule.blocks_gradient:
+        raise RegistryError(
+            f"{path}.decoder: {decoder!r} counts spikes, for which {name!r} has no gradient;"
+            " use membrane, which depends on spike times"
+        )
+    if parts["sparsity"] is not None and not rule.counts:
+        raise RegistryError(
+            f"{path}.sparsity: {name!r} has no gradient of spike counts; use its option regularization"
+        )
+    return rule, surrogate
+
+
+def _list_components(path: str, part: Part) -> list[tuple[str, ComponentSpec]]:
     """Return (path, component) of each component of a part: none, one, or one per layer."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
-def _get_layer_part(part: Part, layer: int) -> ComponentSpec | None:
+def _get_component(part: Part, layer: int) -> ComponentSpec | None:
     """Return the component of a part for a layer; a part has one component for all layers, or a tuple with one per layer."""
     return part[layer] if isinstance(part, tuple) else part
+
+
+def _take(states: list[Tensor] | None, start: int, count: int | None = None) -> tuple[Tensor, ...] | None:
+    """Return ``count`` of the ``states`` from ``start`` on, or all from there on; None without states."""
+    return None if states is None else tuple(states[start : None if count is None else start + count])
+
+
+def _can_run_last_step(stack: LayerStack | GpuStack) -> TypeGuard[LayerStack]:
+    """Return whether `LayerStack.run_last_step`, the short path of a rollout, computes this pass."""
+    if isinstance(stack, GpuStack) or torch.is_grad_enabled():
+        return False
+    return not (stack.learned or stack.recurrent or stack.masked)
 
 
 class FeedForward(SpikingNetwork):
@@ -128,38 +168,23 @@ class FeedForward(SpikingNetwork):
     @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
-        with error_path(f"{path}.backend"):
-            dispatch.check(options.backend)
-        rule = parts["learning"].build()
-        with error_path(f"{path}.surrogate"):
-            surrogate = rule.choose_surrogate(parts["surrogate"].build())
-            neuron_checks.check_surrogate(surrogate)
-        if parts["decoder"].name in rule.blocks_gradient:
-            raise RegistryError(
-                f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
-                " use membrane, which depends on spike times"
-            )
-        if parts["sparsity"] is not None and not rule.counts:
-            raise RegistryError(
-                f"{path}.sparsity: {parts['learning'].name!r} has no gradient of spike counts; use its option regularization"
-            )
-        count = len(options.layers)
+        rule, surrogate = check_learning(path, options.backend, parts, parts["decoder"].name)
         for key in cls.listed:
-            part = parts[key]
-            if isinstance(part, tuple) and len(part) != count:
+            given, count = parts[key], len(options.layers)
+            if isinstance(given, tuple) and len(given) != count:
                 raise RegistryError(
-                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one entry per layer"
+                    f"{path}.{key}: a list of {len(given)} for {count} layers; give one entry per layer"
                 )
         for key in ("connection", "recurrent"):
-            for place, each in _list_parts(f"{path}.{key}", parts[key]):
-                check_connection_position(place, each, within=key == "recurrent")
-                if options.quantize != "none" and not hasattr(each.cls, "unrounded_weights"):
+            for place, connection in _list_components(f"{path}.{key}", parts[key]):
+                check_connection_position(place, connection, within=key == "recurrent")
+                if options.quantize != "none" and not hasattr(connection.cls, "unrounded_weights"):
                     raise RegistryError(
-                        f"{path}.quantize: int8 is not available for the connection {each.name!r}"
+                        f"{path}.quantize: int8 is not available for the connection {connection.name!r}"
                     )
-        for place, each in _list_parts(f"{path}.neuron", parts["neuron"]):
+        for place, neuron in _list_components(f"{path}.neuron", parts["neuron"]):
             with error_path(place):
-                neuron_checks.check_neuron(rule.wrap_neuron(each.build()), surrogate)
+                neuron_checks.check_neuron(rule.wrap_neuron(neuron.build()), surrogate)
 
     def __init__(
         self,
@@ -180,48 +205,41 @@ class FeedForward(SpikingNetwork):
         ``inputs`` is O, or (channels, height, width) of maps that are flattened in x; ``outputs`` is F.
         """
         super().__init__()
-        self.inputs, self.steps, self.stateful = require_flat(inputs), options.steps, options.stateful
+        self.inputs, self.steps, self.stateful = count_values(inputs), options.steps, options.stateful
         self.learning: Any = learning.build()
         self.surrogate = self.learning.choose_surrogate(surrogate.build())
         self._soft_spike = False
-        self.encoder: Encoder = encoder.build(inputs=require_flat(inputs), steps=options.steps)
+        self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
+        self.backend, self.recompute = options.backend, options.recompute
         wanted = options.gradient_precision
-        bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
-        self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
+        self.bfloat16_gradient = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
         self._set_encoder_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
-        stack = self._build_layers(options.layers, connection, recurrent, neuron, shape)
-        self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
-        self.decoder: Decoder = decoder.build(inputs=stack[-1].width, outputs=outputs)
-        self.decoder.configure(options.backend, not stack[-1].neuron.graded, bfloat16)
+        layers = self._build_layers(options.layers, connection, recurrent, neuron, shape)
+        self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(layers)  # type: ignore[assignment]
+        self.decoder: Decoder = decoder.build(inputs=layers[-1].width, outputs=outputs)
+        self.decoder.configure(options.backend, not layers[-1].neuron.graded, self.bfloat16_gradient)
         if options.quantize == "int8":
-            quantize_weights(stack, self.decoder)
-        self._plain = all(getattr(layer.connection, "is_plain", False) for layer in stack)
+            quantize_weights(layers, self.decoder)
+        self.state_sizes = self._list_state_sizes()
+        self.learning.setup(layers, decoder, outputs)
+        readers = [*(layer.connection for layer in layers[1:]), self.decoder]
+        self.fan_out = [layer.fan_out(reader) for layer, reader in zip(layers, readers, strict=True)]
+        """Mean number of synapses that an event of each layer reaches, for the penalty."""
+        self.sparsity: Penalty | None = None
+        if sparsity is not None:
+            if not has_trainable_parameters(self.encoder, *layers):
+                raise RegistryError(
+                    f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
+                )
+            self._set_penalty(sparsity.build())
+        self._plain = all(getattr(layer.connection, "is_plain", False) for layer in layers)
         """Whether the connections are linear and no spike channel is set, as a stack requires."""
         # owner's modules, name and expected class of each linear map
-        self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in stack]
+        self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
         self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: tuple[Backend, LayerStack | GpuStack | None] | None = None
         """Backend of the last pass, and its stack of these layers or None if it has none."""
-        self.state_sizes = self.encoder.state_sizes
-        for layer in stack:
-            self.state_sizes += (layer.width,) * layer.states
-        if self.decoder.state_width:
-            self.state_sizes += (self.decoder.state_width,)
-        self.learning.setup(stack, decoder, outputs)
-        self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
-        if sparsity is not None and not has_trainable_parameters(self.encoder, *stack):
-            raise RegistryError(
-                f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
-            )
-        readers = [*(layer.connection for layer in stack[1:]), self.decoder]
-        self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=True)]
-        """Mean number of synapses that an event of each layer reaches, for the penalty."""
-        if self.sparsity is not None:
-            factors = torch.tensor(self.sparsity.compute_factors(self.layer_sizes, self.fan_out))
-            factors = factors.repeat_interleave(torch.tensor(self.layer_sizes))
-            self.register_buffer("penalty_factors", factors, persistent=False)
-            self.penalty_factors: Tensor
 
     def _build_layers(
         self,
@@ -235,25 +253,45 @@ class FeedForward(SpikingNetwork):
         layers: list[SpikingLayer] = []
         binary = self.encoder.binary
         for i, width in enumerate(widths):
-            link: Connection = _get_layer_part(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
-            cell = self.learning.wrap_neuron(_get_layer_part(neuron, i).build())  # type: ignore[union-attr]
+            link: Connection = _get_component(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
+            cell = self.learning.wrap_neuron(_get_component(neuron, i).build())  # type: ignore[union-attr]
             within: IntraLayerConnection | None = None
-            if (part := _get_layer_part(recurrent, i)) is not None:
-                within = part.build(inputs=link.shape, outputs=width)
-            layers.append(
-                SpikingLayer(
-                    link,
-                    cell,
-                    within,
-                    self.backend,
-                    binary=binary,
-                    bfloat16=self.bfloat16_gradient,
-                    recompute=self.recompute,
-                    rule=self.learning,
-                )
-            )
+            if (spec := _get_component(recurrent, i)) is not None:
+                within = spec.build(inputs=link.shape, outputs=width)
+            layers.append(self._make_layer(link, cell, within, binary))
             shape, binary = link.shape, not cell.graded
         return layers
+
+    def _make_layer(
+        self, connection: Connection, neuron: Neuron, recurrent: IntraLayerConnection | None, binary: bool
+    ) -> SpikingLayer:
+        """Return a layer with the options of the network; ``binary`` if its input is 0 or 1."""
+        return SpikingLayer(
+            connection,
+            neuron,
+            recurrent,
+            self.backend,
+            binary=binary,
+            bfloat16=self.bfloat16_gradient,
+            recompute=self.recompute,
+            rule=self.learning,
+        )
+
+    def _set_penalty(self, penalty: Penalty) -> None:
+        """Set the penalty, and its factor for each neuron."""
+        self.sparsity = penalty
+        sizes = self.layer_sizes
+        factors = torch.tensor(penalty.compute_factors(sizes, self.fan_out))
+        factors = factors.repeat_interleave(torch.tensor(sizes))
+        self.register_buffer("penalty_factors", factors, persistent=False)
+        self.penalty_factors: Tensor
+
+    def _list_state_sizes(self) -> tuple[int, ...]:
+        """Return the width of every state tensor: those of the encoder, of each layer, and of the decoder if it has one."""
+        sizes = self.encoder.state_sizes
+        for layer in self.layers:
+            sizes += (layer.width,) * layer.states
+        return (*sizes, self.decoder.state_width) if self.decoder.state_width else sizes
 
     @override
     def forward(
@@ -265,6 +303,14 @@ class FeedForward(SpikingNetwork):
         if record is None and state is not None and 0 < self.learning.truncate < x.shape[0]:
             return self._forward_truncated(x, state, keep, self.learning.truncate)
         return self._forward(x, state, keep, record)
+
+    def _can_split(self, x: Tensor) -> bool:
+        """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
+        return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
+
+    def _has_independent_samples(self) -> bool:
+        """Return whether the gradient of each sample is independent of its batch."""
+        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._has_penalty)
 
     def _forward_truncated(
         self, x: Tensor, state: State, keep: Tensor | None, span: int
@@ -280,19 +326,6 @@ class FeedForward(SpikingNetwork):
             features.append(output)
         return torch.cat(features), state
 
-    def _can_split(self, x: Tensor) -> bool:
-        """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
-        return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
-
-    @property
-    def _has_penalty(self) -> bool:
-        """Whether the penalty on activity applies in this pass."""
-        return self.sparsity is not None and torch.is_grad_enabled()
-
-    def _has_independent_samples(self) -> bool:
-        """Return whether the gradient of each sample is independent of its batch."""
-        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._has_penalty)
-
     def _forward(
         self,
         x: Tensor,
@@ -304,27 +337,33 @@ class FeedForward(SpikingNetwork):
         """Compute `forward` without splitting; ``share`` scales the penalty if ``x`` is only a part of the rollout."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
-        encoding: tuple[Tensor, ...] | None = None
-        before: list[Tensor] | None = None
-        if state is not None:
-            count = len(self.encoder.state_sizes)
-            encoding = tuple(s.squeeze(0) for s in state[:count])
-            before = [s.squeeze(0) for s in state[count:]]
-        signal, after = self.encoder.encode_stateful(x, encoding, keep)
+        encoder_state, states = self._split_state(state)
+        signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state, keep)
         if record is not None and not record.only_signal:
             record.operations.append(self.encoder.count_operations(x))
-        if stack := self._choose_fused_run(signal, ops, record):
-            features, new, rates = self._forward_fused(stack, ops, signal, before, keep, share)
+        if stack := self._choose_stack(signal, ops, record):
+            features, new, rates = self._run_stack(stack, ops, signal, states, keep, share)
         else:
-            features, new, outputs = self._forward_layerwise(ops, signal, before, keep, record)
-            rates = [compute_rates(output) for output in outputs] if self._has_penalty else []
+            features, new, rates = self._run_layers(ops, signal, states, keep, record)
         if self.sparsity is not None and rates:
             features = add_penalty_gradient(features, share * self.sparsity.compute(rates, self.fan_out))
         if state is None:
             return features, ()
-        return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+        return features, tuple(s.unsqueeze(0) for s in (*new_encoder_state, *new))
 
-    def _choose_fused_run(
+    def _split_state(self, state: State | None) -> tuple[tuple[Tensor, ...] | None, list[Tensor] | None]:
+        """Return the states [B, N] of the encoder, and those of layers and decoder; None for both without a ``state``."""
+        if state is None:
+            return None, None
+        count = len(self.encoder.state_sizes)
+        return tuple(s.squeeze(0) for s in state[:count]), [s.squeeze(0) for s in state[count:]]
+
+    @property
+    def _has_penalty(self) -> bool:
+        """Whether the penalty on activity applies in this pass."""
+        return self.sparsity is not None and torch.is_grad_enabled()
+
+    def _choose_stack(
         self, signal: Tensor, ops: TorchOps, record: ForwardRecord | None
     ) -> LayerStack | GpuStack | None:
         """Return the stack that runs all layers in one call, or None to run them one by one.
@@ -332,69 +371,74 @@ class FeedForward(SpikingNetwork):
         A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
         with hooks; it supports a penalty only if all neurons spike.
         """
-        plain = not torch.is_grad_enabled() or self.learning.plain
-        if record is not None or not plain or not self._is_linear_stack() or torch.compiler.is_compiling():
+        has_hooks = torch.is_grad_enabled() and not self.learning.plain
+        if record is not None or has_hooks or not self._is_linear_stack() or torch.compiler.is_compiling():
             return None
-        backend = dispatch.choose_backend(self.backend, signal, ops)
+        stack = self._get_stack(dispatch.choose_backend(self.backend, signal, ops))
+        if stack is not None and self._has_penalty and not stack.events:
+            return None
+        return stack
+
+    def _is_linear_stack(self) -> bool:
+        """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.
+
+        Hooks, pruning, parametrizations and subclasses may compute something else.
+        """
+        if not self._plain:
+            return False
+        for modules, name, kind in self._linear_maps:
+            link: Any = modules[name]
+            if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
+                return False
+        return True
+
+    def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
+        """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
         if self._stack is None or self._stack[0] is not backend:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
-        stack = self._stack[1]
-        if stack is not None and self._has_penalty and not stack.events:
-            return None
-        return stack
+        return self._stack[1]
 
-    def _forward_fused(
+    def _run_stack(
         self,
         stack: LayerStack | GpuStack,
         ops: TorchOps,
         signal: Tensor,
-        before: list[Tensor] | None,
+        states: list[Tensor] | None,
         keep: Tensor | None,
         share: float,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
         """Run all layers in one call; return features [T, B, F], the new states, and the layers' rates if there is a penalty.
 
-        A stack that adds the penalty's gradient itself, times ``share``, returns no rates.
+        A stack on a GPU adds the penalty's gradient itself, times ``share``, and returns no rates.
         """
         decoder: Any = self._modules["decoder"]
-        if isinstance(stack, GpuStack):
-            charge = self._make_charge(share) if self._has_penalty else None
-            offset = decoder.readout.bias if decoder.last_step else None
-            output, new = stack(signal, self.steps, ops, before, keep, charge, offset)
-            if offset is not None:
-                return output, new, []
-            if decoder.potential is not None:
-                return decoder.decode_potentials(output), new, []
-            features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
-            return features, (*new, *last), []
-        learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
-        if before is None and decoder.last_step and not learns:
+        if states is None and decoder.last_step and _can_run_last_step(stack):
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
         # with an offset, the stack returns the features themselves: the last potential plus the bias
-        offset = decoder.readout.bias if decoder.potential is not None and decoder.last_step else None
-        output, new, rates = stack(signal, self.steps, ops, before, keep, self._has_penalty, offset)
+        offset = decoder.readout.bias if decoder.last_step else None
+        rates: list[Tensor] = []
+        if isinstance(stack, GpuStack):
+            output, new = stack(signal, self.steps, ops, states, keep, self._make_charge(share), offset)
+        else:
+            output, new, rates = stack(signal, self.steps, ops, states, keep, self._has_penalty, offset)
         if offset is not None:
             return output, new, rates
         if decoder.potential is not None:
             return decoder.decode_potentials(output), new, rates
-        decoder_state = None if before is None else tuple(before[len(new) :])
-        features, last = decoder(output, decoder_state, keep)
-        if self._has_penalty:
+        features, last = decoder(output, _take(states, len(new)), keep)
+        if self._has_penalty and isinstance(stack, LayerStack):
             rates = [*rates, compute_rates(output)]
         return features, (*new, *last), rates
 
-    def _make_charge(self, share: float) -> ActivityCharge:
-        """Return the penalty, times ``share``, for a stack that adds its gradient."""
-        assert self.sparsity is not None
-        penalty, factors, widths, fan_out = (
-            self.sparsity,
-            self.penalty_factors,
-            self.layer_sizes,
-            self.fan_out,
-        )
+    def _make_charge(self, share: float) -> ActivityCharge | None:
+        """Return the penalty, times ``share``, for a stack that adds its gradient; None if it does not apply in this pass."""
+        if self.sparsity is None or not torch.is_grad_enabled():
+            return None
+        penalty, factors = self.sparsity, self.penalty_factors
+        widths, fan_out = self.layer_sizes, self.fan_out
 
         def compute_gradient(rates: Tensor) -> Tensor:
             gradient = penalty.compute_gradient(rates, factors, widths, fan_out)
@@ -402,39 +446,47 @@ class FeedForward(SpikingNetwork):
 
         return ActivityCharge(len(widths), compute_gradient)
 
-    def _forward_layerwise(
+    def _run_layers(
         self,
         ops: TorchOps,
         signal: Tensor,
-        before: list[Tensor] | None,
+        states: list[Tensor] | None,
         keep: Tensor | None,
         record: ForwardRecord | None,
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
-        """Run the layers one by one and fill ``record``; return features, new states, and the layers' outputs [T, K, B, N]."""
-        outputs: list[Tensor] = []
-        after: list[Tensor] = []
+        """Run the layers one by one and fill ``record``; return as `_run_stack`."""
+        signals, potentials = [signal], []
+        records_all = record is not None and not record.only_signal
+        new: list[Tensor] = []
         for layer in self.layers:
-            trace: list[Tensor] | None = None if record is None or record.only_signal else []
-            layer_state = None if before is None else tuple(before[len(after) : len(after) + layer.states])
-            output, new = layer(ops, signal, self.steps, layer_state, keep, trace)
-            after += new
-            if record is not None:
-                record.signal.append(signal)
-                if trace is not None:
-                    record.potentials.append(torch.stack(trace).view_as(output))
-                    record.operations.append(layer.operations(signal, output))
-            signal = output
-            outputs.append(output)
-        decoder_state = None if before is None else tuple(before[len(after) :])
+            trace: list[Tensor] | None = [] if records_all else None
+            layer_state = _take(states, len(new), layer.states)
+            output, layer_new = layer(ops, signals[-1], self.steps, layer_state, keep, trace)
+            new += layer_new
+            signals.append(output)
+            if trace is not None:
+                potentials.append(torch.stack(trace).view_as(output))
+        decoder_state = _take(states, len(new))
         if self.learning.plain:
-            features, new = self.decoder(signal, decoder_state, keep)
+            features, last = self.decoder(signals[-1], decoder_state, keep)
         else:
-            features, new = self.learning.decode(self.decoder, outputs, decoder_state, keep)
+            features, last = self.learning.decode(self.decoder, signals[1:], decoder_state, keep)
         if record is not None:
-            record.signal.append(signal)
-            if not record.only_signal:
-                record.operations.append(self.decoder.operations(signal))
-        return features, (*after, *new), outputs
+            self._fill_record(record, signals, potentials)
+        rates = [compute_rates(output) for output in signals[1:]] if self._has_penalty else []
+        return features, (*new, *last), rates
+
+    def _fill_record(
+        self, record: ForwardRecord, signals: Sequence[Tensor], potentials: Sequence[Tensor]
+    ) -> None:
+        """Record the input of every layer and of the decoder (``signals``), the ``potentials``, and the operations."""
+        record.signal += signals
+        if record.only_signal:
+            return
+        record.potentials += potentials
+        for layer, signal, output in zip(self.layers, signals, signals[1:], strict=False):
+            record.operations.append(layer.operations(signal, output))
+        record.operations.append(self.decoder.operations(signals[-1]))
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -473,19 +525,6 @@ class FeedForward(SpikingNetwork):
         for part in self.encoder.modules():
             if isinstance(part, Encoder):
                 part.backend = backend
-
-    def _is_linear_stack(self) -> bool:
-        """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.
-
-        Hooks, pruning, parametrizations and subclasses may compute something else.
-        """
-        if not self._plain:
-            return False
-        for modules, name, kind in self._linear_maps:
-            link: Any = modules[name]
-            if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
-                return False
-        return True
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance

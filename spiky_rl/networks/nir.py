@@ -29,14 +29,14 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, error_path, option
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, require_flat
+from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.networks._layer import NeuronParameters, SpikingLayer
 from spiky_rl.networks._nir_graph import DT, NirContent, NirLayer, Reading, read_content
 from spiky_rl.networks.base import ForwardRecord, State
-from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.networks.feedforward import FeedForward, check_learning
 from spiky_rl.neurons.base import Neuron
 
 READOUTS = ("linear", "membrane", "rate")
@@ -99,12 +99,6 @@ class Nir(FeedForward):
     @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
-        with error_path(f"{path}.backend"):
-            dispatch.check(options.backend)
-        rule = parts["learning"].build()
-        with error_path(f"{path}.surrogate"):
-            surrogate = rule.choose_surrogate(parts["surrogate"].build())
-            neuron_checks.check_surrogate(surrogate)
         with error_path(f"{path}.file"):
             content = read_content(_get_reading(options))
             decoder = _choose_codec(content, "decoder", parts["decoder"])
@@ -113,14 +107,7 @@ class Nir(FeedForward):
             raise RegistryError(
                 f"{path}.decoder: {decoder.name} given for a file with a readout; allowed: {', '.join(READOUTS)}"
             )
-        if decoder.name in rule.blocks_gradient:
-            raise RegistryError(
-                f"{path}.decoder: {decoder.name} given; {parts['learning'].name!r} has no gradient of counted spikes; allowed: membrane"
-            )
-        if parts["sparsity"] is not None and not rule.counts:
-            raise RegistryError(
-                f"{path}.sparsity: {parts['learning'].name!r} has no gradient of spike counts; use its option regularization"
-            )
+        rule, surrogate = check_learning(path, options.backend, parts, decoder.name)
         for neuron in neurons:
             with error_path(f"{path}.learning"):
                 if rule.wrap_neuron(neuron) is not neuron:
@@ -149,15 +136,7 @@ class Nir(FeedForward):
             RegistryError: The graph takes another number of observations, or has another number of outputs.
         """
         content = read_content(_get_reading(options))
-        given, wanted = require_flat(inputs), math.prod(content.inputs)
-        if given != wanted:
-            raise RegistryError(
-                f"network.file: {options.file} takes {wanted} observations; the environment gives {given}"
-            )
-        if content.readout is not None and len(content.readout[0]) != outputs:
-            raise RegistryError(
-                f"network.file: {options.file} has {len(content.readout[0])} outputs; the agent needs {outputs}"
-            )
+        _check_sizes(content, options.file, count_values(inputs), outputs)
         codecs = {
             "encoder": _choose_codec(content, "encoder", encoder),
             "decoder": _choose_codec(content, "decoder", decoder),
@@ -198,18 +177,15 @@ class Nir(FeedForward):
     def _build_layers(self, *_: object) -> list[SpikingLayer]:
         layers: list[SpikingLayer] = []
         binary = self.encoder.binary
-        if self.encoder.width != _count_inputs(self._file_layers[0]):
+        channels = math.prod(self._file_layers[0].inputs)
+        if self.encoder.width != channels:
             raise RegistryError(
-                f"network.encoder: {self.encoder.width} channels given; allowed: {_count_inputs(self._file_layers[0])},"
-                " as the first node of the file takes"
+                f"network.encoder: {self.encoder.width} channels given; allowed: {channels}, as the first node of the file takes"
             )
         for layer in self._file_layers:
             neuron = self.learning.wrap_neuron(_make_neuron(layer))
             within = None if layer.feedback is None else FileFeedback(layer.feedback)
-            built = SpikingLayer(
-                *(_make_connection(layer), neuron, within, self.backend, binary),
-                *(self.bfloat16_gradient, self.recompute, self.learning),
-            )
+            built = self._make_layer(_make_connection(layer), neuron, within, binary)
             built.parameters_of_neuron = FileParameters(neuron, layer.values)
             layers.append(built)
             binary = not neuron.graded
@@ -294,6 +270,18 @@ def _get_reading(options: Nir.Options) -> Reading:
     return Reading(options.file, options.dt, options.spike, options.reset)
 
 
+def _check_sizes(content: NirContent, file: str, observations: int, features: int) -> None:
+    """Raise RegistryError if the graph of ``file`` takes or gives other numbers of values than the agent."""
+    if observations != math.prod(content.inputs):
+        raise RegistryError(
+            f"network.file: {file} takes {math.prod(content.inputs)} observations; the environment gives {observations}"
+        )
+    if content.readout is not None and len(content.readout[0]) != features:
+        raise RegistryError(
+            f"network.file: {file} has {len(content.readout[0])} outputs; the agent needs {features}"
+        )
+
+
 def _choose_codec(content: NirContent, key: str, given: ComponentSpec | None) -> ComponentSpec:
     """Return the encoder or decoder (``key``): the ``given`` one, else that of the file, else the default of foreign files."""
     if given is not None:
@@ -301,10 +289,6 @@ def _choose_codec(content: NirContent, key: str, given: ComponentSpec | None) ->
     ends_in_potential = content.layers[-1].kind == "LI"
     default = "direct" if key == "encoder" else "linear" if ends_in_potential else "rate"
     return registry.configure(f"{key}s", content.codecs.get(key, default), f"metadata.{key}")
-
-
-def _count_inputs(layer: NirLayer) -> int:
-    return layer.weight.shape[1] if layer.geometry is None else math.prod(layer.geometry.inputs)
 
 
 def _make_neuron(layer: NirLayer) -> Neuron:

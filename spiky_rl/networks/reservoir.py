@@ -37,7 +37,6 @@ from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks._layer import NeuronParameters, run_neuron
-from spiky_rl.networks._readout import make_mlp_readout
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
 
@@ -188,7 +187,7 @@ class Reservoir(SpikingNetwork):
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
         self.channel: SpikeChannel | None = None
-        self.decoder = make_mlp_readout(options.size * len(options.traces), options.hidden, outputs)
+        self.decoder = _make_mlp_readout(options.size * len(options.traces), options.hidden, outputs)
         # states [B, N]: the neuron's, the recurrent loop's (latest spikes, synaptic current), then one per trace
         states = len(self.neuron.states) + self.feedback.states + len(options.traces)
         self.state_sizes = self.encoder.state_sizes + (options.size,) * states
@@ -421,3 +420,18 @@ class Reservoir(SpikingNetwork):
         with torch.no_grad():
             self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
         return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
+
+
+def _make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Make an MLP with ELU from ``inputs`` through ``hidden`` to ``outputs`` values; its initial output is near zero."""
+    widths = [inputs, *hidden, outputs]
+    parts: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        parts += [nn.Linear(a, b), nn.ELU()]
+    last = parts[-2]
+    assert isinstance(last, nn.Linear)
+    # a random readout of many features would give large first actions
+    with torch.no_grad():
+        last.weight *= 0.1
+        last.bias.zero_()
+    return nn.Sequential(*parts[:-1])

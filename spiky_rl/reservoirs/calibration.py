@@ -92,38 +92,39 @@ def calibrate_rate(
     """
     now, bias = start, start.bias
 
-    def with_bias(shift: float) -> float:
+    # each of these functions changes one of the drives and returns the rate with it
+    def try_bias(shift: float) -> float:
         nonlocal now
         now = now._replace(bias=bias + shift * unit)
         return measure_rate(now)
 
-    def with_input(factor: float) -> float:
+    def try_input(factor: float) -> float:
         nonlocal now
         now = now._replace(input_weight=factor * start.input_weight)
         return measure_rate(now)
 
-    def with_strength(strength: float) -> float:
+    def try_strength(strength: float) -> float:
         nonlocal now
         now = now._replace(weight=strength * start.weight)
         return measure_rate(now)
 
-    with_strength(0.0)
-    with_input(0.0)
-    if with_bias(0.0) > BIAS_SHARE * target:
-        with_bias(bisect(with_bias, BIAS_SHARE * target, -MAX_SHIFT, 0.0) or 0.0)
-    if with_input(1.0) > INPUT_SHARE * target:
-        with_input(bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
-    gain = bisect(with_strength, target, 0.0, MAX_GAIN)
+    try_strength(0.0)
+    try_input(0.0)  # now only the bias drives the neurons
+    if try_bias(0.0) > BIAS_SHARE * target:
+        try_bias(bisect(try_bias, BIAS_SHARE * target, -MAX_SHIFT, 0.0) or 0.0)
+    if try_input(1.0) > INPUT_SHARE * target:
+        try_input(bisect(try_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
+    gain = bisect(try_strength, target, 0.0, MAX_GAIN)
     if gain is not None:
-        with_strength(gain)
+        try_strength(gain)
         return now
-    with_strength(1.0)
+    try_strength(1.0)
     bias = now.bias
-    shift = bisect(with_bias, target, -MAX_SHIFT, MAX_SHIFT)
+    shift = bisect(try_bias, target, -MAX_SHIFT, MAX_SHIFT)
     if shift is None:
         raise RegistryError(
             f"target_rate: {target} Hz cannot be reached by this reservoir with any bias;"
-            f" its maximum is {with_bias(MAX_SHIFT):.1f} Hz"
+            f" its maximum is {try_bias(MAX_SHIFT):.1f} Hz"
         )
-    with_bias(shift)
+    try_bias(shift)
     return now

@@ -22,19 +22,16 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
         device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
         distributed: Whether this process belongs to a distributed run, where GPU ``LOCAL_RANK`` is used.
     """
-    fault = None if device == "cpu" or torch.cuda.is_available() else find_driver_fault()
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if fault:
-            log.warning("this run is on the CPU: %s", fault)
+        device = _choose_device()
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
         raise UserError(f"--device {device!r}: unknown device; allowed: cpu, cuda, cuda:N")
-    if distributed and device != "cpu":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if device == "cpu":
         return device
+    if distributed:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if not torch.cuda.is_available():
-        remedy = fault or f"use --device cpu, or install a driver for torch {torch.__version__}"
+        remedy = find_driver_fault() or f"use --device cpu, or install a driver for torch {torch.__version__}"
         raise UserError(f"--device {device}: torch finds no CUDA GPU; {remedy}")
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
@@ -42,6 +39,15 @@ def resolve_device(device: str | None, distributed: bool = False) -> str:
             f"--device {device}: no such GPU; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}"
         )
     return f"cuda:{index}"
+
+
+def _choose_device() -> str:
+    """Return ``cuda`` if there is a GPU, else ``cpu``; warn if there is a GPU that its driver does not give to torch."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if fault := find_driver_fault():
+        log.warning("this run is on the CPU: %s", fault)
+    return "cpu"
 
 
 def get_memory(device: str) -> int:

@@ -11,7 +11,7 @@ from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.hosts import find_host
-from spiky_rl.learners.base import DISTRIBUTED, EXPORTS
+from spiky_rl.learners.base import DISTRIBUTED, EXPORTS, Learner
 from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions, VisualizerOptions
 
 
@@ -90,15 +90,7 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         learner.require_ability(DISTRIBUTED, "--distributed")
     if options.processes:
         learner.require_ability(DISTRIBUTED, "--processes")
-    if options.logger not in learner.loggers:
-        raise UserError(
-            f"--logger {options.logger}: not available with --rl_library {learner.name}; allowed:"
-            f" {', '.join(learner.loggers)}"
-        )
-    if options.logger == "wandb":
-        require_module("wandb", "wandb")
-    if options.logger == "neptune" and importlib.util.find_spec("neptune") is None:
-        raise UserError("--logger neptune: not installed; install it with: pip install neptune")
+    _check_logger(options.logger, learner)
     if options.processes and request.distributed:
         raise UserError(
             "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
@@ -107,3 +99,15 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         find_host(request.task).check_visualizers(options.visualizer, request.video)
     if options.run_name:
         files.require_plain_name("--run_name", options.run_name)
+
+
+def _check_logger(logger: str, learner: Learner) -> None:
+    """Raise UserError if the ``learner`` does not have the ``logger``, or its package is not installed."""
+    if logger not in learner.loggers:
+        raise UserError(
+            f"--logger {logger}: not available with --rl_library {learner.name}; allowed: {', '.join(learner.loggers)}"
+        )
+    if logger == "wandb":
+        require_module("wandb", "wandb")
+    if logger == "neptune" and importlib.util.find_spec("neptune") is None:
+        raise UserError("--logger neptune: not installed; install it with: pip install neptune")

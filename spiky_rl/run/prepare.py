@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from spiky_rl.config import files, memory_check
 from spiky_rl.config.early import check_networks
@@ -74,11 +75,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
     _check_agent_tasks(host, list_task_overrides(data), file)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
-    if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
-        words = (
-            "task: %s now means %s; earlier releases may have used other rewards and actions under that name"
-        )
-        log.info(words, request.task, host_task.description)
+    _log_changed_meaning(request.task, registered_id, host_task)
     label = task_spec.label if task_spec else registered_id
     if spec is None:
         layer = ("", {}) if tuned is None else tuned.get_layer(label, stem)
@@ -89,11 +86,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     select_learner(learner.name, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
-    experiment = request.experiment_name or spec.runner.get("experiment_name", "")
-    if experiment:
-        files.require_plain_name("agent.experiment_name", experiment)
-    if "experiment_name" in config:
-        config["experiment_name"] = experiment
+    experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
     seed = _choose_seed(request, host_task)
     rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
     num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device, spec.algorithm)
@@ -103,6 +96,25 @@ def make_plan(request: RunRequest) -> RunPlan:
         request, label, host_task, stem, task_spec, spec, config, experiment,
         device, num_envs, seed, host_task.physics, rank,
     )  # fmt: skip
+
+
+def _log_changed_meaning(name: str, registered_id: str, host_task: HostTask) -> None:
+    """Tell that the ``name`` of a task has a version that the host no longer registers."""
+    if name.rpartition(":")[2].startswith(f"{registered_id}-v"):
+        log.info(
+            "task: %s now means %s; earlier releases may have used other rewards and actions under that name",
+            name,
+            host_task.description,
+        )
+
+
+def _set_experiment(config: dict[str, Any], name: str) -> str:
+    """Set the experiment's ``name`` in a runner's ``config`` that has one; return the name. Raises UserError for one with a path."""
+    if name:
+        files.require_plain_name("agent.experiment_name", name)
+    if "experiment_name" in config:
+        config["experiment_name"] = name
+    return name
 
 
 def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:

@@ -50,13 +50,7 @@ def publish_policy(
         raise UserError(
             f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
         )
-    measured = _read_record(evaluation)
-    for key in ("task", "agent", "library"):
-        expected = library if key == "library" else identity[key]
-        if measured.get(key) != expected:
-            raise UserError(f"{evaluation}: {key}: {measured.get(key)} given; allowed: {expected}")
-    if Path(measured["checkpoint"]).name != checkpoint.name:
-        raise UserError(f"{evaluation}: checkpoint: {measured['checkpoint']} given; allowed: {checkpoint}")
+    measured = _read_evaluation(evaluation, checkpoint, {**identity, "library": library})
     folder = checkpoint.parent
     commit = _read_record(folder / PROVENANCE)["commit"]
     if commit is None or commit.endswith(DIRTY):
@@ -107,6 +101,17 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "episodes": episodes,
         "seed": evaluation["seed"],
     }
+
+
+def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is of another one."""
+    measured = _read_record(evaluation)
+    for key in ("task", "agent", "library"):
+        if measured.get(key) != identity[key]:
+            raise UserError(f"{evaluation}: {key}: {measured.get(key)} given; allowed: {identity[key]}")
+    if Path(measured["checkpoint"]).name != checkpoint.name:
+        raise UserError(f"{evaluation}: checkpoint: {measured['checkpoint']} given; allowed: {checkpoint}")
+    return measured
 
 
 def _read_record(path: Path) -> dict[str, Any]:

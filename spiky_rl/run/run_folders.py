@@ -162,9 +162,7 @@ def find_checkpoint(
         if seed is not None and run_seed not in (None, seed):
             other_seeds.add(run_seed)
             continue
-        checkpoints = list_checkpoints(run)
-        if name == "best" and (run / BEST).is_file():
-            checkpoints.append(run / BEST)
+        checkpoints = _list_candidates(run, name)
         path = _find_latest_valid(checkpoints, library)
         if path is None:
             damaged += len(checkpoints)
@@ -177,16 +175,23 @@ def find_checkpoint(
     if other_seeds and not only:
         log.info("--seed %s: no run was trained with it; taking the newest run", seed)
         return find_checkpoint(name, root, experiment, task, agent, library)
+    if damaged and not other_seeds:
+        _raise_all_damaged(name, damaged)
+    missing = f"--checkpoint {name}: no run of {agent or 'any agent'} on {task}"
     if other_seeds:
         raise CheckpointError(
-            f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with --seed {seed} in {str(parent)!r}; seeds of its"
-            f" runs: {', '.join(sorted(map(str, other_seeds)))}; remove --seed, or pass the checkpoint's file"
+            f"{missing} with --seed {seed} in {str(parent)!r}; seeds of its runs: {', '.join(sorted(map(str, other_seeds)))};"
+            " remove --seed, or pass the checkpoint's file"
         )
-    if damaged:
-        _raise_all_damaged(name, damaged)
-    raise CheckpointError(
-        f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint in {str(parent)!r}; train one first"
-    )
+    raise CheckpointError(f"{missing} with a checkpoint in {str(parent)!r}; train one first")
+
+
+def _list_candidates(run: Path, name: str) -> list[Path]:
+    """Return the checkpoints of a ``run`` for the ``name`` latest or best, the preferred one last."""
+    checkpoints = list_checkpoints(run)
+    if name == "best" and (run / BEST).is_file():
+        checkpoints.append(run / BEST)
+    return checkpoints
 
 
 def _find_named_checkpoint(name: str, library: str) -> Path:

@@ -323,32 +323,43 @@ class _IterationCallback:
         is_best = iteration.index >= self.first_whole_episode and mean_return > self.best_return
         if run.evaluation is not None:  # before any checkpoint of this iteration
             is_best = run.evaluation(self.runner) or (is_best and not progress.evaluations)
-        if self.budget is None:
-            share = used = (iteration.index - self.first_iteration + 1) / self.iterations
-        else:
-            used = self.budget.compute_share(
-                progress.env_steps, progress.seconds_total, progress.total_operations
-            )
-            share = min(used, 1.0)
-            if self.initial_share is None:  # a resumed run has used some of its budget already
-                self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
+        used = self._compute_used_share(iteration)
+        share = min(used, 1.0)
+        if self.budget is not None and self.initial_share is None:
+            # a resumed run has used some of its budget already
+            self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
         self.show(TrainingStep(iteration, share, self.initial_share))
         if run.folder is not None:
             if is_best:
                 self.best_return = mean_return
                 self.runner.save(str(run.folder / run_folders.BEST))
-            heartbeat = {
-                "iteration": iteration.index,
-                "env_steps": progress.env_steps,
-                "share": share,
-                "mean_return": None if math.isnan(mean_return) else mean_return,
-                "steps_per_second": iteration.steps_per_second,
-            }
-            files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
+            _write_heartbeat(run.folder, iteration, share)
         self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
         self.stop.signal = _max_over_ranks(self.stop.signal, device)
         if self.budget_spent or self.stop():
             raise StopTraining
+
+    def _compute_used_share(self, iteration: IterationSummary) -> float:
+        """Return the share of the iterations, or of the budget, that is used after an ``iteration``; a budget may be exceeded."""
+        if self.budget is None:
+            return (iteration.index - self.first_iteration + 1) / self.iterations
+        progress = iteration.progress
+        return self.budget.compute_share(
+            progress.env_steps, progress.seconds_total, progress.total_operations
+        )
+
+
+def _write_heartbeat(folder: Path, iteration: IterationSummary, share: float) -> None:
+    """Write the progress of a training, done to ``share``, for a study that watches it."""
+    mean_return = iteration.progress.returns[-1]
+    heartbeat = {
+        "iteration": iteration.index,
+        "env_steps": iteration.progress.env_steps,
+        "share": share,
+        "mean_return": None if math.isnan(mean_return) else mean_return,
+        "steps_per_second": iteration.steps_per_second,
+    }
+    files.write_json(folder / PROGRESS, heartbeat, durable=False)
 
 
 def _max_over_ranks(number: int, device: str) -> int:

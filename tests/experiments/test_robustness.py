@@ -13,7 +13,7 @@ from spiky_rl.experiments.analysis.measures import (
     compute_energy_per_metre,
     compute_step_energy,
 )
-from spiky_rl.experiments.analysis.outcome import analyze_results, analyze_study
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.run.results import LIST_KEYS, OPTIONAL_KEYS, read_design, read_result, read_results
@@ -176,6 +176,6 @@ def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     results, skipped = read_results(study)
     late = [r.model_copy(update={"task": "cartpole_delayed", "cell": f"late.{r.cell}"}) for r in results]
-    found = analyze_results(read_design(study), [*results, *late], skipped)
+    found = StudyAnalysis(read_design(study), (*results, *late), tuple(skipped))
     assert {(m.task, m.masked) for m in found.memory} == {(CARTPOLE, "cartpole_delayed")}
     assert "late observations" in str(next(iter(build_memory_section(found))))

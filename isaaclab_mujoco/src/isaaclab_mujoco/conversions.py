@@ -14,27 +14,10 @@ from isaaclab_mujoco.errors import CompileError
 from isaaclab_mujoco.worlds import load_library
 
 INTEGERS = (
-    *(
-        "joints",
-        "bodies",
-        "coordinates",
-        "dofs",
-        "actuators",
-        "targets",
-        "all_targets",
-        "inputs",
-        "all_inputs",
-    ),
-    *(
-        "target_dofs",
-        "gravity_worlds",
-        "compensation_stride",
-        "gravity_stride",
-        "applies",
-        "step",
-        "interval",
-    ),
-)
+    "joints bodies coordinates dofs actuators targets all_targets inputs all_inputs target_dofs gravity_worlds"
+    " compensation_stride gravity_stride applies step interval"
+).split()
+"""Integers of the struct Newton, in its order."""
 MODEL = {
     "type": "joint_type",
     "parent": "joint_parent",
@@ -67,16 +50,17 @@ DATA = {
     **{name: name for name in ("xipos", "subtree_com", "cacc", "cvel", "cfrc_int")},
 }
 """Name of an array in `newton.h` -> its name in MuJoCo-Warp's data."""
-POINTERS = (
-    *("type", "parent", "child", "q_start", "qd_start", "axes", "articulation", "qpos_start", "qvel_start"),
-    *("parent_frame", "child_frame", "axis", "reference"),
-    *("body_of", "root", "flags", "body_world", "free_start", "com", "mass", "gravity", "compensation"),
-    *("source", "actuated", "target"),
-    *("joint_q", "joint_qd", "next_q", "next_qd", "body_q", "body_qd", "body_f", "joint_f"),
-    *("target_q", "target_qd", "input", "body_qdd", "parent_f", "actuator_force"),
+POINTERS = [
+    *"type parent child q_start qd_start axes articulation qpos_start qvel_start".split(),
+    *"parent_frame child_frame axis reference".split(),
+    *"body_of root flags body_world free_start com mass gravity compensation".split(),
+    *"source actuated target".split(),
+    *"joint_q joint_qd next_q next_qd body_q body_qd body_f joint_f".split(),
+    *"target_q target_qd input body_qdd parent_f actuator_force".split(),
     *DATA,
     "world_gravity",
-)
+]
+"""Arrays of the struct Newton, in its order."""
 
 
 class NewtonStruct(ctypes.Structure):

@@ -30,8 +30,8 @@ def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
 
     Args:
         env_cfg: Configuration without presets.
-        physics: ``mujoco``, ``auto``, or another name, which changes nothing. ``auto`` takes native MuJoCo in the place of MuJoCo-Warp
-            on a CPU, and logs one line if it cannot. What only the model shows comes later, see `get_solver_name`.
+        physics: ``mujoco``, ``auto``, or another name, which changes nothing. ``auto`` replaces MuJoCo-Warp on a CPU by native MuJoCo,
+            and logs one line if it cannot. `get_solver_name` finds features that only the built model shows.
         device: Device that simulates.
 
     Raises:

@@ -124,7 +124,7 @@ class NativeSolver(SolverMuJoCo):
 
 
 def find_unsupported_feature(solver: SolverMuJoCo) -> str | None:
-    """Return the part of a model or of its options that MuJoCo's C library steps otherwise than MuJoCo-Warp; None if there is none."""
+    """Return a feature of a model that MuJoCo's C library does not step as MuJoCo-Warp does; None if there is none."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
     is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4

@@ -21,9 +21,9 @@ from isaaclab_mujoco.errors import CompileError
 
 if TYPE_CHECKING:
     import warp as wp
-    from mujoco._structs import (
-        MjModel,
-    )  # the module that defines it; type checkers do not see it in mujoco itself
+
+    # type checkers do not see the class in mujoco itself
+    from mujoco._structs import MjModel
     from mujoco_warp import Data
 
 mujoco: Any = importlib.import_module("mujoco")

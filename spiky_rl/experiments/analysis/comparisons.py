@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,6 +71,17 @@ class PairedComparison:
         return "better" if self.difference.estimate > 0 else "worse"
 
 
+def _list_pairs(agents: Collection[str], baseline: str | None) -> list[tuple[str, str]]:
+    """Return (agent, other agent) of each comparison: with the baseline, or all pairs. Raises StatisticsError."""
+    if baseline is None:
+        return [(second, first) for first, second in itertools.combinations(agents, 2)]
+    if baseline not in agents:
+        raise StatisticsError(
+            f"baseline: {baseline!r} given; allowed: {', '.join(agents)}{suggest_name(baseline, agents)}"
+        )
+    return [(agent, baseline) for agent in agents if agent != baseline]
+
+
 def compare_agents(
     scores: Mapping[str, SeededScores],
     baseline: str | None = None,
@@ -93,14 +104,7 @@ def compare_agents(
         permutations: See `sign_flip_test`.
         seed: Seed of all random numbers.
     """
-    if baseline is not None and baseline not in scores:
-        raise StatisticsError(
-            f"baseline: {baseline!r} given; allowed: {', '.join(scores)}{suggest_name(baseline, scores)}"
-        )
-    if baseline is None:
-        agent_pairs = [(second, first) for first, second in itertools.combinations(scores, 2)]
-    else:
-        agent_pairs = [(agent, baseline) for agent in scores if agent != baseline]
+    agent_pairs = _list_pairs(scores, baseline)
     for agent, tasks in scores.items():
         check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
     comparisons = []

@@ -1,4 +1,4 @@
-"""Analysis of a study's result files: all numbers of its report, computed once.
+"""Analysis of a study's result files: all numbers of its report, each computed once.
 
 Normalised scores are 0 for random actions and 1 for the baseline's mean. If random actions or the baseline are missing on a task, scores
 stay raw and are not averaged over tasks.
@@ -11,10 +11,9 @@ import math
 import re
 import statistics as plain
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -64,52 +63,18 @@ class MemoryDependence:
 
 @dataclass(frozen=True)
 class StudyAnalysis:
-    """A study's results and all statistics on them."""
+    """A study's results, and statistics on them that are computed when they are first read."""
 
     design: Study
     results: tuple[CellResult, ...]
-    skipped: tuple[SkippedCell, ...]
-    planned: tuple[PlannedCell, ...]
-    plan_problem: str
+    skipped: tuple[SkippedCell, ...] = ()
+    planned: tuple[PlannedCell, ...] = ()
+    plan_problem: str = ""
     """Why the plan cannot be read; empty if it can."""
-    tuned: Mapping[str, TunedValuesFile]
+    tuned: Mapping[str, TunedValuesFile] = field(default_factory=dict)
     """Tuned values by agent; agents without tuned values are absent."""
-    labels: tuple[str, ...]
-    """Trained agents with their variants, in the study's order."""
-    tasks: tuple[str, ...]
-    """Tasks of trained agents."""
-    baseline: str | None
-    random: Mapping[str, float]
-    """Score of random actions by task."""
-    reference: Mapping[str, float]
-    """The baseline's mean score by task."""
-    normalised: bool
-    """Whether scores can be normalised on every task."""
-    rows: Mapping[tuple[str, str], AgentTaskRow]
-    """By label and task."""
-    scores: Mapping[str, SeededScores]
-    """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
-    overall: Mapping[str, Interval]
-    """Interquartile mean of `scores` over all tasks."""
-    curves: Mapping[tuple[str, str], Band]
-    profiles: Mapping[str, Band]
-    comparisons: Mapping[str, tuple[PairedComparison, ...]]
-    """Comparisons with the baseline: under `ALL` of normalised scores over all tasks, under each task of raw scores. An entry is empty if
-    no agent shares two seeds with the baseline.
-    """
-    pairs: Mapping[str, tuple[PairedComparison, ...]]
-    """All pairs of agents: over all tasks, or by task if scores have no common scale."""
-    remaining: Mapping[tuple[str, str, str], RobustnessScore]
-    """Score that remains under a condition, by label, task and condition."""
-    recovery: Mapping[tuple[str, str, str], Interval]
-    """By label, task and condition: see `measures.compute_recovery`."""
-    adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
-    """By label, task and condition: see `measures.compute_plasticity_gain`."""
-    memory: tuple[MemoryDependence, ...]
-    verdicts: tuple[Verdict, ...]
-    """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
-    uncontrolled: Mapping[str, Mapping[str, str]]
-    """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
+    specs: Mapping[str, PlainMapping] = field(default_factory=dict)
+    """Merged specifications of agents by their hash."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
@@ -119,6 +84,26 @@ class StudyAnalysis:
     def trained(self) -> tuple[CellResult, ...]:
         """Results of cells that trained an agent."""
         return tuple(result for result in self.results if result.kind == "trained")
+
+    @cached_property
+    def cells(self) -> Mapping[tuple[str, str], Sequence[CellResult]]:
+        """Results of trained agents by label and task, in the order of their seeds."""
+        cells: dict[tuple[str, str], list[CellResult]] = {}
+        for result in sorted(self.trained, key=lambda result: result.seed):
+            cells.setdefault((result.label, result.task), []).append(result)
+        return cells
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Trained agents with their variants, in the order of the plan."""
+        in_order = (item.label for item in (*self.planned, *self.results))
+        return _keep_known(in_order, {label for label, _ in self.cells})
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of trained agents, in the order of the plan."""
+        in_order = (item.task for item in (*self.planned, *self.results))
+        return _keep_known(in_order, {task for _, task in self.cells})
 
     @cached_property
     def conditions(self) -> Mapping[str, str]:
@@ -135,6 +120,129 @@ class StudyAnalysis:
         """Labels of agents that never spiked."""
         spiking = {result.label for result in self.trained if _has_spikes(result)}
         return tuple(label for label in self.labels if label not in spiking)
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """Label of the baseline, its first variant if it has several; None if it has no result."""
+        return _find_baseline(Path(self.design.baseline).stem, self.labels)
+
+    @cached_property
+    def random(self) -> Mapping[str, float]:
+        """Score of random actions by task."""
+        return _average_by_task(result for result in self.results if result.kind == "random")
+
+    @cached_property
+    def reference(self) -> Mapping[str, float]:
+        """The baseline's mean score by task."""
+        return _average_by_task(result for result in self.trained if result.label == self.baseline)
+
+    @cached_property
+    def normalisable(self) -> frozenset[str]:
+        """Tasks on which the baseline scores above random actions."""
+        return frozenset(
+            task
+            for task in self.tasks
+            if task in self.random and self.reference.get(task, -math.inf) > self.random[task]
+        )
+
+    @property
+    def normalised(self) -> bool:
+        """Whether scores can be normalised on every task."""
+        return bool(self.tasks) and self.normalisable == set(self.tasks)
+
+    @cached_property
+    def rows(self) -> Mapping[tuple[str, str], AgentTaskRow]:
+        """Statistics of the runs by label and task."""
+        return {
+            (label, task): compute_row(
+                runs, self.random, self.reference, can_normalise=task in self.normalisable
+            )
+            for (label, task), runs in self.cells.items()
+        }
+
+    @cached_property
+    def scores(self) -> Mapping[str, SeededScores]:
+        """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
+        raw = _collect_scores(self.rows, self.labels, self.tasks)
+        if self.normalised:
+            normalise = statistics.normalise
+            return {label: normalise(own, self.random, self.reference) for label, own in raw.items()}
+        return {} if len(self.tasks) > 1 else raw  # raw scores of several tasks have no common scale
+
+    @cached_property
+    def overall(self) -> Mapping[str, Interval]:
+        """Interquartile mean of `scores` over all tasks."""
+        return {
+            label: statistics.aggregate_interval(drop_seed_names(own)) for label, own in self.scores.items()
+        }
+
+    @cached_property
+    def curves(self) -> Mapping[tuple[str, str], Band]:
+        """Learning curves over seeds by label and task, of agents with a return in each run."""
+        curves = {key: _compute_curve(runs) for key, runs in self.cells.items()}
+        return {key: curve for key, curve in curves.items() if curve is not None}
+
+    @cached_property
+    def profiles(self) -> Mapping[str, Band]:
+        """Performance profile of each agent's `scores`."""
+        return _compute_profiles(self.scores)
+
+    @cached_property
+    def families(self) -> Mapping[str, Mapping[str, SeededScores]]:
+        """Scores by agent for each family of comparisons: under `ALL` if tasks have a common scale, then under each task."""
+        return _group_families(self.rows, self.tasks, self.scores)
+
+    @cached_property
+    def comparisons(self) -> Mapping[str, tuple[PairedComparison, ...]]:
+        """Comparisons with the baseline in each of the `families` that has the baseline and another agent.
+
+        An entry is empty if no agent shares two seeds with the baseline.
+        """
+        return {
+            name: _choose_comparisons(family, self.baseline)
+            for name, family in self.families.items()
+            if self.baseline in family and len(family) > 1
+        }
+
+    @cached_property
+    def pairs(self) -> Mapping[str, tuple[PairedComparison, ...]]:
+        """Comparisons of all pairs of agents: over all tasks, or by task if scores have no common scale."""
+        names = [ALL] if ALL in self.families else list(self.families)
+        return {name: _choose_comparisons(self.families[name]) for name in names}
+
+    @cached_property
+    def remaining(self) -> Mapping[tuple[str, str, str], RobustnessScore]:
+        """Score that remains under a condition, by label, task and condition."""
+
+        def measure(runs: Sequence[CellResult], condition: str) -> RobustnessScore | None:
+            return compute_robustness(runs, condition, self.reference.get(runs[0].task))
+
+        return _measure_conditions(self.cells, self.conditions, measure)
+
+    @cached_property
+    def recovery(self) -> Mapping[tuple[str, str, str], Interval]:
+        """By label, task and condition: see `measures.compute_recovery`."""
+        return _measure_conditions(self.cells, self.conditions, compute_recovery)
+
+    @cached_property
+    def adapting(self) -> Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]:
+        """By label, task and condition: see `measures.compute_plasticity_gain`."""
+        return _measure_conditions(self.cells, self.conditions, compute_plasticity_gain)
+
+    @cached_property
+    def memory(self) -> tuple[MemoryDependence, ...]:
+        """Drop of each agent's score from a task to its twin with hidden or delayed observations."""
+        return tuple(_compute_memory_dependence(self.rows, self.labels, self.tasks))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
+        return _judge(self.design, self.cells, self.reference, self.comparisons, self.tasks)
+
+    @cached_property
+    def uncontrolled(self) -> Mapping[str, Mapping[str, str]]:
+        """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
+        return {task: _list_uncontrolled(self.planned, task, self.specs, self.tuned) for task in self.tasks}
 
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
@@ -176,96 +284,17 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     results, skipped = files.read_results(folder)
     # an arm is an agent whose results come from another study
     arm_results, arm_skipped, arm_sources = take_arms(folder, design, results)
-    analysis = analyze_results(
+    return StudyAnalysis(
         design,
         results=(*results, *arm_results),
         skipped=(*skipped, *arm_skipped),
-        planned=planned,
+        planned=tuple(planned),
         plan_problem=problem,
         tuned=tuned,
         specs=specs,
+        history=find_history(folder, design),
+        arms=arm_sources,
     )
-    return replace(analysis, history=find_history(folder, design), arms=arm_sources)
-
-
-def analyze_results(
-    design: Study,
-    results: Sequence[CellResult],
-    skipped: Sequence[SkippedCell],
-    planned: Sequence[PlannedCell] = (),
-    plan_problem: str = "",
-    tuned: Mapping[str, TunedValuesFile] = MappingProxyType({}),
-    specs: Mapping[str, PlainMapping] = MappingProxyType({}),
-) -> StudyAnalysis:
-    """Return the analysis of results.
-
-    Args:
-        design: The study.
-        plan_problem: Why the plan cannot be read; empty if it can.
-        tuned: Tuned values by agent.
-        specs: Merged specifications of agents by their hash.
-    """
-    trained = [result for result in results if result.kind == "trained"]
-    cells = _group_by_agent_and_task(trained)
-    # in the order of the plan
-    in_order = [*planned, *results]
-    tasks = _keep_known((item.task for item in in_order), {task for _, task in cells})
-    labels = _keep_known((item.label for item in in_order), {label for label, _ in cells})
-    baseline = _find_baseline(Path(design.baseline).stem, labels)
-    random = _average_by_task(result for result in results if result.kind == "random")
-    reference = _average_by_task(result for result in trained if result.label == baseline)
-    normalisable = _find_normalisable_tasks(tasks, random, reference)
-    normalised = bool(tasks) and normalisable == set(tasks)
-    rows: dict[tuple[str, str], AgentTaskRow] = {}
-    for (label, task), runs in cells.items():
-        rows[label, task] = compute_row(runs, random, reference, can_normalise=task in normalisable)
-    scores = _collect_scores(rows, labels, tasks)
-    if normalised:
-        scores = {label: statistics.normalise(own, random, reference) for label, own in scores.items()}
-    elif len(tasks) > 1:
-        scores = {}  # raw scores of several tasks have no common scale
-    families = _group_families(rows, tasks, scores)
-    comparisons = _compare_with_baseline(families, baseline)
-    conditions = list(dict.fromkeys(name for result in results for name in result.conditions))
-
-    def measure_robustness(runs: Sequence[CellResult], condition: str) -> RobustnessScore | None:
-        return compute_robustness(runs, condition, reference.get(runs[0].task))
-
-    return StudyAnalysis(
-        design=design,
-        results=tuple(results),
-        skipped=tuple(skipped),
-        planned=tuple(planned),
-        plan_problem=plan_problem,
-        tuned=tuned,
-        labels=labels,
-        tasks=tasks,
-        baseline=baseline,
-        random=random,
-        reference=reference,
-        normalised=normalised,
-        rows=rows,
-        scores=scores,
-        overall=_aggregate_over_tasks(scores),
-        curves=_compute_curves(cells),
-        profiles=_compute_profiles(scores),
-        comparisons=comparisons,
-        pairs=_compare_all_pairs(families),
-        remaining=_measure_conditions(cells, conditions, measure_robustness),
-        recovery=_measure_conditions(cells, conditions, compute_recovery),
-        adapting=_measure_conditions(cells, conditions, compute_plasticity_gain),
-        memory=tuple(_compute_memory_dependence(rows, labels, tasks)),
-        verdicts=_judge(design, cells, reference, comparisons, tasks),
-        uncontrolled={task: _list_uncontrolled(planned, task, specs, tuned) for task in tasks},
-    )
-
-
-def _group_by_agent_and_task(results: Iterable[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
-    """Return the ``results`` by label and task, each list in the order of its seeds."""
-    cells: dict[tuple[str, str], list[CellResult]] = {}
-    for result in sorted(results, key=lambda result: result.seed):
-        cells.setdefault((result.label, result.task), []).append(result)
-    return cells
 
 
 def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
@@ -274,13 +303,6 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
     for result in results:
         scores.setdefault(result.task, []).append(result.score)
     return {task: plain.fmean(own) for task, own in scores.items()}
-
-
-def _find_normalisable_tasks(
-    tasks: Iterable[str], random: Mapping[str, float], reference: Mapping[str, float]
-) -> set[str]:
-    """Return the ``tasks`` on which the baseline scores above random actions."""
-    return {task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]}
 
 
 def _collect_scores(
@@ -304,30 +326,6 @@ def _group_families(
     for task in tasks:
         families[task] = {label: {task: row.by_seed} for (label, t), row in rows.items() if t == task}
     return families
-
-
-def _aggregate_over_tasks(scores: Mapping[str, SeededScores]) -> dict[str, Interval]:
-    """Return the interquartile mean of the ``scores`` of each agent."""
-    return {label: statistics.aggregate_interval(drop_seed_names(own)) for label, own in scores.items()}
-
-
-def _compare_all_pairs(
-    families: Mapping[str, Mapping[str, SeededScores]],
-) -> dict[str, tuple[PairedComparison, ...]]:
-    """Return the comparisons of all pairs of agents: over all tasks, or by task if scores have no common scale."""
-    names = [ALL] if ALL in families else list(families)
-    return {name: _choose_comparisons(families[name]) for name in names}
-
-
-def _compare_with_baseline(
-    families: Mapping[str, Mapping[str, SeededScores]], baseline: str | None
-) -> dict[str, tuple[PairedComparison, ...]]:
-    """Return the comparisons of each family that has the ``baseline`` and another agent."""
-    return {
-        name: _choose_comparisons(family, baseline)
-        for name, family in families.items()
-        if baseline in family and len(family) > 1
-    }
 
 
 def _measure_conditions[T](
@@ -429,12 +427,6 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
         label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
         for label, tasks in scores.items()
     }
-
-
-def _compute_curves(cells: Mapping[tuple[str, str], Sequence[CellResult]]) -> dict[tuple[str, str], Band]:
-    """Return the learning curves over seeds, of agents with a return in each run."""
-    curves = {key: _compute_curve(runs) for key, runs in cells.items()}
-    return {key: curve for key, curve in curves.items() if curve is not None}
 
 
 def _compute_curve(results: Sequence[CellResult]) -> Band | None:

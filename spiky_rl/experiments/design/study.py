@@ -283,12 +283,9 @@ def _check_arms(study: Study) -> None:
             raise StudyError(
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
             )
-    for name, times in Counter(
-        [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
-    ).items():
-        if times > 1 and name not in (
-            stem for stem, count in Counter(study.agent_names).items() if count > 1
-        ):
+    own = Counter(study.agent_names)
+    for name, times in Counter(agent for arm in study.arms for agent in arm.agents).items():
+        if own[name] <= 1 < own[name] + times:
             raise StudyError(
                 f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
             )
@@ -352,6 +349,12 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[PlainValue]]:
     return values_by_key
 
 
+COMPARABLE_KEYS = (
+    *("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"),
+)
+"""Keys in which the studies of a folder must agree."""
+
+
 def merge_studies(old: Study, study: Study) -> Study:
     """Return the folder's study extended by the agents, tasks, seeds and values of a new one.
 
@@ -364,15 +367,29 @@ def merge_studies(old: Study, study: Study) -> Study:
     """
     if not study.baseline:
         study = study.with_changes(baseline=old.baseline)
-    held, new = old.to_dict(), study.to_dict()
-    same = ["name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"]
-    tuning = merge_tunings(
-        old.tuning, study.tuning, [stem for stem in study.agent_names if stem in old.agent_names]
+    shared_agents = [stem for stem in study.agent_names if stem in old.agent_names]
+    tuning = merge_tunings(old.tuning, study.tuning, shared_agents)
+    _require_comparable(old, study, COMPARABLE_KEYS if tuning is not None else (*COMPARABLE_KEYS, "tuning"))
+    return study.with_changes(
+        plan=study.plan or old.plan,
+        question=study.question or old.question,
+        reused_seeds=study.reused_seeds or old.reused_seeds,
+        arms=_unite(old.arms, study.arms),
+        agents=_unite(old.agents, study.agents),
+        tasks=_unite(old.tasks, study.tasks),
+        seeds=tuple(sorted(_unite(old.seeds, study.seeds))),
+        vary={key: _unite(old.vary[key], values) for key, values in study.vary.items()},
+        tuning=tuning,
     )
-    for key in [*same, *(["tuning"] if tuning is None else [])]:
-        if held.get(key) != new.get(key):
+
+
+def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
+    """Raise StudyError if the two studies differ in one of the ``keys``, in the varied keys, or in the question."""
+    old_values, values = old.to_dict(), study.to_dict()
+    for key in keys:
+        if old_values.get(key) != values.get(key):
             raise StudyError(
-                f"{key}: {new.get(key)!r} given; the study in the folder has {held.get(key)!r}; choose another --out"
+                f"{key}: {values.get(key)!r} given; the study in the folder has {old_values.get(key)!r}; choose another --out"
             )
     if set(old.vary) != set(study.vary):
         raise StudyError(
@@ -384,17 +401,7 @@ def merge_studies(old: Study, study: Study) -> Study:
             f"question: another one given; the study in the folder asks {old.question!r}; choose another --out"
         )
 
-    def union[T](first: Sequence[T], second: Sequence[T]) -> tuple[T, ...]:
-        return (*first, *(item for item in second if item not in first))
 
-    return study.with_changes(
-        plan=study.plan or old.plan,
-        question=study.question or old.question,
-        reused_seeds=study.reused_seeds or old.reused_seeds,
-        arms=union(old.arms, study.arms),
-        agents=union(old.agents, study.agents),
-        tasks=union(old.tasks, study.tasks),
-        seeds=tuple(sorted(union(old.seeds, study.seeds))),
-        vary={key: union(old.vary[key], values) for key, values in study.vary.items()},
-        tuning=tuning,
-    )
+def _unite[T](first: Sequence[T], second: Sequence[T]) -> tuple[T, ...]:
+    """Return all items of ``first``, then those of ``second`` that are not among them."""
+    return (*first, *(item for item in second if item not in first))

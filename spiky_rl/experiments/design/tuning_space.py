@@ -116,8 +116,8 @@ def read_space(name: str) -> SearchSpace:
         raise StudyError(f"{path.name}: {error}") from None
 
 
-def build_space(name: str, data: PlainMapping) -> SearchSpace:
-    """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
+def _check_space_keys(data: PlainMapping) -> None:
+    """Raise StudyError for an unknown key, or a section that is no mapping."""
     for key, value in data.items():
         if key not in KEYS:
             raise StudyError(
@@ -125,6 +125,11 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
             )
         if key != "summary":
             _require_mapping(key, value)
+
+
+def build_space(name: str, data: PlainMapping) -> SearchSpace:
+    """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
+    _check_space_keys(data)
     fixed = tuple(format_override(key, value) for key, value in get_section(data, "set").items())
     parse_overrides(fixed)
     shared = _parse_dimensions("shared", get_section(data, "shared"))
@@ -147,8 +152,8 @@ def _parse_dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...
     )
 
 
-def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
-    given = dict(_require_mapping(path, data))
+def _check_dimension_keys(path: str, given: PlainMapping) -> None:
+    """Raise StudyError, naming the key below ``path``, for an unknown key or a value of the wrong type."""
     for name, value in given.items():
         if name not in KINDS:
             raise StudyError(
@@ -157,24 +162,42 @@ def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
         kind, words = KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
             raise StudyError(f"{path}.{name}: {shorten(value)} given; allowed: {words}")
+
+
+def _make_choice(path: str, key: str, choices: PlainValue, also: tuple[str, ...]) -> SearchDimension:
+    """Return the dimension of ``choices`` for ``key``. Raises StudyError unless there are two, and all differ."""
+    assert isinstance(choices, list)
+    dimension = SearchDimension(key, choices=tuple(map(format_value, choices)), also=also)
+    if len(set(dimension.choices)) < max(2, len(dimension.choices)):
+        raise StudyError(
+            f"{path}.choices: {shorten(choices)} given; allowed: at least two different ones, each once"
+        )
+    return dimension
+
+
+def _make_range(path: str, key: str, given: PlainMapping, also: tuple[str, ...]) -> SearchDimension:
+    """Return the dimension from ``low`` to ``high`` for ``key``. Raises StudyError if the range is empty, or has no logarithm."""
+    low, high = given.get("low"), given.get("high")
+    assert isinstance(low, int | float) and isinstance(high, int | float)
+    dimension = SearchDimension(key, low, high, bool(given.get("log")), also=also)
+    if not low < high or (dimension.log and low <= 0):
+        above = " and low above 0" if dimension.log else ""
+        raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
+    return dimension
+
+
+def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
+    given = dict(_require_mapping(path, data))
+    _check_dimension_keys(path, given)
     listed = given.pop("also", [])
     if set(given) not in FORMS:
         raise StudyError(f"{path}: {shorten(data)} given; allowed: low and high (and log), or choices")
-    low, high, choices = given.get("low"), given.get("high"), given.get("choices")
     assert isinstance(listed, list)
     also = tuple(map(str, listed))
-    if isinstance(choices, list):
-        dimension = SearchDimension(key, choices=tuple(map(format_value, choices)), also=also)
-        if len(set(dimension.choices)) < max(2, len(dimension.choices)):
-            raise StudyError(
-                f"{path}.choices: {shorten(choices)} given; allowed: at least two different ones, each once"
-            )
+    if "choices" in given:
+        dimension = _make_choice(path, key, given["choices"], also)
     else:
-        assert isinstance(low, int | float) and isinstance(high, int | float)
-        dimension = SearchDimension(key, low, high, bool(given.get("log")), also=also)
-        if not low < high or (dimension.log and low <= 0):
-            above = " and low above 0" if dimension.log else ""
-            raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
+        dimension = _make_range(path, key, given, also)
     for value in dimension.extremes:
         parse_overrides(dimension.make_overrides(value))
     return dimension

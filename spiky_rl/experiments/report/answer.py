@@ -1,4 +1,4 @@
-"""The answer in short: the first screen with the verdicts of all tests, and below it measures without a test."""
+"""The answer in short: a first screen with the verdicts of all tests, then a table of measures without a test."""
 
 from __future__ import annotations
 
@@ -53,9 +53,11 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def format_reached(analysis: StudyAnalysis, task: str) -> str:
     """Return the number of runs that reached the threshold of a ``task``."""
-    ends = [row.threshold for row in analysis.get_task_rows(task) if row.threshold]
-    runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
-    return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
+    thresholds = [row.threshold for row in analysis.get_task_rows(task) if row.threshold]
+    if not thresholds:
+        return NONE
+    reached, runs = sum(t.reached for t in thresholds), sum(t.runs for t in thresholds)
+    return f"{reached} of {runs} (return {analysis.solved[task]:g})"
 
 
 def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
@@ -113,7 +115,7 @@ def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
 
 
 def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:
-    """Return the rows about energy in arithmetic of a ``kind``: title to the function of a cell."""
+    """Return the rows about energy in arithmetic of a ``kind``: by title, the function that formats the cell of a task."""
     return {
         f"energy of the baseline, {kind}": lambda a, task: find_lowest_energy(
             a, task, [str(a.baseline)], kind
@@ -132,4 +134,4 @@ ROWS: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
     "return that the baseline loses": compute_memory_loss,
     **{title: format_row for kind in MAIN.values() for title, format_row in build_energy_rows(kind).items()},
 }
-"""Rows of the table of further measures: title to the function of a task's cell."""
+"""Rows of the table of further measures: by title, the function that formats the cell of a task."""

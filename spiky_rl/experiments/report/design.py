@@ -113,11 +113,8 @@ def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) 
     yield f"values of {own} (copy: {copy}), from {tuned.trials} trials of every agent with other seeds ({seeds})"
     yield f"budget of a trial: {tuned.budget}"
     for task in (task for task in tuned.tasks if task in analysis.tasks):
-        held = {stem: tuned.tasks[task][stem] for stem in stems if stem in tuned.tasks[task]}
-        changed = join_names(
-            (agent.format_name(stem) for stem, agent in held.items() if agent.agent), len(held)
-        )
-        unchanged = join_names((stem for stem, agent in held.items() if not agent.agent), len(held))
-        yield f"on {task} tuned: {changed or 'none'}"
-        if unchanged:
+        values = {stem: tuned.tasks[task][stem] for stem in stems if stem in tuned.tasks[task]}
+        changed = (agent.format_name(stem) for stem, agent in values.items() if agent.agent)
+        yield f"on {task} tuned: {join_names(changed, len(values)) or 'none'}"
+        if unchanged := join_names((s for s, agent in values.items() if not agent.agent), len(values)):
             yield f"unchanged there, because no sampled trial was better than the agent's file: {unchanged}"

@@ -110,22 +110,27 @@ def make_metre_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[st
         )
 
 
-def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
-    """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
-    names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
-    titles = {name: name for name in models}
+def make_counts_table(task: str, rows: Sequence[AgentTaskRow]) -> Block:
+    """Return the table of the operations and parameters of the agents on a ``task``."""
     counts = {
         key: format_intervals([row.counts.get(key) for row in rows], each=True)
         for key in (*COUNTS, "parameters")
     }
-    yield make_table(
+    return make_table(
         f"Operations of a control step on {task}",
-        names,
+        [row.label for row in rows],
         *(Column(title, counts[key], "per step") for key, title in COUNTS.items()),
         Column("parameters", counts["parameters"]),
         note="Effective synaptic operations (EFLOPs): operations that took place, including the decoder's; AC: with spikes as inputs,"
         " accumulates only.",
     )
+
+
+def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
+    """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
+    names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
+    titles = {name: name for name in models}
+    yield make_counts_table(task, rows)
     yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models])
     anns = {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}
     yield make_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -208,15 +208,40 @@ def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     panels = {title: intervals for title, intervals in found.items() if any(intervals)}
     figure, drawn = make_rows([row.label for row in rows], list(panels), colours)
     for axes, intervals in zip(drawn, panels.values(), strict=True):
-        known = {y: interval for y, interval in enumerate(intervals) if interval is not None}
-        for y, interval in known.items():
-            if rows[y].label == analysis.baseline:
-                axes.axvline(interval.estimate, **DOTTED)
-            draw_interval(axes, y, interval, colours[rows[y].label])
-        estimates = [interval.estimate for interval in known.values()]
-        if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
-            make_logarithmic(axes)
+        known = [(row.label, interval) for row, interval in zip(rows, intervals, strict=True)]
+        _draw_ladder_panel(axes, known, analysis.baseline, colours)
     return figure
+
+
+def _draw_ladder_panel(
+    axes: Axes,
+    intervals: Sequence[tuple[str, Interval | None]],
+    baseline: str | None,
+    colours: Mapping[str, str],
+) -> None:
+    """Draw the known ``intervals`` of (label, interval), a line for each label, and a dotted line at the ``baseline``."""
+    estimates = []
+    for y, (label, interval) in enumerate(intervals):
+        if interval is None:
+            continue
+        estimates.append(interval.estimate)
+        if label == baseline:
+            axes.axvline(interval.estimate, **DOTTED)
+        draw_interval(axes, y, interval, colours[label])
+    if 0.0 < MAX_RATIO * min(estimates) < max(estimates):
+        make_logarithmic(axes)
+
+
+def _order_by_threshold(
+    ends: Mapping[tuple[str, str], ThresholdSummary], labels: Iterable[str], tasks: Sequence[str]
+) -> list[str]:
+    """Return the ``labels`` with an entry in ``ends``, by the median of steps to the threshold, then by the runs that reached it."""
+    ranks = {}
+    for label in labels:
+        rows = [ends[label, task] for task in tasks if (label, task) in ends]
+        if rows:
+            ranks[label] = [(math.inf if r.median is None else r.median, -r.reached) for r in rows]
+    return sorted(ranks, key=lambda label: ranks[label])
 
 
 def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
@@ -225,12 +250,7 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
     ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
     if not tasks or not ends:
         return None
-
-    def order(label: str) -> list[float]:
-        rows = [ends[label, task] for task in tasks if (label, task) in ends]
-        return [v for row in rows for v in (math.inf if row.median is None else row.median, -row.reached)]
-
-    labels, colours = sorted(filter(order, analysis.labels), key=order), get_colors(analysis)
+    labels, colours = _order_by_threshold(ends, analysis.labels, tasks), get_colors(analysis)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
     figure, drawn = make_rows(labels, panels, colours)
     for axes, task in zip(drawn, tasks, strict=True):

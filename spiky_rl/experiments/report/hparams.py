@@ -38,17 +38,32 @@ CURVE = "curve/return"
 """Tag of the learning curve over environment steps."""
 
 
-def write_hparams(folder: Path) -> Path:
-    """Write ``folder``/tensorboard anew and return it. Raises ResultsError if the folder has no study."""
-    analysis = analyze_study(folder)
-    root = folder / TENSORBOARD
-    files.require_own_folder(root)
+def _remove_old_files(root: Path) -> None:
+    """Remove the files of an earlier call, and folders that are empty then; links are left alone."""
     for old in [*root.glob(f"*/{FILE}"), root / FILE]:
         if old.parent.is_symlink():
             continue
         old.unlink(missing_ok=True)
         if old.parent != root and not any(old.parent.iterdir()):
             old.parent.rmdir()
+
+
+def _list_scalars(result: CellResult, analysis: StudyAnalysis) -> list[tuple[int, Any]]:
+    """Return the metrics of a cell at step 0, and its learning curve, each with its step."""
+    metrics = get_metrics(result, analysis)
+    scalars = [(0, _make_scalar(tag, value)) for tag in METRICS if (value := metrics[tag]) is not None]
+    if result.curve is not None:
+        points = zip(result.curve.env_steps, result.curve.returns, strict=True)
+        scalars += [(step, _make_scalar(CURVE, value)) for step, value in points if value is not None]
+    return scalars
+
+
+def write_hparams(folder: Path) -> Path:
+    """Write ``folder``/tensorboard anew and return it. Raises ResultsError if the folder has no study."""
+    analysis = analyze_study(folder)
+    root = folder / TENSORBOARD
+    files.require_own_folder(root)
+    _remove_old_files(root)
     failed = [cell for cell in analysis.skipped if cell.label is not None and cell.status != "missing"]
     cells: dict[str, PlainMapping] = {
         cell.cell: {
@@ -62,12 +77,8 @@ def write_hparams(folder: Path) -> Path:
     types = _get_types(cells.values())
     _write(root / FILE, [(0, _make_experiment(cells.values(), types, analysis.design.question))])
     for result in analysis.results:
-        metrics = get_metrics(result, analysis)
-        scalars = [(0, _make_scalar(tag, value)) for tag in METRICS if (value := metrics[tag]) is not None]
-        if result.curve is not None:
-            points = zip(result.curve.env_steps, result.curve.returns, strict=True)
-            scalars += [(step, _make_scalar(CURVE, value)) for step, value in points if value is not None]
         start = (0, _make_start(result.cell, cells[result.cell], types))
+        scalars = _list_scalars(result, analysis)
         _write(root / result.cell / FILE, [start, *scalars, (0, _make_end(True))])
     for cell in failed:
         start = (0, _make_start(cell.cell, cells[cell.cell], types))

@@ -46,18 +46,22 @@ def write_pages(
         "colours": colours,
         "fonts": drawing.FONTS,
     }
-    drawn = {block.name: block.svg for section in filled for block in section.blocks if block.svg}
-    for stem in _list_last_figures(folder):
-        if stem not in drawn:
-            (folder / FIGURES / f"{stem}.svg").unlink(missing_ok=True)
-    for stem, svg in drawn.items():
-        files.write_text(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
+    _write_figures(folder, {b.name: b.svg for section in filled for b in section.blocks if b.svg})
     loader = PackageLoader("spiky_rl.experiments.report")
     for file, is_html in ((MARKDOWN, False), (HTML, True)):
         templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
         templates.filters |= {"plain": escape_text, "cell": escape_cell, "fence": make_fence}
         files.write_text(folder / file, templates.get_template(f"{file}.j2").render(context))
     return folder / HTML, folder / MARKDOWN
+
+
+def _write_figures(folder: Path, figures: Mapping[str, str]) -> None:
+    """Write the ``figures``, by file stem, and remove those of the last report that are not among them."""
+    for stem in _list_last_figures(folder):
+        if stem not in figures:
+            (folder / FIGURES / f"{stem}.svg").unlink(missing_ok=True)
+    for stem, svg in figures.items():
+        files.write_text(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
 
 
 def _list_last_figures(folder: Path) -> list[str]:

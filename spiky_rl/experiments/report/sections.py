@@ -94,14 +94,14 @@ def make_main_table(analysis: StudyAnalysis) -> Block:
     def make_verdict_column(name: str, title: str) -> Column:
         return Column(title, [verdicts.get((name, label), NONE) for label in order], "verdict", True)
 
-    several, columns = len(analysis.tasks) > 1, list[Column]()
-    if overall and several:
+    columns, has_one_task = list[Column](), len(analysis.tasks) == 1
+    if overall and not has_one_task:
         cells = format_intervals([overall.get(label) for label in order])
         columns += [Column("All tasks", cells, "normalised, IQM"), make_verdict_column(ALL, "All tasks")]
     for task in analysis.tasks:
         rows = [analysis.rows.get((label, task)) for label in order]
         columns.append(Column(task, format_intervals([row and row.mean for row in rows]), "return, mean"))
-        if analysis.normalised and not several:
+        if analysis.normalised and has_one_task:
             cells = format_intervals([row and row.normalised for row in rows])
             columns.append(Column(task, cells, "normalised, IQM"))
         columns.append(make_verdict_column(task, task))
@@ -115,18 +115,22 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the scores of every seed on a ``task``."""
     rows = analysis.get_task_rows(task)
     seeds = sorted({seed for row in rows for seed in row.by_seed})
+
+    def make_column(title: str, key: str, unit: str = "") -> Column:
+        return Column(title, format_intervals([getattr(row, key) for row in rows]), unit)
+
     evaluations = [
-        Column("evaluations", format_intervals([row.last_ten_evaluations for row in rows]), "last ten"),
-        Column("evaluations", format_intervals([row.max_evaluation for row in rows]), "maximum"),
+        make_column("evaluations", "last_ten_evaluations", "last ten"),
+        make_column("evaluations", "max_evaluation", "maximum"),
     ]
     is_evaluated = any(row.max_evaluation is not None for row in rows)
     return make_table(
         f"Scores on {task}, return",
         [row.label for row in rows],
-        Column("mean", format_intervals([row.mean for row in rows])),
-        Column("IQM", format_intervals([row.iqm for row in rows])),
-        Column("IQM", format_intervals([row.normalised for row in rows]), "normalised"),
-        Column("training", format_intervals([row.training for row in rows]), "last iterations"),
+        make_column("mean", "mean"),
+        make_column("IQM", "iqm"),
+        make_column("IQM", "normalised", "normalised"),
+        make_column("training", "training", "last iterations"),
         *(evaluations if is_evaluated else ()),
         *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
     )
@@ -184,10 +188,6 @@ def make_comparison_table(name: str, family: Sequence[PairedComparison]) -> Bloc
     """Return the table of the comparisons in a ``family``; its ``name`` is a task or `ALL`."""
     where = "over all tasks" if name == ALL else f"on {name}"
     to = f" to {family[0].baseline}" if len({c.baseline for c in family}) == 1 else ""
-    lowest = format_p_value(min(c.min_p_value for c in family))
-    note = f"{format_count(len(family), 'comparison')}: the lowest possible corrected p is {lowest}."
-    if left_out := sum(c.left_out for c in family):
-        note += f" {format_count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
     differences = format_intervals([c.difference for c in family], least=2)
     needed = [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family]
     return make_table(
@@ -201,9 +201,18 @@ def make_comparison_table(name: str, family: Sequence[PairedComparison]) -> Bloc
         Column("p", [format_p_value(c.corrected) for c in family], "Holm"),
         Column("verdict", [c.verdict for c in family], is_text=True),
         Column("seeds", needed, "needed"),
-        note=note,
+        note=_describe_family(family),
         first="agent" if to else "pair",
     )
+
+
+def _describe_family(family: Sequence[PairedComparison]) -> str:
+    """Return the number of comparisons in a ``family``, the lowest possible p, and the number of scores left out."""
+    lowest = format_p_value(min(c.min_p_value for c in family))
+    note = f"{format_count(len(family), 'comparison')}: the lowest possible corrected p is {lowest}."
+    if left_out := sum(c.left_out for c in family):
+        note += f" {format_count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
+    return note
 
 
 def build_efficiency_section(analysis: StudyAnalysis) -> Iterable[Block]:

@@ -157,6 +157,24 @@ def format_facts(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
 
 
+def make_importance_block(task: str, outcomes: Sequence[TuningOutcome], first: str) -> Block:
+    """Return the table of the importance of every parameter on a ``task``, or a paragraph if there are too few trials.
+
+    ``first`` says when the returns were measured.
+    """
+    shares = {o.pair.stem: o.compute_importances() for o in outcomes}
+    if not any(shares.values()):
+        return make_paragraph(
+            f"The importance of parameters is estimated from {MIN_TRIALS} sampled trials on, without the default configuration."
+        )
+    return make_parameter_table(
+        f"Importance of parameters on {task}, in %",
+        list(dict.fromkeys(d.key for o in outcomes for d in o.pair.dimensions)),
+        {stem: {key: format_fixed(100 * v, 0) for key, v in own.items()} for stem, own in shares.items()},
+        note=f"Share in making a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough for few trials.",
+    )
+
+
 def build_task_blocks(
     search: TuningSearch, colours: Mapping[str, str], task: str, outcomes: Sequence[TuningOutcome]
 ) -> Iterable[Block]:
@@ -182,18 +200,7 @@ def build_task_blocks(
             f"Trials by return and {ACTIVITIES[activity]}. Rings: default configurations; large dots: tuned.",
             lambda: draw_activity(activity, colours, outcomes),
         )  # fmt: skip
-    shares = {o.pair.stem: o.compute_importances() for o in outcomes}
-    if any(shares.values()):
-        yield make_parameter_table(
-            f"Importance of parameters on {task}, in %",
-            list(dict.fromkeys(d.key for o in outcomes for d in o.pair.dimensions)),
-            {stem: {key: format_fixed(100 * v, 0) for key, v in own.items()} for stem, own in shares.items()},
-            note=f"Share in making a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough for few trials.",
-        )
-    else:
-        yield make_paragraph(
-            f"The importance of parameters is estimated from {MIN_TRIALS} sampled trials on, without the default configuration."
-        )
+    yield make_importance_block(task, outcomes, first)
     tuned = {outcome.pair.stem: list_tuned_values(search, outcome) for outcome in outcomes}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
         yield make_parameter_table(f"Tuned values on {task}", keys, tuned)

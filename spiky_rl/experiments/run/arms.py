@@ -56,21 +56,27 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
         theirs: The cell of the other study.
     """
     result = theirs.result
-    pairs = {key: (_format_attribute(result, key), _format_attribute(ours, key)) for key in SAME}
-    pairs["overrides"] = _format_overrides(theirs.design), _format_overrides(study)
-    for key, (other, own) in pairs.items():
+    for key in SAME:
+        other, own = _format_attribute(result, key), _format_attribute(ours, key)
         if other != own:
             return key, other, own
+    if (other := _format_overrides(theirs.design)) != (own := _format_overrides(study)):
+        return "overrides", other, own
     for name in study.conditions:
         if name not in result.conditions and name not in theirs.design.conditions:
             return "conditions", ", ".join(theirs.design.conditions), name
-    if result.provenance is None or ours.provenance is None:
-        other, own = ("none" if p is None else "known" for p in (result.provenance, ours.provenance))
+    return _find_provenance_conflict(ours, result)
+
+
+def _find_provenance_conflict(ours: Cell | CellResult, theirs: CellResult) -> tuple[str, str, str] | None:
+    """Return the first difference in kernels and deciding versions, as `find_conflict`; another number of threads is none."""
+    if theirs.provenance is None or ours.provenance is None:
+        other, own = ("none" if p is None else "known" for p in (theirs.provenance, ours.provenance))
         return "provenance", other, own
     names = list_deciding(ours.task, ours.library)
     versions = {name: ours.versions[name].partition("+")[0] for name in names if name in ours.versions}
     kernels = ours.provenance.model_copy(update={"threads": None})
-    differing = find_differences(result.provenance, result.versions, kernels, versions)
+    differing = find_differences(theirs.provenance, theirs.versions, kernels, versions)
     return next(((key, *pair) for key, pair in differing.items()), None)
 
 

@@ -193,19 +193,33 @@ class AgentResolver:
             self.known[key] = self._make_plan(task, agent, varied)
         return self.known[key]
 
+    def _choose_num_envs(self, task: str) -> int | None:
+        """Return the study's number of environments; elsewhere, the task's for a GPU if the study has none."""
+        if self.study.num_envs is None and self.place.is_elsewhere and (known := load_task(task)) is not None:
+            return known.num_envs["cuda"]
+        return self.study.num_envs
+
+    def _require_conditions(self, plan: RunPlan) -> None:
+        """Raise UserError if the task of ``plan`` does not have a condition of the study or of its plan."""
+        study = self.study
+        chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
+        for name in study.plan.conditions if study.plan is not None else ():
+            if name not in chosen:
+                raise UserError(
+                    f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
+                )
+
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
         study, place, elsewhere = self.study, self.place, self.place.is_elsewhere
         agent_overrides = [text for text in study.overrides if text.startswith("agent.")]
-        number, tuning = study.num_envs, find_tuning(study.tuning, agent)
-        if elsewhere and number is None and (known := load_task(task)) is not None:
-            number = known.num_envs["cuda"]
+        tuning = find_tuning(study.tuning, agent)
         plan = make_plan(
             RunRequest(
                 task=task,
                 agent=agent,
                 library=choose_library(study.library, read_algorithm(agent, [*agent_overrides, *varied])),
                 tuning=Path(tuning) if tuning else None,
-                num_envs=number,
+                num_envs=self._choose_num_envs(task),
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
                 overrides=(*study.overrides, *varied),
@@ -215,12 +229,7 @@ class AgentResolver:
         from spiky_rl.run.train import require_whole_minibatches
 
         require_whole_minibatches(plan)
-        chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
-        for name in study.plan.conditions if study.plan is not None else ():
-            if name not in chosen:
-                raise UserError(
-                    f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
-                )
+        self._require_conditions(plan)
         self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec

@@ -99,29 +99,37 @@ class TaskSpaces:
         """Whether observations are images."""
         return len(self.observation_shape) == 3
 
-    def check_agent(self, task: str, spec: AgentSpec) -> None:
-        """Raise UserError if an agent's distribution, models or observation groups do not fit the spaces."""
+    def _check_distribution(self, task: str, spec: AgentSpec) -> None:
         name = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name", "")
+        kind, allowed = (
+            ("discrete", CATEGORICAL) if self.is_discrete else ("continuous", "GaussianDistribution")
+        )
         if self.is_discrete != (name == CATEGORICAL):
-            kind, allowed = "continuous", "GaussianDistribution"
-            if self.is_discrete:
-                kind, allowed = "discrete", CATEGORICAL
             raise UserError(
                 f"agent.actor.distribution_cfg.class_name: {name} given, but {task} has {kind} actions; allowed: {allowed}"
             )
+
+    def check_agent(self, task: str, spec: AgentSpec) -> None:
+        """Raise UserError if an agent's distribution, models or observation groups do not fit the spaces."""
+        self._check_distribution(task, spec)
         for role, groups in (spec.runner.get("obs_groups") or {}).items():
             for group in groups:
                 if group != "policy":
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is not a group of {task}; allowed: policy"
                     )
-        if self.is_image and spec.runner.get("history", 1) > 1:
+        if self.is_image:
+            self._check_image_agent(task, spec)
+
+    @staticmethod
+    def _check_image_agent(task: str, spec: AgentSpec) -> None:
+        if spec.runner.get("history", 1) > 1:
             raise UserError(
                 f"agent.history: {spec.runner['history']} given, but observations of {task} are images; allowed: 1"
             )
         for role, network in (("actor", spec.network), ("critic", spec.critic_network)):
             model = spec.runner[role].get("class_name", "MLPModel")
-            if self.is_image and network is None and model == "MLPModel":
+            if network is None and model == "MLPModel":
                 raise UserError(
                     f"agent.{role}.class_name: {model} takes vectors, but observations of {task} are images; allowed: CNNModel"
                 )

@@ -15,8 +15,8 @@ from spiky_rl.config.options import (
     UserError,
     check_number,
     shorten,
-    suggest_name,
 )
+from spiky_rl.hosts.base import require_obs_groups
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 BOUNDS: dict[str, dict[str, Any]] = {
@@ -217,10 +217,4 @@ def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -
     if observations is None:
         return
     known, used = get_used_groups(observations, obs_groups)
-    for role, groups in used.items():
-        for group in groups:
-            if group not in known:
-                raise UserError(
-                    f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
-                    f"{suggest_name(group, known)}"
-                )
+    require_obs_groups(used, known)

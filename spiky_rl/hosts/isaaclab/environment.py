@@ -35,7 +35,7 @@ from spiky_rl.hosts.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.hosts.isaaclab.camera import Camera
-    from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+    from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -361,11 +361,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
                 base.reset()
         return self.get_observations()
 
-    def make_measures(self) -> EpisodeMeasures:
+    def make_measures(self) -> IsaacLabMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
-        from spiky_rl.hosts.isaaclab.measures import EpisodeMeasures
+        from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
 
-        return EpisodeMeasures(self)  # type: ignore[arg-type]
+        return IsaacLabMeasures(self)  # type: ignore[arg-type]
 
     def make_condition_groups(
         self,

@@ -127,13 +127,7 @@ def _list_blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]
         for shape, length in zip(manager.group_obs_term_dim[group], lengths, strict=True)
     ]
     if cfg.history_length and cfg.history_order == "time":
-        return [
-            (cfg.history_length - 1 - h, i, w)
-            for h in range(cfg.history_length)
-            for i, w in enumerate(widths)
-        ]
-    return [
-        (length - 1 - h, i, width)
-        for i, (length, width) in enumerate(zip(lengths, widths, strict=True))
-        for h in range(length)
-    ]
+        ages = reversed(range(cfg.history_length))
+        return [(age, i, width) for age in ages for i, width in enumerate(widths)]
+    sizes = enumerate(zip(lengths, widths, strict=True))
+    return [(age, i, width) for i, (length, width) in sizes for age in reversed(range(length))]

@@ -111,21 +111,25 @@ def load_mujoco_model(path: Path) -> MjModel:
     return model
 
 
+def _rests_in_pose(model: MjModel, joint: int) -> bool:
+    """Return whether the spring of a ``joint`` rests in the pose of the file."""
+    spring_rest, zero = get_joint_references(model, joint)
+    return numpy.array_equal(spring_rest, zero)
+
+
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
     faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
-    for i in range(model.njnt):
-        if model.jnt_type[i] == BALL:
-            faults.append(f"the ball joint {model.joint(i).name!r}")
-    for i in range(model.nbody):
-        if model.body_jntnum[i] > 1:
-            faults.append(f"several joints of the body {model.body(i).name!r}")
-    for i in range(model.njnt):
-        spring_rest, zero = get_joint_references(model, i)
-        if model.jnt_stiffness[i] and not numpy.array_equal(spring_rest, zero):
-            faults.append(
-                f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
-            )
+    joints, bodies = range(model.njnt), range(model.nbody)
+    faults += [f"the ball joint {model.joint(i).name!r}" for i in joints if model.jnt_type[i] == BALL]
+    faults += [
+        f"several joints of the body {model.body(i).name!r}" for i in bodies if model.body_jntnum[i] > 1
+    ]
+    faults += [
+        f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
+        for i in joints
+        if model.jnt_stiffness[i] and not _rests_in_pose(model, i)
+    ]
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
     roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]

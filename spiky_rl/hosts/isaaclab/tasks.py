@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from spiky_rl.config.spec import strip_version
+from spiky_rl.hosts.base import read_registered_ids
 
 OWN = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
@@ -38,25 +37,14 @@ def owns_task(name: str) -> bool:
 
 @functools.cache
 def list_registered_ids() -> frozenset[str]:
-    """Return the ids that Isaac Lab and this package register, read from Isaac Lab's files without importing it.
-
-    Empty if the list would be incomplete: another package registers tasks too, or an id is computed.
-    """
-    entries = importlib.metadata.entry_points(group=EXTENSIONS)
-    package = importlib.util.find_spec("isaaclab_tasks")
-    if package is None or any(not entry.value.startswith(OUR_ENTRIES) for entry in entries):
-        return frozenset()
-    folders = map(Path, package.submodule_search_locations or ())
-    texts = [path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("__init__.py")]
-    values = [value for text in texts if "gymnasium" in text for value in _iterate_ids(text)]
-    if not all(isinstance(value, ast.Constant) for value in values):
-        return frozenset()
-    return frozenset({OWN, *(str(ast.literal_eval(value)) for value in values)})
+    """Return the ids that Isaac Lab and this package register, without importing it; empty as for `read_registered_ids`."""
+    ids = read_registered_ids("isaaclab_tasks", EXTENSIONS, OUR_ENTRIES, _iterate_ids)
+    return ids | {OWN} if ids else ids
 
 
 def _iterate_ids(text: str) -> Iterator[ast.expr]:
-    """Yield the values of all arguments ``id`` in the source ``text`` of a module."""
-    for node in ast.walk(ast.parse(text)):
+    """Yield the values of all arguments ``id`` in the source ``text`` of a module that uses gymnasium."""
+    for node in ast.walk(ast.parse(text)) if "gymnasium" in text else ():
         for word in getattr(node, "keywords", ()):
             if word.arg == "id":
                 yield word.value

@@ -19,14 +19,14 @@ from tensordict import TensorDict
 
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.hosts.condition_groups import ConditionGroups
-from spiky_rl.hosts.mjlab.measures import EpisodeMeasures
+from spiky_rl.hosts.mjlab.measures import MjlabMeasures
 from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
 LARGEST_ACTION = 1e5
-"""Absolute value of an action from which on the policy is taken for the cause of non-finite values; normal actions are near 1."""
+"""If an absolute action exceeds this, the policy and not the simulation has caused non-finite values; normal actions are near 1."""
 
 
 @contextlib.contextmanager
@@ -104,9 +104,9 @@ class TimedVecEnv(RslRlVecEnvWrapper):
                 self.unwrapped.reset(env_ids=ids)
         return self.get_observations()
 
-    def make_measures(self) -> EpisodeMeasures:
+    def make_measures(self) -> MjlabMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
-        return EpisodeMeasures(self.unwrapped)
+        return MjlabMeasures(self.unwrapped)
 
     def make_condition_groups(self, *args: Any) -> ConditionGroups:
         """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""

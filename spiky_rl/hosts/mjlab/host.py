@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
-from spiky_rl.config.errors import require_module, suggest_name
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import load_module
 from spiky_rl.config.spec import AgentSpec, flatten
-from spiky_rl.hosts.base import VIDEO, Host, HostTask, SimulationOptions, TaskRequest, make_unknown_task
+from spiky_rl.hosts.base import (
+    VIDEO,
+    Host,
+    HostTask,
+    SimulationOptions,
+    TaskRequest,
+    make_unknown_task,
+    require_obs_groups,
+)
 from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
 from spiky_rl.learners import DEFAULT_LEARNER
 
@@ -56,13 +64,7 @@ class MjlabTask(HostTask):
     def check_agent(self, spec: AgentSpec) -> None:
         known = [name for name, group in self.env_cfg.observations.items() if group is not None]
         used = spec.runner.get("obs_groups") or {}
-        for role, groups in used.items():
-            for group in groups:
-                if group not in known:
-                    raise UserError(
-                        f"agent.obs_groups.{role}: the task has no observation group {group!r}; allowed: {', '.join(known)}"
-                        f"{suggest_name(group, known)}"
-                    )
+        require_obs_groups(used, known)
         history = spec.runner.get("history", 1)
         if history > 1:
             for role in ("actor", "critic"):

@@ -167,14 +167,9 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
         CheckpointError: There is no such file, or it is damaged or of another library.
     """
     content = read_mapping(path, map_location)
-    # a learner has one set of keys per algorithm
-    key_sets = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
-    missing = min(([key for key in keys if key not in content] for keys in key_sets), key=len)
-    if missing:
-        hint = ""
+    if missing := _list_missing_keys(content, library):
         owner = _find_owner(content)
-        if owner is not None:
-            hint = f"; it is {owner}'s: pass --rl_library {owner}"
+        hint = "" if owner is None else f"; it is {owner}'s: pass --rl_library {owner}"
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
         for key, value in content.items():
@@ -211,6 +206,12 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from iterate_tensors(item, f"{name}.{key}", depth + 1)
+
+
+def _list_missing_keys(content: Mapping[str, object], library: str) -> list[str]:
+    """Return the keys that ``content`` lacks; of the algorithm with the fewest, since each has its own keys."""
+    key_sets = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
+    return min(([key for key in keys if key not in content] for keys in key_sets), key=len)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:

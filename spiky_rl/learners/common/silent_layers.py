@@ -75,16 +75,25 @@ def get_layers(network: SpikingNetwork) -> Sequence[SpikingLayer]:
     return getattr(network, "layers", ())
 
 
+def _list_network_keys(network: SpikingNetwork) -> list[str]:
+    """Return the network's own keys whose increase raises the neurons' current."""
+    return [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
+
+
+def _list_layer_keys(layer: SpikingLayer) -> list[str]:
+    """Return the keys of a layer's connection and neuron whose increase raises the neurons' current."""
+    fields = type(layer.connection).Options.model_fields
+    keys = [f"connection.{key}" for key in ("gain", "offset") if key in fields]
+    return [*keys, "neuron.gain"] if "gain" in layer.neuron.params else keys
+
+
 def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
     """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
-    drive = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
-    others = []
+    drive, others = _list_network_keys(network), []
     if layers := get_layers(network):
-        connection, neuron = type(layers[layer].connection).Options, layers[layer].neuron
-        drive += [f"connection.{key}" for key in ("gain", "offset") if key in connection.model_fields]
-        if "gain" in neuron.params:
-            drive.append("neuron.gain")
+        drive += _list_layer_keys(layers[layer])
+        neuron = layers[layer].neuron
         if "threshold" in neuron.params:
             others.append(f"{less} agent.network.neuron.threshold")
         if state == "silent" and neuron.chosen.get("input_gain") == "ode":

@@ -145,22 +145,28 @@ def _check_options(
         trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
             missing arguments may be passed by others.
     """
-    path, parameters = f"agent.{role}", inspect.signature(cls).parameters.values()
-    accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    arguments = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    own = {p.name: p for p in arguments if p.name not in PROVIDED_ARGUMENTS}
-    unknown = [] if accepts_all else [key for key in settings if key != "class_name" and key not in own]
-    for key in unknown:
+    own, accepts_all = _list_arguments(cls)
+    known = [*settings] if accepts_all else ["class_name", *own]
+    for key in [key for key in settings if key not in known]:
         if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
-                f"{path}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
+                f"agent.{role}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )
         if not trusted:
             del settings[key]
-    required = [] if trusted else [p.name for p in own.values() if p.default is p.empty]
-    for key in required:
-        if key not in settings:
-            raise SpecError(f"{path}.{key}: missing; {cls.__name__} has no default for it")
+    if trusted:
+        return
+    for key, argument in own.items():
+        if argument.default is argument.empty and key not in settings:
+            raise SpecError(f"agent.{role}.{key}: missing; {cls.__name__} has no default for it")
+
+
+def _list_arguments(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the arguments of a class's constructor that an agent may set, and whether the constructor takes any keyword."""
+    parameters = inspect.signature(cls).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    own = {p.name: p for p in named if p.name not in PROVIDED_ARGUMENTS}
+    return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _check_images(

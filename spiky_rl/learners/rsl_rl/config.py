@@ -29,9 +29,6 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     for key in ("picture_interval", "evaluation_interval", "evaluation_episodes", "history", "frames"):
         config.pop(key, None)
     algorithm = config["algorithm"]
-    for key in SKRL_ONLY:
-        if key in algorithm:
-            raise SpecError(f"agent.algorithm.{key}: not available with --rl_library rsl_rl; allowed: skrl")
     if burn_in:
         _check_burn_in(spec, burn_in, config["num_steps_per_env"])
     if rule := get_local_rule(spec.critic_network):
@@ -41,13 +38,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     networks = {"actor": spec.network, "critic": spec.critic_network}
     for role, network in networks.items():
         _set_model(role, config[role], network, burn_in)
-    if algorithm.get("share_cnn_encoders") and any(networks.values()):
-        raise SpecError(
-            "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
-        )
-    if not _supports_mixed_precision() and algorithm.pop("use_mixed_precision", False):
-        raise SpecError("agent.algorithm.use_mixed_precision: true needs rsl_rl 5.5; set it to false")
-    check_learning_rates(algorithm)
+    _check_algorithm(algorithm, has_spikes=any(networks.values()))
     distribution = config["actor"].get("distribution_cfg") or {}
     if distribution.get("class_name") == CATEGORICAL:
         distribution["class_name"] = f"{CLASSES}:{CATEGORICAL}"
@@ -57,6 +48,20 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     _check_distillation(spec, algorithm)
     use_spiking_ppo(spec, algorithm, burn_in)
     return config
+
+
+def _check_algorithm(algorithm: dict[str, Any], has_spikes: bool) -> None:
+    """Raise SpecError for settings that rsl_rl does not support; remove an option that this version does not have."""
+    for key in SKRL_ONLY:
+        if key in algorithm:
+            raise SpecError(f"agent.algorithm.{key}: not available with --rl_library rsl_rl; allowed: skrl")
+    if algorithm.get("share_cnn_encoders") and has_spikes:
+        raise SpecError(
+            "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
+        )
+    if not _supports_mixed_precision() and algorithm.pop("use_mixed_precision", False):
+        raise SpecError("agent.algorithm.use_mixed_precision: true needs rsl_rl 5.5; set it to false")
+    check_learning_rates(algorithm)
 
 
 def _check_symmetry(config: Mapping[str, Any], networks: Mapping[str, ComponentSpec | None]) -> None:

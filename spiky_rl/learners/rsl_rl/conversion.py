@@ -23,6 +23,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.neurons.sigma_delta_unit import SigmaDeltaUnit
 
@@ -59,29 +60,13 @@ class Converter:
 
     def _check_student(self) -> list[SpikingLayer]:
         """Return the student's layers. Raises RegistryError, with the key, if it is no sigma-delta copy of the teacher."""
-        network = self.student.network
-        if not isinstance(network, FeedForward) or not isinstance(network.encoder, SigmaDeltaEncoder):
-            raise _refuse("network.encoder", type(network).__name__, "feedforward with sigma_delta")
-        if not isinstance(network.decoder, SigmaDeltaDecoder):
-            raise _refuse("network.decoder", type(network.decoder).__name__, "sigma_delta")
-        if not network.stateful or network.steps != 1:
-            raise _refuse(
-                "network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true"
-            )
+        network = _require_sigma_delta(self.student.network)
         layers = list(network.layers)
         sizes, wanted = [layer.width for layer in layers], [m.out_features for m in self.maps[:-1]]
         if sizes != wanted:
             raise _refuse("network.layers", str(sizes), f"{wanted}, as the teacher has")
         for layer, activation in zip(layers, self.activations, strict=True):
-            link, neuron = layer.connection, layer.neuron.source_neuron
-            if not isinstance(link, LinearConnection) or link.mask is not None or link.bias.requires_grad:
-                raise _refuse("network.connection", type(link).__name__, "linear with bias: false, dense")
-            if not isinstance(neuron, SigmaDeltaUnit) or layer.recurrent is not None:
-                raise _refuse("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
-            if neuron.options.activation != activation:
-                raise _refuse("network.neuron.activation", neuron.options.activation, activation)
-            if not {"threshold", "bias"} <= set(neuron.learn):
-                raise _refuse("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
+            _check_layer(layer, activation)
         ours, theirs = self.student.obs_normalizer, self.teacher.obs_normalizer
         if type(ours) is not type(theirs):
             given = not isinstance(ours, nn.Identity)
@@ -167,6 +152,30 @@ def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
                 f"activations {', '.join(ACTIVATIONS.values())}",
             )
     return maps, [ACTIVATIONS[type(module)] for module in between]
+
+
+def _require_sigma_delta(network: SpikingNetwork) -> FeedForward:
+    """Return ``network`` if its inputs and outputs are changes, in one stateful inner step. Raises RegistryError with the key."""
+    if not isinstance(network, FeedForward) or not isinstance(network.encoder, SigmaDeltaEncoder):
+        raise _refuse("network.encoder", type(network).__name__, "feedforward with sigma_delta")
+    if not isinstance(network.decoder, SigmaDeltaDecoder):
+        raise _refuse("network.decoder", type(network.decoder).__name__, "sigma_delta")
+    if not network.stateful or network.steps != 1:
+        raise _refuse("network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true")
+    return network
+
+
+def _check_layer(layer: SpikingLayer, activation: str) -> None:
+    """Raise RegistryError if a ``layer`` cannot hold a linear layer and its ``activation``."""
+    link, neuron = layer.connection, layer.neuron.source_neuron
+    if not isinstance(link, LinearConnection) or link.mask is not None or link.bias.requires_grad:
+        raise _refuse("network.connection", type(link).__name__, "linear with bias: false, dense")
+    if not isinstance(neuron, SigmaDeltaUnit) or layer.recurrent is not None:
+        raise _refuse("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
+    if neuron.options.activation != activation:
+        raise _refuse("network.neuron.activation", neuron.options.activation, activation)
+    if not {"threshold", "bias"} <= set(neuron.learn):
+        raise _refuse("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
 
 
 def _refuse(key: str, given: str, allowed: str) -> RegistryError:

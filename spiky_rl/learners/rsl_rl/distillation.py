@@ -121,29 +121,38 @@ class DistillingPPO(RslRlSpikingPPO):
         if self.converter and self.distillation and self.is_distilling:
             losses = self._convert(self.converter, self.distillation.storage)
         elif self.distillation and self.is_distilling:
-            seen = self.distillation.storage.observations.flatten(0, 1)
-            # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
-            teacher = self.distillation.teacher
-            state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
-            losses = self.distillation.update()
-            teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
-            self.critic.update_normalization(seen)
+            losses = self._distil(self.distillation)
         elif self.distillation and self.updates < self.iterations + self.value_iterations:
-            learned = [p for p in self.get_policy().parameters() if p.requires_grad]
-            # the KL divergence of a frozen actor is 0, and an adaptive schedule would raise the learning rate without end
-            schedule, self.schedule = self.schedule, "fixed"
-            for parameter in learned:
-                parameter.requires_grad_(False)
-            try:
-                losses = super().update()
-            finally:
-                self.schedule = schedule
-                for parameter in learned:
-                    parameter.requires_grad_(True)
+            losses = self._update_critic()
         else:
             losses = super().update()
         self.updates += 1
         return losses
+
+    def _distil(self, distillation: Distillation) -> dict[str, float]:
+        """Train the student to act as the teacher; return the losses."""
+        seen = distillation.storage.observations.flatten(0, 1)
+        # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
+        teacher = distillation.teacher
+        state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+        losses = distillation.update()
+        teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
+        self.critic.update_normalization(seen)
+        return losses
+
+    def _update_critic(self) -> dict[str, float]:
+        """Update by PPO with a frozen actor; return the losses."""
+        learned = [p for p in self.get_policy().parameters() if p.requires_grad]
+        # the KL divergence of a frozen actor is 0, and an adaptive schedule would raise the learning rate without end
+        schedule, self.schedule = self.schedule, "fixed"
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        try:
+            return super().update()
+        finally:
+            self.schedule = schedule
+            for parameter in learned:
+                parameter.requires_grad_(True)
 
     def _convert(self, converter: Converter, rollout: RolloutStorage) -> dict[str, float]:
         """Convert the teacher with the activations of ``rollout`` and of earlier ones; return the student's error on it."""

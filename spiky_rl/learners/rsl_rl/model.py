@@ -71,9 +71,10 @@ class SpikingModel(MLPModel):
         self.output_shape = (
             [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
         )
-        network_settings = {"name": network} if isinstance(network, str) else dict(network)
-        settings = spec.add_default_layers(network_settings, hidden_dims)
-        configured = registry.configure("networks", settings, f"{obs_set}.network")
+        settings = {"name": network} if isinstance(network, str) else dict(network)
+        configured = registry.configure(
+            "networks", spec.add_default_layers(settings, hidden_dims), f"{obs_set}.network"
+        )
         self.network: SpikingNetwork = configured.build(
             inputs=self.input_shape, outputs=math.prod(self.output_shape)
         )
@@ -156,11 +157,8 @@ class SpikingModel(MLPModel):
             # rsl_rl uses autocast only in updates; currents in bfloat16 would cause other spikes there than in the rollout
             with torch.autocast(device, enabled=False):
                 return self.forward(obs, masks, hidden_state, stochastic_output)
-        if self.training and torch.is_grad_enabled():
-            self.is_updating = True
-        elif self.training and self.is_updating:
-            # the first control step after an update by rsl_rl 5.4's own PPO, which does not tell when an update ends
-            self.end_update()
+        if self.training:
+            self._follow_updates()
         if masks is not None and not self.is_recurrent:
             unpadded: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = unpadded
@@ -174,6 +172,14 @@ class SpikingModel(MLPModel):
             self.distribution.update(output)
             return self.distribution.sample()
         return self.distribution.deterministic_output(output)
+
+    def _follow_updates(self) -> None:
+        """Note in training whether this pass belongs to an update, and end the update before it if not."""
+        if torch.is_grad_enabled():
+            self.is_updating = True
+        elif self.is_updating:
+            # the first control step after an update by rsl_rl 5.4's own PPO, which does not tell when an update ends
+            self.end_update()
 
     def _compute_output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
         """Return the distribution's input [..., *output_shape] for the network input [..., O], and advance the state."""

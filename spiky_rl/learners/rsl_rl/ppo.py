@@ -53,9 +53,7 @@ class RslRlSpikingPPO(PPO):
             reward_normalization: Whether to learn from rewards that a `RewardScaler` has scaled.
         """
         self.learning_rate_floor = learning_rate_floor
-        for role, model in (("actor", actor), ("critic", critic)):
-            if (theirs := getattr(model, "burn_in", 0)) != burn_in:
-                raise ValueError(f"burn_in: {burn_in} of the algorithm differs from {theirs} of the {role}")
+        _check_burn_in(burn_in, actor=actor, critic=critic)
         if burn_in:
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
@@ -64,10 +62,7 @@ class RslRlSpikingPPO(PPO):
             self.reward_scaler = RewardScaler(storage.num_envs, self.gamma).to(self.device)
         self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
         for model in self._caching:
-            # stored with the observations, so that every sample gets its features in any order
-            assert model.cache is not None and model.network.features is not None
-            shape = (*storage.observations.shape, model.network.features)
-            storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
+            _reserve_features(storage, model)
         if critic_learning_rate is not None or std_learning_rate is not None:
             if self.schedule != "fixed":
                 raise ValueError(
@@ -189,6 +184,20 @@ class RslRlSpikingPPO(PPO):
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self._learning_rate = max(value, self.learning_rate_floor)
+
+
+def _check_burn_in(burn_in: int, **models: MLPModel) -> None:
+    """Raise ValueError if one of the ``models``, by role, has another burn-in."""
+    for role, model in models.items():
+        if (theirs := getattr(model, "burn_in", 0)) != burn_in:
+            raise ValueError(f"burn_in: {burn_in} of the algorithm differs from {theirs} of the {role}")
+
+
+def _reserve_features(storage: RolloutStorage, model: SpikingModel) -> None:
+    """Add a place for the features of ``model`` to the observations, so that every sample has its features in any order."""
+    assert model.cache is not None and model.network.features is not None
+    shape = (*storage.observations.shape, model.network.features)
+    storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
 
 
 class BurnInStorage(RolloutStorage):

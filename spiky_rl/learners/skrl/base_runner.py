@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, override
 
@@ -203,21 +203,25 @@ class SkrlBaseRunner(BaseRunner):
         loaded = read_checkpoint(path, map_location or self.device, "skrl")
         check_identity(loaded, self.identity, path)
         parts = select_parts(loaded, load_cfg) or dict.fromkeys((*self.parts, "iteration"), True)
-        modules = [name for part, names in self.parts.items() if parts.get(part) for name in names]
-        for name in modules:
-            if (name in loaded) != (name in self.alg.checkpoint_modules):
-                owner = "the checkpoint" if name in loaded else "this agent"
-                raise CheckpointError(
-                    f"{path}: only {owner} has a {name}; set {self.same_settings} as in the training of the checkpoint"
-                )
+        names = [name for part, names in self.parts.items() if parts.get(part) for name in names]
+        self._check_modules(path, names, loaded)
         with wrap_load_errors(path):
-            for name in modules:
+            for name in names:
                 if module := self.alg.checkpoint_modules.get(name):
                     how = {} if name.endswith("optimizer") else {"strict": strict}
                     module.load_state_dict(loaded[name], **how)
         if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
+
+    def _check_modules(self, path: str, names: Iterable[str], loaded: Mapping[str, object]) -> None:
+        """Raise CheckpointError if only one of this agent and the content ``loaded`` from ``path`` has a module of ``names``."""
+        for name in names:
+            if (name in loaded) != (name in self.alg.checkpoint_modules):
+                owner = "the checkpoint" if name in loaded else "this agent"
+                raise CheckpointError(
+                    f"{path}: only {owner} has a {name}; set {self.same_settings} as in the training of the checkpoint"
+                )
 
     def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
         """Return the inference policy on ``device``, in evaluation mode."""

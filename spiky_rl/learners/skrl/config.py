@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spiky_rl.config.options import get_options
@@ -50,15 +50,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
     agent, models = raw.get("agent") or {}, raw.get("models") or {}
     if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
         raise SpecError(f"{task}: Isaac Lab's skrl agent is {agent.get('class')!r}; allowed: PPO")
-    rollouts, ratio_clip = agent.get("rollouts", 16), agent.get("ratio_clip", 0.2)
-    value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
-    scheduled = agent.get("learning_rate_scheduler")
-    if scheduled not in (None, "KLAdaptiveLR"):
-        raise SpecError(
-            f"{task}: Isaac Lab's learning_rate_scheduler is {scheduled!r}; allowed: KLAdaptiveLR"
-        )
-    target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
-    policy = models["policy"]
+    rollouts, policy = agent.get("rollouts", 16), models["policy"]
     # in configurations of skrl 1, STATES means the observations of policy and value function
     states = _reads_states(models["value"]) and not _reads_states(policy)
     # without an observation preprocessor, skrl uses the state preprocessor for observations
@@ -73,42 +65,56 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         "actor": {
             **_read_ann(policy, f"{task}: models.policy"),
             "obs_normalization": normalised,
-            "distribution_cfg": {
-                "class_name": "GaussianDistribution",
-                "init_std": math.exp(policy.get("initial_log_std", 0.0)),
-                "std_type": "log",
-                "std_range": (
-                    [math.exp(policy.get("min_log_std", -20.0)), math.exp(policy.get("max_log_std", 2.0))]
-                    if policy.get("clip_log_std", True)
-                    else []
-                ),
-                "learn_std": not policy.get("fixed_log_std", False),
-            },
+            "distribution_cfg": _read_distribution(policy),
         },
         "critic": {
             **_read_ann(models["value"], f"{task}: models.value"),
             "obs_normalization": critic_normalised if states else normalised,
         },
-        "algorithm": {
-            "class_name": "PPO",
-            "learning_rate": agent.get("learning_rate", 1e-3),
-            "schedule": "adaptive" if scheduled else "fixed",
-            **target,
-            "num_learning_epochs": agent.get("learning_epochs", 8),
-            "num_mini_batches": agent.get("mini_batches", 2),
-            "gamma": agent.get("discount_factor", 0.99),
-            "lam": agent.get("gae_lambda", agent.get("lambda", 0.95)),
-            "clip_param": ratio_clip,
-            "entropy_coef": agent.get("entropy_loss_scale", 0.0),
-            "value_loss_coef": agent.get("value_loss_scale", 2.5),
-            "use_clipped_value_loss": value_clip > 0,
-            **({"value_clip": value_clip} if value_clip not in (0.0, ratio_clip) else {}),
-            "max_grad_norm": agent.get("grad_norm_clip", 0.5),
-            "rewards_shaper_scale": float(agent.get("rewards_shaper_scale") or 1.0),
-            "value_normalization": agent.get("value_preprocessor") is not None,
-            "time_limit_bootstrap": agent.get("time_limit_bootstrap", False),
-            "kl_threshold": agent.get("kl_threshold", 0.0),
-        },
+        "algorithm": _read_algorithm(agent, task),
+    }
+
+
+def _read_distribution(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the distribution of a policy in skrl's configuration."""
+    std_range = [math.exp(policy.get("min_log_std", -20.0)), math.exp(policy.get("max_log_std", 2.0))]
+    return {
+        "class_name": "GaussianDistribution",
+        "init_std": math.exp(policy.get("initial_log_std", 0.0)),
+        "std_type": "log",
+        "std_range": std_range if policy.get("clip_log_std", True) else [],
+        "learn_std": not policy.get("fixed_log_std", False),
+    }
+
+
+def _read_algorithm(agent: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return the settings of PPO in skrl's configuration of a ``task``. Raises SpecError for another schedule than KLAdaptiveLR."""
+    scheduled = agent.get("learning_rate_scheduler")
+    if scheduled not in (None, "KLAdaptiveLR"):
+        raise SpecError(
+            f"{task}: Isaac Lab's learning_rate_scheduler is {scheduled!r}; allowed: KLAdaptiveLR"
+        )
+    ratio_clip = agent.get("ratio_clip", 0.2)
+    value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
+    return {
+        "class_name": "PPO",
+        "learning_rate": agent.get("learning_rate", 1e-3),
+        "schedule": "adaptive" if scheduled else "fixed",
+        "desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008),
+        "num_learning_epochs": agent.get("learning_epochs", 8),
+        "num_mini_batches": agent.get("mini_batches", 2),
+        "gamma": agent.get("discount_factor", 0.99),
+        "lam": agent.get("gae_lambda", agent.get("lambda", 0.95)),
+        "clip_param": ratio_clip,
+        "entropy_coef": agent.get("entropy_loss_scale", 0.0),
+        "value_loss_coef": agent.get("value_loss_scale", 2.5),
+        "use_clipped_value_loss": value_clip > 0,
+        **({"value_clip": value_clip} if value_clip not in (0.0, ratio_clip) else {}),
+        "max_grad_norm": agent.get("grad_norm_clip", 0.5),
+        "rewards_shaper_scale": float(agent.get("rewards_shaper_scale") or 1.0),
+        "value_normalization": agent.get("value_preprocessor") is not None,
+        "time_limit_bootstrap": agent.get("time_limit_bootstrap", False),
+        "kl_threshold": agent.get("kl_threshold", 0.0),
     }
 
 
@@ -121,15 +127,6 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     _check_supported(spec)
     value, run_value = _make_getter(tree, "algorithm"), _make_getter(tree)
     steps = run_value("num_steps_per_env")
-    learning_rate = value("learning_rate")
-    own_rate = value("critic_learning_rate")
-    rates = [learning_rate, learning_rate if own_rate is None else own_rate]
-    if (std_rate := value("std_learning_rate")) is not None:
-        rates.append(std_rate)
-    adaptive = value("schedule") == "adaptive"
-    schedule = {"kl_threshold": value("desired_kl")}
-    if value("learning_rate_floor"):
-        schedule["min_lr"] = value("learning_rate_floor")
     clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
     groups, shared, normalised = list_inputs(tree)
     return {
@@ -157,9 +154,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "mini_batches": value("num_mini_batches"),
             "discount_factor": value("gamma"),
             "gae_lambda": value("lam"),
-            "learning_rate": rates,
-            "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
-            "learning_rate_scheduler_kwargs": schedule if adaptive else {},
+            **_get_learning_rates(value),
             "observation_preprocessor": SCALER if normalised[0] else None,
             "state_preprocessor": SCALER if normalised[1] and not shared else None,
             "value_preprocessor": SCALER if value("value_normalization") else None,
@@ -251,17 +246,47 @@ def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any
     return lambda key: values[key] if key in values else settings.default(key)
 
 
-def _check_supported(spec: AgentSpec) -> None:
-    """Raise SpecError for settings that skrl does not support."""
-    for path, allowed in ALLOWED.items():
+def _get_learning_rates(value: Callable[[str], Any]) -> dict[str, Any]:
+    """Return skrl's learning rates of policy, value function and, if it has its own, standard deviation, and their schedule."""
+    rate, critic_rate, std_rate = (
+        value(key) for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
+    )
+    rates = [rate, rate if critic_rate is None else critic_rate, *([] if std_rate is None else [std_rate])]
+    if value("schedule") != "adaptive":
+        return {
+            "learning_rate": rates,
+            "learning_rate_scheduler": None,
+            "learning_rate_scheduler_kwargs": {},
+        }
+    schedule = {"kl_threshold": value("desired_kl")}
+    if value("learning_rate_floor"):
+        schedule["min_lr"] = value("learning_rate_floor")
+    return {
+        "learning_rate": rates,
+        "learning_rate_scheduler": "KLAdaptiveLR",
+        "learning_rate_scheduler_kwargs": schedule,
+    }
+
+
+def check_allowed(spec: AgentSpec, allowed: Mapping[str, Sequence[Any]], owner: str) -> None:
+    """Raise SpecError for a setting that ``owner``, such as ``--rl_library skrl``, does not have.
+
+    ``allowed`` has the values without an effect of each setting, by its path; the first is that of an absent setting.
+    """
+    for path, values in allowed.items():
         node: Any = spec.runner
         for key in path.split("."):
-            node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
-        if node not in allowed:
+            node = node.get(key, values[0]) if isinstance(node, Mapping) else values[0]
+        if node not in values:
             raise SpecError(
-                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with --rl_library skrl;"
-                f" allowed: {', '.join(str(value) or 'none' for value in allowed if value != [])}"
+                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with {owner};"
+                f" allowed: {', '.join(str(value) or 'none' for value in values if value != [])}"
             )
+
+
+def _check_supported(spec: AgentSpec) -> None:
+    """Raise SpecError for settings that skrl does not support."""
+    check_allowed(spec, ALLOWED, "--rl_library skrl")
     for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
         if network is not None and network.parts.get("plasticity") is not None:
             raise SpecError(

@@ -10,7 +10,7 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, ModelSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import caches_features, get_local_rule
-from spiky_rl.learners.skrl.config import SCALER, list_inputs
+from spiky_rl.learners.skrl.config import SCALER, check_allowed, list_inputs
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "burn_in": (0,),
@@ -22,6 +22,28 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "actor.distribution_cfg.action_range": ((), []),
 }
 """Options of rsl_rl that replay does not have, and their allowed values, which have no effect."""
+_SHARED_KEYS = {
+    "batch_size": "batch_size",
+    "discount_factor": "gamma",
+    "polyak": "polyak",
+    "rewards_shaper_scale": "rewards_shaper_scale",
+}
+AGENT_KEYS = {
+    "td3": {
+        **_SHARED_KEYS,
+        "policy_delay": "policy_delay",
+        "exploration_noise": "exploration_noise",
+        "smoothing_noise": "smoothing_noise",
+        "smooth_regularization_clip": "smoothing_clip",
+    },
+    "sac": {
+        **_SHARED_KEYS,
+        "learn_entropy": "learn_entropy",
+        "initial_entropy_value": "initial_entropy",
+        "target_entropy": "target_entropy",
+    },
+}
+"""Setting of an agent file by skrl's key, for each algorithm."""
 
 
 def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
@@ -29,39 +51,18 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
     Raises SpecError that names key, value and allowed values for settings that replay does not support.
     """
-    _check_supported(spec)
     name, tree = spec.algorithm, spec.runner
+    check_allowed(spec, ALLOWED, name.upper())
+    for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
+        if network is not None:
+            _check_network(key, network, name.upper())
     actor, critic = get_section(tree, "actor"), get_section(tree, "critic")
     values = {key: tree["algorithm"].get(key, Algorithm.default(key)) for key in sorted(ALGORITHM_KEYS[name])}
+    if values.get("target") == "proxy" and spec.network is None:
+        raise SpecError("agent.algorithm.target: proxy given without agent.network; allowed: spiking")
     groups, shared, normalised = list_inputs(tree)
-    rate, critic_rate = values["learning_rate"], values["critic_learning_rate"]
-    rates = [rate, rate if critic_rate is None else critic_rate]
-    agent: dict[str, Any] = {
-        "batch_size": values["batch_size"],
-        "discount_factor": values["gamma"],
-        "polyak": values["polyak"],
-        "observation_preprocessor": SCALER if normalised[0] else None,
-        "state_preprocessor": SCALER if normalised[1] and not shared else None,
-        "rewards_shaper_scale": values["rewards_shaper_scale"],
-    }
     policy = _make_model_cfg(actor, spec.network)
-    if name == "td3":
-        agent |= {
-            "policy_delay": values["policy_delay"],
-            "exploration_noise": values["exploration_noise"],
-            "smoothing_noise": values["smoothing_noise"],
-            "smooth_regularization_clip": values["smoothing_clip"],
-        }
-        if values["target"] == "proxy" and spec.network is None:
-            raise SpecError("agent.algorithm.target: proxy given without agent.network; allowed: spiking")
-    else:
-        entropy_rate = values["entropy_learning_rate"]
-        rates.append(rates[1] if entropy_rate is None else entropy_rate)
-        agent |= {
-            "learn_entropy": values["learn_entropy"],
-            "initial_entropy_value": values["initial_entropy"],
-            "target_entropy": values["target_entropy"],
-        }
+    if name == "sac":
         std_range: Any = get_section(actor, "distribution_cfg").get("std_range")
         policy["std_range"] = list(std_range or ())
     return {
@@ -85,8 +86,22 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
         "random_steps": values["random_steps"],
         "learning_starts": values["learning_starts"],
         "updates_per_step": values["updates_per_step"],
-        "agent": {**agent, "learning_rate": rates},
+        "agent": {
+            **{key: values[setting] for key, setting in AGENT_KEYS[name].items()},
+            "observation_preprocessor": SCALER if normalised[0] else None,
+            "state_preprocessor": SCALER if normalised[1] and not shared else None,
+            "learning_rate": _list_learning_rates(values),
+        },
     }
+
+
+def _list_learning_rates(values: Mapping[str, Any]) -> list[float]:
+    """Return the rates of policy, critic and, with SAC, entropy; a rate that is not set is that of the one before it."""
+    rates = [values["learning_rate"]]
+    for key in ("critic_learning_rate", "entropy_learning_rate"):
+        if key in values:
+            rates.append(rates[-1] if values[key] is None else values[key])
+    return rates
 
 
 def _make_model_cfg(model: Mapping[str, Any], network: ComponentSpec | None) -> dict[str, Any]:
@@ -105,32 +120,18 @@ def _get_widths(model: Mapping[str, Any], network: ComponentSpec | None) -> list
     )
 
 
-def _check_supported(spec: AgentSpec) -> None:
-    """Raise SpecError for settings and networks whose replay would be wrong."""
-    algorithm = spec.algorithm.upper()
-    for path, allowed in ALLOWED.items():
-        node: Any = spec.runner
-        for key in path.split("."):
-            node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
-        if node not in allowed:
-            raise SpecError(
-                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with {algorithm}; allowed:"
-                f" {', '.join(str(value) or 'none' for value in allowed if value != [])}"
-            )
-    for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
-        if network is None:
-            continue
-        where = f"not available with {algorithm}, whose replayed transitions have no state"
-        if (plasticity := network.parts.get("plasticity")) is not None:
-            raise SpecError(f"agent.{key}.plasticity: {plasticity.name}: {where}; allowed: none")
-        if rule := get_local_rule(network):
-            raise SpecError(
-                f"agent.{key}.learning: {rule}: not available with {algorithm}, which has no rollouts to learn from; allowed:"
-                " rules with gradients"
-            )
-        if caches_features(network):
-            raise SpecError(f"agent.{key}.name: {network.name}: {where}; allowed: feedforward")
-        if network.cls.is_recurrent(network.options):  # type: ignore[attr-defined]
-            if hasattr(network.options, "stateful"):
-                raise SpecError(f"agent.{key}.stateful: true: {where}; allowed: false")
-            raise SpecError(f"agent.{key}.name: {network.name}: {where}; allowed: feedforward")
+def _check_network(key: str, network: ComponentSpec, algorithm: str) -> None:
+    """Raise SpecError, naming ``key``, for a network whose replay would be wrong."""
+    where = f"not available with {algorithm}, whose replayed transitions have no state"
+    if (plasticity := network.parts.get("plasticity")) is not None:
+        raise SpecError(f"agent.{key}.plasticity: {plasticity.name}: {where}; allowed: none")
+    if rule := get_local_rule(network):
+        raise SpecError(
+            f"agent.{key}.learning: {rule}: not available with {algorithm}, which has no rollouts to learn from; allowed:"
+            " rules with gradients"
+        )
+    is_recurrent = network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
+    if is_recurrent and not caches_features(network) and hasattr(network.options, "stateful"):
+        raise SpecError(f"agent.{key}.stateful: true: {where}; allowed: false")
+    if is_recurrent or caches_features(network):
+        raise SpecError(f"agent.{key}.name: {network.name}: {where}; allowed: feedforward")

@@ -83,6 +83,10 @@ class _Chromosome:
     """Best fitness of the individuals that it was part of."""
 
 
+_Pair = list[tuple[_Chromosome, _Chromosome]]
+"""Chromosomes of action and state, for each of the two rules of a tournament."""
+
+
 def evolve(
     fitness: Fitness,
     generator: np.random.Generator,
@@ -114,13 +118,8 @@ def evolve(
     for tournament in range(1, tournaments + 1):
         before = best
         pair = list(zip(_draw_pair(actions, generator), _draw_pair(states, generator), strict=True))
-        for attempt in range(ATTEMPTS):
-            for chromosome in (c for own in pair for c in own) if attempt else ():
-                _renew(chromosome, generator)
-            individuals = [_grow_individual(*own, fitness, limits, known) for own in pair]
-            growths += len(individuals)
-            if any(individual.is_valid for individual in individuals):
-                break
+        individuals, grown = _grow_pair(pair, fitness, limits, known, generator)
+        growths += grown
         for individual in individuals:
             if individual.is_valid and (best is None or individual.fitness < best.fitness):
                 best = individual
@@ -129,6 +128,29 @@ def evolve(
             _change_loser(pair[1 - won], pair[won], individuals[won].fitness, generator)
         progress(EvolutionProgress(tournament, growths, len(known), best, best is not before))
     return best
+
+
+def _grow_pair(
+    pair: _Pair,
+    fitness: Fitness,
+    limits: GraphLimits,
+    known: dict[bytes, float],
+    generator: np.random.Generator,
+) -> tuple[list[Individual], int]:
+    """Return the individuals of a pair of rules, and the number of graphs grown for them.
+
+    As long as both graphs are invalid, all chromosomes of the pair are drawn anew, at most `ATTEMPTS` times.
+    """
+    individuals: list[Individual] = []
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            for action, state in pair:
+                _renew(action, generator)
+                _renew(state, generator)
+        individuals = [_grow_individual(*own, fitness, limits, known) for own in pair]
+        if any(individual.is_valid for individual in individuals):
+            return individuals, 2 * (attempt + 1)
+    return individuals, 2 * ATTEMPTS
 
 
 def _change_loser(

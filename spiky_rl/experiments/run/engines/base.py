@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ class WorkOrder:
             waiting.append(cell)
             states[cell.name] = WAITING
         return bool(waiting) and not self.stop_requested()
+
+    def can_start(self, waiting: Sized, running: Sized) -> bool:
+        """Return whether one of the ``waiting`` cells may start beside the ``running`` ones."""
+        return bool(waiting) and len(running) < self.parallel and not self.stop_requested()
 
 
 class Engine(ABC):

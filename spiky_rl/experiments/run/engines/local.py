@@ -36,7 +36,7 @@ class LocalEngine(Engine):
         taken = dict[str, str | None]()
         terminated = False
         while order.has_more(waiting, states) or running:
-            while waiting and len(running) < order.parallel and not order.stop_requested():
+            while order.can_start(waiting, running):
                 cell = waiting.pop(0)
                 taken[cell.name] = choose_gpus(split_gpus(order.gpus, cell.processes), taken.values())
                 running[cell.name] = start_cell(order, cell, taken[cell.name])

@@ -127,7 +127,7 @@ class RayEngine(Engine):
         variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_cell_process)
         while order.has_more(waiting, states) or running:
-            while waiting and len(running) < order.parallel and not order.stop_requested():
+            while order.can_start(waiting, running):
                 cell = waiting.pop(0)
                 running[remote.remote(make_command(order, cell), variables)] = cell
                 states[cell.name] = RUNNING
@@ -138,11 +138,8 @@ class RayEngine(Engine):
             for task in ended:
                 cell = running.pop(task)
                 states[cell.name] = get_task_state(task)
-                if states[cell.name] == DONE and not is_finished(order.out / "cells" / cell.name, cell.hash):
-                    raise EngineError(
-                        f"{order.out}: cell {cell.name} is finished elsewhere, but its result is not here; on a cluster"
-                        " --out must lie in a folder that all machines share"
-                    )
+                if states[cell.name] == DONE:
+                    require_result(order, cell)
             order.on_change(states)
         return name_never_begun(states)
 
@@ -189,3 +186,12 @@ def get_task_state(task: ObjectRef[int]) -> str:
         return STOPPED
     except RayError:
         return BROKEN
+
+
+def require_result(order: WorkOrder, cell: Cell) -> None:
+    """Raise EngineError if the result of a finished ``cell`` is not in the study's folder here."""
+    if not is_finished(order.out / "cells" / cell.name, cell.hash):
+        raise EngineError(
+            f"{order.out}: cell {cell.name} is finished elsewhere, but its result is not here; on a cluster"
+            " --out must lie in a folder that all machines share"
+        )
