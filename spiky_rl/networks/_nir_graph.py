@@ -224,9 +224,8 @@ class _Builder:
         for source, target in graph.edges:
             a, b = f"{prefix}{source}", f"{prefix}{target}"
             self.edges.append((ends.get(a, a), begins.get(b, b)))
-        for path in begins:
-            self._remove(begins[path])
-            self._remove(ends[path])
+        for name in (*begins.values(), *ends.values()):
+            self._remove(name)
 
     def _add_inner_graph(self, path: str, graph: Any) -> tuple[str, str]:
         """Add the nodes of ``graph``, a node at ``path``; return the names of its input and its output."""
