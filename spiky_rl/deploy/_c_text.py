@@ -21,12 +21,12 @@ from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT, BOUNDS_TEX
 from spiky_rl.deploy._c_network import NetworkWriter, Signal
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
-from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import ANNS, count_observations, get_class_name
+from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 if TYPE_CHECKING:
@@ -34,19 +34,13 @@ if TYPE_CHECKING:
 
 
 def write_policy(
-    model: MLPModel,
-    folder: Path,
-    usage: str,
-    width: int,
-    name: str = "policy",
-    contract: PolicyContract | None = None,
+    model: MLPModel, folder: Path, width: int, name: str = "policy", contract: PolicyContract | None = None
 ) -> Path:
     """Write ``NAME.c`` and ``NAME.h`` into ``folder``, which is created if missing, and return the path of ``NAME.c``.
 
     Args:
         model: The policy.
         folder: The folder.
-        usage: Description of inputs and outputs, for the header.
         width: Floats in a vector of the `cpu` backend on this machine. The backend does not fuse products with fewer outputs.
         name: Prefix of all names that other files see.
         contract: Description of the policy's place in its environment, if it is known.
@@ -69,44 +63,25 @@ def write_policy(
     writer.comment("action", writer.last)
     action = format_action(model.distribution, features.array, actions, writer.memory)
     write_action(writer, model.distribution, action, actions)
-    notes = BOUNDS_TEXT.format(bound=f"{BOUND:g}")
-    return write_files(
-        folder,
-        name,
-        *format_files(
-            name, writer, usage, notes, count, actions, stateful, contract, get_commands(model.distribution)
-        ),
-    )
+    source = format_source(writer, name, stateful)
+    header = format_header(writer, model, BOUNDS_TEXT.format(bound=f"{BOUND:g}"), name, stateful, contract)
+    return write_files(folder, name, source, header)
 
 
 def write_integers(
     model: SpikingModel,
     network: IntegerNetwork,
     folder: Path,
-    usage: str,
     name: str = "policy",
     contract: PolicyContract | None = None,
 ) -> Path:
     """Write ``model`` with the quantised ``network``; the other arguments are those of `write_policy`."""
-    writer, actions = Int8Writer(), network.decoding.weight.shape[1]
-    observed, count = write_observations(writer, model)
-    write_action(writer, model.distribution, writer.write_integers(network, observed, count), actions)
-    notes = describe_values(network)
-    return write_files(
-        folder,
-        name,
-        *format_files(
-            name,
-            writer,
-            usage,
-            notes,
-            count,
-            actions,
-            network.stateful,
-            contract,
-            get_commands(model.distribution),
-        ),
-    )
+    writer = Int8Writer()
+    action = writer.write_integers(network, *write_observations(writer, model))
+    write_action(writer, model.distribution, action, _count_actions(model))
+    source = format_source(writer, name, network.stateful)
+    header = format_header(writer, model, describe_values(network), name, network.stateful, contract)
+    return write_files(folder, name, source, header)
 
 
 def write_observations(writer: NetworkWriter, model: MLPModel) -> tuple[str, int]:
@@ -142,35 +117,12 @@ def format_body(writer: NetworkWriter, stateful: bool) -> str:
     return textwrap.indent("\n".join([*lines, *writer.last, *after]), "  ")
 
 
-def format_files(
-    name: str,
-    writer: NetworkWriter,
-    usage: str,
-    notes: str,
-    inputs: int,
-    outputs: int,
-    stateful: bool,
-    contract: PolicyContract | None,
-    commands: CommandMap | None,
-) -> tuple[str, str]:
-    """Return the texts of ``NAME.c`` and ``NAME.h``.
-
-    Args:
-        name: Prefix of all names that other files see.
-        writer: The statements of a control step, and the declarations of the file.
-        usage: Description of inputs and outputs.
-        notes: Sentences of the header on invalid values.
-        inputs: Number of observations.
-        outputs: Number of actions.
-        stateful: Whether state is kept between control steps.
-        contract: Description of the policy's place in its environment, or None.
-        commands: Mapping of the actions to commands; None for raw actions.
-    """
-    names, memory = {"name": name, "NAME": name.upper()}, writer.memory
-    body = format_body(writer, stateful)
-    source = SOURCE.format(
-        **names,
-        note="",
+def format_source(writer: NetworkWriter, name: str, stateful: bool) -> str:
+    """Return the text of ``NAME.c`` of the statements in ``writer``; ``stateful``: whether state is kept between control steps."""
+    memory, body = writer.memory, format_body(writer, stateful)  # the body declares helper functions
+    return SOURCE.format(
+        name=name,
+        NAME=name.upper(),
         math="#include <math.h>\n" if memory.needs_math else "",
         arithmetic=ARITHMETIC,
         index=memory.index_type,
@@ -178,9 +130,32 @@ def format_files(
         constants="\n".join(memory.constants.values()),
         body=body,
     )
-    header = HEADER.format(
-        **names,
-        usage=format_comment(usage),
+
+
+def format_header(
+    writer: NetworkWriter,
+    model: MLPModel,
+    notes: str,
+    name: str,
+    stateful: bool,
+    contract: PolicyContract | None,
+) -> str:
+    """Return the text of ``NAME.h``.
+
+    Args:
+        writer: The declarations of the file.
+        model: The policy.
+        notes: Sentences on invalid values.
+        name: Prefix of all names that other files see.
+        stateful: Whether state is kept between control steps.
+        contract: Description of the policy's place in its environment, or None.
+    """
+    memory, commands = writer.memory, get_commands(model.distribution)
+    inputs, outputs = count_observations(model), _count_actions(model)
+    return HEADER.format(
+        name=name,
+        NAME=name.upper(),
+        usage=format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
         contract="".join(
             f"// {line}\n" for line in format_contract(contract, name, inputs, outputs, commands)
         ),
@@ -194,7 +169,6 @@ def format_files(
         carried=memory.state_bytes if stateful else 0,
         fields=memory.struct,
     )
-    return source, header
 
 
 def write_files(folder: Path, name: str, source: str, header: str) -> Path:

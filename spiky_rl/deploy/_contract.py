@@ -83,13 +83,22 @@ def _describe_observations(manager: Any, groups: Iterable[str]) -> tuple[Contrac
         sizes = [math.prod(shape) for shape in manager.group_obs_term_dim[group]]
         for name, size, config in zip(manager.active_terms[group], sizes, configs, strict=True):
             function = getattr(config, "func", None)
-            unit = getattr(getattr(function, "_descriptor", None), "units", None)  # of Isaac Lab's own terms
+            unit = _format_unit(function)
             settings = _format_settings(config, ("scale", "clip", "history_length"))
-            text = f"{group}.{name}{f', {unit}' if unit not in (None, 'unit') else ''}{settings}"
+            text = f"{group}.{name}{unit}{settings}"
             is_last_action = getattr(function, "__name__", "") == LAST_ACTION
             terms.append(ContractTerm(start, size, text, is_last_action))
             start += size
     return tuple(terms)
+
+
+def _format_unit(function: Any) -> str:
+    """Return unit and axes of an observation, such as ``, m/s, X Y Z``, as Isaac Lab's own functions declare them."""
+    declared = getattr(getattr(function, "_descriptor", None), "extras", {})
+    unit = declared.get("units", "unit")
+    return "".join(
+        f", {text}" for text in (unit if unit != "unit" else "", " ".join(declared.get("axes", ()))) if text
+    )
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -120,10 +129,7 @@ def _to_plain(value: Any) -> Any:
     """Return a tensor as a number or a list of numbers with the digits of single precision, and any other ``value`` as it is."""
     if not isinstance(value, Tensor):
         return value
-    numbers = [
-        float(f"{x:.9g}") if abs(x - round(x, 6)) > 1e-7 * abs(x) else round(x, 6)
-        for x in value.flatten().tolist()
-    ]
+    numbers = [float(str(x)) for x in value.flatten().float().cpu().numpy()]  # 0.2, not 0.20000000298
     return numbers[0] if len(numbers) == 1 else numbers
 
 

@@ -115,10 +115,8 @@ class C(Target):
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_policy
-        from spiky_rl.learners.rsl_rl.export import make_metadata
 
-        usage = make_metadata(model, {}, {}, [], "", "")["usage"]
-        return write_policy(model, folder, usage, get_vector_width(), self.name, self.contract)
+        return write_policy(model, folder, get_vector_width(), self.name, self.contract)
 
     @override
     def open_session(self, path: Path) -> Session:

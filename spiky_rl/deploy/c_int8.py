@@ -92,12 +92,10 @@ class CInt8(Target):
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_integers
-        from spiky_rl.learners.rsl_rl.export import make_metadata
 
         spiking = cast("SpikingModel", model)
         self.network = self.quantize(spiking)
-        usage = make_metadata(model, {}, {}, [], "", "")["usage"]
-        return write_integers(spiking, self.network, folder / "int8", usage, self.name, self.contract)
+        return write_integers(spiking, self.network, folder / "int8", self.name, self.contract)
 
     @override
     def open_session(self, path: Path) -> Session:

@@ -19,6 +19,8 @@ from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import Restarted, rollout_of
 from tests.deploy.trained import trained
 
+measured = SimpleNamespace(_descriptor=SimpleNamespace(extras={"units": "rad", "axes": ["X", "Y"]}))
+
 
 class Managed:
     """An environment with managers, as Isaac Lab and mjlab have them."""
@@ -28,7 +30,7 @@ class Managed:
     def __init__(self):
         terms = {
             "policy": [
-                SimpleNamespace(scale=0.5, clip=(-1.0, 1.0), history_length=0),
+                SimpleNamespace(scale=torch.tensor(0.2), clip=(-1.0, 1.0), history_length=0, func=measured),
                 SimpleNamespace(scale=None, clip=None, history_length=2),
             ]
         }
@@ -60,7 +62,7 @@ def test_the_header_names_period_terms_joints_and_checkpoint(contract, tmp_path)
     text = target.write(trained("lif_ppo"), tmp_path).with_suffix(".h").read_text()
     for line in (
         "// Agent lif_ppo on task Isaac-Ant-v0; checkpoint model_7.pt",
-        "0 to 1    policy.joint_pos: scale 0.5, clip (-1.0, 1.0)",
+        "0 to 1    policy.joint_pos, rad, X Y: scale 0.2, clip (-1.0, 1.0)",
         "2 to 3    policy.velocity: history_length 2",
         "0 to 1    legs (Legs): scale 0.25, use_default_offset True",
         "#define POLICY_PERIOD_US 20000",
