@@ -29,6 +29,8 @@ TASKS = ("Isaac-Ant", "InvertedPendulum-v5")
 """Tasks of the demonstration, best first; the first one whose host is installed is shown."""
 ROBOTS = 4
 """Robots on the page."""
+FILM_STEPS = 200
+"""Control steps of the film: some seconds of it, recorded in half a minute without a GPU."""
 EPISODES = 100_000
 """Episodes on the page: until the user stops."""
 VIEWER = "viser"
@@ -75,7 +77,7 @@ def demo(argv: list[str]) -> int:
         options = {"episodes": EPISODES, "visualizer": VIEWER, "max_visible_envs": ROBOTS, "real_time": True}
     else:
         print("Recording a film of a trained robot; this takes about a minute.", flush=True)
-        request["video"] = True
+        request |= {"video": True, "video_length": FILM_STEPS}
         options = {"episodes": 1}
         if args.view is None:
             print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)

@@ -37,6 +37,7 @@ def test_without_a_browser_a_film_is_recorded(asked, monkeypatch):
     assert demo.demo([]) == 0
     ((request, options),) = asked
     assert request.video and request.checkpoint == PRETRAINED and options.visualizer is None
+    assert request.video_length == demo.FILM_STEPS
 
 
 def test_with_a_browser_the_page_is_opened_in_it(asked, monkeypatch):
@@ -69,7 +70,7 @@ def test_a_page_of_a_host_without_a_live_view_is_refused(asked, monkeypatch):
 
 def test_the_task_is_one_whose_host_is_installed(monkeypatch):
     tasks = [policy.task for policy in list_policies() if policy.agent == "lif_ppo"]
-    assert tasks and set(demo.TASKS) & set(tasks), "a shipped policy of the first agent"
+    assert set(demo.TASKS) <= set(tasks), "a shipped policy of the first agent for each of them"
     with pytest.raises(UserError, match="no trained policy"):
         demo.find_task("hodgkin_huxley_ppo")
 
@@ -80,3 +81,13 @@ def test_the_task_is_one_whose_host_is_installed(monkeypatch):
         monkeypatch.setattr(type(find_host(task)), "require_installed", missing)
     with pytest.raises(UserError, match="not installed"):
         demo.find_task("lif_ppo")
+
+
+def test_without_isaac_lab_a_task_of_gymnasium_is_shown(monkeypatch):
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed: the extra 'gymnasium'")
+
+    def missing(self, video=False):
+        raise UserError("not installed")
+
+    monkeypatch.setattr(type(find_host(demo.TASKS[0])), "require_installed", missing)
+    assert demo.find_task("lif_ppo") == demo.TASKS[1]
