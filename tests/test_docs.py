@@ -141,6 +141,38 @@ def test_the_readme_is_short_and_leads_to_files_that_are_there():
     assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
+SIGNATURES = """
+import importlib, sys, warnings
+sys.path.insert(0, "docs")
+import pages
+from pdoc import doc
+warnings.simplefilter("error")
+modules = [importlib.import_module(name) for name in sys.argv[1:]]
+for module in modules:
+    pages.load_lazy_names(module)
+    pages.resolve_local_names(module)
+found = {}
+for module in map(doc.Module, modules):
+    found |= {member.fullname: str(member.signature) for member in module.functions}
+    for cls in module.classes:
+        found |= {member.fullname: str(member.signature) for member in cls.own_members if isinstance(member, doc.Function)}
+assert "-> ~N" in found["spiky_rl.cli.flags.positive_int"] or "-> N" in found["spiky_rl.cli.flags.positive_int"], found
+assert "options" in found["spiky_rl.neurons.base.Neuron.__init__"]
+assert modules[-1].__name__ == "spiky_rl.learners.rsl_rl" and "SpikingPPO" in doc.Module(modules[-1]).members
+"""
+"""Reads signatures of the modules in its arguments, as the pages of the API do; a warning is an error."""
+
+
+def test_the_api_resolves_type_parameters_nested_classes_and_lazy_names():
+    needed("pdoc")
+    needed("zensical")
+    needed("rsl_rl")
+    names = ["config.options", "config.safe_loading", "cli.flags", "neurons.base", "learners.rsl_rl"]
+    line = [sys.executable, "-c", SIGNATURES, *(f"spiky_rl.{name}" for name in names)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site):
     first = (site / "index.html").read_text(encoding="utf-8")

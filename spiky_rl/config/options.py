@@ -30,6 +30,8 @@ from spiky_rl.config.errors import (  # pylint: disable=unused-import
     suggest_name,
 )
 
+type Metadata = JsonValue
+"""Value of a field's further metadata."""
 LARGEST_INTEGER = 2**63 - 1
 """Largest signed integer of 64 bits, the type of torch's and the simulators' counters."""
 LARGEST_FLOAT = 3.4e38
@@ -75,7 +77,7 @@ def option(
     min_length: int | None = None,
     max_length: int | None = None,
     neutral: bool = False,
-    **extra: JsonValue,
+    **extra: Metadata,
 ) -> Any:
     """Declare a field of `Settings`.
 
