@@ -20,6 +20,12 @@ def cell(seed, task="A", env_steps: int | None = STEPS, **more):
     return planned()[-1].model_copy(update=told)
 
 
+def td3(seed, task="A"):
+    one = cell(seed, task, label="lif_td3", agent="lif_td3")
+    spec = {**one.specification.spec, "algorithm": {"class_name": "TD3"}}
+    return one.model_copy(update={"specification": one.specification.model_copy(update={"spec": spec})})
+
+
 def finish(folder, one, seconds, **more):
     place = folder / "cells" / one.name
     place.mkdir(parents=True)
@@ -33,7 +39,7 @@ def seconds_of(folder, cells, tasks=None):
 
 def test_a_cell_takes_the_mean_of_its_agents_finished_ones_on_the_task_or_of_its_algorithms(tmp_path):
     cells = [cell(0), cell(1), cell(2), cell(0, "B")]
-    cells += [cell(3, label="other", agent="mlp_ppo"), cell(4, label="lif_td3", agent="lif_td3")]
+    cells += [cell(3, label="other", agent="mlp_ppo"), td3(4)]
     finish(tmp_path, cells[0], 30.0)
     finish(tmp_path, cells[1], 50.0)
     assert seconds_of(tmp_path, cells) == [40.0, 40.0, 40.0, None, 40.0, None]
@@ -46,9 +52,7 @@ def test_before_a_cell_is_finished_it_takes_what_the_tasks_file_says(tmp_path):
     cells = [cell(0, ANT.label), cell(1, ANT.label, processes=2), cell(2, ANT.label, None)]
     expected = STEPS / ANT.steps_per_second["cpu"]
     assert seconds_of(tmp_path, cells, {ANT.label: ANT}) == [expected, expected / 2, None]
-    assert seconds_of(tmp_path, [cell(0, ANT.label, agent="lif_td3")], {ANT.label: ANT}) == [
-        None
-    ], "the speed is PPO's"
+    assert seconds_of(tmp_path, [td3(0, ANT.label)], {ANT.label: ANT}) == [None], "the speed is PPO's"
     budget = parse_budget("wall=90", "budget")
     assert seconds_of(tmp_path, [cell(0, budget=budget)]) == [90.0]
 

@@ -16,8 +16,8 @@ import yaml
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.config.progress import format_duration
-from spiky_rl.config.schema import TaskSpec
-from spiky_rl.config.spec import read_algorithm
+from spiky_rl.config.plain_data import get_section
+from spiky_rl.config.schema import TaskSpec, get_algorithm
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
@@ -209,18 +209,17 @@ def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, Task
     """
     listed = list(cells)
     trained = [cell for cell in listed if cell.is_trained]
-    algorithms = {agent: read_algorithm(agent) for agent in {cell.agent for cell in trained}}
     finished = defaultdict[tuple[str, ...], list[float]](list)
     for cell in trained:
         held = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
         if held is not None and held.training is not None and held.hash in (cell.hash, cell.earlier_hash):
-            for key in (cell.task, cell.label), (cell.task, algorithms[cell.agent]):
+            for key in (cell.task, cell.label), (cell.task, _get_cell_algorithm(cell)):
                 finished[key].append(held.training.seconds_total)
 
     def estimate(cell: Cell) -> float | None:
         if not cell.is_trained:
             return None
-        algorithm = algorithms[cell.agent]
+        algorithm = _get_cell_algorithm(cell)
         if measured := finished.get((cell.task, cell.label)) or finished.get((cell.task, algorithm)):
             return fmean(measured)
         if cell.budget is not None and cell.budget.kind == "wall":
@@ -231,3 +230,8 @@ def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, Task
         return None if cell.env_steps is None or not speed else cell.env_steps / cell.processes / speed
 
     return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in listed]
+
+
+def _get_cell_algorithm(cell: Cell) -> str:
+    """Return the name of the algorithm that trains a ``cell``."""
+    return get_algorithm(get_section(cell.specification.spec, "algorithm"))
