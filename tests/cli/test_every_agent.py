@@ -16,7 +16,7 @@ from tests import processes
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
 
-LIBRARIES = ["rsl_rl", "skrl"]
+LIBRARIES = ["rsl_rl", pytest.param("skrl", marks=pytest.mark.slow)]
 
 
 def takes_vectors(agent: str) -> bool:
