@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,15 @@ NATIVE = "isaaclab_mujoco/docs/guide.md"
 """The guide of the package for native physics; its page is `isaaclab_mujoco.md`."""
 LEFT_OUT = r"!spiky_rl\.(hosts\.(isaaclab\.live\.\w+_view|mjlab\.(configs|environment|runner))|learners\.skrl\.wandb_writer)"
 """Modules that need the extras `live`, `mjlab` and `wandb`, which are not everywhere."""
+UNKNOWN_TO_PDOC = (
+    r"Couldn't import spiky_rl\.hosts\.isaaclab\.live",  # of `LEFT_OUT`, listed in their package
+    r"(?s).*spiky_rl\.hosts\.mjlab\.",  # annotations of mjlab, which no environment with Isaac Lab has
+    r"(?s).*Go1FlatEnvCfg\.__init__",  # Isaac Lab's annotations
+    r"(?s).*NativeSolver\.collision_frequency",  # Newton's
+    r"Cannot determine where spiky_rl\.experiments\.run\.results\.",  # fields of a model that has no text
+    r"Suppressed execution of \['uname'",  # of a package's import
+)
+"""Starts of pdoc's warnings of names that it cannot know here."""
 BESIDE = (
     "examples/*",
     "examples/exact/*",
@@ -157,8 +167,8 @@ def build_api(folder: Path) -> None:
     """The API's pages, from the docstrings."""
     # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
     os.environ.setdefault("MUJOCO_GL", "disable")
-    # LEFT_OUT keeps their pages out, but pdoc looks at them for the list of their package
-    warnings.filterwarnings("ignore", r"Couldn't import spiky_rl\.hosts\.isaaclab\.live")
+    for unknown in UNKNOWN_TO_PDOC:
+        warnings.filterwarnings("ignore", unknown)
     render.configure(docformat="markdown", template_directory=DOCS / "api_theme", favicon="data:,")
     modules = {
         name: doc.Module.from_name(name)
@@ -187,6 +197,8 @@ def resolve_local_names(module: ModuleType) -> None:
         if getattr(member, "__module__", None) != module.__name__:
             continue
         if isinstance(member, type):
+            if issubclass(member, tuple) and isinstance(member.__new__, FunctionType):
+                resolve_fields(member)
             nested = {key: value for key, value in vars(member).items() if isinstance(value, type)}
             nested |= {each.__name__: each for each in member.__type_params__}
             for method in list(vars(member).values()):
@@ -196,6 +208,12 @@ def resolve_local_names(module: ModuleType) -> None:
             resolve_annotations(
                 member, {each.__name__: each for each in getattr(maker, "__type_params__", ())}
             )
+
+
+def resolve_fields(named_tuple: type) -> None:
+    """Turn annotations of a named tuple's constructor into types, since the constructor is not in its module."""
+    types = typing.get_type_hints(named_tuple)
+    named_tuple.__new__.__annotations__.update(types)
 
 
 def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
