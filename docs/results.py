@@ -151,15 +151,17 @@ def lost(folder: str, agent: str) -> str:
 
 
 def verdicts(folder: str) -> str:
-    """The sentences on a study's comparisons, or how it goes on where none has a verdict yet."""
+    """The sentences on a study's comparisons once all its cells have ended, which are tested together; before that, how it goes on."""
+    command = f"`OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu`"
     if not (ROOT / folder / "study.json").is_file():
-        return f"\nThis study has no results yet. `OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu` runs it.\n"
+        return f"\nThis study has no results yet. {command} runs it.\n"
     found = study(folder)
-    done, all_cells = len(found.results), len(found.results) + len(found.skipped)
-    lines = [f"{done} of {all_cells} cells have ended ([report](../{folder}/report.md)):", ""]
-    return (
-        "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in list_sentences(found))]) + "\n"
-    )
+    if found.skipped:
+        done, every = len(found.results), len(found.results) + len(found.skipped)
+        plan = found.design.plan
+        at = f" at commit {plan.commit[:8]}" if plan is not None and plan.commit else ""
+        return f"\n{done} of {every} cells have ended; the verdicts follow the last one. {command}{at} goes on.\n"
+    return "\n" + "\n".join(f"* **{pair}** {text}" for pair, text in list_sentences(found)) + "\n"
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
