@@ -79,7 +79,7 @@ def test_means_and_interquartile_means_are_those_of_the_scores(analysis: StudyAn
 
 
 def test_normalised_scores_are_zero_for_random_actions_and_one_for_the_baseline(analysis: StudyAnalysis):
-    assert analysis.normalised and analysis.baseline == "mlp_ppo"
+    assert analysis.is_normalised and analysis.baseline == "mlp_ppo"
     for task in analysis.tasks:
         low, high = analysis.random[task], scores_of(analysis, "mlp_ppo", task).mean()
         assert low == pytest.approx(RANDOM, abs=0.05), "the noise of 64 episodes"
@@ -213,7 +213,7 @@ def test_without_baseline_or_random_actions_scores_stay_raw(tmp_path: Path, miss
         random=missing != "random actions",
     )
     analysis = analyze_study(study)
-    assert not analysis.normalised and not analysis.overall and not analysis.profiles
+    assert not analysis.is_normalised and not analysis.overall and not analysis.profiles
     assert all(row.normalised is None for row in analysis.rows.values())
     assert set(analysis.comparisons) == (set() if missing == "the baseline" else {CARTPOLE, MASKED})
     assert set(analysis.pairs) == {CARTPOLE, MASKED}
@@ -222,7 +222,7 @@ def test_without_baseline_or_random_actions_scores_stay_raw(tmp_path: Path, miss
 def test_a_baseline_no_better_than_random_actions_normalises_nothing(tmp_path: Path):
     truths = {"mlp_ppo": replace(TRUTHS["mlp_ppo"], score=0.2), "lif_ppo": TRUTHS["lif_ppo"]}
     analysis = analyze_study(write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), truths=truths))
-    assert not analysis.normalised
+    assert not analysis.is_normalised
     assert analysis.overall["lif_ppo"].estimate == analysis.rows["lif_ppo", CARTPOLE].iqm.estimate
 
 
@@ -336,7 +336,7 @@ def test_a_task_on_which_only_random_actions_were_measured_is_no_task_yet(tmp_pa
         if cell.task == MASKED and cell.agent != "random":
             remove(study, cell.name)
     analysis = analyze_study(study)
-    assert analysis.tasks == (CARTPOLE,) and analysis.normalised
+    assert analysis.tasks == (CARTPOLE,) and analysis.is_normalised
     assert set(analysis.comparisons) == {CARTPOLE}
 
 
@@ -379,4 +379,4 @@ def test_a_study_without_any_result_has_nothing_but_its_gaps(small: Path):
         remove(small, cell.name)
     analysis = analyze_study(small)
     assert analysis.rows == {} and len(analysis.skipped) == 5
-    assert not analysis.comparisons and not analysis.normalised
+    assert not analysis.comparisons and not analysis.is_normalised

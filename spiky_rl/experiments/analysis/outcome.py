@@ -146,7 +146,7 @@ class StudyAnalysis:
         )
 
     @property
-    def normalised(self) -> bool:
+    def is_normalised(self) -> bool:
         """Whether scores can be normalised on every task."""
         return bool(self.tasks) and self.normalisable == set(self.tasks)
 
@@ -164,7 +164,7 @@ class StudyAnalysis:
     def scores(self) -> Mapping[str, SeededScores]:
         """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
         raw = _collect_scores(self.rows, self.labels, self.tasks)
-        if self.normalised:
+        if self.is_normalised:
             normalise = statistics.normalise
             return {label: normalise(own, self.random, self.reference) for label, own in raw.items()}
         return {} if len(self.tasks) > 1 else raw  # raw scores of several tasks have no common scale
@@ -240,7 +240,7 @@ class StudyAnalysis:
         return _judge(self.design, self.cells, self.reference, self.comparisons, self.tasks)
 
     @cached_property
-    def uncontrolled(self) -> Mapping[str, Mapping[str, str]]:
+    def unmatched_agents(self) -> Mapping[str, Mapping[str, str]]:
         """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
         return {task: _list_uncontrolled(self.planned, task, self.specs, self.tuned) for task in self.tasks}
 

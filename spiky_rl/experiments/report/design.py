@@ -30,7 +30,7 @@ def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
         Column(title, [format_fixed(scores[t]) if t in scores else "no result" for t in analysis.tasks], unit)
         for (title, unit), scores in ends.items()
     )
-    title = f"Scores are {'normalised' if analysis.normalised else raw}"
+    title = f"Scores are {'normalised' if analysis.is_normalised else raw}"
     yield make_table(title, analysis.tasks, *columns, first="task")
 
 

@@ -72,7 +72,7 @@ def draw_learning_curves(analysis: StudyAnalysis, task: str) -> Figure | None:
 
 def draw_profiles(analysis: StudyAnalysis) -> Figure | None:
     """Draw the share of runs that score above a value, over that value."""
-    unit = "normalised score" if analysis.normalised else "score (return)"
+    unit = "normalised score" if analysis.is_normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
     return draw_lines(analysis, analysis.profiles, unit, "share of runs above", left, max_lines=0)
 

@@ -101,7 +101,7 @@ def make_main_table(analysis: StudyAnalysis) -> Block:
     for task in analysis.tasks:
         rows = [analysis.rows.get((label, task)) for label in order]
         columns.append(Column(task, format_intervals([row and row.mean for row in rows]), "return, mean"))
-        if analysis.normalised and has_one_task:
+        if analysis.is_normalised and has_one_task:
             cells = format_intervals([row and row.normalised for row in rows])
             columns.append(Column(task, cells, "normalised, IQM"))
         columns.append(make_verdict_column(task, task))
@@ -154,7 +154,7 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
             lambda task=task: figures.draw_learning_curves(analysis, task),
         )  # fmt: skip
     if analysis.rows:
-        one = f" Dotted: {analysis.baseline}." if analysis.normalised and len(analysis.tasks) > 1 else ""
+        one = f" Dotted: {analysis.baseline}." if analysis.is_normalised and len(analysis.tasks) > 1 else ""
         yield from make_figure(
             "scores", "Interquartile mean of the score",
             f"Estimates and {100 * LEVEL:g} % intervals over seeds, best first.{one}", lambda: figures.draw_scores(analysis),

@@ -208,7 +208,7 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
 def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Return the spiking agents without an equal-size ANN."""
     texts = {}
-    for task, agents in analysis.uncontrolled.items():
+    for task, agents in analysis.unmatched_agents.items():
         texts[task] = join_names(f"{label} ({widths})" for label, widths in agents.items())
     return format_by_task(texts)
 
