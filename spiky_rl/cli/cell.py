@@ -19,6 +19,7 @@ def parser() -> common.Parser:
     made.add_argument("step", choices=["train", "evaluate"])
     made.add_argument("folder", type=Path, help="folder of the cell, with its cell.json")
     made.add_argument("--checkpoint", help="with train: checkpoint to resume from")
+    made.add_argument("--teacher", help="with train: checkpoint of its teacher")
     made.add_argument(
         "--distributed", action="store_true", help="this is one of several processes of torchrun"
     )
@@ -35,7 +36,8 @@ def run_step(argv: list[str]) -> int:
         )
     if args.distributed:
         cells.share_lock(args.folder)
-    return train.run_training(*steps.make_training_request(args.folder, args.checkpoint, args.distributed))
+    request = steps.make_training_request(args.folder, args.checkpoint, args.teacher, args.distributed)
+    return train.run_training(*request)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
         for script, (given, wanted) in steps.items():
             own = folder / "cells" / name
             found, *more = (
-                steps_of.make_training_request(own, None, False)
+                steps_of.make_training_request(own, None, None, False)
                 if "train" in script
                 else steps_of.make_evaluation_request(own)
             )

@@ -165,6 +165,23 @@ def test_a_cell_whose_newest_checkpoint_and_progress_are_damaged_goes_on(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_student_learns_from_the_final_policy_of_its_seeds_teacher(tmp_path):
+    teachers = {"sigma_delta_converted": "mlp_ppo"}
+    (tmp_path / "taught.yaml").write_text(
+        json.dumps({"agents": [*teachers, "mlp_ppo"], "teachers": teachers})
+    )
+    more = ("--budget", "env_steps=5120", "--out", tmp_path / "out")
+    done = processes.run(ROOT / "scripts" / "compare.py", tmp_path / "taught.yaml", *SMALL, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = tmp_path / "out" / "cells"
+    [result] = (cells / "Isaac-Cartpole.sigma_delta_converted.seed0").glob("run/*/*/*/result.json")
+    learned = json.loads(result.read_text())["distillation"]
+    [teacher] = (cells / "Isaac-Cartpole.mlp_ppo.seed0").glob("run/*/*/*")
+    assert Path(learned["teacher"]).parent == teacher
+    assert abs(learned["student_return"] - learned["teacher_return"]) < 2 * learned["teacher_std"]
+
+
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: the extra 'ray'")
     from ray.cluster_utils import Cluster

@@ -56,6 +56,12 @@ def test_a_step_is_not_begun_when_a_stop_was_asked_for(tmp_path):
     assert not (tmp_path / "log.txt").exists()
 
 
+def test_a_student_without_a_trained_teacher_fails_and_names_it(tmp_path):
+    cell = planned()[2].model_copy(update={"teacher": "Isaac-Cartpole.mlp_ppo.seed0"})
+    with pytest.raises(StepFailed, match="^teacher: Isaac-Cartpole.mlp_ppo.seed0 "):
+        cell_worker.find_teacher_checkpoint(cell, tmp_path)
+
+
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

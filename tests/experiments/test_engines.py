@@ -52,6 +52,20 @@ def test_cells_run_one_at_a_time_where_that_is_asked(tmp_path):
     assert max(found.count(RUNNING) for found in seen) == 1
 
 
+def test_a_student_waits_for_its_teacher_and_for_nothing_else(tmp_path):
+    given, seen = order(tmp_path), []
+    student, others = given.cells[0], given.cells[1:]
+    student = student.model_copy(update={"teacher": others[0].name})
+    cells = (student, *others)
+    work = replace(given, cells=cells, on_change=lambda states: seen.append(dict(states)))
+    states = engines.create("local").run(work)
+    assert states[student.name] == DONE, "a teacher that failed is reported by its student's worker"
+    for found in seen:
+        if found[others[0].name] in (WAITING, RUNNING):
+            assert found[student.name] == WAITING
+    assert seen[0][others[1].name] == RUNNING
+
+
 def later(given: WorkOrder, batches: list) -> WorkOrder:
     """The same cells, one batch when all before it have ended."""
 

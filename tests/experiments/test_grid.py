@@ -48,6 +48,44 @@ def test_a_study_cut_short_is_balanced():
     assert [cell.seed for cell in trained] == sorted(cell.seed for cell in trained)
 
 
+STUDENT = {
+    "agents": ["lif_distilled", "mlp_ppo"],
+    "tasks": ["cartpole"],
+    "teachers": {"lif_distilled": "mlp_ppo"},
+}
+
+
+def resolve_student(task, agent, variant):
+    teaching = {"distillation_cfg": {"iterations": 3}} if agent == "lif_distilled" else {}
+    return plan(task, {"agent": agent, "algorithm": teaching})
+
+
+def students(resolve=resolve_student, **more):
+    return grid.build_cells(study.build_study("mine", {**GIVEN, **STUDENT, **more}), resolve)
+
+
+def test_a_student_follows_the_teacher_of_its_task_and_seed_and_is_another_cell_with_another_teacher():
+    found = {(cell.agent, cell.seed): cell for cell in students() if cell.is_trained}
+    assert list(found)[:2] == [("mlp_ppo", 0), ("lif_distilled", 0)]
+    for (agent, seed), cell in found.items():
+        assert cell.teacher == (f"Isaac-Cartpole.mlp_ppo.seed{seed}" if agent == "lif_distilled" else "")
+    line = found["lif_distilled", 1].commands[0]
+    assert line.endswith('--teacher "$OUT/cells/Isaac-Cartpole.mlp_ppo.seed1"/run/*/*/*')
+
+    def other_teacher(task, agent, variant):
+        made = resolve_student(task, agent, variant)
+        return made if agent == "lif_distilled" else plan(task, {"agent": agent, "algorithm": {"gamma": 0.5}})
+
+    others = {cell.name: cell.hash for cell in students(other_teacher)}
+    assert all(others[cell.name] != cell.hash for cell in found.values())
+
+
+@pytest.mark.parametrize("given", [{"teachers": {}}, {"teachers": {"mlp_ppo": "lif_distilled"}}])
+def test_an_agent_has_a_teacher_if_and_only_if_it_learns_from_one(given):
+    with pytest.raises(study.StudyError, match="^teachers: "):
+        students(**given)
+
+
 def test_variations_are_told_apart_by_label_and_folder():
     found = cells(vary={"agent.network.steps": [2, 4], "agent.network.neuron": [{"name": "alif"}]})
     labels = {cell.label for cell in found}

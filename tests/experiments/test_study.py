@@ -128,6 +128,16 @@ REFUSED = {
     "a varied key that is no text": ({"vary": {3: [1]}}, ["vary", "3"]),
     "a varied value of the wrong kind": ({"vary": {"agent.algorithm.gamma": ["high"]}}, ["gamma", "'high'"]),
     "overrides that are a mapping": ({"overrides": {"a": 1}}, ["overrides", "expected a list"]),
+    "a student that is no agent": ({"teachers": {"lif_distil": "mlp_ppo"}}, ["teachers", "'lif_distil'"]),
+    "a teacher that is no agent": (
+        {"teachers": {"lif_ppo": "mlp_pp"}},
+        ["teachers", "lif_ppo", "'mlp_pp'", "mean 'mlp_ppo'"],
+    ),
+    "a teacher of itself": ({"teachers": {"lif_ppo": "lif_ppo"}}, ["teachers", "'lif_ppo'", "mlp_ppo"]),
+    "a teacher of several values": (
+        {"teachers": {"lif_ppo": "mlp_ppo"}, "vary": {"agent.algorithm.gamma": [0.9, 0.99]}},
+        ["vary", "mlp_ppo is a teacher"],
+    ),
     "conditions that are a number": ({"conditions": 3}, ["conditions", "list of names"]),
 }
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
-from spiky_rl.config.plain_data import PlainMapping, format_override
+from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study
+from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.learners import DEFAULT_LEARNER, choose_library
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
@@ -138,6 +138,8 @@ class Cell(PlannedCell):
     """Hash without provenance and versions, as in results of earlier versions."""
     goes_on: str = ""
     """The cell of this study from which its training takes the last checkpoint."""
+    teacher: str = ""
+    """The cell of this study whose final policy its training learns from."""
 
 
 def build_cells(
@@ -167,9 +169,27 @@ def build_cells(
         for variant in study.list_variants(agent)
     ]
     planned = [_build_random_cell(given, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
+    combinations.sort(key=lambda combination: Path(combination[1]).stem in study.teachers)  # teachers first
     for seed in study.seeds:
-        planned += [_build_trained_cell(given, *combination, seed) for combination in combinations]
+        of_seed: dict[tuple[str, str], Cell] = {}
+        for task, agent, variant, plan in combinations:
+            teacher = of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
+            _check_teacher(agent, plan, teacher)
+            cell = _build_trained_cell(given, task, agent, variant, plan, seed, teacher)
+            of_seed[cell.task, cell.agent] = cell
+            planned.append(cell)
     return planned
+
+
+def _check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
+    """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, or has one and learns from none."""
+    needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
+    if needs_teacher and teacher is None:
+        raise StudyError(f"teachers: none given for {Path(agent).stem}, which learns from a teacher")
+    if teacher is not None and not needs_teacher:
+        raise StudyError(
+            f"teachers: {Path(agent).stem}: {teacher.agent!r} given; allowed: none, for it learns from no teacher"
+        )
 
 
 def format_label(agent: str, variant: PlainMapping) -> str:
@@ -183,13 +203,16 @@ def quote_arguments(arguments: Iterable[str]) -> str:
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
 
-def format_commands(given: CellSpecification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
+def format_commands(
+    given: CellSpecification, name: str, kind: str, processes: int = 1, teacher: str = ""
+) -> tuple[str, ...]:
     """Return the command lines that reproduce a cell.
 
     Args:
         name: Name of its folder.
         kind: ``trained`` or ``random``.
         processes: Processes of its training.
+        teacher: Name of its teacher's folder; empty if it has no teacher.
     """
     folder, is_trained = f"{OUT}/cells/{name}", kind != RANDOM
     common = ["--task", given.task, "--agent", given.agent]
@@ -208,7 +231,10 @@ def format_commands(given: CellSpecification, name: str, kind: str, processes: i
     measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
     measured += ["--checkpoint", "latest" if is_trained else RANDOM]
     evaluate = quote_arguments([*common, *measured, *root, *given.overrides])
-    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}",) if is_trained else ()
+    taught = (
+        f' --teacher "{OUT}/cells/{teacher}"/run/*/*/*' if teacher else ""
+    )  # the shell finds the run folder
+    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}{taught}",) if is_trained else ()
     return (*trained, f"python scripts/evaluate.py {evaluate}")
 
 
@@ -239,7 +265,13 @@ class _SharedCellInputs:
 
 
 def _build_trained_cell(
-    given: _SharedCellInputs, task: str, agent: str, variant: PlainMapping, plan: RunPlan, seed: int
+    given: _SharedCellInputs,
+    task: str,
+    agent: str,
+    variant: PlainMapping,
+    plan: RunPlan,
+    seed: int,
+    teacher: Cell | None = None,
 ) -> Cell:
     study, processes = given.study, given.processes
     label = given.title or format_label(agent, variant)
@@ -259,14 +291,17 @@ def _build_trained_cell(
         "budget": None if study.budget is None else str(study.budget),
         **_describe_measurement(given, plan),
     }
+    if teacher is not None:
+        defining["teacher"] = teacher.hash
     name = _make_folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
     specification = given.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
+    teacher_name = "" if teacher is None else teacher.name
     return Cell(
         cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
         **_make_hashes(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
-        commands=format_commands(specification, name, "trained", processes), specification=specification,
-        budget=study.budget, library=_get_library(study, plan),
+        commands=format_commands(specification, name, "trained", processes, teacher_name), specification=specification,
+        budget=study.budget, library=_get_library(study, plan), teacher=teacher_name,
     )  # fmt: skip
 
 

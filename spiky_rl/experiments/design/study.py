@@ -160,6 +160,12 @@ class Study(Settings):
         "agents of other studies with finished cells to compare: [{study: studies/ant_pilot, agents: [mlp_ppo]}]",
         flags=[],
     )
+    teachers: dict[str, str] = option(
+        {},
+        "teachers of the agents that learn from one, both agents of the study: {lif_distilled: mlp_ppo}; a training takes the final"
+        " policy of its teacher with the same task and seed",
+        flags=[],
+    )
     reused_seeds: Line = option(
         "",
         "reason for testing on seeds that were used for tuning or choosing; see studies/seeds.yaml",
@@ -198,7 +204,7 @@ class Study(Settings):
 
 
 KEYS = tuple(key for key in get_options(Study) if key != "name")
-OPTIONAL_KEYS = ("tuning", "plan", "arms", "reused_seeds")
+OPTIONAL_KEYS = ("tuning", "plan", "arms", "teachers", "reused_seeds")
 """Keys that a file omits if they are empty; studies of earlier versions have none of them."""
 
 
@@ -260,6 +266,7 @@ def check_study(study: Study) -> None:
             if times > 1:
                 raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
     _check_arms(study)
+    _check_teachers(study)
     _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
@@ -289,6 +296,22 @@ def _check_arms(study: Study) -> None:
             raise StudyError(
                 f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
             )
+
+
+def _check_teachers(study: Study) -> None:
+    """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher without a single policy."""
+    stems = study.agent_names
+    for student, teacher in study.teachers.items():
+        if student not in stems:
+            raise StudyError(
+                f"teachers: {student!r} given; allowed: {', '.join(stems)}{suggest_name(student, stems)}"
+            )
+        teachers = [stem for stem in stems if stem not in study.teachers]
+        if teacher not in teachers:
+            allowed = f"{', '.join(teachers) or 'none'}{suggest_name(teacher, teachers)}"
+            raise StudyError(f"teachers: {student}: {teacher!r} given; allowed: {allowed}")
+        if len(study.list_variants(study.agents[stems.index(teacher)])) > 1:
+            raise StudyError(f"vary: {teacher} is a teacher; allowed: keys that it does not have")
 
 
 def label_tasks(study: Study) -> list[str]:
@@ -375,6 +398,7 @@ def merge_studies(old: Study, study: Study) -> Study:
         question=study.question or old.question,
         reused_seeds=study.reused_seeds or old.reused_seeds,
         arms=_unite(old.arms, study.arms),
+        teachers={**old.teachers, **study.teachers},
         agents=_unite(old.agents, study.agents),
         tasks=_unite(old.tasks, study.tasks),
         seeds=tuple(sorted(_unite(old.seeds, study.seeds))),

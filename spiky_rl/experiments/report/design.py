@@ -40,6 +40,9 @@ def list_terms(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
     yield "Agents", ", ".join(f"{a} (baseline)" if a == design.baseline else a for a in design.agents)
     if analysis.arms:
         yield "From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())
+    if design.teachers:
+        pairs = ", ".join(f"{student} from {teacher}" for student, teacher in design.teachers.items())
+        yield "Teachers", f"{pairs}; of the same task and seed"
     for key, values in design.vary.items():
         yield "Varied", f"{key}: {', '.join(map(str, values))}"
     yield "Tasks", ", ".join(design.tasks)

@@ -318,6 +318,10 @@ THREATS: Mapping[str, tuple[str, Check]] = {
         "A longer training may score higher because of its length.",
         make_spread_check(1.01, "environment steps", lambda r: r.training.env_steps if r.training else None),
     ),
+    "Teachers": (
+        "The experience of a teacher is not counted as that of its students.",
+        lambda a: format_by_task(a.design.teachers),
+    ),
     "Machines": (
         "Seconds are not comparable, and last digits may differ.",
         make_difference_check(lambda r: {"cells": r.machine}),

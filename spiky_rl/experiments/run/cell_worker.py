@@ -115,6 +115,8 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
             append_log(
                 folder, f"{cell.goes_on} left no valid checkpoint; the training starts from the beginning"
             )
+    elif cell.teacher:
+        arguments += ["--teacher", str(find_teacher_checkpoint(cell, out))]
     command = [sys.executable, "-m", STEP_MODULE, *arguments]
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
@@ -177,6 +179,17 @@ def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
         if checkpoint is not None:
             return checkpoint
     return None
+
+
+def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
+    """Return the final policy of a ``cell``'s teacher in the study's folder ``out``. Raises StepFailed if it has none."""
+    folder = out / "cells" / cell.teacher
+    checkpoint = find_latest_checkpoint(folder, cell.library)
+    if checkpoint is None or read_finished_training(folder) is None:
+        raise StepFailed(
+            f"teacher: {cell.teacher} has no finished training; run the study again to repeat it"
+        )
+    return checkpoint
 
 
 def list_runs(folder: Path) -> list[Path]:

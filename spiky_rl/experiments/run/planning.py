@@ -270,6 +270,6 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMap
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:
     """Warn if agents train for different numbers of environment steps, which makes their scores incomparable."""
     for task in dict.fromkeys(cell.task for cell in cells):
-        steps = {c.env_steps for c in cells if c.task == task and c.is_trained}
+        steps = {c.env_steps for c in cells if c.task == task and c.is_trained and not c.teacher}
         if study.budget is None and len(steps) > 1:
             log.warning("%s: agents train for different numbers of steps; pass --budget env_steps=N", task)

@@ -14,19 +14,20 @@ from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions
 
 
 def make_training_request(
-    folder: Path, checkpoint: str | None, distributed: bool
+    folder: Path, checkpoint: str | None, teacher: str | None, distributed: bool
 ) -> tuple[RunRequest, TrainOptions]:
     """Return the request and the options of a cell's training.
 
     Args:
         folder: The cell's folder.
         checkpoint: Checkpoint to resume from; None starts anew.
+        teacher: Checkpoint of its teacher; None without one.
         distributed: Whether this is one of several processes.
     """
     given = read_checked_cell(folder).specification
     budget = None if given.budget is None else parse_budget(given.budget, "budget")
     request = _make_request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
-    return request, TrainOptions(budget=budget, choose_best=False)
+    return request, TrainOptions(budget=budget, teacher=teacher, choose_best=False)
 
 
 def make_evaluation_request(folder: Path) -> tuple[RunRequest, int, str, Path]:

@@ -56,6 +56,15 @@ class WorkOrder:
         """Return whether one of the ``waiting`` cells may start beside the ``running`` ones."""
         return bool(waiting) and len(running) < self.parallel and not self.stop_requested()
 
+    @staticmethod
+    def take_next(waiting: list[Cell], states: Mapping[str, str]) -> Cell | None:
+        """Remove the first ``waiting`` cell whose teacher has ended, and return it; None if there is none."""
+        for cell in waiting:
+            if states.get(cell.teacher) not in (WAITING, RUNNING):
+                waiting.remove(cell)
+                return cell
+        return None
+
 
 class Engine(ABC):
     """Runs cells, each in processes of its own; a cell that fails does not affect others."""

@@ -37,7 +37,9 @@ class LocalEngine(Engine):
         terminated = False
         while order.has_more(waiting, states) or running:
             while order.can_start(waiting, running):
-                cell = waiting.pop(0)
+                cell = order.take_next(waiting, states)
+                if cell is None:
+                    break
                 taken[cell.name] = choose_gpus(split_gpus(order.gpus, cell.processes), taken.values())
                 running[cell.name] = start_cell(order, cell, taken[cell.name])
                 states[cell.name] = RUNNING

@@ -128,7 +128,9 @@ class RayEngine(Engine):
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_cell_process)
         while order.has_more(waiting, states) or running:
             while order.can_start(waiting, running):
-                cell = waiting.pop(0)
+                cell = order.take_next(waiting, states)
+                if cell is None:
+                    break
                 running[remote.remote(make_command(order, cell), variables)] = cell
                 states[cell.name] = RUNNING
             if order.stop_requested():
