@@ -6,6 +6,7 @@ Environments with managers, as of Isaac Lab and mjlab, name the terms; of any ot
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class ContractTerm:
     """Name and, where they are known, unit, history, scale, offset and clip."""
     is_last_action: bool = False
     """Whether it is an observation of the last action."""
+    parts: tuple[str, ...] = ()
+    """Names of the observed joints or bodies in the order of their values; empty if it observes something else."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,16 @@ def describe_contract(
         checkpoint.name,
         hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16],
         getattr(env, "step_dt", None),
-        _describe_observations(getattr(base, "observation_manager", None), groups),
+        _describe_observations(base, groups),
         actions,
         joints,
     )
 
 
-def _describe_observations(manager: Any, groups: Iterable[str]) -> tuple[ContractTerm, ...]:
+def _describe_observations(env: Any, groups: Iterable[str]) -> tuple[ContractTerm, ...]:
     terms: list[ContractTerm] = []
     start = 0
+    manager = getattr(env, "observation_manager", None)
     if manager is None:
         return ()
     for group in groups:
@@ -87,9 +91,29 @@ def _describe_observations(manager: Any, groups: Iterable[str]) -> tuple[Contrac
             settings = _format_settings(config, ("scale", "clip", "history_length"))
             text = f"{group}.{name}{unit}{settings}"
             is_last_action = getattr(function, "__name__", "") == LAST_ACTION
-            terms.append(ContractTerm(start, size, text, is_last_action))
+            parts = _list_observed_parts(env, config, size)
+            terms.append(ContractTerm(start, size, text, is_last_action, parts))
             start += size
     return tuple(terms)
+
+
+def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
+    """Return the joints or bodies that a term of ``size`` values observes; empty if it observes something else.
+
+    In Isaac Lab and mjlab the name of such a function begins with ``joint`` or ``body``, and an argument selects them.
+    """
+    function = getattr(config, "func", None)
+    kind = getattr(function, "__name__", "").partition("_")[0]
+    if function is None or kind not in ("joint", "body"):
+        return ()
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    for selected in {**defaults, **config.params}.values():
+        indices = getattr(selected, f"{kind}_ids", None)
+        if indices is not None:
+            names = getattr(env.scene[selected.name], f"{kind}_names")
+            chosen = names[indices] if isinstance(indices, slice) else [names[i] for i in indices]
+            return tuple(chosen) if chosen and size % len(chosen) == 0 else ()
+    return ()
 
 
 def _format_unit(function: Any) -> str:
@@ -155,7 +179,7 @@ def format_contract(
         lines.append(
             f"observation[{inputs}], in this order; a value is the measured one, clipped, then times the scale:"
         )
-        lines += [_format_term(term) for term in contract.observations]
+        lines += [_format_term(term, contract.joints) for term in contract.observations]
     if contract.actions:
         lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
         lines += [_format_term(term) for term in contract.actions]
@@ -175,8 +199,12 @@ def _describe_results(commands: CommandMap | None) -> str:
     return "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
 
 
-def _format_term(term: ContractTerm) -> str:
-    return f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}"
+def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
+    """Return a line on a ``term``; ``joints`` are those of the actions."""
+    parts = "the joints of the actions" if term.parts == joints else ", ".join(term.parts)
+    return f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}" + (
+        f"; of {parts}" if term.parts else ""
+    )
 
 
 def format_macros(contract: PolicyContract | None, name: str, commands: CommandMap | None) -> str:

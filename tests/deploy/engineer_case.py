@@ -44,6 +44,7 @@ def main(folder: Path) -> None:
             "live": run_episode(env, lambda: act_live(env, policy, seen)),
             "c": drive(env, folder / "policy.c"),
             "c_int8": drive(env, folder / "int8" / "policy.c"),
+            "velocities": read_velocities(env, targets["c"].contract.joints),
         }
     np.save(folder / "observations.npy", np.stack(seen))
     print(json.dumps(report))
@@ -58,6 +59,18 @@ def run_episode(env, act) -> dict[str, float]:
             _, reward, dones, _ = env.step(act())
             total, steps, done = total + float(reward[0]), steps + 1, bool(dones[0])
     return {"return": total, "steps": steps}
+
+
+def read_velocities(env, joints) -> list[float]:
+    """Return the observed joint velocities after the velocity of each of the named ``joints`` was set to its number, from 1."""
+    base = env.unwrapped
+    robot = base.scene["robot"]
+    ids, _ = robot.find_joints(list(joints), preserve_order=True)
+    wanted = torch.arange(1.0, len(joints) + 1)[None]
+    robot.write_joint_velocity_to_sim_index(velocity=wanted, joint_ids=ids)
+    settings = base.observation_manager._group_obs_term_cfgs["policy"]
+    [term] = [each for each in settings if each.func.__name__ == "joint_vel_rel"]
+    return term.func(base, **term.params)[0].tolist()
 
 
 def act_live(env, policy, seen: list[np.ndarray]):

@@ -42,6 +42,50 @@ class Managed:
         self.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: Legs())
 
 
+def joint_pos(env, selected=SimpleNamespace(name="robot", joint_ids=[2, 0])):
+    """Observe two of the robot's joints."""
+
+
+def body_force(env, sensor_cfg):
+    """Observe two values of each selected body."""
+
+
+def joint_share(env, other=None):
+    """Observe something that selects no joints."""
+
+
+def observed(function, size, **params):
+    settings = dict(scale=None, clip=None, history_length=0, params=params, func=function)
+    manager = SimpleNamespace(
+        active_terms={"policy": ["x"]},
+        group_obs_term_dim={"policy": [(size,)]},
+        _group_obs_term_cfgs={"policy": [SimpleNamespace(**settings)]},
+    )
+    robot = SimpleNamespace(joint_names=["hip", "knee", "ankle"], body_names=["base", "foot"])
+    return SimpleNamespace(observation_manager=manager, scene={"robot": robot}, step_dt=0.1)
+
+
+FEET = SimpleNamespace(name="robot", body_ids=slice(None))
+
+
+@pytest.mark.parametrize(
+    ("function", "size", "params", "parts"),
+    [
+        (joint_pos, 2, {}, ("ankle", "hip")),
+        (joint_pos, 6, {}, ("ankle", "hip")),
+        (joint_pos, 3, {}, ()),
+        (body_force, 4, {"sensor_cfg": FEET}, ("base", "foot")),
+        (joint_share, 2, {}, ()),
+        (measured, 2, {}, ()),
+    ],
+)
+def test_a_term_names_the_joints_or_bodies_that_it_observes(function, size, params, parts, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    env = observed(function, size, **params)
+    [term] = describe_contract(env, ["policy"], "a", "t", tmp_path / "model.pt").observations
+    assert term.parts == parts
+
+
 class Legs:
     """A term of two joints."""
 

@@ -8,8 +8,8 @@ from tests import processes
 from tests.deploy.engineer_case import PROGRAM
 
 HEADER = (
-    "policy.joint_vel_rel, rad/s: scale 0.2",
-    "policy.feet_body_forces: scale 0.1",
+    "policy.joint_vel_rel, rad/s: scale 0.2; of the joints of the actions",
+    "policy.feet_body_forces: scale 0.1; of front_left_foot, front_right_foot, left_back_foot, right_back_foot",
     "a value is the measured one, clipped, then times the scale",
     "commands to the robot",
     "action[0]: effort of ",
@@ -29,6 +29,9 @@ def test_a_program_from_the_header_alone_gets_the_return_of_the_live_policy(tmp_
     assert report["live"]["return"] > 60.0 and report["live"]["steps"] > 500, "an Ant that walks"
     assert report["c"] == report["live"]
     assert abs(report["c_int8"]["return"] - report["live"]["return"]) < 0.1 * report["live"]["return"]
+    assert report["velocities"] == [
+        *range(1, 9)
+    ], "the header's order of the joints is that of the observation"
     header = (tmp_path / "policy.h").read_text()
     assert all(line in header for line in HEADER), header
     places = dict(
