@@ -58,8 +58,12 @@ def test_a_policy_is_trained_resumed_played_evaluated_and_exported(command, tmp_
     evaluated = json.loads((folder / "evaluation.json").read_text())
     assert list(evaluated["conditions"]) == ["nominal"] and "mjlab" in evaluated["versions"]
 
-    code, _, err = command("export", *run, "--checkpoint", folder, "--device", "cpu", "--to", "onnx", *SHORT)
+    to = ["--device", "cpu", "--to", "onnx,c"]
+    code, _, err = command("export", *run, "--checkpoint", folder, *to, *SHORT)
     assert code == 0, err
+    (header,) = folder.rglob("policy.h")
+    text = header.read_text()
+    assert "commands to the robot" in text and '#define POLICY_JOINTS {"slider"}' in text
     (exported,) = folder.rglob("*.onnx")
     inputs = [i.name for i in onnxruntime.InferenceSession(exported).get_inputs()]
     assert inputs == (["obs", "state_in"] if agent == "lif_stateful_ppo" else ["obs"])
@@ -143,6 +147,16 @@ def test_go1_walks_a_few_steps_with_measures_of_its_aim(command, tmp_path):
     assert code == 0, err
     played = json.loads((folder / "playback.json").read_text())
     assert {"distance", "upright", "velocity_error"} <= set(played["measures"])
+
+    to = ["--device", "cpu", "--to", "c"]
+    code, _, err = command("export", *run, "--checkpoint", folder, *to)
+    assert code == 0, err
+    (header,) = folder.rglob("policy.h")
+    lines = header.read_text().splitlines()
+    assert any(
+        "actor.joint_pos" in line and line.endswith("; of the joints of the actions") for line in lines
+    )
+    assert any("target position of " in line and line.endswith(", rad") for line in lines)
 
 
 @pytest.mark.slow
