@@ -296,6 +296,32 @@ class DenseFloor(Contender):
                 torch.mm(out, weight, out=of_rows)
 
 
+class _Nothing(torch.autograd.Function):
+    """A function that computes nothing, and gradients of nothing for its weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(*weights)
+        return x.new_zeros(len(x), WIDTHS[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *map(torch.empty_like, ctx.saved_tensors)
+
+
+class AutogradFloor(Contender):
+    """Torch's autograd around an empty function of the network's weights: a lower bound of every contender in torch."""
+
+    comparable = False
+
+    def __init__(self, setting: FeedforwardSetting) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(w.detach().clone() for w in setting.reference.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Nothing.apply(x, *self.weights)
+
+
 class Multilayer(Contender):
     """The equal-size ANN: an MLP of the same widths with ELU."""
 

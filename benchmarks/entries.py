@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.contenders import (
     Alone,
+    AutogradFloor,
     Compiled,
     Contender,
     DenseFloor,
@@ -89,6 +90,12 @@ CONTENDERS = {
     "compiled_snntorch": Entry(_compiled(build=_snntorch), "snntorch", **_COMPILED, note=_LATE),
     "jax": Entry(JaxLoop, "jax", form="JAX", note="jax.jit of the plain loop's mathematics"),
     "dense_floor": Entry(DenseFloor, form="other work", note="matrix products only, no neurons"),
+    "autograd_floor": Entry(
+        AutogradFloor,
+        form="other work",
+        quick=False,
+        note="torch's autograd around an empty function of these weights",
+    ),
     "mlp": Entry(Multilayer, form="other work", note="an ELU network of the same widths, no inner steps"),
     "spyx": Entry(
         *(Spyx, "spyx"),
