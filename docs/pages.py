@@ -180,9 +180,14 @@ def build_api(folder: Path) -> None:
     for module in modules.values():
         out = folder / f"{module.fullname.replace('.', '/')}.html"
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render.html_module(module, modules), encoding="utf-8")
-    (folder / "index.html").write_text(render.html_index(modules), encoding="utf-8")
-    (folder / "search.js").write_text(render.search_index(modules), encoding="utf-8")
+        write_api(out, render.html_module(module, modules))
+    write_api(folder / "index.html", render.html_index(modules))
+    write_api(folder / "search.js", render.search_index(modules))
+
+
+def write_api(path: Path, text: str) -> None:
+    """Write a file of the API, with values of paths as they are below the project's folder."""
+    path.write_text(text.replace(f"{ROOT}/", ""), encoding="utf-8")
 
 
 def load_lazy_names(module: ModuleType) -> None:
