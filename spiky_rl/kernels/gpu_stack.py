@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,8 +146,8 @@ class GpuStack:
             rest = None if rest is None else rest[stage.states :]
             tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
         # read the gradient mode here: inside of the autograd function it is always off
-        recorded = torch.is_grad_enabled()
-        output, *last = _Run.apply(self, calls, steps, recorded, charge, x, keep, offset, *tensors)  # type: ignore[misc]
+        request = _Request(self, calls, steps, torch.is_grad_enabled(), charge)
+        output, *last = _Run.apply(request, x, keep, offset, *tensors)  # type: ignore[misc]
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
@@ -169,82 +169,80 @@ def _multiply_weights(stage: StackStage, weight: Tensor, signal: Tensor, bias: T
     return torch.nn.functional.linear(signal, weight if stage.output_major else weight.t(), bias)
 
 
+class _Request(NamedTuple):
+    """Request of one call of a stack."""
+
+    stack: GpuStack
+    calls: Sequence[programs.NeuronCall]
+    steps: int
+    recorded: bool
+    """Whether gradients are recorded."""
+    charge: ActivityCharge | None
+
+    @property
+    def charged_widths(self) -> list[int]:
+        """Widths of the layers whose activity is charged."""
+        count = 0 if self.charge is None else self.charge.layers
+        return [stage.map.out_features for stage in self.stack.stages[:count]]
+
+
+def _split_columns(values: Tensor | None, widths: Sequence[int], count: int) -> list[Tensor | None]:
+    """Return the columns of ``values`` [..., M] of each of ``count`` layers, None beyond those with ``widths``."""
+    parts = [] if values is None else [*values.split(list(widths), -1)]
+    return [*parts, *[None] * (count - len(parts))]
+
+
 class _Run(torch.autograd.Function):
     """A call of the stack; tensors per stage: weight, bias, params, state."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        stack: GpuStack,
-        calls: Sequence[programs.NeuronCall],
-        steps: int,
-        recorded: bool,
-        charge: ActivityCharge | None,
-        x: Tensor,
-        keep: Tensor | None,
-        offset: Tensor | None,
-        *tensors: Any,
+        ctx: Any, run: _Request, x: Tensor, keep: Tensor | None, offset: Tensor | None, *tensors: Any
     ) -> Any:
+        stack, n = run.stack, len(run.calls)
         keep = None if keep is None else keep.to(x.dtype).contiguous()
-        wanted, (T, _, B, _) = recorded and any(ctx.needs_input_grad), x.shape
-        widths = [stage.map.out_features for stage in stack.stages]
-        charged = widths[: charge.layers] if charge is not None and wanted else []
-        activity = stack.kernels.allocate_activity(x, charged) if charged else None
+        wanted, (T, _, B, _) = run.recorded and any(ctx.needs_input_grad), x.shape
+        widths = run.charged_widths if wanted else []
+        activity = stack.kernels.allocate_activity(x, widths) if widths else None
+        counted = _split_columns(activity, widths, n)
+        _, needs_x, _, _, *needs = ctx.needs_input_grad
         signal, signals, currents, last, frozen = x, [], [], [], []
         with torch.autocast(x.device.type, enabled=False):  # the neurons' kernels compute in float32
-            for i, (stage, call) in enumerate(zip(stack.stages, calls, strict=True)):
+            for i, (stage, call) in enumerate(zip(stack.stages, run.calls, strict=True)):
                 weight, bias, params, state = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-                operators.check_shapes(T, B, widths[i], state, params, keep, stage.states)
+                operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
                 signals.append(signal)
-                currents.append(
-                    torch.nn.functional.linear(
-                        signal, weight if stage.output_major else weight.t(), bias
-                    ).contiguous()
-                )
-                counted = None
-                if activity is not None and i < len(charged):
-                    counted = activity[:, sum(charged[:i]) : sum(charged[: i + 1])]
-                launch = KernelLaunch(call.key, currents[-1], state, params, keep, call.uniforms, steps)
-                signal, after = stack.kernels.layer_forward(
-                    launch, offset if i == len(calls) - 1 else None, counted
-                )
+                currents.append(_multiply_weights(stage, weight, signal, bias).contiguous())
+                launch = KernelLaunch(call.key, currents[i], state, params, keep, call.uniforms, run.steps)
+                added = offset if i == n - 1 else None
+                signal, after = stack.kernels.layer_forward(launch, added, counted[i])
                 if after is not None:
                     last.append(after)
-                    if not any(
-                        (ctx.needs_input_grad[5], *ctx.needs_input_grad[8 : 8 + _PER_STAGE * (i + 1)])
-                    ):
+                    if not (needs_x or any(needs[: _PER_STAGE * (i + 1)])):
                         frozen.append(after)
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*frozen)
             prices = None
-            if charge is not None and activity is not None:
-                prices = charge.compute_gradient(activity.mean(0))
-            ctx.stack, ctx.calls, ctx.steps, ctx.charged = stack, calls, steps, charged
-            ctx.has_offset = offset is not None
+            if run.charge is not None and activity is not None:
+                prices = run.charge.compute_gradient(activity.mean(0))
+            ctx.run, ctx.has_offset = run, offset is not None
             ctx.save_for_backward(keep, prices, *tensors, *signals, *currents)
         return signal, *last
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         operators.refuse_second_derivative()
-        stack, calls, charged = ctx.stack, ctx.calls, ctx.charged
+        stack, calls = ctx.run.stack, ctx.run.calls
         n = len(calls)
         keep, prices, *saved = ctx.saved_tensors
-        tensors, signals, currents = (
-            saved[: _PER_STAGE * n],
-            saved[_PER_STAGE * n : (_PER_STAGE + 1) * n],
-            saved[(_PER_STAGE + 1) * n :],
-        )
-        grad, grad_last = grads[0], list(grads[1:])
-        needs_x, needs_offset, needs = (
-            ctx.needs_input_grad[5],
-            ctx.needs_input_grad[7],
-            ctx.needs_input_grad[8:],
-        )
+        tensors, signals, currents = saved[: -2 * n], saved[-2 * n : -n], saved[-n:]
+        _, needs_x, _, needs_offset, *needs = ctx.needs_input_grad
+        grad, *grad_last = grads
         grad_offset = grad.sum((0, 1)) if needs_offset and grad is not None else None
+        charges = _split_columns(prices, ctx.run.charged_widths, n)
         launches = [
-            KernelLaunch(call.key, current, state, params, keep, call.uniforms, ctx.steps)
+            KernelLaunch(call.key, current, state, params, keep, call.uniforms, ctx.run.steps)
             for call, current, params, state in zip(
                 calls, currents, tensors[2::_PER_STAGE], tensors[3::_PER_STAGE], strict=True
             )
@@ -258,11 +256,11 @@ class _Run(torch.autograd.Function):
                     break
                 weight, *_, state = tensors[first : first + _PER_STAGE]
                 of_weight, of_bias, of_params, of_state = needs[first : first + _PER_STAGE]
-                grad_current, grad_state, sums = stack.kernels.layer_backward(
+                grad_current, gradients[first + 3], sums = stack.kernels.layer_backward(
                     launches[i],
                     grad,
                     None if state is None else grad_last.pop(),
-                    None if i >= len(charged) else prices[sum(charged[:i]) : sum(charged[: i + 1])],
+                    charges[i],
                     ctx.has_offset and i == n - 1,
                     of_state,
                     of_bias or of_params,
@@ -272,7 +270,6 @@ class _Run(torch.autograd.Function):
                     totals = sums.sum(1)
                     gradients[first + 1] = totals[0] if of_bias else None
                     gradients[first + 2] = totals[1:] if of_params else None
-                gradients[first + 3] = grad_state
                 rows = grad_current.view(-1, grad_current.shape[-1])
                 if of_weight:
                     product = signals[i].reshape(-1, signals[i].shape[-1]).t() @ rows
@@ -284,4 +281,4 @@ class _Run(torch.autograd.Function):
                 elif i > 0 or needs_x:
                     product = rows @ (weight if stage.output_major else weight.t())
                     grad = product.view(*grad_current.shape[:-1], -1)
-        return None, None, None, None, None, grad, None, grad_offset, *gradients
+        return None, grad, None, grad_offset, *gradients
