@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, override
 
@@ -222,81 +222,97 @@ class Cupy(LayerKernels, Compiled):
     def recurrent_backward(
         self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # for each chunk of rows: one launch, and one matrix product per delay
-        key, steps, feedback = run.key, run.steps, run.feedback
-        current, state, params, keep, synapses, grad_output, grad_last = _make_contiguous(
-            *(run.current, run.state, run.params, run.keep, run.synapses, grad_output, grad_last)
-        )
-        T, inner, B, N = current.shape
-        S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
-        filtered = feedback.decay is not None
-        turned, recalled = synapses.t().contiguous(), _make_delay_masks(keep, T, steps, D)
-        max_rows = count_equal_part(B, count_scratch_floats(current.device) // (count * N * (S + 4)), 1)
-        parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
-        for first in range(0, B, max_rows):
-            rows = min(max_rows, B - first)
-            part = slice(first, first + rows)
-            output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
-            output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
-            of_output[:D] = 0.0
-            of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
-            now = current.new_empty(S + filtered, rows, N)
-            grad_now = torch.zeros_like(now)
-            if grad_last is not None:
-                grad_now[:S] = grad_last[:S, part]
-                grad_now[S:] = grad_last[S + D :, part]
-                for d in range(1, D + 1):
-                    if not feedback.cut or d > count:
-                        sent = grad_last[S + d - 1, part]
-                        of_output[D + count - d] += (
-                            sent if recalled is None else sent * recalled[d - 1][-1, part, None]
-                        )
-            path = current.new_empty(count, S, rows, N)
-            grad_drive, arrived = (current.new_empty(count, rows, N) for _ in range(2))
-            of_params = None if params is None else current.new_zeros(params.shape[0], rows, N)
-            pointers = [current, state, params, keep, synapses, turned, output[D:], now]
-            pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
-            whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
-            others = (*_format_feedback(feedback), *whole)
-            values = build_arguments(pointers, current, steps, run.uniforms, others)
-            self._launch(
-                f"{key} recurrent",
-                1,
-                values,
-                current,
-                rows,
-                count_threads(N),
-                max(count_shared_bytes(N, feedback), 8 * N),
+        names = ("current", "state", "params", "keep", "synapses")
+        given = _make_contiguous(*(getattr(run, name) for name in names), grad_output, grad_last)
+        run = replace(run, **dict(zip(names, given, strict=False)))
+        grad_output, grad_last = given[len(names) :]
+        current, (T, _, B, N) = run.current, run.current.shape
+        floats = T * run.steps * N * (programs.PROGRAMS[run.key].states + 4)
+        max_rows = count_equal_part(B, count_scratch_floats(current.device) // floats, 1)
+        turned = run.synapses.t().contiguous()
+        masks = _make_delay_masks(run.keep, T, run.steps, run.feedback.delays)
+        parts = [
+            self._backward_rows(
+                run, grad_output, grad_last, turned, masks, slice(first, min(first + max_rows, B))
             )
-            of_current, of_weights = grad_drive.view(T, steps, rows, N), []
-            for d in range(1, D + 1):
-                past = output[D - d : D - d + count]
-                past = past if recalled is None else past * recalled[d - 1][:-1, part, None]
-                of_weights.append(past.flatten(0, 1).t() @ arrived.flatten(0, 1))
-            parts.append(
-                (
-                    of_current.sum(1, keepdim=True) if inner == 1 else of_current,
-                    (
-                        None
-                        if state is None
-                        else torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
-                    ),
-                    None if of_params is None else of_params.sum(1),
-                    of_weights[0] if D == 1 else torch.cat(of_weights),
-                )
-            )
+            for first in range(0, B, max_rows)
+        ]
         if not parts:
-            zeros = (
-                torch.zeros_like(x) if x is not None else current.new_empty(0)
-                for x in (current, state, params)
+            of_state, of_params = (
+                current.new_empty(0) if x is None else torch.zeros_like(x) for x in (run.state, run.params)
             )
-            return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
+            return torch.zeros_like(current), of_state, of_params, torch.zeros_like(run.synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
             _concat_parts(of_currents, 2),
-            current.new_empty(0) if state is None else _concat_parts(of_states, 1),
-            current.new_empty(0) if params is None else _sum_parts(all_params),
+            current.new_empty(0) if run.state is None else _concat_parts(of_states, 1),
+            current.new_empty(0) if run.params is None else _sum_parts(all_params),
             _sum_parts(all_weights),
+        )
+
+    def _backward_rows(
+        self,
+        run: RecurrentLaunch,
+        grad_output: Tensor | None,
+        grad_last: Tensor | None,
+        turned: Tensor,
+        masks: list[Tensor] | None,
+        part: slice,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Return the gradients of current, state, parameters and synapses, for a ``part`` of the rows.
+
+        It takes one launch, and one matrix product per delay.
+
+        Args:
+            run: Contiguous tensors.
+            grad_output: [T, K, B, N]; None for zero.
+            grad_last: Gradient of the states after the last step, [S, B, N]; None for zero.
+            turned: The synapses' transpose, contiguous.
+            masks: From `_make_delay_masks`.
+            part: The rows.
+        """
+        key, steps, feedback, current, state = run.key, run.steps, run.feedback, run.current, run.state
+        T, inner, _, N = current.shape
+        rows, filtered = part.stop - part.start, feedback.decay is not None
+        S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
+        output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
+        output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
+        of_output[:D] = 0.0
+        of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
+        now = current.new_empty(S + filtered, rows, N)
+        grad_now = torch.zeros_like(now)
+        if grad_last is not None:
+            grad_now[:S] = grad_last[:S, part]
+            grad_now[S:] = grad_last[S + D :, part]
+            for d in range(1, D + 1):
+                if not feedback.cut or d > count:
+                    sent = grad_last[S + d - 1, part]
+                    of_output[D + count - d] += sent if masks is None else sent * masks[d - 1][-1, part, None]
+        path = current.new_empty(count, S, rows, N)
+        grad_drive, arrived = (current.new_empty(count, rows, N) for _ in range(2))
+        of_params = None if run.params is None else current.new_zeros(run.params.shape[0], rows, N)
+        pointers = [current, state, run.params, run.keep, run.synapses, turned, output[D:], now]
+        pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
+        whole = (np.int32(feedback.cut), np.int64(part.start), np.int64(rows))
+        others = (*_format_feedback(feedback), *whole)
+        values = build_arguments(pointers, current, steps, run.uniforms, others)
+        shared = max(count_shared_bytes(N, feedback), 8 * N)
+        self._launch(f"{key} recurrent", 1, values, current, rows, count_threads(N), shared)
+        of_weights = []
+        for d in range(1, D + 1):
+            past = output[D - d : D - d + count]
+            past = past if masks is None else past * masks[d - 1][:-1, part, None]
+            of_weights.append(past.flatten(0, 1).t() @ arrived.flatten(0, 1))
+        of_current = grad_drive.view(T, steps, rows, N)
+        return (
+            of_current.sum(1, keepdim=True) if inner == 1 else of_current,
+            (
+                None
+                if state is None
+                else torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
+            ),
+            None if of_params is None else of_params.sum(1),
+            of_weights[0] if D == 1 else torch.cat(of_weights),
         )
 
     @override
