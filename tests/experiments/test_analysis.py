@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -322,12 +323,22 @@ def test_results_of_another_plan_are_stale(small: Path):
     assert "0000000000000000" in found[LIF0].reason and "not in plan.json" in found["stray"].reason
 
 
-def test_processor_seconds_are_there_only_where_every_run_counted_them(small: Path):
-    assert analyze_study(small).rows["lif_ppo", CARTPOLE].processor is not None
+def test_processor_seconds_are_those_of_the_trainings_that_were_not_resumed(small: Path):
+    def read(seed: int) -> float:
+        path = small / "cells" / LIF0.replace("seed0", f"seed{seed}") / "result.json"
+        return json.loads(path.read_text())["training"]["seconds_cpu"]
+
+    row = analyze_study(small).rows["lif_ppo", CARTPOLE]
+    of_runs = {seed: read(seed) for seed in row.by_seed}
+    assert row.processor.estimate == pytest.approx(fmean(of_runs.values()))
     change(small, LIF0, "training.seconds_cpu", None)
-    analysis = analyze_study(small)
-    assert analysis.rows["lif_ppo", CARTPOLE].processor is None
-    assert analysis.rows["gru_ppo", CARTPOLE].processor is not None
+    del of_runs[0]
+    assert analyze_study(small).rows["lif_ppo", CARTPOLE].processor.estimate == pytest.approx(
+        fmean(of_runs.values())
+    )
+    for seed in of_runs:
+        change(small, LIF0.replace("seed0", f"seed{seed}"), "training.seconds_cpu", None)
+    assert analyze_study(small).rows["lif_ppo", CARTPOLE].processor is None
 
 
 def test_a_task_on_which_only_random_actions_were_measured_is_no_task_yet(tmp_path: Path):

@@ -85,7 +85,7 @@ class AgentTaskRow:
     seconds: Interval | None
     """Wall seconds of training."""
     processor: Interval | None
-    """Processor seconds of training; None if a run was not measured."""
+    """Processor seconds of training, over the runs that counted them: not the resumed ones; None if all were resumed."""
     length: Interval
     """Control steps of an undisturbed episode."""
     distance: Interval | None
@@ -154,6 +154,7 @@ def compute_row(
         can_normalise: Whether the task has both scores, and the baseline's is the higher one.
     """
     first = results[0]
+    timed = [r for r in results if r.training is not None and r.training.seconds_cpu is not None]
     scores = {first.task: {result.seed: result.score for result in results}}
     normalised = None
     if can_normalise:
@@ -177,7 +178,7 @@ def compute_row(
         final_slope=_mean_over_seeds(results, _compute_final_slope),
         threshold=_summarize_threshold(results),
         seconds=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_total),
-        processor=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_cpu),
+        processor=_mean_over_seeds(timed, lambda r: r.training and r.training.seconds_cpu) if timed else None,
         length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
         distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
         firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
