@@ -18,6 +18,7 @@ setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing 
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(call make_venv,.venv,3.12)
 	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./isaaclab_mujoco
+	@$(BIN)/python -m compileall -q spiky_rl isaaclab_mujoco/src
 	@touch $@
 
 # mjlab cannot be installed beside Isaac Lab, so it has an environment of its own.

@@ -29,11 +29,12 @@ compiles = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [path for room in ("spiky_rl", "benchmarks", "scripts") for path in (ROOT / room).rglob("*.py")]
-SOURCES += [
-    ROOT / "tests/kernels" / name for name in ("test_gpu.py", "test_gpu_recurrent.py", "real_cupy.py")
-]
-"""Also of the tests that only a GPU runs."""
+ROOMS = ("spiky_rl", "benchmarks", "scripts")
+GPU_TESTS = ("test_gpu.py", "test_gpu_recurrent.py", "real_cupy.py")
+SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+SOURCES += [ROOT / "tests/kernels" / name for name in GPU_TESTS]
+TEXTS = {path: text for path in SOURCES if "cupy" in (text := path.read_text(encoding="utf-8"))}
+"""Sources that name CuPy."""
 
 
 # The names that are used
@@ -85,8 +86,8 @@ def find_missing(name: str, is_module: bool) -> str | None:
 USED = sorted(
     {
         (*found, str(path.relative_to(ROOT)))
-        for path in SOURCES
-        for found in find_names(ast.parse(path.read_text(encoding="utf-8")))
+        for path, text in TEXTS.items()
+        for found in find_names(ast.parse(text))
     }
 )
 
