@@ -184,11 +184,14 @@ def build_cells(
 def _check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
     """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, or has one and learns from none."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
+    name = Path(agent).stem
     if needs_teacher and teacher is None:
-        raise StudyError(f"teachers: none given for {Path(agent).stem}, which learns from a teacher")
+        raise StudyError(
+            f"teachers: none given for {name}, which learns from one; allowed, in a study's file: {{{name}: AGENT}}"
+        )
     if teacher is not None and not needs_teacher:
         raise StudyError(
-            f"teachers: {Path(agent).stem}: {teacher.agent!r} given; allowed: none, for it learns from no teacher"
+            f"teachers: {name}: {teacher.agent!r} given; allowed: none, for it learns from no teacher"
         )
 
 
