@@ -58,7 +58,9 @@ def publish(argv: list[str]) -> int:
 
 
 def find_last_checkpoint(run: Path) -> Path:
-    """Return the file ``run``, or the last checkpoint of the only run in or below the folder ``run``. Raises UserError."""
+    """Return the file ``run``, or the last checkpoint of the only run, or cell, in or below the folder ``run``. Raises UserError."""
+    from spiky_rl.experiments.run.cells import CELL
+
     if run.is_file():
         return run
     folders = {path.parent for path in run.rglob("model_*.pt")}
@@ -67,6 +69,9 @@ def find_last_checkpoint(run: Path) -> Path:
         raise UserError(
             f"run: {run} has no checkpoint; allowed: a checkpoint, or a folder with the checkpoints of a run"
         )
+    if len(found) > 1 and not (run / CELL).is_file():  # a cell's training may have resumed in another folder
+        runs = ", ".join(str(path.parent) for path in found[:3])
+        raise UserError(f"run: {run} has {len(found)} runs; allowed: one of them, such as {runs}")
     return max(found, key=lambda path: int(path.stem.partition("_")[2]))
 
 

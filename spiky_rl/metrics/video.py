@@ -39,25 +39,27 @@ class RasterPanel:
         image = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
         layers = len(self.past[-1])
         band = (self.height - MARGIN) // layers
+        # many layers have room for spikes alone
+        title, gap = (LABEL, MARGIN) if band > LABEL + MARGIN + 1 else (0, 1)
         labels = []
         for i in range(layers):
             spikes = np.concatenate([step[i] for step in self.past])  # [time, N]
             total = spikes.shape[1]
-            space = band - LABEL - MARGIN
-            rows = min(total, space // 2)
+            space = band - title - gap
+            rows = max(1, min(total, space // 2))
             tall = max(1, space // rows)
             chosen = spikes[:, np.linspace(0, total - 1, rows).astype(int)].T  # [rows, time]
             dots = np.kron(chosen, np.ones((tall, PIXEL), bool))
             if tall > 2:
                 dots[tall - 1 :: tall] = False
-            top, right = MARGIN + i * band + LABEL, MARGIN + self.columns * PIXEL
-            image[top - 2, MARGIN:right] = FAINT
+            top, right = MARGIN + i * band + title, MARGIN + self.columns * PIXEL
+            if title:
+                image[top - 2, MARGIN:right] = FAINT
             area = image[top : top + dots.shape[0], right - dots.shape[1] : right]
             area[dots] = INK
             rate = self.past[-1][i].mean()
-            labels.append(
-                ((MARGIN, top - LABEL), f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing")
-            )
+            text = f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing" if title else ""
+            labels.append(((MARGIN, top - title), text))
         drawn = Image.fromarray(image)
         pen = ImageDraw.Draw(drawn)
         for place, text in labels:
@@ -71,7 +73,7 @@ def concat_frames(left: Frame, right: Frame) -> Frame:
 
 
 def write_video(path: Path, frames: Sequence[Frame], fps: float) -> list[Path]:
-    """Write ``frames`` at ``fps`` as an mp4 to ``path`` and as a GIF of half the size and rate beside it; return both paths."""
+    """Write ``frames`` at ``fps`` as an mp4 to ``path`` and as a GIF of half the size and at most some 20 fps beside it; return both paths."""
     gif = path.with_suffix(".gif")
     files.write_atomically(path, lambda part: _write_mp4(part, frames, fps))
     files.write_atomically(gif, lambda part: _write_gif(part, frames, fps))

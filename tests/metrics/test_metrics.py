@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.metrics.spikes import (
     compute_layer_activity,
     draw_raster,
@@ -161,6 +162,18 @@ def test_the_panel_is_a_frame_of_its_size():
     frame = panel_with([]).frame()
     assert frame.shape == (240, 320, 3)
     assert frame.dtype == np.uint8
+
+
+@pytest.mark.parametrize("layers", [14, 15, 19, 20, MOST_LAYERS])
+def test_every_layer_of_a_deep_network_has_room_in_the_panel(layers):
+    panel = RasterPanel(width=320, height=480, steps=STEPS)
+    silent = RasterPanel(width=320, height=480, steps=STEPS)
+    panel.add([torch.ones(STEPS, 8) for _ in range(layers)])
+    silent.add([torch.zeros(STEPS, 8) for _ in range(layers)])
+    rows = (panel.frame()[:, -MARGIN - STEPS * PIXEL : -MARGIN] == INK).all(-1).any(1)
+    bands = np.flatnonzero(np.diff(rows.astype(int)) == 1)
+    assert len(bands) >= layers
+    assert not (silent.frame()[:, -MARGIN - STEPS * PIXEL : -MARGIN] == INK).all(-1).any()
 
 
 def test_a_spike_darkens_its_place_and_moves_left_with_time():

@@ -133,3 +133,5 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
         torch.allclose(value, after["actor_state_dict"][key], atol=1e-6) for key, value in weights.items()
     ), "training goes on from the policy's weights"
     assert json.loads((further / "result.json").read_text())["env_steps"] == 256
+    with pytest.raises(UserError, match="run: .* 2 runs; allowed: one of them"):
+        publish([str(tmp_path / "logs")])
