@@ -28,7 +28,7 @@ _PER_STAGE = 4
 
 
 @dataclass(frozen=True)
-class ActivityCharge:
+class PenaltyGradient:
     """A penalty on the activity of the first layers of a stack."""
 
     layers: int
@@ -100,7 +100,7 @@ class GpuStack:
         stages: The layers, in order; none is recurrent.
     """
 
-    events = True
+    all_neurons_spike = True
     """Whether the stack supports penalties."""
 
     def __init__(self, kernels: LayerKernels, stages: Sequence[StackStage]) -> None:
@@ -119,7 +119,7 @@ class GpuStack:
         ops: TorchOps,
         states: Sequence[Tensor] | None,
         keep: Tensor | None,
-        charge: ActivityCharge | None = None,
+        penalty: PenaltyGradient | None = None,
         offset: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the last stage's output and the states [B, N] of all stages in order.
@@ -132,7 +132,7 @@ class GpuStack:
             ops: The network's op vocabulary.
             states: States before the first step, [B, N] each. With None the run starts from the zero state and returns no states.
             keep: [T, B]; 0 where an episode begins with this step.
-            charge: A penalty, whose gradient the backward pass adds to that of the outputs; None without one.
+            penalty: A penalty, whose gradient the backward pass adds to that of the outputs; None without one.
             offset: [N], added to the output of the last stage; None for the outputs of all inner steps.
         """
         if x.shape[-1] != self.inputs:
@@ -146,7 +146,7 @@ class GpuStack:
             rest = None if rest is None else rest[stage.states :]
             tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
         # read the gradient mode here: inside of the autograd function it is always off
-        request = _Request(self, calls, steps, torch.is_grad_enabled(), charge)
+        request = _Request(self, calls, steps, torch.is_grad_enabled(), penalty)
         output, *last = _Run.apply(request, x, keep, offset, *tensors)  # type: ignore[misc]
         return output, [s for layer in last for s in layer.unbind(0)]
 
@@ -177,12 +177,12 @@ class _Request(NamedTuple):
     steps: int
     recorded: bool
     """Whether gradients are recorded."""
-    charge: ActivityCharge | None
+    penalty: PenaltyGradient | None
 
     @property
-    def charged_widths(self) -> list[int]:
-        """Widths of the layers whose activity is charged."""
-        count = 0 if self.charge is None else self.charge.layers
+    def penalized_widths(self) -> list[int]:
+        """Widths of the layers whose activity the penalty reads."""
+        count = 0 if self.penalty is None else self.penalty.layers
         return [stage.map.out_features for stage in self.stack.stages[:count]]
 
 
@@ -202,7 +202,7 @@ class _Run(torch.autograd.Function):
         stack, n = run.stack, len(run.calls)
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         wanted, (T, _, B, _) = run.recorded and any(ctx.needs_input_grad), x.shape
-        widths = run.charged_widths if wanted else []
+        widths = run.penalized_widths if wanted else []
         activity = stack.kernels.allocate_activity(x, widths) if widths else None
         counted = _split_columns(activity, widths, n)
         _, needs_x, _, _, *needs = ctx.needs_input_grad
@@ -224,8 +224,8 @@ class _Run(torch.autograd.Function):
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*frozen)
             prices = None
-            if run.charge is not None and activity is not None:
-                prices = run.charge.compute_gradient(activity.mean(0))
+            if run.penalty is not None and activity is not None:
+                prices = run.penalty.compute_gradient(activity.mean(0))
             ctx.run, ctx.has_offset = run, offset is not None
             ctx.save_for_backward(keep, prices, *tensors, *signals, *currents)
         return signal, *last
@@ -240,7 +240,7 @@ class _Run(torch.autograd.Function):
         _, needs_x, _, needs_offset, *needs = ctx.needs_input_grad
         grad, *grad_last = grads
         grad_offset = grad.sum((0, 1)) if needs_offset and grad is not None else None
-        charges = _split_columns(prices, ctx.run.charged_widths, n)
+        charges = _split_columns(prices, ctx.run.penalized_widths, n)
         launches = [
             KernelLaunch(call.key, current, state, params, keep, call.uniforms, ctx.run.steps)
             for call, current, params, state in zip(

@@ -29,18 +29,18 @@ class LayerActivity:
 
 def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
     """Return the activity of every layer in the pass of ``record``."""
-    return [_measure(spikes) for spikes in record.signal[1:]]
+    return [_measure(spikes) for spikes in record.layer_spikes]
 
 
 def compute_mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
     """Return the mean firing rate over all neurons of all ``layers`` of a ``record``."""
-    widths = [spikes.shape[-1] for spikes in record.signal[1:]]
+    widths = [spikes.shape[-1] for spikes in record.layer_spikes]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
 def compute_rate_by_environment(record: ForwardRecord) -> Tensor:
     """Return the mean firing rate over all neurons of all layers of a ``record`` for every environment, [B]."""
-    layers = record.signal[1:]
+    layers = record.layer_spikes
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
     return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
 
@@ -66,7 +66,7 @@ def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], 
     def flat(x: Tensor) -> Tensor:
         return (x if stateful else x.transpose(0, 2)).flatten(0, 2)
 
-    return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
+    return [flat(s) for s in record.layer_spikes], [flat(p) for p in record.potentials]
 
 
 def draw_raster(

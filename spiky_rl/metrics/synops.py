@@ -180,13 +180,13 @@ def connection_sparsity(links: Sequence[ConnectionCost]) -> float:
 
 def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
     """Return the operations of the pass of ``record`` through a network with the connections ``links``."""
-    zero = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
+    zero = torch.zeros((), dtype=torch.double, device=record.signals[0].device)
     accumulated, multiplied, index_reads, dense = zero, zero, zero, 0.0
     for link in links:
         if link.signal is None:
             dense += link.dense or 0.0
             continue
-        events = link.read(record.signal[link.signal])
+        events = link.read(record.signals[link.signal])
         operations = link.count(events).double().mean(2)  # [T, K or 1]
         is_ternary = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
         accumulated = accumulated + (operations * is_ternary).sum(1).mean()
@@ -199,7 +199,7 @@ def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> 
         dense += events.shape[1] * dense_per_call
     if any(link.signal is None for link in links):
         multiplied = multiplied + record.operations[-1].double().mean()
-    outputs = record.signal[1:]
+    outputs = record.layer_spikes
     zeros = torch.stack([(s == 0).sum() for s in outputs]).sum()
     sparsity = zeros.double() / sum(s.numel() for s in outputs)
     # one transfer from the device for all numbers

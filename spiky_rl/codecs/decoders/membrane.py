@@ -35,7 +35,7 @@ class Membrane(Decoder):
 
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
-        self.which, self.last_step = options.read, options.read == "last"
+        self.which, self.reads_last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS
