@@ -112,6 +112,7 @@ class SpikingLayer(torch.nn.Module):
         self.width = connection.width
         self.parameters_of_neuron = NeuronParameters(neuron, self.width)
         self.loop: RecurrentFeedback | None = None
+        """Delays and states of the recurrent connection; None without one."""
         self.states = len(neuron.states)
         """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
         if recurrent:

@@ -42,6 +42,11 @@ class ForwardRecord:
         """Output of every layer [T, K, B, N]: ``signals`` without the encoder's."""
         return self.signals[1:]
 
+    @property
+    def encoder_operations(self) -> Tensor:
+        """Effective operations [T, B] of the encoder."""
+        return self.operations[0]
+
 
 class SpikingNetwork(Component, torch.nn.Module):
     """Spiking network with K inner steps in each of T control steps; the state is an argument and a result."""

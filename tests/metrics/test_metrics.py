@@ -32,7 +32,7 @@ def record_of(*layers: torch.Tensor) -> ForwardRecord:
     """A record of spikes [T, K, B, N] per layer, behind an observation of one channel."""
     time, _, batch, _ = layers[0].shape
     return ForwardRecord(
-        signal=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers]
+        signals=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers]
     )
 
 
@@ -208,7 +208,7 @@ def test_the_panel_forgets_what_has_left_it():
 def test_spikes_of_one_environment_are_picked_from_the_record():
     spikes = torch.zeros(1, STEPS, 3, 5)
     spikes[0, 2, 1, 4] = 1.0
-    (layer,) = get_spikes(record_of(spikes).signals, environment=1)
+    (layer,) = get_spikes(record_of(spikes), environment=1)
     assert layer.shape == (STEPS, 5)
     assert layer.nonzero().tolist() == [[2, 4]]
 
