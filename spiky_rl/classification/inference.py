@@ -21,7 +21,7 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import TIMES, Dataset
+from spiky_rl.datasets.base import Dataset, to_time_unit
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
 
@@ -233,7 +233,7 @@ def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
     if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
         cls = registry.resolve("datasets", dataset_settings["name"])
         assert issubclass(cls, Dataset)
-        return TIMES[cls.steps]
+        return to_time_unit(cls.times_are_steps)
     return dataset_settings.get("time", "")
 
 

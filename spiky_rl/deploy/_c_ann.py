@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.kernels.emit import format_literal
 from spiky_rl.deploy.base import get_class_name
+from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.action_bounds import ActionBounds
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from spiky_rl.deploy._c_ann import (
 )
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT, BOUNDS_TEXT, HEADER, SOURCE
 from spiky_rl.deploy._c_network import NetworkWriter, Signal
-from spiky_rl.kernels.emit import format_literal
-from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import Int8Writer, describe_values
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import ANNS, count_observations, get_class_name
+from spiky_rl.kernels.emit import format_literal
+from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 

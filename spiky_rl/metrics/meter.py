@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.energy import WORD, RELU_ZERO_SHARE, InferenceCost
+from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
 from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.metrics.updates import (
     ArithmeticCounts,

@@ -22,9 +22,9 @@ from spiky_rl.reservoirs.growth.dgca import (
     MAX_STEPS,
     CellGraph,
     GrowthRule,
-    grow,
-    extract_largest_part,
     draw_rule,
+    extract_largest_part,
+    grow,
 )
 
 Fitness = Callable[[CellGraph], float]
