@@ -375,7 +375,8 @@ def iterate_batches(
         return (_pin(event_indices), _pin(labels)) if pinned else (event_indices, labels)
 
     def move(batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        event_indices, labels = (torch.as_tensor(values).to(device, non_blocking=pinned) for values in batch)
+        event_indices = torch.as_tensor(batch[0]).to(device, non_blocking=pinned)
+        labels = torch.as_tensor(batch[1]).to(device, non_blocking=pinned)
         return samples.fill_frames(event_indices, len(labels)), labels
 
     if device == "cpu":
