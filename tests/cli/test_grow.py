@@ -122,7 +122,7 @@ def test_a_bad_command_line_is_refused(argv, words, capsys, tmp_path, monkeypatc
 @drawing
 def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(description, "SEEDS", range(1))
-    monkeypatch.setattr(description, "REFERENCE", 50)
+    monkeypatch.setattr(description, "ECHO_STATE_SIZE", 50)
     monkeypatch.chdir(tmp_path)
     assert run(show, "reservoir", file, "--compare", "--json", "small.json") == 0
     numbers = json.loads((tmp_path / "small.json").read_text(encoding="utf-8"))

@@ -259,7 +259,7 @@ def test_images_and_matlab_s_elements_have_a_limit_too(tmp_path, monkeypatch):
     import struct
     import zlib
 
-    monkeypatch.setattr(nmnist_synthetic, "MOST", 1000)
+    monkeypatch.setattr(nmnist_synthetic, "MAX_BYTES", 1000)
     monkeypatch.setattr(stmnist, "LARGEST", 3 << 20)
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(gzip.compress(bytes(2000)))
