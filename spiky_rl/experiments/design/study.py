@@ -299,7 +299,7 @@ def _check_arms(study: Study) -> None:
 
 
 def _check_teachers(study: Study) -> None:
-    """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher without a single policy."""
+    """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher with several variants."""
     stems = study.agent_names
     for student, teacher in study.teachers.items():
         if student not in stems:
@@ -311,7 +311,9 @@ def _check_teachers(study: Study) -> None:
             allowed = f"{', '.join(teachers) or 'none'}{suggest_name(teacher, teachers)}"
             raise StudyError(f"teachers: {student}: {teacher!r} given; allowed: {allowed}")
         if len(study.list_variants(study.agents[stems.index(teacher)])) > 1:
-            raise StudyError(f"vary: {teacher} is a teacher; allowed: keys that it does not have")
+            raise StudyError(
+                f"vary: several values for the teacher {teacher} given; allowed: keys that it does not have"
+            )
 
 
 def label_tasks(study: Study) -> list[str]:
