@@ -102,7 +102,7 @@ class LayerStack:
         self.states = sum(stage.states for stage in stages)
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
-        self.events = all(stage.binary for stage in stages[1:])
+        self.supports_penalty = all(stage.binary for stage in stages[1:])
         self._calls: list[tuple[TorchOps, programs.NeuronCall] | None] = [None] * len(stages)
         self._template: _Template | None = None
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
