@@ -77,7 +77,7 @@ class KernelLaunch:
     """[P, N]: the parameters that differ between neurons."""
     keep: Tensor | None
     uniforms: Sequence[float]
-    """Values that are the same for all neurons and steps, computed on the host."""
+    """Values that are the same for all neurons and steps, computed on the host; see `spiky_rl.kernels.trace`."""
     steps: int
 
 

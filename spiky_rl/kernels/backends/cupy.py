@@ -377,18 +377,8 @@ class Cupy(LayerKernels, Compiled):
         sums = current.new_empty(1 + params, rows, N) if of_sums else None
         scratch = current.new_empty(floats_per_lane * rows * N) if floats_per_lane else None
         given = (grad_output, weight, grad_last, grad_activity)
-        from_above = (None if x is None else x.contiguous() for x in given)
-        pointers = (
-            current,
-            state,
-            run.params,
-            run.keep,
-            *from_above,
-            grad_current,
-            grad_state,
-            sums,
-            scratch,
-        )
+        given = [None if x is None else x.contiguous() for x in given]
+        pointers = [current, state, run.params, run.keep, *given, grad_current, grad_state, sums, scratch]
         share = 1.0 / max(T * steps * B, 1)  # of an event in the mean over all samples and inner steps
         others = _format_layer(last_step, rows * N, None, share)
         values = build_arguments(pointers, current, steps, run.uniforms, others)
