@@ -326,7 +326,7 @@ def _quantize_quadratic(
         )
     own = unit * part["source"].unit
     step_size, half = layer.neuron.dt / params["tau"], 0.5 * params["critical"]
-    real, top = 2.0**REAL_BITS, quadratic.LARGEST_ANGLE**2
+    real, top = 2.0**REAL_BITS, quadratic.MAX_ANGLE**2
     interval = (top - TABLE_START) / TABLE_ENTRIES
     z = TABLE_START + interval * torch.arange(TABLE_ENTRIES + 2, dtype=torch.float64)
     root = z.clamp(max=top).abs().sqrt().clamp(min=1e-9)
@@ -353,7 +353,7 @@ def _quantize_quadratic(
         peak=torch.full_like(unit, layer.neuron.chosen["peak"] * real).round().long(),
         reset=torch.full_like(unit, layer.neuron.chosen["reset"] * real).round().long(),
         table=(ratio * real).round().long(),
-        least=max(1, round(quadratic.SMALLEST * real)),
+        least=max(1, round(quadratic.MIN_DENOMINATOR * real)),
     )
 
 

@@ -273,7 +273,7 @@ def test_a_calibration_is_refused_before_a_simulator_starts(tmp_path):
 def test_an_export_warns_of_integers_that_act_otherwise(coarse, tmp_path, monkeypatch, caplog):
     """Weights of three levels in the place of 255 move actions by more than a tenth of their spread."""
     if coarse:
-        monkeypatch.setattr("spiky_rl.connections._quantization.MOST", 1)
+        monkeypatch.setattr("spiky_rl.connections._quantization.MAX_MULTIPLE", 1)
     policy = trained("lif_stateful_ppo")
     (found,) = _export.write_and_verify(
         policy, Restarted(), tmp_path, _targets.make_targets(["c_int8"])
