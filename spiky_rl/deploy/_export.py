@@ -12,10 +12,9 @@ from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
 from spiky_rl.deploy._verification import VerificationResult, verify_targets
-from spiky_rl.deploy.base import Target, count_observations
+from spiky_rl.deploy.base import ExportError, Target, count_observations
 from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution

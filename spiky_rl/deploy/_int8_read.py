@@ -40,7 +40,7 @@ from spiky_rl.deploy._int8_layers import (
     Int8SigmaDeltaLayer,
     Int8SpikingLayer,
 )
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward

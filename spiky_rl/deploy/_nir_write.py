@@ -15,8 +15,7 @@ from spiky_rl.codecs.decoders.membrane import Membrane, Potential
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import get_normalization
+from spiky_rl.deploy.base import ExportError, get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
