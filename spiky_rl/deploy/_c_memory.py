@@ -60,12 +60,17 @@ class Declarations:
     def size(self) -> int:
         """Bytes of the struct, rounded up to the alignment of its largest elements."""
         align = max(SIZES[self.resolve(field)] for field in self.fields.values())
-        return -(-sum(self.count_bytes(field) for field in self.fields.values()) // align) * align
+        return -(-sum(map(self.count_bytes, self.fields.values())) // align) * align
+
+    @property
+    def state_fields(self) -> list[StructField]:
+        """Arrays of the struct that are kept between control steps."""
+        return [field for field in self.fields.values() if field.carried]
 
     @property
     def state_bytes(self) -> int:
         """Bytes that one control step leaves to the next."""
-        return sum(self.count_bytes(field) for field in self.fields.values() if field.carried)
+        return sum(map(self.count_bytes, self.state_fields))
 
     @property
     def struct(self) -> str:

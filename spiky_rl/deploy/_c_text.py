@@ -111,7 +111,7 @@ def _finish(
 
 def _format_body(w: CWriter) -> str:
     """Return the statements of a control step; state that is not kept begins at zero in each."""
-    carried = [field for field in w.fields.values() if field.carried]
+    carried = w.state_fields
     lines = ["int events;"]
     if carried and not w.stateful:
         lines.append("// every control step begins at rest")

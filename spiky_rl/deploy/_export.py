@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def write_and_verify(
     if not raw_actions:
         policy = _map_to_bounds(policy, env, targets)
     commanding = None if raw_actions else _make_commanding(policy, env)
-    _calibrate([target for target in targets.values() if target.observes], policy, env, progress, calibration)
+    _calibrate(targets.values(), policy, env, progress, calibration)
     written: dict[Path, Target] = {}
     with files.stage_files(folder, [name for target in targets.values() for name in target.stale]) as aside:
         with progress("exporting", ", ".join(targets)) as tell:
@@ -108,17 +108,18 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
 
 
 def _calibrate(
-    targets: Sequence[Target], policy: Any, env: Any, progress: ProgressFactory, file: Path | None = None
+    targets: Iterable[Target], policy: Any, env: Any, progress: ProgressFactory, file: Path | None = None
 ) -> None:
-    """Give ``targets`` the rollout in ``file``; record one in ``env`` if that is None."""
-    if not targets:
+    """Give the ``targets`` that observe the rollout in ``file``; record one in ``env`` if that is None."""
+    observers = [target for target in targets if target.observes]
+    if not observers:
         return
     if file is None:
         with progress("recording", "an episode") as tell:
             rollout = record_rollout(policy, env, tell)
     else:
         rollout = read_rollout(file, count_observations(policy))
-    for target in targets:
+    for target in observers:
         target.calibrate(rollout)
 
 

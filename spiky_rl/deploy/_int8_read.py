@@ -121,14 +121,12 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
     stages: list[Int8Layer] = []
     for i, layer in enumerate(network.layers):
         weights, unit = rounded[i]
-        part: StageFields = {
-            "source": source, "weight": weights[0], "within": weights[1] if len(weights) > 1 else None,
-            "place": f"layer {i}: {layer.width} neurons",
-        }  # fmt: skip
-        values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
+        within = weights[1] if layer.recurrent is not None else None
+        place = f"layer {i}: {layer.width} neurons"
+        part: StageFields = {"source": source, "weight": weights[0], "within": within, "place": place}
         params = {
             name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
-            for name, value in values.items()
+            for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
         }
         bias = _get_linear(layer).bias.detach().cpu().double()
         stage: Int8Layer
@@ -243,10 +241,11 @@ def _quantize_spiking(
     source, threshold = part["source"], params["threshold"]
     adaptation = params.get("adaptation", torch.zeros_like(unit))
     reach = torch.maximum(seen.double(), threshold + adaptation)
-    sums_of_spikes = [
-        each for each in (None if source.graded else part["weight"], part["within"]) if each is not None
-    ]
-    largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
+    largest = torch.ones(layer.width, dtype=torch.int64)  # sum of the weights of spikes
+    if not source.graded:
+        largest = largest + part["weight"].abs().sum(0)
+    if part["within"] is not None:
+        largest = largest + part["within"].abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
         bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT_LIMIT / largest).log2()).floor()

@@ -69,13 +69,10 @@ class ExportOptions(Settings):
         targets = make_targets(self.target_names, version)
         for target in targets.values():
             target.name = self.name
-        if self.calibrate is not None:
-            if not any(target.observes for target in targets.values()):
-                raise UserError(
-                    f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8"
-                )
-            if not self.calibrate.is_file():
-                raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
+        if self.calibrate is not None and not any(target.observes for target in targets.values()):
+            raise UserError(f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8")
+        if self.calibrate is not None and not self.calibrate.is_file():
+            raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:

@@ -24,8 +24,8 @@ from spiky_rl.config.spec import strip_version
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
-from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
+from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene, get_fields
+from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
