@@ -71,16 +71,17 @@ class CommandMap(nn.Module):
 def find_command_map(env: Any) -> CommandMap | None:
     """Return the mapping of the action terms of ``env``'s first environment; None if ``env`` has none, or a term of another class."""
     terms = _list_terms(env)
-    kinds = [_find_kind(term) for term in terms]
-    if not terms or None in kinds:
+    kinds = [kind for term in terms if (kind := _find_kind(term)) is not None]
+    if not terms or len(kinds) < len(terms):
         return None
-    parts = zip(*(_read_term(term) for term in terms), strict=True)
+    parts = zip(*map(_read_term, terms), strict=True)
     scale, offset, low, high = (torch.cat(each) for each in parts)
     bound = getattr(env, "clip_actions", None)
     limit = torch.full_like(scale, torch.inf if bound is None else bound)
     found = CommandMap(limit, scale, offset, low, high)
-    each = [kind for kind, term in zip(kinds, terms, strict=True) if kind for _ in range(term.action_dim)]
-    found.quantities, found.units = tuple(kind[0] for kind in each), tuple(kind[1] for kind in each)
+    for (quantity, unit), term in zip(kinds, terms, strict=True):
+        found.quantities += (quantity,) * term.action_dim
+        found.units += (unit,) * term.action_dim
     return found
 
 

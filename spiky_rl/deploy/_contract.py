@@ -155,10 +155,10 @@ def format_contract(
         lines.append(
             f"observation[{inputs}], in this order; a value is the measured one, clipped, then times the scale:"
         )
-        lines += [_format_term(term) for term in contract.observations]
+        lines += map(_format_term, contract.observations)
     if contract.actions:
         lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
-        lines += [_format_term(term) for term in contract.actions]
+        lines += map(_format_term, contract.actions)
     if commands is None or not commands.units:
         return lines
     for i, joint in enumerate(contract.joints):

@@ -124,22 +124,26 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
         within = weights[1] if layer.recurrent is not None else None
         place = f"layer {i}: {layer.width} neurons"
         part: StageFields = {"source": source, "weight": weights[0], "within": within, "place": place}
-        params = {
-            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
-            for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
-        }
-        bias = _get_linear(layer).bias.detach().cpu().double()
-        stage: Int8Layer
-        if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
-            stage = _quantize_sigma_delta(layer, part, unit, bias, params, ranges.states[i], largest[i + 1])
-        elif isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
-            stage = _quantize_quadratic(layer, part, unit, bias, params)
-        else:
-            stage = _quantize_spiking(layer, part, unit, bias, params, ranges.states[i])
-        stages.append(stage)
-        source = stage.output_format
+        stages.append(_quantize_layer(layer, part, unit, ranges.states[i], largest[i + 1]))
+        source = stages[-1].output_format
     readout = _quantize_readout(network, rounded[-1], source, largest[-1])
     return IntegerNetwork(network, encoding, stages, readout, ranges.source)
+
+
+def _quantize_layer(
+    layer: SpikingLayer, part: StageFields, unit: Tensor, seen: Tensor, next_largest: int
+) -> Int8Layer:
+    """Quantise the neurons of ``layer``; ``unit``: of its weights, ``seen``: largest states, ``next_largest``: sum of the next weights."""
+    params = {
+        name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+        for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
+    }
+    bias = _get_linear(layer).bias.detach().cpu().double()
+    if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
+        return _quantize_sigma_delta(layer, part, unit, bias, params, seen, next_largest)
+    if isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
+        return _quantize_quadratic(layer, part, unit, bias, params)
+    return _quantize_spiking(layer, part, unit, bias, params, seen)
 
 
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -209,17 +213,9 @@ def _quantize_fields(network: FeedForward, encoder: Any, kind: str, spike: int) 
     factor = (steps / width).float()
     offset = (centre * steps / width).float()
     return Int8Encoder(
-        kind,
-        encoder.width,
-        factor,
-        limit,
-        cutoff,
-        noise=noise,
-        offset=offset,
-        table=table,
-        span=span,
-        spike=spike,
-    )
+        kind, encoder.width, factor, limit, cutoff,
+        noise=noise, offset=offset, table=table, span=span, spike=spike,
+    )  # fmt: skip
 
 
 def _choose_exponent(limit: float, size: float, most: int) -> int:

@@ -162,11 +162,18 @@ def _split_overrides(
 
 def require_files(env_cfg: EnvCfg) -> None:
     """Raise AssetError, before a simulator starts, if the file of an asset in ``env_cfg`` is missing in the local assets."""
-    from isaaclab.assets import AssetBaseCfg
-
     root = os.environ.get(ROOT, "")
     if not is_local_root(root):
         return
+    for path in _iterate_asset_files(env_cfg):
+        if path.startswith(root) and not os.path.isfile(path):
+            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
+
+
+def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
+    """Yield the USD files of the assets in ``env_cfg``."""
+    from isaaclab.assets import AssetBaseCfg
+
     visited = set[int]()
     # configurations to visit, and whether each is part of an asset; the files of markers, which are rarely drawn, may be missing
     to_visit: list[tuple[object, bool]] = [(env_cfg, False)]
@@ -177,9 +184,8 @@ def require_files(env_cfg: EnvCfg) -> None:
         visited.add(id(node))
         in_asset = in_asset or isinstance(node, AssetBaseCfg)
         fields = get_fields(node)
-        path = str(fields.get("usd_path")) if in_asset else ""
-        if path.startswith(root) and not os.path.isfile(path):
-            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
+        if in_asset and "usd_path" in fields:
+            yield str(fields["usd_path"])
         children = node if isinstance(node, (list, tuple)) else fields.values()
         to_visit += [(child, in_asset) for child in children]
 
