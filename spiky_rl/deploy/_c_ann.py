@@ -66,11 +66,11 @@ def write_mlp(w: CWriter, path: str, modules: Iterable[nn.Module], signal: Signa
         if isinstance(module, nn.Linear):
             name = f"{path}_{i}"
             array = w.add_scratch(name, module.out_features, f"output of {name}")
-            w.product(w.last, f"{name}_weight", module.weight.t(), module.bias, signal, array)
+            w.write_product(w.last, f"{name}_weight", module.weight.t(), module.bias, signal, array)
             signal = Signal(array, module.out_features)
         elif not isinstance(module, nn.Unflatten | nn.Identity):
             text = format_activation(module, f"{signal.array}[n]", w.use_function)
-            w.loop(w.last, "n", signal.width, f"{signal.array}[n] = {text};")
+            w.write_loop(w.last, "n", signal.width, f"{signal.array}[n] = {text};")
     return signal
 
 
@@ -86,7 +86,7 @@ def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal
         back = w.add_scratch("gates_state", gates, "terms of the gates from the state")
         for name, source, target in (("ih", signal, inputs), ("hh", Signal(state, size), back)):
             weight, bias = getattr(rnn, f"weight_{name}_l{layer}"), getattr(rnn, f"bias_{name}_l{layer}")
-            w.product(w.last, f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target)
+            w.write_product(w.last, f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target)
 
         def gate(function: str, i: int, terms: tuple[str, str] = (inputs, back)) -> str:
             place = f"{i * size} + n" if i else "n"
@@ -106,7 +106,7 @@ def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal
                 f"{cell}[n] = keep * {cell}[n] + in * {gate(tanh, 2)};",
                 f"{state}[n] = out * {tanh}({cell}[n]);",
             ]
-        w.loop(w.last, "n", size, *lines)
+        w.write_loop(w.last, "n", size, *lines)
         signal = Signal(state, size)
     return signal
 
@@ -122,7 +122,7 @@ def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
             held = f"{w.add_output('raw_action', actions, text)}[n]"
             lines, raw = [f"{held} = {raw};"], held
         raw = _format_command(commands, raw, w)
-    w.loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
+    w.write_loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
 
 
 def get_commands(distribution: Any) -> CommandMap | None:

@@ -37,7 +37,7 @@ def _write_readout(
     w: CWriter, block: list[str], decoder: Decoder, signal: Signal, target: str, bias: Any = None
 ) -> None:
     """Append C that sets ``target`` to the readout of ``signal`` to ``block``."""
-    w.product(block, "decoder_readout_weight", decoder.synapses().t(), bias, signal, target)
+    w.write_product(block, "decoder_readout_weight", decoder.synapses().t(), bias, signal, target)
 
 
 def _write_membrane(w: CWriter, decoder: Membrane, signal: Signal, features: str) -> None:
@@ -56,9 +56,9 @@ def _write_membrane(w: CWriter, decoder: Membrane, signal: Signal, features: str
         if which == "mean":
             w.clear(w.once, array, outputs)
             result += f" / {format_literal(float(w.steps))}"
-    w.loop(w.step, "n", outputs, *lines)
+    w.write_loop(w.step, "n", outputs, *lines)
     bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
-    w.loop(w.last, "n", outputs, f"{features}[n] = {result} + {bias};")
+    w.write_loop(w.last, "n", outputs, f"{features}[n] = {result} + {bias};")
 
 
 def _write_linear(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> None:
@@ -69,7 +69,7 @@ def _sum_steps(w: CWriter, signal: Signal) -> Signal:
     """Write the sum of ``signal`` over the inner steps and return it."""
     total = w.add_scratch("decoder_sum", signal.width, "sum of a neuron's output over the inner steps")
     w.clear(w.once, total, signal.width)
-    w.loop(w.step, "n", signal.width, f"{total}[n] += {signal.array}[n];")
+    w.write_loop(w.step, "n", signal.width, f"{total}[n] += {signal.array}[n];")
     return Signal(total, signal.width)
 
 
@@ -77,7 +77,7 @@ def _write_rate(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> 
     if w.steps > 1 or type(decoder) is PopulationVector:
         signal = _sum_steps(w, signal)
         mean = f"{signal.array}[n] = {signal.array}[n] / {format_literal(float(w.steps))};"
-        w.loop(w.last, "n", signal.width, mean)
+        w.write_loop(w.last, "n", signal.width, mean)
     _write_linear(w, decoder, signal, features)
 
 
@@ -85,9 +85,11 @@ def _write_first_spike(w: CWriter, decoder: FirstSpike, signal: Signal, features
     width = signal.width
     silent = w.add_scratch("decoder_silent", width, "1 until a neuron's first spike, then 0")
     total = w.add_scratch("decoder_sum", width, "inner steps before a neuron's first spike")
-    w.loop(w.once, "n", width, f"{silent}[n] = 1.0f;", f"{total}[n] = 0.0f;")
-    w.loop(w.step, "n", width, f"{silent}[n] *= 1.0f - {signal.array}[n];", f"{total}[n] += {silent}[n];")
-    w.loop(w.last, "n", width, f"{total}[n] = 1.0f - {total}[n] / {format_literal(float(w.steps))};")
+    w.write_loop(w.once, "n", width, f"{silent}[n] = 1.0f;", f"{total}[n] = 0.0f;")
+    w.write_loop(
+        w.step, "n", width, f"{silent}[n] *= 1.0f - {signal.array}[n];", f"{total}[n] += {silent}[n];"
+    )
+    w.write_loop(w.last, "n", width, f"{total}[n] = 1.0f - {total}[n] / {format_literal(float(w.steps))};")
     _write_linear(w, decoder, Signal(total, width), features)
 
 
@@ -96,7 +98,7 @@ def _write_sigma_delta(w: CWriter, decoder: SigmaDeltaDecoder, signal: Signal, f
     held = w.add_state("decoder_total", outputs, "sum of the readout")
     _write_readout(w, w.last, decoder, total, features)
     bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
-    w.loop(
+    w.write_loop(
         w.last, "n", outputs,
         f"{held}[n] = {held}[n] + {features}[n];", f"{features}[n] = {held}[n] + {bias};",
     )  # fmt: skip

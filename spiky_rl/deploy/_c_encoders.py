@@ -49,7 +49,7 @@ def _write_concat(w: CWriter, path: str, encoder: ConcatEncoder, x: Signal, out:
 
 
 def _write_direct(w: CWriter, _path: str, _encoder: Direct, x: Signal, out: Channels) -> None:
-    w.loop(w.once, "c", x.width, f"{out.get('c')} = {x.array}[c];")
+    w.write_loop(w.once, "c", x.width, f"{out.get('c')} = {x.array}[c];")
 
 
 def _write_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels) -> None:
@@ -65,19 +65,19 @@ def _write_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels
     if len(encoder.state_sizes) > 1 and w.stateful:  # else every control step begins at a reference of 0
         begun = w.add_state(f"{path}_begun", 1, "1 once the episode has begun")
         start = f"if (!({begun}[0] > 0.0f)) {reference}[c] = {x.array}[c];"
-        w.loop(w.once, "c", x.width, start, *lines)
+        w.write_loop(w.once, "c", x.width, start, *lines)
         w.once.append(f"{begun}[0] = 1.0f;")
     else:
-        w.loop(w.once, "c", x.width, *lines)
+        w.write_loop(w.once, "c", x.width, *lines)
     positive = out.assign("c", f"({count}[c] > (float)k)")
     negative = out.assign("c", f"(-{count}[c] > (float)k)", x.width)
-    w.loop(w.step, "c", x.width, positive, negative)
+    w.write_loop(w.step, "c", x.width, positive, negative)
 
 
 def _write_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Signal, out: Channels) -> None:
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
     size, sent = f"{w.use_function('absolute')}(change)", out.get("c")
-    w.loop(
+    w.write_loop(
         w.once, "c", x.width,
         f"const float change = {x.array}[c] - {reference}[c];",
         f"{sent} = {size} >= {format_literal(encoder.threshold)} ? change : 0.0f;",
@@ -91,11 +91,11 @@ def _write_rate(w: CWriter, path: str, encoder: RateEncoder, x: Signal, out: Cha
     noise = w.add_constant(f"{path}_noise", encoder.noise)
     most, smaller = format_literal(encoder.max_rate), w.use_function("smaller")
     factor = format_literal(encoder.max_rate / encoder.span)
-    w.loop(w.once, "c", x.width, f"{rate}[c] = {x.array}[c] * {factor};")
+    w.write_loop(w.once, "c", x.width, f"{rate}[c] = {x.array}[c] * {factor};")
     row = f"{noise}[k * {2 * x.width} + "
     positive = out.assign("c", f"({row}c] < {smaller}({rate}[c], {most}))")
     negative = out.assign("c", f"({row}{x.width} + c] < {smaller}(-{rate}[c], {most}))", x.width)
-    w.loop(w.step, "c", x.width, positive, negative)
+    w.write_loop(w.step, "c", x.width, positive, negative)
 
 
 def _write_fields(w: CWriter, path: str, x: Signal, fields: int, distance: str) -> str:
@@ -111,7 +111,7 @@ def _write_fields(w: CWriter, path: str, x: Signal, fields: int, distance: str) 
         f"const float distance = {distance};",
         f"{activity}[j] = {exponential}(-0.5f * (distance * distance));",
     )  # fmt: skip
-    w.loop(w.once, "c", x.width, inner)
+    w.write_loop(w.once, "c", x.width, inner)
     return activity
 
 
@@ -123,11 +123,11 @@ def _write_population(w: CWriter, path: str, encoder: Population, x: Signal, out
     if encoder.mode == "poisson":
         noise = w.add_constant(f"{path}_noise", encoder.noise)
         spike = f"({activity}[j] - {noise}[k * {encoder.width} + j] >= 0.0f)"
-        w.loop(w.step, "j", encoder.width, out.assign("j", spike))
+        w.write_loop(w.step, "j", encoder.width, out.assign("j", spike))
         return
     v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron")
     w.clear(w.once, v, encoder.width)
-    w.loop(
+    w.write_loop(
         w.step, "j", encoder.width,
         f"const float charge = {v}[j] + {activity}[j];",
         "const float spike = charge - 1.0f >= 0.0f ? 1.0f : 0.0f;",
@@ -144,8 +144,8 @@ def _write_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Chan
     activity = f"{_write_fields(w, path, x, len(encoder.centre), distance)}[j]"
     time = f"{w.use_function('nearest')}({format_literal(float(w.steps - 1))} * (1.0f - {activity}))"
     w.comment(f"{path}: from here on the inner step of the spike; -1 without one", w.once)
-    w.loop(w.once, "j", encoder.width, f"{activity} = {activity} >= {silent} ? {time} : -1.0f;")
-    w.loop(w.step, "j", encoder.width, out.assign("j", f"({activity} == (float)k)"))
+    w.write_loop(w.once, "j", encoder.width, f"{activity} = {activity} >= {silent} ? {time} : -1.0f;")
+    w.write_loop(w.step, "j", encoder.width, out.assign("j", f"({activity} == (float)k)"))
 
 
 ENCODERS: dict[type, Callable[[CWriter, str, Any, Signal, Channels], None]] = {

@@ -52,7 +52,7 @@ def _write_connection(w: CWriter, path: str, connection: Any, signal: Signal) ->
     if signal.constant:
         w.comment(f"{path}: its current is the same in all inner steps", block)
     if type(connection) is LinearConnection:
-        w.product(block, f"{path}_weight", connection.synapses(), connection.bias, signal, current)
+        w.write_product(block, f"{path}_weight", connection.synapses(), connection.bias, signal, current)
     elif type(connection) is Convolutional:
         block.append(_format_convolution(w, path, connection, signal, current))
     else:
@@ -105,13 +105,13 @@ def _write_feedback(
     past = w.add_state(f"{path}_past", size, "its output in the last inner steps, the latest first", kind)
     arrived = w.add_scratch("feedback", width, "current that a layer sends back to itself")
     drive = w.add_scratch("drive", width, "sum of the currents of a recurrent layer")
-    w.product(w.step, f"{path}_recurrent_weight", weight, None, Signal(past, size, kind), arrived)
+    w.write_product(w.step, f"{path}_recurrent_weight", weight, None, Signal(past, size, kind), arrived)
     if loop.decay is not None:
         synapse = w.add_state(f"{path}_synapse", width, "current of its synapses")
         decayed = f"{format_literal(loop.decay)} * {synapse}[n]"
-        w.loop(w.step, "n", width, f"{synapse}[n] = {decayed} + {arrived}[n];")
+        w.write_loop(w.step, "n", width, f"{synapse}[n] = {decayed} + {arrived}[n];")
         arrived = synapse
-    w.loop(w.step, "n", width, f"{drive}[n] = {current}[n] + {arrived}[n];")
+    w.write_loop(w.step, "n", width, f"{drive}[n] = {current}[n] + {arrived}[n];")
     return drive
 
 
@@ -131,7 +131,7 @@ def _write_neurons(
     else:
         signal = Signal(w.add_scratch("fired", width, "spikes of a layer", "uint8_t"), width, "uint8_t")
         lines.append(f"{signal.array}[n] = {f'({output})' if ' ' in output else output} != 0.0f;")
-    w.loop(w.step, "n", width, *lines)
+    w.write_loop(w.step, "n", width, *lines)
     return signal
 
 
@@ -141,7 +141,7 @@ def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     w.comment(f"reservoir: {size} {type(network.neuron).__name__} neurons")
     current = w.add_scratch("current", size, "current of the neurons")
     block = w.once if signal.constant else w.step
-    w.product(block, "input_weight", network.input_weight, network.bias, signal, current)
+    w.write_product(block, "input_weight", network.input_weight, network.bias, signal, current)
     drive = _write_feedback(w, "reservoir", size, feedback, network.weight, current)
     fired = _write_neurons(w, "reservoir", network.neuron, network.parameters_of_neuron(), size, drive)
     w.remember("s->reservoir_past", feedback.delays, fired)
@@ -150,10 +150,10 @@ def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     for i, decay in enumerate(network.trace_decays):
         state = f"{trace}[{f'{i * size} + ' if i else ''}n]"
         lines, _ = format_step(w, "filter", network.filter, (decay,), [state], f"{fired.array}[n]")
-        w.loop(w.step, "n", size, *lines)
+        w.write_loop(w.step, "n", size, *lines)
     standardised = w.add_scratch("features", count, "standardised traces")
     mean = w.format_element("features_mean", network.mean)
     deviation = w.format_element("features_deviation", network.deviation)
     w.comment("readout", w.last)
-    w.loop(w.last, "n", count, f"{standardised}[n] = ({trace}[n] - {mean}) / {deviation};")
+    w.write_loop(w.last, "n", count, f"{standardised}[n] = ({trace}[n] - {mean}) / {deviation};")
     return write_mlp(w, "readout", network.decoder, Signal(standardised, count))

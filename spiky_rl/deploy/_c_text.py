@@ -78,7 +78,7 @@ def _write_observations(w: CWriter, model: MLPModel) -> Signal:
         limit = min(BOUND, getattr(model.obs_normalizer, "bound", BOUND))
     call = f"{w.use_function('observed')}({read}, {format_literal(limit)})"
     w.comment("observations, normalised", w.once)
-    w.loop(w.once, "c", count, f"{observed}[c] = {call};")
+    w.write_loop(w.once, "c", count, f"{observed}[c] = {call};")
     return Signal(observed, count, constant=True)
 
 

@@ -88,7 +88,7 @@ class CWriter(Declarations):
             return f"{head} {body[0]}"
         return "\n".join([f"{head} {{", *(textwrap.indent(line, "  ") for line in body), "}"])
 
-    def loop(self, block: list[str], index: str, count: int | str, *body: str) -> None:
+    def write_loop(self, block: list[str], index: str, count: int | str, *body: str) -> None:
         """Append a C loop of ``index`` to ``count`` to ``block``."""
         block.append(self.format_loop(index, count, *body))
 
@@ -117,9 +117,9 @@ class CWriter(Declarations):
         zero = "0.0f" if signal.kind == "float" else "0"
         there = f"{signal.array}[c]" if signal.binary else f"{signal.array}[c] != {zero}"
         block.append("events = 0;")
-        self.loop(block, "c", signal.width, f"{event}[events] = (event_index)c;", f"events += {there};")
+        self.write_loop(block, "c", signal.width, f"{event}[events] = (event_index)c;", f"events += {there};")
 
-    def product(
+    def write_product(
         self, block: list[str], path: str, weight: Tensor, bias: Tensor | None, signal: Signal, target: str
     ) -> None:
         """Append C that sets ``target`` to the product of ``signal`` and ``weight`` [C, N], plus ``bias`` [N], to ``block``.
@@ -165,4 +165,4 @@ class CWriter(Declarations):
         else:
             text = f"{total} += {signal.array}[c] * {array}[i];"
         body = f"for (int i = {start}[c]; i < {start}[c + 1]; i++) {text}"
-        self.loop(block, "e", "events", "const int c = s->event[e];", body)
+        self.write_loop(block, "e", "events", "const int c = s->event[e];", body)

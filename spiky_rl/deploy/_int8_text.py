@@ -88,7 +88,7 @@ def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out:
         lines.append(f"{counts}[c] = x;")
         tests = f"{noise}c] < {counts}[c]", f"{noise}{x.width} + c] < -{counts}[c]"
         _write_spikes(w, encoder, x.width, out, *tests)
-    w.loop(w.once, "c", x.width, *lines)
+    w.write_loop(w.once, "c", x.width, *lines)
     w.once += after
 
 
@@ -100,7 +100,7 @@ def _write_spikes(
         out.assign("c", _format_spike(encoder, test), offset)
         for test, offset in ((positive, 0), (negative, count))
     ]
-    w.loop(w.step, "c", count, *body)
+    w.write_loop(w.step, "c", count, *body)
 
 
 def _format_spike(encoder: Int8Encoder, test: str) -> str:
@@ -128,7 +128,7 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     value = op.name(op.interpolate(distance, distance.make(table), FIELD_BITS), "value")
     if encoder.kind == "latency":
         value = op.time_spike(value, w.steps, encoder.threshold)
-    w.loop(w.once, "c", x.width, w.format_loop("f", fields, *lines, f"{activity}[j] = {value.text};"))
+    w.write_loop(w.once, "c", x.width, w.format_loop("f", fields, *lines, f"{activity}[j] = {value.text};"))
     body: list[str] = []
     if encoder.kind == "latency":
         test = f"{activity}[j] == k"
@@ -141,7 +141,7 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
         spike, rest = op.charge(_make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body))
         body.append(f"{v}[j] = {rest.text};")
         test = spike.text
-    w.loop(w.step, "j", encoder.width, *body, out.assign("j", _format_spike(encoder, test)))
+    w.write_loop(w.step, "j", encoder.width, *body, out.assign("j", _format_spike(encoder, test)))
 
 
 # layers
@@ -179,7 +179,7 @@ def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Sig
     total = f"{_write_sums(w, block, f'{path}_weight', layer.weight, signal, target)}[n]"
     current = layer.scale_input(_make_term(w, total, body), constant)
     if signal.constant:
-        w.loop(block, "n", width, f"{total} = {current.text};")
+        w.write_loop(block, "n", width, f"{total} = {current.text};")
         current = _make_term(w, total, body)
     past, size = "", width * layer.delays
     if layer.within is not None:
@@ -197,7 +197,7 @@ def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Sig
         body.append(f"{state} = ({each}){op.bracket(value, 9)};")
     name = "sent" if layer.output_format.graded else "fired"
     result = Signal(w.add_scratch(name, width, "output of a layer", kind), width, kind)
-    w.loop(w.step, "n", width, *body, f"{result.array}[n] = ({kind}){op.bracket(output, 9)};")
+    w.write_loop(w.step, "n", width, *body, f"{result.array}[n] = ({kind}){op.bracket(output, 9)};")
     if layer.within is not None:
         w.remember(past, layer.delays, result)
     return result
@@ -213,7 +213,7 @@ def _write_readout(w: CWriter, readout: Int8Readout, signal: Signal) -> str:
         fired = w.add_scratch("decoder_fired", signal.width, "whether a neuron has fired", "uint8_t")
         w.once.append(f"memset({fired}, 0, {signal.width});")
         w.comment("decoder: a neuron counts in all inner steps from its first spike on")
-        w.loop(w.step, "n", signal.width, f"{fired}[n] |= {signal.array}[n];")
+        w.write_loop(w.step, "n", signal.width, f"{fired}[n] |= {signal.array}[n];")
         signal = Signal(fired, signal.width, "uint8_t")
     block = w.last if readout.kind == "linear" else w.step
     w.comment("decoder", block)
@@ -242,7 +242,7 @@ def _write_integration(w: CWriter, readout: Int8Readout, drive: str, count: int)
         w.clear(w.once, result, count)
         largest = f"if (k == 0 || {total}[n] > {result}[n]) {result}[n] = {total}[n];"
         lines.append(largest if readout.read == "max" else f"{result}[n] += {total}[n];")
-    w.loop(w.step, "n", count, *lines)
+    w.write_loop(w.step, "n", count, *lines)
     return result
 
 
