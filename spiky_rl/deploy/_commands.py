@@ -44,15 +44,9 @@ class CommandMap(nn.Module):
             high: Largest command.
         """
         super().__init__()
-        self.limit: Tensor
-        self.scale: Tensor
-        self.offset: Tensor
-        self.low: Tensor
-        self.high: Tensor
-        for name, values in (
-            ("limit", limit), ("scale", scale), ("offset", offset), ("low", low), ("high", high),
-        ):  # fmt: skip
-            self.register_buffer(name, values.detach().cpu().float().clone())
+        self.limit, self.scale, self.offset, self.low, self.high = (
+            nn.Buffer(values.detach().cpu().float().clone()) for values in (limit, scale, offset, low, high)
+        )
         self.quantities: tuple[str, ...] = ()
         """Quantity by action; empty if it is not known."""
         self.units: tuple[str, ...] = ()
@@ -77,24 +71,28 @@ class CommandMap(nn.Module):
 def find_command_map(env: Any) -> CommandMap | None:
     """Return the mapping of the action terms of ``env``'s first environment; None if ``env`` has none, or a term of another class."""
     terms = _list_terms(env)
-    kinds = [_find_kind(term) for term in terms]
-    if not terms or None in kinds:
+    kinds = [kind for term in terms if (kind := _find_kind(term)) is not None]
+    if not terms or len(kinds) < len(terms):
         return None
-    values: dict[str, list[Tensor]] = {"scale": [], "offset": [], "low": [], "high": []}
-    for term in terms:
-        size = term.action_dim
-        clip = term._clip[0] if term.cfg.clip is not None else None  # pylint: disable=protected-access
-        values["scale"].append(_expand(term._scale, size))  # pylint: disable=protected-access
-        values["offset"].append(_expand(term._offset, size))  # pylint: disable=protected-access
-        values["low"].append(torch.full((size,), -torch.inf) if clip is None else clip[:, 0].cpu())
-        values["high"].append(torch.full((size,), torch.inf) if clip is None else clip[:, 1].cpu())
-    arrays = {name: torch.cat(parts) for name, parts in values.items()}
+    parts = zip(*map(_read_term, terms), strict=True)
+    scale, offset, low, high = (torch.cat(each) for each in parts)
     bound = getattr(env, "clip_actions", None)
-    limit = torch.full_like(arrays["scale"], torch.inf if bound is None else bound)
-    found = CommandMap(limit, **arrays)
-    each = [kind for kind, term in zip(kinds, terms, strict=True) if kind for _ in range(term.action_dim)]
-    found.quantities, found.units = tuple(kind[0] for kind in each), tuple(kind[1] for kind in each)
+    limit = torch.full_like(scale, torch.inf if bound is None else bound)
+    found = CommandMap(limit, scale, offset, low, high)
+    for (quantity, unit), term in zip(kinds, terms, strict=True):
+        found.quantities += (quantity,) * term.action_dim
+        found.units += (unit,) * term.action_dim
     return found
+
+
+def _read_term(term: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return scale, offset, smallest and largest command of an action ``term``, [A] each."""
+    # pylint: disable=protected-access  # the terms have no properties for them
+    scale, offset = (_expand(value, term.action_dim) for value in (term._scale, term._offset))
+    if term.cfg.clip is None:
+        return scale, offset, torch.full_like(scale, -torch.inf), torch.full_like(scale, torch.inf)
+    low, high = term._clip[0].cpu().unbind(-1)
+    return scale, offset, low, high
 
 
 def read_commands(env: Any) -> Tensor:

@@ -182,11 +182,12 @@ def format_contract(
         lines += [_format_term(term, contract.joints) for term in contract.observations]
     if contract.actions:
         lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
-        lines += [_format_term(term) for term in contract.actions]
-    if commands is not None and commands.units and contract.joints:
-        for i, joint in enumerate(contract.joints):
-            lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
-    if commands is not None and commands.units and any(term.is_last_action for term in contract.observations):
+        lines += map(_format_term, contract.actions)
+    if commands is None or not commands.units:
+        return lines
+    for i, joint in enumerate(contract.joints):
+        lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
+    if any(term.is_last_action for term in contract.observations):
         lines.append(
             "The last action of the observation is raw_action of the struct after the last step, and 0 at first."
         )

@@ -86,12 +86,7 @@ class Int8Encoder:
     def __call__(self, x: Tensor, held: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
         """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
         if self.parts:
-            one, two = self.parts
-            first, before = one(x, held[: one.states], steps)
-            second, after = two(x, held[one.states :], steps)
-            count = max(len(first), len(second))
-            both = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
-            return [torch.cat(pair, -1) for pair in both], [*before, *after]
+            return self._encode_parts(x, held, steps)
         if self.table is not None:
             return self._encode_fields(x, steps), []
         integers = op.round_clamped(x * self.factor, self.limit)
@@ -110,6 +105,14 @@ class Int8Encoder:
         count, reference = op.count_changes(integers, reference, self.threshold, steps)
         both = torch.cat([count, -count], -1)
         return [(both > k).long() * self.spike for k in range(steps)], [reference, *after]
+
+    def _encode_parts(self, x: Tensor, held: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
+        one, two = self.parts
+        first, before = one(x, held[: one.states], steps)
+        second, after = two(x, held[one.states :], steps)
+        count = max(len(first), len(second))
+        both = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
+        return [torch.cat(pair, -1) for pair in both], [*before, *after]
 
     def _encode_fields(self, x: Tensor, steps: int) -> list[Tensor]:
         assert self.table is not None and self.offset is not None

@@ -40,7 +40,7 @@ from spiky_rl.deploy._int8_layers import (
     Int8SigmaDeltaLayer,
     Int8SpikingLayer,
 )
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
@@ -121,27 +121,29 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
     stages: list[Int8Layer] = []
     for i, layer in enumerate(network.layers):
         weights, unit = rounded[i]
-        part: StageFields = {
-            "source": source, "weight": weights[0], "within": weights[1] if len(weights) > 1 else None,
-            "place": f"layer {i}: {layer.width} neurons",
-        }  # fmt: skip
-        values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
-        params = {
-            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
-            for name, value in values.items()
-        }
-        bias = _get_linear(layer).bias.detach().cpu().double()
-        stage: Int8Layer
-        if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
-            stage = _quantize_sigma_delta(layer, part, unit, bias, params, ranges.states[i], largest[i + 1])
-        elif isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
-            stage = _quantize_quadratic(layer, part, unit, bias, params)
-        else:
-            stage = _quantize_spiking(layer, part, unit, bias, params, ranges.states[i])
-        stages.append(stage)
-        source = stage.output_format
+        within = weights[1] if layer.recurrent is not None else None
+        place = f"layer {i}: {layer.width} neurons"
+        part: StageFields = {"source": source, "weight": weights[0], "within": within, "place": place}
+        stages.append(_quantize_layer(layer, part, unit, ranges.states[i], largest[i + 1]))
+        source = stages[-1].output_format
     readout = _quantize_readout(network, rounded[-1], source, largest[-1])
     return IntegerNetwork(network, encoding, stages, readout, ranges.source)
+
+
+def _quantize_layer(
+    layer: SpikingLayer, part: StageFields, unit: Tensor, seen: Tensor, next_largest: int
+) -> Int8Layer:
+    """Quantise the neurons of ``layer``; ``unit``: of its weights, ``seen``: largest states, ``next_largest``: sum of the next weights."""
+    params = {
+        name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+        for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
+    }
+    bias = _get_linear(layer).bias.detach().cpu().double()
+    if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
+        return _quantize_sigma_delta(layer, part, unit, bias, params, seen, next_largest)
+    if isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
+        return _quantize_quadratic(layer, part, unit, bias, params)
+    return _quantize_spiking(layer, part, unit, bias, params, seen)
 
 
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -211,17 +213,9 @@ def _quantize_fields(network: FeedForward, encoder: Any, kind: str, spike: int) 
     factor = (steps / width).float()
     offset = (centre * steps / width).float()
     return Int8Encoder(
-        kind,
-        encoder.width,
-        factor,
-        limit,
-        cutoff,
-        noise=noise,
-        offset=offset,
-        table=table,
-        span=span,
-        spike=spike,
-    )
+        kind, encoder.width, factor, limit, cutoff,
+        noise=noise, offset=offset, table=table, span=span, spike=spike,
+    )  # fmt: skip
 
 
 def _choose_exponent(limit: float, size: float, most: int) -> int:
@@ -243,10 +237,11 @@ def _quantize_spiking(
     source, threshold = part["source"], params["threshold"]
     adaptation = params.get("adaptation", torch.zeros_like(unit))
     reach = torch.maximum(seen.double(), threshold + adaptation)
-    sums_of_spikes = [
-        each for each in (None if source.graded else part["weight"], part["within"]) if each is not None
-    ]
-    largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
+    largest = torch.ones(layer.width, dtype=torch.int64)  # sum of the weights of spikes
+    if not source.graded:
+        largest = largest + part["weight"].abs().sum(0)
+    if part["within"] is not None:
+        largest = largest + part["within"].abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
         bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT_LIMIT / largest).log2()).floor()

@@ -15,8 +15,7 @@ from spiky_rl.codecs.decoders.membrane import Membrane, Potential
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import get_normalization
+from spiky_rl.deploy.base import ExportError, get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
@@ -177,49 +176,39 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[NIRNode, np.ndarray]:
     """
     import nir
 
-    neuron, shape = layer.neuron.source_neuron, layer.connection.shape
+    neuron, ones = layer.neuron.source_neuron, np.ones(layer.width)
     values = [
-        np.broadcast_to(
-            value.double().numpy() if isinstance(value, Tensor) else value, (layer.width,)
-        ).astype(float)
+        value.double().numpy() * ones if isinstance(value, Tensor) else value * ones
         for value in layer.parameters_of_neuron()
     ]
-    decays, threshold = (values, None) if isinstance(neuron, Potential) else (values[:-1], values[-1])
-    if not all(np.isfinite(value).all() for value in values) or any((d > 1.0).any() for d in decays):
+    has_threshold = not isinstance(neuron, Potential)
+    leaks = [1.0 - decay for decay in (values[:-1] if has_threshold else values)]
+    if not np.isfinite(values).all() or np.min(leaks) < 0.0:
         raise ExportError(f"--to nir: {name} has a parameter that is not finite")
-    still, ones, zeros = [bool((d == 1.0).any()) for d in decays], np.ones(layer.width), np.zeros(layer.width)
-    numbers: dict[str, Any] = {} if threshold is None else {"v_threshold": threshold, "v_reset": zeros}
-    said: dict[str, Any] = {"step_ms": float(neuron.dt)}
-    gain, kind = ones, nir.LIF
-    if threshold is not None:
-        said["reset"] = neuron.chosen["reset"]
-    if isinstance(neuron, CubaLif):
-        _require_leak(name, still)
-        tau_syn, tau_mem = (DT / (1.0 - decay) for decay in decays)
-        kind = nir.CubaLIF
-        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
-    elif isinstance(neuron, Potential):
-        _require_leak(name, still)
-        kind, numbers = nir.LI, {"tau": DT / (1.0 - decays[0]), "r": ones}
-    elif (decays[0] == 1.0).all() and neuron.chosen["input_gain"] == "unit":
-        kind = nir.IF
+    numbers: dict[str, Any] = {"v_threshold": values[-1], "v_reset": 0.0 * ones} if has_threshold else {}
+    metadata: dict[str, Any] = {"step_ms": float(neuron.dt)}
+    metadata |= {"reset": neuron.chosen["reset"]} if has_threshold else {}
+    kind, gain, has_unit_gain = nir.IF, ones, neuron.chosen.get("input_gain") == "unit"
+    if has_unit_gain and not leaks[0].any():
         numbers["r"] = ones / DT
+    elif not np.all(leaks):
+        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
+    elif isinstance(neuron, Potential):
+        kind = nir.LI
+        numbers |= {"tau": DT / leaks[0], "r": ones, "v_leak": 0.0 * ones}
+    elif isinstance(neuron, CubaLif):
+        kind, tau_syn, tau_mem = nir.CubaLIF, DT / leaks[0], DT / leaks[1]
+        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
+        numbers["v_leak"] = 0.0 * ones
     else:
         assert isinstance(neuron, Lif)
-        _require_leak(name, still)
-        unit = neuron.chosen["input_gain"] == "unit"
-        own = unit and bool(np.ptp(decays[0]))
-        gain = 1.0 - decays[0] if unit and not own else ones
-        said["input_gain"] = neuron.chosen["input_gain"]
-        numbers |= {"tau": DT / (1.0 - decays[0]), "r": 1.0 / (1.0 - decays[0]) if own else ones}
-    if kind is not nir.IF:
-        numbers["v_leak"] = zeros
-    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
-
-
-def _require_leak(name: str, still: list[bool]) -> None:
-    if any(still):
-        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
+        kind, is_uniform = nir.LIF, not np.ptp(leaks[0])
+        gain = leaks[0] if has_unit_gain and is_uniform else ones
+        r = 1.0 / leaks[0] if has_unit_gain and not is_uniform else ones
+        numbers |= {"tau": DT / leaks[0], "r": r, "v_leak": 0.0 * ones}
+        metadata["input_gain"] = neuron.chosen["input_gain"]
+    shape = layer.connection.shape
+    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=metadata), gain
 
 
 def _get_feedforward(model: SpikingModel) -> FeedForward:
@@ -238,12 +227,9 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     said = make_metadata(
         model, shape, actions, held, "Potentials stay from one call to the next.", "put every potential at 0"
     )
-    leak = (
-        decoder.decay
-        if isinstance(decoder, Membrane)
-        else 0.0 if codecs["decoder"]["name"] == "linear" else 1.0
-    )
-    last = isinstance(decoder, Membrane) or codecs["decoder"]["name"] == "linear"
+    is_membrane = isinstance(decoder, Membrane)
+    reads_last = is_membrane or codecs["decoder"]["name"] == "linear"
+    decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0
     metadata: dict[str, Any] = {
         "producer": said["producer"],
         "usage": said["usage"],
@@ -257,10 +243,10 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
         "inputs": np.array(model.input_shape),
         "encoder": json.dumps(codecs["encoder"]),
         "decoder": json.dumps(codecs["decoder"]),
-        "decoder_decay": leak,
-        "decoder_gain": 1.0 - leak if last else 1.0 / network.steps,
-        "decoder_read": decoder.which if isinstance(decoder, Membrane) else "last",
-        "decoder_carried": int(network.stateful and isinstance(decoder, Membrane)),
+        "decoder_decay": decay,
+        "decoder_gain": 1.0 - decay if reads_last else 1.0 / network.steps,
+        "decoder_read": decoder.which if is_membrane else "last",
+        "decoder_carried": int(network.stateful and is_membrane),
         "decoder_bias": _to_numpy("decoder", network.readout.bias),
     }
     values = {f"encoder_{key}": _to_numpy(key, value) for key, value in network.encoder.state_dict().items()}

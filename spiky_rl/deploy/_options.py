@@ -70,14 +70,15 @@ class ExportOptions(Settings):
         for target in targets.values():
             target.name = self.name
         if self.calibrate is not None:
-            if not any(target.observes for target in targets.values()):
-                raise UserError(
-                    f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8"
-                )
-            if not self.calibrate.is_file():
-                raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
+            self._check_calibration(self.calibrate, targets)
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_known_agent(request)) is not None:
             check_expressible(targets.values(), agent)
         return targets
+
+    def _check_calibration(self, file: Path, targets: dict[str, Target]) -> None:
+        if not any(target.observes for target in targets.values()):
+            raise UserError(f"--calibrate: {file} given with --to {self.to}; allowed: --to c_int8")
+        if not file.is_file():
+            raise UserError(f"--calibrate: {file} given; there is no such file")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._commands import CommandMap, read_commands
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import Session, Target
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
@@ -121,6 +122,43 @@ def verify_targets(
     return agreements
 
 
+class _FileCheck:
+    """A file under verification: its session, the policy that it must equal, and the comparison so far."""
+
+    def __init__(
+        self, target: Target, session: Session, model: MLPModel, commanding: MLPModel | None
+    ) -> None:
+        self.target, self.session, self.model = target, session, model
+        self.gives_commands = commanding is not None and target.gives_commands
+        origin: Any = commanding if self.gives_commands else model
+        self.scale = float(origin.distribution.bounds.scale.abs().max()) if self.gives_commands else 1.0
+        self.reference = target.get_reference_model(origin)
+        self.is_changed = self.reference is not origin
+        self.result = VerificationResult()
+        self.live_values: list[np.ndarray] = []
+        self.returned: list[np.ndarray] = []
+        self.referred: list[np.ndarray] = []
+
+    def act(self, obs: Any, x: np.ndarray, state: list[np.ndarray]) -> None:
+        """Run the file and, if it is not the live policy, the reference policy."""
+        self.returned = self.session(x, state)
+        self.referred = [self.reference(obs).numpy()] if self.is_changed else []
+
+    def compare(self, expected: list[np.ndarray], commands: np.ndarray | None) -> None:
+        """Compare the latest step with action and state of the live policy, or with the environment's ``commands``."""
+        wanted = [commands] if commands is not None and self.gives_commands else expected
+        self.live_values.append(wanted[0].copy())
+        if self.referred:
+            self.result.reference_difference += float(np.abs(self.referred[0] - wanted[0]).mean())
+        self.result.compare(self.returned, self.referred or wanted, self.target, self.model, self.scale)
+
+    def get_result(self) -> VerificationResult:
+        """Return the result of the episode."""
+        self.result.reference_difference /= self.result.steps
+        self.result.action_spread = float(np.concatenate(self.live_values).std(0).mean())
+        return self.result
+
+
 def _run_episode(
     model: MLPModel,
     env: TimedVecEnv,
@@ -129,65 +167,52 @@ def _run_episode(
     progress: Progress,
     commanding: MLPModel | None,
 ) -> dict[Path, VerificationResult]:
-    sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
-    agreements = {path: VerificationResult() for path in sessions}
-    origins = {
-        path: commanding if commanding is not None and targets[path].gives_commands else model
-        for path in sessions
+    checks = {
+        path: _FileCheck(target, session, model, commanding)
+        for path, target in targets.items()
+        if (session := target.open_session(path))
     }
-    references = {path: targets[path].get_reference_model(origin) for path, origin in origins.items()}
     distribution: Any = None if commanding is None else commanding.distribution
-    network = model.network if isinstance(model, SpikingModel) else None
-    device, before_backend = next(model.parameters()).device, network.backend if network else ""
-    model.to("cpu")
-    if network:
-        network.set_backend(backend)
-    steps, actions, commands = 0, list[np.ndarray](), list[np.ndarray]()
-    with torch.inference_mode():
+    steps, is_over = 0, not checks
+    with _move_to_cpu(model, backend), torch.inference_mode():
         env.reset()
-        for policy in (model, *references.values()):
+        for policy in (model, *(check.reference for check in checks.values())):
             policy.reset()
-        while sessions:
+        while not is_over:
             obs = env.get_observations()[:1].to("cpu")
             x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
             before = get_flat_state(model)
             action = model(obs)
             expected = [action.numpy(), *get_flat_state(model)]
-            actions.append(expected[0].copy())
-            returned = {path: session(x.numpy(), before) for path, session in sessions.items()}
-            referred = {
-                path: policy(obs).numpy()
-                for path, policy in references.items()
-                if policy is not origins[path]
-            }
+            for check in checks.values():
+                check.act(obs, x.numpy(), before)
             steps += 1
             whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
             whole[:1] = action.to(env.device)
             is_over = bool(env.step(whole)[2][0])
-            if commanding is not None:
-                commands.append(_read_live_commands(env, distribution.bounds, action))
-            for path, values in returned.items():
-                gives_commands, scale = origins[path] is not model, 1.0
-                wanted = expected
-                if gives_commands:
-                    wanted, scale = [commands[-1]], float(distribution.bounds.scale.abs().max())
-                if path in referred:
-                    difference = np.abs(referred[path] - wanted[0])
-                    agreements[path].reference_difference += float(difference.mean())
-                    wanted = [referred[path]]
-                agreements[path].compare(values, wanted, targets[path], model, scale)
-            if is_over:
-                break
-            progress(float(steps / env.max_episode_length))
-    for path, agreement in agreements.items():
-        agreement.reference_difference /= max(steps, 1)
-        lived = actions if origins[path] is model else commands
-        agreement.action_spread = float(np.concatenate(lived).std(0).mean())
+            commands = None if commanding is None else _read_live_commands(env, distribution.bounds, action)
+            for check in checks.values():
+                check.compare(expected, commands)
+            if not is_over:
+                progress(float(steps / env.max_episode_length))
+    return {path: check.get_result() for path, check in checks.items()}
+
+
+@contextmanager
+def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
+    """Run the block with ``model`` on the CPU and its network on ``backend``; then move it back, and reset it."""
+    device, network = next(model.parameters()).device, (
+        model.network if isinstance(model, SpikingModel) else None
+    )
+    before = network.backend if network else ""
+    model.to("cpu")
     if network:
-        network.set_backend(before_backend)
+        network.set_backend(backend)
+    yield
+    if network:
+        network.set_backend(before)
     model.to(device)
     model.reset()
-    return agreements
 
 
 def _read_live_commands(env: TimedVecEnv, bounds: CommandMap, action: torch.Tensor) -> np.ndarray:

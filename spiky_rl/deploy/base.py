@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
-from spiky_rl.config.registry import Component
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.config.registry import Component, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +32,10 @@ WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """A control step, called from the start of an episode on: (observation [1, ...], state of the live policy) -> action [1, A] and, if
 the file returns it, the new state. A file that holds its own state ignores the given one."""
+
+
+class ExportError(UserError):
+    """Error: a target cannot express the policy."""
 
 
 class Target(Component):

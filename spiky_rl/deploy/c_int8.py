@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import (
-    WHOLE_SPIKES,
-    Session,
-    Target,
-    describe_model,
-    find_values,
-)  # fmt: skip
+from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Session, Target, describe_model, find_values
 from spiky_rl.deploy.c import DECODERS, ENCODERS, open_c_session, require_compiler
 
 if TYPE_CHECKING:

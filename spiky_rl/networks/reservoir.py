@@ -263,10 +263,7 @@ class Reservoir(SpikingNetwork):
         record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
-        if state is None:
-            before = [s.squeeze(0) for s in self.zero_state(x.shape[1], x)]
-        else:
-            before = [s.squeeze(0) for s in state]
+        before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         count = len(self.encoder.state_sizes)
         encoder_state, states = tuple(before[:count]), before[count:]
         signal, encoded = self.encoder.encode_stateful(x, encoder_state or None, keep)

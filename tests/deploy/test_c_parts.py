@@ -23,7 +23,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.deploy import c
 from spiky_rl.deploy._c_ann import format_activation
 from spiky_rl.deploy._c_memory import Declarations
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from tests.deploy.test_c import live, walk
 from tests.deploy.trained import trained

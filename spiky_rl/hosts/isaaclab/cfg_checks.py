@@ -102,6 +102,13 @@ def _check_number(path: str, number: float, current: object) -> None:
         check_number(path, number, type(number), low=0)
 
 
+def get_fields(node: object) -> dict[str, Any]:
+    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
+
+
 def is_positive(value: object) -> bool:
     """Return whether ``value`` is a number above zero."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
@@ -145,11 +152,7 @@ def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
 
 def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]]:
     """Yield the paths of terms below ``node`` with the names of the scene entities that they refer to."""
-    fields: Mapping[str, Any] = {}
-    if hasattr(node, "__dataclass_fields__"):
-        fields = vars(node)
-    elif isinstance(node, Mapping):
-        fields = node
+    fields = get_fields(node)
     function = fields.get("func")
     if callable(function):
         # the default of a parameter that the term does not set may refer to an entity too

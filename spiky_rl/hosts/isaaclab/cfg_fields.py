@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError, suggest_name
-from spiky_rl.hosts.isaaclab.cfg_checks import check_absent, check_numbers
+from spiky_rl.hosts.isaaclab.cfg_checks import check_absent, check_numbers, get_fields
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ def drop_missing(cfg: object, node: Any) -> Any:
         return node
     values = {key: value for key, value in get_fields(cfg).items() if not isinstance(value, type(MISSING))}
     return {key: drop_missing(value, node[key]) for key, value in values.items() if key in node}
-
-
-def get_fields(node: object) -> dict[str, Any]:
-    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
-    if isinstance(node, Mapping):
-        return dict(node)
-    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
 
 
 def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
