@@ -201,18 +201,19 @@ def _run_episode(
 @contextmanager
 def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
     """Run the block with ``model`` on the CPU and its network on ``backend``; then move it back, and reset it."""
-    device, network = next(model.parameters()).device, (
-        model.network if isinstance(model, SpikingModel) else None
-    )
+    device = next(model.parameters()).device
+    network = model.network if isinstance(model, SpikingModel) else None
     before = network.backend if network else ""
     model.to("cpu")
     if network:
         network.set_backend(backend)
-    yield
-    if network:
-        network.set_backend(before)
-    model.to(device)
-    model.reset()
+    try:
+        yield
+    finally:
+        if network:
+            network.set_backend(before)
+        model.to(device)
+        model.reset()
 
 
 def _read_live_commands(env: TimedVecEnv, bounds: CommandMap, action: torch.Tensor) -> np.ndarray:
