@@ -266,7 +266,7 @@ def _compute_widened_bca(
 
 
 def performance_profile(
-    scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores", level: float = LEVEL
+    scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores"
 ) -> Band:
     """Return the share of runs with a score above each threshold, averaged over tasks.
 
@@ -277,7 +277,6 @@ def performance_profile(
         scores: Scores of one agent, by task.
         thresholds: [points].
         agent: Name for messages.
-        level: Confidence of the bounds.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -286,15 +285,11 @@ def performance_profile(
     above = [(values > at[:, None]).sum(axis=1) for values in checked.values()]
     sizes = [len(values) for values in checked.values()]
     shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
-    bounds = np.array(
-        [
-            proportion_confint(count, n, 1 - level, method="wilson")
-            for count, n in zip(above, sizes, strict=True)
-        ]
-    )
+    pairs = zip(above, sizes, strict=True)
+    bounds = np.array([proportion_confint(count, n, 1 - LEVEL, method="wilson") for count, n in pairs])
     low, high = combine_intervals(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
-    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)), level)
+    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)))
 
 
 def combine_intervals(

@@ -51,27 +51,31 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
     """Return the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``."""
     measured = {label for label, other, _ in analysis.remaining if other == task}
     rows = [row for row in analysis.get_task_rows(task) if row.label in measured]
-    names, shares, scores = [row.label for row in rows], list[Column](), list[Column]()
-    for condition in conditions:
-        found = [analysis.remaining.get((label, task, condition)) for label in names]
-        shares.append(Column(condition, [format_interval(one and one.share, 0, 100) for one in found], "%"))
-        scores.append(Column(condition, format_intervals([one and one.score for one in found])))
-    nominal = Column("nominal", format_intervals([row.mean for row in rows]))
+    names = [row.label for row in rows]
+    found = {c: [analysis.remaining.get((label, task, c)) for label in names] for c in conditions}
+    shares = {c: [format_interval(one and one.share, 0, 100) for one in own] for c, own in found.items()}
+    scores = {"nominal": [row.mean for row in rows]}
+    scores |= {c: [one and one.score for one in own] for c, own in found.items()}
     return make_collapsible(
         f"Scores and shares on {task}",
-        make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
-        make_table(f"Score on {task}, return", names, nominal, *scores),
+        make_table(
+            f"Share of the score that is kept on {task}, in %",
+            names,
+            *(Column(condition, cells, "%") for condition, cells in shares.items()),
+        ),
+        make_table(
+            f"Score on {task}, return",
+            names,
+            *(Column(condition, format_intervals(own)) for condition, own in scores.items()),
+        ),
     )
 
 
 def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """Yield the recovery of policies after damage in mid-episode on a ``task``."""
     shares = {(label, c): share for (label, t, c), share in analysis.recovery.items() if t == task}
-    measured_labels, measured_conditions = (
-        (set(names) for names in zip(*shares, strict=True)) if shares else ((), ())
-    )
-    names = [label for label in analysis.labels if label in measured_labels]
-    conditions = [name for name in analysis.conditions if name in measured_conditions]
+    names = [label for label in analysis.labels if any(label == other for other, _ in shares)]
+    conditions = [name for name in analysis.conditions if any(name == other for _, other in shares)]
     if len(conditions) < 2:
         return
     columns = (
