@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, RobustnessScore
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
@@ -52,22 +52,22 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
     measured = {label for label, other, _ in analysis.remaining if other == task}
     rows = [row for row in analysis.get_task_rows(task) if row.label in measured]
     names = [row.label for row in rows]
-    found = {c: [analysis.remaining.get((label, task, c)) for label in names] for c in conditions}
-    shares = {c: [format_interval(one and one.share, 0, 100) for one in own] for c, own in found.items()}
-    scores = {"nominal": [row.mean for row in rows]}
-    scores |= {c: [one and one.score for one in own] for c, own in found.items()}
+
+    def list_scores(condition: str) -> list[RobustnessScore | None]:
+        return [analysis.remaining.get((label, task, condition)) for label in names]
+
+    shares = (
+        Column(name, [format_interval(s and s.share, 0, 100) for s in list_scores(name)], "%")
+        for name in conditions
+    )
+    nominal = Column("nominal", format_intervals([row.mean for row in rows]))
+    scores = (
+        Column(name, format_intervals([s and s.score for s in list_scores(name)])) for name in conditions
+    )
     return make_collapsible(
         f"Scores and shares on {task}",
-        make_table(
-            f"Share of the score that is kept on {task}, in %",
-            names,
-            *(Column(condition, cells, "%") for condition, cells in shares.items()),
-        ),
-        make_table(
-            f"Score on {task}, return",
-            names,
-            *(Column(condition, format_intervals(own)) for condition, own in scores.items()),
-        ),
+        make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
+        make_table(f"Score on {task}, return", names, nominal, *scores),
     )
 
 
