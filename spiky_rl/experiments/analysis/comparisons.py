@@ -41,8 +41,6 @@ class PairedComparison:
 
     agent: str
     baseline: str
-    differences: Mapping[str, tuple[float, ...]]
-    """The agent's score minus the baseline's for every pair, by task."""
     difference: Interval
     """Mean over tasks of the mean difference over pairs."""
     p_value: float
@@ -133,7 +131,6 @@ def compare_pair(
     without_pairs = PairedComparison(
         agent,
         baseline,
-        differences={},
         difference=unknown,
         p_value=1.0,
         corrected=1.0,
@@ -156,7 +153,6 @@ def compare_pair(
     effect = cohens_dz(differences)
     return replace(
         without_pairs,
-        differences={task: tuple(values.tolist()) for task, values in differences.items()},
         difference=aggregate_interval(differences, mean, agent=f"{agent} - {baseline}", resamples=resamples),
         p_value=sign_flip_test(differences),
         corrected=math.nan,

@@ -36,7 +36,6 @@ MIN_SCORE_SHARE = 0.1
 class ThresholdSummary:
     """Environment steps until the training return reached the task's threshold."""
 
-    solved: float
     runs: int
     steps: tuple[int, ...]
     """Environment steps of each run that reached the threshold, in the order of seeds."""
@@ -268,14 +267,12 @@ def find_steps_to_threshold(result: CellResult) -> int | None:
 
 
 def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | None:
-    solved = results[0].solved
-    if solved is None:
+    if results[0].solved is None:
         return None
     steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
     median = plain.median([*steps, *[math.inf] * (len(results) - len(steps))])
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     return ThresholdSummary(
-        solved=solved,
         runs=len(results),
         steps=steps,
         median=None if math.isinf(median) else median,

@@ -65,9 +65,7 @@ class Verdict:
     def relative(self) -> Interval:
         """The difference as a share of the reference, taken as exact; nan if the reference is zero or nan."""
         difference, size = self.comparison.difference, abs(self.reference) or math.nan
-        return Interval(
-            difference.estimate / size, difference.low / size, difference.high / size, difference.level
-        )
+        return Interval(difference.estimate / size, difference.low / size, difference.high / size)
 
 
 def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:

@@ -168,7 +168,7 @@ class CountsRecord(_Counts):
             return None
         counts = self.model_dump(include=set(_COUNT_FIELDS))
         # an absent count is not used by this energy model
-        known = {key: 0 if value is None else value for key, value in counts.items()}
+        known: dict[str, Any] = {key: 0 if value is None else value for key, value in counts.items()}
         return InferenceCost(**known).compute_energy(model) / 1000.0
 
 
